@@ -1,0 +1,50 @@
+PYTHON ?= python3
+ARGS   ?=
+
+VENV      := .venv
+IN_VENV   := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-slow check format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  ARGS="..." goes on to train, test and test-slow, such as: make train ARGS="device=cpu seed=1"'
+
+train: $(INSTALLED)  ## train on the masked CartPole
+	$(IN_VENV) -m seqrl.train experiment=masked_cartpole $(ARGS)
+
+test: $(INSTALLED)  ## run the quick tests
+	$(IN_VENV) -m pytest $(ARGS)
+
+test-slow: $(INSTALLED)  ## run the slow tests, which train agents
+	$(IN_VENV) -m pytest -m slow $(ARGS)
+
+check: $(INSTALLED)  ## check format, lint and types; change nothing
+	$(IN_VENV) -m ruff format --check .
+	$(IN_VENV) -m ruff check .
+	$(IN_VENV) -m mypy
+
+format: $(INSTALLED)  ## write the format and what lint can mend
+	$(IN_VENV) -m ruff format .
+	$(IN_VENV) -m ruff check --fix .
+
+clean:  ## remove .venv, caches and build products; keep outputs/
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find conf scripts seqrl tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp goes first and returns last: where it is missing, an install was interrupted, and .venv is made anew.
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo 'seqrl: error: $(PYTHON) is not installed. Install Python 3.11 to 3.13, or name one: make PYTHON=python3.12' >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	    { echo "seqrl: error: $(PYTHON) is $$($(PYTHON) -V 2>&1); seqrl needs 3.11 to 3.13. Name one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo 'seqrl: error: $(PYTHON) cannot make a virtual environment. On Debian: apt install python3-venv' >&2; exit 2; }
+	@test -f $@ && $(IN_VENV) -m pip --version >/dev/null 2>&1 || \
+	    { echo 'Making $(VENV) with $(PYTHON)'; rm -f $@; $(PYTHON) -m venv --clear $(VENV); }
+	@rm -f $@
+	@echo 'Installing the pinned dependencies into $(VENV); the first time takes minutes'
+	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[dev]'
+	@touch $@
