@@ -1,0 +1,23 @@
+"""What can go wrong, said for the person at the keyboard: one line each, and the exit code."""
+
+
+class SeqrlError(Exception):
+    """Ends a run with one line and no traceback: `where: what is wrong (got X). remedy`."""
+
+    exit_code = 1
+
+
+class ConfigError(SeqrlError):
+    """The configuration is wrong; every fault that was found, a line each."""
+
+    exit_code = 2
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class NotFiniteError(SeqrlError):
+    """Loss or gradient stayed NaN or infinite."""
+
+    exit_code = 4

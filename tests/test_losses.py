@@ -1,0 +1,38 @@
+import math
+
+import pytest
+import torch
+
+from seqrl.losses import approximate_kl, clipped_surrogate, normalized
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [
+        (1.0, 2.0, -2.0),
+        (1.5, 2.0, -2.4),  # clipped: no gain beyond 1.2
+        (0.5, 2.0, -1.0),  # a loss is never clipped away
+        (1.5, -2.0, 3.0),
+        (0.5, -2.0, 1.6),
+    ],
+)
+def test_clipped_surrogate_takes_the_worse_of_both(ratio, advantage, loss):
+    log_ratio = torch.tensor([math.log(ratio)], dtype=torch.float64)
+    assert clipped_surrogate(log_ratio, torch.tensor([advantage], dtype=torch.float64), 0.2).item() == pytest.approx(
+        loss
+    )
+
+
+def test_kl_is_zero_at_ratio_one_and_positive_elsewhere():
+    assert approximate_kl(torch.zeros(3)).item() == 0
+    assert approximate_kl(torch.tensor([0.3, -0.3])).item() > 0
+
+
+def test_normalized_has_mean_zero_and_deviation_one():
+    x = normalized(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert x.mean().abs() < 1e-6
+    assert x.square().mean().sqrt().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_normalized_of_one_step_is_zero():
+    assert normalized(torch.tensor([3.0])).tolist() == [0.0]
