@@ -1,0 +1,180 @@
+"""Memory blocks: what a network folds over between its encoder and its heads.
+
+Each acts one step at a time and learns from whole sequences, with the same numbers. When learning, the sequences lie in
+a grid [L, N] in which an unreal step separates one from the next, and every block forgets everything at an unreal step.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from seqrl.types import State
+
+# Added to a gate before the sigmoid: large enough that the result is exactly 0, in bfloat16 too.
+CLOSED = -1e4
+
+
+class Block(nn.Module, ABC):
+    """A part of the memory.
+
+    output_size   width of what `step` and `unroll` return
+    """
+
+    output_size: int
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """Memory of `batch_size` episodes that have just begun: zeros [B, ...]."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Take in one step x [B, I]; return output [B, output_size] and the memory after it."""
+
+    @abstractmethod
+    def unroll(self, x: Tensor, state: State, real: Tensor) -> Tensor:
+        """Take in sequences x [L, N, I]; return output [L, N, output_size], finite everywhere.
+
+        state   leaves [N, ...], memory before the first step of each row
+        real    [L, N] bool; memory is that of a new episode after a step that is not real, whatever finite x lies there
+        """
+
+
+class LSTM(Block):
+    """Long short-term memory; resets happen inside the fused kernel.
+
+    An extra input, 1 at unreal steps and 0 elsewhere, closes the input, forget and output gates: sigmoid(-10^4) is
+    exactly 0, so cell and output become exactly 0 there and no gradient passes. Its weights are constant, neither
+    trained nor saved.
+
+    Source: Hochreiter & Schmidhuber (1997); forget gate: Gers et al. (2000); its bias of 1: Jozefowicz et al. (2015).
+    """
+
+    no_bias: Tensor
+    close_gates: Tensor
+
+    def __init__(self, input_size: int, size: int, forget_bias: float = 1.0) -> None:
+        super().__init__()
+        self.size = self.output_size = size
+        # Rows of four gates, in torch's order: input, forget, cell, output.
+        self.weight_input = nn.Parameter(torch.empty(4 * size, input_size))
+        self.weight_hidden = nn.Parameter(torch.empty(4 * size, size))
+        self.bias = nn.Parameter(torch.zeros(4 * size))
+        nn.init.orthogonal_(self.weight_input)
+        nn.init.orthogonal_(self.weight_hidden)
+        nn.init.constant_(self.bias[size : 2 * size].detach(), forget_bias)
+        # torch adds two biases; one is enough.
+        self.register_buffer("no_bias", torch.zeros(4 * size), persistent=False)
+        column = torch.tensor([CLOSED, CLOSED, 0.0, CLOSED]).repeat_interleave(size).unsqueeze(1)
+        self.register_buffer("close_gates", column, persistent=False)
+
+    def initial_state(self, batch_size: int) -> State:
+        zeros = self.bias.new_zeros(batch_size, self.size)
+        return {"hidden": zeros, "cell": zeros}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        before = (state["hidden"], state["cell"])
+        hidden, cell = torch.lstm_cell(x, before, self.weight_input, self.weight_hidden, self.bias, self.no_bias)
+        return hidden, {"hidden": hidden, "cell": cell}
+
+    def unroll(self, x: Tensor, state: State, real: Tensor) -> Tensor:
+        unreal = (~real).to(x.dtype).unsqueeze(-1)
+        weights = [torch.cat([self.weight_input, self.close_gates], 1), self.weight_hidden, self.bias, self.no_bias]
+        before = (state["hidden"].unsqueeze(0), state["cell"].unsqueeze(0))
+        output: Tensor = torch.lstm(
+            torch.cat([x, unreal], -1),
+            before,
+            weights,
+            has_biases=True,
+            num_layers=1,
+            dropout=0.0,
+            train=self.training,
+            bidirectional=False,
+            batch_first=False,
+        )[0]
+        return output
+
+
+class Attention(Block):
+    """Causal attention over the last `window` inputs and the present one, added to the input.
+
+    Score of the input `d` steps back, for each head: q · k / √(head width) + bias[d]. The learned bias by distance lets
+    it learn a fixed delay in a few updates. Memory is the last `window` inputs themselves, newest last, and which of
+    them are real.
+
+    Raises ValueError if `heads` does not divide the width.
+    Source: Vaswani et al. (2017); relative distance: Shaw et al. (2018), Press et al. (2022).
+    """
+
+    distance: Tensor
+
+    def __init__(self, input_size: int, window: int, heads: int) -> None:
+        super().__init__()
+        if input_size % heads:
+            raise ValueError(f"{heads} heads do not divide the width {input_size}")
+        self.output_size, self.window, self.heads = input_size, window, heads
+        self.query = nn.Linear(input_size, input_size, bias=False)
+        # A bias on the keys would cancel in the softmax.
+        self.key = nn.Linear(input_size, input_size, bias=False)
+        self.value = nn.Linear(input_size, input_size, bias=False)
+        self.output = nn.Linear(input_size, input_size)
+        self.distance_bias = nn.Parameter(torch.zeros(heads, window + 1))
+        for projection in (self.query, self.key, self.value, self.output):
+            nn.init.orthogonal_(projection.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def initial_state(self, batch_size: int) -> State:
+        inputs = self.distance_bias.new_zeros(batch_size, self.window, self.output_size)
+        return {"inputs": inputs, "real": inputs.new_zeros(batch_size, self.window, dtype=torch.bool)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        seen = torch.cat([state["inputs"], x.unsqueeze(1)], 1)  # [B, W+1, H]
+        real = nn.functional.pad(state["real"], (0, 1), value=True)
+        # Keys and values are linear in the inputs: project one query and one mean instead of W+1 keys and values.
+        per_head = (self.heads, -1, self.output_size)
+        query = self.query(x).unflatten(-1, (self.heads, -1))  # [B, heads, D]
+        query = torch.einsum("bhd,hdi->bhi", query, self.key.weight.view(per_head))
+        score = query @ seen.transpose(1, 2) * self._scale + self.distance_bias.flip(1)  # [B, heads, W+1]
+        weight = score.masked_fill(~real.unsqueeze(1), -torch.inf).softmax(-1)
+        value = torch.einsum("bhi,hdi->bhd", weight @ seen, self.value.weight.view(per_head))
+        return x + self.output(value.flatten(1)), {"inputs": seen[:, 1:], "real": real[:, 1:]}
+
+    def unroll(self, x: Tensor, state: State, real: Tensor) -> Tensor:
+        """Attend in blocks of C steps, each to its own C inputs and the W before them: work grows with L, not L²."""
+        length, rows, width = x.shape
+        window, heads = self.window, self.heads
+        block = min(length, max(window, 1))  # C
+        blocks = -(-length // block)
+        padding = blocks * block - length
+
+        # Everything that may be attended to, time last; piece numbers tell one episode from the next. 0 is the state's.
+        seen = torch.cat([state["inputs"].transpose(0, 1), x])  # [W+L, N, H]
+        seen = nn.functional.pad(seen, (0, 0, 0, 0, 0, padding))
+        piece = (~real).cumsum(0)  # [L, N]
+        key_piece = torch.cat([torch.zeros_like(state["real"].T, dtype=piece.dtype), piece])
+        key_piece = key_piece.masked_fill(~torch.cat([state["real"].T, real]), -1)
+        key_piece = nn.functional.pad(key_piece, (0, 0, 0, padding), value=-1)
+        query_piece = nn.functional.pad(piece, (0, 0, 0, padding), value=-2)
+
+        query = self.query(seen[window:]).view(blocks, block, rows, heads, -1).permute(0, 2, 3, 1, 4)
+        span = window + block
+        key = self.key(seen).view(-1, rows, heads, width // heads).unfold(0, span, block)  # [blocks, N, heads, D, W+C]
+        value = self.value(seen).view(-1, rows, heads, width // heads).unfold(0, span, block)
+
+        same = query_piece.view(blocks, block, rows).permute(0, 2, 1).unsqueeze(-1) == key_piece.unfold(
+            0, span, block
+        ).unsqueeze(2)  # [blocks, N, C, W+C]
+        distance = torch.arange(window, span, device=x.device).unsqueeze(1) - torch.arange(span, device=x.device)
+        visible = same & (distance >= 0) & (distance <= window)
+        bias = self.distance_bias[:, distance.clamp(0, window)]  # [heads, C, W+C]
+        score = query @ key * self._scale + bias  # [blocks, N, heads, C, W+C]
+        # Finite, so that an unreal step, which sees nothing, stays finite too.
+        weight = score.masked_fill(~visible.unsqueeze(2), torch.finfo(score.dtype).min).softmax(-1)
+        mixed = (weight @ value.transpose(-1, -2)).permute(0, 3, 1, 2, 4).reshape(-1, rows, width)
+        attended: Tensor = self.output(mixed[:length])
+        return x + attended
+
+    @property
+    def _scale(self) -> float:
+        return 1 / math.sqrt(self.output_size // self.heads)

@@ -1,0 +1,168 @@
+"""The actor-critic: encoder -> memory blocks -> heads."""
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from seqrl.errors import ConfigError
+from seqrl.networks.heads import Distribution, ValueHead, linear, policy_head
+from seqrl.networks.memory import LSTM, Attention, Block
+from seqrl.types import SequenceBatch, State
+
+
+class Encoder(nn.Module):
+    """One layer from an observation [..., *O] to features [..., hidden_size]; a number of choices is read as one of n.
+
+    Raises ConfigError for a space that is neither Box, MultiBinary nor Discrete.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], hidden_size: int) -> None:
+        super().__init__()
+        self.output_size = hidden_size
+        match observation_space:
+            case spaces.Discrete():
+                self.choices = inputs = int(observation_space.n)
+                self.dimensions = 0
+            case spaces.Box(shape=shape) | spaces.MultiBinary(shape=shape):
+                self.choices, self.dimensions = 0, len(shape)
+                inputs = int(torch.Size(shape).numel())
+            case _:
+                raise ConfigError(
+                    [f"env: no encoder for the observation space {observation_space}. Box and Discrete have one."]
+                )
+        self.layer = linear(inputs, hidden_size, gain=2**0.5)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        if self.choices:
+            observation = nn.functional.one_hot(observation, self.choices)
+        elif self.dimensions != 1:
+            observation = observation.reshape(*observation.shape[: observation.dim() - self.dimensions], -1)
+        return torch.tanh(self.layer(observation.to(self.layer.weight.dtype)))
+
+
+class Trunk(nn.Module):
+    """Encoder and memory: a fold over an ordered dict of blocks. Leaves of its State are named `block.leaf`.
+
+    output_size   width of the features that `step` and `unroll` return
+    """
+
+    def __init__(self, encoder: Encoder, memory: dict[str, Block]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.memory = nn.ModuleDict(memory)
+        self.output_size = [encoder.output_size, *(block.output_size for block in memory.values())][-1]
+
+    def initial_state(self, batch_size: int) -> State:
+        return {
+            f"{name}.{leaf}": zeros
+            for name, block in self._blocks()
+            for leaf, zeros in block.initial_state(batch_size).items()
+        }
+
+    def step(self, observation: Tensor, state: State) -> tuple[Tensor, State]:
+        """Features [B, H] of one step, and the memory after it."""
+        x: Tensor = self.encoder(observation)
+        after: State = {}
+        for name, block in self._blocks():
+            x, block_state = block.step(x, part(state, name))
+            after.update({f"{name}.{leaf}": tensor for leaf, tensor in block_state.items()})
+        return x, after
+
+    def unroll(self, batch: SequenceBatch, state: State) -> Tensor:
+        """Features [M, H] of the real steps of sequences."""
+        x: Tensor = self.encoder(batch.observation)  # [M, H]
+        if not self.memory:
+            return x
+        length, rows = batch.real.shape
+        x = x.new_zeros(length * rows, x.shape[-1]).index_copy(0, batch.place, x).view(length, rows, -1)
+        for name, block in self._blocks():
+            x = block.unroll(x, part(state, name), batch.real)
+        return x.flatten(0, 1).index_select(0, batch.place)
+
+    def _blocks(self) -> list[tuple[str, Block]]:
+        return list(self.memory.items())  # type: ignore[arg-type]  # ModuleDict forgets what it holds
+
+
+class Network(nn.Module):
+    """Policy and value of an agent that remembers.
+
+    actor         trunk the policy reads; the value too, unless it has one of its own
+    critic        trunk the value reads, or None to share the actor's
+    hidden_size   width of the heads' hidden layers
+    """
+
+    def __init__(self, actor: Trunk, critic: Trunk | None, hidden_size: int, action_space: spaces.Space[Any]) -> None:
+        super().__init__()
+        self.actor, self.critic = actor, critic
+        self.policy = policy_head(actor.output_size, hidden_size, action_space)
+        self.value = ValueHead((critic or actor).output_size, hidden_size)
+
+    def initial_state(self, batch_size: int) -> State:
+        """Memory of `batch_size` episodes that have just begun."""
+        state = prefixed("actor", self.actor.initial_state(batch_size))
+        if self.critic is not None:
+            state |= prefixed("critic", self.critic.initial_state(batch_size))
+        return state
+
+    def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
+        """Act on one observation [B, *O] each: policy, value [B] and the memory after it."""
+        features, actor_state = self.actor.step(observation, part(state, "actor"))
+        after = prefixed("actor", actor_state)
+        policy = self.policy(features)
+        if self.critic is not None:
+            features, critic_state = self.critic.step(observation, part(state, "critic"))
+            after |= prefixed("critic", critic_state)
+        return policy, self.value(features), after
+
+    def unroll(self, batch: SequenceBatch) -> tuple[Distribution, Tensor]:
+        """Policy and value [M] at every real step of a batch of sequences: the same numbers as `step` by `step`."""
+        features = self.actor.unroll(batch, part(batch.state, "actor"))
+        policy = self.policy(features)
+        if self.critic is not None:
+            features = self.critic.unroll(batch, part(batch.state, "critic"))
+        return policy, self.value(features)
+
+
+def part(state: State, name: str) -> State:
+    """The leaves under `name`, without that prefix."""
+    prefix = f"{name}."
+    return {leaf.removeprefix(prefix): tensor for leaf, tensor in state.items() if leaf.startswith(prefix)}
+
+
+def prefixed(name: str, state: State) -> State:
+    """The same leaves, named `name.leaf`."""
+    return {f"{name}.{leaf}": tensor for leaf, tensor in state.items()}
+
+
+def recurrent_network(
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    *,
+    use_lstm: bool,
+    use_attention: bool,
+    hidden_size: int,
+    lstm_hidden_size: int,
+    window: int,
+    heads: int,
+    separate_critic: bool,
+) -> Network:
+    """Network of one encoder layer, an LSTM if wanted, and attention over its outputs if wanted.
+
+    hidden_size        width of the encoder and of the heads' hidden layers
+    lstm_hidden_size   width of the LSTM
+    window             steps that attention looks back
+    heads              of attention; must divide the width of what it attends to
+    separate_critic    give the value an encoder and a memory of its own
+    """
+
+    def trunk() -> Trunk:
+        memory: dict[str, Block] = {}
+        if use_lstm:
+            memory["lstm"] = LSTM(hidden_size, lstm_hidden_size)
+        if use_attention:
+            memory["attention"] = Attention(lstm_hidden_size if use_lstm else hidden_size, window, heads)
+        return Trunk(Encoder(observation_space, hidden_size), memory)
+
+    return Network(trunk(), trunk() if separate_critic else None, hidden_size, action_space)

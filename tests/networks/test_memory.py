@@ -1,0 +1,135 @@
+import pytest
+import torch
+
+from seqrl.networks import LSTM, Attention
+
+LENGTH, ROWS, WIDTH = 23, 3, 8
+BLOCKS = {
+    "lstm": lambda: LSTM(WIDTH, WIDTH),
+    "attention": lambda: Attention(WIDTH, window=4, heads=2),
+    "attention past every step": lambda: Attention(WIDTH, window=50, heads=2),
+    "attention one step back": lambda: Attention(WIDTH, window=1, heads=4),
+}
+
+
+def random_block(name, dtype=torch.float64):
+    torch.manual_seed(0)
+    block = BLOCKS[name]().to(dtype)
+    for parameter in block.parameters():
+        parameter.detach().normal_(0, 0.5)
+    return block
+
+
+def some_memory(block, dtype=torch.float64):
+    """Memory of rows that have taken in a few steps already: 0, 1, 2, ... of them."""
+    rows = []
+    for age in range(ROWS):
+        state = block.initial_state(1)
+        for _ in range(2 * age):
+            state = block.step(torch.randn(1, WIDTH, dtype=dtype), state)[1]
+        rows.append(state)
+    return {name: torch.cat([state[name] for state in rows]).detach() for name in rows[0]}
+
+
+def grid_with_gaps():
+    """Several pieces to a row, one unreal step or more between them, some at the very ends."""
+    real = torch.ones(LENGTH, ROWS, dtype=torch.bool)
+    real[5, 0] = real[9, 0] = real[11:13, 1] = real[1, 1] = real[20:, 2] = False
+    return real
+
+
+def plain(block, x, state, real):
+    """Step by step; a new episode after a step that is not real. Unreal steps yield zeros."""
+    fresh = block.initial_state(1)
+    rows = []
+    for n in range(x.shape[1]):
+        memory = {name: leaf[n : n + 1] for name, leaf in state.items()}
+        outputs = []
+        for t in range(len(x)):
+            y, memory = block.step(x[t, n : n + 1], memory)
+            if not real[t, n]:
+                y, memory = torch.zeros_like(y), fresh
+            outputs.append(y.squeeze(0))
+        rows.append(torch.stack(outputs))
+    return torch.stack(rows, 1)
+
+
+def relative(a, b):
+    return ((a - b).norm() / b.norm().clamp_min(1e-12)).item()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_unrolled_sequence_equals_acting_step_by_step_in_value_and_gradient(name):
+    block, real = random_block(name), grid_with_gaps()
+    state = some_memory(block)
+    x = torch.randn(LENGTH, ROWS, WIDTH, dtype=torch.float64) * real.unsqueeze(-1)
+    weight = torch.randn(LENGTH, ROWS, WIDTH, dtype=torch.float64) * real.unsqueeze(-1)
+
+    outputs, gradients = [], []
+    for unroll in (block.unroll, lambda *inputs: plain(block, *inputs)):
+        inputs = x.clone().requires_grad_()
+        output = unroll(inputs, state, real)
+        gradients.append(torch.autograd.grad((output * weight).sum(), [inputs, *block.parameters()]))
+        outputs.append(output[real])
+    assert (outputs[0] - outputs[1]).abs().max() < 1e-10
+    assert all(relative(fast, slow) < 1e-10 for fast, slow in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_nothing_passes_a_step_that_is_not_real(name):
+    block, real = random_block(name), torch.ones(LENGTH, ROWS, dtype=torch.bool)
+    real[10] = False
+    state = some_memory(block)
+    x = torch.randn(LENGTH, ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
+    output = block.unroll(x, state, real)
+    (gradient,) = torch.autograd.grad(output[11:].square().sum(), x)
+    assert (gradient[:11] == 0).all()
+    changed = torch.where(torch.arange(LENGTH).view(-1, 1, 1) < 10, 5.0, x)
+    assert torch.equal(block.unroll(changed, state, real)[11:], output[11:])
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_output_is_finite_everywhere(name):
+    block, real = random_block(name, torch.float32), torch.zeros(LENGTH, ROWS, dtype=torch.bool)
+    real[3] = True
+    x = torch.randn(LENGTH, ROWS, WIDTH)
+    assert block.unroll(x, block.initial_state(ROWS), real).isfinite().all()
+
+
+def test_lstm_equals_torch_lstm():
+    block = random_block("lstm")
+    theirs = torch.nn.LSTM(WIDTH, WIDTH, dtype=torch.float64)
+    with torch.no_grad():
+        theirs.weight_ih_l0.copy_(block.weight_input)
+        theirs.weight_hh_l0.copy_(block.weight_hidden)
+        theirs.bias_ih_l0.copy_(block.bias)
+        theirs.bias_hh_l0.zero_()
+    x = torch.randn(LENGTH, ROWS, WIDTH, dtype=torch.float64)
+    ours = block.unroll(x, block.initial_state(ROWS), torch.ones(LENGTH, ROWS, dtype=torch.bool))
+    assert torch.allclose(ours, theirs(x)[0], atol=1e-12)
+
+
+def test_forget_bias_is_one_and_the_others_are_zero():
+    bias = LSTM(WIDTH, WIDTH).bias.view(4, WIDTH)
+    assert (bias[1] == 1).all()
+    assert (bias[[0, 2, 3]] == 0).all()
+
+
+def test_constant_weights_of_the_reset_are_neither_trained_nor_saved():
+    block = LSTM(WIDTH, WIDTH)
+    assert set(block.state_dict()) == set(dict(block.named_parameters())) == {"weight_input", "weight_hidden", "bias"}
+
+
+def test_attention_sees_window_steps_back_and_no_farther():
+    block = random_block("attention")  # window 4
+    x = torch.randn(LENGTH, 1, WIDTH, dtype=torch.float64, requires_grad=True)
+    real = torch.ones(LENGTH, 1, dtype=torch.bool)
+    output = block.unroll(x, block.initial_state(1), real)
+    (gradient,) = torch.autograd.grad(output[15].sum(), x)
+    seen = (gradient.abs().sum((1, 2)) > 0).nonzero().flatten().tolist()
+    assert seen == [11, 12, 13, 14, 15]
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="3 heads do not divide the width 8"):
+        Attention(8, window=4, heads=3)
