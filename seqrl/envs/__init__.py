@@ -1,0 +1,14 @@
+"""Environments: one batched interface that speaks tensors on the policy's device.
+
+BatchedEnv      the interface
+CartPole        CartPole-v1 as a tensor program; shows all of its state, or only what must be remembered from
+GymnasiumEnv    any environment that Gymnasium knows, through its own vector form, one process or many
+EnvError        says in one line why an environment cannot be played
+"""
+
+from seqrl.envs.adapter import GymnasiumEnv
+from seqrl.envs.base import BatchedEnv
+from seqrl.envs.cartpole import CartPole
+from seqrl.envs.errors import EnvError
+
+__all__ = ["BatchedEnv", "CartPole", "EnvError", "GymnasiumEnv"]

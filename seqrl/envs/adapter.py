@@ -1,0 +1,78 @@
+"""Any Gymnasium environment, speaking tensors."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor
+
+from seqrl.envs.lookup import find
+from seqrl.envs.spaces import Array, actions, observations
+from seqrl.envs.vectorize import episodes
+from seqrl.types import Step
+
+
+class GymnasiumEnv:
+    """B copies of the environment that Gymnasium knows as `id`.
+
+    id         such as Acrobot-v1, or module:Env-v0, which imports the module that registers Env-v0
+    kwargs     arguments of the environment's constructor
+    hidden     indices of a vector observation that the policy does not see
+    backend    vector: the environment's own vector form; sync: one process; async: a process each;
+               auto: vector where there is one, else sync
+
+    The policy sees Box observations as float32 and Discrete ones counted from 0. It acts in units of its own: Discrete
+    actions count from 0, dimensions of a Box that have bounds run over [-1, 1], are scaled to the bounds and clipped.
+    Under sync and async every episode has a seed of its own, from `seed`, the environment's index and the episode's
+    number; an own vector form is seeded at every full reset.
+
+    Raises EnvError if there is no such environment, or if it cannot be played.
+    """
+
+    observation_space: Space[Any]
+    action_space: Space[Any]
+
+    def __init__(
+        self,
+        id: str,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        kwargs: Mapping[str, Any] | None = None,
+        hidden: Sequence[int] = (),
+        backend: str = "auto",
+    ) -> None:
+        self.batch_size, self.device = batch_size, torch.device(device)
+        self._episodes = episodes(find(id), batch_size, seed, kwargs or {}, backend)
+        envs = self._episodes.envs
+        try:
+            self.observation_space, self._seen = observations(envs.single_observation_space, hidden)
+            self.action_space, self._meant = actions(envs.single_action_space)
+        except Exception:
+            self.close()
+            raise
+
+    def reset(self, where: Tensor | None = None) -> Tensor:
+        """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
+        observation = self._episodes.reset(None if where is None else where.cpu().numpy())
+        return self._tensor(self._seen(observation))
+
+    def step(self, action: Tensor) -> Step:
+        """Play one action [B, *A] each."""
+        observation, reward, terminated, truncated, valid = self._episodes.step(self._meant(action.cpu().numpy()))
+        return Step(
+            observation=self._tensor(self._seen(observation)),
+            reward=self._tensor(np.array(reward, np.float32)),
+            terminated=self._tensor(np.array(terminated, np.bool_)),
+            truncated=self._tensor(np.array(truncated, np.bool_)),
+            valid=self._tensor(valid),
+        )
+
+    def close(self) -> None:
+        """End the environment's processes; may be called twice."""
+        self._episodes.envs.close()
+
+    def _tensor(self, copied: Array) -> Tensor:
+        return torch.from_numpy(copied).to(self.device)

@@ -1,0 +1,40 @@
+"""The one interface between environments and everything else."""
+
+from typing import Any, Protocol
+
+from gymnasium import Space
+from torch import Tensor
+
+from seqrl.types import Step
+
+
+class BatchedEnv(Protocol):
+    """B copies of one environment, stepped side by side, that speak tensors on the policy's device.
+
+    An episode that has ended stays ended until `reset` begins the next one. Until then the environment accepts an
+    action for it, does nothing costly with it, and answers anything: nobody reads it.
+
+    batch_size          B
+    observation_space   of one environment
+    action_space        of one environment
+    """
+
+    batch_size: int
+    observation_space: Space[Any]
+    action_space: Space[Any]
+
+    def reset(self, where: Tensor | None = None) -> Tensor:
+        """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O].
+
+        Where given, `where` may be true only for episodes that ended at the last step. An environment that can only
+        reset itself with the next step returns the final observation there and answers that step with `valid` false.
+        """
+        ...
+
+    def step(self, action: Tensor) -> Step:
+        """Play one action [B, *A] each."""
+        ...
+
+    def close(self) -> None:
+        """Release processes and windows; may be called twice."""
+        ...

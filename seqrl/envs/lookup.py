@@ -1,0 +1,63 @@
+"""Finds environments in Gymnasium's registry, and says what is wrong where they cannot be had."""
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from seqrl.envs.errors import EnvError
+
+
+def find(id: str) -> EnvSpec:
+    """Registered environment called `id`, such as Acrobot-v1, or module:Env-v0, which imports the module first."""
+    module, _, name = id.rpartition(":")
+    if module:
+        _import(module)
+    if spec := gymnasium.registry.get(name):
+        return spec
+    close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.8)
+    meant = f" Did you mean {' or '.join(close)}?" if close else ""
+    remedy = "" if module else f" If a package registers it, name its module: env.id=module:{name}."
+    raise EnvError(f"env.id: no environment is registered as {name!r}.{meant}{remedy}")
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            message = f"there is no module {module!r}. Install it, or check the spelling and PYTHONPATH."
+        else:
+            message = f"the module {module!r} cannot be imported: {_line(error)}. Install what it needs."
+        raise EnvError(f"env.id: {message}") from error
+
+
+MISSING_PACKAGE = (ImportError, gymnasium.error.DependencyNotInstalled)
+
+
+@contextmanager
+def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Turns what can go wrong while an environment is built into an EnvError."""
+    # With arguments, their values may be to blame; without, only one that is missing.
+    argument_errors = (TypeError, ValueError, KeyError) if kwargs else (TypeError,)
+    try:
+        yield
+    except MISSING_PACKAGE as error:
+        hint = "" if "install " in str(error) else " Install it."
+        raise EnvError(f"env.id: {id} needs a package that is missing: {_line(error)}.{hint}") from error
+    except gymnasium.error.Error as error:
+        raise EnvError(f"env.id: {id} cannot be built: {_line(error)}.") from error
+    except argument_errors as error:
+        raise EnvError(
+            f"env.kwargs: {dict(kwargs)} does not suit {id}: {type(error).__name__}, {_line(error)}. "
+            "Give what its constructor takes: env.kwargs={name: value}."
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """First line of a message, without the context that Gymnasium adds."""
+    return str(error).strip().split("\n")[0].split(" was raised from the environment creator")[0].rstrip(".")

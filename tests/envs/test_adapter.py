@@ -1,0 +1,419 @@
+import os
+import signal
+import time
+import warnings
+from contextlib import closing
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from seqrl.envs import EnvError, GymnasiumEnv
+from tests.envs.clocks import Clock
+
+# Processes are forked from one that has run OpenMP threads; they only play.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+B = 3
+# What every clock is told in its first episodes, step by step: random lengths, both ends.
+RANDOM = np.random.default_rng(0)
+ACTION = torch.from_numpy(RANDOM.choice(3, (B, 40, 40), p=[0.7, 0.2, 0.1]))
+
+FORMS = {
+    "one process": partial(GymnasiumEnv, "test/Clock-v0", backend="sync"),
+    "a process each": partial(GymnasiumEnv, "test/Clock-v0", backend="async"),
+    "auto without own form": partial(GymnasiumEnv, "test/Clock-v0"),
+    "auto with a form that lacks a package": partial(GymnasiumEnv, "test/Fallback-v0"),
+    "disabled": partial(GymnasiumEnv, "test/Disabled-v0"),
+    "same step": partial(GymnasiumEnv, "test/SameStep-v0"),
+    "same step, finals in a batch": partial(GymnasiumEnv, "test/BatchedFinal-v0", backend="vector"),
+    "next step": partial(GymnasiumEnv, "test/NextStep-v0", backend="vector"),
+}
+GHOSTS = {"next step", "mode unsaid"}
+
+
+def told(observation):
+    """Action of each clock, from its own observation (episode, step)."""
+    episode, clock = observation.long().unbind(1)
+    return ACTION[torch.arange(B), episode, clock]
+
+
+def stories(env, steps=120):
+    """What each clock showed, (before, after, reward, terminated, truncated), ghost steps dropped; and the ghosts."""
+    story, valid, ended = [[] for _ in range(B)], [], []
+    observation = env.reset()
+    for _ in range(steps):
+        step = env.step(told(observation))
+        for b in step.valid.nonzero().flatten().tolist():
+            story[b].append(
+                (
+                    observation[b].tolist(),
+                    step.observation[b].tolist(),
+                    step.reward[b].item(),
+                    step.terminated[b].item(),
+                    step.truncated[b].item(),
+                )
+            )
+        ends = step.terminated | step.truncated
+        valid.append(step.valid)
+        ended.append(ends)
+        observation = env.reset(ends) if ends.any() else step.observation
+    return story, torch.stack(valid), torch.stack(ended)
+
+
+def expected(b, length):
+    """The same story, from the rules."""
+    story, episode, clock = [], 0, 0
+    while len(story) < length:
+        action = int(ACTION[b, episode, clock])
+        story.append(([episode, clock], [episode, clock + 1], clock + 1, action == 1, action == 2))
+        episode, clock = (episode + 1, 0) if action else (episode, clock + 1)
+    return story
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_tells_the_same_story(form):
+    with closing(FORMS[form](batch_size=B, seed=0)) as env:
+        story, valid, ended = stories(env)
+    for b in range(B):
+        assert story[b] == expected(b, len(story[b]))
+        assert len(story[b]) > 80
+    if form not in GHOSTS:
+        assert valid.all()
+    else:
+        # The step after an end, and no other.
+        assert torch.equal(~valid[1:], ended[:-1])
+        assert valid[0].all()
+
+
+def test_own_form_that_does_not_say_how_it_resets_is_taken_as_next_step():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*missing AutoresetMode metadata", UserWarning)
+        env = GymnasiumEnv("test/Unsaid-v0", B, seed=0)
+    _, valid, ended = stories(env)
+    assert torch.equal(~valid[1:], ended[:-1])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whole_episodes_play_although_some_end_early(form):
+    with closing(FORMS[form](batch_size=B, seed=0)) as env:
+        for _ in range(3):
+            observation = env.reset()
+            assert observation[:, 1].tolist() == [0, 0, 0]
+            for t in range(1, 8):
+                # Environments end at steps 2, 4 and 7; nobody reads what they answer afterwards.
+                step = env.step(torch.tensor([int(t == 2), 2 * int(t == 4), int(t == 7)]))
+                playing = torch.tensor([t <= 2, t <= 4, True])
+                assert step.observation[playing, 1].tolist() == [t] * int(playing.sum())
+                assert step.reward[playing].tolist() == [t] * int(playing.sum())
+                assert step.valid[playing].all()
+                assert step.terminated[playing].tolist() == [t == 2, False, t == 7][3 - int(playing.sum()) :]
+                assert step.truncated[playing].tolist() == [False, t == 4, False][3 - int(playing.sum()) :]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_returned_changes_later(form):
+    with closing(FORMS[form](batch_size=B, seed=0)) as env:
+        returned = [env.reset()]
+        copies = [returned[0].clone()]
+        for t in range(6):
+            step = env.step(torch.tensor([int(t == 2), 0, 2 * int(t == 3)]))
+            parts = [step.observation, step.reward, step.terminated, step.truncated, step.valid]
+            ended = step.terminated | step.truncated
+            if ended.any():
+                parts.append(env.reset(ended))
+            returned += parts
+            copies += [part.clone() for part in parts]
+    assert all(torch.equal(part, copy) for part, copy in zip(returned, copies, strict=True))
+
+
+def test_resetting_nowhere_changes_nothing():
+    for form in FORMS.values():
+        with closing(form(batch_size=B, seed=0)) as env:
+            env.reset()
+            before = env.step(torch.tensor([0, 0, 0])).observation
+            assert torch.equal(env.reset(torch.zeros(B, dtype=torch.bool)), before)
+
+
+def test_finished_environments_are_not_stepped():
+    Clock.steps.clear()
+    with closing(GymnasiumEnv("test/Clock-v0", 2, seed=0)) as env:
+        env.reset()
+        for t in range(10):
+            env.step(torch.tensor([int(t == 3), 0]))
+    assert sorted(Clock.steps.values()) == [4, 10]
+
+
+def seeds(backend, seed):
+    """Seeds of the first four episodes of three environments, the second episode of one resetting alone."""
+    with closing(GymnasiumEnv("test/Seeded-v0", B, seed, backend=backend)) as env:
+        shown = [env.reset()]
+        for where in ([True] * 3, [True, False, False], [False, True, True]):
+            step = env.step(torch.tensor([0, 1, 0]))
+            assert torch.equal(step.observation, shown[-1])
+            shown.append(env.reset(torch.tensor(where)))
+    assert shown[2][1:].tolist() == shown[1][1:].tolist()
+    assert shown[3][0].item() == shown[2][0].item()
+    return [*shown[0].tolist(), *shown[1].tolist(), shown[2][0].item(), *shown[3][1:].tolist()]
+
+
+def test_every_episode_has_a_seed_of_its_own():
+    first, again, other = seeds("sync", 0), seeds("sync", 0), seeds("sync", 1)
+    assert first == again == seeds("async", 0)
+    assert len(set(first + other)) == 2 * len(first)
+    assert all(0 <= seed < 2**31 for seed in first)
+
+
+@pytest.mark.parametrize("id", ["test/NextStep-v0", "test/SameStep-v0", "test/Disabled-v0"])
+def test_own_form_is_seeded_anew_at_every_full_reset(id):
+    def given(seed):
+        env = GymnasiumEnv(id, 2, seed)
+        for _ in range(3):
+            env.reset()
+            env.reset(env.step(torch.tensor([0, 1])).terminated)
+        return [seed for seed in env._episodes.envs.seeds if seed is not None]
+
+    assert given(0) == given(0)
+    assert len(set(given(0) + given(1))) == 6
+
+
+def test_async_equals_sync_in_a_real_environment():
+    def play(backend):
+        with closing(GymnasiumEnv("Acrobot-v1", 2, 7, backend=backend, kwargs={"max_episode_steps": 15})) as env:
+            random, seen = torch.Generator().manual_seed(0), [env.reset()]
+            for _ in range(40):
+                step = env.step(torch.randint(0, 3, (2,), generator=random))
+                seen += [step.observation, step.reward, step.truncated]
+                if step.truncated.any():
+                    seen.append(env.reset(step.truncated))
+        return seen
+
+    assert all(torch.equal(a, b) for a, b in zip(play("sync"), play("async"), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("id", "own_form", "observation", "dtype"),
+    [
+        ("CartPole-v1", True, (2, 4), torch.float32),
+        ("Acrobot-v1", False, (2, 6), torch.float32),
+        ("Pendulum-v1", False, (2, 3), torch.float32),
+        ("FrozenLake-v1", False, (2,), torch.int64),
+        ("gymnasium.envs:MountainCarContinuous-v0", False, (2, 2), torch.float32),
+    ],
+)
+def test_environments_of_gymnasium_play(id, own_form, observation, dtype):
+    with closing(GymnasiumEnv(id, 2, seed=0)) as env:
+        assert (type(env._episodes).__name__ == "NextStepEpisodes") == own_form
+        shown = env.reset()
+        env.action_space.seed(0)
+        ends = 0
+        for _ in range(220):
+            assert (shown.shape, shown.dtype) == (observation, dtype)
+            assert all(env.observation_space.contains(row.numpy()) for row in shown if shown.is_floating_point())
+            step = env.step(torch.from_numpy(np.stack([env.action_space.sample() for _ in range(2)])))
+            assert (step.reward.shape, step.reward.dtype) == ((2,), torch.float32)
+            ended = step.terminated | step.truncated
+            ends += int(ended.sum())
+            shown = env.reset(ended) if ended.any() else step.observation
+        assert ends or "Mountain" in id or id == "Acrobot-v1"
+
+
+def echo(observation_space, action_space, batch_size=2, seed=0, **more):
+    kwargs = {"observation_space": observation_space, "action_space": action_space, **more}
+    return GymnasiumEnv("test/Echo-v0", batch_size, seed, kwargs=kwargs)
+
+
+def test_bounded_actions_run_over_minus_one_to_one_and_are_clipped():
+    low, high = np.array([0, -2, -np.inf, 1], np.float32), np.array([10, 2, np.inf, np.inf], np.float32)
+    space = spaces.Box(low, high)
+    env = echo(spaces.Box(-np.inf, np.inf, (4,)), space)
+    env.reset()
+    heard = env.step(torch.tensor([[-1.0, 0.5, 7.0, 3.0], [1.5, -9.0, -7.0, 0.0]])).observation
+    assert heard.tolist() == [[0, 1, 7, 3], [10, -2, -7, 1]]
+    assert env.action_space == spaces.Box(
+        np.array([-1, -1, -np.inf, 1], np.float32), np.array([1, 1, np.inf, np.inf], np.float32)
+    )
+
+
+def test_discrete_spaces_count_from_zero():
+    env = echo(spaces.Discrete(4, start=-2), spaces.Discrete(4, start=-2))
+    assert env.observation_space == spaces.Discrete(4)
+    assert env.action_space == spaces.Discrete(4)
+    env.reset()
+    observation = env.step(torch.tensor([0, 3])).observation
+    assert (observation.tolist(), observation.dtype) == ([0, 3], torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("space", "shape", "dtype"),
+    [
+        (spaces.Box(0, 255, (2, 3), np.uint8), (2, 2, 3), torch.float32),
+        (spaces.Box(-1e300, np.inf, (2,), np.float64), (2, 2), torch.float32),
+        (spaces.MultiBinary(3), (2, 3), torch.int8),
+        (spaces.MultiDiscrete([3, 4]), (2, 2), torch.int64),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_observations_become_tensors(space, shape, dtype):
+    observation = echo(space, spaces.Discrete(2)).reset()
+    assert (observation.shape, observation.dtype) == (shape, dtype)
+
+
+def test_hidden_numbers_leave_the_observation_and_its_space():
+    whole, masked = GymnasiumEnv("Acrobot-v1", 2, 0), GymnasiumEnv("Acrobot-v1", 2, 0, hidden=[4, 5])
+    assert torch.equal(whole.reset()[:, :4], masked.reset())
+    action = torch.tensor([0, 2])
+    assert torch.equal(whole.step(action).observation[:, :4], masked.step(action).observation)
+    assert masked.observation_space == spaces.Box(-1.0, 1.0, (4,))
+
+
+@pytest.mark.parametrize("backend", ["vector", "sync", "async"])
+def test_close_may_be_called_twice(backend):
+    env = GymnasiumEnv("CartPole-v1", 2, seed=0, backend=backend)
+    env.reset()
+    env.close()
+    env.close()
+
+
+def test_a_dead_process_is_named_and_does_not_hang_close():
+    env = GymnasiumEnv("CartPole-v1", 2, seed=0, backend="async")
+    env.reset()
+    processes = env._episodes.envs.processes
+    os.kill(processes[0].pid, signal.SIGKILL)
+    processes[0].join()
+    with pytest.raises(EnvError, match=r"^env\.backend: a process of env\.backend=async died"):
+        env.step(torch.tensor([0, 1]))
+    began = time.monotonic()
+    env.close()
+    env.close()
+    assert time.monotonic() - began < 4
+    assert not any(process.is_alive() for process in processes)
+
+
+BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            partial(GymnasiumEnv, "CartPol-v1"),
+            "env.id: no environment is registered as 'CartPol-v1'. Did you mean CartPole-v1 or CartPole-v0? "
+            "If a package registers it, name its module: env.id=module:CartPol-v1.",
+        ),
+        (
+            partial(GymnasiumEnv, "Acrobot-v9"),
+            "env.id: no environment is registered as 'Acrobot-v9'. Did you mean Acrobot-v1? "
+            "If a package registers it, name its module: env.id=module:Acrobot-v9.",
+        ),
+        (
+            partial(GymnasiumEnv, "Acrobot"),
+            "env.id: no environment is registered as 'Acrobot'. Did you mean Acrobot-v1? "
+            "If a package registers it, name its module: env.id=module:Acrobot.",
+        ),
+        (
+            partial(GymnasiumEnv, "ALE/Zaxxon-v5"),
+            "env.id: no environment is registered as 'ALE/Zaxxon-v5'. "
+            "If a package registers it, name its module: env.id=module:ALE/Zaxxon-v5.",
+        ),
+        (
+            partial(GymnasiumEnv, "tests.envs.clocks:test/Clok-v0"),
+            "env.id: no environment is registered as 'test/Clok-v0'. Did you mean test/Clock-v0?",
+        ),
+        (
+            partial(GymnasiumEnv, "no_such_module:Env-v0"),
+            "env.id: there is no module 'no_such_module'. Install it, or check the spelling and PYTHONPATH.",
+        ),
+        (
+            partial(GymnasiumEnv, "test/NoPackage-v0"),
+            "env.id: test/NoPackage-v0 needs a package that is missing: "
+            'Wheels are missing, run `pip install "gymnasium[wheels]"`.',
+        ),
+        (
+            partial(GymnasiumEnv, "test/NoModule-v0"),
+            "env.id: test/NoModule-v0 needs a package that is missing: No module named 'wheels'. Install it.",
+        ),
+        (
+            partial(GymnasiumEnv, "Acrobot-v1", kwargs={"color": "red"}),
+            "env.kwargs: {'color': 'red'} does not suit Acrobot-v1: TypeError, AcrobotEnv.__init__() got an unexpected "
+            "keyword argument 'color'. Give what its constructor takes: env.kwargs={name: value}.",
+        ),
+        (
+            partial(GymnasiumEnv, "test/Echo-v0"),
+            "env.kwargs: {} does not suit test/Echo-v0: TypeError, Echo.__init__() missing 2 required positional "
+            "arguments: 'observation_space' and 'action_space'. "
+            "Give what its constructor takes: env.kwargs={name: value}.",
+        ),
+        (
+            partial(echo, CHOICE, CHOICE, size=0),
+            "env.kwargs: {'observation_space': Discrete(2), 'action_space': Discrete(2), 'size': 0} does not suit "
+            "test/Echo-v0: ValueError, size is 0. Give what its constructor takes: env.kwargs={name: value}.",
+        ),
+        (
+            partial(GymnasiumEnv, "FrozenLake-v1", kwargs={"map_name": "9x9"}),
+            "env.kwargs: {'map_name': '9x9'} does not suit FrozenLake-v1: KeyError, '9x9'. "
+            "Give what its constructor takes: env.kwargs={name: value}.",
+        ),
+        (
+            partial(GymnasiumEnv, "CartPole-v1", hidden=[1, 7]),
+            "env.hidden: there is no index 7 in an observation of 4. Use 0 to 3.",
+        ),
+        (
+            partial(GymnasiumEnv, "FrozenLake-v1", hidden=[0]),
+            "env.hidden: indices hide parts of a vector, and an observation here is Discrete of shape () "
+            "(got [0]). Use env.hidden=[].",
+        ),
+        (
+            partial(echo, spaces.Dict({"a": BOX}), CHOICE),
+            "env.id: an observation here is Dict. Wrap the environment so that it shows Box, Discrete, "
+            "MultiBinary or MultiDiscrete; gymnasium.wrappers.FlattenObservation does so for most.",
+        ),
+        (
+            partial(echo, BOX, spaces.MultiDiscrete([2, 2])),
+            "env.id: an action here is MultiDiscrete of shape (2,). "
+            "Wrap the environment so that it takes Discrete or a Box of floats.",
+        ),
+        (
+            partial(echo, BOX, spaces.Box(0, 255, (2,), np.uint8)),
+            "env.id: an action here is Box of shape (2,). "
+            "Wrap the environment so that it takes Discrete or a Box of floats.",
+        ),
+        (
+            partial(GymnasiumEnv, "CartPole-v1", backend="threads"),
+            "env.backend: there is no backend 'threads'. Use one of auto, vector, sync, async.",
+        ),
+        (
+            partial(GymnasiumEnv, "Acrobot-v1", backend="vector"),
+            "env.backend: Acrobot-v1 has no vector form of its own. Use env.backend=sync or async.",
+        ),
+        (
+            partial(GymnasiumEnv, "test/NextStep-v0", backend="sync"),
+            "env.backend: test/NextStep-v0 has only a vector form of its own. Use env.backend=vector.",
+        ),
+    ],
+)
+def test_what_cannot_be_played_is_said_in_one_line(make, message):
+    with pytest.raises(EnvError) as error:
+        make(batch_size=2, seed=0)
+    assert str(error.value) == message
+
+
+def test_a_module_that_lacks_a_package_is_told_from_one_that_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "half_installed.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvError) as error:
+        GymnasiumEnv("half_installed:Env-v0", 1, seed=0)
+    assert str(error.value) == (
+        "env.id: the module 'half_installed' cannot be imported: No module named 'no_such_package'. "
+        "Install what it needs."
+    )
+
+
+def test_same_step_form_without_final_observations_is_refused(monkeypatch):
+    env = GymnasiumEnv("test/SameStep-v0", 2, seed=0)
+    monkeypatch.setattr(env._episodes.envs, "final", dict)
+    env.reset()
+    with pytest.raises(EnvError, match=r"^env\.backend: .* without info\['final_obs'\]\. Use env\.backend=sync\.$"):
+        env.step(torch.tensor([1, 0]))
