@@ -1,0 +1,199 @@
+"""Plays: steps B environments with a network, carries its memory, fills a Rollout."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from seqrl.envs.base import BatchedEnv
+from seqrl.networks import Network
+from seqrl.types import Rollout, State, Step
+
+
+class Runner:
+    """Plays rollouts, one after another.
+
+    env              B environments
+    network          acts, and remembers
+    rollout_length   0: exactly one episode of every environment, none favoured for being short; those that have
+                     finished are not shown to the network any more. k: k steps of every environment; episodes and
+                     memory are carried over from rollout to rollout
+    state_interval   memory is stored every so many steps of an episode; 0: only where the rollout begins
+    generator        draws the actions; None takes the likeliest one
+    """
+
+    def __init__(
+        self,
+        env: BatchedEnv,
+        network: Network,
+        rollout_length: int,
+        state_interval: int,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.env, self.network = env, network
+        self.rollout_length, self.state_interval = rollout_length, state_interval
+        self.generator = generator
+        self._unfinished: Episodes | None = None
+
+    @torch.no_grad()
+    def collect(self) -> Rollout:
+        """Play one rollout [T, B]; T is `rollout_length`, or the length of the longest episode."""
+        return self._play_steps() if self.rollout_length else self._play_whole_episodes()
+
+    def _play_whole_episodes(self) -> Rollout:
+        episodes = self._begin()
+        recorder = Recorder(self.env.batch_size, self.state_interval)
+        while len(episodes.rows):
+            step = self._play(episodes, recorder)
+            ended = step.terminated | step.truncated
+            if ended.any():
+                episodes = episodes.only(~ended)
+        return recorder.rollout(last_value=recorder.values[0].new_zeros(self.env.batch_size))
+
+    def _play_steps(self) -> Rollout:
+        episodes = self._unfinished or self._begin()
+        recorder = Recorder(self.env.batch_size, self.state_interval)
+        for _ in range(self.rollout_length):
+            step = self._play(episodes, recorder)
+            ended = step.terminated | step.truncated
+            if ended.any():
+                episodes.observation = self.env.reset(ended)
+            # Where the environment spent the step on its reset, the episode begins after it, not before.
+            episodes.forget(ended | ~step.valid)
+        self._unfinished = episodes
+        return recorder.rollout(last_value=self._value(episodes.observation, episodes.state))
+
+    def _begin(self) -> "Episodes":
+        observation = self.env.reset()
+        rows = torch.arange(self.env.batch_size, device=observation.device)
+        return Episodes(rows, observation, self.network.initial_state(len(rows)), torch.zeros_like(rows))
+
+    def _play(self, episodes: "Episodes", recorder: "Recorder") -> Step:
+        """Take one step in every episode in progress."""
+        policy, value, state = self.network.step(episodes.observation, episodes.state)
+        action = policy.mode() if self.generator is None else policy.sample(self.generator)
+        step = episodes.step(self.env, action)
+
+        truncated = step.truncated & ~step.terminated
+        final_value = torch.zeros_like(value)
+        if truncated.any():
+            # The final observation, memory not yet reset: the clock ended this episode, not failure.
+            memory = {name: leaf[truncated] for name, leaf in state.items()}
+            final_value[truncated] = self._value(step.observation[truncated], memory)
+
+        recorder.record(episodes, action, policy.log_prob(action), value, step, final_value)
+        episodes.observation, episodes.state, episodes.age = step.observation, state, episodes.age + step.valid
+        return step
+
+    def _value(self, observation: Tensor, state: State) -> Tensor:
+        return self.network.step(observation, state)[1]
+
+
+@dataclass(slots=True)
+class Episodes:
+    """n episodes in progress.
+
+    rows          [n]      the environments they take place in
+    observation   [n, *O]  what the policy sees next
+    state         leaves [n, ...]  memory before that observation is seen
+    age           [n]      steps played so far
+    """
+
+    rows: Tensor
+    observation: Tensor
+    state: State
+    age: Tensor
+
+    def step(self, env: BatchedEnv, action: Tensor) -> Step:
+        """Play `action` [n, *A]; return the rows of these episodes."""
+        if len(self.rows) == env.batch_size:
+            return env.step(action)
+        # Environments that have finished ignore their action.
+        everywhere = action.new_zeros(env.batch_size, *action.shape[1:])
+        everywhere[self.rows] = action
+        step = env.step(everywhere)
+        return Step(*(getattr(step, field.name)[self.rows] for field in fields(Step)))
+
+    def only(self, these: Tensor) -> "Episodes":
+        """The episodes where `these` [n] is true."""
+        state = {name: leaf[these] for name, leaf in self.state.items()}
+        return Episodes(self.rows[these], self.observation[these], state, self.age[these])
+
+    def forget(self, where: Tensor) -> None:
+        """Begin anew where `where` [n] is true: no memory, no age."""
+        self.age = self.age.masked_fill(where, 0)
+        self.state = {
+            name: leaf.masked_fill(where.view(-1, *[1] * (leaf.dim() - 1)), 0) for name, leaf in self.state.items()
+        }
+
+
+class Recorder:
+    """Writes down a rollout step by step, for as many environments as are still playing."""
+
+    def __init__(self, batch_size: int, state_interval: int) -> None:
+        self.batch_size, self.state_interval = batch_size, state_interval
+        self.places: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self._columns: dict[str, list[Tensor]] = {}
+        self._state_places: list[Tensor] = []
+        self._states: list[State] = []
+
+    def record(
+        self, episodes: Episodes, action: Tensor, log_prob: Tensor, value: Tensor, step: Step, final_value: Tensor
+    ) -> None:
+        """Add what was seen, known and done before `step`, and what it brought; all [n, ...]."""
+        place = len(self.places) * self.batch_size + episodes.rows
+        self._store_state(episodes, place)
+        self.places.append(place)
+        self.values.append(value)
+        for name, column in {
+            "observation": episodes.observation,
+            "action": action,
+            "log_prob": log_prob,
+            "final_value": final_value,
+            "reward": step.reward,
+            "terminated": step.terminated,
+            "truncated": step.truncated,
+            "valid": step.valid,
+            "age": episodes.age,
+        }.items():
+            self._columns.setdefault(name, []).append(column)
+
+    def _store_state(self, episodes: Episodes, place: Tensor) -> None:
+        """Keep memory where a sequence may begin with one; at an episode's start there is none."""
+        first = not self.places
+        if not first and not self.state_interval:
+            return
+        worth = episodes.age > 0
+        if not first:
+            worth &= episodes.age % self.state_interval == 0
+        if first or worth.any():
+            self._state_places.append(place[worth])
+            self._states.append({name: leaf[worth] for name, leaf in episodes.state.items()})
+
+    def rollout(self, last_value: Tensor) -> Rollout:
+        """All that was recorded. `last_value` [B]: of what follows the last step, where its episode goes on."""
+        place = torch.cat(self.places)
+        length = len(self.places)
+
+        def grid(rows: list[Tensor]) -> Tensor:
+            flat = torch.cat(rows)
+            whole = flat.new_zeros(length * self.batch_size, *flat.shape[1:])
+            return whole.index_copy_(0, place, flat).view(length, self.batch_size, *flat.shape[1:])
+
+        columns = {name: grid(rows) for name, rows in self._columns.items()}
+        value = grid(self.values)
+        following = torch.cat([value[1:], last_value.unsqueeze(0)])
+        next_value = columns.pop("final_value").where(columns["terminated"] | columns["truncated"], following)
+        return Rollout(
+            **columns, value=value, next_value=next_value, state=self._stored(), state_index=self._state_index(place)
+        )
+
+    def _stored(self) -> State:
+        return {name: torch.cat([state[name] for state in self._states]) for name in self._states[0]}
+
+    def _state_index(self, place: Tensor) -> Tensor:
+        index = place.new_full((len(self.places) * self.batch_size,), -1)
+        stored = torch.cat(self._state_places)
+        index[stored] = torch.arange(len(stored), device=place.device)
+        return index.view(-1, self.batch_size)

@@ -1,0 +1,163 @@
+"""The one splitter: where backpropagation may walk, and how sequences lie in memory's grid."""
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqrl.types import Rollout, SequenceBatch, State
+
+Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+def starts(age: Tensor, bptt_length: int) -> Tensor:
+    """Steps [T, B] at which a sequence starts: at the rollout's first step, at every episode's first step and, if
+    `bptt_length` > 0, after every `bptt_length` steps of an episode.
+
+    age      [T, B] steps played in the episode before each
+    Raises ValueError if `bptt_length` is negative.
+    Source: Williams & Peng (1990), truncated BPTT(h).
+    """
+    if bptt_length < 0:
+        raise ValueError(f"bptt_length is {bptt_length}; it is 0 for whole episodes or a number of steps")
+    start = age % bptt_length == 0 if bptt_length else age == 0
+    start[0] = True
+    return start
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """N sequences, their M real steps end to end, each in the order of time.
+
+    observation, action, log_prob, advantage, target   [M, ...]
+    begin, length    [N] host arrays: first step of a sequence, and how many it has
+    state            leaves [K, ...] stored memories
+    state_index      [N] host array: row of `state` before the sequence's first step; -1 where memory is zero
+    """
+
+    observation: Tensor
+    action: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    target: Tensor
+    begin: Ints
+    length: Ints
+    state: State
+    state_index: Ints
+
+    def batch(self, chosen: Ints) -> SequenceBatch:
+        """The sequences `chosen` [n], laid into a grid with as few and as short rows as they allow."""
+        row, offset, shape = pack(self.length[chosen], self.state_index[chosen] >= 0)
+        length = self.length[chosen]
+        within = np.arange(length.sum()) - np.repeat(length.cumsum() - length, length)
+        step = np.repeat(self.begin[chosen], length) + within
+        place = (np.repeat(offset, length) + within) * shape[1] + np.repeat(row, length)
+
+        device = self.observation.device
+        steps = torch.from_numpy(step).to(device)
+        places = torch.from_numpy(place).to(device)
+        real = torch.zeros(shape[0] * shape[1], dtype=torch.bool, device=device)
+        real[places] = True
+
+        carried = self.state_index[chosen] >= 0
+        carried_row = torch.from_numpy(row[carried]).to(device)
+        carried_state = torch.from_numpy(self.state_index[chosen][carried]).to(device)
+        state = {
+            name: leaf.new_zeros(shape[1], *leaf.shape[1:]).index_copy_(0, carried_row, leaf[carried_state])
+            for name, leaf in self.state.items()
+        }
+        return SequenceBatch(
+            observation=self.observation[steps],
+            action=self.action[steps],
+            log_prob=self.log_prob[steps],
+            advantage=self.advantage[steps],
+            target=self.target[steps],
+            place=places,
+            real=real.view(shape),
+            state=state,
+        )
+
+    def minibatches(self, count: int, random: np.random.Generator) -> Iterator[SequenceBatch]:
+        """All sequences once, in at most `count` random groups whose numbers of real steps differ by at most the
+        longest sequence."""
+        for chosen in balanced(self.length, count, random):
+            yield self.batch(chosen)
+
+
+def split(rollout: Rollout, advantage: Tensor, bptt_length: int) -> Sequences:
+    """Cut a rollout into sequences that backpropagation may walk through.
+
+    A cut falls wherever `starts` says. Steps that were not played are left out; none lies within a sequence.
+
+    rollout      [T, B]
+    advantage    [T, B], same steps
+    Raises ValueError if `bptt_length` is negative.
+    """
+    # Environment by environment, so that a sequence lies in one piece.
+    valid = rollout.valid.T.flatten()  # [B*T]
+    steps = valid.nonzero().squeeze(1)  # [M]
+    start = starts(rollout.age, bptt_length).T.flatten()[steps]
+    begin = start.nonzero().squeeze(1)  # [N]
+    first = rollout.state_index.T.flatten()[steps[begin]]
+    host_begin: Ints = begin.cpu().numpy()
+
+    def real(x: Tensor) -> Tensor:
+        return x.transpose(0, 1).flatten(0, 1)[steps]
+
+    return Sequences(
+        observation=real(rollout.observation),
+        action=real(rollout.action),
+        log_prob=real(rollout.log_prob),
+        advantage=real(advantage),
+        target=real(advantage + rollout.value),
+        begin=host_begin,
+        length=np.diff(host_begin, append=len(steps)),
+        state=rollout.state,
+        state_index=first.cpu().numpy(),
+    )
+
+
+def balanced(length: Ints, count: int, random: np.random.Generator) -> Iterator[Ints]:
+    """Deal sequences of these lengths into at most `count` groups: random, and balanced by real steps.
+
+    Sorted by length, every `count` neighbours are dealt one to each group, so that two groups differ by at most the
+    longest sequence. Which neighbour goes where is random, as is the order of equals.
+    """
+    count = min(count, len(length))
+    order = random.permutation(len(length))
+    order = order[np.argsort(-length[order], kind="stable")]
+    rounds = -(-len(order) // count)
+    dealt = np.full(rounds * count, -1)
+    dealt[: len(order)] = order
+    # The last round may be short: its gaps are dealt like sequences of no length.
+    for group in random.permuted(dealt.reshape(rounds, count), axis=1).T:
+        yield group[group >= 0]
+
+
+def pack(length: Ints, carried: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[Ints, Ints, tuple[int, int]]:
+    """Lay sequences end to end into rows as long as the longest of them, one unreal step between two.
+
+    A sequence that begins with a stored memory (`carried`) must begin a row. Longest first, each of the others goes to
+    the row where it leaves the least room (best fit decreasing); a row is opened where none has room.
+
+    returns   row [n], offset in the row [n], shape of the grid (row length L, number of rows N)
+    """
+    longest = int(length.max())
+    row, offset = np.zeros_like(length), np.zeros_like(length)
+    room: list[tuple[int, int]] = []  # sorted: steps that fit behind a separator, row
+    rows = 0
+    order = np.lexsort((-length, ~carried))
+    for i, steps, opens in zip(order.tolist(), length[order].tolist(), carried[order].tolist(), strict=True):
+        fitting = len(room) if opens else bisect.bisect_left(room, (steps, 0))
+        if fitting < len(room):
+            free, chosen = room.pop(fitting)
+        else:
+            free, chosen = longest, rows
+            rows += 1
+        row[i], offset[i] = chosen, longest - free
+        if free - steps > 1:
+            bisect.insort(room, (free - steps - 1, chosen))
+    return row, offset, (longest, rows)

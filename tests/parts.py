@@ -1,0 +1,46 @@
+"""Small parts with the settings that most tests share."""
+
+import numpy as np
+import torch
+
+from seqrl.algorithms import PPOAlgorithm, SequencePPOAlgorithm
+from seqrl.networks import Network, recurrent_network
+
+NETWORKS = {
+    "lstm": {"use_lstm": True, "use_attention": False},
+    "lstm+attention": {"use_lstm": True, "use_attention": True},
+    "attention": {"use_lstm": False, "use_attention": True},
+    "separate critic": {"use_lstm": True, "use_attention": True, "separate_critic": True},
+    "memoryless": {"use_lstm": False, "use_attention": False},
+}
+
+
+def small_network(env, kind="lstm+attention", dtype=torch.float32, seed=0) -> Network:
+    """Network of one of the NETWORKS, every parameter random, so that no head or bias is idle."""
+    parts = {"hidden_size": 8, "lstm_hidden_size": 8, "window": 3, "heads": 2, "separate_critic": False}
+    network = recurrent_network(env.observation_space, env.action_space, **{**parts, **NETWORKS[kind]})
+    random = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.detach().normal_(0, 0.5, generator=random)
+    return network.to(dtype)
+
+
+def ppo(network, *, standard=False, seed=0, **changes) -> SequencePPOAlgorithm:
+    settings = {
+        "learning_rate": 1e-3,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "epochs": 2,
+        "minibatches": 3,
+        "clip_range": 0.2,
+        "entropy_coefficient": 0.01,
+        "value_coefficient": 0.5,
+        "target_kl": None,
+        "normalize_advantage": True,
+        "normalize_value": True,
+        "anneal": [],
+        "grad_clip_norm": 0.5,
+        "bptt_length": 0,
+    }
+    build = PPOAlgorithm if standard else SequencePPOAlgorithm
+    return build(network, np.random.default_rng(seed), **{**settings, **changes})

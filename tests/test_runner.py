@@ -1,0 +1,114 @@
+import itertools
+
+import pytest
+import torch
+
+from seqrl.runner import Runner
+from tests.parts import small_network
+from tests.worlds import Script
+
+
+def runner(env, rollout_length, state_interval=0, kind="lstm+attention", sample=True):
+    generator = torch.Generator().manual_seed(0) if sample else None
+    return Runner(env, small_network(env, kind, torch.float64), rollout_length, state_interval, generator)
+
+
+def replay(network, observations, state=None):
+    """Memory before each of these observations of one episode, value of each, and memory after all."""
+    state = network.initial_state(1) if state is None else state
+    memories, values = [], []
+    with torch.no_grad():
+        for observation in observations:
+            memories.append(state)
+            _, value, state = network.step(observation.unsqueeze(0), state)
+            values.append(value.item())
+    return memories, values, state
+
+
+def test_whole_episodes_are_exactly_one_of_every_environment():
+    env = Script([[3], [1], [7], [7]])
+    rollout = runner(env, rollout_length=0).collect()
+    assert rollout.valid.sum(0).tolist() == [3, 1, 7, 7]
+    assert rollout.ended.sum(0).tolist() == [1, 1, 1, 1]
+    assert (rollout.observation[..., 1] == 0)[rollout.valid].all()  # nothing of a second episode
+    assert runner(env, 0).collect().valid.sum(0).tolist() == [3, 1, 7, 7]
+
+
+def test_finished_environments_are_not_shown_to_the_network():
+    env = Script([[3], [1], [7], [7]])
+    play = runner(env, rollout_length=0)
+    shown = []
+    step = play.network.step
+    play.network.step = lambda observation, state: shown.append(len(observation)) or step(observation, state)
+    play.collect()
+    # 4 at the first step, 3 until the third, 2 to the end; truncations ask for one more value each.
+    assert [n for n in shown if n > 1] == [4, 3, 3, 2, 2, 2, 2]
+
+
+def test_fixed_length_rollouts_carry_episodes_and_memory_over():
+    env = Script([[20]])
+    play = runner(env, rollout_length=6, state_interval=0)
+    first, second = play.collect(), play.collect()
+    assert first.age.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert second.age.flatten().tolist() == [6, 7, 8, 9, 10, 11]
+    memories, _, _ = replay(play.network, [*first.observation[:, 0], *second.observation[:, 0]])
+    assert second.state_index.flatten().tolist() == [0, -1, -1, -1, -1, -1]
+    assert all(torch.equal(leaf[:1], memories[6][name]) for name, leaf in second.state.items())
+
+
+def test_the_memory_stored_is_the_one_before_the_step():
+    env = Script([[20]])
+    play = runner(env, rollout_length=12, state_interval=4)
+    rollout = play.collect()
+    assert rollout.state_index.flatten().tolist() == [-1, -1, -1, -1, 0, -1, -1, -1, 1, -1, -1, -1]
+    memories, _, _ = replay(play.network, rollout.observation[:, 0])
+    for index, t in enumerate([4, 8]):
+        assert all(torch.equal(leaf[index : index + 1], memories[t][name]) for name, leaf in rollout.state.items())
+
+
+@pytest.mark.parametrize("ghosts", [False, True])
+def test_memory_begins_anew_with_every_episode(ghosts):
+    env = Script([[4, 2, 5]], ghosts=ghosts)
+    play = runner(env, rollout_length=16)
+    rollout = play.collect()
+    observation, value = rollout.observation[rollout.valid], rollout.value[rollout.valid]
+    begins = [*(rollout.age[rollout.valid] == 0).nonzero().flatten().tolist(), len(value)]
+    for begin, end in itertools.pairwise(begins):
+        assert value[begin:end].tolist() == pytest.approx(replay(play.network, observation[begin:end])[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("rollout_length", [0, 7])
+@pytest.mark.parametrize("ends", ["terminated", "truncated", "both"])
+def test_what_follows_a_step_is_valued_by_how_it_ended(rollout_length, ends):
+    env = Script([[5]], ends=ends)
+    play = runner(env, rollout_length)
+    rollout = play.collect()
+    final = torch.tensor([0.0, 0.0, 5.0, 1.0])  # the observation after the last step of the first episode
+    _, values, _ = replay(play.network, [*rollout.observation[:5, 0], final])
+    if ends == "truncated":
+        following = values[1:]  # V(final observation), with the memory of the episode that ended
+    else:
+        following = [*values[1:5], 0.0]  # nothing follows termination, whatever the clock says
+    assert rollout.next_value[:5, 0].tolist() == pytest.approx(following, abs=1e-12)
+
+
+def test_a_rollout_that_stops_inside_an_episode_bootstraps_from_the_next_observation():
+    env = Script([[20]])
+    play = runner(env, rollout_length=6)
+    first, second = play.collect(), play.collect()
+    assert first.next_value[-1].item() == pytest.approx(second.value[0].item(), abs=1e-12)
+
+
+def test_ghost_steps_are_marked_and_cost_no_reward_step_or_age():
+    env = Script([[2, 3]], ghosts=True)
+    rollout = runner(env, rollout_length=8).collect()
+    assert rollout.valid.flatten().tolist() == [1, 1, 0, 1, 1, 1, 0, 1]
+    assert rollout.age[rollout.valid].tolist() == [0, 1, 0, 1, 2, 0]
+    assert rollout.ended.flatten().tolist() == [0, 1, 0, 0, 0, 1, 0, 0]
+
+
+def test_greedy_play_repeats_and_sampled_play_differs():
+    plays = [
+        runner(Script([[50]]), 0, sample=sample).collect().action.flatten().tolist() for sample in (False, False, True)
+    ]
+    assert plays[0] == plays[1] != plays[2]
