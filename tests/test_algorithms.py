@@ -1,0 +1,217 @@
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from seqrl.errors import NotFiniteError
+from seqrl.returns import gae
+from seqrl.runner import Runner
+from seqrl.sequences import split
+from tests.parts import NETWORKS, ppo, small_network
+from tests.worlds import Script
+
+WORLDS = {
+    "uneven episodes": lambda: Script([[3, 5, 1], [20], [2, 9], [1]]),
+    "ghost steps": lambda: Script([[3, 5, 1], [20], [2, 9], [1]], ghosts=True),
+    "continuous": lambda: Script([[4, 7], [13]], continuous=True),
+}
+
+
+def collected(world, kind, rollout_length, bptt_length, dtype=torch.float64):
+    """Network, and its second rollout: memory is carried into it where rollouts have a length."""
+    env = WORLDS[world]()
+    network = small_network(env, kind, dtype)
+    runner = Runner(env, network, rollout_length, bptt_length, torch.Generator().manual_seed(0))
+    runner.collect()
+    return network, runner.collect()
+
+
+def all_sequences(rollout, bptt_length):
+    sequences = split(rollout, gae(rollout, 0.9, 0.9), bptt_length)
+    return sequences.batch(np.arange(len(sequences.length)))
+
+
+def by_step(rollout, network, bptt_length):
+    """log π(action) and value of every played step, in the order of `split`; the memory lets no gradient past a cut.
+
+    The plain reference: one environment after another, one step after another, memory reset where an episode begins.
+    """
+    log_probs, values = [], []
+    for b in range(rollout.valid.shape[1]):
+        state = None
+        for t in range(len(rollout.valid)):
+            if not rollout.valid[t, b]:
+                continue
+            age = int(rollout.age[t, b])
+            if age == 0:
+                state = network.initial_state(1)
+            elif state is None or t == 0:
+                stored = int(rollout.state_index[t, b])
+                state = {name: leaf[stored : stored + 1] for name, leaf in rollout.state.items()}
+            elif bptt_length and age % bptt_length == 0:
+                state = {name: leaf.detach() for name, leaf in state.items()}
+            policy, value, state = network.step(rollout.observation[t, b : b + 1], state)
+            log_probs.append(policy.log_prob(rollout.action[t, b : b + 1]))
+            values.append(value)
+    return torch.cat(log_probs), torch.cat(values)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("bptt_length", [0, 1, 4, 7])
+@pytest.mark.parametrize("rollout_length", [0, 11])
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("world", WORLDS)
+def test_ratio_is_one_before_the_first_update(world, kind, rollout_length, bptt_length, dtype, tolerance):
+    network, rollout = collected(world, kind, rollout_length, bptt_length, dtype)
+    batch = all_sequences(rollout, bptt_length)
+    policy, value = network.unroll(batch)
+    assert (policy.log_prob(batch.action) - batch.log_prob).abs().max() < tolerance
+    baseline = batch.target - batch.advantage
+    assert (value - baseline).abs().max() < 10 * tolerance * baseline.abs().max()
+
+
+@pytest.mark.parametrize("bptt_length", [0, 1, 4])
+@pytest.mark.parametrize("rollout_length", [0, 11])
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("world", WORLDS)
+def test_gradients_equal_a_plain_reference(world, kind, rollout_length, bptt_length):
+    network, rollout = collected(world, kind, rollout_length, bptt_length)
+    weight = torch.randn(2, int(rollout.valid.sum()), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def gradients(log_prob, value):
+        loss = (weight[0] * log_prob + weight[1] * value).sum()
+        return torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True)
+
+    sequences = split(rollout, gae(rollout, 0.9, 0.9), bptt_length)
+    batch = sequences.batch(np.arange(len(sequences.length)))
+    policy, value = network.unroll(batch)
+    fast = gradients(policy.log_prob(batch.action), value)
+    slow = gradients(*by_step(rollout, network, bptt_length))
+    for (name, _), a, b in zip(network.named_parameters(), fast, slow, strict=True):
+        assert (a - b).norm() <= 1e-10 * b.norm() + 1e-13, name
+
+
+def test_a_missed_reset_would_be_seen():
+    # The mutation that the test above must catch: one episode's memory runs on into the next.
+    network, rollout = collected("uneven episodes", "lstm", 11, 0)
+    honest = all_sequences(rollout, 0)
+    ages = rollout.age.clone()
+    ages[1:][rollout.age[1:] == 0] = 99
+    careless = all_sequences(dataclasses.replace(rollout, age=ages), 0)
+    log_probs = [network.unroll(batch)[0].log_prob(batch.action) for batch in (honest, careless)]
+    assert (log_probs[0] - log_probs[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_full_equals_truncated_at_the_episode_length(kind):
+    losses = []
+    for bptt_length in (0, 20):
+        network, rollout = collected("uneven episodes", kind, 0, bptt_length)
+        loss, _ = ppo(network, bptt_length=bptt_length).loss(all_sequences(rollout, bptt_length), 0.0)
+        losses.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, network.parameters())]))
+    assert torch.equal(losses[0], losses[1])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "lstm+attention", "separate critic"])
+def test_a_cut_stops_the_gradient(kind):
+    network, rollout = collected("continuous", kind, 0, 4)
+    batch = all_sequences(rollout, 4)
+    observation = batch.observation.double().requires_grad_()
+    policy, value = network.unroll(dataclasses.replace(batch, observation=observation))
+    env, clock = batch.observation[:, 0], batch.observation[:, 2]
+    last = (env == 1) & (clock == 9)
+    (gradient,) = torch.autograd.grad((value + policy.log_prob(batch.action))[last].sum(), observation)
+    reached = sorted(clock[(gradient != 0).any(1)].tolist())
+    assert reached == [8, 9]
+
+
+def test_nan_where_nothing_was_played_changes_neither_loss_nor_gradient():
+    gradients = []
+    for poison in (False, True):
+        network, rollout = collected("ghost steps", "lstm+attention", 11, 4)
+        assert not rollout.valid.all()
+        if poison:
+            for name in ("observation", "log_prob", "value", "next_value", "reward"):
+                getattr(rollout, name)[~rollout.valid] = torch.nan
+        loss, _ = ppo(network, bptt_length=4).loss(all_sequences(rollout, 4), 0.0)
+        gradients.append([loss, *torch.autograd.grad(loss, network.parameters())])
+    assert all(torch.equal(clean, poisoned) for clean, poisoned in zip(*gradients, strict=True))
+
+
+def test_minibatch_gradients_weighted_by_real_steps_sum_to_the_whole():
+    network, rollout = collected("uneven episodes", "lstm+attention", 11, 4)
+    algorithm = ppo(network, bptt_length=4, normalize_advantage=False)
+    sequences = split(rollout, gae(rollout, 0.9, 0.9), 4)
+
+    def gradient(batch):
+        loss, _ = algorithm.loss(batch, 0.0)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, network.parameters())])
+
+    whole = gradient(sequences.batch(np.arange(len(sequences.length))))
+    parts = list(sequences.minibatches(3, np.random.default_rng(0)))
+    steps = [len(batch.action) for batch in parts]
+    summed = sum(gradient(batch) * n for batch, n in zip(parts, steps, strict=True)) / sum(steps)
+    assert (whole - summed).norm() / whole.norm() < 1e-12
+
+
+def test_the_standard_algorithm_sees_single_steps():
+    network, rollout = collected("uneven episodes", "lstm", 11, 1)
+    algorithm = ppo(network, standard=True, bptt_length=50)
+    assert algorithm.bptt_length == 1
+    assert algorithm.update(rollout, 0.0)["memory/sequence_length"] == 1
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_the_third_ends_the_run():
+    network, rollout = collected("uneven episodes", "lstm", 0, 0)
+    rollout.reward[0, 0] = torch.nan
+    algorithm = ppo(network, minibatches=1, epochs=3, normalize_value=False)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(NotFiniteError, match="grad_clip_norm"):
+        algorithm.update(rollout, 0.0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_the_gradient_is_clipped_to_its_norm_and_the_norm_before_is_logged():
+    network, rollout = collected("uneven episodes", "lstm", 0, 0)
+    row = ppo(network, grad_clip_norm=1e-3, minibatches=1, epochs=1).update(rollout, 0.0)
+    assert row["train/gradient_norm"] > 1e-3
+    assert row["train/gradient_clipped"] == 1
+    norm = torch.stack([p.grad.norm() for p in network.parameters()]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    unclipped = ppo(network, grad_clip_norm=None).update(rollout, 0.0)
+    assert unclipped["train/gradient_clipped"] == 0
+
+
+def test_annealed_coefficients_fall_linearly():
+    network, rollout = collected("uneven episodes", "lstm", 0, 0)
+    algorithm = ppo(network, anneal=["learning_rate"], learning_rate=0.4)
+    assert algorithm.update(rollout, 0.75)["train/learning_rate"] == pytest.approx(0.1)
+
+
+def test_target_kl_ends_the_epochs_early():
+    network, rollout = collected("uneven episodes", "lstm", 0, 0)
+    row = ppo(network, target_kl=1e-9, epochs=50, learning_rate=0.1).update(rollout, 0.0)
+    assert row["train/epochs"] < 50
+
+
+def test_values_keep_their_prediction_when_the_scale_of_returns_moves():
+    network, rollout = collected("uneven episodes", "lstm", 0, 0)
+    batch = all_sequences(rollout, 0)
+    before = network.unroll(batch)[1]
+    network.value.adapt(1000 + 50 * torch.randn(100, dtype=torch.float64), 0.99)
+    assert torch.allclose(network.unroll(batch)[1], before, atol=1e-8)
+    assert network.value.std.item() == pytest.approx(50, rel=0.3)
+
+
+def test_same_seed_same_bits():
+    def parameters(seed):
+        network, rollout = collected("uneven episodes", "lstm+attention", 11, 4, torch.float32)
+        algorithm = ppo(network, bptt_length=4, seed=seed)
+        for _ in range(20):
+            algorithm.update(rollout, 0.0)
+        return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+    assert torch.equal(parameters(0), parameters(0))
+    assert not torch.equal(parameters(0), parameters(1))

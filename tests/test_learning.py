@@ -1,0 +1,39 @@
+"""An LSTM learns what a memoryless policy cannot: the positive control and the negative one."""
+
+import pytest
+import torch
+
+from seqrl.networks import recurrent_network
+from seqrl.runner import Runner
+from tests.parts import NETWORKS, ppo
+from tests.worlds import Cue
+
+
+def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterations=40):
+    torch.manual_seed(seed)
+    env = Cue(batch_size=64, seed=seed)
+    network = recurrent_network(
+        env.observation_space,
+        env.action_space,
+        **{"separate_critic": False, **NETWORKS[kind]},
+        hidden_size=32,
+        lstm_hidden_size=32,
+        window=8,
+        heads=2,
+    )
+    algorithm = ppo(network, learning_rate=3e-3, epochs=4, minibatches=4, bptt_length=bptt_length, seed=seed)
+    runner = Runner(env, network, rollout_length, bptt_length, torch.Generator().manual_seed(seed))
+    for _ in range(iterations):
+        algorithm.update(runner.collect(), 0.0)
+    fresh = Runner(Cue(batch_size=200, seed=seed + 1000), network, 0, 0, generator=None)
+    return fresh.collect().reward.sum(0).mean().item()
+
+
+@pytest.mark.parametrize("rollout_length", [0, 12])
+@pytest.mark.parametrize("kind", ["lstm", "lstm+attention"])
+def test_a_network_with_memory_learns_to_remember_a_cue(kind, rollout_length):
+    assert mean_return_after_training(kind, rollout_length, bptt_length=0) > 0.95
+
+
+def test_a_memoryless_network_cannot():
+    assert abs(mean_return_after_training("memoryless", 0, bptt_length=1)) < 0.3
