@@ -1,0 +1,291 @@
+"""The configuration: where it lies, its types, the rule that selects the algorithm, and what is wrong with it."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+PACKAGE = Path(__file__).resolve().parent
+# Shipped inside the package in a wheel, beside it in a checkout.
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+
+
+@dataclass
+class NetworkConfig:
+    """Group `network`."""
+
+    _target_: str = "seqrl.networks.recurrent_network"
+    # lstm, attention or mlp: a name for what the two switches below say, and must agree with them.
+    type: str = MISSING
+    use_lstm: bool = MISSING
+    # Attention over the LSTM's last outputs, added to them.
+    use_attention: bool = MISSING
+    # Width of the encoder and of the heads' hidden layers.
+    hidden_size: int = 128
+    lstm_hidden_size: int = 128
+    # Steps that attention looks back, and its heads.
+    window: int = 64
+    heads: int = 4
+    # Give the value an encoder and a memory of its own.
+    separate_critic: bool = False
+
+
+@dataclass
+class SequenceLearningConfig:
+    """Group `sequence`, whose keys are `sequence_learning.*`."""
+
+    enabled: bool = MISSING
+    # 0: back to the episode's start. k: back to the last multiple of k steps in the episode.
+    bptt_length: int = MISSING
+    # Largest global gradient norm; null: no clipping.
+    grad_clip_norm: float | None = 5.0
+
+
+@dataclass
+class PPOConfig:
+    """Group `algorithm`, choice ppo."""
+
+    _target_: str = MISSING
+    learning_rate: float = 1e-3
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    epochs: int = 4
+    minibatches: int = 4
+    clip_range: float = 0.2
+    entropy_coefficient: float = 0.01
+    value_coefficient: float = 0.5
+    # An epoch that ends farther than this from the collecting policy is the last; null: never.
+    target_kl: float | None = None
+    normalize_advantage: bool = True
+    # Learn values in units of the returns' own mean and deviation: without it, the scale of the reward decides whether
+    # anything is learned.
+    normalize_value: bool = True
+    # Coefficients that fall linearly to 0 over the run: learning_rate, clip_range, entropy_coefficient.
+    anneal: list[str] = field(default_factory=lambda: ["learning_rate"])
+    grad_clip_norm: float | None = MISSING
+    bptt_length: int = MISSING
+
+
+@dataclass
+class CartPoleConfig:
+    """Group `env`, built-in cart-pole."""
+
+    _target_: str = MISSING
+    hidden: list[int] = MISSING
+    max_episode_steps: int = 500
+
+
+@dataclass
+class GymnasiumConfig:
+    """Group `env`, any Gymnasium environment."""
+
+    _target_: str = MISSING
+    id: str = MISSING
+    kwargs: dict[str, Any] = MISSING
+    hidden: list[int] = MISSING
+    backend: str = "auto"
+
+
+@dataclass
+class DeviceConfig:
+    """Group `device`."""
+
+    _target_: str = "seqrl.devices.Device"
+    # cpu, cuda, cuda:1, mps or auto.
+    name: str = MISSING
+    # Threads of torch. More than one helps large networks and slows small ones down.
+    threads: int = 1
+    # float32 or float64.
+    precision: str = "float32"
+
+
+@dataclass
+class RunnerConfig:
+    _target_: str = MISSING
+    rollout_length: int = MISSING
+
+
+@dataclass
+class EvaluationConfig:
+    episodes: int = MISSING
+    greedy: bool = MISSING
+
+
+@dataclass
+class RunConfig:
+    """The whole; groups of which a user may bring his own are open."""
+
+    env: Any = MISSING
+    network: Any = MISSING
+    sequence_learning: SequenceLearningConfig = MISSING
+    algorithm: Any = MISSING
+    device: DeviceConfig = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)
+    runner: RunnerConfig = field(default_factory=RunnerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    episodes: int = MISSING
+    parallel: int = MISSING
+    rollout_length: int = MISSING
+    total_steps: int | None = MISSING
+    seed: int = MISSING
+
+
+def learns_sequences(enabled: object, use_lstm: object) -> bool:
+    """The rule that selects the algorithm: sequences are learned if that is enabled and the network has an LSTM."""
+    for key, value in (("sequence_learning.enabled", enabled), ("network.use_lstm", use_lstm)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{key}: is neither true nor false (got {value!r})")
+    return bool(enabled and use_lstm)
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra and OmegaConf; again does no harm."""
+    OmegaConf.register_new_resolver("learns_sequences", learns_sequences, replace=True)
+    OmegaConf.register_new_resolver("choose", lambda condition, yes, no: yes if condition else no, replace=True)
+    store = ConfigStore.instance()
+    for name, schema in {
+        "run": RunConfig,
+        "network": NetworkConfig,
+        "sequence_learning": SequenceLearningConfig,
+        "ppo": PPOConfig,
+        "cartpole": CartPoleConfig,
+        "gymnasium": GymnasiumConfig,
+        "device": DeviceConfig,
+    }.items():
+        store.store(group="schema", name=name, node=schema)
+
+
+# What a number must be, where it is given: a test, and the rest of "must be ...".
+Rule = tuple[Callable[[Any], bool], str]
+AT_LEAST_1: Rule = (lambda x: x >= 1, "a whole number of at least 1")
+AT_LEAST_0: Rule = (lambda x: x >= 0, "0 or more")
+POSITIVE: Rule = (lambda x: math.isfinite(x) and x > 0, "a finite number above 0")
+NOT_NEGATIVE: Rule = (lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0")
+SHARE: Rule = (lambda x: 0 <= x <= 1, "between 0 and 1")
+
+RULES: dict[str, Rule] = {
+    "episodes": AT_LEAST_1,
+    "parallel": AT_LEAST_1,
+    "rollout_length": (AT_LEAST_0[0], "0 for whole episodes or a number of steps, such as 128"),
+    "total_steps": AT_LEAST_1,
+    "seed": AT_LEAST_0,
+    "evaluation.episodes": AT_LEAST_0,
+    "sequence_learning.bptt_length": (AT_LEAST_0[0], "0 for whole episodes or a number of steps, such as 50"),
+    "sequence_learning.grad_clip_norm": (POSITIVE[0], "a finite number above 0, such as 5.0, or null for no clipping"),
+    "network.hidden_size": AT_LEAST_1,
+    "network.lstm_hidden_size": AT_LEAST_1,
+    "network.window": AT_LEAST_1,
+    "network.heads": AT_LEAST_1,
+    "algorithm.learning_rate": POSITIVE,
+    "algorithm.gamma": SHARE,
+    "algorithm.gae_lambda": SHARE,
+    "algorithm.epochs": AT_LEAST_1,
+    "algorithm.minibatches": AT_LEAST_1,
+    "algorithm.clip_range": POSITIVE,
+    "algorithm.entropy_coefficient": NOT_NEGATIVE,
+    "algorithm.value_coefficient": NOT_NEGATIVE,
+    "algorithm.target_kl": POSITIVE,
+    "env.max_episode_steps": AT_LEAST_1,
+    "device.threads": AT_LEAST_1,
+}
+CHOICES = {
+    "network.type": ["lstm", "attention", "mlp"],
+    "env.backend": ["auto", "vector", "sync", "async"],
+    "device.precision": ["float32", "float64"],
+}
+ANNEALED = ["learning_rate", "clip_range", "entropy_coefficient"]
+GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
+
+
+def faults(cfg: DictConfig) -> list[str]:
+    """Everything that is wrong with a composed configuration, a line each: key, fault, value, remedy."""
+    empty = [
+        f"{group}: is empty. Choose one, {group}=… ({', '.join(choices(group))})." for group in GROUPS if not cfg[group]
+    ]
+    return empty or [*_unknown_keys(cfg), *_unresolved(cfg)] or [*_values(cfg), *_choices(cfg), *_contradictions(cfg)]
+
+
+def choices(group: str) -> list[str]:
+    """Names of the files in a group."""
+    return sorted(file.stem for file in (CONF / group.replace("sequence_learning", "sequence")).glob("*.yaml"))
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """`Did you mean …?` where a word is close to one of `words`, otherwise nothing."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration, dotted."""
+    for key in map(str, cfg):
+        yield f"{prefix}{key}"
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            yield from keys(node, f"{prefix}{key}.")
+
+
+def _unknown_keys(cfg: DictConfig) -> Iterator[str]:
+    """Keys that `+key=value` added to something whose keys are all known."""
+    for prefix, node in [("", cfg), *((f"{name}.", cfg._get_node(name)) for name in map(str, cfg))]:
+        schema = node._metadata.object_type if isinstance(node, DictConfig) else None
+        if not isinstance(node, DictConfig) or not is_dataclass(schema):
+            continue
+        known = [f.name for f in fields(schema) if not f.name.startswith("_")]
+        for key in map(str, node):
+            if key not in known and key != "_target_":
+                yield f"{prefix}{key}: there is no such key.{nearest(key, known)} Keys here: {', '.join(known)}."
+
+
+def _unresolved(cfg: DictConfig) -> Iterator[str]:
+    for key in keys(cfg):
+        try:
+            if OmegaConf.is_missing(cfg, key):
+                yield f"{key}: is missing. Give it a value, {key}=…"
+            OmegaConf.select(cfg, key, throw_on_resolution_failure=True)
+        except OmegaConfBaseException as error:
+            yield f"{key}: {str(error).splitlines()[0]}."
+
+
+def _values(cfg: DictConfig) -> Iterator[str]:
+    for key, (holds, meaning) in RULES.items():
+        value = OmegaConf.select(cfg, key)
+        if value is None or isinstance(value, str) or holds(value):
+            continue
+        share = f" Did you mean {value / 100:g}?" if meaning == SHARE[1] and 1 < value <= 100 else ""
+        yield f"{key}: must be {meaning} (got {value}).{share}"
+
+
+def _choices(cfg: DictConfig) -> Iterator[str]:
+    for key, allowed in CHOICES.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and value not in allowed:
+            yield f"{key}: must be one of {', '.join(allowed)} (got {value!r}).{nearest(str(value), allowed)}"
+    for name in OmegaConf.select(cfg, "algorithm.anneal") or []:
+        if name not in ANNEALED:
+            yield f"algorithm.anneal: can name {', '.join(ANNEALED)} (got {name!r}).{nearest(name, ANNEALED)}"
+
+
+def _contradictions(cfg: DictConfig) -> Iterator[str]:
+    network = cfg.network
+    if network._metadata.object_type is not NetworkConfig:
+        return
+    meant = "attention" if network.use_attention else "lstm" if network.use_lstm else "mlp"
+    if network.type != meant and network.type in CHOICES["network.type"]:
+        yield (
+            f"network.type: {network.type} contradicts use_lstm={str(network.use_lstm).lower()} and "
+            f"use_attention={str(network.use_attention).lower()}, which make it {meant}. Use network={meant}."
+        )
+    width = network.lstm_hidden_size if network.use_lstm else network.hidden_size
+    if network.use_attention and network.heads >= 1 and width >= 1 and width % network.heads:
+        dividing = [n for n in range(1, min(width, 64) + 1) if width % n == 0]
+        yield (
+            f"network.heads: must divide the width that attention sees, {width} (got {network.heads}). "
+            f"These do: {', '.join(map(str, dividing))}."
+        )

@@ -1,0 +1,212 @@
+import dataclasses
+import inspect
+import itertools
+import re
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, get_method
+from omegaconf import DictConfig, OmegaConf
+
+import seqrl.configuration as configuration
+from seqrl.algorithms import PPOAlgorithm, SequencePPOAlgorithm
+from seqrl.complaints import complaint
+from seqrl.configuration import CONF, choices, faults, learns_sequences
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", overrides=list(overrides))
+
+
+def what_is_said(*overrides: str) -> list[str]:
+    try:
+        return faults(composed(*overrides))
+    except Exception as error:
+        lines, exit_code = complaint(error)
+        assert exit_code == 2
+        return lines
+
+
+@pytest.mark.parametrize(
+    ("overrides", "chosen"),
+    [
+        (["network=lstm", "sequence=full"], SequencePPOAlgorithm),
+        (["network=lstm", "sequence=truncated"], SequencePPOAlgorithm),
+        (["network=lstm", "sequence=off"], PPOAlgorithm),
+        (["network=attention", "sequence=full"], SequencePPOAlgorithm),
+        (["network=attention", "sequence=truncated"], SequencePPOAlgorithm),
+        (["network=attention", "sequence=off"], PPOAlgorithm),
+        (["network=mlp", "sequence=full"], PPOAlgorithm),
+        (["network=mlp", "sequence=truncated"], PPOAlgorithm),
+        (["network=mlp", "sequence=off"], PPOAlgorithm),
+        (["sequence_learning.enabled=false"], PPOAlgorithm),
+        (["sequence_learning.enabled=off"], PPOAlgorithm),
+    ],
+)
+def test_the_algorithm_is_selected_by_sequence_learning_and_lstm(overrides, chosen):
+    assert get_class(composed(*overrides).algorithm._target_) is chosen
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("use_lstm", [True, False])
+def test_sequences_are_learned_if_both_are_true(enabled, use_lstm):
+    assert learns_sequences(enabled, use_lstm) is (enabled and use_lstm)
+
+
+@pytest.mark.parametrize("text", ["off", "yes", "yep", "true", 1, None])
+def test_what_is_not_a_boolean_selects_nothing(text):
+    with pytest.raises(ValueError, match=r"network\.use_lstm: is neither true nor false"):
+        learns_sequences(True, text)
+
+
+GROUPS = {group: choices(group) for group in ("env", "network", "sequence", "device", "profile", "experiment")}
+
+
+@pytest.mark.parametrize("override", [f"{group}={choice}" for group in GROUPS for choice in GROUPS[group]])
+def test_every_choice_composes_without_a_fault(override):
+    assert faults(composed(override)) == []
+
+
+@pytest.mark.parametrize("choice", [f"{group}={choice}" for group in ("env", "network") for choice in GROUPS[group]])
+def test_every_part_names_a_class_and_its_keys_are_the_parameters_of_the_constructor(choice):
+    cfg = composed(choice)
+    filled_in = {"observation_space", "action_space", "batch_size", "seed", "device", "env", "network", "folder"}
+    filled_in |= {"state_interval", "generator", "shuffle"}
+    parts = [cfg.env, cfg.network, cfg.algorithm, cfg.device, cfg.runner, *cfg.logger.values()]
+    for part in parts:
+        built = get_method(part._target_) if "network" in part._target_ else get_class(part._target_)
+        signature = inspect.signature(SequencePPOAlgorithm if built is PPOAlgorithm else built)
+        assert set(signature.parameters) - filled_in == set(part) - {"_target_", "type"}, part._target_
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ("testing", {"episodes": 10, "parallel": 10, "bptt": 0, "clip": 5, "hidden": 128, "lstm": 128, "type": "lstm"}),
+        (
+            "production",
+            {
+                "episodes": 1000,
+                "parallel": 100,
+                "bptt": 50,
+                "clip": 10,
+                "hidden": 256,
+                "lstm": 256,
+                "type": "attention",
+            },
+        ),
+        ("quick", {"episodes": 1, "parallel": 1, "bptt": 0}),
+        ("development", {"episodes": 100, "parallel": 10, "bptt": 20, "clip": 5}),
+        ("memory_constrained", {"parallel": 5, "bptt": 10, "clip": 3}),
+    ],
+)
+def test_profiles_set_their_numbers(profile, expected):
+    cfg = composed(f"profile={profile}")
+    found = {
+        "episodes": cfg.episodes,
+        "parallel": cfg.parallel,
+        "bptt": cfg.sequence_learning.bptt_length,
+        "clip": cfg.sequence_learning.grad_clip_norm,
+        "hidden": cfg.network.hidden_size,
+        "lstm": cfg.network.lstm_hidden_size,
+        "type": cfg.network.type,
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_the_command_line_wins_over_a_profile_and_an_experiment():
+    cfg = composed("profile=production", "network=lstm", "parallel=7", "sequence_learning.bptt_length=3")
+    assert (cfg.network.type, cfg.parallel, cfg.sequence_learning.bptt_length) == ("lstm", 7, 3)
+    cfg = composed("experiment=masked_cartpole", "network=attention", "sequence=truncated", "total_steps=9")
+    assert (cfg.network.type, cfg.sequence_learning.bptt_length, cfg.total_steps) == ("attention", 50, 9)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sequence_learning.bptt_length=-1", r"sequence_learning.bptt_length: must be 0 .* such as 50 \(got -1\)"),
+        ("sequence_learning.bptt_length=abc", r"sequence_learning.bptt_length: must be a whole number \(got abc\)"),
+        ("sequence_learning.bptt_length=1.5", r"sequence_learning.bptt_length: must be a whole number \(got 1.5\)"),
+        ("sequence_learning.grad_clip_norm=0", r"grad_clip_norm: must be a finite number above 0.*null.*\(got 0"),
+        ("sequence_learning.grad_clip_norm=nan", r"grad_clip_norm: must be .*\(got nan\)"),
+        ("sequence_learning.grad_clip_norm=inf", r"grad_clip_norm: must be .*\(got inf\)"),
+        ("sequence_lerning.bptt_length=1", r"Did you mean sequence_learning.bptt_length\?"),
+        ("sequence.bptt_length=1", r"Did you mean sequence_learning.bptt_length\?"),
+        ("bptt_length=1", r"bptt_length: there is no such key. Did you mean .*bptt_length\?"),
+        ("+network.foo=1", r"network.foo: there is no such key.*use_lstm"),
+        ("+network.hiden_size=1", r"network.hiden_size: there is no such key. Did you mean hidden_size\?"),
+        ("+typo=1", r"typo: there is no such key"),
+        ("network=lstmm", r"network: there is no network=lstmm. Did you mean lstm\? Choices: attention, lstm, mlp"),
+        ("network=null", r"a group needs a choice"),
+        ("~network", r"network: "),
+        ("network.hidden_size=0", r"network.hidden_size: must be a whole number of at least 1 \(got 0\)"),
+        ("network.use_attention=maybe", r"network.use_attention: must be true or false \(got maybe\)"),
+        ("network.type=attention", r"network.type: attention contradicts.*Use network=lstm"),
+        ("network.use_lstm=off", r"network.type: lstm contradicts.*Use network=mlp"),
+        ("algorithm.gamma=99", r"algorithm.gamma: must be between 0 and 1 \(got 99.0\). Did you mean 0.99\?"),
+        ("algorithm.learning_rate=nan", r"algorithm.learning_rate: must be a finite number above 0 \(got nan\)"),
+        ("algorithm.anneal=[clip_rnge]", r"algorithm.anneal: .*\(got 'clip_rnge'\). Did you mean clip_range\?"),
+        ("parallel=0", r"parallel: must be a whole number of at least 1 \(got 0\)"),
+        ("parallel=1.5", r"parallel: must be a whole number \(got 1.5\)"),
+        ("parallel=null", r"parallel: needs a value"),
+        ("episodes=0", r"episodes: must be"),
+        ("device=cdua", r"device: there is no device=cdua. Did you mean cuda\? Choices: auto, cpu, cuda, mps"),
+        ("device=cuda:99", r"there is no device=cuda:99.*device.name=cuda:1"),
+        ("device.precision=float16", r"device.precision: must be one of float32, float64 \(got 'float16'\)"),
+        ("env.kwargs.length=3", r"env.kwargs.length: .* Write \+env.kwargs.length=…"),
+        ("env.id=a=b", r"env.id=a=b: cannot be read as key=value"),
+        ("seed=${nope.a}", r"seed: Interpolation key 'nope.a' not found"),
+        ("+experiment=masked_cartpole", r"experiment: is a group that is there already. Write experiment=…"),
+        ("env.hidden=[a]", r"env.hidden\[0\]: must be a whole number \(got a\)"),
+    ],
+)
+def test_a_fault_is_one_line_with_key_value_and_remedy(override, said):
+    lines = what_is_said(override)
+    assert len(lines) == 1
+    assert re.search(said, lines[0])
+    assert "\n" not in lines[0]
+
+
+def test_heads_that_do_not_divide_name_those_that_do():
+    lines = what_is_said("network=attention", "network.heads=3", "network.lstm_hidden_size=12", "network.window=0")
+    assert lines == ["network.window: must be a whole number of at least 1 (got 0)."]
+    (line,) = what_is_said("network=attention", "network.heads=5", "network.lstm_hidden_size=12")
+    assert line.endswith("(got 5). These do: 1, 2, 3, 4, 6, 12.")
+
+
+def test_every_fault_is_reported_at_once():
+    lines = what_is_said("episodes=0", "algorithm.gamma=2", "sequence_learning.grad_clip_norm=-1")
+    assert [line.split(":")[0] for line in lines] == ["episodes", "sequence_learning.grad_clip_norm", "algorithm.gamma"]
+
+
+def test_an_own_part_may_have_keys_of_its_own(tmp_path):
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "big.yaml").write_text("_target_: my_module.Big\nuse_lstm: true\nlayers: 3\n")
+    cfg = composed(f"hydra.searchpath=[file://{tmp_path}]", "network=big")
+    assert faults(cfg) == []
+    assert (cfg.network.layers, cfg.algorithm._target_) == (3, "seqrl.algorithms.SequencePPOAlgorithm")
+
+
+def test_every_rule_names_a_key_that_exists():
+    known = {
+        key
+        for env, network in itertools.product(GROUPS["env"], ["attention"])
+        for key in configuration.keys(composed(f"env={env}", f"network={network}"))
+    }
+    assert {*configuration.RULES, *configuration.CHOICES} <= known
+
+
+def test_every_number_has_a_rule():
+    cfg = composed()
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    schemas = [configuration.RunConfig, configuration.NetworkConfig, configuration.PPOConfig]
+    assert all(dataclasses.is_dataclass(schema) for schema in schemas)
+    numbers = {
+        f"{section}.{key}" if section else key
+        for section, part in {"": resolved, **{k: v for k, v in resolved.items() if isinstance(v, dict)}}.items()
+        for key, value in part.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    copies = {"algorithm.bptt_length", "algorithm.grad_clip_norm", "runner.rollout_length"}
+    assert numbers - copies <= set(configuration.RULES)

@@ -1,0 +1,47 @@
+import json
+import math
+
+import pytest
+import torch
+
+from seqrl.metrics import EpisodeStatistics, Jsonl, duration
+from seqrl.runner import Runner
+from tests.parts import small_network
+from tests.worlds import Script
+
+
+@pytest.mark.parametrize("rollout_length", [1, 3, 7, 50])
+@pytest.mark.parametrize("ghosts", [False, True])
+def test_episodes_are_summed_across_rollouts_without_ghost_steps(rollout_length, ghosts):
+    env = Script([[3, 5], [4]], ghosts=ghosts)
+    runner = Runner(env, small_network(env), rollout_length, 0, torch.Generator().manual_seed(0))
+    statistics = EpisodeStatistics(2)
+    ended = [episode for _ in range(-(-60 // rollout_length)) for episode in statistics.update(runner.collect())]
+    # Rewards are 1, 2, 3, ...: an episode of n steps returns n (n + 1) / 2.
+    assert {length for _, length in ended} == {3, 4, 5}
+    assert all(reward == length * (length + 1) / 2 for reward, length in ended)
+    assert statistics.ended == len(ended)
+
+
+def test_whole_episodes_are_counted_once_each():
+    env = Script([[3], [1]])
+    runner = Runner(env, small_network(env), 0, 0, torch.Generator().manual_seed(0))
+    statistics = EpisodeStatistics(2)
+    assert sorted(statistics.update(runner.collect())) == [(1.0, 1), (6.0, 3)]
+    assert sorted(statistics.update(runner.collect())) == [(1.0, 1), (6.0, 3)]
+    assert statistics.row()["rollout/return_mean"] == 3.5
+
+
+def test_jsonl_writes_what_is_not_finite_as_null(tmp_path):
+    logger = Jsonl(tmp_path)
+    logger.write({"a": 1.5, "b": math.nan}, 7)
+    logger.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"env_steps": 7, "a": 1.5, "b": None}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(4.4, "4 s"), (125, "2 min 05 s"), (12000, "3 h 20 min"), (math.inf, "?"), (3599.9, "1 h 00 min")],
+)
+def test_duration_as_a_person_says_it(seconds, said):
+    assert duration(seconds) == said
