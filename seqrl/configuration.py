@@ -55,7 +55,7 @@ class PPOConfig:
     learning_rate: float = 1e-3
     gamma: float = 0.99
     gae_lambda: float = 0.95
-    epochs: int = 4
+    epochs: int = 10
     minibatches: int = 4
     clip_range: float = 0.2
     entropy_coefficient: float = 0.01

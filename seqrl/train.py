@@ -26,7 +26,7 @@ from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ConfigError
 from seqrl.metrics import Clock, Display, EpisodeStatistics, Logger, Row, duration
 from seqrl.networks import Network
-from seqrl.records import Manifest, peak_memory_mb
+from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
 from seqrl.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     device: Device = built(cfg.device)()
     device.prepare()
+    forget_peak_memory()
     manifest = Manifest(folder, seed=cfg.seed, threads=device.threads, device=str(device.torch_device))
 
     env = make_env(cfg, device, cfg.parallel, "training")
@@ -223,6 +224,8 @@ def main() -> None:
     # `env.id=…` alone can only mean a Gymnasium environment.
     if any(a.startswith("env.id=") for a in sys.argv) and not any(a.startswith("env=") for a in sys.argv):
         sys.argv.append("env=gymnasium")
+    # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
+    logging.raiseExceptions = False
     # Hydra then hands its errors over as they are.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -188,6 +188,14 @@ def test_an_own_part_may_have_keys_of_its_own(tmp_path):
     assert (cfg.network.layers, cfg.algorithm._target_) == (3, "seqrl.algorithms.SequencePPOAlgorithm")
 
 
+def test_the_help_names_every_group_and_choice():
+    text = (CONF / "config.yaml").read_text()
+    for group in CONF.iterdir():
+        if group.is_dir():
+            (line,) = re.findall(rf"^ +{group.name} +(.+)$", text.split("Groups and their choices")[1], re.MULTILINE)
+            assert all(re.search(rf"\b{choice}\b", line) for choice in choices(group.name)), line
+
+
 def test_every_rule_names_a_key_that_exists():
     known = {
         key
