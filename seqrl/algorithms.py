@@ -1,16 +1,18 @@
-"""PPO and its sequence form: from a rollout to a better network."""
+"""PPO and REINFORCE, through time and on single steps: from a rollout to a better network."""
 
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from seqrl.errors import NotFiniteError
-from seqrl.losses import approximate_kl, clipped_surrogate, normalized
-from seqrl.networks import Network
+from seqrl.losses import approximate_kl, clipped_surrogate, normalized, scaled
+from seqrl.networks import Distribution, Network
 from seqrl.returns import gae
 from seqrl.sequences import Sequences, split
 from seqrl.types import Rollout, SequenceBatch
@@ -20,66 +22,74 @@ VALUE_DECAY = 0.99
 # Updates in a row that may be skipped for a gradient that is not finite.
 PATIENCE = 3
 
+Terms = dict[str, Tensor]
 
-class SequencePPOAlgorithm:
-    """Proximal policy optimisation through time: gradients follow memory within sequences.
 
-    network              learns in place
-    shuffle              deals sequences to minibatches
+class Coefficients(TypedDict):
+    """What every algorithm is told.
+
     learning_rate        of Adam (eps 1e-5)
-    gamma, gae_lambda    discount and λ of the advantage
+    gamma, gae_lambda    discount, and λ of the advantage; λ = 1 is Monte Carlo
     epochs, minibatches  passes over a rollout, and gradient steps in each
-    clip_range           ε of the clipped surrogate
     entropy_coefficient, value_coefficient    weights in the loss beside the policy's 1
-    target_kl            an epoch that ends farther than this from the collecting policy is the last; None: never
-    normalize_advantage  mean 0 and deviation 1 over the real steps of a minibatch
+    normalize_advantage  to unit scale over the real steps of a minibatch
     normalize_value      learn values in units of the returns' own mean and deviation
-    anneal               names of the coefficients that fall linearly to 0 over the run:
-                         learning_rate, clip_range, entropy_coefficient
+    anneal               names of the coefficients that fall linearly to 0 over the run
     grad_clip_norm       largest global gradient norm; None: no clipping
     bptt_length          steps of an episode that a gradient reaches back; 0: to its start
-
-    Source: Schulman et al. (2017), "Proximal policy optimization algorithms"; sequences: Hausknecht & Stone (2015).
     """
 
-    def __init__(
-        self,
-        network: Network,
-        shuffle: np.random.Generator,
-        *,
-        learning_rate: float,
-        gamma: float,
-        gae_lambda: float,
-        epochs: int,
-        minibatches: int,
-        clip_range: float,
-        entropy_coefficient: float,
-        value_coefficient: float,
-        target_kl: float | None,
-        normalize_advantage: bool,
-        normalize_value: bool,
-        anneal: Iterable[str],
-        grad_clip_norm: float | None,
-        bptt_length: int,
-    ) -> None:
+    learning_rate: float
+    gamma: float
+    gae_lambda: float
+    epochs: int
+    minibatches: int
+    entropy_coefficient: float
+    value_coefficient: float
+    normalize_advantage: bool
+    normalize_value: bool
+    anneal: Iterable[str]
+    grad_clip_norm: float | None
+    bptt_length: int
+
+
+class SequenceAlgorithm(ABC):
+    """Policy gradients through time: gradients follow memory within sequences.
+
+    network   learns in place
+    shuffle   deals sequences to minibatches
+    """
+
+    # An epoch that ends farther than this from the collecting policy is the last.
+    target_kl: float | None = None
+
+    def __init__(self, network: Network, shuffle: np.random.Generator, **told: Unpack[Coefficients]) -> None:
         self.network, self.shuffle = network, shuffle
-        self.learning_rate, self.gamma, self.gae_lambda = learning_rate, gamma, gae_lambda
-        self.epochs, self.minibatches = epochs, minibatches
-        self.clip_range, self.entropy_coefficient = clip_range, entropy_coefficient
-        self.value_coefficient, self.target_kl = value_coefficient, target_kl
-        self.normalize_advantage, self.normalize_value = normalize_advantage, normalize_value
-        self.anneal = frozenset(anneal)
-        self.grad_clip_norm, self.bptt_length = grad_clip_norm, bptt_length
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, eps=1e-5, fused=True)
+        self.learning_rate, self.gamma, self.gae_lambda = told["learning_rate"], told["gamma"], told["gae_lambda"]
+        self.epochs, self.minibatches = told["epochs"], told["minibatches"]
+        self.entropy_coefficient, self.value_coefficient = told["entropy_coefficient"], told["value_coefficient"]
+        self.normalize_advantage, self.normalize_value = told["normalize_advantage"], told["normalize_value"]
+        self.anneal = frozenset(told["anneal"])
+        self.grad_clip_norm, self.bptt_length = told["grad_clip_norm"], told["bptt_length"]
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate, eps=1e-5, fused=True)
         self._skipped_in_a_row = 0
+
+    @abstractmethod
+    def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
+        """Loss of the policy on real steps, a scalar, and what else to log."""
+
+    def advantage(self, rollout: Rollout, advantage: Tensor) -> Tensor:
+        """Weight of each action's log-probability [T, B], from its return minus its value."""
+        return advantage
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Improve the network by one rollout; `progress` is the share of the run that is over. Returns what to log."""
         advantage = gae(rollout, self.gamma, self.gae_lambda)
-        sequences = split(rollout, advantage, self.bptt_length)
+        target = advantage + rollout.value
+        sequences = split(rollout, self.advantage(rollout, advantage), target, self.bptt_length)
         if self.normalize_value:
             self.network.value.adapt(sequences.target, VALUE_DECAY)
-        learning_rate = self._annealed("learning_rate", progress)
+        learning_rate = self.annealed("learning_rate", progress)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
@@ -94,39 +104,30 @@ class SequencePPOAlgorithm:
             log.extend(epoch)
             if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
                 break
-        return (
-            log.mean()
-            | self._summary(rollout, sequences)
-            | {
-                "train/learning_rate": learning_rate,
-                "train/epochs": epochs,
-            }
-        )
+        settings = {"train/learning_rate": learning_rate, "train/epochs": epochs}
+        return log.mean() | self._summary(rollout, sequences, target) | settings
 
-    def loss(self, batch: SequenceBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
         """Loss of a minibatch, a scalar, and its terms by name."""
         policy, value = self.network.unroll(batch)
-        log_ratio = policy.log_prob(batch.action) - batch.log_prob
-        advantage = normalized(batch.advantage) if self.normalize_advantage else batch.advantage
-        clip_range = self._annealed("clip_range", progress)
-        policy_loss = clipped_surrogate(log_ratio, advantage, clip_range)
+        policy_loss, terms = self.policy_loss(policy, batch, progress)
         value_loss = 0.5 * ((value - batch.target) / self.network.value.std).square().mean()
         entropy = policy.entropy().mean()
-        loss = (
-            policy_loss
-            + self.value_coefficient * value_loss
-            - self._annealed("entropy_coefficient", progress) * entropy
-        )
-        log_ratio = log_ratio.detach()
+        weight = self.annealed("entropy_coefficient", progress)
+        loss = policy_loss + self.value_coefficient * value_loss - weight * entropy
         return loss, {
             "train/policy_loss": policy_loss.detach(),
             "train/value_loss": value_loss.detach(),
             "train/entropy": entropy.detach(),
-            "train/kl": approximate_kl(log_ratio),
-            "train/clip_fraction": (log_ratio.expm1().abs() > clip_range).float().mean(),
+            **terms,
         }
 
-    def _step(self, loss: Tensor) -> dict[str, Tensor]:
+    def annealed(self, name: str, progress: float) -> float:
+        """The coefficient `name` when this share of the run is over."""
+        value: float = getattr(self, name)
+        return value * max(0.0, 1 - progress) if name in self.anneal else value
+
+    def _step(self, loss: Tensor) -> Terms:
         """Follow the gradient; where it is not finite, change nothing."""
         self.optimizer.zero_grad()
         loss.backward()
@@ -152,13 +153,9 @@ class SequencePPOAlgorithm:
                 f"or algorithm.learning_rate (got {self.learning_rate})."
             )
 
-    def _annealed(self, name: str, progress: float) -> float:
-        value: float = getattr(self, name)
-        return value * max(0.0, 1 - progress) if name in self.anneal else value
-
-    def _summary(self, rollout: Rollout, sequences: Sequences) -> dict[str, float]:
+    def _summary(self, rollout: Rollout, sequences: Sequences, target: Tensor) -> dict[str, float]:
         spread = sequences.target.var(correction=0)
-        unexplained = sequences.advantage.var(correction=0)
+        unexplained = (target - rollout.value)[rollout.valid].var(correction=0)
         return {
             "train/explained_variance": float(1 - unexplained / spread) if spread > 0 else 0.0,
             "memory/sequences": len(sequences.length),
@@ -167,11 +164,85 @@ class SequencePPOAlgorithm:
         }
 
 
-class PPOAlgorithm(SequencePPOAlgorithm):
-    """PPO on single steps: each starts from its stored memory, no gradient passes back in time."""
+class SequencePPOAlgorithm(SequenceAlgorithm):
+    """Proximal policy optimisation through time.
 
-    def __init__(self, network: Network, shuffle: np.random.Generator, **coefficients: object) -> None:
-        super().__init__(network, shuffle, **{**coefficients, "bptt_length": 1})  # type: ignore[arg-type]
+    clip_range   ε of the clipped surrogate
+    target_kl    an epoch that ends farther than this from the collecting policy is the last; None: never
+    anneal       can name learning_rate, clip_range and entropy_coefficient
+
+    Source: Schulman et al. (2017), "Proximal policy optimization algorithms".
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        shuffle: np.random.Generator,
+        *,
+        clip_range: float,
+        target_kl: float | None,
+        **told: Unpack[Coefficients],
+    ) -> None:
+        super().__init__(network, shuffle, **told)
+        self.clip_range, self.target_kl = clip_range, target_kl
+
+    def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
+        log_ratio = policy.log_prob(batch.action) - batch.log_prob
+        advantage = normalized(batch.advantage) if self.normalize_advantage else batch.advantage
+        clip_range = self.annealed("clip_range", progress)
+        loss = clipped_surrogate(log_ratio, advantage, clip_range)
+        log_ratio = log_ratio.detach()
+        clip_fraction = (log_ratio.expm1().abs() > clip_range).float().mean()
+        return loss, {"train/kl": approximate_kl(log_ratio), "train/clip_fraction": clip_fraction}
+
+
+class SequenceReinforceAlgorithm(SequenceAlgorithm):
+    """REINFORCE through time: the return of an action, minus a baseline, weighs the gradient of its log-probability.
+
+    baseline   value: the network's value of the observation. batch_mean: the mean return of the rollout's steps. none
+    anneal     can name learning_rate and entropy_coefficient
+
+    Source: Williams (1992), "Simple statistical gradient-following algorithms for connectionist reinforcement
+    learning".
+    """
+
+    def __init__(
+        self, network: Network, shuffle: np.random.Generator, *, baseline: str, **told: Unpack[Coefficients]
+    ) -> None:
+        super().__init__(network, shuffle, **told)
+        if baseline not in BASELINES:
+            raise ValueError(f"baseline is {baseline!r}; it is one of {', '.join(BASELINES)}")
+        self.baseline = baseline
+
+    def advantage(self, rollout: Rollout, advantage: Tensor) -> Tensor:
+        if self.baseline == "value":
+            return advantage
+        returns = advantage + rollout.value
+        return returns - returns[rollout.valid].mean() if self.baseline == "batch_mean" else returns
+
+    def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
+        log_prob = policy.log_prob(batch.action)
+        # Scaled but not centred: to subtract the mean would be a baseline nobody asked for.
+        advantage = scaled(batch.advantage) if self.normalize_advantage else batch.advantage
+        return -(advantage * log_prob).mean(), {"train/kl": approximate_kl((log_prob - batch.log_prob).detach())}
+
+
+BASELINES = ("value", "batch_mean", "none")
+
+
+class SingleSteps:
+    """Shows an algorithm sequences of one step: each starts from its stored memory, without a gradient through time."""
+
+    def __init__(self, network: Network, shuffle: np.random.Generator, **told: Any) -> None:
+        super().__init__(network, shuffle, **{**told, "bptt_length": 1})  # type: ignore[call-arg]
+
+
+class PPOAlgorithm(SingleSteps, SequencePPOAlgorithm):
+    """Proximal policy optimisation on single steps."""
+
+
+class ReinforceAlgorithm(SingleSteps, SequenceReinforceAlgorithm):
+    """REINFORCE on single steps."""
 
 
 class Log:
@@ -180,7 +251,7 @@ class Log:
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = defaultdict(list)
 
-    def add(self, values: dict[str, Tensor]) -> None:
+    def add(self, values: Terms) -> None:
         for name, value in values.items():
             self._values[name].append(value)
 

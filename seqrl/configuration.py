@@ -48,20 +48,20 @@ class SequenceLearningConfig:
 
 
 @dataclass
-class PPOConfig:
-    """Group `algorithm`, choice ppo."""
+class AlgorithmConfig:
+    """What the choices of group `algorithm` share."""
 
     _target_: str = MISSING
     learning_rate: float = 1e-3
     gamma: float = 0.99
+    # 1: Monte Carlo returns.
     gae_lambda: float = 0.95
+    # Passes over each rollout, and gradient steps in each.
     epochs: int = 10
     minibatches: int = 4
-    clip_range: float = 0.2
     entropy_coefficient: float = 0.01
     value_coefficient: float = 0.5
-    # An epoch that ends farther than this from the collecting policy is the last; null: never.
-    target_kl: float | None = None
+    # To unit scale over the real steps of a minibatch.
     normalize_advantage: bool = True
     # Learn values in units of the returns' own mean and deviation: without it, the scale of the reward decides whether
     # anything is learned.
@@ -70,6 +70,23 @@ class PPOConfig:
     anneal: list[str] = field(default_factory=lambda: ["learning_rate"])
     grad_clip_norm: float | None = MISSING
     bptt_length: int = MISSING
+
+
+@dataclass
+class PPOConfig(AlgorithmConfig):
+    """Group `algorithm`, choice ppo."""
+
+    clip_range: float = 0.2
+    # An epoch that ends farther than this from the collecting policy is the last; null: never.
+    target_kl: float | None = None
+
+
+@dataclass
+class ReinforceConfig(AlgorithmConfig):
+    """Group `algorithm`, choice reinforce."""
+
+    # Subtracted from the return: value, batch_mean or none.
+    baseline: str = "value"
 
 
 @dataclass
@@ -154,6 +171,7 @@ def register() -> None:
         "network": NetworkConfig,
         "sequence_learning": SequenceLearningConfig,
         "ppo": PPOConfig,
+        "reinforce": ReinforceConfig,
         "cartpole": CartPoleConfig,
         "gymnasium": GymnasiumConfig,
         "device": DeviceConfig,
@@ -198,6 +216,7 @@ CHOICES = {
     "network.type": ["lstm", "attention", "mlp"],
     "env.backend": ["auto", "vector", "sync", "async"],
     "device.precision": ["float32", "float64"],
+    "algorithm.baseline": ["value", "batch_mean", "none"],
 }
 ANNEALED = ["learning_rate", "clip_range", "entropy_coefficient"]
 GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
@@ -267,9 +286,10 @@ def _choices(cfg: DictConfig) -> Iterator[str]:
         value = OmegaConf.select(cfg, key)
         if value is not None and value not in allowed:
             yield f"{key}: must be one of {', '.join(allowed)} (got {value!r}).{nearest(str(value), allowed)}"
+    can_anneal = [name for name in ANNEALED if name in cfg.algorithm]
     for name in OmegaConf.select(cfg, "algorithm.anneal") or []:
-        if name not in ANNEALED:
-            yield f"algorithm.anneal: can name {', '.join(ANNEALED)} (got {name!r}).{nearest(name, ANNEALED)}"
+        if name not in can_anneal:
+            yield f"algorithm.anneal: can name {', '.join(can_anneal)} (got {name!r}).{nearest(name, can_anneal)}"
 
 
 def _contradictions(cfg: DictConfig) -> Iterator[str]:

@@ -27,5 +27,9 @@ def approximate_kl(log_ratio: Tensor) -> Tensor:
 
 def normalized(advantage: Tensor) -> Tensor:
     """Advantage [M] with mean 0 and standard deviation 1; a single step, or equal ones, become 0."""
-    centred = advantage - advantage.mean()
-    return centred / (centred.square().mean().sqrt() + 1e-8)
+    return scaled(advantage - advantage.mean())
+
+
+def scaled(advantage: Tensor) -> Tensor:
+    """Advantage [M] with root mean square 1."""
+    return advantage / (advantage.square().mean().sqrt() + 1e-8)

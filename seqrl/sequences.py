@@ -87,13 +87,14 @@ class Sequences:
             yield self.batch(chosen)
 
 
-def split(rollout: Rollout, advantage: Tensor, bptt_length: int) -> Sequences:
+def split(rollout: Rollout, advantage: Tensor, target: Tensor, bptt_length: int) -> Sequences:
     """Cut a rollout into sequences that backpropagation may walk through.
 
     A cut falls wherever `starts` says. Steps that were not played are left out; none lies within a sequence.
 
     rollout      [T, B]
     advantage    [T, B], same steps
+    target       [T, B] of the value, same steps
     Raises ValueError if `bptt_length` is negative.
     """
     # Environment by environment, so that a sequence lies in one piece.
@@ -112,7 +113,7 @@ def split(rollout: Rollout, advantage: Tensor, bptt_length: int) -> Sequences:
         action=real(rollout.action),
         log_prob=real(rollout.log_prob),
         advantage=real(advantage),
-        target=real(advantage + rollout.value),
+        target=real(target),
         begin=host_begin,
         length=np.diff(host_begin, append=len(steps)),
         state=rollout.state,

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from seqrl.algorithms import PPOAlgorithm, SequencePPOAlgorithm
+from seqrl.algorithms import PPOAlgorithm, SequencePPOAlgorithm, SequenceReinforceAlgorithm
 from seqrl.networks import Network, recurrent_network
 
 NETWORKS = {
@@ -25,22 +25,28 @@ def small_network(env, kind="lstm+attention", dtype=torch.float32, seed=0) -> Ne
     return network.to(dtype)
 
 
+SHARED = {
+    "learning_rate": 1e-3,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "epochs": 2,
+    "minibatches": 3,
+    "entropy_coefficient": 0.01,
+    "value_coefficient": 0.5,
+    "normalize_advantage": True,
+    "normalize_value": True,
+    "anneal": [],
+    "grad_clip_norm": 0.5,
+    "bptt_length": 0,
+}
+
+
 def ppo(network, *, standard=False, seed=0, **changes) -> SequencePPOAlgorithm:
-    settings = {
-        "learning_rate": 1e-3,
-        "gamma": 0.99,
-        "gae_lambda": 0.95,
-        "epochs": 2,
-        "minibatches": 3,
-        "clip_range": 0.2,
-        "entropy_coefficient": 0.01,
-        "value_coefficient": 0.5,
-        "target_kl": None,
-        "normalize_advantage": True,
-        "normalize_value": True,
-        "anneal": [],
-        "grad_clip_norm": 0.5,
-        "bptt_length": 0,
-    }
     build = PPOAlgorithm if standard else SequencePPOAlgorithm
+    settings = {**SHARED, "clip_range": 0.2, "target_kl": None}
     return build(network, np.random.default_rng(seed), **{**settings, **changes})
+
+
+def reinforce(network, *, seed=0, **changes) -> SequenceReinforceAlgorithm:
+    settings = {**SHARED, "gae_lambda": 1.0, "epochs": 1, "baseline": "value"}
+    return SequenceReinforceAlgorithm(network, np.random.default_rng(seed), **{**settings, **changes})

@@ -9,7 +9,7 @@ from seqrl.errors import NotFiniteError
 from seqrl.returns import gae
 from seqrl.runner import Runner
 from seqrl.sequences import split
-from tests.parts import NETWORKS, ppo, small_network
+from tests.parts import NETWORKS, ppo, reinforce, small_network
 from tests.worlds import Script
 
 WORLDS = {
@@ -29,8 +29,13 @@ def collected(world, kind, rollout_length, bptt_length, dtype=torch.float64):
 
 
 def all_sequences(rollout, bptt_length):
-    sequences = split(rollout, gae(rollout, 0.9, 0.9), bptt_length)
+    sequences = sequences_of(rollout, bptt_length)
     return sequences.batch(np.arange(len(sequences.length)))
+
+
+def sequences_of(rollout, bptt_length):
+    advantage = gae(rollout, 0.9, 0.9)
+    return split(rollout, advantage, advantage + rollout.value, bptt_length)
 
 
 def by_step(rollout, network, bptt_length):
@@ -84,8 +89,7 @@ def test_gradients_equal_a_plain_reference(world, kind, rollout_length, bptt_len
         loss = (weight[0] * log_prob + weight[1] * value).sum()
         return torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True)
 
-    sequences = split(rollout, gae(rollout, 0.9, 0.9), bptt_length)
-    batch = sequences.batch(np.arange(len(sequences.length)))
+    batch = all_sequences(rollout, bptt_length)
     policy, value = network.unroll(batch)
     fast = gradients(policy.log_prob(batch.action), value)
     slow = gradients(*by_step(rollout, network, bptt_length))
@@ -143,7 +147,7 @@ def test_nan_where_nothing_was_played_changes_neither_loss_nor_gradient():
 def test_minibatch_gradients_weighted_by_real_steps_sum_to_the_whole():
     network, rollout = collected("uneven episodes", "lstm+attention", 11, 4)
     algorithm = ppo(network, bptt_length=4, normalize_advantage=False)
-    sequences = split(rollout, gae(rollout, 0.9, 0.9), 4)
+    sequences = sequences_of(rollout, 4)
 
     def gradient(batch):
         loss, _ = algorithm.loss(batch, 0.0)
@@ -215,3 +219,40 @@ def test_same_seed_same_bits():
 
     assert torch.equal(parameters(0), parameters(0))
     assert not torch.equal(parameters(0), parameters(1))
+
+
+@pytest.mark.parametrize("baseline", ["value", "batch_mean", "none"])
+def test_reinforce_weighs_by_the_return_minus_its_baseline(baseline):
+    network, rollout = collected("uneven episodes", "lstm", 0, 0)
+    algorithm = reinforce(network, baseline=baseline, gamma=1.0)
+    given = gae(rollout, 1.0, 1.0)
+    weight = algorithm.advantage(rollout, given)
+    env, first = 1, 0  # 20 steps with rewards 1, 2, ..., 20; episode 1 of this world is truncated
+    returns = sum(range(1, 21)) + rollout.next_value[19, env]
+    every_return = (given + rollout.value)[rollout.valid]
+    less = {"value": rollout.value[first, env], "batch_mean": every_return.mean(), "none": 0}[baseline]
+    assert weight[first, env].item() == pytest.approx((returns - less).item(), abs=1e-9)
+
+
+def test_reinforce_follows_the_gradient_of_the_log_likelihood():
+    network, rollout = collected("uneven episodes", "lstm+attention", 0, 0)
+    algorithm = reinforce(
+        network, baseline="none", value_coefficient=0, entropy_coefficient=0, normalize_advantage=False
+    )
+    batch = all_sequences(rollout, 0)
+    loss, _ = algorithm.loss(batch, 0.0)
+    log_prob, _ = by_step(rollout, network, 0)
+    expected = -(batch.advantage * log_prob).mean()
+    parameters = [p for name, p in network.named_parameters() if not name.startswith("value")]
+    for a, b in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
+        assert (a - b).norm() <= 1e-10 * b.norm() + 1e-13
+
+
+def test_reinforce_without_a_baseline_is_not_centred():
+    network, rollout = collected("uneven episodes", "lstm", 0, 0)
+    batch = all_sequences(rollout, 0)
+    algorithm = reinforce(network, baseline="none", normalize_advantage=True)
+    policy, _ = network.unroll(batch)
+    loss, _ = algorithm.policy_loss(policy, batch, 0.0)
+    scale = batch.advantage.square().mean().sqrt()
+    assert loss.item() == pytest.approx(-(batch.advantage / scale * policy.log_prob(batch.action)).mean().item())

@@ -5,11 +5,11 @@ import re
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class, get_method
+from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
 import seqrl.configuration as configuration
-from seqrl.algorithms import PPOAlgorithm, SequencePPOAlgorithm
+from seqrl.algorithms import Coefficients, SingleSteps
 from seqrl.complaints import complaint
 from seqrl.configuration import CONF, choices, faults, learns_sequences
 
@@ -28,24 +28,26 @@ def what_is_said(*overrides: str) -> list[str]:
         return lines
 
 
+@pytest.mark.parametrize(("algorithm", "name"), [("ppo", "PPO"), ("reinforce", "Reinforce")])
 @pytest.mark.parametrize(
-    ("overrides", "chosen"),
+    ("overrides", "sequences"),
     [
-        (["network=lstm", "sequence=full"], SequencePPOAlgorithm),
-        (["network=lstm", "sequence=truncated"], SequencePPOAlgorithm),
-        (["network=lstm", "sequence=off"], PPOAlgorithm),
-        (["network=attention", "sequence=full"], SequencePPOAlgorithm),
-        (["network=attention", "sequence=truncated"], SequencePPOAlgorithm),
-        (["network=attention", "sequence=off"], PPOAlgorithm),
-        (["network=mlp", "sequence=full"], PPOAlgorithm),
-        (["network=mlp", "sequence=truncated"], PPOAlgorithm),
-        (["network=mlp", "sequence=off"], PPOAlgorithm),
-        (["sequence_learning.enabled=false"], PPOAlgorithm),
-        (["sequence_learning.enabled=off"], PPOAlgorithm),
+        (["network=lstm", "sequence=full"], True),
+        (["network=lstm", "sequence=truncated"], True),
+        (["network=lstm", "sequence=off"], False),
+        (["network=attention", "sequence=full"], True),
+        (["network=attention", "sequence=truncated"], True),
+        (["network=attention", "sequence=off"], False),
+        (["network=mlp", "sequence=full"], False),
+        (["network=mlp", "sequence=truncated"], False),
+        (["network=mlp", "sequence=off"], False),
+        (["sequence_learning.enabled=false"], False),
+        (["sequence_learning.enabled=off"], False),
     ],
 )
-def test_the_algorithm_is_selected_by_sequence_learning_and_lstm(overrides, chosen):
-    assert get_class(composed(*overrides).algorithm._target_) is chosen
+def test_the_algorithm_is_selected_by_sequence_learning_and_lstm(algorithm, name, overrides, sequences):
+    chosen = get_class(composed(f"algorithm={algorithm}", *overrides).algorithm._target_)
+    assert chosen.__name__ == f"{'Sequence' if sequences else ''}{name}Algorithm"
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -60,7 +62,9 @@ def test_what_is_not_a_boolean_selects_nothing(text):
         learns_sequences(True, text)
 
 
-GROUPS = {group: choices(group) for group in ("env", "network", "sequence", "device", "profile", "experiment")}
+GROUPS = {
+    group: choices(group) for group in ("env", "network", "sequence", "algorithm", "device", "profile", "experiment")
+}
 
 
 @pytest.mark.parametrize("override", [f"{group}={choice}" for group in GROUPS for choice in GROUPS[group]])
@@ -68,16 +72,31 @@ def test_every_choice_composes_without_a_fault(override):
     assert faults(composed(override)) == []
 
 
-@pytest.mark.parametrize("choice", [f"{group}={choice}" for group in ("env", "network") for choice in GROUPS[group]])
-def test_every_part_names_a_class_and_its_keys_are_the_parameters_of_the_constructor(choice):
+def parameters(built):
+    """Names of what a constructor takes; a TypedDict of keywords stands for its keys."""
+    if issubclass_of(built, SingleSteps):
+        built = built.__mro__[2]
+    names = set()
+    for parameter in inspect.signature(built).parameters.values():
+        spread = parameter.kind is inspect.Parameter.VAR_KEYWORD
+        names |= set(Coefficients.__annotations__) if spread else {parameter.name}
+    return names
+
+
+def issubclass_of(built, parent):
+    return isinstance(built, type) and issubclass(built, parent)
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{group}={choice}" for group in ("env", "network", "algorithm") for choice in GROUPS[group]]
+)
+def test_every_part_names_what_builds_it_and_its_keys_are_the_parameters_letter_for_letter(choice):
     cfg = composed(choice)
     filled_in = {"observation_space", "action_space", "batch_size", "seed", "device", "env", "network", "folder"}
     filled_in |= {"state_interval", "generator", "shuffle"}
-    parts = [cfg.env, cfg.network, cfg.algorithm, cfg.device, cfg.runner, *cfg.logger.values()]
-    for part in parts:
-        built = get_method(part._target_) if "network" in part._target_ else get_class(part._target_)
-        signature = inspect.signature(SequencePPOAlgorithm if built is PPOAlgorithm else built)
-        assert set(signature.parameters) - filled_in == set(part) - {"_target_", "type"}, part._target_
+    for part in [cfg.env, cfg.network, cfg.algorithm, cfg.device, cfg.runner, *cfg.logger.values()]:
+        built = get_object(part._target_)
+        assert parameters(built) - filled_in == set(part) - {"_target_", "type"}, part._target_
 
 
 @pytest.mark.parametrize(
@@ -175,6 +194,11 @@ def test_heads_that_do_not_divide_name_those_that_do():
     assert line.endswith("(got 5). These do: 1, 2, 3, 4, 6, 12.")
 
 
+def test_a_baseline_that_does_not_exist_names_the_nearest():
+    (line,) = what_is_said("algorithm=reinforce", "algorithm.baseline=valeu")
+    assert line == ("algorithm.baseline: must be one of value, batch_mean, none (got 'valeu'). Did you mean value?")
+
+
 def test_every_fault_is_reported_at_once():
     lines = what_is_said("episodes=0", "algorithm.gamma=2", "sequence_learning.grad_clip_norm=-1")
     assert [line.split(":")[0] for line in lines] == ["episodes", "sequence_learning.grad_clip_norm", "algorithm.gamma"]
@@ -199,8 +223,8 @@ def test_the_help_names_every_group_and_choice():
 def test_every_rule_names_a_key_that_exists():
     known = {
         key
-        for env, network in itertools.product(GROUPS["env"], ["attention"])
-        for key in configuration.keys(composed(f"env={env}", f"network={network}"))
+        for env, algorithm in itertools.product(GROUPS["env"], GROUPS["algorithm"])
+        for key in configuration.keys(composed(f"env={env}", f"algorithm={algorithm}"))
     }
     assert {*configuration.RULES, *configuration.CHOICES} <= known
 

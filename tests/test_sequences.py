@@ -87,7 +87,7 @@ def test_every_played_step_appears_once_in_time_order_and_no_sequence_crosses_an
     bptt_length, rollout_length, ghosts
 ):
     rollout = played(rollout_length=rollout_length, bptt_length=bptt_length, ghosts=ghosts)
-    sequences = split(rollout, torch.zeros_like(rollout.value), bptt_length)
+    sequences = split(rollout, rollout.reward, rollout.value, bptt_length)
     expected = sorted(map(tuple, rollout.observation[rollout.valid].tolist()))
     seen = []
     for batch in sequences.minibatches(3, np.random.default_rng(0)):
@@ -105,5 +105,5 @@ def test_every_played_step_appears_once_in_time_order_and_no_sequence_crosses_an
 def test_ghost_steps_are_left_out():
     rollout = played(ghosts=True)
     assert not rollout.valid.all()
-    sequences = split(rollout, torch.zeros_like(rollout.value), 0)
+    sequences = split(rollout, rollout.reward, rollout.value, 0)
     assert sequences.length.sum() == rollout.valid.sum()
