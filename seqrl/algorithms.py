@@ -1,5 +1,6 @@
 """PPO and REINFORCE, through time and on single steps: from a rollout to a better network."""
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -10,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqrl import replay
 from seqrl.errors import NotFiniteError
 from seqrl.losses import approximate_kl, clipped_surrogate, normalized, scaled
 from seqrl.networks import Distribution, Network
 from seqrl.returns import gae
 from seqrl.sequences import Sequences, split
-from seqrl.types import Rollout, SequenceBatch
+from seqrl.types import Rollout, SequenceBatch, State
 
 # Share of the old in the running statistics of value targets, per update.
 VALUE_DECAY = 0.99
@@ -37,6 +39,11 @@ class Coefficients(TypedDict):
     anneal               names of the coefficients that fall linearly to 0 over the run
     grad_clip_norm       largest global gradient norm; None: no clipping
     bptt_length          steps of an episode that a gradient reaches back; 0: to its start
+    stale_state          what becomes of stored memory, which ages while the network learns: keep it, refresh it before
+                         every further epoch, let it burn_in, or begin every sequence with zero memory
+    burn_in              steps that memory takes in anew before a sequence, if it is to burn in
+    max_tokens_per_batch   real steps that go through the network at once, where memory is short; a minibatch of more
+                         is the sum of several gradients. None: a minibatch at once
     """
 
     learning_rate: float
@@ -51,6 +58,9 @@ class Coefficients(TypedDict):
     anneal: Iterable[str]
     grad_clip_norm: float | None
     bptt_length: int
+    stale_state: str
+    burn_in: int
+    max_tokens_per_batch: int | None
 
 
 class SequenceAlgorithm(ABC):
@@ -71,8 +81,15 @@ class SequenceAlgorithm(ABC):
         self.normalize_advantage, self.normalize_value = told["normalize_advantage"], told["normalize_value"]
         self.anneal = frozenset(told["anneal"])
         self.grad_clip_norm, self.bptt_length = told["grad_clip_norm"], told["bptt_length"]
+        self.stale_state, self.burn_in = told["stale_state"], told["burn_in"]
+        self.max_tokens_per_batch = told["max_tokens_per_batch"]
         self.optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate, eps=1e-5, fused=True)
         self._skipped_in_a_row = 0
+
+    @property
+    def state_lead(self) -> int:
+        """Steps before a possible sequence at which memory must be stored too."""
+        return self.burn_in if self.stale_state == "burn_in" else 0
 
     @abstractmethod
     def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
@@ -82,12 +99,17 @@ class SequenceAlgorithm(ABC):
         """Weight of each action's log-probability [T, B], from its return minus its value."""
         return advantage
 
+    def unit_scale(self, advantage: Tensor) -> Tensor:
+        """Advantage of a minibatch [M] in units of its own scale."""
+        return normalized(advantage)
+
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Improve the network by one rollout; `progress` is the share of the run that is over. Returns what to log."""
         advantage = gae(rollout, self.gamma, self.gae_lambda)
         target = advantage + rollout.value
         sequences = split(rollout, self.advantage(rollout, advantage), target, self.bptt_length)
-        if self.normalize_value:
+        # What is not finite is no statistic; its gradient will not be followed either.
+        if self.normalize_value and sequences.target.isfinite().all():
             self.network.value.adapt(sequences.target, VALUE_DECAY)
         learning_rate = self.annealed("learning_rate", progress)
         for group in self.optimizer.param_groups:
@@ -96,11 +118,11 @@ class SequenceAlgorithm(ABC):
         log = Log()
         epochs = 0
         while epochs < self.epochs:
+            sequences = dataclasses.replace(sequences, state=self._memory(rollout, aged=epochs > 0))
             epochs += 1
             epoch = Log()
-            for batch in sequences.minibatches(self.minibatches, self.shuffle):
-                loss, terms = self.loss(batch, progress)
-                epoch.add(terms | self._step(loss))
+            for minibatch in sequences.minibatches(self.minibatches, self.shuffle):
+                epoch.add(self._step(minibatch, progress))
             log.extend(epoch)
             if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
                 break
@@ -108,7 +130,7 @@ class SequenceAlgorithm(ABC):
         return log.mean() | self._summary(rollout, sequences, target) | settings
 
     def loss(self, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
-        """Loss of a minibatch, a scalar, and its terms by name."""
+        """Mean loss over the real steps of a batch, a scalar, and its terms by name."""
         policy, value = self.network.unroll(batch)
         policy_loss, terms = self.policy_loss(policy, batch, progress)
         value_loss = 0.5 * ((value - batch.target) / self.network.value.std).square().mean()
@@ -127,10 +149,21 @@ class SequenceAlgorithm(ABC):
         value: float = getattr(self, name)
         return value * max(0.0, 1 - progress) if name in self.anneal else value
 
-    def _step(self, loss: Tensor) -> Terms:
-        """Follow the gradient; where it is not finite, change nothing."""
+    def _step(self, minibatch: Sequences, progress: float) -> Terms:
+        """Follow the gradient of a minibatch; where it is not finite, change nothing."""
+        if self.normalize_advantage:
+            minibatch = dataclasses.replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
         self.optimizer.zero_grad()
-        loss.backward()
+        terms: Terms = defaultdict(lambda: torch.zeros(()))
+        for batch in minibatch.batches(self.max_tokens_per_batch):
+            loss, parts = self.loss(batch, progress)
+            share = len(batch.advantage) / len(minibatch.advantage)
+            (share * loss).backward()
+            for name, part in parts.items():
+                terms[name] = terms[name] + share * part
+        return dict(terms) | self._follow()
+
+    def _follow(self) -> Terms:
         limit = math.inf if self.grad_clip_norm is None else self.grad_clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit, foreach=True)
         if not norm.isfinite():
@@ -143,6 +176,16 @@ class SequenceAlgorithm(ABC):
             "train/gradient_clipped": (norm > limit).float(),
             "train/skipped": torch.zeros(()),
         }
+
+    def _memory(self, rollout: Rollout, aged: bool) -> State:
+        """Stored memory as this epoch is to see it."""
+        if self.stale_state == "zero":
+            return replay.zero(rollout)
+        if aged and self.stale_state == "refresh":
+            return replay.refreshed(self.network, rollout)
+        if aged and self.stale_state == "burn_in":
+            return replay.burned_in(self.network, rollout, self.burn_in)
+        return rollout.state
 
     def _skip(self) -> None:
         self._skipped_in_a_row += 1
@@ -188,9 +231,8 @@ class SequencePPOAlgorithm(SequenceAlgorithm):
 
     def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
         log_ratio = policy.log_prob(batch.action) - batch.log_prob
-        advantage = normalized(batch.advantage) if self.normalize_advantage else batch.advantage
         clip_range = self.annealed("clip_range", progress)
-        loss = clipped_surrogate(log_ratio, advantage, clip_range)
+        loss = clipped_surrogate(log_ratio, batch.advantage, clip_range)
         log_ratio = log_ratio.detach()
         clip_fraction = (log_ratio.expm1().abs() > clip_range).float().mean()
         return loss, {"train/kl": approximate_kl(log_ratio), "train/clip_fraction": clip_fraction}
@@ -220,11 +262,14 @@ class SequenceReinforceAlgorithm(SequenceAlgorithm):
         returns = advantage + rollout.value
         return returns - returns[rollout.valid].mean() if self.baseline == "batch_mean" else returns
 
+    def unit_scale(self, advantage: Tensor) -> Tensor:
+        # To subtract the mean from bare returns would be a baseline nobody asked for.
+        return scaled(advantage) if self.baseline == "none" else normalized(advantage)
+
     def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
         log_prob = policy.log_prob(batch.action)
-        # Scaled but not centred: to subtract the mean would be a baseline nobody asked for.
-        advantage = scaled(batch.advantage) if self.normalize_advantage else batch.advantage
-        return -(advantage * log_prob).mean(), {"train/kl": approximate_kl((log_prob - batch.log_prob).detach())}
+        kl = approximate_kl((log_prob - batch.log_prob).detach())
+        return -(batch.advantage * log_prob).mean(), {"train/kl": kl}
 
 
 BASELINES = ("value", "batch_mean", "none")

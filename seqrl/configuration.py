@@ -45,6 +45,13 @@ class SequenceLearningConfig:
     bptt_length: int = MISSING
     # Largest global gradient norm; null: no clipping.
     grad_clip_norm: float | None = 5.0
+    # What becomes of stored memory, which ages while the network learns from a rollout. keep: nothing. refresh:
+    # computed anew before every further epoch. burn_in: taken in anew over the last `burn_in` steps. zero: sequences
+    # begin without memory.
+    stale_state: str = "keep"
+    burn_in: int = 20
+    # Real steps that go through the network at once; a minibatch of more is the sum of several gradients. null: all.
+    max_tokens_per_batch: int | None = None
 
 
 @dataclass
@@ -68,8 +75,11 @@ class AlgorithmConfig:
     normalize_value: bool = True
     # Coefficients that fall linearly to 0 over the run: learning_rate, clip_range, entropy_coefficient.
     anneal: list[str] = field(default_factory=lambda: ["learning_rate"])
-    grad_clip_norm: float | None = MISSING
-    bptt_length: int = MISSING
+    grad_clip_norm: float | None = "${sequence_learning.grad_clip_norm}"  # type: ignore[assignment]
+    bptt_length: int = "${sequence_learning.bptt_length}"  # type: ignore[assignment]
+    stale_state: str = "${sequence_learning.stale_state}"
+    burn_in: int = "${sequence_learning.burn_in}"  # type: ignore[assignment]
+    max_tokens_per_batch: int | None = "${sequence_learning.max_tokens_per_batch}"  # type: ignore[assignment]
 
 
 @dataclass
@@ -196,6 +206,8 @@ RULES: dict[str, Rule] = {
     "evaluation.episodes": AT_LEAST_0,
     "sequence_learning.bptt_length": (AT_LEAST_0[0], "0 for whole episodes or a number of steps, such as 50"),
     "sequence_learning.grad_clip_norm": (POSITIVE[0], "a finite number above 0, such as 5.0, or null for no clipping"),
+    "sequence_learning.burn_in": AT_LEAST_1,
+    "sequence_learning.max_tokens_per_batch": AT_LEAST_1,
     "network.hidden_size": AT_LEAST_1,
     "network.lstm_hidden_size": AT_LEAST_1,
     "network.window": AT_LEAST_1,
@@ -214,6 +226,7 @@ RULES: dict[str, Rule] = {
 }
 CHOICES = {
     "network.type": ["lstm", "attention", "mlp"],
+    "sequence_learning.stale_state": ["keep", "refresh", "burn_in", "zero"],
     "env.backend": ["auto", "vector", "sync", "async"],
     "device.precision": ["float32", "float64"],
     "algorithm.baseline": ["value", "batch_mean", "none"],

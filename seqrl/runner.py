@@ -19,6 +19,7 @@ class Runner:
                      finished are not shown to the network any more. k: k steps of every environment; episodes and
                      memory are carried over from rollout to rollout
     state_interval   memory is stored every so many steps of an episode; 0: only where the rollout begins
+    state_lead       and also that many steps before each of these
     generator        draws the actions; None takes the likeliest one
     """
 
@@ -29,9 +30,11 @@ class Runner:
         rollout_length: int,
         state_interval: int,
         generator: torch.Generator | None,
+        state_lead: int = 0,
     ) -> None:
         self.env, self.network = env, network
-        self.rollout_length, self.state_interval = rollout_length, state_interval
+        self.rollout_length = rollout_length
+        self.state_interval, self.state_lead = state_interval, state_lead
         self.generator = generator
         self._unfinished: Episodes | None = None
 
@@ -42,7 +45,7 @@ class Runner:
 
     def _play_whole_episodes(self) -> Rollout:
         episodes = self._begin()
-        recorder = Recorder(self.env.batch_size, self.state_interval)
+        recorder = Recorder(self.env.batch_size, self.state_interval, self.state_lead)
         while len(episodes.rows):
             step = self._play(episodes, recorder)
             ended = step.terminated | step.truncated
@@ -52,7 +55,7 @@ class Runner:
 
     def _play_steps(self) -> Rollout:
         episodes = self._unfinished or self._begin()
-        recorder = Recorder(self.env.batch_size, self.state_interval)
+        recorder = Recorder(self.env.batch_size, self.state_interval, self.state_lead)
         for _ in range(self.rollout_length):
             step = self._play(episodes, recorder)
             ended = step.terminated | step.truncated
@@ -130,8 +133,8 @@ class Episodes:
 class Recorder:
     """Writes down a rollout step by step, for as many environments as are still playing."""
 
-    def __init__(self, batch_size: int, state_interval: int) -> None:
-        self.batch_size, self.state_interval = batch_size, state_interval
+    def __init__(self, batch_size: int, state_interval: int, state_lead: int) -> None:
+        self.batch_size, self.state_interval, self.state_lead = batch_size, state_interval, state_lead
         self.places: list[Tensor] = []
         self.values: list[Tensor] = []
         self._columns: dict[str, list[Tensor]] = {}
@@ -166,7 +169,8 @@ class Recorder:
             return
         worth = episodes.age > 0
         if not first:
-            worth &= episodes.age % self.state_interval == 0
+            here, ahead = episodes.age % self.state_interval, (episodes.age + self.state_lead) % self.state_interval
+            worth &= (here == 0) | (ahead == 0)
         if first or worth.any():
             self._state_places.append(place[worth])
             self._states.append({name: leaf[worth] for name, leaf in episodes.state.items()})

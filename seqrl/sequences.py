@@ -30,7 +30,7 @@ def starts(age: Tensor, bptt_length: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """N sequences, their M real steps end to end, each in the order of time.
+    """N sequences, their M real steps end to end, one after the other, each in the order of time.
 
     observation, action, log_prob, advantage, target   [M, ...]
     begin, length    [N] host arrays: first step of a sequence, and how many it has
@@ -48,43 +48,74 @@ class Sequences:
     state: State
     state_index: Ints
 
-    def batch(self, chosen: Ints) -> SequenceBatch:
-        """The sequences `chosen` [n], laid into a grid with as few and as short rows as they allow."""
-        row, offset, shape = pack(self.length[chosen], self.state_index[chosen] >= 0)
+    def minibatches(self, count: int, random: np.random.Generator) -> Iterator["Sequences"]:
+        """All sequences once, in at most `count` random groups whose numbers of real steps differ by at most the
+        longest sequence."""
+        for chosen in balanced(self.length, count, random):
+            yield self.select(chosen)
+
+    def select(self, chosen: Ints) -> "Sequences":
+        """The sequences `chosen` [n], in that order."""
         length = self.length[chosen]
-        within = np.arange(length.sum()) - np.repeat(length.cumsum() - length, length)
-        step = np.repeat(self.begin[chosen], length) + within
-        place = (np.repeat(offset, length) + within) * shape[1] + np.repeat(row, length)
+        steps = torch.from_numpy(np.repeat(self.begin[chosen], length) + within(length)).to(self.observation.device)
+        return Sequences(
+            observation=self.observation[steps],
+            action=self.action[steps],
+            log_prob=self.log_prob[steps],
+            advantage=self.advantage[steps],
+            target=self.target[steps],
+            begin=length.cumsum() - length,
+            length=length,
+            state=self.state,
+            state_index=self.state_index[chosen],
+        )
 
+    def batches(self, max_steps: int | None) -> Iterator[SequenceBatch]:
+        """All of them laid into grids, in as many batches as it takes to hold at most `max_steps` real steps in each.
+
+        A sequence is never cut, so that one longer than that is a batch of its own. None: one batch.
+        """
+        if max_steps is None:
+            yield self._batch(0, len(self.length))
+            return
+        first = 0
+        while first < len(self.length):
+            fitting = int((self.length[first:].cumsum() <= max_steps).sum())
+            last = first + max(1, fitting)
+            yield self._batch(first, last)
+            first = last
+
+    def _batch(self, first: int, last: int) -> SequenceBatch:
+        """Sequences first, first + 1, ..., last - 1, laid into a grid with as few rows as they allow."""
+        length, state_index = self.length[first:last], self.state_index[first:last]
+        carried = state_index >= 0
+        row, offset, shape = pack(length, carried)
+        steps = slice(int(self.begin[first]), int(self.begin[last - 1] + length[-1]))
         device = self.observation.device
-        steps = torch.from_numpy(step).to(device)
-        places = torch.from_numpy(place).to(device)
+        place = torch.from_numpy((np.repeat(offset, length) + within(length)) * shape[1] + np.repeat(row, length))
+        place = place.to(device)
         real = torch.zeros(shape[0] * shape[1], dtype=torch.bool, device=device)
-        real[places] = True
-
-        carried = self.state_index[chosen] >= 0
+        real[place] = True
         carried_row = torch.from_numpy(row[carried]).to(device)
-        carried_state = torch.from_numpy(self.state_index[chosen][carried]).to(device)
-        state = {
-            name: leaf.new_zeros(shape[1], *leaf.shape[1:]).index_copy_(0, carried_row, leaf[carried_state])
-            for name, leaf in self.state.items()
-        }
+        carried_index = torch.from_numpy(state_index[carried]).to(device)
         return SequenceBatch(
             observation=self.observation[steps],
             action=self.action[steps],
             log_prob=self.log_prob[steps],
             advantage=self.advantage[steps],
             target=self.target[steps],
-            place=places,
+            place=place,
             real=real.view(shape),
-            state=state,
+            state={
+                name: leaf.new_zeros(shape[1], *leaf.shape[1:]).index_copy_(0, carried_row, leaf[carried_index])
+                for name, leaf in self.state.items()
+            },
         )
 
-    def minibatches(self, count: int, random: np.random.Generator) -> Iterator[SequenceBatch]:
-        """All sequences once, in at most `count` random groups whose numbers of real steps differ by at most the
-        longest sequence."""
-        for chosen in balanced(self.length, count, random):
-            yield self.batch(chosen)
+
+def within(length: Ints) -> Ints:
+    """Place of each step in its sequence: 0, 1, ..., length[0] - 1, 0, 1, ..., length[1] - 1, ..."""
+    return np.arange(length.sum()) - np.repeat(length.cumsum() - length, length)
 
 
 def split(rollout: Rollout, advantage: Tensor, target: Tensor, bptt_length: int) -> Sequences:

@@ -49,6 +49,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         env=env,
         network=network,
         state_interval=algorithm.bptt_length,
+        state_lead=algorithm.state_lead,
         generator=seeds.generator(cfg.seed, "policy", device.torch_device),
     )
     loggers: list[Logger] = [built(logger)(folder) for logger in cfg.logger.values()]

@@ -38,6 +38,9 @@ SHARED = {
     "anneal": [],
     "grad_clip_norm": 0.5,
     "bptt_length": 0,
+    "stale_state": "keep",
+    "burn_in": 3,
+    "max_tokens_per_batch": None,
 }
 
 

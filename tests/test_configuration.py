@@ -93,7 +93,7 @@ def issubclass_of(built, parent):
 def test_every_part_names_what_builds_it_and_its_keys_are_the_parameters_letter_for_letter(choice):
     cfg = composed(choice)
     filled_in = {"observation_space", "action_space", "batch_size", "seed", "device", "env", "network", "folder"}
-    filled_in |= {"state_interval", "generator", "shuffle"}
+    filled_in |= {"state_interval", "state_lead", "generator", "shuffle"}
     for part in [cfg.env, cfg.network, cfg.algorithm, cfg.device, cfg.runner, *cfg.logger.values()]:
         built = get_object(part._target_)
         assert parameters(built) - filled_in == set(part) - {"_target_", "type"}, part._target_
@@ -240,5 +240,5 @@ def test_every_number_has_a_rule():
         for key, value in part.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    copies = {"algorithm.bptt_length", "algorithm.grad_clip_norm", "runner.rollout_length"}
+    copies = {"algorithm.bptt_length", "algorithm.grad_clip_norm", "algorithm.burn_in", "runner.rollout_length"}
     assert numbers - copies <= set(configuration.RULES)

@@ -9,7 +9,7 @@ from tests.parts import NETWORKS, ppo
 from tests.worlds import Cue
 
 
-def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterations=40):
+def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterations=80):
     torch.manual_seed(seed)
     env = Cue(batch_size=64, seed=seed)
     network = recurrent_network(
@@ -21,7 +21,7 @@ def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterat
         window=8,
         heads=2,
     )
-    algorithm = ppo(network, learning_rate=3e-3, epochs=4, minibatches=4, bptt_length=bptt_length, seed=seed)
+    algorithm = ppo(network, learning_rate=1e-3, epochs=4, minibatches=4, bptt_length=bptt_length, seed=seed)
     runner = Runner(env, network, rollout_length, bptt_length, torch.Generator().manual_seed(seed))
     for _ in range(iterations):
         algorithm.update(runner.collect(), 0.0)

@@ -90,7 +90,8 @@ def test_every_played_step_appears_once_in_time_order_and_no_sequence_crosses_an
     sequences = split(rollout, rollout.reward, rollout.value, bptt_length)
     expected = sorted(map(tuple, rollout.observation[rollout.valid].tolist()))
     seen = []
-    for batch in sequences.minibatches(3, np.random.default_rng(0)):
+    for minibatch in sequences.minibatches(3, np.random.default_rng(0)):
+        (batch,) = minibatch.batches(max_steps=None)
         seen += map(tuple, batch.observation.tolist())
         rows = batch.real.shape[1]
         step = dict(zip(batch.place.tolist(), batch.observation.tolist(), strict=True))

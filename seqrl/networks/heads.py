@@ -133,20 +133,20 @@ class ValueHead(nn.Module):
     """
 
     mean: Tensor
-    mean_square: Tensor
+    variance: Tensor
     weight: Tensor
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.hidden = hidden_layer(input_size, hidden_size)
-        self.layer = linear(hidden_size, 1, gain=1.0)
+        self.layer = linear(hidden_size, 1, gain=0.01)
         self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("mean_square", torch.ones(()))
+        self.register_buffer("variance", torch.ones(()))
         self.register_buffer("weight", torch.zeros(()))
 
     @property
     def std(self) -> Tensor:
-        return (self.mean_square - self.mean.square()).clamp_min(1e-8).sqrt()
+        return self.variance.clamp_min(1e-8).sqrt()
 
     def forward(self, features: Tensor) -> Tensor:
         normalized: Tensor = self.layer(self.hidden(features)).squeeze(-1)
@@ -156,12 +156,18 @@ class ValueHead(nn.Module):
     def adapt(self, target: Tensor, decay: float) -> None:
         """Move the statistics toward those of `target` [M]; `decay` is the share of the old that stays.
 
-        Early on they are the plain average, so that the first batch counts in full.
+        Early on they are the plain average, so that the first batch counts in full. With it, predictions do change: a
+        head that knows nothing yet predicts the mean return, not zero.
         """
+        known = self.weight > 0
         old_mean, old_std = self.mean.clone(), self.std
         self.weight.mul_(decay).add_(1 - decay)
         step = (1 - decay) / self.weight
-        self.mean.lerp_(target.mean(), step)
-        self.mean_square.lerp_(target.square().mean(), step)
-        self.layer.weight.mul_(old_std / self.std)
-        self.layer.bias.mul_(old_std).add_(old_mean - self.mean).div_(self.std)
+        mean = target.mean()
+        self.mean.lerp_(mean, step)
+        # Around the mean: a difference of two mean squares would be rounding noise where returns are large and alike.
+        around = self.variance + (old_mean - self.mean).square()
+        self.variance.copy_(around.lerp(target.var(correction=0) + (mean - self.mean).square(), step))
+        if known:
+            self.layer.weight.mul_(old_std / self.std)
+            self.layer.bias.mul_(old_std).add_(old_mean - self.mean).div_(self.std)

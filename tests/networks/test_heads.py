@@ -51,6 +51,20 @@ def test_statistics_of_values_begin_with_the_first_batch_and_move_slowly():
     assert head.mean.item() == pytest.approx(200, abs=20)
 
 
+def test_a_head_that_knows_nothing_predicts_the_mean_return_of_the_first_batch():
+    head = ValueHead(4, 8)
+    head.adapt(torch.tensor([90.0, 110.0]), decay=0.99)
+    assert head(torch.zeros(1, 4)).item() == pytest.approx(100, abs=1)
+
+
+def test_the_spread_of_large_returns_that_are_nearly_alike_is_not_lost_in_rounding():
+    head = ValueHead(4, 8)
+    random = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        head.adapt(1e5 + 10 * torch.randn(2000, generator=random), decay=0.99)
+    assert head.std.item() == pytest.approx(10, rel=0.02)
+
+
 def test_equal_returns_do_not_divide_by_zero():
     head = ValueHead(4, 8)
     head.adapt(torch.full((10,), 3.0), decay=0.99)
