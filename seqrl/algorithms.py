@@ -21,6 +21,8 @@ from seqrl.types import Rollout, SequenceBatch, State
 
 # Share of the old in the running statistics of value targets, per update.
 VALUE_DECAY = 0.99
+# Fewer real steps than this at once make an update slow and save little memory.
+LEAST_AT_ONCE = 1024
 # Updates in a row that may be skipped for a gradient that is not finite.
 PATIENCE = 3
 
@@ -42,8 +44,9 @@ class Coefficients(TypedDict):
     stale_state          what becomes of stored memory, which ages while the network learns: keep it, refresh it before
                          every further epoch, let it burn_in, or begin every sequence with zero memory
     burn_in              steps that memory takes in anew before a sequence, if it is to burn in
-    max_tokens_per_batch   real steps that go through the network at once, where memory is short; a minibatch of more
-                         is the sum of several gradients. None: a minibatch at once
+    max_tokens_per_batch   real steps that go through the network at once; a minibatch of more is the sum of several
+                         gradients. None: as many as `bptt_length` steps of every environment, so that memory falls with
+                         it, but not below 1024; with a `bptt_length` of 0, a minibatch at once
     """
 
     learning_rate: float
@@ -70,7 +73,7 @@ class SequenceAlgorithm(ABC):
     shuffle   deals sequences to minibatches
     """
 
-    # An epoch that ends farther than this from the collecting policy is the last.
+    # An epoch whose minibatches lay farther than this from the collecting policy, on average, is the last.
     target_kl: float | None = None
 
     def __init__(self, network: Network, shuffle: np.random.Generator, **told: Unpack[Coefficients]) -> None:
@@ -90,6 +93,12 @@ class SequenceAlgorithm(ABC):
     def state_lead(self) -> int:
         """Steps before a possible sequence at which memory must be stored too."""
         return self.burn_in if self.stale_state == "burn_in" else 0
+
+    def steps_at_once(self, parallel: int) -> int | None:
+        """Real steps of `parallel` environments that may go through the network at once; None: a minibatch."""
+        if self.max_tokens_per_batch is not None or not self.bptt_length:
+            return self.max_tokens_per_batch
+        return max(LEAST_AT_ONCE, self.bptt_length * parallel)
 
     @abstractmethod
     def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
@@ -115,6 +124,7 @@ class SequenceAlgorithm(ABC):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
+        at_once = self.steps_at_once(rollout.valid.shape[1])
         log = Log()
         epochs = 0
         while epochs < self.epochs:
@@ -122,7 +132,7 @@ class SequenceAlgorithm(ABC):
             epochs += 1
             epoch = Log()
             for minibatch in sequences.minibatches(self.minibatches, self.shuffle):
-                epoch.add(self._step(minibatch, progress))
+                epoch.add(self._step(minibatch, at_once, progress))
             log.extend(epoch)
             if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
                 break
@@ -149,13 +159,29 @@ class SequenceAlgorithm(ABC):
         value: float = getattr(self, name)
         return value * max(0.0, 1 - progress) if name in self.anneal else value
 
-    def _step(self, minibatch: Sequences, progress: float) -> Terms:
-        """Follow the gradient of a minibatch; where it is not finite, change nothing."""
+    def state_dict(self) -> dict[str, Any]:
+        """What decides the next update beside the rollout; tensors and plain data."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "shuffle": self.shuffle.bit_generator.state,
+            "skipped_in_a_row": self._skipped_in_a_row,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. Raises RuntimeError if the network has other parameters."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.shuffle.bit_generator.state = state["shuffle"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+
+    def _step(self, minibatch: Sequences, at_once: int | None, progress: float) -> Terms:
+        """Follow the gradient of a minibatch, taken over `at_once` real steps at a time; if it is not finite, stay."""
         if self.normalize_advantage:
             minibatch = dataclasses.replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
         self.optimizer.zero_grad()
         terms: Terms = defaultdict(lambda: torch.zeros(()))
-        for batch in minibatch.batches(self.max_tokens_per_batch):
+        for batch in minibatch.batches(at_once):
             loss, parts = self.loss(batch, progress)
             share = len(batch.advantage) / len(minibatch.advantage)
             (share * loss).backward()
@@ -211,7 +237,8 @@ class SequencePPOAlgorithm(SequenceAlgorithm):
     """Proximal policy optimisation through time.
 
     clip_range   ε of the clipped surrogate
-    target_kl    an epoch that ends farther than this from the collecting policy is the last; None: never
+    target_kl    an epoch whose minibatches lay farther than this from the collecting policy, on average, is the last;
+                 None: never
     anneal       can name learning_rate, clip_range and entropy_coefficient
 
     Source: Schulman et al. (2017), "Proximal policy optimization algorithms".

@@ -21,3 +21,15 @@ class NotFiniteError(SeqrlError):
     """Loss or gradient stayed NaN or infinite."""
 
     exit_code = 4
+
+
+class CheckpointError(SeqrlError):
+    """There is no checkpoint to go on from, or it is of another run."""
+
+    exit_code = 3
+
+
+class OutOfMemoryError(SeqrlError):
+    """The machine has not the memory that the configuration asks for."""
+
+    exit_code = 2

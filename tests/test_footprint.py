@@ -1,0 +1,122 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from seqrl.footprint import Footprint, footprint, free_bytes, is_out_of_memory, remedy, round_down
+from seqrl.runner import Runner
+from tests.parts import ppo, small_network
+from tests.worlds import Script
+
+LONG = [[500]] * 20
+
+
+def rollout_of(lengths, bptt_length):
+    env = Script(lengths)
+    network = small_network(env, "lstm")
+    return network, Runner(env, network, 0, bptt_length, torch.Generator().manual_seed(0)).collect()
+
+
+@pytest.mark.parametrize(
+    ("bptt_length", "max_tokens", "minibatches", "at_once"),
+    [
+        (0, None, 4, 2500),
+        (0, None, 1, 10_000),
+        (200, None, 2, 4000),
+        (100, None, 2, 2000),
+        (10, None, 2, 1024),
+        (100, 300, 2, 300),
+        (0, 300, 2, 500),
+    ],
+)
+def test_fewer_steps_go_through_the_network_at_once_where_gradients_reach_less_far(
+    bptt_length, max_tokens, minibatches, at_once
+):
+    network, rollout = rollout_of(LONG, bptt_length)
+    algorithm = ppo(network, bptt_length=bptt_length, max_tokens_per_batch=max_tokens, minibatches=minibatches)
+    assert footprint(algorithm, rollout, 20).steps == at_once
+
+
+def test_more_environments_of_the_same_kind_need_as_much_more():
+    network, rollout = rollout_of(LONG, 0)
+    algorithm = ppo(network, minibatches=2)
+    few, many = (footprint(algorithm, rollout, parallel) for parallel in (20, 60))
+    assert many.steps == 3 * few.steps
+    assert many.megabytes == pytest.approx(3 * few.megabytes)
+
+
+MEASURE = """
+import torch
+torch.set_num_threads(1)
+from seqrl.footprint import footprint
+from seqrl.networks import recurrent_network
+from seqrl.records import forget_peak_memory, peak_memory_mb
+from seqrl.runner import Runner
+from seqrl.sequences import split
+from tests.parts import ppo
+from tests.worlds import Script
+
+env = Script([[500]] * 40)
+parts = dict(hidden_size=128, lstm_hidden_size=128, window=3, heads=2, separate_critic=False)
+network = recurrent_network(env.observation_space, env.action_space, use_lstm=True, use_attention=False, **parts)
+algorithm = ppo(network, minibatches=1, epochs=1)
+rollout = Runner(env, network, 0, 0, torch.Generator().manual_seed(0)).collect()
+sequences = split(rollout, rollout.value, rollout.value, 0)
+need = footprint(algorithm, rollout, 40)
+forget_peak_memory()
+before = peak_memory_mb()
+algorithm.update(rollout, 0.0)
+print(need.megabytes, peak_memory_mb() - before)
+"""
+
+
+def test_the_need_that_is_said_is_the_one_that_is_measured():
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said, measured = map(float, done.stdout.split())
+    assert said == pytest.approx(measured, rel=0.35)
+    assert measured > 100
+
+
+@pytest.mark.parametrize(
+    ("need", "free", "parallel", "fragments"),
+    [
+        (
+            Footprint(50_000, 10_000, 500, 50_000),
+            100_000_000,
+            100,
+            ["50,000 steps at once needs about 500 MB", "100 MB are free", "max_tokens_per_batch=6000 or parallel=12."],
+        ),
+        (Footprint(50_000, 10_000, 9_000, 50_000), 100_000_000, 100, ["bptt_length=6000 or parallel=12."]),
+        (Footprint(5_000, 10_000, 5_000, 5_000), 10_000_000, 1, ["Use sequence_learning.bptt_length=600."]),
+        (Footprint(5_000, 1e9, 5_000, 5_000), 10_000_000, 1, ["Use a smaller network."]),
+        (Footprint(5_000, 10_000, 500, 5_000), None, 8, ["max_tokens_per_batch=2500"]),
+    ],
+)
+def test_what_would_fit_is_named(need, free, parallel, fragments):
+    said = remedy(need, free, parallel)
+    assert all(fragment in said for fragment in fragments), said
+
+
+@pytest.mark.parametrize(("number", "rounded"), [(0.3, 1), (7, 7), (99, 99), (128, 120), (4999, 4900)])
+def test_a_number_that_fits_is_rounded_down_to_two_digits(number, rounded):
+    assert round_down(number) == rounded
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: 12 GB"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_want_of_memory_is_told_from_other_faults(error, is_it):
+    assert is_out_of_memory(error) is is_it
+
+
+def test_free_memory_is_some_of_what_there_is():
+    free = free_bytes(torch.device("cpu"))
+    assert free is None or 0 < free < 2**50
