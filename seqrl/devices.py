@@ -1,6 +1,7 @@
 """Where tensors live: cpu, cuda or mps; threads and precision."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,7 +12,7 @@ from seqrl.errors import ConfigError
 class Device:
     """Device of a run.
 
-    name        cpu, cuda, cuda:1, mps, or auto for the first of cuda, mps and cpu that is there
+    name        cpu, cuda, cuda:1, mps, or auto for the first of cuda, mps and cpu that `chosen` finds fit
     threads     of torch on the processor
     precision   float32 or float64, of parameters and memory
 
@@ -26,10 +27,16 @@ class Device:
         self._check()
 
     @property
-    def torch_device(self) -> torch.device:
+    def candidates(self) -> list[torch.device]:
+        """Devices that are there and meant, the preferred one first."""
         if self.name != "auto":
-            return torch.device(self.name)
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+            return [torch.device(self.name)]
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.mps.is_available(), "cpu": True}
+        return [torch.device(name) for name in there if there[name]]
+
+    @property
+    def torch_device(self) -> torch.device:
+        return self.candidates[0]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -57,3 +64,29 @@ class Device:
         else:
             return
         raise ConfigError([f"device.name: {fault}"])
+
+
+def chosen(device: Device, probe: Callable[[torch.device], str | None], say: Callable[[str], None]) -> Device:
+    """The same settings on the first candidate that is fit to train on; the CPU always is, and is not probed.
+
+    probe   what is wrong with a device, without a full stop, or None
+    say     is told why a device was passed over, and what to know of the chosen one
+
+    Raises ConfigError if the one device that is meant is not fit.
+    """
+    for candidate in device.candidates:
+        if candidate.type == "cpu":
+            return replace(device, name="cpu")
+        fault = probe(candidate)
+        if fault is None:
+            say(HINTS[candidate.type])
+            return replace(device, name=str(candidate))
+        if device.name == "auto":
+            say(f"device=auto passes over {candidate}: {fault}.")
+    raise ConfigError([f"device.name: {fault} (got {device.name!r}). Use device=cpu."])
+
+
+HINTS = {
+    "cuda": "cuda computes this network as the CPU does; a small recurrent network is often faster with device=cpu.",
+    "mps": "mps computes this network as the CPU does, but torch's LSTM has been wrong there: device=cpu is safer.",
+}

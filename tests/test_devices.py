@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from seqrl.devices import Device
+from seqrl.devices import HINTS, Device, chosen
 from seqrl.errors import ConfigError
 
 
@@ -20,3 +20,40 @@ def test_a_device_that_is_not_there_is_refused_with_a_remedy(name):
 def test_cuda_without_a_gpu_names_the_remedy():
     with pytest.raises(ConfigError, match=r"device\.name: .*\(got 'cuda'\)\. Use device=cpu\."):
         Device("cuda", threads=1, precision="float32")
+
+
+def auto(monkeypatch, *there) -> Device:
+    """Device auto on a machine with these accelerators."""
+    for name in ("cuda", "mps"):
+        monkeypatch.setattr(getattr(torch, name), "is_available", lambda name=name: name in there)
+        monkeypatch.setattr(getattr(torch, name), "device_count", lambda: 1)
+    return Device("auto", threads=2, precision="float64")
+
+
+@pytest.mark.parametrize(
+    ("there", "faulty", "name", "said"),
+    [
+        ([], [], "cpu", []),
+        (["cuda"], [], "cuda", [HINTS["cuda"]]),
+        (["cuda"], ["cuda"], "cpu", ["device=auto passes over cuda: it hangs."]),
+        (["mps"], [], "mps", [HINTS["mps"]]),
+        (["cuda", "mps"], ["cuda"], "mps", ["device=auto passes over cuda: it hangs.", HINTS["mps"]]),
+        (["cuda", "mps"], ["cuda", "mps"], "cpu", [f"device=auto passes over {d}: it hangs." for d in ("cuda", "mps")]),
+    ],
+)
+def test_auto_takes_the_first_that_passes(monkeypatch, there, faulty, name, said):
+    heard = []
+    device = chosen(auto(monkeypatch, *there), lambda d: "it hangs" if d.type in faulty else None, heard.append)
+    assert (device.name, device.threads, device.dtype, heard) == (name, 2, torch.float64, said)
+
+
+def test_the_cpu_is_never_probed():
+    device = Device("cpu", threads=1, precision="float32")
+    assert chosen(device, pytest.fail, pytest.fail) == device
+
+
+def test_a_device_that_does_not_pass_is_refused_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(torch.mps, "is_available", lambda: True)
+    device = Device("mps", threads=1, precision="float32")
+    with pytest.raises(ConfigError, match=r"^device\.name: it hangs \(got 'mps'\)\. Use device=cpu\.$"):
+        chosen(device, lambda _: "it hangs", pytest.fail)
