@@ -87,7 +87,7 @@ class PPOConfig(AlgorithmConfig):
     """Group `algorithm`, choice ppo."""
 
     clip_range: float = 0.2
-    # An epoch that ends farther than this from the collecting policy is the last; null: never.
+    # An epoch whose minibatches lay farther than this from the collecting policy is the last; null: never.
     target_kl: float | None = None
 
 
@@ -160,6 +160,9 @@ class RunConfig:
     parallel: int = MISSING
     rollout_length: int = MISSING
     total_steps: int | None = MISSING
+    checkpoint_interval: int = MISSING
+    resume: str | None = MISSING
+    validate: bool = MISSING
     seed: int = MISSING
 
 
@@ -202,6 +205,7 @@ RULES: dict[str, Rule] = {
     "parallel": AT_LEAST_1,
     "rollout_length": (AT_LEAST_0[0], "0 for whole episodes or a number of steps, such as 128"),
     "total_steps": AT_LEAST_1,
+    "checkpoint_interval": AT_LEAST_0,
     "seed": AT_LEAST_0,
     "evaluation.episodes": AT_LEAST_0,
     "sequence_learning.bptt_length": (AT_LEAST_0[0], "0 for whole episodes or a number of steps, such as 50"),

@@ -21,7 +21,7 @@ FORBIDDEN = {
 }
 ALLOWED = {
     "hydra": ["seqrl.train", "seqrl.configuration", "seqrl.complaints"],
-    "omegaconf": ["seqrl.train", "seqrl.configuration", "seqrl.complaints"],
+    "omegaconf": ["seqrl.train", "seqrl.configuration", "seqrl.complaints", "seqrl.resume"],
     "tensorboard": ["seqrl.metrics"],
     "torch.utils.tensorboard": ["seqrl.metrics"],
     "rich": ["seqrl.metrics"],

@@ -1,0 +1,49 @@
+import pytest
+
+from seqrl.hints import ADVICE, WINDOW, Hints, slowest
+
+CALM = {
+    "rollout/length_mean": 30.0,
+    "memory/sequences": 16.0,
+    "train/gradient_norm": 4.0,
+    "train/gradient_clipped": 0.3,
+}
+SETTINGS = {"minibatches": 4, "bptt_length": 0, "rollout_length": 0, "grad_clip_norm": 5.0}
+
+
+def said(settings, row, updates=WINDOW):
+    hints = Hints(**{**SETTINGS, **settings})
+    return [text for _ in range(updates) for text in hints.new({**CALM, **row})]
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "fragments"),
+    [
+        ({}, {}, []),
+        ({}, {"rollout/length_mean": 101.0}, ["episodes last 101 steps", "sequence=truncated"]),
+        ({"rollout_length": 128}, {"rollout/length_mean": 101.0}, []),
+        ({"bptt_length": 20}, {"rollout/length_mean": 500.0}, []),
+        ({"bptt_length": 50, "rollout_length": 32}, {}, ["50 steps in rollouts of 32"]),
+        ({}, {"memory/sequences": 3.0}, ["only 3 sequences", "algorithm.minibatches=4"]),
+        ({}, {"train/gradient_clipped": 0.95}, ["95% of the gradients were clipped", "raise it"]),
+        ({}, {"train/gradient_clipped": 0.0}, ["no gradient was clipped", "at most 4", "lower it"]),
+        (
+            {"grad_clip_norm": None},
+            {"train/gradient_clipped": 0.0},
+            ["gradients are not clipped", "grad_clip_norm=5.0"],
+        ),
+    ],
+)
+def test_what_the_figures_say_of_the_settings_is_said_once(settings, row, fragments):
+    texts = said(settings, row, updates=3 * WINDOW)
+    assert len(texts) == bool(fragments)
+    assert all(fragment in texts[0] for fragment in fragments)
+
+
+def test_a_hint_about_clipping_waits_until_it_is_sure():
+    assert said({}, {"train/gradient_clipped": 1.0}, updates=WINDOW - 1) == []
+
+
+def test_the_slowest_part_decides_what_would_be_faster():
+    assert slowest({"environment": 0.5, "update": 0.3, "inference": 0.2}) == ADVICE["environment"]
+    assert "sequence_learning.bptt_length=20" in slowest({"environment": 0.1, "update": 0.9})
