@@ -1,13 +1,15 @@
 """What a run tells: scalars for TensorBoard and metrics.jsonl, a live line, and the episodes that ended."""
 
 import json
+import logging
 import math
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from rich.console import Console
@@ -16,10 +18,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from seqrl.types import Rollout
 
 Row = dict[str, float]
+log = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
-    """Where rows of scalars go. Built with the run folder."""
+    """Where rows of scalars go. Built with the run folder, and the environment steps after which the run goes on."""
 
     def write(self, row: Row, env_steps: int) -> None:
         """Take in the scalars, by name, that hold after `env_steps` environment steps."""
@@ -33,10 +36,11 @@ class Logger(Protocol):
 class TensorBoard:
     """Scalars in an event file: `tensorboard --logdir outputs`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env_steps: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and not everyone wants it
 
-        self._writer = SummaryWriter(str(folder))
+        # What was written after the checkpoint that the run goes on from, it will write again.
+        self._writer = SummaryWriter(str(folder), purge_step=env_steps + 1 if env_steps else None)
 
     def write(self, row: Row, env_steps: int) -> None:
         for name, value in row.items():
@@ -49,8 +53,12 @@ class TensorBoard:
 class Jsonl:
     """The same scalars in metrics.jsonl, one JSON object a line; what is not finite is null."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = (folder / "metrics.jsonl").open("a", buffering=1)
+    def __init__(self, folder: Path, env_steps: int = 0) -> None:
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if self._precedes(line, env_steps)]
+            path.write_text("".join(f"{line}\n" for line in kept))
+        self._file = path.open("a", buffering=1)
 
     def write(self, row: Row, env_steps: int) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
@@ -59,25 +67,34 @@ class Jsonl:
     def close(self) -> None:
         self._file.close()
 
+    @staticmethod
+    def _precedes(line: str, env_steps: int) -> bool:
+        """Whether a line holds until `env_steps`, and is no evaluation at the end of a run that now goes on."""
+        with suppress(ValueError, KeyError):
+            row = json.loads(line)
+            return row["env_steps"] <= env_steps and "evaluation/return_mean" not in row
+        return False
+
 
 class EpisodeStatistics:
     """Return and length of the episodes that ended, across rollouts.
 
-    recent   deque of (return, length) of the last 100 episodes
+    recent   deque of (return, length) of the last 100 episodes, or of one an environment where there are more: the last
+             100 of 1000 episodes played at once would be the longest
     ended    episodes that ended so far
     """
 
     def __init__(self, batch_size: int) -> None:
-        self.recent: deque[tuple[float, int]] = deque(maxlen=100)
+        self.recent: deque[tuple[float, int]] = deque(maxlen=max(100, batch_size))
         self.ended = 0
         self._batch_size = batch_size
         self._open: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(self, rollout: Rollout) -> list[tuple[float, int]]:
         """Take in a rollout; return (return, length) of the episodes that ended in it, in the order of their ends."""
-        reward = rollout.reward.where(rollout.valid, 0).double()
-        length = rollout.valid.long()
-        ended = rollout.ended & rollout.valid
+        reward = rollout.reward.where(rollout.valid, 0).cpu().double()
+        length = rollout.valid.cpu().long()
+        ended = (rollout.ended & rollout.valid).cpu()
         # An episode's sum is the running sum at its end minus that at the end before.
         sums = [reward.cumsum(0), length.cumsum(0)]
         if self._open is not None:
@@ -94,7 +111,7 @@ class EpisodeStatistics:
         return finished
 
     def row(self) -> Row:
-        """Scalars over the last 100 episodes."""
+        """Scalars over the recent episodes."""
         if not self.recent:
             return {}
         returns = torch.tensor([r for r, _ in self.recent], dtype=torch.float64)
@@ -107,29 +124,63 @@ class EpisodeStatistics:
             "rollout/episodes": self.ended,
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"recent": list(self.recent), "ended": self.ended}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting; episodes that were open are forgotten."""
+        self.recent.extend(state["recent"])
+        self.ended = state["ended"]
+
 
 class Clock:
     """Wall time of a run, and its share in each of its parts."""
 
     def __init__(self) -> None:
-        self.began = self._lap = time.perf_counter()
-        self._spent: dict[str, float] = {}
+        self._lap = time.perf_counter()
+        self._busy_before = time.process_time()
+        self._spent: dict[str, float] = defaultdict(float)
+        self._busy = 0.0
 
-    def lap(self, part: str) -> None:
-        """Count the time since the last call to `part`."""
-        now = time.perf_counter()
-        self._spent[part] = self._spent.get(part, 0.0) + now - self._lap
-        self._lap = now
+    def lap(self, part: str, **of_which: float) -> None:
+        """Count the time since the last call to `part`, but for the seconds of other parts that are named."""
+        now, busy = time.perf_counter(), time.process_time()
+        self._spent[part] += now - self._lap - sum(of_which.values())
+        for other, seconds in of_which.items():
+            self._spent[other] += seconds
+        self._busy += busy - self._busy_before
+        self._lap, self._busy_before = now, busy
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the run began."""
-        return time.perf_counter() - self.began
+        """Seconds that were counted."""
+        return sum(self._spent.values())
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each part in the time that was counted."""
+        return {part: seconds / self.elapsed for part, seconds in self._spent.items()}
+
+    @property
+    def idle(self) -> float:
+        """Share of the time in which this process computed nothing: it waited for other processes, or for its turn."""
+        return max(0.0, 1 - self._busy / self.elapsed)
 
     def row(self, env_steps: int) -> Row:
-        total = sum(self._spent.values())
-        shares = {f"time/{part}_share": seconds / total for part, seconds in self._spent.items()}
-        return {"time/elapsed_seconds": self.elapsed, "time/steps_per_second": env_steps / total, **shares}
+        shares = {f"time/{part}_share": share for part, share in self.shares.items()}
+        return {
+            "time/elapsed_seconds": self.elapsed,
+            "time/steps_per_second": env_steps / self.elapsed,
+            **shares,
+            "time/idle_share": self.idle,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": dict(self._spent), "busy": self._busy}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._spent.update(state["spent"])
+        self._busy = state["busy"]
 
 
 class Display:
@@ -153,10 +204,15 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def show(self, progress: float, row: Row, elapsed: float) -> None:
-        """Show that the share `progress` of the run is over after `elapsed` seconds."""
+    def say(self, text: str) -> None:
+        """Print a line, above the live one; it goes to the run's log too."""
+        self.console.print(text, soft_wrap=True)
+        log.info(text)
+
+    def show(self, progress: float, row: Row) -> None:
+        """Show that the share `progress` of the run is over."""
         progress = min(progress, 1.0)
-        left = elapsed * (1 - progress) / progress if progress else math.inf
+        left = row["time/elapsed_seconds"] * (1 - progress) / progress if progress else math.inf
         text = (
             f"return {row.get('rollout/return_mean', math.nan):.1f} · {row['time/steps_per_second']:,.0f} steps/s · "
             f"{duration(left)} left"

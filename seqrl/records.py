@@ -1,6 +1,8 @@
 """What a run leaves behind beside its curves: its configuration, where it came from, and how it ended."""
 
+import fcntl
 import json
+import math
 import os
 import platform
 import resource
@@ -9,7 +11,8 @@ import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import seqrl
 from seqrl.configuration import PACKAGE
@@ -19,24 +22,59 @@ PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboa
 
 
 class Manifest:
-    """manifest.json of a run folder: always whole, replaced at each change.
+    """manifest.json of a run folder, whole at any time: how the run stands, and what is needed to do it again.
 
-    Raises ConfigError if the folder holds a run already.
+    As a context it claims the folder, so that no two runs write there at once. Status: running, then finished,
+    interrupted or failed.
+
+    goes_on   take over a folder whose run has stopped, instead of one that holds none
+
+    Raises ConfigError if the folder holds a run already, or if that run still goes on.
     """
 
-    def __init__(self, folder: Path, **facts: Any) -> None:
+    def __init__(self, folder: Path, *, goes_on: bool = False) -> None:
         self.path = folder / "manifest.json"
-        if self.path.exists():
-            raise ConfigError([f"run folder: {folder} holds a run already. Choose another with hydra.run.dir=…"])
-        self._facts = {"status": "running", **facts, **provenance()}
-        self.update()
+        self.goes_on = goes_on
+        self._facts: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._claim()
+        self.update(status="running", **provenance())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self.update(
+                status="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}".rstrip(": ")
+            )
+        os.close(self._held)
 
     def update(self, **facts: Any) -> None:
-        """Add or replace facts."""
-        self._facts |= facts
+        """Add or replace facts; a number that is not finite is null."""
+        self._facts |= {
+            name: None if isinstance(fact, float) and not math.isfinite(fact) else fact for name, fact in facts.items()
+        }
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._facts, indent=2) + "\n")
+        temporary.write_text(json.dumps(self._facts, indent=2, allow_nan=False) + "\n")
         os.replace(temporary, self.path)
+
+    def _claim(self) -> None:
+        # The system lets go of the folder when the process ends, however it ends.
+        self._held = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError([f"run folder: {self.path.parent} is in use by a run that still goes on."]) from None
+        if self.path.exists() and not self.goes_on:
+            raise ConfigError(
+                [
+                    f"run folder: {self.path.parent} holds a run already. Go on with it, resume={self.path.parent}, "
+                    "or choose another, hydra.run.dir=…"
+                ]
+            )
 
 
 def provenance() -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Plays: steps B environments with a network, carries its memory, fills a Rollout."""
 
+import time
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,12 +38,22 @@ class Runner:
         self.rollout_length = rollout_length
         self.state_interval, self.state_lead = state_interval, state_lead
         self.generator = generator
+        # Seconds spent in the environment so far.
+        self.environment_seconds = 0.0
         self._unfinished: Episodes | None = None
 
     @torch.no_grad()
     def collect(self) -> Rollout:
         """Play one rollout [T, B]; T is `rollout_length`, or the length of the longest episode."""
         return self._play_steps() if self.rollout_length else self._play_whole_episodes()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream of random actions is. Episodes in progress are not in it."""
+        return {"generator": None if self.generator is None else self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
 
     def _play_whole_episodes(self) -> Rollout:
         episodes = self._begin()
@@ -60,14 +72,14 @@ class Runner:
             step = self._play(episodes, recorder)
             ended = step.terminated | step.truncated
             if ended.any():
-                episodes.observation = self.env.reset(ended)
+                episodes.observation = self._reset(ended)
             # Where the environment spent the step on its reset, the episode begins after it, not before.
             episodes.forget(ended | ~step.valid)
         self._unfinished = episodes
         return recorder.rollout(last_value=self._value(episodes.observation, episodes.state))
 
     def _begin(self) -> "Episodes":
-        observation = self.env.reset()
+        observation = self._reset()
         rows = torch.arange(self.env.batch_size, device=observation.device)
         return Episodes(rows, observation, self.network.initial_state(len(rows)), torch.zeros_like(rows))
 
@@ -75,7 +87,9 @@ class Runner:
         """Take one step in every episode in progress."""
         policy, value, state = self.network.step(episodes.observation, episodes.state)
         action = policy.mode() if self.generator is None else policy.sample(self.generator)
+        began = time.perf_counter()
         step = episodes.step(self.env, action)
+        self.environment_seconds += time.perf_counter() - began
 
         truncated = step.truncated & ~step.terminated
         final_value = torch.zeros_like(value)
@@ -87,6 +101,12 @@ class Runner:
         recorder.record(episodes, action, policy.log_prob(action), value, step, final_value)
         episodes.observation, episodes.state, episodes.age = step.observation, state, episodes.age + step.valid
         return step
+
+    def _reset(self, where: Tensor | None = None) -> Tensor:
+        began = time.perf_counter()
+        observation = self.env.reset(where)
+        self.environment_seconds += time.perf_counter() - began
+        return observation
 
     def _value(self, observation: Tensor, state: State) -> Tensor:
         return self.network.step(observation, state)[1]

@@ -4,10 +4,12 @@ The composition root: composes the configuration, builds the parts, runs the loo
 """
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,30 +21,106 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
+from seqrl.checkpoint import Checkpoints
 from seqrl.complaints import complaint
 from seqrl.configuration import CONF, faults
-from seqrl.devices import Device
+from seqrl.devices import Device, chosen
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ConfigError
-from seqrl.metrics import Clock, Display, EpisodeStatistics, Logger, Row, duration
+from seqrl.footprint import Footprint, footprint
+from seqrl.hints import Hints, slowest
+from seqrl.metrics import Display, EpisodeStatistics, Logger, Row, duration
 from seqrl.networks import Network
+from seqrl.probe import probe
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
+from seqrl.resume import arguments, changes
+from seqrl.run import Budget, Run
 from seqrl.runner import Runner
+from seqrl.types import Rollout
 
 log = logging.getLogger(__name__)
 
+# What keeps Hydra from making a run folder.
+LEAVE_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.job_logging.root.handlers=[]"]
+
 
 def train(cfg: DictConfig, folder: Path) -> float:
-    """Do one run into `folder`; return the mean return of its evaluation, or of its last episodes if there is none."""
-    if found := faults(cfg):
-        raise ConfigError(found)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    device: Device = built(cfg.device)()
-    device.prepare()
-    forget_peak_memory()
-    manifest = Manifest(folder, seed=cfg.seed, threads=device.threads, device=str(device.torch_device))
+    """Do one run into `folder`, or go on with it; return the mean return of its evaluation.
 
-    env = make_env(cfg, device, cfg.parallel, "training")
+    Without an evaluation, that of its last episodes.
+    """
+    device: Device = built(cfg.device)()
+    with ExitStack() as stack:
+        manifest = stack.enter_context(Manifest(folder, goes_on=cfg.resume is not None))
+        display = stack.enter_context(Display())
+        device = prepared(device, cfg, display.say)
+        forget_peak_memory()
+        checkpoints = Checkpoints(folder)
+        run = resumed(cfg, device, checkpoints, display.say) if cfg.resume else build(cfg, device)
+        stack.callback(run.runner.env.close)
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+        manifest.update(seed=cfg.seed, threads=device.threads, device=str(device.torch_device))
+        loggers: list[Logger] = [built(logger)(folder, run.budget.steps) for logger in cfg.logger.values()]
+        for logger in loggers:
+            stack.callback(logger.close)
+
+        display.say(introduction(cfg, run, device))
+        learn(cfg, run, loggers, checkpoints, display)
+
+        checkpoints.save(run.state_dict(), run.iterations)
+        manifest.update(
+            env_steps=run.budget.steps,
+            steps_per_second=run.budget.steps / run.clock.elapsed,
+            seconds=run.clock.elapsed,
+            peak_memory_mb=peak_memory_mb(),
+        )
+        result = evaluate(cfg, run.runner.network, device)
+        for logger in loggers:
+            if result:
+                logger.write(result, run.budget.steps)
+        score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", math.nan))
+        named = {name.replace("/", "_"): value for name, value in result.items()}
+        manifest.update(status="finished", result=score, **named)
+    display.console.print(summary(run, result, score, folder), soft_wrap=True)
+    return score
+
+
+def learn(cfg: DictConfig, run: Run, loggers: list[Logger], checkpoints: Checkpoints, display: Display) -> None:
+    """Iterate until the budget is spent."""
+    algorithm = run.algorithm
+    hints = Hints(algorithm.minibatches, algorithm.bptt_length, cfg.rollout_length, algorithm.grad_clip_norm)
+    while not run.budget.spent:
+        row = run.iterate()
+        for logger in loggers:
+            logger.write(row, run.budget.steps)
+        display.show(run.budget.progress, row)
+        for hint in hints.new(row):
+            display.say(f"hint: {hint}")
+        if cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0:
+            checkpoints.save(run.state_dict(), run.iterations)
+        run.clock.lap("other")
+
+
+def validate(cfg: DictConfig) -> None:
+    """Build all parts, play and learn one tiny iteration, and say how large the real one is; leaves no run behind."""
+    display = Display()
+    device = prepared(built(cfg.device)(), cfg, display.say)
+    tiny = OmegaConf.merge(cfg, {"parallel": min(cfg.parallel, 4)})
+    assert isinstance(tiny, DictConfig)
+    run = build(tiny, device)
+    try:
+        rollout = run.runner.collect()
+        need = footprint(run.algorithm, rollout, cfg.parallel)
+        run.algorithm.update(rollout, 0.0)
+    finally:
+        run.runner.env.close()
+    display.say(introduction(cfg, run, device))
+    display.console.print(sizes(cfg, run, rollout, need), soft_wrap=True)
+
+
+def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
+    """All parts of a run. `stream` tells the environments' random numbers from those of an earlier part of the run."""
+    env = make_env(cfg, device, cfg.parallel, "training", *stream)
     network = make_network(cfg, env, device)
     algorithm = built(cfg.algorithm)(network, np.random.default_rng(seeds.stream(cfg.seed, "shuffle")))
     runner: Runner = built(cfg.runner)(
@@ -52,71 +130,36 @@ def train(cfg: DictConfig, folder: Path) -> float:
         state_lead=algorithm.state_lead,
         generator=seeds.generator(cfg.seed, "policy", device.torch_device),
     )
-    loggers: list[Logger] = [built(logger)(folder) for logger in cfg.logger.values()]
-    episodes = EpisodeStatistics(cfg.parallel)
-    budget = Budget(cfg.episodes * cfg.parallel, cfg.total_steps)
-    clock = Clock()
+    return Run(runner, algorithm, Budget(cfg.episodes * cfg.parallel, cfg.total_steps), EpisodeStatistics(cfg.parallel))
 
-    with Display() as display:
-        display.console.print(
-            f"{type(algorithm).__name__}, {reason(cfg)}; {size(network)} parameters on {device.torch_device}",
-            soft_wrap=True,
+
+def resumed(cfg: DictConfig, device: Device, checkpoints: Checkpoints, say: Callable[[str], None]) -> Run:
+    """The run that the newest sound checkpoint holds; says what was passed over and what has changed since."""
+    state, passed_over = checkpoints.newest()
+    run = build(cfg, device, state["iterations"])
+    run.load_state_dict(state)
+    for fault in passed_over:
+        say(f"warning: the checkpoint {fault}; an older one takes its place.")
+    say(f"goes on after {run.iterations} iterations, {run.budget.steps:,} steps; episodes begin anew")
+    before = OmegaConf.load(Path(cfg.resume) / "config.yaml")
+    assert isinstance(before, DictConfig)
+    for change in changes(before, cfg):
+        say(f"changed: {change}")
+    return run
+
+
+def prepared(device: Device, cfg: DictConfig, say: Callable[[str], None]) -> Device:
+    """The device that is meant, ready; anything but the CPU is first tried with a small step of the network."""
+    if device.candidates != [torch.device("cpu")]:
+        env = make_env(cfg, replace(device, name="cpu"), 1, "probe")
+        env.close()
+        device = chosen(
+            device,
+            lambda it: probe(network_builder(cfg), env.observation_space, env.action_space, it, device.dtype),
+            say,
         )
-        row: Row = {}
-        while not budget.spent:
-            rollout = runner.collect()
-            clock.lap("collect")
-            learned = algorithm.update(rollout, budget.progress)
-            clock.lap("update")
-            budget.count(int(rollout.valid.sum()), len(episodes.update(rollout)))
-            row = {**episodes.row(), **learned, **clock.row(budget.steps), "memory/peak_mb": peak_memory_mb()}
-            for logger in loggers:
-                logger.write(row, budget.steps)
-            display.show(budget.progress, row, clock.elapsed)
-            clock.lap("log")
-
-    env.close()
-    result = evaluate(cfg, network, device)
-    for logger in loggers:
-        if result:
-            logger.write(result, budget.steps)
-        logger.close()
-    score = result.get("evaluation/return_mean", row.get("rollout/return_mean", float("nan")))
-    manifest.update(
-        status="finished",
-        result=score,
-        **{name.replace("/", "_"): value for name, value in result.items()},
-        env_steps=budget.steps,
-        steps_per_second=row["time/steps_per_second"],
-        seconds=clock.elapsed,
-        peak_memory_mb=peak_memory_mb(),
-    )
-    display.console.print(summary(row, result, budget, clock, folder), soft_wrap=True)
-    return score
-
-
-@dataclass
-class Budget:
-    """How much of a run is over: ended episodes or environment steps, whichever comes first."""
-
-    episodes_to_end: int
-    steps_to_take: int | None
-    steps: int = 0
-    episodes: int = 0
-
-    def count(self, steps: int, episodes: int) -> None:
-        self.steps += steps
-        self.episodes += episodes
-
-    @property
-    def progress(self) -> float:
-        """Share of the budget that is spent; may pass 1 with the last rollout."""
-        share = self.episodes / self.episodes_to_end
-        return share if self.steps_to_take is None else max(share, self.steps / self.steps_to_take)
-
-    @property
-    def spent(self) -> bool:
-        return self.progress >= 1
+    device.prepare()
+    return device
 
 
 def built(part: DictConfig) -> Callable[..., Any]:
@@ -125,41 +168,55 @@ def built(part: DictConfig) -> Callable[..., Any]:
     return constructor
 
 
-def make_env(cfg: DictConfig, device: Device, batch_size: int, purpose: str) -> BatchedEnv:
-    env: BatchedEnv = built(cfg.env)(
-        batch_size=batch_size, seed=seeds.stream(cfg.seed, purpose), device=device.torch_device
-    )
+def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | int) -> BatchedEnv:
+    """`batch_size` environments, seeded by the stream that is named."""
+    purpose, *index = stream
+    seed = seeds.stream(cfg.seed, str(purpose), *map(int, index))
+    env: BatchedEnv = built(cfg.env)(batch_size=batch_size, seed=seed, device=device.torch_device)
     return env
 
 
-def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:
+def network_builder(cfg: DictConfig) -> Callable[..., Network]:
     # `type` names what the other keys say; it is no part.
-    parts = OmegaConf.masked_copy(cfg.network, [key for key in cfg.network if key != "type"])
+    return built(OmegaConf.masked_copy(cfg.network, [key for key in cfg.network if key != "type"]))
+
+
+def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.stream(cfg.seed, "init"))
-        network: Network = built(parts)(env.observation_space, env.action_space)
+        network = network_builder(cfg)(env.observation_space, env.action_space)
     return network.to(device.torch_device, device.dtype)
 
 
 def evaluate(cfg: DictConfig, network: Network, device: Device) -> Row:
     """Play fresh episodes with the final policy, the same number of every environment; {} if none are wanted."""
-    if not cfg.evaluation.episodes:
+    wanted = cfg.evaluation.episodes
+    if not wanted:
         return {}
-    batch_size = min(cfg.evaluation.episodes, 200)
+    batch_size = min(wanted, cfg.parallel)
     env = make_env(cfg, device, batch_size, "evaluation")
     generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
     runner = Runner(env, network, rollout_length=0, state_interval=0, generator=generator)
-    played = EpisodeStatistics(batch_size)
-    ended = [e for _ in range(-(-cfg.evaluation.episodes // batch_size)) for e in played.update(runner.collect())]
-    env.close()
-    returns = np.array([episode_return for episode_return, _ in ended])
+    try:
+        rollouts = [runner.collect() for _ in range(math.ceil(wanted / batch_size))]
+    finally:
+        env.close()
+    # By environment, never by who ends first: that would favour short episodes.
+    returns = torch.cat([rollout.reward.where(rollout.valid, 0).sum(0) for rollout in rollouts])[:wanted].double()
+    lengths = torch.cat([rollout.valid.sum(0) for rollout in rollouts])[:wanted].double()
     return {
         "evaluation/return_mean": float(returns.mean()),
-        "evaluation/return_std": float(returns.std()),
+        "evaluation/return_std": float(returns.std(correction=0)),
         "evaluation/return_min": float(returns.min()),
-        "evaluation/length_mean": float(np.mean([length for _, length in ended])),
-        "evaluation/episodes": len(ended),
+        "evaluation/length_mean": float(lengths.mean()),
+        "evaluation/episodes": wanted,
     }
+
+
+def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
+    """What learns, why it was selected, and where."""
+    parameters = sum(parameter.numel() for parameter in run.runner.network.parameters())
+    return f"{type(run.algorithm).__name__}, {reason(cfg)}; {parameters:,} parameters on {device.torch_device}"
 
 
 def reason(cfg: DictConfig) -> str:
@@ -172,30 +229,43 @@ def reason(cfg: DictConfig) -> str:
     return f"as the network has an LSTM: gradients reach back {f'{length} steps' if length else 'to the episode start'}"
 
 
-def size(network: Network) -> str:
-    return f"{sum(parameter.numel() for parameter in network.parameters()):,}"
-
-
-def summary(row: Row, result: Row, budget: Budget, clock: Clock, folder: Path) -> str:
+def summary(run: Run, result: Row, score: float, folder: Path) -> str:
     """The short table at the end of a run."""
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     if result:
-        score = (
-            f"[bold]{result['evaluation/return_mean']:.1f}[/bold] over {result['evaluation/episodes']:.0f} fresh "
-            f"episodes, worst {result['evaluation/return_min']:.1f}"
-        )
+        over = f"over {result['evaluation/episodes']:.0f} fresh episodes, worst {result['evaluation/return_min']:.1f}"
     else:
-        score = f"{row.get('rollout/return_mean', float('nan')):.1f} over the last episodes of training"
-    played = (
-        f"{budget.steps:,} steps, {budget.episodes:,} episodes in {duration(clock.elapsed)}, "
-        f"{row['time/steps_per_second']:,.0f} steps/s"
-    )
+        over = "over the last episodes of training"
+    steps, clock = run.budget.steps, run.clock
+    shares = {part: share for part, share in clock.shares.items() if part != "other" or share > 0.05}
+    spent = ", ".join(f"{part} {share:.0%}" for part, share in sorted(shares.items(), key=lambda item: -item[1]))
     return f"""
-  mean return   {score}
-  played        {played}
+  mean return   [bold]{score:.1f}[/bold] {over}
+  played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
+{steps / clock.elapsed:,.0f} steps/s
+  time went to  {spent}; idle {clock.idle:.0%}
+  faster with   {slowest(clock.shares)}
   run folder    {folder}
   curves        tensorboard --logdir {folder}
+"""
+
+
+def sizes(cfg: DictConfig, run: Run, rollout: Rollout, need: Footprint) -> str:
+    """What validation found, as a table."""
+    env, network = run.runner.env, run.runner.network
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    mean_length = float(rollout.valid.sum() / rollout.valid.shape[1])
+    played = (
+        f"rollouts of {mean_length:.0f} steps" if cfg.rollout_length else f"episodes of {mean_length:.0f} steps now"
+    )
+    return f"""
+  observation   {env.observation_space}
+  action        {env.action_space}
+  parameters    {parameters:,}
+  iteration     {cfg.parallel * mean_length:,.0f} steps: {cfg.parallel} environments, {played}
+  update        {need.megabytes:,.1f} MB for {need.steps:,} steps at once, {need.bytes_per_step / 1e3:.1f} kB each
+  valid         without validate=true, this command trains
 """
 
 
@@ -203,6 +273,11 @@ def summary(row: Row, result: Row, budget: Budget, clock: Clock, folder: Path) -
 def job(cfg: DictConfig) -> float:
     """One run, alone or as a point of a sweep."""
     try:
+        if found := faults(cfg):
+            raise ConfigError(found)
+        if cfg.validate:
+            validate(cfg)
+            return math.nan
         return train(cfg, Path(HydraConfig.get().runtime.output_dir))
     except Exception as error:
         fail(error)
@@ -227,6 +302,9 @@ def main() -> None:
         sys.argv.append("env=gymnasium")
     # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
     logging.raiseExceptions = False
+    sys.argv[1:] = arguments(sys.argv[1:])
+    if "validate=true" in sys.argv:
+        sys.argv += LEAVE_NOTHING
     # Hydra then hands its errors over as they are.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

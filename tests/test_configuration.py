@@ -93,7 +93,7 @@ def issubclass_of(built, parent):
 def test_every_part_names_what_builds_it_and_its_keys_are_the_parameters_letter_for_letter(choice):
     cfg = composed(choice)
     filled_in = {"observation_space", "action_space", "batch_size", "seed", "device", "env", "network", "folder"}
-    filled_in |= {"state_interval", "state_lead", "generator", "shuffle"}
+    filled_in |= {"state_interval", "state_lead", "generator", "shuffle", "env_steps"}
     for part in [cfg.env, cfg.network, cfg.algorithm, cfg.device, cfg.runner, *cfg.logger.values()]:
         built = get_object(part._target_)
         assert parameters(built) - filled_in == set(part) - {"_target_", "type"}, part._target_

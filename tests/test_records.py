@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -7,20 +8,60 @@ from seqrl.errors import ConfigError
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
 
 
-def test_the_manifest_is_whole_after_every_update(tmp_path):
-    manifest = Manifest(tmp_path, seed=3)
-    assert json.loads(manifest.path.read_text())["status"] == "running"
-    manifest.update(status="finished", result=7.5)
-    facts = json.loads(manifest.path.read_text())
-    assert (facts["status"], facts["result"], facts["seed"]) == ("finished", 7.5, 3)
+def facts(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_the_manifest_is_whole_at_any_time(tmp_path):
+    with Manifest(tmp_path) as manifest:
+        assert facts(tmp_path)["status"] == "running"
+        manifest.update(seed=3)
+        manifest.update(status="finished", result=7.5)
+    found = facts(tmp_path)
+    assert (found["status"], found["result"], found["seed"]) == ("finished", 7.5, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("no such thing"), "failed", "ValueError: no such thing"),
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
+    ],
+)
+def test_a_run_that_ends_early_does_not_stay_running(tmp_path, error, status, said):
+    with pytest.raises(type(error)), Manifest(tmp_path):
+        raise error
+    assert (facts(tmp_path)["status"], facts(tmp_path)["error"]) == (status, said)
+
+
+def test_a_result_that_is_not_finite_is_null(tmp_path):
+    with Manifest(tmp_path) as manifest:
+        manifest.update(result=math.nan, steps_per_second=math.inf)
+    assert (facts(tmp_path)["result"], facts(tmp_path)["steps_per_second"]) == (None, None)
+
+
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):
-    Manifest(tmp_path, seed=3)
-    with pytest.raises(ConfigError, match="holds a run already"):
-        Manifest(tmp_path, seed=4)
-    assert json.loads((tmp_path / "manifest.json").read_text())["seed"] == 3
+    with Manifest(tmp_path) as manifest:
+        manifest.update(seed=3)
+    with pytest.raises(ConfigError, match=r"holds a run already.*resume="), Manifest(tmp_path):
+        pass
+    assert facts(tmp_path)["seed"] == 3
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_run_that_still_goes_on_is_not_disturbed(tmp_path, goes_on):
+    with Manifest(tmp_path):
+        with pytest.raises(ConfigError, match="in use"), Manifest(tmp_path, goes_on=goes_on):
+            pass
+        assert facts(tmp_path)["status"] == "running"
+
+
+def test_a_run_that_has_stopped_can_be_gone_on_with(tmp_path):
+    with pytest.raises(ValueError), Manifest(tmp_path):  # noqa: PT011
+        raise ValueError
+    with Manifest(tmp_path, goes_on=True):
+        assert "error" not in facts(tmp_path)
 
 
 def test_peak_memory_counts_what_was_held_and_can_begin_anew():

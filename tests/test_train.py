@@ -1,6 +1,7 @@
 """The program as a user starts it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_a_run_leaves_its_folder_named_after_its_choices(finished):
     _, run = finished
     assert run.name.endswith("_ppo_attention_truncated_s3")
     left = {path.name.split(".out.")[0] for path in run.iterdir()}
-    assert left == {"config.yaml", "metrics.jsonl", "events", "train.log", "manifest.json", ".hydra"}
+    assert left == {"config.yaml", "metrics.jsonl", "events", "train.log", "manifest.json", "checkpoints", ".hydra"}
 
 
 def test_the_saved_configuration_is_resolved(finished):
@@ -138,3 +139,70 @@ def test_hydra_options_work(tmp_path, option, shown):
     done = train(tmp_path, *option)
     assert done.returncode == 0
     assert shown in done.stdout
+
+
+def test_a_run_goes_on_where_it_stopped_and_further_if_asked(tmp_path):
+    assert train(tmp_path, *TINY, "network=attention", "seed=3").returncode == 0
+    run = the_run(tmp_path)
+    first = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    done = train(tmp_path, f"resume={run.relative_to(tmp_path)}", "episodes=4")
+    assert done.returncode == 0, done.stderr
+    assert the_run(tmp_path) == run
+    assert f"goes on after 2 iterations, {first[-1]['env_steps']} steps; episodes begin anew" in done.stdout
+    assert "changed: episodes: 2 -> 4" in done.stdout
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[:2] == first[:2]
+    assert [row.get("rollout/episodes") for row in rows] == [3, 6, 9, 12, None]
+    assert json.loads((run / "manifest.json").read_text())["env_steps"] == rows[-1]["env_steps"]
+    other = train(tmp_path, f"resume={run.relative_to(tmp_path)}", "network.lstm_hidden_size=16")
+    assert other.returncode == 3
+    assert "the checkpoint does not fit this network" in other.stderr
+
+
+def test_validation_says_sizes_and_leaves_nothing(tmp_path):
+    done = train(tmp_path, *TINY, "parallel=100", "validate=true")
+    assert done.returncode == 0, done.stderr
+    assert "100 environments, episodes of" in done.stdout
+    assert "MB for" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+# Learns with 100 MB more than it holds when its first rollout is there.
+SHORT_OF_MEMORY = """
+import resource, sys
+import seqrl.run
+from seqrl import train
+
+learn = seqrl.run.Run._learn
+def starved(self, rollout):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 100_000_000,) * 2)
+    return learn(self, rollout)
+seqrl.run.Run._learn = starved
+train.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to its memory")
+def test_want_of_memory_names_the_need_and_settings_that_fit(tmp_path):
+    starved = [
+        sys.executable,
+        "-c",
+        SHORT_OF_MEMORY,
+        "parallel=64",
+        "rollout_length=256",
+        "episodes=1",
+        "total_steps=1",
+    ]
+    starved += ["algorithm.epochs=1", "algorithm.minibatches=1", "evaluation.episodes=0", "logger=jsonl"]
+    done = subprocess.run(starved, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    needed, free, remedy = re.fullmatch(
+        r"seqrl: error: memory: an update of 16,384 steps at once needs about (\d+) MB, and (\d+) MB are free\. "
+        r"Use (\S+) or parallel=\d+\.",
+        line,
+    ).groups()
+    assert int(needed) > int(free)
+    mended = subprocess.run([*starved, remedy], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert mended.returncode == 0, mended.stderr
