@@ -7,6 +7,7 @@ python scripts/learning_curve.py outputs/memory docs/learning_curve.png
 import argparse
 import json
 import statistics
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,10 +96,14 @@ def main() -> None:
     arguments = parser.parse_args()
     runs: dict[str, list[Run]] = defaultdict(list)
     for manifest in sorted(arguments.sweep.glob("*/manifest.json")):
+        status = json.loads(manifest.read_text())["status"]
+        if status != "finished":
+            print(f"left out: {manifest.parent} is {status}", file=sys.stderr)
+            continue
         run = read(manifest.parent)
         runs[run.network].append(run)
     if not runs:
-        parser.error(f"{arguments.sweep}: holds no runs")
+        parser.error(f"{arguments.sweep}: holds no finished runs")
     draw(runs, arguments.picture)
     print(table(runs))
 

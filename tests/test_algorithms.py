@@ -109,13 +109,17 @@ def test_a_missed_reset_would_be_seen():
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_full_equals_truncated_at_the_episode_length(kind):
-    losses = []
-    for bptt_length in (0, 20):
+def test_full_equals_truncated_at_the_episode_length_and_not_one_step_below(kind):
+    gradients = []
+    for bptt_length in (0, 20, 19):
         network, rollout = collected("uneven episodes", kind, 0, bptt_length)
         loss, _ = ppo(network, bptt_length=bptt_length).loss(all_sequences(rollout, bptt_length), 0.0)
-        losses.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, network.parameters())]))
-    assert torch.equal(losses[0], losses[1])
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, network.parameters())]))
+    full, whole, cut = gradients
+    assert torch.equal(full, whole)
+    # Without memory a cut cuts nothing off; only the order of sums may differ.
+    difference = (full - cut).norm() / full.norm()
+    assert (difference > 1e-6) if kind != "memoryless" else (difference < 1e-12)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "lstm+attention", "separate critic"])
@@ -200,6 +204,39 @@ def test_annealed_coefficients_fall_linearly():
     network, rollout = collected("uneven episodes", "lstm", 0, 0)
     algorithm = ppo(network, anneal=["learning_rate"], learning_rate=0.4)
     assert algorithm.update(rollout, 0.75)["train/learning_rate"] == pytest.approx(0.1)
+    assert [group["lr"] for group in algorithm.optimizer.param_groups] == [pytest.approx(0.1)]
+    assert [group["eps"] for group in algorithm.optimizer.param_groups] == [1e-5]
+    assert algorithm.annealed("clip_range", 0.75) == 0.2
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+@pytest.mark.parametrize("world", ["uneven episodes", "continuous"])
+def test_the_loss_of_ppo_is_the_one_of_the_paper_written_out(world, progress):
+    network, rollout = collected(world, "lstm+attention", 0, 0)
+    algorithm = ppo(
+        network, anneal=["clip_range", "entropy_coefficient"], entropy_coefficient=0.3, value_coefficient=0.7
+    )
+    batch = all_sequences(rollout, 0)
+    network.value.adapt(10 * batch.target, 0.99)
+    # Ratios on both sides of the clip range.
+    shift = torch.linspace(-0.4, 0.4, len(batch.log_prob), dtype=torch.float64)
+    batch = dataclasses.replace(batch, log_prob=batch.log_prob + shift)
+    log_prob, value = by_step(rollout, network, 0)
+    ratio, epsilon = (log_prob - batch.log_prob).exp(), 0.2 * (1 - progress)
+    surrogate = [
+        min(r * a, min(max(r, 1 - epsilon), 1 + epsilon) * a)
+        for r, a in zip(ratio.tolist(), batch.advantage.tolist(), strict=True)
+    ]
+    entropy = network.unroll(batch)[0].entropy().mean().item()
+    value_loss = 0.5 * (((value - batch.target) / network.value.std) ** 2).mean().item()
+    expected = -np.mean(surrogate) + 0.7 * value_loss - 0.3 * (1 - progress) * entropy
+    loss, terms = algorithm.loss(batch, progress)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+    assert terms["train/entropy"].item() == pytest.approx(entropy)
+    assert terms["train/value_loss"].item() == pytest.approx(value_loss)
+    clipped = np.mean([abs(r - 1) > epsilon for r in ratio.tolist()])
+    assert terms["train/clip_fraction"].item() == pytest.approx(clipped)
+    assert 0 < clipped < 1
 
 
 def test_target_kl_ends_the_epochs_early():
