@@ -82,11 +82,11 @@ def draw(runs: dict[str, list[Run]], picture: Path) -> None:
     axes.set_ylabel("return of the last 100 episodes")
     count = min(len(group) for group in runs.values())
     axes.set_title(f"CartPole-v1 with hidden velocities, {count} seeds: median and range", loc="left", fontsize=10)
-    axes.set_xlim(0)
+    axes.set_xlim(0, max(run.env_steps[-1] for group in runs.values() for run in group) / 1000)
     axes.set_ylim(0, 520)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(picture)
+    # Names stand to the right of the axes.
+    figure.savefig(picture, bbox_inches="tight")
 
 
 def main() -> None:
