@@ -1,30 +1,82 @@
-"""Exceptions of Hydra and OmegaConf, said for the person at the keyboard."""
+"""Exceptions of Hydra, OmegaConf, YAML and the system, said for the person at the keyboard."""
 
 import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from seqrl.configuration import CONF, keys, nearest
+from seqrl.configuration import CONF, choices, faults, keys, nearest
 from seqrl.errors import ConfigError, SeqrlError
 
+COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 
-def complaint(error: Exception) -> tuple[list[str], int]:
-    """Lines that say what went wrong, and the exit code."""
+
+def complaint(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str], int] | None:
+    """Lines that say what went wrong, and the exit code; None if it is a fault of seqrl.
+
+    arguments   of the command line; all that is wrong with them is said, not only what came first
+    """
     if isinstance(error, ConfigError):
         return error.faults, error.exit_code
     if isinstance(error, SeqrlError):
         return [str(error)], error.exit_code
-    if isinstance(error, MissingConfigException | OverrideParseException | HydraException | OmegaConfBaseException):
-        return [_composition(error)], ConfigError.exit_code
-    if isinstance(error, ValueError) and "Config group override" in str(error):
-        return [f"a group needs a choice, such as network=lstm (Hydra says: {error})"], ConfigError.exit_code
-    return [f"unexpected {type(error).__name__}: {error}. The traceback is in train.log of the run folder."], 1
+    if isinstance(error, yaml.YAMLError):
+        return [_yaml(error)], ConfigError.exit_code
+    if isinstance(error, UnicodeDecodeError):
+        return ["--config-dir: holds a file that is not text in UTF-8. Mend or remove it."], ConfigError.exit_code
+    if _is_composition(error):
+        return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
+    if isinstance(error, OSError) and error.filename:
+        return [f"{error.filename}: {error.strerror}. Choose another run folder, hydra.run.dir=…"], 2
+    return None
 
 
-def _composition(error: Exception) -> str:
+def _is_composition(error: Exception) -> bool:
+    return isinstance(error, HydraException | OmegaConfBaseException) or (
+        isinstance(error, ValueError) and "Config group override" in str(error)
+    )
+
+
+def _of_each(arguments: Sequence[str]) -> Iterator[str]:
+    """What is wrong with each override, given those that are right."""
+    right = [f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in _config_dirs(arguments)]
+    overrides = [a for a in arguments if "=" in a and not a.startswith(("-", "hydra.", "hydra/"))]
+    # Groups first: other keys may be theirs.
+    for override in sorted(overrides, key=lambda a: a.partition("=")[0].lstrip("+~") not in GROUPS):
+        try:
+            _composed([*right, override])
+            right.append(override)
+        except COMPOSITION as error:
+            # Several values are a sweep's, and compose takes none.
+            if "sweep" not in str(error).lower():
+                yield _composition(error, override, right)
+    try:
+        yield from faults(_composed(right))
+    except COMPOSITION:
+        return
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", overrides)
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[str]:
+    return [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")] + [
+        a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")
+    ]
+
+
+def _composition(error: Exception, override: str = "", others: Sequence[str] = ()) -> str:
     text = str(error)
     if found := re.search(r"Could not find '([^/']+)/([^']*)'", text):
         group, choice = found.groups()
@@ -33,15 +85,27 @@ def _composition(error: Exception) -> str:
             " Another GPU: device=cuda device.name=cuda:1." if group == "device" and choice.startswith("cuda") else ""
         )
         return f"{group}: there is no {group}={choice}.{nearest(choice, there)} Choices: {', '.join(there)}.{extra}"
+    if "Config group override" in text:
+        group = override.partition("=")[0] or "a group"
+        known = ", ".join(choices(group)) if group in GROUPS else "network=lstm, for instance"
+        return f"{group}: needs a choice (got null). Choices: {known}."
     if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown(found.group(1))
+        return _unknown(found.group(1), others)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as key=value. Quote what is special: 'key=\"a=b\"'."
+        key, _, value = str(error.override).partition("=")
+        quoted = value.replace('"', r"\"")
+        return f"{key}: its value cannot be read (got {value}). Quote what is special: '{key}=\"{quoted}\"'."
     if found := re.search(r"Multiple values for (\w+)", text):
         return f"{found.group(1)}: is a group that is there already. Write {found.group(1)}=… without the plus sign."
+    return _value(error)
+
+
+def _value(error: Exception) -> str:
     cause = error.__cause__ or error
-    message = str(cause).splitlines()[0]
-    key = re.search(r"full_key: (\S+)", str(cause))
+    key = re.search(r"full_key: (\S+)", str(error)) or re.search(r"full_key: (\S+)", str(cause))
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    message = str(cause).splitlines()[0].rstrip(".:")
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message):
         kind = {"Integer": "a whole number", "Float": "a number"}.get(found.group(2), found.group(2))
         message = f"must be {kind} (got {found.group(1)})"
@@ -52,11 +116,11 @@ def _composition(error: Exception) -> str:
     return f"{key.group(1) if key else 'configuration'}: {message}."
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, others: Sequence[str]) -> str:
     """Complaint about a key that is not there, with the nearest one that is."""
     if key.startswith("env.kwargs."):
         return f"{key}: an argument of the environment is added with a plus sign. Write +{key}=…."
-    known = _known_keys()
+    known = [k for k in keys(_composed(list(others))) if not k.endswith("_target_")]
     section, _, name = key.rpartition(".")
     if section in ("sequence", "sequence_learning") or key == "sequence":
         remedy = (
@@ -66,11 +130,14 @@ def _unknown(key: str) -> str:
     else:
         same_name = [k for k in known if name and k.rpartition(".")[2] == name]
         remedy = nearest(key, known) or (f" Did you mean {same_name[0]}?" if same_name else "")
+    if not remedy and section == "env" and "env.kwargs" in known:
+        remedy = f" An argument of the environment is written +env.kwargs.{name}=…."
     return f"{key}: there is no such key.{remedy} All keys: python -m seqrl.train --cfg job."
 
 
-def _known_keys() -> list[str]:
-    """Keys of the default configuration."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return [key for key in keys(compose("config")) if not key.endswith("_target_")]
+def _yaml(error: yaml.YAMLError) -> str:
+    """File, line and problem of a broken file, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}:{mark.line + 1}" if mark else getattr(error, "name", "--config-dir")
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
+    return f"{where}: {problem}. Mend the YAML."

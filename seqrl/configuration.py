@@ -2,6 +2,8 @@
 
 import difflib
 import math
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -174,10 +176,16 @@ def learns_sequences(enabled: object, use_lstm: object) -> bool:
     return bool(enabled and use_lstm)
 
 
+def folder_name(overrides: str) -> str:
+    """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
+    return re.sub(r"[^\w.=,+-]+", "-", overrides, flags=re.ASCII)[:240].rstrip("-")
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra and OmegaConf; again does no harm."""
     OmegaConf.register_new_resolver("learns_sequences", learns_sequences, replace=True)
     OmegaConf.register_new_resolver("choose", lambda condition, yes, no: yes if condition else no, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     store = ConfigStore.instance()
     for name, schema in {
         "run": RunConfig,
@@ -199,6 +207,8 @@ AT_LEAST_0: Rule = (lambda x: x >= 0, "0 or more")
 POSITIVE: Rule = (lambda x: math.isfinite(x) and x > 0, "a finite number above 0")
 NOT_NEGATIVE: Rule = (lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0")
 SHARE: Rule = (lambda x: 0 <= x <= 1, "between 0 and 1")
+
+PROCESSORS = os.cpu_count() or 1
 
 RULES: dict[str, Rule] = {
     "episodes": AT_LEAST_1,
@@ -226,7 +236,7 @@ RULES: dict[str, Rule] = {
     "algorithm.value_coefficient": NOT_NEGATIVE,
     "algorithm.target_kl": POSITIVE,
     "env.max_episode_steps": AT_LEAST_1,
-    "device.threads": AT_LEAST_1,
+    "device.threads": (lambda x: 1 <= x <= PROCESSORS, f"1 to {PROCESSORS}, the processors of this machine"),
 }
 CHOICES = {
     "network.type": ["lstm", "attention", "mlp"],
@@ -241,10 +251,12 @@ GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
 
 def faults(cfg: DictConfig) -> list[str]:
     """Everything that is wrong with a composed configuration, a line each: key, fault, value, remedy."""
-    empty = [
-        f"{group}: is empty. Choose one, {group}=… ({', '.join(choices(group))})." for group in GROUPS if not cfg[group]
-    ]
-    return empty or [*_unknown_keys(cfg), *_unresolved(cfg)] or [*_values(cfg), *_choices(cfg), *_contradictions(cfg)]
+    return (
+        [*_empty(cfg)]
+        or [*_unknown_keys(cfg), *_unresolved(cfg)]
+        or [*_values(cfg), *_choices(cfg), *_contradictions(cfg)]
+        or [*_too_large(cfg)]
+    )
 
 
 def choices(group: str) -> list[str]:
@@ -265,6 +277,16 @@ def keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
             yield from keys(node, f"{prefix}{key}.")
+
+
+def _empty(cfg: DictConfig) -> Iterator[str]:
+    for group in GROUPS:
+        if not isinstance(cfg[group], DictConfig) or not cfg[group]:
+            held = "holds no keys" if cfg[group] else "is empty"
+            yield f"{group}: {held}. Choose one, {group.removesuffix('_learning')}=… ({', '.join(choices(group))})."
+    for name, logger in cfg.logger.items():
+        if not isinstance(logger, DictConfig) or "_target_" not in logger:
+            yield f"logger.{name}: must name a class (got {logger}). Write +logger.{name}._target_=module.Class."
 
 
 def _unknown_keys(cfg: DictConfig) -> Iterator[str]:
@@ -309,7 +331,27 @@ def _choices(cfg: DictConfig) -> Iterator[str]:
             yield f"algorithm.anneal: can name {', '.join(can_anneal)} (got {name!r}).{nearest(name, can_anneal)}"
 
 
+def _too_large(cfg: DictConfig) -> Iterator[str]:
+    """What could not fit by far, however little each part takes; the rest is found when it happens."""
+    network = cfg.network
+    width = max(int(network.get("hidden_size", 0)), int(network.get("lstm_hidden_size", 0)))
+    # A step holds a dozen numbers, an environment its memory; a weight has a gradient and two moments.
+    needs = {
+        "parallel and rollout_length": 4 * cfg.parallel * (12 * max(1, cfg.rollout_length) + 2 * width),
+        "network.hidden_size and lstm_hidden_size": 4 * 4 * 4 * width**2,
+    }
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for key, need in needs.items():
+        if need > there:
+            yield (
+                f"{key}: need at least {need / 1e9:,.0f} GB of memory, and this machine has {there / 1e9:,.0f}. "
+                "Reduce them."
+            )
+
+
 def _contradictions(cfg: DictConfig) -> Iterator[str]:
+    if cfg.device.name == "mps" and cfg.device.precision == "float64":
+        yield "device.precision: mps has no float64 (got float64). Use device.precision=float32 or device=cpu."
     network = cfg.network
     if network._metadata.object_type is not NetworkConfig:
         return

@@ -7,23 +7,28 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from inspect import signature
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
 
 import hydra
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
 from seqrl.checkpoint import Checkpoints
 from seqrl.complaints import complaint
-from seqrl.configuration import CONF, faults
+from seqrl.configuration import CONF, NetworkConfig, faults
 from seqrl.devices import Device, chosen
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ConfigError
@@ -163,8 +168,18 @@ def prepared(device: Device, cfg: DictConfig, say: Callable[[str], None]) -> Dev
 
 
 def built(part: DictConfig) -> Callable[..., Any]:
-    """Constructor of what `_target_` names, with the part's other keys filled in."""
-    constructor: Callable[..., Any] = instantiate(part, _partial_=True, _convert_="all")
+    """Constructor of what `_target_` names, with the part's other keys filled in.
+
+    Raises ConfigError if it cannot be imported, or has no such parameters.
+    """
+    try:
+        constructor: partial[Any] = instantiate(part, _partial_=True, _convert_="all")
+        signature(constructor.func).bind_partial(**constructor.keywords)
+    except InstantiationException as error:
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".:")
+        raise ConfigError([f"_target_ {part._target_}: {reason}. Check its spelling, and PYTHONPATH."]) from error
+    except TypeError as error:
+        raise ConfigError([f"_target_ {part._target_}: {error}. The keys of a part are its parameters."]) from error
     return constructor
 
 
@@ -177,8 +192,12 @@ def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | in
 
 
 def network_builder(cfg: DictConfig) -> Callable[..., Network]:
-    # `type` names what the other keys say; it is no part.
-    return built(OmegaConf.masked_copy(cfg.network, [key for key in cfg.network if key != "type"]))
+    parts = OmegaConf.to_container(cfg.network, resolve=True)
+    assert isinstance(parts, dict)
+    if OmegaConf.get_type(cfg.network) is NetworkConfig:
+        # It names what the other keys say, and is no part.
+        del parts["type"]
+    return built(OmegaConf.create(parts))
 
 
 def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:
@@ -283,14 +302,25 @@ def job(cfg: DictConfig) -> float:
         fail(error)
 
 
-def fail(error: Exception) -> NoReturn:
-    """End in one line a fault; a traceback goes to the run's log alone."""
-    lines, exit_code = complaint(error)
-    if exit_code == 1:
-        log.error("unexpected", exc_info=error)
+def fail(error: Exception, arguments: Sequence[str] = ()) -> NoReturn:
+    """End with a line for each fault; a traceback goes to a file alone."""
+    lines, exit_code = complaint(error, arguments) or ([unexpected(error)], 1)
     for line in lines:
         print(f"seqrl: error: {line}", file=sys.stderr)
     sys.exit(exit_code)
+
+
+def unexpected(error: Exception) -> str:
+    """Line about an error that nobody foresaw; its traceback goes to the run's log, or else to a file of its own."""
+    logs = [h.baseFilename for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
+    if logs:
+        log.error("unexpected", exc_info=error)
+    else:
+        with NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
+            file.writelines(traceback.format_exception(error))
+        logs = [file.name]
+    first = (str(error).splitlines() or [""])[0].rstrip(".:")
+    return f"unexpected {type(error).__name__}: {first}. The traceback is in {logs[0]}."
 
 
 def main() -> None:
@@ -313,7 +343,7 @@ def main() -> None:
         print("seqrl: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        fail(error)
+        fail(error, sys.argv[1:])
 
 
 if __name__ == "__main__":

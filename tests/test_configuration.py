@@ -23,7 +23,7 @@ def what_is_said(*overrides: str) -> list[str]:
     try:
         return faults(composed(*overrides))
     except Exception as error:
-        lines, exit_code = complaint(error)
+        lines, exit_code = complaint(error, overrides)
         assert exit_code == 2
         return lines
 
@@ -157,7 +157,9 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("+network.hiden_size=1", r"network.hiden_size: there is no such key. Did you mean hidden_size\?"),
         ("+typo=1", r"typo: there is no such key"),
         ("network=lstmm", r"network: there is no network=lstmm. Did you mean lstm\? Choices: attention, lstm, mlp"),
-        ("network=null", r"a group needs a choice"),
+        ("network=null", r"network: needs a choice \(got null\). Choices: attention, lstm, mlp"),
+        ("env=null", r"env: needs a choice \(got null\). Choices: gymnasium, masked_cartpole"),
+        ("+logger.x=3", r"logger.x: must name a class \(got 3\)"),
         ("~network", r"network: "),
         ("network.hidden_size=0", r"network.hidden_size: must be a whole number of at least 1 \(got 0\)"),
         ("network.use_attention=maybe", r"network.use_attention: must be true or false \(got maybe\)"),
@@ -174,7 +176,14 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("device=cuda:99", r"there is no device=cuda:99.*device.name=cuda:1"),
         ("device.precision=float16", r"device.precision: must be one of float32, float64 \(got 'float16'\)"),
         ("env.kwargs.length=3", r"env.kwargs.length: .* Write \+env.kwargs.length=…"),
-        ("env.id=a=b", r"env.id=a=b: cannot be read as key=value"),
+        ("env.id=a=b", r"env.id: its value cannot be read \(got a=b\). Quote .*'env.id=\"a=b\"'"),
+        ("device.threads=100000", r"device.threads: must be 1 to \d+, the processors of this machine \(got 100000\)"),
+        ("parallel=100000000000", r"parallel and rollout_length: need at least [\d,]+ GB .* this machine has \d+"),
+        ("parallel=1e20", r"parallel: must be a whole number \(got 1e\+20\)"),
+        ("network.hidden_size=1000000", r"network.hidden_size and lstm_hidden_size: need at least"),
+        ("algorithm.learning_rate=0", r"algorithm.learning_rate: must be a finite number above 0 \(got 0"),
+        ("algorithm.learning_rate=inf", r"algorithm.learning_rate: must be a finite number above 0 \(got inf"),
+        ("checkpoint_interval=-1", r"checkpoint_interval: must be 0 or more \(got -1\)"),
         ("seed=${nope.a}", r"seed: Interpolation key 'nope.a' not found"),
         ("+experiment=masked_cartpole", r"experiment: is a group that is there already. Write experiment=…"),
         ("env.hidden=[a]", r"env.hidden\[0\]: must be a whole number \(got a\)"),
@@ -202,6 +211,60 @@ def test_a_baseline_that_does_not_exist_names_the_nearest():
 def test_every_fault_is_reported_at_once():
     lines = what_is_said("episodes=0", "algorithm.gamma=2", "sequence_learning.grad_clip_norm=-1")
     assert [line.split(":")[0] for line in lines] == ["episodes", "sequence_learning.grad_clip_norm", "algorithm.gamma"]
+
+
+def test_every_fault_of_the_command_line_is_reported_at_once_even_those_that_hydra_stops_at():
+    lines = what_is_said("algorithm.gamma=abc", "parallel=xyz", "gama=3", "network=lstmm", "episodes=0")
+    assert [line.split(":")[0] for line in lines] == ["network", "algorithm.gamma", "parallel", "gama", "episodes"]
+
+
+def test_suggestions_come_from_the_groups_that_were_chosen():
+    (line,) = what_is_said("env=gymnasium", "env.backend_=sync")
+    assert "Did you mean env.backend?" in line
+    (line,) = what_is_said("env=gymnasium", "env.max_episode_steps=3")
+    assert "written +env.kwargs.max_episode_steps=…" in line
+
+
+def test_mps_has_no_float64():
+    (line,) = what_is_said("device=mps", "device.precision=float64")
+    assert line.endswith("Use device.precision=float32 or device=cpu.")
+
+
+def test_a_profile_changes_an_experiment():
+    cfg = composed("experiment=masked_cartpole", "profile=development")
+    assert (cfg.episodes, cfg.parallel, cfg.sequence_learning.bptt_length) == (100, 10, 20)
+    assert cfg.total_steps == 147456
+
+
+BROKEN = {
+    "tabs": (b"a:\n\tb: 1\n", r"network/tabs.yaml:2: found character"),
+    "twice": (b"a: 1\na: 2\n", r"network/twice.yaml:2: found duplicate key a"),
+    "nul": (b"a: \x00\n", r"network/nul.yaml: special characters are not allowed"),
+    "binary": (b"a: \xff\n", r"--config-dir: holds a file that is not text"),
+    "list": (b"- 1\n- 2\n", r"network: holds no keys. Choose one"),
+    "empty": (b"", r"network: is empty. Choose one"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_of_the_user_is_named_with_its_line(tmp_path, name):
+    content, said = BROKEN[name]
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / f"{name}.yaml").write_bytes(content)
+    (line,) = what_is_said(f"hydra.searchpath=[file://{tmp_path}]", f"network={name}")
+    assert re.search(said, line)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("env.kwargs={a: /x/y}_seed=1", "env.kwargs=-a-x-y-_seed=1"),
+        ("a=" + "x" * 300, "a=" + "x" * 238),
+        ("hidden=[1, 3]", "hidden=-1,-3"),
+    ],
+)
+def test_overrides_name_a_folder_that_every_file_system_takes(overrides, name):
+    assert configuration.folder_name(overrides) == name
 
 
 def test_an_own_part_may_have_keys_of_its_own(tmp_path):
