@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -299,15 +300,27 @@ def job(cfg: DictConfig) -> float:
             return math.nan
         return train(cfg, Path(HydraConfig.get().runtime.output_dir))
     except Exception as error:
-        fail(error)
+        if HydraConfig.get().mode is not RunMode.MULTIRUN:
+            fail(error)
+        # The other points of a sweep go on; its exit code tells.
+        exit_codes_of_failed_points.append(report(error))
+        return math.nan
+
+
+exit_codes_of_failed_points: list[int] = []
 
 
 def fail(error: Exception, arguments: Sequence[str] = ()) -> NoReturn:
-    """End with a line for each fault; a traceback goes to a file alone."""
+    """End with a line for each fault."""
+    sys.exit(report(error, arguments))
+
+
+def report(error: Exception, arguments: Sequence[str] = ()) -> int:
+    """Print a line for each fault, and return the exit code; a traceback goes to a file alone."""
     lines, exit_code = complaint(error, arguments) or ([unexpected(error)], 1)
     for line in lines:
         print(f"seqrl: error: {line}", file=sys.stderr)
-    sys.exit(exit_code)
+    return exit_code
 
 
 def unexpected(error: Exception) -> str:
@@ -344,6 +357,8 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         fail(error, sys.argv[1:])
+    if exit_codes_of_failed_points:
+        sys.exit(max(exit_codes_of_failed_points))
 
 
 if __name__ == "__main__":

@@ -108,6 +108,16 @@ def test_a_sweep_makes_a_run_of_every_point(tmp_path):
     assert all(json.loads(run.read_text())["status"] == "finished" for run in runs)
 
 
+def test_a_point_of_a_sweep_that_fails_does_not_stop_the_others(tmp_path):
+    done = train(tmp_path, "-m", *TINY, "episodes=1", "sequence_learning.bptt_length=-1,0,5")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "sequence_learning.bptt_length: must be 0" in line
+    runs = sorted(tmp_path.glob("outputs/sweeps/*/*/manifest.json"))
+    assert [run.parent.name[0] for run in runs] == ["1", "2"]
+    assert all(json.loads(run.read_text())["status"] == "finished" for run in runs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
