@@ -1,27 +1,46 @@
-"""Train with the configuration guide's flat YAML files and flags.
+"""Train as the configuration guide says, from its flat YAML files and flags.
 
-python scripts/train.py --config config/train_config.yml --episodes 1 --parallel 1 --device cpu --algorithm ppo
+python scripts/train.py --config config/train_config.yml --episodes 100
+python scripts/train.py --episodes 1 --parallel 1 --device cpu
 
-Says which `python -m seqrl.train ...` command it stands for, and runs it. Flags win over the file; overrides such as
-env.id=Acrobot-v1 win over both.
+Prints the command `python -m seqrl.train ...` that it stands for, and runs it. Any of its overrides may follow.
 """
 
+import argparse
 import shlex
 import sys
 
-from seqrl import train
 from seqrl.errors import ConfigError
-from seqrl.guide import command
+from seqrl.guide import FLAGS, translate
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--config FILE] [--flag VALUE ...] [key=value ...]",
+        allow_abbrev=False,
+    )
+    # A flag without a value is not argparse's to refuse: every fault is said at once.
+    parser.add_argument("--config", nargs="?", const="", metavar="FILE", help="flat YAML file")
+    parser.add_argument("--print", action="store_true", help="print the command, do not run it")
+    for key, flag in FLAGS.items():
+        spellings = dict.fromkeys([flag, f"--{flag[2:].replace('_', '-')}"])
+        parser.add_argument(*spellings, dest=key, nargs="?", const="", metavar="VALUE")
+    given, others = parser.parse_known_args()
+    flags = {key: text for key in FLAGS if (text := getattr(given, key)) is not None}
     try:
-        overrides, only_print = command(sys.argv[1:], __doc__)
+        overrides = translate(given.config, flags, others)
     except ConfigError as error:
-        train.fail(error)
+        for fault in error.faults:
+            print(f"seqrl: error: {fault}", file=sys.stderr)
+        sys.exit(error.exit_code)
     print(shlex.join(["python", "-m", "seqrl.train", *overrides]), flush=True)
-    if not only_print:
-        sys.argv[1:] = overrides
+    if not given.print:
+        # Here, as torch takes seconds to load and a translation does without.
+        from seqrl import train
+
+        sys.argv = [train.__file__, *overrides]
         train.main()
 
 

@@ -1,258 +1,154 @@
-"""The configuration guide's flat YAML files and flags, translated into overrides of `python -m seqrl.train`."""
+"""The configuration guide's flat YAML files and flags, said as overrides of seqrl's own configuration.
 
-import argparse
+A flat file has keys such as `episodes`, `parallel`, `algorithm` and `device`, and two sections, `sequence_learning` and
+`network`. Where it is silent, the guide's defaults hold, or seqrl's where the guide has none:
+
+    sequence_learning.enabled        false: the standard algorithms, even with an LSTM
+    sequence_learning.bptt_length    0: back to the episode's start
+    network.type                     what use_lstm and use_attention say; if they are silent too, an LSTM
+
+A flag wins over the file, an override (`key=value`) over both.
+"""
+
+import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import NoneType
-from typing import Any, NoReturn, get_args, get_type_hints
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, get_args, get_type_hints
 
-import yaml
-
-from seqrl.configuration import (
-    CHOICES,
-    RULES,
-    NetworkConfig,
-    RunConfig,
-    SequenceLearningConfig,
-    choices,
-    nearest,
-)
+from seqrl.configuration import CHOICES, RULES, NetworkConfig, RunConfig, SequenceLearningConfig, choices, nearest
 from seqrl.errors import ConfigError
+from seqrl.settings import Setting, read
 
-PLAIN = ["episodes", "parallel", "rollout_length", "total_steps", "checkpoint_interval", "seed"]
 SECTIONS = {"sequence_learning": SequenceLearningConfig, "network": NetworkConfig}
-# What a key may hold.
-KEYS: dict[str, tuple[type, ...]] = {
-    **{key: get_args(kind) or (kind,) for key, kind in get_type_hints(RunConfig).items() if key in PLAIN},
-    "algorithm": (str,),
-    "device": (str,),
+# Groups that are one key here. An `env` that is none of these is an id of Gymnasium's.
+NAMES: dict[str, list[str]] = {"algorithm": choices("algorithm"), "device": choices("device"), "env": []}
+GPU = re.compile(r"cuda:[0-9]+$")
+# What can be set, and its type: whole numbers of the run, names of groups, and all of the sections.
+KEYS: dict[str, Any] = {
+    **{key: hint for key, hint in get_type_hints(RunConfig).items() if hint in (int, int | None)},
+    **dict.fromkeys(NAMES, str),
     **{
-        f"{section}.{key}": get_args(kind) or (kind,)
+        f"{section}.{key}": hint
         for section, schema in SECTIONS.items()
-        for key, kind in get_type_hints(schema).items()
-        if not key.startswith("_")
+        for key, hint in get_type_hints(schema).items()
+        if key != "_target_"
     },
 }
-ALLOWED = {**CHOICES, "algorithm": choices("algorithm"), "device": [*choices("device"), "cuda:<n>"]}
-NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "null"}
-# use_lstm and use_attention of the networks that have a name.
-NETWORKS = {"lstm": (True, False), "attention": (True, True), "mlp": (False, False)}
-
-
-FLAGS = {
-    "--episodes": "episodes",
-    "--parallel": "parallel",
-    "--device": "device",
-    "--algorithm": "algorithm",
-    "--seed": "seed",
-    "--total-steps": "total_steps",
-    "--rollout-length": "rollout_length",
-    "--checkpoint-interval": "checkpoint_interval",
-    "--bptt-length": "sequence_learning.bptt_length",
-    "--grad-clip-norm": "sequence_learning.grad_clip_norm",
+FLAGS = {key: f"--{key}" for key in KEYS if "." not in key} | {
+    f"sequence_learning.{key}": f"--{key}" for key in ("bptt_length", "grad_clip_norm")
 }
+# How a value is spelt, how that is read, and its name. Stricter than YAML 1.1, where 010 is 8 and off is false.
+FORMS: dict[type, tuple[str, Callable[[str], Any], str]] = {
+    bool: (r"(?i:true|false)", lambda text: text.lower() == "true", "true or false"),
+    int: (r"[+-]?(0|[1-9][0-9]{0,17})", int, "a whole number"),
+    float: (r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", float, "a number"),
+    str: (r"[\w.:/-]+", str, "a name"),
+}
+NULL = ("null", "~")
+# What an override replaces of the file besides its own key: a group's choice decides these.
+DECIDED = {
+    "network": ["network.use_lstm", "network.use_attention"],
+    "sequence": ["sequence_learning.bptt_length"],
+    "device": ["device.name"],
+    "env": ["env.id"],
+    "env.id": ["env"],
+}
+# These bring a sequence of their own, which the guide's default must not replace.
+WITH_SEQUENCE = {"profile", "experiment", "resume"}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A value as it was given, and where: file:line, or a flag."""
+def translate(config: str | None, flags: Mapping[str, str], others: Sequence[str]) -> list[str]:
+    """Overrides that a flat file, flags and other arguments stand for.
 
-    value: Any
-    where: str
+    config    path of the file, or None
+    flags     key -> value, as written
+    others    overrides, and whatever else stands on the command line
 
-
-Settings = dict[str, Setting]
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises ConfigError where a command line is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError([f"{message}. All flags: --help."])
-
-
-def command(arguments: list[str], description: str | None = None) -> tuple[list[str], bool]:
-    """Overrides that a command line of the guide stands for, and whether they are only to be printed.
-
-    Flags win over the file; overrides such as env.id=Acrobot-v1 come last and win over both.
-
-    Raises ConfigError with every fault of file and flags.
+    Raises ConfigError with every fault of all three.
     """
-    parser = Parser(
-        "scripts/train.py",
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="flat YAML file")
-    for name, key in FLAGS.items():
-        parser.add_argument(name, metavar="X", dest=key, help=f"in place of the file's {key}")
-    parser.add_argument("--print", action="store_true", dest="only_print", help="only say the command")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what python -m seqrl.train takes")
-    given, unknown = parser.parse_known_intermixed_args(arguments)
-    settings: Settings = {}
-    faults = [
-        f"{word}: there is no such flag.{nearest(word, [*FLAGS, '--config', '--print'])}"
-        for word in unknown
-        if word.startswith("-")
-    ]
-    if not faults:  # Otherwise such a word is most likely the value of a misspelt flag.
-        faults += [f"{word}: is neither a flag nor key=value." for word in given.overrides if "=" not in word]
-    try:
-        settings |= read(given.config) if given.config else {}
-    except ConfigError as error:
-        faults += error.faults
-    for name, key in FLAGS.items():
+    in_file, faults = ({}, []) if config is None else read(config)
+    in_flags = {key: Setting(FLAGS[key], text) for key, text in flags.items()}
+    flat: dict[str, Any] = {}
+    for key, setting in [*in_file.items(), *in_flags.items()]:
         try:
-            if (text := getattr(given, key)) is not None:
-                settings[key] = flag(name, key, text)
-        except ConfigError as error:
-            faults += error.faults
+            flat[key] = value(key, setting)
+        except ValueError as error:
+            faults.append(f"{setting.where}: {error}")
+    faults += _not_understood(others)
     if faults:
         raise ConfigError(faults)
-    return [*overrides(settings), *given.overrides], given.only_print
+    chosen = {other.lstrip("+~").partition("=")[0] for other in others}
+    if not chosen & WITH_SEQUENCE:
+        flat.setdefault("sequence_learning.enabled", False)
+    replaced = chosen.union(*(DECIDED.get(key, []) for key in chosen))
+    said = {key: it for key, it in overrides(flat).items() if key not in replaced}
+    return [*(f"{key}={it if isinstance(it, str) else json.dumps(it)}" for key, it in said.items()), *others]
 
 
-def read(path: Path) -> Settings:
-    """Settings of a flat YAML file, by dotted key.
-
-    Raises ConfigError with every fault of the file, `file:line: what is wrong`.
-    """
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise ConfigError([f"--config: {path} cannot be read: {error.strerror}. Name a YAML file."]) from None
-    except UnicodeDecodeError:
-        raise ConfigError([f"{path}: is not text in UTF-8. Name a YAML file."]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([_syntax(path, error)]) from None
-    if not isinstance(root, yaml.MappingNode):
-        held = "is empty" if root is None else "does not hold keys and values"
-        raise ConfigError([f"{path}: {held}. Write lines such as episodes: 10."])
-    found = [*_flat(root, path)]
-    settings = {key: setting for key, setting in found if not isinstance(setting, str)}
-    faults = [setting for _, setting in found if isinstance(setting, str)]
-    if faults := faults + [fault for key, setting in settings.items() for fault in _faults(key, setting)]:
-        raise ConfigError(faults)
-    return settings
-
-
-def flag(name: str, key: str, text: str) -> Setting:
-    """Setting that a flag gives. Raises ConfigError if it does not suit."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader) if text.strip() else None
-    setting = Setting(_scalar(node) if isinstance(node, yaml.ScalarNode) else text, name)
-    if found := list(_faults(key, setting)):
-        raise ConfigError(found)
-    return setting
+def overrides(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Choices of groups, and then the keys, that sound flat settings stand for."""
+    keys, groups = dict(flat), {}
+    lstm, attention = keys.get("network.use_lstm"), keys.get("network.use_attention")
+    if network := keys.pop("network.type", None):
+        groups["network"] = network
+    elif (lstm, attention) != (None, None):
+        groups["network"] = "attention" if attention else "mlp" if lstm is False else "lstm"
+    enabled = keys.pop("sequence_learning.enabled", None)
+    if enabled is not None:
+        length = keys.get("sequence_learning.bptt_length") or keys.pop("sequence_learning.bptt_length", 0)
+        groups["sequence"] = "off" if not enabled else "truncated" if length else "full"
+    if algorithm := keys.pop("algorithm", None):
+        groups["algorithm"] = algorithm
+    if device := keys.pop("device", None):
+        groups["device"], _, index = device.partition(":")
+        keys |= {"device.name": device} if index else {}
+    if env := keys.pop("env", None):
+        built_in = env in choices("env")
+        groups["env"] = env if built_in else "gymnasium"
+        keys |= {} if built_in else {"env.id": env}
+    return groups | keys
 
 
-def overrides(settings: Mapping[str, Setting]) -> list[str]:
-    """Overrides that say the same. What is not set is as the guide has it: no sequence learning, an LSTM."""
-    given = {key: setting.value for key, setting in settings.items()}
-    said = [*_network(given), *_sequence(given)]
-    if "algorithm" in given:
-        said.append(f"algorithm={given['algorithm']}")
-    if "device" in given:
-        group, _, index = given["device"].partition(":")
-        said += [f"device={group}", *([f"device.name={given['device']}"] if index else [])]
-    return [*said, *(f"{key}={_text(given[key])}" for key in PLAIN if key in given)]
-
-
-def _network(given: Mapping[str, Any]) -> Iterator[str]:
-    use_lstm, use_attention = given.get("network.use_lstm", True), given.get("network.use_attention", False)
-    name = given.get("network.type") or ("attention" if use_attention else "lstm" if use_lstm else "mlp")
-    yield f"network={name}"
-    meant = dict(zip(("network.use_lstm", "network.use_attention"), NETWORKS[name], strict=True))
-    for key, value in given.items():
-        # A contradiction goes on to the program, which says what to do.
-        if key.startswith("network.") and key != "network.type" and meant.get(key) != value:
-            yield f"{key}={_text(value)}"
-
-
-def _sequence(given: Mapping[str, Any]) -> Iterator[str]:
-    length = given.get("sequence_learning.bptt_length", 0)
-    if not given.get("sequence_learning.enabled", False):
-        yield "sequence=off"
-    else:
-        yield f"sequence={'truncated' if length else 'full'}"
-    for key, value in given.items():
-        implied = key == "sequence_learning.enabled" or (key == "sequence_learning.bptt_length" and not length)
-        if key.startswith("sequence_learning.") and not implied:
-            yield f"{key}={_text(value)}"
-
-
-def _flat(root: yaml.MappingNode, path: Path, section: str = "") -> Iterator[tuple[str, Setting | str]]:
-    """Dotted keys with their settings, or with what is wrong with them."""
-    lines: dict[str, int] = {}
-    for name, node in root.value:
-        line = name.start_mark.line + 1
-        where = f"{path}:{line}"
-        key = f"{section}{name.value}"
-        if key in lines:
-            yield key, f"{where}: {key} stands here and in line {lines[key]}. Keep one of them."
-        lines.setdefault(key, line)
-        if isinstance(node, yaml.MappingNode) and key in SECTIONS:
-            yield from _flat(node, path, f"{key}.")
-        elif key in SECTIONS:
-            yield key, f"{where}: {key} is a section. Write its keys below it, indented."
-        elif key not in KEYS:
-            yield key, f"{where}: there is no key {key}.{_meant(key)}"
-        elif not isinstance(node, yaml.ScalarNode):
-            yield key, f"{where}: {key} must be {_kind(key)}. Write {key.rpartition('.')[2]}: and a value in one line."
-        else:
-            yield key, Setting(_scalar(node), where)
-
-
-def _scalar(node: yaml.ScalarNode) -> Any:
-    """Value of a scalar; words that old YAML takes for booleans, and numbers it takes for octal, stay text."""
-    kind, text = node.tag.rpartition(":")[2], node.value
-    if kind == "bool":
-        return {"true": True, "false": False}.get(text.lower(), text)
-    if kind == "float" or (kind == "int" and (text == "0" or not text.lstrip("+-").startswith("0"))):
-        return yaml.safe_load(text)
-    if kind == "null":
+def value(key: str, setting: Setting) -> Any:
+    """What a setting says; raises ValueError with what it must be instead."""
+    if key in SECTIONS:
+        raise ValueError(f"is a section (got {setting}). Write its keys on the lines below, indented.")
+    if key not in KEYS:
+        raise ValueError(f"there is no such key.{_similar(key)}")
+    kind, *null = get_args(KEYS[key]) or [KEYS[key]]
+    text = setting.text
+    if null and text in NULL and not setting.quoted:
         return None
-    # 1e-3 is text to YAML 1.1.
-    if node.style is None and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", text, re.IGNORECASE):
-        return float(text)
-    return text
+    pattern, read_as, meaning = FORMS[kind]
+    holds, meaning = RULES.get(key, (lambda _: True, meaning))
+    if allowed := NAMES.get(key) or CHOICES.get(key, []):
+        holds, meaning = (lambda name: GPU.sub("cuda", name) in allowed), f"one of {', '.join(allowed)}"
+    spelt = re.fullmatch(pattern, text) and (kind is str or not setting.quoted)
+    if not spelt or not holds(read_as(text)):
+        raise ValueError(f"must be {meaning} (got {setting}).{nearest(text, allowed)}")
+    return read_as(text)
 
 
-def _faults(key: str, setting: Setting) -> Iterator[str]:
-    """What is wrong with a value: its kind, its range or its name."""
-    value, kinds = setting.value, KEYS[key]
-    label = setting.where if setting.where.startswith("--") else f"{setting.where}: {key}"
-    if type(value) not in kinds and not (float in kinds and type(value) is int):
-        octal = " Numbers do not begin with 0." if str(value).startswith("0") and str(value).isdigit() else ""
-        yield f"{label}: must be {_kind(key)} (got {_text(value)}).{octal}"
-    elif key in RULES and value is not None and not RULES[key][0](value):
-        yield f"{label}: must be {RULES[key][1]} (got {value})."
-    elif key in ALLOWED and value not in ALLOWED[key] and not (key == "device" and str(value).startswith("cuda:")):
-        yield f"{label}: must be one of {', '.join(ALLOWED[key])} (got {value!r}).{nearest(str(value), ALLOWED[key])}"
+def _similar(key: str) -> str:
+    """`Did you mean …?`: the same name elsewhere, or the nearest."""
+    name = key.rpartition(".")[2]
+    elsewhere = [known for known in KEYS if known.rpartition(".")[2] == name]
+    if elsewhere:
+        return f" Did you mean {elsewhere[0]}?"
+    return nearest(key, [*KEYS, *SECTIONS]) or f" Keys: {', '.join(KEYS)}."
 
 
-def _kind(key: str) -> str:
-    return " or ".join(NAMES[kind] for kind in KEYS[key])
-
-
-def _meant(key: str) -> str:
-    """The key that was meant, or all there are."""
-    names = [*KEYS, *SECTIONS]
-    same = [name for name in names if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    if same:
-        return f" Did you mean {same[0]}?"
-    return nearest(key, names) or f" Keys: {', '.join([*SECTIONS, *(k for k in KEYS if '.' not in k)])}."
-
-
-def _syntax(path: Path, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    where = f"{path}:{mark.line + 1}" if mark else str(path)
-    remedy = "Indent with spaces." if "'\\t'" in problem else "Mend the YAML."
-    return f"{where}: {problem}. {remedy}"
-
-
-def _text(value: Any) -> str:
-    return {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)
+def _not_understood(others: Sequence[str]) -> Iterator[str]:
+    """Faults of arguments that are neither flags nor overrides."""
+    known = ["--config", "--print", *FLAGS.values()]
+    after_flag = False
+    for other in others:
+        name, equals, _ = other.partition("=")
+        if other.startswith("-"):
+            yield (
+                f"{name}: there is no such flag.{nearest(name, known)} Flags: {', '.join(known)}. "
+                "All else is key=value, such as network.window=32."
+            )
+        elif not equals and not other.startswith("~") and not after_flag:
+            yield f"{other}: is neither a flag nor key=value. Write --config {other} if it is a file."
+        after_flag = other.startswith("-") and not equals
