@@ -138,6 +138,7 @@ class DeviceConfig:
 class RunnerConfig:
     _target_: str = MISSING
     rollout_length: int = MISSING
+    episode_limit: int = MISSING
 
 
 @dataclass
@@ -217,6 +218,7 @@ RULES: dict[str, Rule] = {
     "total_steps": AT_LEAST_1,
     "checkpoint_interval": AT_LEAST_0,
     "seed": AT_LEAST_0,
+    "runner.episode_limit": AT_LEAST_1,
     "evaluation.episodes": AT_LEAST_0,
     "sequence_learning.bptt_length": (AT_LEAST_0[0], "0 for whole episodes or a number of steps, such as 50"),
     "sequence_learning.grad_clip_norm": (POSITIVE[0], "a finite number above 0, such as 5.0, or null for no clipping"),

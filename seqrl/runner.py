@@ -1,5 +1,6 @@
 """Plays: steps B environments with a network, carries its memory, fills a Rollout."""
 
+import math
 import time
 from dataclasses import dataclass, fields
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
+from seqrl.envs.errors import FaultyEnvError
 from seqrl.networks import Network
 from seqrl.types import Rollout, State, Step
 
@@ -23,6 +25,9 @@ class Runner:
     state_interval   memory is stored every so many steps of an episode; 0: only where the rollout begins
     state_lead       and also that many steps before each of these
     generator        draws the actions; None takes the likeliest one
+    episode_limit    steps after which a whole episode counts as one that never ends
+
+    `collect` raises FaultyEnvError if it does not end, or if an environment returns NaN or an infinite number.
     """
 
     def __init__(
@@ -33,11 +38,12 @@ class Runner:
         state_interval: int,
         generator: torch.Generator | None,
         state_lead: int = 0,
+        episode_limit: int = 100_000,
     ) -> None:
         self.env, self.network = env, network
         self.rollout_length = rollout_length
         self.state_interval, self.state_lead = state_interval, state_lead
-        self.generator = generator
+        self.generator, self.episode_limit = generator, episode_limit
         # Seconds spent in the environment so far.
         self.environment_seconds = 0.0
         self._unfinished: Episodes | None = None
@@ -63,6 +69,11 @@ class Runner:
             ended = step.terminated | step.truncated
             if ended.any():
                 episodes = episodes.only(~ended)
+            if len(recorder.places) == self.episode_limit and len(episodes.rows):
+                raise FaultyEnvError(
+                    f"environment {int(episodes.rows[0])}: its episode has not ended after {self.episode_limit:,} "
+                    "steps. Give it a time limit, such as +env.kwargs.max_episode_steps=1000, or use rollout_length=128."
+                )
         return recorder.rollout(last_value=recorder.values[0].new_zeros(self.env.batch_size))
 
     def _play_steps(self) -> Rollout:
@@ -90,6 +101,9 @@ class Runner:
         began = time.perf_counter()
         step = episodes.step(self.env, action)
         self.environment_seconds += time.perf_counter() - began
+        # One number tells whether all are finite; which is not, is looked up only then.
+        if not math.isfinite(step.observation.sum() + step.reward.sum()):
+            check_finite(episodes, step)
 
         truncated = step.truncated & ~step.terminated
         final_value = torch.zeros_like(value)
@@ -110,6 +124,19 @@ class Runner:
 
     def _value(self, observation: Tensor, state: State) -> Tensor:
         return self.network.step(observation, state)[1]
+
+
+def check_finite(episodes: "Episodes", step: Step) -> None:
+    """Raise FaultyEnvError for the first environment that really played and returned NaN or an infinite number."""
+    for name, numbers in {"reward": step.reward, "observation": step.observation}.items():
+        faulty = step.valid & ~numbers.isfinite().reshape(len(numbers), -1).all(1)
+        if faulty.any():
+            first = int(faulty.nonzero()[0])
+            number = numbers[first][~numbers[first].isfinite()].flatten()[0]
+            raise FaultyEnvError(
+                f"environment {int(episodes.rows[first])}, step {int(episodes.age[first]) + 1} of its episode: "
+                f"its {name} is {number:g}. Mend the environment."
+            )
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from seqrl.complaints import complaint
 from seqrl.configuration import CONF, NetworkConfig, faults
 from seqrl.devices import Device, chosen
 from seqrl.envs.base import BatchedEnv
-from seqrl.errors import ConfigError
+from seqrl.errors import ConfigError, SeqrlError
 from seqrl.footprint import Footprint, footprint
 from seqrl.hints import Hints, slowest
 from seqrl.metrics import Display, EpisodeStatistics, Logger, Row, duration
@@ -216,7 +216,9 @@ def evaluate(cfg: DictConfig, network: Network, device: Device) -> Row:
     batch_size = min(wanted, cfg.parallel)
     env = make_env(cfg, device, batch_size, "evaluation")
     generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
-    runner = Runner(env, network, rollout_length=0, state_interval=0, generator=generator)
+    runner = Runner(
+        env, network, rollout_length=0, state_interval=0, generator=generator, episode_limit=cfg.runner.episode_limit
+    )
     try:
         rollouts = [runner.collect() for _ in range(math.ceil(wanted / batch_size))]
     finally:
@@ -318,6 +320,8 @@ def fail(error: Exception, arguments: Sequence[str] = ()) -> NoReturn:
 def report(error: Exception, arguments: Sequence[str] = ()) -> int:
     """Print a line for each fault, and return the exit code; a traceback goes to a file alone."""
     lines, exit_code = complaint(error, arguments) or ([unexpected(error)], 1)
+    if isinstance(error, SeqrlError) and error.__cause__ and log.hasHandlers():
+        log.error("%s", lines[0], exc_info=error)
     for line in lines:
         print(f"seqrl: error: {line}", file=sys.stderr)
     return exit_code

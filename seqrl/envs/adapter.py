@@ -1,6 +1,7 @@
 """Any Gymnasium environment, speaking tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from seqrl.envs.errors import FaultyEnvError, described
 from seqrl.envs.lookup import find
 from seqrl.envs.spaces import Array, actions, observations
 from seqrl.envs.vectorize import episodes
+from seqrl.errors import SeqrlError
 from seqrl.types import Step
 
 
@@ -28,7 +31,8 @@ class GymnasiumEnv:
     Under sync and async every episode has a seed of its own, from `seed`, the environment's index and the episode's
     number; an own vector form is seeded at every full reset.
 
-    Raises EnvError if there is no such environment, or if it cannot be played.
+    Raises EnvError if there is no such environment, or if it cannot be played; `reset` and `step` raise
+    FaultyEnvError if it does something wrong.
     """
 
     observation_space: Space[Any]
@@ -56,14 +60,17 @@ class GymnasiumEnv:
 
     def reset(self, where: Tensor | None = None) -> Tensor:
         """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
-        observation = self._episodes.reset(None if where is None else where.cpu().numpy())
-        return self._tensor(self._seen(observation))
+        with self._faults_named():
+            observation = self._episodes.reset(None if where is None else where.cpu().numpy())
+        return self._observation(observation)
 
     def step(self, action: Tensor) -> Step:
         """Play one action [B, *A] each."""
-        observation, reward, terminated, truncated, valid = self._episodes.step(self._meant(action.cpu().numpy()))
+        meant = self._meant(action.cpu().numpy())
+        with self._faults_named():
+            observation, reward, terminated, truncated, valid = self._episodes.step(meant)
         return Step(
-            observation=self._tensor(self._seen(observation)),
+            observation=self._observation(observation),
             reward=self._tensor(np.array(reward, np.float32)),
             terminated=self._tensor(np.array(terminated, np.bool_)),
             truncated=self._tensor(np.array(truncated, np.bool_)),
@@ -73,6 +80,22 @@ class GymnasiumEnv:
     def close(self) -> None:
         """End the environment's processes; may be called twice."""
         self._episodes.envs.close()
+
+    def _observation(self, observation: Array) -> Tensor:
+        expected = self._episodes.envs.observation_space.shape
+        if np.shape(observation) != expected:
+            raise FaultyEnvError(f"environments: observations have the shape {np.shape(observation)}, not {expected}.")
+        return self._tensor(self._seen(observation))
+
+    @contextmanager
+    def _faults_named(self) -> Iterator[None]:
+        """Turn what an own vector form raises into one line; single environments speak for themselves."""
+        try:
+            yield
+        except SeqrlError:
+            raise
+        except Exception as error:
+            raise FaultyEnvError(f"environments: raised {described(error)}. Mend the environment.") from error
 
     def _tensor(self, copied: Array) -> Tensor:
         return torch.from_numpy(copied).to(self.device)

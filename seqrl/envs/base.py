@@ -14,6 +14,8 @@ class BatchedEnv(Protocol):
     An episode that has ended stays ended until `reset` begins the next one. Until then the environment accepts an
     action for it, does nothing costly with it, and answers anything: nobody reads it.
 
+    What is returned belongs to the caller: its tensors are never written to again.
+
     batch_size          B
     observation_space   of one environment
     action_space        of one environment

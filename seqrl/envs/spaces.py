@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import Space
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Discrete, MultiBinary
 from numpy.typing import NDArray
 
 from seqrl.envs.errors import EnvError
@@ -18,7 +18,7 @@ Translation = tuple[Space[Any], Callable[[Array], Array]]
 def observations(space: Space[Any], hidden: Sequence[int]) -> Translation:
     """How the policy sees what an environment shows: Box as float32 without what is hidden, Discrete from 0.
 
-    Raises EnvError for other spaces, MultiBinary and MultiDiscrete excepted, and for what cannot be hidden.
+    Raises EnvError for other spaces, MultiBinary excepted, and for what cannot be hidden.
     """
     match space:
         case Box(shape=(_,)) if hidden:
@@ -33,11 +33,11 @@ def observations(space: Space[Any], hidden: Sequence[int]) -> Translation:
             return _float_box(space.low, space.high), lambda o: np.array(o, np.float32)
         case Discrete():
             return Discrete(int(space.n)), lambda o: np.array(o, np.int64) - int(space.start)
-        case MultiBinary() | MultiDiscrete():
+        case MultiBinary():
             return space, np.array
     raise EnvError(
-        f"env.id: an observation here is {_name(space)}. Wrap the environment so that it shows Box, Discrete, "
-        "MultiBinary or MultiDiscrete; gymnasium.wrappers.FlattenObservation does so for most."
+        f"env.id: an observation here is {_name(space)}. Wrap the environment so that it shows Box, Discrete or "
+        "MultiBinary; gymnasium.wrappers.FlattenObservation does so for most."
     )
 
 

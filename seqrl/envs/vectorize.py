@@ -1,7 +1,8 @@
 """Makes many environments out of one: its own vector form, one process, or a process each."""
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -9,31 +10,14 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
 
 from seqrl.envs.autoreset import OWN_EPISODES, Episodes, SeededEpisodes
-from seqrl.envs.errors import EnvError
+from seqrl.envs.errors import EnvError, FaultyEnvError
 from seqrl.envs.lookup import MISSING_PACKAGE, explained
+from seqrl.envs.single import Single
 
-
-class Resting(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Rests after an episode's end: `step` costs nothing and changes nothing until `reset`."""
-
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
-        self._final: Any = None
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._final = None
-        return self.env.reset(seed=seed, options=options)[0], {}
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        if self._final is not None:
-            return self._final, 0.0, False, False, {}
-        observation, reward, terminated, truncated, _ = self.env.step(action)
-        if terminated or truncated:
-            self._final = observation
-        # Nobody reads the info, and gathering it takes time.
-        return observation, reward, terminated, truncated, {}
+log = logging.getLogger(__name__)
 
 
 class OneProcess(SyncVectorEnv):
@@ -49,11 +33,11 @@ class ProcessEach(AsyncVectorEnv):
     """Environments that have a process each."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        with _lost_process_explained():
+        with self._lost_process_named():
             return super().reset(**kwargs)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        with _lost_process_explained():
+        with self._lost_process_named():
             return super().step(actions)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
@@ -72,16 +56,30 @@ class ProcessEach(AsyncVectorEnv):
         for pipe in pipes:
             pipe.close()
 
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        """Raise what the first process raised; tracebacks go to the log alone."""
+        failed = sorted((self.error_queue.get() for success in successes if not success), key=lambda it: it[0])
+        for index, _, _, trace in failed:
+            log.error("environment %d\n%s", index, trace)
+            self.parent_pipes[index].close()
+            self.parent_pipes[index] = None  # type: ignore[call-overload]  # as Gymnasium does
+        if failed:
+            self._state = AsyncState.DEFAULT
+            raise failed[0][2]
 
-@contextmanager
-def _lost_process_explained() -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, ConnectionError) as error:
-        raise EnvError(
-            "env.backend: a process of env.backend=async died, perhaps for want of memory. "
-            "Use a smaller parallel, or env.backend=sync to see what happens."
-        ) from error
+    @contextmanager
+    def _lost_process_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            for process in self.processes:
+                process.join(0.1)
+            dead = [index for index, process in enumerate(self.processes) if not process.is_alive()]
+            which = f"environment {dead[0]}" if dead else "an environment"
+            raise FaultyEnvError(
+                f"{which}: its process died, perhaps for want of memory. "
+                "Use a smaller parallel, or env.backend=sync to see what happens."
+            ) from error
 
 
 def episodes(spec: EnvSpec, batch_size: int, seed: int, kwargs: Mapping[str, Any], backend: str) -> Episodes:
@@ -117,18 +115,23 @@ def _sync(spec: EnvSpec, batch_size: int, seed: int, kwargs: Mapping[str, Any]) 
 
 
 def _async(spec: EnvSpec, batch_size: int, seed: int, kwargs: Mapping[str, Any]) -> Episodes:
-    with _lost_process_explained():
+    try:
         return SeededEpisodes(ProcessEach(_singles(spec, batch_size, kwargs), **PLAIN), seed)
+    except (EOFError, ConnectionError) as error:
+        raise EnvError(
+            f"env.backend: a process of {spec.id} died before it could play. "
+            "Use a smaller parallel, or env.backend=sync to see what happens."
+        ) from error
 
 
-def _singles(spec: EnvSpec, batch_size: int, kwargs: Mapping[str, Any]) -> list[Callable[[], Resting]]:
+def _singles(spec: EnvSpec, batch_size: int, kwargs: Mapping[str, Any]) -> list[Callable[[], Single]]:
     if spec.entry_point is None:
         raise EnvError(f"env.backend: {spec.id} has only a vector form of its own. Use env.backend=vector.")
-    return [partial(_single, spec, dict(kwargs))] * batch_size
+    return [partial(_single, spec, dict(kwargs), index) for index in range(batch_size)]
 
 
-def _single(spec: EnvSpec, kwargs: dict[str, Any]) -> Resting:
-    return Resting(gymnasium.make(spec, **kwargs))
+def _single(spec: EnvSpec, kwargs: dict[str, Any], index: int) -> Single:
+    return Single(gymnasium.make(spec, **kwargs), index)
 
 
 # The adapter copies, so Gymnasium need not.

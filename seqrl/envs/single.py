@@ -1,0 +1,76 @@
+"""One environment among several, as it is played."""
+
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from seqrl.envs.errors import FaultyEnvError, described
+
+API = (
+    "reset(seed=..., options=...) must return observation and info, step five values: observation, reward, terminated, "
+    "truncated, info"
+)
+
+
+class Single(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Rests after an episode's end, and names what the environment does wrong.
+
+    While it rests, `step` costs nothing and changes nothing until `reset`.
+
+    index    of the environment among all
+
+    `reset` and `step` raise FaultyEnvError, with episode, seed and step, if the environment raises, speaks another
+    interface, or returns an observation of the wrong shape or a reward that is no finite number.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
+        super().__init__(env)
+        self.index = index
+        self._shape = env.observation_space.shape
+        self._final: Any = None
+        self._episode, self._clock = 0, 0
+        self._seed: int | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._final = None
+        self._episode, self._clock, self._seed = self._episode + 1, 0, seed
+        try:
+            observation, info = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise self._raised(error) from error
+        if not isinstance(info, dict):
+            raise self._fault(f"reset returned {type(info).__name__} for info. {API}")
+        self._check(observation)
+        return observation, {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self._final is not None:
+            return self._final, 0.0, False, False, {}
+        self._clock += 1
+        try:
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+            reward = float(reward)
+        except Exception as error:
+            raise self._raised(error) from error
+        if not math.isfinite(reward):
+            raise self._fault(f"its reward is {reward}")
+        self._check(observation)
+        if terminated or truncated:
+            self._final = observation
+        # Nobody reads the info, and gathering it takes time.
+        return observation, reward, bool(terminated), bool(truncated), {}
+
+    def _check(self, observation: Any) -> None:
+        if self._shape is not None and np.shape(observation) != self._shape:
+            raise self._fault(f"its observation has the shape {np.shape(observation)}, not {self._shape}")
+
+    def _raised(self, error: Exception) -> FaultyEnvError:
+        # Gymnasium's own wrappers unpack what the environment returns.
+        api = f". {API}" if isinstance(error, ValueError | TypeError | AssertionError) else ""
+        return self._fault(f"it raised {described(error)}{api}")
+
+    def _fault(self, what: str) -> FaultyEnvError:
+        when = f"episode {self._episode} (seed {self._seed}), step {self._clock}"
+        return FaultyEnvError(f"environment {self.index}, {when}: {what}. Mend the environment.")

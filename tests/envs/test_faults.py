@@ -1,0 +1,180 @@
+"""Environments that do something wrong: which, when and what is said in one line, and no process is left."""
+
+import multiprocessing
+import os
+import re
+from contextlib import closing
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from seqrl.envs import FaultyEnvError, GymnasiumEnv
+from seqrl.runner import Runner
+from seqrl.types import Step
+from tests.parts import small_network
+from tests.worlds import Script
+
+# Processes are forked from one that has run OpenMP threads; they only play.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning", "ignore::UserWarning:gymnasium"
+)
+
+
+class Faulty(gymnasium.Env):
+    """Episodes of 10 steps; the second environment that is built does `fault` at step 3 of its second episode."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fault="none", at=3):
+        self.fault, self.at = fault, at
+        self.episode = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.clock = self.episode + 1, 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.clock += 1
+        answer = [np.zeros(2, np.float32), 1.0, self.clock == 10, False, {}]
+        if (self.episode, self.clock) == (2, self.at):
+            return FAULTS[self.fault](answer)
+        return tuple(answer)
+
+
+class OldReset(Faulty):
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0]
+
+
+class Unseeded(Faulty):
+    def reset(self):
+        return super().reset()
+
+
+def raises(answer):
+    raise ZeroDivisionError("division by zero\nand more")
+
+
+def replaced(index, value):
+    return lambda answer: (*answer[:index], value, *answer[index + 1 :])
+
+
+FAULTS = {
+    "raises": raises,
+    "nan reward": replaced(1, float("nan")),
+    "text reward": replaced(1, "a lot"),
+    "wrong shape": replaced(0, np.zeros(3, np.float32)),
+    "nan observation": replaced(0, np.array([0.0, np.nan], np.float32)),
+    "four values": lambda answer: tuple(answer[:4]),
+    "dies": lambda answer: os._exit(1),
+}
+gymnasium.register("test/Faulty-v0", Faulty, disable_env_checker=True, order_enforce=False)
+gymnasium.register("test/OldReset-v0", OldReset, disable_env_checker=True, order_enforce=False)
+gymnasium.register("test/Unseeded-v0", Unseeded, disable_env_checker=True, order_enforce=False)
+
+
+def played(backend, id="test/Faulty-v0", **kwargs):
+    """Play until the fault; return what is said."""
+    with closing(GymnasiumEnv(id, batch_size=2, seed=0, backend=backend, kwargs=kwargs)) as env:
+        runner = Runner(env, small_network(env), 40, 0, torch.Generator().manual_seed(0))
+        with pytest.raises(FaultyEnvError) as caught:
+            runner.collect()
+    assert not multiprocessing.active_children()
+    assert caught.value.exit_code == 5
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+WHERE = r"^environment 0, episode 2 \(seed \d+\), step 3: "
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("raises", WHERE + r"it raised ZeroDivisionError: division by zero\. Mend the environment\.$"),
+        ("nan reward", WHERE + r"its reward is nan\. Mend"),
+        ("text reward", WHERE + r"it raised ValueError: could not convert string to float: 'a lot'"),
+        ("wrong shape", WHERE + r"its observation has the shape \(3,\), not \(2,\)\. Mend"),
+        ("four values", WHERE + r"it raised ValueError: not enough values .*step five values: observation, reward"),
+        ("nan observation", r"^environment 0, step 3 of its episode: its observation is nan\. Mend"),
+    ],
+)
+def test_a_fault_is_named_with_environment_episode_seed_and_step(backend, fault, said):
+    assert re.search(said, played(backend, fault=fault))
+
+
+def test_a_process_that_dies_is_named_and_leaves_no_other_behind():
+    assert re.search(r"^environment 0: its process died.*Use a smaller parallel, or", played("async", fault="dies"))
+
+
+@pytest.mark.parametrize(
+    ("id", "said"),
+    [
+        ("test/OldReset-v0", r"^environment 0, episode 1 \(seed \d+\), step 0: .*must return observation and info"),
+        ("test/Unseeded-v0", r"unexpected keyword argument 'seed'\. reset\(seed=\.\.\., options=\.\.\.\) must"),
+    ],
+)
+def test_an_interface_of_another_time_is_named(id, said):
+    assert re.search(said, played("sync", id))
+
+
+class Spoilt(Script):
+    """One number of a native environment is not finite at one step."""
+
+    def __init__(self, number, name, ghosts=False):
+        super().__init__([[5], [4, 9], [7]], ghosts=ghosts)
+        self.number, self.name, self.calls = number, name, 0
+
+    def step(self, action):
+        step = super().step(action)
+        self.calls += 1
+        wrong = {"reward": step.reward, "observation": step.observation}
+        where = 1 if self.calls == 7 else slice(0, 0)
+        wrong[self.name][where] = self.number
+        return Step(wrong["observation"], wrong["reward"], step.terminated, step.truncated, step.valid)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["reward", "observation"])
+def test_a_number_that_is_not_finite_is_noticed_before_it_is_learned_from(name, number):
+    env = Spoilt(number, name)
+    runner = Runner(env, small_network(env), 40, 0, torch.Generator().manual_seed(0))
+    with pytest.raises(FaultyEnvError, match=rf"^environment 1, step 3 of its episode: its {name} is {number:g}\."):
+        runner.collect()
+
+
+def test_what_is_not_finite_where_nothing_was_played_is_no_fault():
+    env = Script([[2], [2]], ghosts=True)
+    plain = env.step
+
+    def ghostly(action):
+        step = plain(action)
+        return Step(step.observation, step.reward.where(step.valid, torch.nan), *ends(step), step.valid)
+
+    def ends(step):
+        return step.terminated, step.truncated
+
+    env.step = ghostly
+    rollout = Runner(env, small_network(env), 12, 0, torch.Generator().manual_seed(0)).collect()
+    assert not rollout.valid.all()
+
+
+def test_an_episode_that_never_ends_is_said_instead_of_waited_for():
+    env = Script([[5], [10**9]])
+    runner = Runner(env, small_network(env), 0, 0, torch.Generator().manual_seed(0), episode_limit=50)
+    with pytest.raises(FaultyEnvError, match=r"^environment 1: its episode has not ended after 50 steps\..*128"):
+        runner.collect()
+
+
+def test_a_time_limit_can_be_given_to_any_environment():
+    kwargs = {"max_episode_steps": 6}
+    with closing(GymnasiumEnv("test/Faulty-v0", batch_size=2, seed=0, backend="sync", kwargs=kwargs)) as env:
+        rollout = Runner(env, small_network(env), 0, 0, torch.Generator().manual_seed(0)).collect()
+    assert rollout.valid.sum(0).tolist() == [6, 6]
+    assert rollout.truncated[5].all()
