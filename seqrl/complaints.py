@@ -118,7 +118,7 @@ def _value(error: Exception) -> str:
 
 def _unknown(key: str, others: Sequence[str]) -> str:
     """Complaint about a key that is not there, with the nearest one that is."""
-    if key.startswith("env.kwargs."):
+    if key == "env.kwargs" or key.startswith("env.kwargs."):
         return f"{key}: an argument of the environment is added with a plus sign. Write +{key}=…."
     known = [k for k in keys(_composed(list(others))) if not k.endswith("_target_")]
     section, _, name = key.rpartition(".")

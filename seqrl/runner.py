@@ -72,7 +72,7 @@ class Runner:
             if len(recorder.places) == self.episode_limit and len(episodes.rows):
                 raise FaultyEnvError(
                     f"environment {int(episodes.rows[0])}: its episode has not ended after {self.episode_limit:,} "
-                    "steps. Give it a time limit, such as +env.kwargs.max_episode_steps=1000, or use rollout_length=128."
+                    "steps. Limit it, with +env.kwargs.max_episode_steps=1000 for instance, or use rollout_length=128."
                 )
         return recorder.rollout(last_value=recorder.values[0].new_zeros(self.env.batch_size))
 

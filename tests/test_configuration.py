@@ -176,6 +176,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("device=cuda:99", r"there is no device=cuda:99.*device.name=cuda:1"),
         ("device.precision=float16", r"device.precision: must be one of float32, float64 \(got 'float16'\)"),
         ("env.kwargs.length=3", r"env.kwargs.length: .* Write \+env.kwargs.length=…"),
+        ("env.kwargs={length: 3}", r"env.kwargs: .* Write \+env.kwargs=…"),
         ("env.id=a=b", r"env.id: its value cannot be read \(got a=b\). Quote .*'env.id=\"a=b\"'"),
         ("device.threads=100000", r"device.threads: must be 1 to \d+, the processors of this machine \(got 100000\)"),
         ("parallel=100000000000", r"parallel and rollout_length: need at least [\d,]+ GB .* this machine has \d+"),

@@ -54,7 +54,7 @@ def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
     except argument_errors as error:
         raise EnvError(
             f"env.kwargs: {dict(kwargs)} does not suit {id}: {type(error).__name__}, {_line(error)}. "
-            "Give what its constructor takes: env.kwargs={name: value}."
+            "Give what its constructor takes: +env.kwargs.name=value."
         ) from error
 
 

@@ -337,23 +337,23 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
         (
             partial(GymnasiumEnv, "Acrobot-v1", kwargs={"color": "red"}),
             "env.kwargs: {'color': 'red'} does not suit Acrobot-v1: TypeError, AcrobotEnv.__init__() got an unexpected "
-            "keyword argument 'color'. Give what its constructor takes: env.kwargs={name: value}.",
+            "keyword argument 'color'. Give what its constructor takes: +env.kwargs.name=value.",
         ),
         (
             partial(GymnasiumEnv, "test/Echo-v0"),
             "env.kwargs: {} does not suit test/Echo-v0: TypeError, Echo.__init__() missing 2 required positional "
             "arguments: 'observation_space' and 'action_space'. "
-            "Give what its constructor takes: env.kwargs={name: value}.",
+            "Give what its constructor takes: +env.kwargs.name=value.",
         ),
         (
             partial(echo, CHOICE, CHOICE, size=0),
             "env.kwargs: {'observation_space': Discrete(2), 'action_space': Discrete(2), 'size': 0} does not suit "
-            "test/Echo-v0: ValueError, size is 0. Give what its constructor takes: env.kwargs={name: value}.",
+            "test/Echo-v0: ValueError, size is 0. Give what its constructor takes: +env.kwargs.name=value.",
         ),
         (
             partial(GymnasiumEnv, "FrozenLake-v1", kwargs={"map_name": "9x9"}),
             "env.kwargs: {'map_name': '9x9'} does not suit FrozenLake-v1: KeyError, '9x9'. "
-            "Give what its constructor takes: env.kwargs={name: value}.",
+            "Give what its constructor takes: +env.kwargs.name=value.",
         ),
         (
             partial(GymnasiumEnv, "CartPole-v1", hidden=[1, 7]),
