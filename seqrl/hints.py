@@ -58,8 +58,8 @@ class Hints:
         if sequences < self.minibatches:
             yield (
                 "minibatches",
-                f"a rollout has only {sequences:.0f} sequences for algorithm.minibatches={self.minibatches}: there are "
-                "fewer gradient steps. A larger parallel or a smaller bptt_length makes more sequences.",
+                f"there are fewer gradient steps than algorithm.minibatches={self.minibatches}, as a rollout has fewer "
+                f"sequences: {sequences:.0f}. A larger parallel or a smaller bptt_length makes more.",
             )
 
     def _clipping(self) -> Iterator[tuple[str, str]]:
@@ -89,14 +89,15 @@ class Hints:
             )
 
 
-ADVICE = {
-    "environment": "a larger parallel; env.backend=async, if a Gymnasium environment is slow",
-    "inference": "a larger parallel",
-    "update": "fewer algorithm.epochs; sequence_learning.bptt_length=20; device.threads=2, if the network is wide",
-    "other": "fewer loggers, a larger checkpoint_interval",
-}
-
-
-def slowest(shares: dict[str, float]) -> str:
+def faster(shares: dict[str, float], bptt_length: int, threads: int) -> str:
     """What would shorten the longest part of a run, given the share of time of each."""
-    return ADVICE[max(shares, key=lambda part: shares[part])]
+    update = ["fewer algorithm.epochs"]
+    update += [] if 0 < bptt_length <= 20 else ["sequence_learning.bptt_length=20"]
+    update += ["device.threads=2, if the network is wide"] if threads == 1 else []
+    advice = {
+        "environment": ["a larger parallel", "env.backend=async, if a Gymnasium environment is slow"],
+        "inference": ["a larger parallel"],
+        "update": update,
+        "other": ["fewer loggers", "a larger checkpoint_interval"],
+    }
+    return "; ".join(advice[max(shares, key=lambda part: shares[part])])

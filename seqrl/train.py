@@ -34,7 +34,7 @@ from seqrl.devices import Device, chosen
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.footprint import Footprint, footprint
-from seqrl.hints import Hints, slowest
+from seqrl.hints import Hints, faster
 from seqrl.metrics import Display, EpisodeStatistics, Logger, Row, duration
 from seqrl.networks import Network
 from seqrl.probe import probe
@@ -267,7 +267,7 @@ def summary(run: Run, result: Row, score: float, folder: Path) -> str:
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s
   time went to  {spent}; idle {clock.idle:.0%}
-  faster with   {slowest(clock.shares)}
+  faster with   {faster(clock.shares, run.algorithm.bptt_length, torch.get_num_threads())}
   run folder    {folder}
   curves        tensorboard --logdir {folder}
 """
@@ -278,6 +278,13 @@ def sizes(cfg: DictConfig, run: Run, rollout: Rollout, need: Footprint) -> str:
     env, network = run.runner.env, run.runner.network
     parameters = sum(parameter.numel() for parameter in network.parameters())
     mean_length = float(rollout.valid.sum() / rollout.valid.shape[1])
+    limit = run.algorithm.steps_at_once(cfg.parallel)
+    if cfg.rollout_length:
+        later = ""
+    elif limit is None:
+        later = "; more with longer episodes, unless max_tokens_per_batch bounds it"
+    else:
+        later = f"; at most {limit * need.bytes_per_step / 1e6:,.0f} MB for {limit:,}, with longer episodes"
     played = (
         f"rollouts of {mean_length:.0f} steps" if cfg.rollout_length else f"episodes of {mean_length:.0f} steps now"
     )
@@ -286,7 +293,7 @@ def sizes(cfg: DictConfig, run: Run, rollout: Rollout, need: Footprint) -> str:
   action        {env.action_space}
   parameters    {parameters:,}
   iteration     {cfg.parallel * mean_length:,.0f} steps: {cfg.parallel} environments, {played}
-  update        {need.megabytes:,.1f} MB for {need.steps:,} steps at once, {need.bytes_per_step / 1e3:.1f} kB each
+  update        {need.megabytes:,.0f} MB for {need.steps:,} steps at once{later}
   valid         without validate=true, this command trains
 """
 

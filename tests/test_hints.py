@@ -1,6 +1,6 @@
 import pytest
 
-from seqrl.hints import ADVICE, WINDOW, Hints, slowest
+from seqrl.hints import WINDOW, Hints, faster
 
 CALM = {
     "rollout/length_mean": 30.0,
@@ -24,7 +24,7 @@ def said(settings, row, updates=WINDOW):
         ({"rollout_length": 128}, {"rollout/length_mean": 101.0}, []),
         ({"bptt_length": 20}, {"rollout/length_mean": 500.0}, []),
         ({"bptt_length": 50, "rollout_length": 32}, {}, ["50 steps in rollouts of 32"]),
-        ({}, {"memory/sequences": 3.0}, ["only 3 sequences", "algorithm.minibatches=4"]),
+        ({}, {"memory/sequences": 3.0}, ["fewer sequences: 3", "algorithm.minibatches=4"]),
         ({}, {"train/gradient_clipped": 0.95}, ["95% of the gradients were clipped", "raise it"]),
         ({}, {"train/gradient_clipped": 0.0}, ["no gradient was clipped", "at most 4", "lower it"]),
         (
@@ -44,6 +44,19 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
     assert said({}, {"train/gradient_clipped": 1.0}, updates=WINDOW - 1) == []
 
 
-def test_the_slowest_part_decides_what_would_be_faster():
-    assert slowest({"environment": 0.5, "update": 0.3, "inference": 0.2}) == ADVICE["environment"]
-    assert "sequence_learning.bptt_length=20" in slowest({"environment": 0.1, "update": 0.9})
+@pytest.mark.parametrize(
+    ("slowest", "bptt_length", "threads", "said"),
+    [
+        ("environment", 0, 1, "a larger parallel; env.backend=async, if a Gymnasium environment is slow"),
+        ("inference", 0, 1, "a larger parallel"),
+        ("update", 0, 1, "fewer algorithm.epochs; sequence_learning.bptt_length=20; device.threads=2, if the network"),
+        ("update", 50, 2, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
+        ("update", 10, 2, "fewer algorithm.epochs"),
+        ("other", 0, 1, "fewer loggers; a larger checkpoint_interval"),
+    ],
+)
+def test_the_slowest_part_decides_what_would_be_faster(slowest, bptt_length, threads, said):
+    shares = {"environment": 0.2, "inference": 0.2, "update": 0.2, "other": 0.2, slowest: 0.4}
+    answer = faster(shares, bptt_length, threads)
+    assert answer.startswith(said)
+    assert ("bptt_length" in answer, "threads" in answer) == ("bptt_length" in said, "threads" in said)
