@@ -1,53 +1,36 @@
 """Train an agent: `python -m seqrl.train [group=choice ...] [key=value ...]`.
 
-The composition root: composes the configuration, builds the parts, runs the loop. Nothing imports it.
+Composes the configuration, builds the parts, runs the loop. No other module imports it.
 """
 
-import logging
 import math
-import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
-from inspect import signature
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any, NoReturn
 
 import hydra
-import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
+from seqrl.build import build, built, make_env, prepared
 from seqrl.checkpoint import Checkpoints
-from seqrl.complaints import complaint
-from seqrl.configuration import CONF, NetworkConfig, faults
-from seqrl.devices import Device, chosen
-from seqrl.envs.base import BatchedEnv
-from seqrl.errors import ConfigError, SeqrlError
+from seqrl.configuration import CONF, faults
+from seqrl.devices import Device
+from seqrl.errors import ConfigError
 from seqrl.footprint import Footprint, footprint
 from seqrl.hints import Hints, faster
-from seqrl.metrics import Display, EpisodeStatistics, Logger, Row, duration
+from seqrl.metrics import Display, Logger, Row, duration
 from seqrl.networks import Network
-from seqrl.probe import probe
+from seqrl.program import fail, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
-from seqrl.resume import arguments, changes
-from seqrl.run import Budget, Run
+from seqrl.resume import changes
+from seqrl.run import Run
 from seqrl.runner import Runner
 from seqrl.types import Rollout
-
-log = logging.getLogger(__name__)
-
-# What keeps Hydra from making a run folder.
-LEAVE_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.job_logging.root.handlers=[]"]
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
@@ -124,21 +107,6 @@ def validate(cfg: DictConfig) -> None:
     display.console.print(sizes(cfg, run, rollout, need), soft_wrap=True)
 
 
-def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
-    """All parts of a run. `stream` tells the environments' random numbers from those of an earlier part of the run."""
-    env = make_env(cfg, device, cfg.parallel, "training", *stream)
-    network = make_network(cfg, env, device)
-    algorithm = built(cfg.algorithm)(network, np.random.default_rng(seeds.stream(cfg.seed, "shuffle")))
-    runner: Runner = built(cfg.runner)(
-        env=env,
-        network=network,
-        state_interval=algorithm.bptt_length,
-        state_lead=algorithm.state_lead,
-        generator=seeds.generator(cfg.seed, "policy", device.torch_device),
-    )
-    return Run(runner, algorithm, Budget(cfg.episodes * cfg.parallel, cfg.total_steps), EpisodeStatistics(cfg.parallel))
-
-
 def resumed(cfg: DictConfig, device: Device, checkpoints: Checkpoints, say: Callable[[str], None]) -> Run:
     """The run that the newest sound checkpoint holds; says what was passed over and what has changed since."""
     state, passed_over = checkpoints.newest()
@@ -152,60 +120,6 @@ def resumed(cfg: DictConfig, device: Device, checkpoints: Checkpoints, say: Call
     for change in changes(before, cfg):
         say(f"changed: {change}")
     return run
-
-
-def prepared(device: Device, cfg: DictConfig, say: Callable[[str], None]) -> Device:
-    """The device that is meant, ready; anything but the CPU is first tried with a small step of the network."""
-    if device.candidates != [torch.device("cpu")]:
-        env = make_env(cfg, replace(device, name="cpu"), 1, "probe")
-        env.close()
-        device = chosen(
-            device,
-            lambda it: probe(network_builder(cfg), env.observation_space, env.action_space, it, device.dtype),
-            say,
-        )
-    device.prepare()
-    return device
-
-
-def built(part: DictConfig) -> Callable[..., Any]:
-    """Constructor of what `_target_` names, with the part's other keys filled in.
-
-    Raises ConfigError if it cannot be imported, or has no such parameters.
-    """
-    try:
-        constructor: partial[Any] = instantiate(part, _partial_=True, _convert_="all")
-        signature(constructor.func).bind_partial(**constructor.keywords)
-    except InstantiationException as error:
-        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".:")
-        raise ConfigError([f"_target_ {part._target_}: {reason}. Check its spelling, and PYTHONPATH."]) from error
-    except TypeError as error:
-        raise ConfigError([f"_target_ {part._target_}: {error}. The keys of a part are its parameters."]) from error
-    return constructor
-
-
-def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | int) -> BatchedEnv:
-    """`batch_size` environments, seeded by the stream that is named."""
-    purpose, *index = stream
-    seed = seeds.stream(cfg.seed, str(purpose), *map(int, index))
-    env: BatchedEnv = built(cfg.env)(batch_size=batch_size, seed=seed, device=device.torch_device)
-    return env
-
-
-def network_builder(cfg: DictConfig) -> Callable[..., Network]:
-    parts = OmegaConf.to_container(cfg.network, resolve=True)
-    assert isinstance(parts, dict)
-    if OmegaConf.get_type(cfg.network) is NetworkConfig:
-        # It names what the other keys say, and is no part.
-        del parts["type"]
-    return built(OmegaConf.create(parts))
-
-
-def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.stream(cfg.seed, "init"))
-        network = network_builder(cfg)(env.observation_space, env.action_space)
-    return network.to(device.torch_device, device.dtype)
 
 
 def evaluate(cfg: DictConfig, network: Network, device: Device) -> Row:
@@ -319,55 +233,9 @@ def job(cfg: DictConfig) -> float:
 exit_codes_of_failed_points: list[int] = []
 
 
-def fail(error: Exception, arguments: Sequence[str] = ()) -> NoReturn:
-    """End with a line for each fault."""
-    sys.exit(report(error, arguments))
-
-
-def report(error: Exception, arguments: Sequence[str] = ()) -> int:
-    """Print a line for each fault, and return the exit code; a traceback goes to a file alone."""
-    lines, exit_code = complaint(error, arguments) or ([unexpected(error)], 1)
-    if isinstance(error, SeqrlError) and error.__cause__ and log.hasHandlers():
-        log.error("%s", lines[0], exc_info=error)
-    for line in lines:
-        print(f"seqrl: error: {line}", file=sys.stderr)
-    return exit_code
-
-
-def unexpected(error: Exception) -> str:
-    """Line about an error that nobody foresaw; its traceback goes to the run's log, or else to a file of its own."""
-    logs = [h.baseFilename for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
-    if logs:
-        log.error("unexpected", exc_info=error)
-    else:
-        with NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
-            file.writelines(traceback.format_exception(error))
-        logs = [file.name]
-    first = (str(error).splitlines() or [""])[0].rstrip(".:")
-    return f"unexpected {type(error).__name__}: {first}. The traceback is in {logs[0]}."
-
-
 def main() -> None:
     """Entry point of `python -m seqrl.train` and `seqrl-train`."""
-    # Modules beside the user's work can be named, however the program was started.
-    sys.path.insert(0, str(Path.cwd()))
-    # `env.id=…` alone can only mean a Gymnasium environment.
-    if any(a.startswith("env.id=") for a in sys.argv) and not any(a.startswith("env=") for a in sys.argv):
-        sys.argv.append("env=gymnasium")
-    # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
-    logging.raiseExceptions = False
-    sys.argv[1:] = arguments(sys.argv[1:])
-    if "validate=true" in sys.argv:
-        sys.argv += LEAVE_NOTHING
-    # Hydra then hands its errors over as they are.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        job()
-    except KeyboardInterrupt:
-        print("seqrl: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        fail(error, sys.argv[1:])
+    started(job, leave_nothing="validate=true" in sys.argv)
     if exit_codes_of_failed_points:
         sys.exit(max(exit_codes_of_failed_points))
 

@@ -3,10 +3,10 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
+from seqrl.build import build, built
 from seqrl.configuration import CONF, faults
 from seqrl.returns import gae
 from seqrl.sequences import split
-from seqrl.train import build, built
 
 ALGORITHMS = {
     "PPOAlgorithm": ("ppo", False),

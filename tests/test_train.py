@@ -216,3 +216,12 @@ def test_want_of_memory_names_the_need_and_settings_that_fit(tmp_path):
     assert int(needed) > int(free)
     mended = subprocess.run([*starved, remedy], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert mended.returncode == 0, mended.stderr
+
+
+def test_resuming_what_is_no_run_ends_in_one_line_and_exit_code_3(tmp_path):
+    done = train(tmp_path, "resume=nowhere")
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("seqrl: error: resume: ")
+    assert "holds no run" in line
+    assert not list(tmp_path.iterdir())

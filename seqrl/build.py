@@ -1,0 +1,93 @@
+"""From the configuration to the parts of a run: all that is named by a `_target_` is built here."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from seqrl import seeds
+from seqrl.configuration import NetworkConfig
+from seqrl.devices import Device, chosen
+from seqrl.envs.base import BatchedEnv
+from seqrl.errors import ConfigError
+from seqrl.metrics import EpisodeStatistics
+from seqrl.networks import Network
+from seqrl.probe import probe
+from seqrl.run import Budget, Run
+from seqrl.runner import Runner
+
+
+def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
+    """All parts of a run. `stream` tells the environments' random numbers from those of an earlier part of the run."""
+    env = make_env(cfg, device, cfg.parallel, "training", *stream)
+    network = make_network(cfg, env, device)
+    algorithm = built(cfg.algorithm)(network, np.random.default_rng(seeds.stream(cfg.seed, "shuffle")))
+    runner: Runner = built(cfg.runner)(
+        env=env,
+        network=network,
+        state_interval=algorithm.bptt_length,
+        state_lead=algorithm.state_lead,
+        generator=seeds.generator(cfg.seed, "policy", device.torch_device),
+    )
+    return Run(runner, algorithm, Budget(cfg.episodes * cfg.parallel, cfg.total_steps), EpisodeStatistics(cfg.parallel))
+
+
+def prepared(device: Device, cfg: DictConfig, say: Callable[[str], None]) -> Device:
+    """The device that is meant, ready; anything but the CPU is first tried with a small step of the network."""
+    if device.candidates != [torch.device("cpu")]:
+        env = make_env(cfg, replace(device, name="cpu"), 1, "probe")
+        env.close()
+        device = chosen(
+            device,
+            lambda it: probe(network_builder(cfg), env.observation_space, env.action_space, it, device.dtype),
+            say,
+        )
+    device.prepare()
+    return device
+
+
+def built(part: DictConfig) -> Callable[..., Any]:
+    """Constructor of what `_target_` names, with the part's other keys filled in.
+
+    Raises ConfigError if it cannot be imported, or has no such parameters.
+    """
+    try:
+        constructor: partial[Any] = instantiate(part, _partial_=True, _convert_="all")
+        signature(constructor.func).bind_partial(**constructor.keywords)
+    except InstantiationException as error:
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".:")
+        raise ConfigError([f"_target_ {part._target_}: {reason}. Check its spelling, and PYTHONPATH."]) from error
+    except TypeError as error:
+        raise ConfigError([f"_target_ {part._target_}: {error}. The keys of a part are its parameters."]) from error
+    return constructor
+
+
+def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | int) -> BatchedEnv:
+    """`batch_size` environments, seeded by the stream that is named."""
+    purpose, *index = stream
+    seed = seeds.stream(cfg.seed, str(purpose), *map(int, index))
+    env: BatchedEnv = built(cfg.env)(batch_size=batch_size, seed=seed, device=device.torch_device)
+    return env
+
+
+def network_builder(cfg: DictConfig) -> Callable[..., Network]:
+    parts = OmegaConf.to_container(cfg.network, resolve=True)
+    assert isinstance(parts, dict)
+    if OmegaConf.get_type(cfg.network) is NetworkConfig:
+        # It names what the other keys say, and is no part.
+        del parts["type"]
+    return built(OmegaConf.create(parts))
+
+
+def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.stream(cfg.seed, "init"))
+        network = network_builder(cfg)(env.observation_space, env.action_space)
+    return network.to(device.torch_device, device.dtype)
