@@ -20,12 +20,20 @@ FORBIDDEN = {
     "seqrl.types": ["seqrl"],
 }
 ALLOWED = {
-    "hydra": ["seqrl.train", "seqrl.build", "seqrl.configuration", "seqrl.complaints"],
-    "omegaconf": ["seqrl.train", "seqrl.build", "seqrl.configuration", "seqrl.complaints", "seqrl.resume"],
+    "hydra": ["seqrl.train", "seqrl.verify", "seqrl.build", "seqrl.configuration", "seqrl.complaints"],
+    "omegaconf": [
+        "seqrl.train",
+        "seqrl.verify",
+        "seqrl.build",
+        "seqrl.configuration",
+        "seqrl.complaints",
+        "seqrl.resume",
+    ],
     "tensorboard": ["seqrl.metrics"],
     "torch.utils.tensorboard": ["seqrl.metrics"],
     "rich": ["seqrl.metrics"],
     "seqrl.train": [],
+    "seqrl.verify": [],
 }
 
 

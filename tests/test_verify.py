@@ -1,0 +1,123 @@
+"""`python -m seqrl.verify` passes what is sound and reports what is not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqrl.checks import env_checks, network_checks, played
+from seqrl.envs import GymnasiumEnv
+from seqrl.seeds import stream
+from tests import broken
+from tests.worlds import Script
+
+
+def walks(name="Walk"):
+    def make(batch_size, purpose):
+        return GymnasiumEnv(f"broken/{name}-v0", batch_size, seed=stream(0, purpose), backend="sync")
+
+    return make
+
+
+def failed_by_network(block, bptt_length, make_env=None):
+    make_env = make_env or walks()
+    torch.manual_seed(0)
+    env = make_env(1, "spaces")
+    network = broken.network(env.observation_space, env.action_space, block=block)
+    return {finding.name for finding in network_checks(played(make_env, network, bptt_length)) if not finding.passed}
+
+
+def failed_by_env(name):
+    return {finding.name for finding in env_checks(walks(name)) if not finding.passed}
+
+
+@pytest.mark.parametrize("bptt_length", [0, 1, 5])
+def test_a_sound_network_passes_everything(bptt_length):
+    assert failed_by_network("sound", bptt_length) == set()
+
+
+@pytest.mark.parametrize("ends", ["terminated", "truncated", "both", "mixed"])
+@pytest.mark.parametrize("ghosts", [False, True])
+def test_a_sound_network_passes_with_every_kind_of_end(ends, ghosts):
+    def make(batch_size, purpose):
+        return Script([[3, 5, 1], [20], [2, 9], [1]], ends=ends, ghosts=ghosts)
+
+    assert failed_by_network("sound", 4, make) == set()
+
+
+def test_a_sound_environment_passes_everything():
+    assert failed_by_env("Walk") == set()
+
+
+RATIO, VALUES = "ratio is 1 before the first update", "acting equals the unrolled sequence"
+GRADIENTS, LEAK = "gradients equal the plain reference", "nothing leaks across a reset"
+ALONE, LEFT = "padding and neighbours change nothing", "nothing is left in memory after a reset"
+
+
+@pytest.mark.parametrize(
+    ("block", "reported"),
+    [
+        ("Leaky", {RATIO, VALUES, GRADIENTS, LEAK}),
+        ("Centred", {RATIO, VALUES, GRADIENTS, ALONE}),
+        ("StopsGradient", {GRADIENTS}),
+        ("BeginsWithOnes", {LEFT}),
+        ("ForgetsWhenActing", {RATIO, VALUES, GRADIENTS}),
+        ("DropsOut", {RATIO, VALUES, GRADIENTS}),
+    ],
+)
+def test_a_planted_defect_of_a_network_is_reported(block, reported):
+    assert reported <= failed_by_network(block, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "reported"),
+    [
+        ("Unseeded", "environment repeats with seed and actions"),
+        ("Endless", "episodes end"),
+        ("OutOfBounds", "observations lie in their space"),
+        ("FirstForFinal", "the final observation is its own"),
+    ],
+)
+def test_a_planted_defect_of_an_environment_is_reported(name, reported):
+    assert failed_by_env(name) == {reported}
+
+
+def verified(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "seqrl.verify", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def beside_the_work(tmp_path):
+    """A folder with the user's module and a network in his own configuration."""
+    (tmp_path / "mine.py").write_text(Path(broken.__file__).read_text())
+    (tmp_path / "conf" / "network").mkdir(parents=True)
+    (tmp_path / "conf" / "network" / "own.yaml").write_text("_target_: mine.network\nuse_lstm: true\nblock: sound\n")
+    return tmp_path
+
+
+def test_the_program_passes_what_is_sound_and_leaves_nothing(beside_the_work):
+    before = sorted(beside_the_work.rglob("*.y*"))
+    done = verified(beside_the_work, "--config-dir", "conf", "network=own", "env.id=mine:broken/Walk-v0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("  pass  ") == 11
+    assert sorted(beside_the_work.rglob("*.y*")) == before
+    assert not (beside_the_work / "outputs").exists()
+
+
+def test_the_program_reports_defects_with_remedies_and_exit_code_1(beside_the_work):
+    planted = ["env.id=mine:broken/Unseeded-v0", "network.block=Leaky"]
+    done = verified(beside_the_work, "--config-dir", "conf", "network=own", *planted)
+    assert done.returncode == 1
+    assert "FAIL  environment repeats with seed and actions" in done.stdout
+    assert "-> draw all randomness from self.np_random" in done.stdout
+    assert "FAIL  nothing leaks across a reset" in done.stdout
+
+
+def test_a_wrong_configuration_is_answered_as_by_the_program_that_trains(tmp_path):
+    done = verified(tmp_path, "env.id=Nope-v0")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("seqrl: error: env.id: no environment is registered as 'Nope-v0'")
