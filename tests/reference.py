@@ -1,0 +1,145 @@
+"""The whole computation once more, in float64, one environment and one step after another, from the formulas alone.
+
+Nothing here calls what it is compared with: only parameters and recorded numbers are read.
+"""
+
+import math
+
+import torch
+
+
+def lstm_step(block, x, hidden, cell):
+    """Hochreiter & Schmidhuber's cell with a forget gate: x [I], hidden [H], cell [H]."""
+    gates = block.weight_input @ x + block.weight_hidden @ hidden + block.bias
+    i, f, g, o = gates.chunk(4)
+    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+def attend(block, inputs):
+    """Output at the last of `inputs`, a list of [H], for all of which it may look back `window` steps."""
+    seen = inputs[-(block.window + 1) :]
+    width = block.output_size // block.heads
+    mixed = []
+    for head in range(block.heads):
+        rows = slice(head * width, (head + 1) * width)
+        query = block.query.weight[rows] @ seen[-1]
+        scores = [
+            query @ (block.key.weight[rows] @ x) / math.sqrt(width) + block.distance_bias[head, len(seen) - 1 - place]
+            for place, x in enumerate(seen)
+        ]
+        largest = max(score.item() for score in scores)
+        weights = [torch.exp(score - largest) for score in scores]
+        total = sum(weights)
+        mixed.append(sum(w / total * (block.value.weight[rows] @ x) for w, x in zip(weights, seen, strict=True)))
+    return seen[-1] + block.output.weight @ torch.cat(mixed) + block.output.bias
+
+
+class Memory:
+    """What one trunk of a network remembers of one episode."""
+
+    def __init__(self, trunk, stored):
+        """`stored` leaves [...] of the state before the next step, or {} at an episode's start."""
+        self.trunk, self.lstm, self.inputs = trunk, None, []
+        if "lstm" in trunk.memory:
+            zeros = torch.zeros(trunk.memory["lstm"].size, dtype=torch.float64)
+            self.lstm = (stored.get("lstm.hidden", zeros), stored.get("lstm.cell", zeros))
+        if "attention.inputs" in stored:
+            real = stored["attention.real"].tolist()
+            self.inputs = [x for x, is_real in zip(stored["attention.inputs"], real, strict=True) if is_real]
+
+    def cut(self):
+        """Let no gradient pass."""
+        if self.lstm is not None:
+            self.lstm = tuple(part.detach() for part in self.lstm)
+        self.inputs = [x.detach() for x in self.inputs]
+
+    def see(self, observation):
+        layer = self.trunk.encoder.layer
+        x = torch.tanh(layer.weight @ observation + layer.bias)
+        if self.lstm is not None:
+            hidden, cell = lstm_step(self.trunk.memory["lstm"], x, *self.lstm)
+            self.lstm, x = (hidden, cell), hidden
+        if "attention" in self.trunk.memory:
+            self.inputs.append(x)
+            x = attend(self.trunk.memory["attention"], self.inputs)
+        return x
+
+
+def heads(network, features, critic_features, action):
+    """log π(action), entropy and value at one step."""
+    value_layer = network.value.hidden[0]
+    hidden = torch.tanh(value_layer.weight @ critic_features + value_layer.bias)
+    value = (network.value.layer.weight @ hidden + network.value.layer.bias)[0]
+    value = value * math.sqrt(max(network.value.variance.item(), 1e-8)) + network.value.mean
+    inner, outer = (network.policy.logits if hasattr(network.policy, "logits") else network.policy.mean)[:2]
+    output = outer.weight @ torch.tanh(inner[0].weight @ features + inner[0].bias) + outer.bias
+    if hasattr(network.policy, "logits"):
+        log_probs = output - torch.logsumexp(output, 0)
+        return log_probs[action], -(log_probs.exp() * log_probs).sum(), value
+    log_std = network.policy.log_std
+    log_prob = sum(
+        -0.5 * ((a - m) / torch.exp(s)) ** 2 - s - 0.5 * math.log(2 * math.pi)
+        for a, m, s in zip(action, output, log_std, strict=True)
+    )
+    return log_prob, sum(0.5 + 0.5 * math.log(2 * math.pi) + s for s in log_std), value
+
+
+def unrolled(network, rollout, bptt_length):
+    """{(t, b): (log π, entropy, value)} of every played step; memory lets no gradient past a cut."""
+    answers = {}
+    trunks = {"actor": network.actor} | ({} if network.critic is None else {"critic": network.critic})
+    for b in range(rollout.valid.shape[1]):
+        memories = {}
+        for t in range(len(rollout.valid)):
+            if not rollout.valid[t, b]:
+                continue
+            age = int(rollout.age[t, b])
+            if age == 0:
+                memories = {name: Memory(trunk, {}) for name, trunk in trunks.items()}
+            elif t == 0:
+                row = int(rollout.state_index[t, b])
+                memories = {
+                    name: Memory(trunk, {k.removeprefix(f"{name}."): v[row] for k, v in rollout.state.items()
+                                         if k.startswith(f"{name}.")})
+                    for name, trunk in trunks.items()
+                }  # fmt: skip
+            elif bptt_length and age % bptt_length == 0:
+                for memory in memories.values():
+                    memory.cut()
+            features = {name: memory.see(rollout.observation[t, b].double()) for name, memory in memories.items()}
+            critic = features.get("critic", features["actor"])
+            answers[t, b] = heads(network, features["actor"], critic, rollout.action[t, b])
+    return answers
+
+
+def advantages(rollout, gamma, lambda_):
+    """{(t, b): A} as a sum over what follows in the episode: Σ (γλ)^k δ_{t+k}."""
+    answers = {}
+    for b in range(rollout.valid.shape[1]):
+        for t in range(len(rollout.valid)):
+            if not rollout.valid[t, b]:
+                continue
+            total, discount = 0.0, 1.0
+            for k in range(t, len(rollout.valid)):
+                if not rollout.valid[k, b]:
+                    break
+                following = 0.0 if rollout.terminated[k, b] else rollout.next_value[k, b].item()
+                total += discount * (rollout.reward[k, b].item() + gamma * following - rollout.value[k, b].item())
+                discount *= gamma * lambda_
+                if rollout.terminated[k, b] or rollout.truncated[k, b]:
+                    break
+            answers[t, b] = total
+    return answers
+
+
+def ppo_loss(answers, batch, clip_range, value_coefficient, entropy_coefficient, value_std):
+    """PPO's loss over `answers`, in the order of the batch."""
+    total = 0.0
+    for n, (log_prob, entropy, value) in enumerate(answers):
+        ratio = torch.exp(log_prob - batch.log_prob[n])
+        clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
+        policy = -torch.minimum(ratio * batch.advantage[n], clipped * batch.advantage[n])
+        error = (value - batch.target[n]) / value_std
+        total = total + policy + value_coefficient * 0.5 * error**2 - entropy_coefficient * entropy
+    return total / len(answers)
