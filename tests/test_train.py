@@ -87,9 +87,13 @@ def test_the_end_says_result_folder_and_tensorboard(finished):
     assert done.stderr == ""
 
 
-def test_the_same_seed_gives_the_same_run_whatever_is_evaluated(tmp_path):
+def test_the_same_seed_gives_the_same_run_whatever_is_evaluated_logged_or_saved(tmp_path):
     rows = []
-    for name, changes in {"one": [], "two": ["evaluation.episodes=0"], "other": ["seed=1"]}.items():
+    for name, changes in {
+        "one": [],
+        "two": ["evaluation.episodes=0", "checkpoint_interval=1", "logger=jsonl"],
+        "other": ["seed=1"],
+    }.items():
         (tmp_path / name).mkdir()
         assert train(tmp_path / name, *TINY, *changes).returncode == 0
         lines = (the_run(tmp_path / name) / "metrics.jsonl").read_text().splitlines()[:2]
