@@ -111,6 +111,14 @@ class CartPoleConfig:
 
 
 @dataclass
+class TMazeConfig:
+    """Group `env`, built-in T-maze."""
+
+    _target_: str = MISSING
+    corridor_length: int = MISSING
+
+
+@dataclass
 class GymnasiumConfig:
     """Group `env`, any Gymnasium environment."""
 
@@ -195,6 +203,7 @@ def register() -> None:
         "ppo": PPOConfig,
         "reinforce": ReinforceConfig,
         "cartpole": CartPoleConfig,
+        "tmaze": TMazeConfig,
         "gymnasium": GymnasiumConfig,
         "device": DeviceConfig,
     }.items():
@@ -238,6 +247,7 @@ RULES: dict[str, Rule] = {
     "algorithm.value_coefficient": NOT_NEGATIVE,
     "algorithm.target_kl": POSITIVE,
     "env.max_episode_steps": AT_LEAST_1,
+    "env.corridor_length": AT_LEAST_1,
     "device.threads": (lambda x: 1 <= x <= PROCESSORS, f"1 to {PROCESSORS}, the processors of this machine"),
 }
 CHOICES = {

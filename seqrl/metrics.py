@@ -213,10 +213,8 @@ class Display:
         """Show that the share `progress` of the run is over."""
         progress = min(progress, 1.0)
         left = row["time/elapsed_seconds"] * (1 - progress) / progress if progress else math.inf
-        text = (
-            f"return {row.get('rollout/return_mean', math.nan):.1f} · {row['time/steps_per_second']:,.0f} steps/s · "
-            f"{duration(left)} left"
-        )
+        mean = figure(row.get("rollout/return_mean", math.nan))
+        text = f"return {mean} · {row['time/steps_per_second']:,.0f} steps/s · {duration(left)} left"
         if self._live and self._task is not None:
             self._live.update(self._task, completed=progress, description=text)
         elif int(10 * progress) > self._tenths:
@@ -234,3 +232,8 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def figure(number: float) -> str:
+    """A return with as many digits as tell something: 481.3, 0.97."""
+    return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"

@@ -23,7 +23,7 @@ from seqrl.devices import Device
 from seqrl.errors import ConfigError
 from seqrl.footprint import Footprint, footprint
 from seqrl.hints import Hints, faster
-from seqrl.metrics import Display, Logger, Row, duration
+from seqrl.metrics import Display, Logger, Row, duration, figure
 from seqrl.networks import Network
 from seqrl.program import fail, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
@@ -170,14 +170,16 @@ def summary(run: Run, result: Row, score: float, folder: Path) -> str:
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     if result:
-        over = f"over {result['evaluation/episodes']:.0f} fresh episodes, worst {result['evaluation/return_min']:.1f}"
+        over = (
+            f"over {result['evaluation/episodes']:.0f} fresh episodes, worst {figure(result['evaluation/return_min'])}"
+        )
     else:
         over = "over the last episodes of training"
     steps, clock = run.budget.steps, run.clock
     shares = {part: share for part, share in clock.shares.items() if part != "other" or share > 0.05}
     spent = ", ".join(f"{part} {share:.0%}" for part, share in sorted(shares.items(), key=lambda item: -item[1]))
     return f"""
-  mean return   [bold]{score:.1f}[/bold] {over}
+  mean return   [bold]{figure(score)}[/bold] {over}
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s
   time went to  {spent}; idle {clock.idle:.0%}

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from seqrl.metrics import EpisodeStatistics, Jsonl, duration
+from seqrl.metrics import EpisodeStatistics, Jsonl, duration, figure
 from seqrl.runner import Runner
 from tests.parts import small_network
 from tests.worlds import Script
@@ -45,3 +45,8 @@ def test_jsonl_writes_what_is_not_finite_as_null(tmp_path):
 )
 def test_duration_as_a_person_says_it(seconds, said):
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(("number", "said"), [(481.26, "481.3"), (-21.0, "-21.0"), (0.974, "0.97"), (math.nan, "nan")])
+def test_a_return_has_as_many_digits_as_tell_something(number, said):
+    assert figure(number) == said

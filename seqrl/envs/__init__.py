@@ -2,6 +2,7 @@
 
 BatchedEnv      the interface
 CartPole        CartPole-v1 as a tensor program; shows all of its state, or only what must be remembered from
+TMaze           the passive T-maze as a tensor program
 GymnasiumEnv    any environment that Gymnasium knows, through its own vector form, one process or many
 EnvError        says in one line why an environment cannot be played
 FaultyEnvError  says in one line what an environment did wrong while it was played
@@ -11,5 +12,6 @@ from seqrl.envs.adapter import GymnasiumEnv
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.cartpole import CartPole
 from seqrl.envs.errors import EnvError, FaultyEnvError
+from seqrl.envs.tmaze import TMaze
 
-__all__ = ["BatchedEnv", "CartPole", "EnvError", "FaultyEnvError", "GymnasiumEnv"]
+__all__ = ["BatchedEnv", "CartPole", "EnvError", "FaultyEnvError", "GymnasiumEnv", "TMaze"]

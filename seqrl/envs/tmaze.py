@@ -1,0 +1,75 @@
+"""The passive T-maze as a tensor program."""
+
+from typing import Any
+
+import torch
+from gymnasium import Space
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from seqrl import seeds
+from seqrl.types import Step
+
+FORWARD, BACK, UP, DOWN = range(4)
+
+
+class TMaze:
+    """Walk down a corridor and turn, at its end, the way that a sign at its entrance said.
+
+    Observation: the sign, 1 for up or -1 for down, in the first step and 0 later; whether the junction is reached.
+    Actions: forward, back, up, down. Reward: 1 for the right turn at the junction, nothing for the wrong one, and
+    -1 / `corridor_length` for every step that could have led forward and did not. An episode terminates with a turn at
+    the junction, and after `corridor_length` + 1 steps, which are just enough.
+
+    corridor_length   steps from the entrance to the junction
+
+    The best mean return is 1. Without memory it is 0.5.
+    Source: Bakker (2002), "Reinforcement learning with long short-term memory"; rewards and horizon of the passive form
+    in Ni et al. (2023), "When do transformers shine in RL?".
+    """
+
+    observation_space: Space[Any] = Box(-1.0, 1.0, (2,))
+    action_space: Space[Any] = Discrete(4)
+
+    def __init__(
+        self, batch_size: int, seed: int, device: torch.device | str = "cpu", corridor_length: int = 20
+    ) -> None:
+        self.batch_size, self.corridor_length = batch_size, corridor_length
+        self._random = seeds.generator(seed, "environment", device)
+        self._sign = torch.zeros(batch_size, device=device)
+        self._place = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self._age = torch.zeros_like(self._place)
+
+    def reset(self, where: Tensor | None = None) -> Tensor:
+        """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
+        sign = 1 - 2 * torch.empty_like(self._sign).uniform_(generator=self._random).round()
+        if where is None:
+            where = torch.ones_like(self._place, dtype=torch.bool)
+        self._sign = sign.where(where, self._sign)
+        self._place = self._place.masked_fill(where, 0)
+        self._age = self._age.masked_fill(where, 0)
+        return self._observation()
+
+    def step(self, action: Tensor) -> Step:
+        """Take one step in every maze."""
+        at_junction = self._place == self.corridor_length
+        turned = at_junction & ((action == UP) | (action == DOWN))
+        right = turned & ((action == UP) == (self._sign > 0))
+        place = (self._place + (action == FORWARD).long() - (action == BACK).long()).clamp(0, self.corridor_length)
+        lost = (self._age < self.corridor_length) & (place <= self._place)
+        self._place = place
+        self._age = self._age + 1
+        terminated = turned | (self._age > self.corridor_length)
+        return Step(
+            observation=self._observation(),
+            reward=right.float() - lost.float() / self.corridor_length,
+            terminated=terminated,
+            truncated=torch.zeros_like(terminated),
+            valid=torch.ones_like(terminated),
+        )
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _observation(self) -> Tensor:
+        return torch.stack([self._sign * (self._age == 0), (self._place == self.corridor_length).float()], 1)
