@@ -153,6 +153,7 @@ class RunnerConfig:
 class EvaluationConfig:
     episodes: int = MISSING
     greedy: bool = MISSING
+    memoryless_control: bool = MISSING
 
 
 @dataclass

@@ -3,15 +3,23 @@
 import math
 import time
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.errors import FaultyEnvError
-from seqrl.networks import Network
+from seqrl.networks import Distribution
 from seqrl.types import Rollout, State, Step
+
+
+class Player(Protocol):
+    """What acts: all that the runner asks of a network."""
+
+    def initial_state(self, batch_size: int) -> State: ...
+
+    def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]: ...
 
 
 class Runner:
@@ -33,7 +41,7 @@ class Runner:
     def __init__(
         self,
         env: BatchedEnv,
-        network: Network,
+        network: Player,
         rollout_length: int,
         state_interval: int,
         generator: torch.Generator | None,

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from seqrl import seeds
+from seqrl import evaluation, seeds
 from seqrl.build import build, built, make_env, prepared
 from seqrl.checkpoint import Checkpoints
 from seqrl.configuration import CONF, faults
@@ -29,7 +29,7 @@ from seqrl.program import fail, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
 from seqrl.resume import changes
 from seqrl.run import Run
-from seqrl.runner import Runner
+from seqrl.runner import Player
 from seqrl.types import Rollout
 
 
@@ -63,7 +63,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
             seconds=run.clock.elapsed,
             peak_memory_mb=peak_memory_mb(),
         )
-        result = evaluate(cfg, run.runner.network, device)
+        result = evaluate(cfg, run.algorithm.network, device)
         for logger in loggers:
             if result:
                 logger.write(result, run.budget.steps)
@@ -124,34 +124,29 @@ def resumed(cfg: DictConfig, device: Device, checkpoints: Checkpoints, say: Call
 
 def evaluate(cfg: DictConfig, network: Network, device: Device) -> Row:
     """Play fresh episodes with the final policy, the same number of every environment; {} if none are wanted."""
-    wanted = cfg.evaluation.episodes
-    if not wanted:
+    if not cfg.evaluation.episodes:
         return {}
-    batch_size = min(wanted, cfg.parallel)
-    env = make_env(cfg, device, batch_size, "evaluation")
+    row = evaluation.row(*played(cfg, network, device))
+    if cfg.evaluation.memoryless_control:
+        returns, _ = played(cfg, evaluation.Forgetful(network), device)
+        row["evaluation/return_without_memory"] = float(returns.mean())
+    return row
+
+
+def played(cfg: DictConfig, player: Player, device: Device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return and length of each episode of an evaluation; of the same episodes, whoever plays."""
+    episodes = cfg.evaluation.episodes
+    env = make_env(cfg, device, min(episodes, cfg.parallel), "evaluation")
     generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
-    runner = Runner(
-        env, network, rollout_length=0, state_interval=0, generator=generator, episode_limit=cfg.runner.episode_limit
-    )
     try:
-        rollouts = [runner.collect() for _ in range(math.ceil(wanted / batch_size))]
+        return evaluation.play(env, player, episodes, generator, cfg.runner.episode_limit)
     finally:
         env.close()
-    # By environment, never by who ends first: that would favour short episodes.
-    returns = torch.cat([rollout.reward.where(rollout.valid, 0).sum(0) for rollout in rollouts])[:wanted].double()
-    lengths = torch.cat([rollout.valid.sum(0) for rollout in rollouts])[:wanted].double()
-    return {
-        "evaluation/return_mean": float(returns.mean()),
-        "evaluation/return_std": float(returns.std(correction=0)),
-        "evaluation/return_min": float(returns.min()),
-        "evaluation/length_mean": float(lengths.mean()),
-        "evaluation/episodes": wanted,
-    }
 
 
 def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
     """What learns, why it was selected, and where."""
-    parameters = sum(parameter.numel() for parameter in run.runner.network.parameters())
+    parameters = sum(parameter.numel() for parameter in run.algorithm.network.parameters())
     return f"{type(run.algorithm).__name__}, {reason(cfg)}; {parameters:,} parameters on {device.torch_device}"
 
 
@@ -191,7 +186,7 @@ def summary(run: Run, result: Row, score: float, folder: Path) -> str:
 
 def sizes(cfg: DictConfig, run: Run, rollout: Rollout, need: Footprint) -> str:
     """What validation found, as a table."""
-    env, network = run.runner.env, run.runner.network
+    env, network = run.runner.env, run.algorithm.network
     parameters = sum(parameter.numel() for parameter in network.parameters())
     mean_length = float(rollout.valid.sum() / rollout.valid.shape[1])
     limit = run.algorithm.steps_at_once(cfg.parallel)
