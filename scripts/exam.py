@@ -2,8 +2,8 @@
 
 python scripts/exam.py outputs/exam --write docs/exam.md
 
-Each run is that of `experiment=<task>`, evaluated on 200 fresh episodes and once more with memory zeroed at every step. Runs
-that are finished are not done again.
+Each run is that of `experiment=<task>`, evaluated on 200 fresh episodes and once more with memory zeroed at every step.
+Runs that are finished are not done again.
 """
 
 import argparse
@@ -77,8 +77,9 @@ def table(exam: Path, tasks: list[str], seeds: int) -> str:
             median = statistics.median(results)
             zeroed = statistics.median(run["evaluation_return_without_memory"] for run in runs)
             verdict = "passed" if median >= TASKS[task].passed_with else "**not passed**"
+            spread = f"{figure(median)} ({figure(results[0])} to {figure(results[-1])})"
             lines.append(
-                f"| {task} | {network} | {len(runs)} | {figure(median)} ({figure(results[0])} to {figure(results[-1])}) "
+                f"| {task} | {network} | {len(runs)} | {spread} "
                 f"| {figure(zeroed)} | {TASKS[task].passed_with:g} | {runs[0]['env_steps']:,} "
                 f"| {statistics.median(run['seconds'] for run in runs):.0f} | {verdict} |"
             )
