@@ -7,7 +7,6 @@ in it, or is not what it says, was never finished or has been damaged.
 import hashlib
 import io
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from seqrl.errors import CheckpointError
+from seqrl.files import write
 
 # The newest, and one to fall back on.
 KEEP = 2
@@ -39,8 +39,8 @@ class Checkpoints:
         entries = {**self._index(), name: hashlib.sha256(data.getvalue()).hexdigest()}
         kept = dict(sorted(entries.items())[-KEEP:])
         write(self.folder / "index.json", json.dumps(kept, indent=2).encode())
-        for stray in self.folder.iterdir():
-            if stray.name not in (*kept, "index.json"):
+        for stray in [*self.folder.glob("*.tmp"), *self.folder.glob("[0-9]*.pt")]:
+            if stray.name not in kept:
                 stray.unlink()
 
     def newest(self) -> tuple[dict[str, Any], list[str]]:
@@ -74,18 +74,3 @@ class Checkpoints:
         except (OSError, ValueError):
             return {}
         return {str(name): str(digest) for name, digest in index.items()} if isinstance(index, dict) else {}
-
-
-def write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all, also if the machine dies meanwhile."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

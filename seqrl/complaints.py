@@ -16,6 +16,8 @@ from seqrl.configuration import CONF, choices, faults, keys, nearest
 from seqrl.errors import ConfigError, SeqrlError
 
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
+# What a broken file of the user raises; UnicodeDecodeError is a ValueError too.
+FILES = (yaml.YAMLError, OSError)
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 
 
@@ -28,14 +30,12 @@ def complaint(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str
         return error.faults, error.exit_code
     if isinstance(error, SeqrlError):
         return [str(error)], error.exit_code
-    if isinstance(error, yaml.YAMLError):
-        return [_yaml(error)], ConfigError.exit_code
-    if isinstance(error, UnicodeDecodeError):
-        return ["--config-dir: holds a file that is not text in UTF-8. Mend or remove it."], ConfigError.exit_code
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        return [_file(error)], ConfigError.exit_code
     if _is_composition(error):
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
     if isinstance(error, OSError) and error.filename:
-        return [f"{error.filename}: {error.strerror}. Choose another run folder, hydra.run.dir=…"], 2
+        return [f"{error.filename}: {error.strerror}. Make room, or choose another run folder, hydra.run.dir=…"], 2
     return None
 
 
@@ -54,13 +54,17 @@ def _of_each(arguments: Sequence[str]) -> Iterator[str]:
         try:
             _composed([*right, override])
             right.append(override)
+        except UnicodeDecodeError as error:
+            yield _file(error)
         except COMPOSITION as error:
             # Several values are a sweep's, and compose takes none.
             if "sweep" not in str(error).lower():
                 yield _composition(error, override, right)
+        except FILES as error:
+            yield _file(error)
     try:
         yield from faults(_composed(right))
-    except COMPOSITION:
+    except (*COMPOSITION, *FILES):
         return
 
 
@@ -135,8 +139,10 @@ def _unknown(key: str, others: Sequence[str]) -> str:
     return f"{key}: there is no such key.{remedy} All keys: python -m seqrl.train --cfg job."
 
 
-def _yaml(error: yaml.YAMLError) -> str:
-    """File, line and problem of a broken file, in one line."""
+def _file(error: Exception) -> str:
+    """File, line and problem of a broken file of the user, in one line."""
+    if isinstance(error, UnicodeDecodeError):
+        return "--config-dir: holds a file that is not text in UTF-8. Mend or remove it."
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}:{mark.line + 1}" if mark else getattr(error, "name", "--config-dir")
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]

@@ -33,3 +33,11 @@ class OutOfMemoryError(SeqrlError):
     """The machine has not the memory that the configuration asks for."""
 
     exit_code = 2
+
+
+class StoppedError(SeqrlError):
+    """A signal asked the run to stop; it did so with a checkpoint."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from seqrl.algorithms import SequenceAlgorithm
+from seqrl.algorithms import LEAST_AT_ONCE, SequenceAlgorithm
 from seqrl.sequences import Sequences, split
 from seqrl.types import Rollout
 
@@ -108,21 +109,27 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def remedy(need: Footprint, free: int | None, parallel: int) -> str:
+def remedy(need: Footprint, free: int | None, parallel: int, bptt_length: int) -> str:
     """What is needed, what there is, and which settings would fit."""
     said = f"an update of {need.steps:,} steps at once needs about {need.megabytes:,.0f} MB"
     if free is None:
         return f"{said}. Use sequence_learning.max_tokens_per_batch={round_down(need.steps / 2)}, for instance."
     fits = int(USABLE * free / need.bytes_per_step)
     said += f", and {free / 1e6:,.0f} MB are free"
-    if fits < 1:
-        return f"{said}. Use a smaller network."
-    ways = [f"parallel={max(1, min(parallel - 1, round_down(parallel * fits / need.steps)))}"] if parallel > 1 else []
-    if fits < need.longest:
-        ways.insert(0, f"sequence_learning.bptt_length={round_down(fits)}")
-    else:
-        ways.insert(0, f"sequence_learning.max_tokens_per_batch={round_down(min(fits, need.steps / 2))}")
-    return f"{said}. Use {' or '.join(ways)}."
+    return f"{said}. Use {' or '.join(_that_fit(need, fits, parallel, bptt_length)) or 'a smaller network'}."
+
+
+def _that_fit(need: Footprint, fits: int, parallel: int, bptt_length: int) -> Iterator[str]:
+    """Settings with which at most `fits` steps go through the network at once."""
+    tokens = f"sequence_learning.max_tokens_per_batch={round_down(min(fits, need.steps / 2))}"
+    if fits >= need.longest:
+        yield tokens
+        fewer = fits // bptt_length if bptt_length else parallel * fits // need.steps
+        # With fewer environments, truncated sequences still go through LEAST_AT_ONCE at a time.
+        if 0 < fewer < parallel and (not bptt_length or fits >= LEAST_AT_ONCE):
+            yield f"parallel={round_down(fewer)}"
+    elif fits >= 1:
+        yield f"sequence_learning.bptt_length={round_down(fits)} with {tokens}"
 
 
 def round_down(number: float) -> int:

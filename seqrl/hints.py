@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-Row = dict[str, float]
+from seqrl.metrics import Row
 
 # Updates that a hint about clipping waits for, and looks back on.
 WINDOW = 20
@@ -72,8 +72,8 @@ class Hints:
         if self.grad_clip_norm is None:
             yield (
                 "clipping",
-                f"gradients are not clipped; their norm was {usual:.2g} in general and at most {largest:.2g} "
-                f"{updates}. sequence_learning.grad_clip_norm=5.0 guards against an explosion.",
+                f"gradients are not clipped; their norm was {usual:.2g} in general, {largest:.2g} in the largest "
+                f"update {updates}. sequence_learning.grad_clip_norm=5.0 guards against an explosion.",
             )
         elif clipped > TIGHT:
             yield (
@@ -84,7 +84,7 @@ class Hints:
         elif clipped == 0:
             yield (
                 "clipping",
-                f"no gradient was clipped {updates}: their norm was at most {largest:.2g}, and "
+                f"no gradient was clipped {updates}: their norm was {largest:.2g} in the largest update, and "
                 f"sequence_learning.grad_clip_norm is {self.grad_clip_norm:g}. If learning is unstable, lower it.",
             )
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections import defaultdict, deque
@@ -15,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from seqrl.files import write
 from seqrl.types import Rollout
 
 Row = dict[str, float]
@@ -57,7 +59,7 @@ class Jsonl:
         path = folder / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if self._precedes(line, env_steps)]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            write(path, "".join(f"{line}\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
 
     def write(self, row: Row, env_steps: int) -> None:
@@ -69,10 +71,9 @@ class Jsonl:
 
     @staticmethod
     def _precedes(line: str, env_steps: int) -> bool:
-        """Whether a line holds until `env_steps`, and is no evaluation at the end of a run that now goes on."""
+        """Whether a line is whole, and holds until `env_steps`."""
         with suppress(ValueError, KeyError):
-            row = json.loads(line)
-            return row["env_steps"] <= env_steps and "evaluation/return_mean" not in row
+            return bool(json.loads(line)["env_steps"] <= env_steps)
         return False
 
 
@@ -137,10 +138,13 @@ class Clock:
     """Wall time of a run, and its share in each of its parts."""
 
     def __init__(self) -> None:
-        self._lap = time.perf_counter()
-        self._busy_before = time.process_time()
+        self.start()
         self._spent: dict[str, float] = defaultdict(float)
         self._busy = 0.0
+
+    def start(self) -> None:
+        """Begin to count; what came before is no part of the run."""
+        self._lap, self._busy_before = time.perf_counter(), time.process_time()
 
     def lap(self, part: str, **of_which: float) -> None:
         """Count the time since the last call to `part`, but for the seconds of other parts that are named."""
@@ -183,11 +187,18 @@ class Clock:
         self._busy = state["busy"]
 
 
+class QuietConsole(Console):
+    """Goes on in silence where nobody reads any more, as in `... | head`: a display must not end a run."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Display:
     """Live line in the terminal: how far, return, steps per second, time left. Elsewhere a plain line per tenth."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        self.console = QuietConsole(highlight=False)
         columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
         self._live = Progress(*columns, console=self.console) if self.console.is_terminal else None
         self._task = self._live.add_task("starting", total=1.0) if self._live else None
@@ -220,7 +231,6 @@ class Display:
         elif int(10 * progress) > self._tenths:
             self._tenths = int(10 * progress)
             self.console.print(f"{progress:4.0%}  {text}")
-            sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
 
 from seqrl.complaints import complaint
-from seqrl.errors import SeqrlError
+from seqrl.errors import ConfigError, SeqrlError
 from seqrl.resume import arguments
 
 log = logging.getLogger(__name__)
@@ -30,13 +30,8 @@ def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
     logging.raiseExceptions = False
     # Hydra then hands its errors over as they are.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # `env.id=…` alone can only mean a Gymnasium environment.
-    if any(a.startswith("env.id=") for a in sys.argv) and not any(a.startswith("env=") for a in sys.argv):
-        sys.argv.append("env=gymnasium")
-    if leave_nothing:
-        sys.argv += LEAVE_NOTHING
     try:
-        sys.argv[1:] = arguments(sys.argv[1:])
+        sys.argv[1:] = completed(sys.argv[1:], leave_nothing)
         job()
     except KeyboardInterrupt:
         print("seqrl: interrupted", file=sys.stderr)
@@ -45,18 +40,48 @@ def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
         fail(error, sys.argv[1:])
 
 
+def completed(given: list[str], leave_nothing: bool) -> list[str]:
+    """The command line with what it implies, options first: argparse takes overrides only in one piece.
+
+    Raises ConfigError or CheckpointError if it cannot be meant.
+    """
+    words = arguments(given)
+    # `env.id=…` alone can only mean a Gymnasium environment.
+    if any(w.startswith("env.id=") for w in words) and not any(w.startswith("env=") for w in words):
+        words.append("env=gymnasium")
+    if leave_nothing:
+        words += LEAVE_NOTHING
+    for key in ("resume", "validate"):
+        if {"-m", "--multirun"} & set(given) and any(w.startswith(f"{key}=") for w in given):
+            raise ConfigError([f"{key}: is for one run. Leave out {key}=… or -m."])
+    overrides = [w for w in words if is_override(w)]
+    return [w for w in words if not is_override(w)] + overrides
+
+
+def is_override(word: str) -> bool:
+    return not word.startswith("-") and ("=" in word or word.startswith("~"))
+
+
+def is_true(key: str, words: Sequence[str]) -> bool:
+    """Whether a switch is set on the command line, however it is spelt."""
+    return any(w.lower() in (f"{key}=true", f"{key}=yes", f"{key}=on", f"{key}=1") for w in words)
+
+
 def fail(error: Exception, arguments: Sequence[str] = ()) -> NoReturn:
     """End with a line for each fault."""
     sys.exit(report(error, arguments))
 
 
-def report(error: Exception, arguments: Sequence[str] = ()) -> int:
-    """Print a line for each fault, and return the exit code; a traceback goes to a file alone."""
+def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> int:
+    """Print a line for each fault, and return the exit code; a traceback goes to a file alone.
+
+    where   what failed, if there is more than one run
+    """
     lines, exit_code = complaint(error, arguments) or ([unexpected(error)], 1)
     if isinstance(error, SeqrlError) and error.__cause__ and log.hasHandlers():
         log.error("%s", lines[0], exc_info=error)
     for line in lines:
-        print(f"seqrl: error: {line}", file=sys.stderr)
+        print(f"seqrl: error: {where}{line}", file=sys.stderr)
     return exit_code
 
 

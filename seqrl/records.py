@@ -12,11 +12,12 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import seqrl
 from seqrl.configuration import PACKAGE
-from seqrl.errors import ConfigError
+from seqrl.errors import ConfigError, StoppedError
+from seqrl.files import write
 
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
 
@@ -27,7 +28,7 @@ class Manifest:
     As a context it claims the folder, so that no two runs write there at once. Status: running, then finished,
     interrupted or failed.
 
-    goes_on   take over a folder whose run has stopped, instead of one that holds none
+    goes_on   take over a folder whose run has stopped, instead of one that holds none; says nothing before `begin`
 
     Raises ConfigError if the folder holds a run already, or if that run still goes on.
     """
@@ -36,30 +37,39 @@ class Manifest:
         self.path = folder / "manifest.json"
         self.goes_on = goes_on
         self._facts: dict[str, Any] = {}
+        self._begun = False
 
     def __enter__(self) -> Self:
         self._claim()
-        self.update(status="running", **provenance())
+        if not self.goes_on:
+            self.begin()
         return self
+
+    def begin(self) -> None:
+        """Say that the run goes on; where it stopped, what it had reached stays until it is replaced."""
+        if self.path.exists():
+            self._facts = json.loads(self.path.read_text())
+            self._facts.pop("error", None)
+        self._begun = True
+        self.update(status="running", **provenance())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            self.update(
-                status="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}".rstrip(": ")
-            )
-        os.close(self._held)
+        try:
+            if error is not None and self._begun:
+                interrupted = isinstance(error, KeyboardInterrupt | StoppedError)
+                said = f"{type(error).__name__}: {error}".rstrip(": ")
+                self.update(status="interrupted" if interrupted else "failed", error=said)
+        finally:
+            os.close(self._held)
 
     def update(self, **facts: Any) -> None:
         """Add or replace facts; a number that is not finite is null."""
         self._facts |= {
             name: None if isinstance(fact, float) and not math.isfinite(fact) else fact for name, fact in facts.items()
         }
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._facts, indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, self.path)
+        write(self.path, (json.dumps(self._facts, indent=2, allow_nan=False) + "\n").encode())
 
     def _claim(self) -> None:
         # The system lets go of the folder when the process ends, however it ends.
@@ -67,14 +77,14 @@ class Manifest:
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigError([f"run folder: {self.path.parent} is in use by a run that still goes on."]) from None
+            self._refuse("is in use by a run that still goes on.")
         if self.path.exists() and not self.goes_on:
-            raise ConfigError(
-                [
-                    f"run folder: {self.path.parent} holds a run already. Go on with it, resume={self.path.parent}, "
-                    "or choose another, hydra.run.dir=…"
-                ]
-            )
+            folder = self.path.parent
+            self._refuse(f"holds a run already. Go on with it, resume={folder}, or choose another, hydra.run.dir=…")
+
+    def _refuse(self, why: str) -> NoReturn:
+        os.close(self._held)
+        raise ConfigError([f"run folder: {self.path.parent} {why}"])
 
 
 def provenance() -> dict[str, Any]:

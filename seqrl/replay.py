@@ -21,6 +21,8 @@ def refreshed(network: Network, rollout: Rollout) -> State:
 
     What an episode brought along into the rollout stays as stored: its earlier steps are gone.
     """
+    if not (rollout.state_index[1:] >= 0).any():
+        return rollout.state
     stored = dict(rollout.state)
     memory = network.initial_state(rollout.valid.shape[1])
     for t in range(len(rollout.valid)):

@@ -1,11 +1,11 @@
 """Going on with a run: from its folder to the command that made it, and on to what has changed since."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
 from seqrl.errors import CheckpointError
 
@@ -21,9 +21,18 @@ def arguments(given: list[str]) -> list[str]:
     if not named or named[-1] in ("", "null"):
         return given
     folder = Path(named[-1].strip("'\"")).resolve()
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    quoted = str(folder).replace("'", "\\'")
     others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]
-    return [*_choices(folder), *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
+    # A key that is added once more cannot be there already.
+    again = {_key(argument) for argument in others if argument.startswith("+")}
+    began, config_dir = _beginning(folder)
+    began = [override for override in began if _key(override) not in again]
+    options = [] if config_dir is None or "--config-dir" in given else ["--config-dir", config_dir]
+    return [*options, *began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def changes(before: DictConfig, now: DictConfig) -> list[str]:
@@ -33,14 +42,13 @@ def changes(before: DictConfig, now: DictConfig) -> list[str]:
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
 
 
-def _choices(folder: Path) -> list[str]:
-    """Overrides of the command that began the run."""
+def _beginning(folder: Path) -> tuple[list[str], str | None]:
+    """Overrides of the command that a run goes by, and the folder of the user's own configuration."""
     try:
-        overrides = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
-        began = [str(override) for override in overrides or []]
-    except (OSError, ValueError, YAMLError):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        return [str(override) for override in manifest["overrides"]], manifest["config_dir"]
+    except (OSError, TypeError, ValueError, KeyError):
         raise CheckpointError(f"resume: {folder} holds no run. Name the folder that has manifest.json in it.") from None
-    return [override for override in began if not override.startswith(KEY)]
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -62,7 +62,7 @@ class Run:
     def _collect(self) -> Rollout:
         try:
             return self.runner.collect()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemoryError(
@@ -72,7 +72,7 @@ class Run:
     def _learn(self, rollout: Rollout) -> Row:
         try:
             return self.algorithm.update(rollout, self.budget.progress)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             # Without its frames, and so without what filled the memory.
@@ -80,7 +80,8 @@ class Run:
         self.algorithm.optimizer.zero_grad()
         parallel = rollout.valid.shape[1]
         need = footprint(self.algorithm, rollout, parallel)
-        raise OutOfMemoryError(f"memory: {remedy(need, free_bytes(rollout.reward.device), parallel)}") from failure
+        said = remedy(need, free_bytes(rollout.reward.device), parallel, self.algorithm.bptt_length)
+        raise OutOfMemoryError(f"memory: {said}") from failure
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the run goes on, but for its environments; tensors and plain data."""
@@ -108,4 +109,4 @@ class Run:
             self.budget.count(state["steps"], state["ended_episodes"])
         except (KeyError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
-            raise CheckpointError(f"resume: the checkpoint does not fit this network: {reason}.") from error
+            raise CheckpointError(f"resume: the checkpoint is of another network or algorithm: {reason}.") from error

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -25,7 +26,7 @@ from seqrl.footprint import Footprint, footprint
 from seqrl.hints import Hints, faster
 from seqrl.metrics import Display, Logger, Row, duration, figure
 from seqrl.networks import Network
-from seqrl.program import fail, report, started
+from seqrl.program import fail, is_true, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
 from seqrl.resume import changes
 from seqrl.run import Run
@@ -48,7 +49,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
         run = resumed(cfg, device, checkpoints, display.say) if cfg.resume else build(cfg, device)
         stack.callback(run.runner.env.close)
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-        manifest.update(seed=cfg.seed, threads=device.threads, device=str(device.torch_device))
+        if cfg.resume:
+            manifest.begin()
+        manifest.update(seed=cfg.seed, threads=device.threads, device=str(device.torch_device), **command())
         loggers: list[Logger] = [built(logger)(folder, run.budget.steps) for logger in cfg.logger.values()]
         for logger in loggers:
             stack.callback(logger.close)
@@ -74,10 +77,19 @@ def train(cfg: DictConfig, folder: Path) -> float:
     return score
 
 
+def command() -> dict[str, Any]:
+    """What it takes to go on with this run, now that nothing is wrong with it."""
+    hydra_config = HydraConfig.get()
+    own = [source.path for source in hydra_config.runtime.config_sources if source.provider == "command-line"]
+    overrides = [o for o in hydra_config.overrides.task if not o.startswith("resume=")]
+    return {"overrides": overrides, "config_dir": own[0] if own else None}
+
+
 def learn(cfg: DictConfig, run: Run, loggers: list[Logger], checkpoints: Checkpoints, display: Display) -> None:
     """Iterate until the budget is spent."""
     algorithm = run.algorithm
     hints = Hints(algorithm.minibatches, algorithm.bptt_length, cfg.rollout_length, algorithm.grad_clip_norm)
+    run.clock.start()
     while not run.budget.spent:
         row = run.iterate()
         for logger in loggers:
@@ -223,7 +235,8 @@ def job(cfg: DictConfig) -> float:
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             fail(error)
         # The other points of a sweep go on; its exit code tells.
-        exit_codes_of_failed_points.append(report(error))
+        where = f"point {HydraConfig.get().job.num} of the sweep: "
+        exit_codes_of_failed_points.append(report(error, where=where))
         return math.nan
 
 
@@ -232,7 +245,7 @@ exit_codes_of_failed_points: list[int] = []
 
 def main() -> None:
     """Entry point of `python -m seqrl.train` and `seqrl-train`."""
-    started(job, leave_nothing="validate=true" in sys.argv)
+    started(job, leave_nothing=is_true("validate", sys.argv))
     if exit_codes_of_failed_points:
         sys.exit(max(exit_codes_of_failed_points))
 

@@ -74,6 +74,16 @@ def test_a_save_that_fails_half_way_leaves_the_older_one(tmp_path, monkeypatch):
     assert names == {"00000001.pt", "00000003.pt", "index.json"}
 
 
+def test_what_is_not_a_checkpoint_is_left_alone(tmp_path):
+    checkpoints = saved(tmp_path, 1)
+    (tmp_path / "checkpoints" / "mine.pt").write_bytes(b"precious")
+    (tmp_path / "checkpoints" / "folder").mkdir()
+    (tmp_path / "checkpoints" / "00000002.pt.tmp").write_bytes(b"stray")
+    checkpoints.save({"iterations": 3}, 3)
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"00000001.pt", "00000003.pt", "index.json", "mine.pt", "folder"}
+
+
 def test_nothing_but_plain_data_is_loaded(tmp_path):
     class Evil:
         def __reduce__(self):

@@ -1,10 +1,11 @@
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from seqrl.footprint import Footprint, footprint, free_bytes, is_out_of_memory, remedy, round_down
+from seqrl.footprint import USABLE, Footprint, footprint, free_bytes, is_out_of_memory, remedy, round_down
 from seqrl.runner import Runner
 from tests.parts import ppo, small_network
 from tests.worlds import Script
@@ -80,23 +81,61 @@ def test_the_need_that_is_said_is_the_one_that_is_measured():
 
 
 @pytest.mark.parametrize(
-    ("need", "free", "parallel", "fragments"),
+    ("need", "free", "parallel", "bptt_length", "said"),
     [
         (
             Footprint(50_000, 10_000, 500, 50_000),
             100_000_000,
             100,
-            ["50,000 steps at once needs about 500 MB", "100 MB are free", "max_tokens_per_batch=6000 or parallel=12."],
+            0,
+            "an update of 50,000 steps at once needs about 500 MB, and 100 MB are free. "
+            "Use sequence_learning.max_tokens_per_batch=6000 or parallel=12.",
         ),
-        (Footprint(50_000, 10_000, 9_000, 50_000), 100_000_000, 100, ["bptt_length=6000 or parallel=12."]),
-        (Footprint(5_000, 10_000, 5_000, 5_000), 10_000_000, 1, ["Use sequence_learning.bptt_length=600."]),
-        (Footprint(5_000, 1e9, 5_000, 5_000), 10_000_000, 1, ["Use a smaller network."]),
-        (Footprint(5_000, 10_000, 500, 5_000), None, 8, ["max_tokens_per_batch=2500"]),
+        (
+            Footprint(5_000, 10_000, 5_000, 5_000),
+            10_000_000,
+            1,
+            0,
+            "an update of 5,000 steps at once needs about 50 MB, and 10 MB are free. "
+            "Use sequence_learning.bptt_length=600 with sequence_learning.max_tokens_per_batch=600.",
+        ),
+        (
+            Footprint(5_000, 1e9, 5_000, 5_000),
+            10_000_000,
+            1,
+            0,
+            "an update of 5,000 steps at once needs about 5,000,000 MB, and 10 MB are free. Use a smaller network.",
+        ),
+        (
+            Footprint(5_000, 10_000, 500, 5_000),
+            None,
+            8,
+            0,
+            "an update of 5,000 steps at once needs about 50 MB. "
+            "Use sequence_learning.max_tokens_per_batch=2500, for instance.",
+        ),
     ],
 )
-def test_what_would_fit_is_named(need, free, parallel, fragments):
-    said = remedy(need, free, parallel)
-    assert all(fragment in said for fragment in fragments), said
+def test_what_would_fit_is_named(need, free, parallel, bptt_length, said):
+    assert remedy(need, free, parallel, bptt_length) == said
+
+
+@pytest.mark.parametrize("free_steps", [300, 700, 1500, 4000])
+@pytest.mark.parametrize("bptt_length", [0, 20, 200])
+@pytest.mark.parametrize("lengths", [LONG, [[40]] * 60])
+def test_every_setting_that_is_named_would_fit(lengths, bptt_length, free_steps):
+    network, rollout = rollout_of(lengths, bptt_length)
+    parallel = len(lengths)
+    settings = {"bptt_length": bptt_length, "max_tokens_per_batch": None, "minibatches": 2}
+    need = footprint(ppo(network, **settings), rollout, parallel)
+    free = free_steps * need.bytes_per_step / USABLE + 1
+    if need.steps <= free_steps:
+        return
+    ways = remedy(need, int(free), parallel, bptt_length).split(" Use ")[1].rstrip(".").split(" or ")
+    for way in ways:
+        changed = {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", way)}
+        fewer = changed.pop("parallel", parallel)
+        assert footprint(ppo(network, **settings | changed), rollout, fewer).steps <= free_steps, way
 
 
 @pytest.mark.parametrize(("number", "rounded"), [(0.3, 1), (7, 7), (99, 99), (128, 120), (4999, 4900)])

@@ -60,8 +60,32 @@ def test_a_run_that_still_goes_on_is_not_disturbed(tmp_path, goes_on):
 def test_a_run_that_has_stopped_can_be_gone_on_with(tmp_path):
     with pytest.raises(ValueError), Manifest(tmp_path):  # noqa: PT011
         raise ValueError
-    with Manifest(tmp_path, goes_on=True):
+    with Manifest(tmp_path, goes_on=True) as manifest:
+        assert facts(tmp_path)["status"] == "failed"
+        manifest.begin()
+        assert facts(tmp_path)["status"] == "running"
         assert "error" not in facts(tmp_path)
+
+
+def test_going_on_in_vain_leaves_what_the_run_had_reached(tmp_path):
+    with Manifest(tmp_path) as manifest:
+        manifest.update(status="finished", result=7.5)
+    before = facts(tmp_path)
+    with pytest.raises(ValueError), Manifest(tmp_path, goes_on=True):  # noqa: PT011
+        raise ValueError
+    assert facts(tmp_path) == before
+    with Manifest(tmp_path, goes_on=True) as manifest:
+        manifest.begin()
+        assert facts(tmp_path)["result"] == 7.5
+
+
+def test_a_refused_folder_is_let_go_of(tmp_path):
+    with Manifest(tmp_path):
+        pass
+    with pytest.raises(ConfigError), Manifest(tmp_path):
+        pass
+    with Manifest(tmp_path, goes_on=True):
+        pass
 
 
 def test_peak_memory_counts_what_was_held_and_can_begin_anew():

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -8,8 +10,9 @@ from seqrl.resume import arguments, changes
 @pytest.fixture
 def folder(tmp_path):
     run = tmp_path / "a run"
-    (run / ".hydra").mkdir(parents=True)
-    (run / ".hydra" / "overrides.yaml").write_text("- network=attention\n- seed=3\n- resume='/elsewhere'\n")
+    run.mkdir()
+    manifest = {"overrides": ["network=attention", "seed=3", "+env.kwargs.x=1"], "config_dir": None}
+    (run / "manifest.json").write_text(json.dumps(manifest))
     return run
 
 
@@ -22,10 +25,21 @@ def test_the_choices_that_began_the_run_come_first_and_its_folder_last(folder):
     assert arguments([f"resume={folder}", "episodes=20", "hydra.run.dir=/x"]) == [
         "network=attention",
         "seed=3",
+        "+env.kwargs.x=1",
         "episodes=20",
         f"hydra.run.dir='{folder}'",
         f"resume='{folder}'",
     ]
+
+
+def test_a_key_that_is_added_again_is_added_once(folder):
+    assert arguments([f"resume={folder}", "+env.kwargs.x=2"])[:3] == ["network=attention", "seed=3", "+env.kwargs.x=2"]
+
+
+def test_the_folder_of_the_users_own_configuration_is_remembered(folder):
+    (folder / "manifest.json").write_text(json.dumps({"overrides": ["network=own"], "config_dir": "/mine"}))
+    assert arguments([f"resume={folder}"])[:3] == ["--config-dir", "/mine", "network=own"]
+    assert "/mine" not in arguments([f"resume={folder}", "--config-dir", "/moved"])
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -116,7 +116,7 @@ def test_a_point_of_a_sweep_that_fails_does_not_stop_the_others(tmp_path):
     done = train(tmp_path, "-m", *TINY, "episodes=1", "sequence_learning.bptt_length=-1,0,5")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "sequence_learning.bptt_length: must be 0" in line
+    assert line.startswith("seqrl: error: point 0 of the sweep: sequence_learning.bptt_length: must be 0")
     runs = sorted(tmp_path.glob("outputs/sweeps/*/*/manifest.json"))
     assert [run.parent.name[0] for run in runs] == ["1", "2"]
     assert all(json.loads(run.read_text())["status"] == "finished" for run in runs)
@@ -130,6 +130,7 @@ def test_a_point_of_a_sweep_that_fails_does_not_stop_the_others(tmp_path):
         (["device=cuda", "device.name=cuda:99"], "device.name: "),
         (["hydra.run.dir=${nope.a}"], "hydra.run.dir: Interpolation key 'nope.a' not found"),
         (["-m", "network=lstm,mlpp"], "network: there is no network=mlpp"),
+        (["-m", "seed=0,1", "validate=true"], "validate: is for one run"),
     ],
 )
 def test_a_wrong_argument_ends_in_one_line_and_exit_code_2(tmp_path, arguments, said):
@@ -147,6 +148,7 @@ def test_a_wrong_argument_ends_in_one_line_and_exit_code_2(tmp_path, arguments, 
         (["--help"], "python -m seqrl.train -m sequence_learning.bptt_length=0,10,50"),
         (["--cfg", "job"], "bptt_length: 0"),
         (["--info", "defaults-tree"], "sequence: full"),
+        (["env.id=Acrobot-v1", "--cfg", "job"], "id: Acrobot-v1"),
     ],
 )
 def test_hydra_options_work(tmp_path, option, shown):
@@ -166,15 +168,34 @@ def test_a_run_goes_on_where_it_stopped_and_further_if_asked(tmp_path):
     assert "changed: episodes: 2 -> 4" in done.stdout
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[:2] == first[:2]
-    assert [row.get("rollout/episodes") for row in rows] == [3, 6, 9, 12, None]
-    assert json.loads((run / "manifest.json").read_text())["env_steps"] == rows[-1]["env_steps"]
-    other = train(tmp_path, f"resume={run.relative_to(tmp_path)}", "network.lstm_hidden_size=16")
-    assert other.returncode == 3
-    assert "the checkpoint does not fit this network" in other.stderr
+    # None: the evaluations at the end of both parts.
+    assert [row.get("rollout/episodes") for row in rows] == [3, 6, None, 9, 12, None]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert (manifest["env_steps"], manifest["status"]) == (rows[-1]["env_steps"], "finished")
+
+
+def test_resuming_in_vain_changes_nothing_of_the_run(tmp_path):
+    (tmp_path / "conf" / "network").mkdir(parents=True)
+    own = "_target_: seqrl.networks.recurrent_network\nuse_lstm: true\nuse_attention: false\nhidden_size: 8\n"
+    own += "lstm_hidden_size: 8\nwindow: 1\nheads: 1\nseparate_critic: false\n"
+    (tmp_path / "conf" / "network" / "own.yaml").write_text(own)
+    tiny = [argument for argument in TINY if not argument.startswith("network")]
+    assert train(tmp_path, "--config-dir", "conf", "network=own", *tiny).returncode == 0
+    run = the_run(tmp_path)
+    before = (run / "manifest.json").read_text()
+    refused = train(tmp_path, "network=mlp", f"hydra.run.dir={run}")
+    assert refused.returncode == 2
+    wrong = train(tmp_path, f"resume={run}", "network.lstm_hidden_size=16")
+    assert wrong.returncode == 3
+    assert "the checkpoint is of another network or algorithm" in wrong.stderr
+    assert (run / "manifest.json").read_text() == before
+    done = train(tmp_path, f"resume={run}", "episodes=3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((run / "manifest.json").read_text())["status"] == "finished"
 
 
 def test_validation_says_sizes_and_leaves_nothing(tmp_path):
-    done = train(tmp_path, *TINY, "parallel=100", "validate=true")
+    done = train(tmp_path, *TINY, "parallel=100", "validate=True")
     assert done.returncode == 0, done.stderr
     assert "100 environments, episodes of" in done.stdout
     assert "MB for" in done.stdout
@@ -229,3 +250,12 @@ def test_resuming_what_is_no_run_ends_in_one_line_and_exit_code_3(tmp_path):
     assert line.startswith("seqrl: error: resume: ")
     assert "holds no run" in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_has_gone_does_not_end_the_run(tmp_path):
+    command = [sys.executable, "-m", "seqrl.train", *TINY]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        said = running.stderr.read()
+    assert (running.returncode, said) == (0, b"")
+    assert json.loads((the_run(tmp_path) / "manifest.json").read_text())["status"] == "finished"

@@ -51,6 +51,14 @@ def test_statistics_of_values_begin_with_the_first_batch_and_move_slowly():
     assert head.mean.item() == pytest.approx(200, abs=20)
 
 
+def test_the_spread_counts_what_lies_between_batches():
+    head = ValueHead(4, 8)
+    for batch in ([90.0, 110.0], [190.0, 210.0]):
+        head.adapt(torch.tensor(batch), decay=0.99)
+    # Nearly equal shares of both: variance 100 within, 2500 between.
+    assert head.std.item() == pytest.approx((100 + 50**2) ** 0.5, rel=0.01)
+
+
 def test_a_head_that_knows_nothing_predicts_the_mean_return_of_the_first_batch():
     head = ValueHead(4, 8)
     head.adapt(torch.tensor([90.0, 110.0]), decay=0.99)

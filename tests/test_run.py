@@ -1,0 +1,70 @@
+import copy
+
+import pytest
+import torch
+
+from seqrl.errors import CheckpointError, OutOfMemoryError
+from seqrl.metrics import EpisodeStatistics
+from seqrl.run import Budget, Run
+from seqrl.runner import Runner
+from tests.parts import ppo, small_network
+from tests.worlds import Script
+
+
+def begun(env, seed=0, kind="lstm+attention", rollout_length=11):
+    network = small_network(env, kind, seed=seed)
+    algorithm = ppo(network, bptt_length=4, seed=seed, anneal=["learning_rate"])
+    runner = Runner(env, network, rollout_length, 4, torch.Generator().manual_seed(seed))
+    return Run(runner, algorithm, Budget(30, None), EpisodeStatistics(env.batch_size))
+
+
+def numbers(row):
+    return {name: number for name, number in row.items() if name.startswith(("train/", "rollout/"))}
+
+
+def test_a_run_that_was_saved_goes_on_bit_for_bit():
+    env = Script([[3, 5, 1], [20], [2, 9], [1]])
+    whole = begun(env, rollout_length=0)
+    for _ in range(3):
+        whole.iterate()
+    state, world = copy.deepcopy(whole.state_dict()), copy.deepcopy(env)
+    resumed = begun(world, seed=7, rollout_length=0)
+    resumed.load_state_dict(state)
+    for _ in range(3):
+        # Annealing, shuffling and drawing go on, and so do the counts.
+        assert numbers(whole.iterate()) == numbers(resumed.iterate())
+    assert resumed.iterations == whole.iterations == 6
+    assert (resumed.budget.steps, resumed.budget.episodes) == (whole.budget.steps, whole.budget.episodes)
+    for name, tensor in whole.algorithm.network.state_dict().items():
+        assert torch.equal(tensor, resumed.algorithm.network.state_dict()[name]), name
+    assert resumed.clock.elapsed > 0.5 * whole.clock.elapsed
+
+
+def test_the_state_of_another_network_is_refused_in_one_line():
+    env = Script([[3]])
+    with pytest.raises(CheckpointError, match=r"^resume: the checkpoint is of another network or algorithm: [^\n]+$"):
+        begun(env).load_state_dict(begun(env, kind="memoryless").state_dict())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_want_of_memory_is_said_wherever_it_occurs(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    run = begun(Script([[3], [4]]))
+    monkeypatch.setattr(run.algorithm, "update", fail)
+    with pytest.raises(OutOfMemoryError, match=r"^memory: an update of"):
+        run.iterate()
+    monkeypatch.setattr(run.runner, "collect", fail)
+    with pytest.raises(OutOfMemoryError, match=r"^memory: a rollout of 2 environments .* a smaller parallel\.$"):
+        run.iterate()
+
+
+def test_the_budget_is_spent_by_episodes_or_steps_whichever_comes_first():
+    budget = Budget(10, 100)
+    budget.count(30, 5)
+    assert budget.progress == 0.5
+    budget.count(60, 0)
+    assert (budget.progress, budget.spent) == (0.9, False)
+    budget.count(10, 0)
+    assert budget.spent
