@@ -1,6 +1,6 @@
 """Sit the exam: train on every memory task, with several seeds, and say in a table which were passed.
 
-python scripts/exam.py outputs/exam --write docs/exam.md
+python scripts/exam.py outputs/exam --jobs 2
 
 Each run is that of `experiment=<task>`, evaluated on 200 fresh episodes and once more with memory zeroed at every step.
 Runs that are finished are not done again.
@@ -96,18 +96,12 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--seeds", type=int, default=5, help="runs of each task and network (5)")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (1)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="Markdown file whose table is replaced")
     given = parser.parse_args()
     sittings = [Sitting(t, n, s) for t in given.tasks for s in range(given.seeds) for n in NETWORKS]
     missing = [sitting for sitting in sittings if sitting.manifest(given.folder) is None]
     with ThreadPoolExecutor(given.jobs) as side_by_side:
         list(side_by_side.map(lambda sitting: sitting.train(given.folder), missing))
-    result = table(given.folder, given.tasks, given.seeds)
-    print(result)
-    if given.write:
-        before, _, rest = given.write.read_text().partition("<!-- table -->\n")
-        _, _, after = rest.partition("<!-- end of table -->")
-        given.write.write_text(f"{before}<!-- table -->\n{result}\n<!-- end of table -->{after}")
+    print(table(given.folder, given.tasks, given.seeds))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
 from seqrl.resume import changes
 from seqrl.run import Run
 from seqrl.runner import Player
+from seqrl.signals import Stop
 from seqrl.types import Rollout
 
 
@@ -57,9 +58,11 @@ def train(cfg: DictConfig, folder: Path) -> float:
             stack.callback(logger.close)
 
         display.say(introduction(cfg, run, device))
-        learn(cfg, run, loggers, checkpoints, display)
-
-        checkpoints.save(run.state_dict(), run.iterations)
+        with Stop() as stop:
+            learn(cfg, run, loggers, checkpoints, display, stop)
+            checkpoints.save(run.state_dict(), run.iterations)
+            if stop.wanted:
+                raise stop.error(f"resume={folder}")
         manifest.update(
             env_steps=run.budget.steps,
             steps_per_second=run.budget.steps / run.clock.elapsed,
@@ -85,12 +88,14 @@ def command() -> dict[str, Any]:
     return {"overrides": overrides, "config_dir": own[0] if own else None}
 
 
-def learn(cfg: DictConfig, run: Run, loggers: list[Logger], checkpoints: Checkpoints, display: Display) -> None:
-    """Iterate until the budget is spent."""
+def learn(
+    cfg: DictConfig, run: Run, loggers: list[Logger], checkpoints: Checkpoints, display: Display, stop: Stop
+) -> None:
+    """Iterate until the budget is spent, or a signal asks to stop."""
     algorithm = run.algorithm
     hints = Hints(algorithm.minibatches, algorithm.bptt_length, cfg.rollout_length, algorithm.grad_clip_norm)
     run.clock.start()
-    while not run.budget.spent:
+    while not (run.budget.spent or stop.wanted):
         row = run.iterate()
         for logger in loggers:
             logger.write(row, run.budget.steps)

@@ -1,9 +1,12 @@
 """The program as a user starts it."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -259,3 +262,29 @@ def test_a_reader_that_has_gone_does_not_end_the_run(tmp_path):
         said = running.stderr.read()
     assert (running.returncode, said) == (0, b"")
     assert json.loads((the_run(tmp_path) / "manifest.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_with_a_checkpoint_at_the_iterations_edge(tmp_path, number, backend):
+    arguments = ["env.id=CartPole-v1", f"env.backend={backend}", "parallel=2", "rollout_length=16", "logger=jsonl"]
+    arguments += ["network.hidden_size=8", "network.lstm_hidden_size=8", "episodes=1000000", "checkpoint_interval=0"]
+    command = [sys.executable, "-m", "seqrl.train", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as going:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("outputs/runs/*/*/metrics.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        # As a terminal does: to all processes of the group.
+        os.killpg(going.pid, number) if number == signal.SIGINT else going.send_signal(number)
+        said = going.stderr.read()
+    assert going.returncode == 128 + number
+    run = the_run(tmp_path)
+    assert said.splitlines()[-1] == f"seqrl: error: stopped by {number.name}. Go on with resume={run}"
+    manifest = json.loads((run / "manifest.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert manifest["status"] == "interrupted"
+    assert [path.stem for path in (run / "checkpoints").glob("*.pt")] == [f"{len(rows):08d}"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(going.pid, 0)

@@ -1,6 +1,8 @@
 """Makes many environments out of one: its own vector form, one process, or a process each."""
 
 import logging
+import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -131,6 +133,9 @@ def _singles(spec: EnvSpec, batch_size: int, kwargs: Mapping[str, Any]) -> list[
 
 
 def _single(spec: EnvSpec, kwargs: dict[str, Any], index: int) -> Single:
+    if multiprocessing.parent_process() is not None:
+        # Ctrl-C goes to every process of a terminal; the parent finishes its iteration and then ends this one.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return Single(gymnasium.make(spec, **kwargs), index)
 
 

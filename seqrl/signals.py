@@ -1,0 +1,41 @@
+"""Signals that ask a run to stop, heard at the next edge between two iterations."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from seqrl.errors import StoppedError
+
+HEARD = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """While it is a context, the first SIGINT or SIGTERM is noted and the second ends the process at once.
+
+    wanted   the signal that was heard, or None
+    """
+
+    def __init__(self) -> None:
+        self.wanted: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._hear) for number in HEARD}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def error(self, how_to_go_on: str) -> StoppedError:
+        """What ends the run, with the exit code that shells expect of a signal."""
+        assert self.wanted is not None
+        return StoppedError(f"stopped by {self.wanted.name}. Go on with {how_to_go_on}", 128 + self.wanted)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted is not None:
+            os._exit(128 + number)
+        self.wanted = signal.Signals(number)
