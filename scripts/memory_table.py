@@ -88,7 +88,7 @@ def measure(bptt_length: int, max_tokens: int | None, hidden_size: int) -> Measu
         minibatches=1,
         entropy_coefficient=0.01,
         value_coefficient=0.5,
-        normalize_advantage=True,
+        normalize_advantage="batch",
         normalize_value=True,
         anneal=[],
         grad_clip_norm=5.0,

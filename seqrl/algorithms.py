@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqrl import replay
 from seqrl.errors import NotFiniteError
-from seqrl.losses import approximate_kl, clipped_surrogate, normalized, scaled
+from seqrl.losses import approximate_kl, clipped_surrogate, scaled
 from seqrl.networks import Distribution, Network
 from seqrl.returns import gae
 from seqrl.sequences import Sequences, split
@@ -36,7 +36,9 @@ class Coefficients(TypedDict):
     gamma, gae_lambda    discount, and λ of the advantage; λ = 1 is Monte Carlo
     epochs, minibatches  passes over a rollout, and gradient steps in each
     entropy_coefficient, value_coefficient    weights in the loss beside the policy's 1
-    normalize_advantage  to unit scale over the real steps of a minibatch
+    normalize_advantage  batch: to unit scale over the real steps of a minibatch. returns: in units of the returns' own
+                         deviation, which moves slowly, so that where all returns are alike, entropy can still count.
+                         none: as it is
     normalize_value      learn values in units of the returns' own mean and deviation
     anneal               names of the coefficients that fall linearly to 0 over the run
     grad_clip_norm       largest global gradient norm; None: no clipping
@@ -56,7 +58,7 @@ class Coefficients(TypedDict):
     minibatches: int
     entropy_coefficient: float
     value_coefficient: float
-    normalize_advantage: bool
+    normalize_advantage: str
     normalize_value: bool
     anneal: Iterable[str]
     grad_clip_norm: float | None
@@ -108,9 +110,16 @@ class SequenceAlgorithm(ABC):
         """Weight of each action's log-probability [T, B], from its return minus its value."""
         return advantage
 
+    def centred(self, advantage: Tensor) -> Tensor:
+        """Advantage of a minibatch [M] around zero."""
+        return advantage - advantage.mean()
+
     def unit_scale(self, advantage: Tensor) -> Tensor:
-        """Advantage of a minibatch [M] in units of its own scale."""
-        return normalized(advantage)
+        """Advantage of a minibatch [M] in the units that `normalize_advantage` says."""
+        if self.normalize_advantage == "none":
+            return advantage
+        centred = self.centred(advantage)
+        return scaled(centred) if self.normalize_advantage == "batch" else centred / self.network.value.std
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Improve the network by one rollout; `progress` is the share of the run that is over. Returns what to log."""
@@ -177,8 +186,7 @@ class SequenceAlgorithm(ABC):
 
     def _step(self, minibatch: Sequences, at_once: int | None, progress: float) -> Terms:
         """Follow the gradient of a minibatch, taken over `at_once` real steps at a time; if it is not finite, stay."""
-        if self.normalize_advantage:
-            minibatch = dataclasses.replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
+        minibatch = dataclasses.replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
         self.optimizer.zero_grad()
         terms: Terms = defaultdict(lambda: torch.zeros(()))
         for batch in minibatch.batches(at_once):
@@ -289,9 +297,9 @@ class SequenceReinforceAlgorithm(SequenceAlgorithm):
         returns = advantage + rollout.value
         return returns - returns[rollout.valid].mean() if self.baseline == "batch_mean" else returns
 
-    def unit_scale(self, advantage: Tensor) -> Tensor:
+    def centred(self, advantage: Tensor) -> Tensor:
         # To subtract the mean from bare returns would be a baseline nobody asked for.
-        return scaled(advantage) if self.baseline == "none" else normalized(advantage)
+        return advantage if self.baseline == "none" else super().centred(advantage)
 
     def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
         log_prob = policy.log_prob(batch.action)

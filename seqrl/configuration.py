@@ -70,8 +70,9 @@ class AlgorithmConfig:
     minibatches: int = 4
     entropy_coefficient: float = 0.01
     value_coefficient: float = 0.5
-    # To unit scale over the real steps of a minibatch.
-    normalize_advantage: bool = True
+    # batch: to unit scale over the real steps of a minibatch. returns: in units of the returns' own deviation, so that
+    # exploration by entropy survives where all returns are alike. none: as it is.
+    normalize_advantage: str = "batch"
     # Learn values in units of the returns' own mean and deviation: without it, the scale of the reward decides whether
     # anything is learned.
     normalize_value: bool = True
@@ -252,6 +253,7 @@ RULES: dict[str, Rule] = {
     "device.threads": (lambda x: 1 <= x <= PROCESSORS, f"1 to {PROCESSORS}, the processors of this machine"),
 }
 CHOICES = {
+    "algorithm.normalize_advantage": ["batch", "returns", "none"],
     "network.type": ["lstm", "attention", "mlp"],
     "sequence_learning.stale_state": ["keep", "refresh", "burn_in", "zero"],
     "env.backend": ["auto", "vector", "sync", "async"],

@@ -25,11 +25,6 @@ def approximate_kl(log_ratio: Tensor) -> Tensor:
     return (log_ratio.expm1() - log_ratio).mean()
 
 
-def normalized(advantage: Tensor) -> Tensor:
-    """Advantage [M] with mean 0 and standard deviation 1; a single step, or equal ones, become 0."""
-    return scaled(advantage - advantage.mean())
-
-
 def scaled(advantage: Tensor) -> Tensor:
     """Advantage [M] with root mean square 1."""
     return advantage / (advantage.square().mean().sqrt() + 1e-8)

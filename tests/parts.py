@@ -33,7 +33,7 @@ SHARED = {
     "minibatches": 3,
     "entropy_coefficient": 0.01,
     "value_coefficient": 0.5,
-    "normalize_advantage": True,
+    "normalize_advantage": "batch",
     "normalize_value": True,
     "anneal": [],
     "grad_clip_norm": 0.5,

@@ -283,7 +283,7 @@ def test_reinforce_weighs_by_the_return_minus_its_baseline(baseline):
 def test_reinforce_follows_the_gradient_of_the_log_likelihood():
     network, rollout = collected("uneven episodes", "lstm+attention", 0, 0)
     algorithm = reinforce(
-        network, baseline="none", value_coefficient=0, entropy_coefficient=0, normalize_advantage=False
+        network, baseline="none", value_coefficient=0, entropy_coefficient=0, normalize_advantage="none"
     )
     batch = all_sequences(rollout, 0)
     loss, _ = algorithm.loss(batch, 0.0)
@@ -292,6 +292,29 @@ def test_reinforce_follows_the_gradient_of_the_log_likelihood():
     parameters = [p for name, p in network.named_parameters() if not name.startswith("value")]
     for a, b in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
         assert (a - b).norm() <= 1e-10 * b.norm() + 1e-13
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        ("batch", [x / (14 / 3) ** 0.5 for x in (-2, -1, 3)]),
+        ("returns", [-0.2, -0.1, 0.3]),
+        ("none", [1.0, 2.0, 6.0]),
+    ],
+)
+def test_advantages_come_in_the_units_that_were_chosen(units, expected):
+    network, _ = collected("uneven episodes", "lstm", 0, 0)
+    network.value.adapt(torch.tensor([90.0, 110.0], dtype=torch.float64), 0.99)
+    unit = ppo(network, normalize_advantage=units).unit_scale(torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64))
+    assert unit.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_in_units_of_the_returns_small_advantages_stay_small():
+    network, _ = collected("uneven episodes", "lstm", 0, 0)
+    network.value.adapt(torch.tensor([-1.0, 1.0], dtype=torch.float64), 0.99)
+    noise = 1e-3 * torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    assert ppo(network, normalize_advantage="batch").unit_scale(noise).abs().max() > 0.9
+    assert ppo(network, normalize_advantage="returns").unit_scale(noise).abs().max() < 0.01
 
 
 @pytest.mark.parametrize(("baseline", "centred"), [("value", True), ("batch_mean", True), ("none", False)])

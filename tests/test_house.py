@@ -28,6 +28,7 @@ ALLOWED = {
         "seqrl.configuration",
         "seqrl.complaints",
         "seqrl.resume",
+        "seqrl.summary",
     ],
     "tensorboard": ["seqrl.metrics"],
     "torch.utils.tensorboard": ["seqrl.metrics"],

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from seqrl.losses import approximate_kl, clipped_surrogate, normalized
+from seqrl.losses import approximate_kl, clipped_surrogate, scaled
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,6 @@ def test_kl_is_zero_at_ratio_one_and_positive_elsewhere():
     assert approximate_kl(torch.tensor([0.3, -0.3])).item() > 0
 
 
-def test_normalized_has_mean_zero_and_deviation_one():
-    x = normalized(torch.tensor([1.0, 2.0, 3.0, 6.0]))
-    assert x.mean().abs() < 1e-6
-    assert x.square().mean().sqrt().item() == pytest.approx(1, abs=1e-5)
-
-
-def test_normalized_of_one_step_is_zero():
-    assert normalized(torch.tensor([3.0])).tolist() == [0.0]
+def test_scaled_has_root_mean_square_one():
+    assert scaled(torch.tensor([1.0, -2.0, 3.0])).square().mean().item() == pytest.approx(1, abs=1e-5)
+    assert scaled(torch.tensor([0.0])).tolist() == [0.0]
