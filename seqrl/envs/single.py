@@ -1,5 +1,6 @@
 """One environment among several, as it is played."""
 
+import logging
 import math
 from typing import Any
 
@@ -7,6 +8,8 @@ import gymnasium
 import numpy as np
 
 from seqrl.envs.errors import FaultyEnvError, described
+
+log = logging.getLogger(__name__)
 
 API = (
     "reset(seed=..., options=...) must return observation and info, step five values: observation, reward, terminated, "
@@ -61,6 +64,13 @@ class Single(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._final = observation
         # Nobody reads the info, and gathering it takes time.
         return observation, reward, bool(terminated), bool(truncated), {}
+
+    def close(self) -> None:
+        """What has been played is good even if this fails."""
+        try:
+            super().close()
+        except Exception as error:
+            log.warning("environment %d does not close: %s", self.index, described(error), exc_info=error)
 
     def _check(self, observation: Any) -> None:
         if self._shape is not None and np.shape(observation) != self._shape:

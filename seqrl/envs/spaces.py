@@ -63,9 +63,11 @@ def actions(space: Space[Any]) -> Translation:
 
 
 def visible(size: int, hidden: Sequence[int]) -> list[int]:
-    """Indices of a vector of `size` numbers that are not hidden; EnvError if some are not there or none are left."""
-    if unknown := [index for index in hidden if not 0 <= index < size]:
+    """Indices of a vector of `size` numbers that are not hidden; EnvError if one is not there or twice, or none are left."""
+    if unknown := [index for index in hidden if index not in range(size)]:
         raise EnvError(f"env.hidden: there is no index {unknown[0]} in an observation of {size}. Use 0 to {size - 1}.")
+    if twice := [index for index in hidden if list(hidden).count(index) > 1]:
+        raise EnvError(f"env.hidden: {twice[0]} stands twice (got {list(hidden)}). Name every index once.")
     shown = [index for index in range(size) if index not in hidden]
     if not shown:
         raise EnvError(f"env.hidden: {list(hidden)} hides the whole observation of {size}. Leave at least one index.")

@@ -360,6 +360,10 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
             "env.hidden: there is no index 7 in an observation of 4. Use 0 to 3.",
         ),
         (
+            partial(GymnasiumEnv, "CartPole-v1", hidden=[1, 3, 1]),
+            "env.hidden: 1 stands twice (got [1, 3, 1]). Name every index once.",
+        ),
+        (
             partial(GymnasiumEnv, "FrozenLake-v1", hidden=[0]),
             "env.hidden: indices hide parts of a vector, and an observation here is Discrete of shape () "
             "(got [0]). Use env.hidden=[].",

@@ -46,6 +46,11 @@ class Faulty(gymnasium.Env):
         return tuple(answer)
 
 
+class Unclosing(Faulty):
+    def close(self):
+        raise RuntimeError("the window is gone")
+
+
 class OldReset(Faulty):
     def reset(self, **kwargs):
         return super().reset(**kwargs)[0]
@@ -74,6 +79,7 @@ FAULTS = {
     "dies": lambda answer: os._exit(1),
 }
 gymnasium.register("test/Faulty-v0", Faulty, disable_env_checker=True, order_enforce=False)
+gymnasium.register("test/Unclosing-v0", Unclosing, disable_env_checker=True, order_enforce=False)
 gymnasium.register("test/OldReset-v0", OldReset, disable_env_checker=True, order_enforce=False)
 gymnasium.register("test/Unseeded-v0", Unseeded, disable_env_checker=True, order_enforce=False)
 
@@ -122,6 +128,14 @@ def test_a_process_that_dies_is_named_and_leaves_no_other_behind():
 )
 def test_an_interface_of_another_time_is_named(id, said):
     assert re.search(said, played("sync", id))
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_an_environment_that_does_not_close_costs_nothing_that_was_played(backend):
+    env = GymnasiumEnv("test/Unclosing-v0", batch_size=2, seed=0, backend=backend)
+    Runner(env, small_network(env), 5, 0, torch.Generator().manual_seed(0)).collect()
+    env.close()
+    assert not multiprocessing.active_children()
 
 
 class Spoilt(Script):
