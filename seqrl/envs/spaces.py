@@ -63,7 +63,10 @@ def actions(space: Space[Any]) -> Translation:
 
 
 def visible(size: int, hidden: Sequence[int]) -> list[int]:
-    """Indices of a vector of `size` numbers that are not hidden; EnvError if one is not there or twice, or none are left."""
+    """Indices of a vector of `size` numbers that are not hidden.
+
+    Raises EnvError if an index is not there or stands twice, or if none are left.
+    """
     if unknown := [index for index in hidden if index not in range(size)]:
         raise EnvError(f"env.hidden: there is no index {unknown[0]} in an observation of {size}. Use 0 to {size - 1}.")
     if twice := [index for index in hidden if list(hidden).count(index) > 1]:
