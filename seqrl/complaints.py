@@ -7,7 +7,9 @@ from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -39,6 +41,30 @@ def complaint(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str
     return None
 
 
+def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
+    """What is wrong with the points of a sweep, a line each with the points that it is wrong in."""
+    own = [f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in _config_dirs(arguments)]
+    overrides = OverridesParser.create().parse_overrides(_overrides(arguments))
+    wrong: dict[str, list[int]] = {}
+    for number, point in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
+        try:
+            found = faults(_composed([*own, *point]))
+        except COMPOSITION as error:
+            found = [_composition(error, others=[*own, *(o for o in point if o.partition("=")[0] in GROUPS)])]
+        for line in found:
+            wrong.setdefault(line, []).append(number)
+    return [f"point {_few(points)} of the sweep: {line}" for line, points in wrong.items()]
+
+
+def _few(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - 4} more" if len(numbers) > 4 else ""
+    return f"{', '.join(map(str, numbers[:4]))}{more}"
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    return [a for a in arguments if "=" in a and not a.startswith(("-", "hydra.", "hydra/"))]
+
+
 def _is_composition(error: Exception) -> bool:
     return isinstance(error, HydraException | OmegaConfBaseException) or (
         isinstance(error, ValueError) and "Config group override" in str(error)
@@ -48,9 +74,8 @@ def _is_composition(error: Exception) -> bool:
 def _of_each(arguments: Sequence[str]) -> Iterator[str]:
     """What is wrong with each override, given those that are right."""
     right = [f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in _config_dirs(arguments)]
-    overrides = [a for a in arguments if "=" in a and not a.startswith(("-", "hydra.", "hydra/"))]
     # Groups first: other keys may be theirs.
-    for override in sorted(overrides, key=lambda a: a.partition("=")[0].lstrip("+~") not in GROUPS):
+    for override in sorted(_overrides(arguments), key=lambda a: a.partition("=")[0].lstrip("+~") not in GROUPS):
         try:
             _composed([*right, override])
             right.append(override)

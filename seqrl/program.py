@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
 
-from seqrl.complaints import complaint
+from seqrl.complaints import complaint, faults_of_sweep
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.resume import arguments
 
@@ -54,6 +54,8 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     for key in ("resume", "validate"):
         if {"-m", "--multirun"} & set(given) and any(w.startswith(f"{key}=") for w in given):
             raise ConfigError([f"{key}: is for one run. Leave out {key}=… or -m."])
+    if {"-m", "--multirun"} & set(given) and (found := faults_of_sweep(words)):
+        raise ConfigError(found)
     overrides = [w for w in words if is_override(w)]
     return [w for w in words if not is_override(w)] + overrides
 

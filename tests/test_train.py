@@ -116,13 +116,22 @@ def test_a_sweep_makes_a_run_of_every_point(tmp_path):
 
 
 def test_a_point_of_a_sweep_that_fails_does_not_stop_the_others(tmp_path):
-    done = train(tmp_path, "-m", *TINY, "episodes=1", "sequence_learning.bptt_length=-1,0,5")
+    done = train(tmp_path, "-m", *TINY, "episodes=1", "env.hidden=[9],[1],[1,3]")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("seqrl: error: point 0 of the sweep: sequence_learning.bptt_length: must be 0")
+    assert line.startswith("seqrl: error: point 0 of the sweep: env.hidden: there is no index 9")
     runs = sorted(tmp_path.glob("outputs/sweeps/*/*/manifest.json"))
-    assert [run.parent.name[0] for run in runs] == ["1", "2"]
-    assert all(json.loads(run.read_text())["status"] == "finished" for run in runs)
+    assert [json.loads(run.read_text())["status"] for run in runs] == ["failed", "finished", "finished"]
+
+
+def test_all_points_of_a_sweep_are_checked_before_the_first_begins(tmp_path):
+    swept = ["sequence_learning.bptt_length=0,-1", "sequence_learning.grad_clip_norm=2,0", "network=lstm,mlp"]
+    done = train(tmp_path, "-m", *TINY, *swept)
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert first.startswith("seqrl: error: point 2, 3, 6, 7 of the sweep: sequence_learning.grad_clip_norm: must be")
+    assert second.startswith("seqrl: error: point 4, 5, 6, 7 of the sweep: sequence_learning.bptt_length: must be 0")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
