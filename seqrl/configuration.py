@@ -128,6 +128,8 @@ class GymnasiumConfig:
     kwargs: dict[str, Any] = MISSING
     hidden: list[int] = MISSING
     backend: str = "auto"
+    # Seconds that a reset or a step of all environments may take; null: for ever.
+    timeout_seconds: float | None = 60.0
 
 
 @dataclass
@@ -250,6 +252,7 @@ RULES: dict[str, Rule] = {
     "algorithm.target_kl": POSITIVE,
     "env.max_episode_steps": AT_LEAST_1,
     "env.corridor_length": AT_LEAST_1,
+    "env.timeout_seconds": POSITIVE,
     "device.threads": (lambda x: 1 <= x <= PROCESSORS, f"1 to {PROCESSORS}, the processors of this machine"),
 }
 CHOICES = {

@@ -126,12 +126,14 @@ class EpisodeStatistics:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"recent": list(self.recent), "ended": self.ended}
+        return {"recent": list(self.recent), "ended": self.ended, "open": self._open}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting; episodes that were open are forgotten."""
+    def load_state_dict(self, state: dict[str, Any], lost: torch.Tensor) -> None:
+        """Go on counting, but forget the episodes in progress where `lost` [B] is true."""
         self.recent.extend(state["recent"])
         self.ended = state["ended"]
+        if state["open"] is not None and not lost.all():
+            self._open = tuple(s.masked_fill(lost.cpu(), 0) for s in state["open"])
 
 
 class Clock:

@@ -29,6 +29,7 @@ class Manifest:
     interrupted or failed.
 
     goes_on   take over a folder whose run has stopped, instead of one that holds none; says nothing before `begin`
+    facts     what it says
 
     Raises ConfigError if the folder holds a run already, or if that run still goes on.
     """
@@ -36,7 +37,7 @@ class Manifest:
     def __init__(self, folder: Path, *, goes_on: bool = False) -> None:
         self.path = folder / "manifest.json"
         self.goes_on = goes_on
-        self._facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
         self._begun = False
 
     def __enter__(self) -> Self:
@@ -45,13 +46,13 @@ class Manifest:
             self.begin()
         return self
 
-    def begin(self) -> None:
-        """Say that the run goes on; where it stopped, what it had reached stays until it is replaced."""
-        if self.path.exists():
-            self._facts = json.loads(self.path.read_text())
-            self._facts.pop("error", None)
+    def begin(self) -> dict[str, Any]:
+        """Say that the run goes on; what it had reached stays until it is replaced. Returns what was said before."""
+        before: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.facts = {name: fact for name, fact in before.items() if name != "error"}
         self._begun = True
         self.update(status="running", **provenance())
+        return before
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -66,10 +67,10 @@ class Manifest:
 
     def update(self, **facts: Any) -> None:
         """Add or replace facts; a number that is not finite is null."""
-        self._facts |= {
+        self.facts |= {
             name: None if isinstance(fact, float) and not math.isfinite(fact) else fact for name, fact in facts.items()
         }
-        write(self.path, (json.dumps(self._facts, indent=2, allow_nan=False) + "\n").encode())
+        write(self.path, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
 
     def _claim(self) -> None:
         # The system lets go of the folder when the process ends, however it ends.

@@ -42,6 +42,13 @@ def changes(before: DictConfig, now: DictConfig) -> list[str]:
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
 
 
+def circumstances(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two manifests and may change the last bits: threads, device, machine, versions."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    keys = [key for key in new if key.startswith(("threads", "device", "platform", "versions.", "git."))]
+    return [f"{key}: {old[key]} -> {new[key]}" for key in keys if key in old and old[key] != new[key]]
+
+
 def _beginning(folder: Path) -> tuple[list[str], str | None]:
     """Overrides of the command that a run goes by, and the folder of the user's own configuration."""
     try:

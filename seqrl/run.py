@@ -84,7 +84,7 @@ class Run:
         raise OutOfMemoryError(f"memory: {said}") from failure
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides how the run goes on, but for its environments; tensors and plain data."""
+        """All that decides how the run goes on; tensors and plain data."""
         return {
             "iterations": self.iterations,
             "steps": self.budget.steps,
@@ -95,18 +95,19 @@ class Run:
             "clock": self.clock.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there, with episodes that begin anew.
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """Go on from there; return how many episodes were in progress and could not go on.
 
         Raises CheckpointError if the state is that of another network or algorithm.
         """
         try:
             self.algorithm.load_state_dict(state["algorithm"])
-            self.runner.load_state_dict(state["runner"])
-            self.episodes.load_state_dict(state["episodes"])
+            lost = self.runner.load_state_dict(state["runner"])
+            self.episodes.load_state_dict(state["episodes"], lost)
             self.clock.load_state_dict(state["clock"])
             self.iterations = state["iterations"]
             self.budget.count(state["steps"], state["ended_episodes"])
         except (KeyError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
             raise CheckpointError(f"resume: the checkpoint is of another network or algorithm: {reason}.") from error
+        return int(lost.sum())

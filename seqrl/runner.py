@@ -3,12 +3,12 @@
 import math
 import time
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from seqrl.envs.base import BatchedEnv
+from seqrl.envs.base import BatchedEnv, Restorable
 from seqrl.envs.errors import FaultyEnvError
 from seqrl.networks import Distribution
 from seqrl.types import Rollout, State, Step
@@ -62,12 +62,31 @@ class Runner:
         return self._play_steps() if self.rollout_length else self._play_whole_episodes()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream of random actions is. Episodes in progress are not in it."""
-        return {"generator": None if self.generator is None else self.generator.get_state()}
+        """Where the stream of random actions is, and the episodes in progress."""
+        return {
+            "generator": None if self.generator is None else self.generator.get_state(),
+            "environment": self.env.state_dict() if isinstance(self.env, Restorable) else None,
+            "episodes": None if self._unfinished is None else self._unfinished.state_dict(),
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        """Go on from there; return where [B] an episode was in progress that cannot go on: another takes its place.
+
+        Without a state of the environment, which must then be a fresh one, none can.
+        """
         if self.generator is not None:
             self.generator.set_state(state["generator"])
+        goes_on = torch.zeros(self.env.batch_size, dtype=torch.bool)
+        if state["environment"] is not None and isinstance(self.env, Restorable):
+            goes_on = self.env.load_state_dict(state["environment"])
+        self._unfinished = None
+        if state["episodes"] is None:
+            return torch.zeros_like(goes_on)
+        if goes_on.any():
+            self._unfinished = Episodes.of(state["episodes"], goes_on.device)
+            if not goes_on.all():
+                self._unfinished.replace(~goes_on, self._reset(~goes_on))
+        return ~goes_on
 
     def _play_whole_episodes(self) -> Rollout:
         episodes = self._begin()
@@ -162,6 +181,16 @@ class Episodes:
     state: State
     age: Tensor
 
+    @classmethod
+    def of(cls, state: dict[str, Any], device: torch.device) -> Self:
+        """Episodes of all environments, as their `state_dict` said."""
+        memory = {name: leaf.to(device) for name, leaf in state["state"].items()}
+        age = state["age"].to(device)
+        return cls(torch.arange(len(age), device=device), state["observation"].to(device), memory, age)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"observation": self.observation, "state": self.state, "age": self.age}
+
     def step(self, env: BatchedEnv, action: Tensor) -> Step:
         """Play `action` [n, *A]; return the rows of these episodes."""
         if len(self.rows) == env.batch_size:
@@ -176,6 +205,11 @@ class Episodes:
         """The episodes where `these` [n] is true."""
         state = {name: leaf[these] for name, leaf in self.state.items()}
         return Episodes(self.rows[these], self.observation[these], state, self.age[these])
+
+    def replace(self, where: Tensor, observation: Tensor) -> None:
+        """Where `where` [n] is true, go on with an episode that begins with its row of `observation` [n, *O]."""
+        self.observation = observation.where(where.view(-1, *[1] * (observation.dim() - 1)), self.observation)
+        self.forget(where)
 
     def forget(self, where: Tensor) -> None:
         """Begin anew where `where` [n] is true: no memory, no age."""

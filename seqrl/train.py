@@ -28,7 +28,7 @@ from seqrl.metrics import Display, Logger, Row
 from seqrl.networks import Network
 from seqrl.program import fail, is_true, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
-from seqrl.resume import changes
+from seqrl.resume import changes, circumstances
 from seqrl.run import Run
 from seqrl.runner import Player
 from seqrl.signals import Stop
@@ -50,9 +50,10 @@ def train(cfg: DictConfig, folder: Path) -> float:
         run = resumed(cfg, device, checkpoints, display.say) if cfg.resume else build(cfg, device)
         stack.callback(run.runner.env.close)
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-        if cfg.resume:
-            manifest.begin()
+        before = manifest.begin() if cfg.resume else {}
         manifest.update(seed=cfg.seed, threads=device.threads, device=str(device.torch_device), **command())
+        for change in circumstances(before, manifest.facts):
+            display.say(f"changed: {change}; the last digits may be others")
         loggers: list[Logger] = [built(logger)(folder, run.budget.steps) for logger in cfg.logger.values()]
         for logger in loggers:
             stack.callback(logger.close)
@@ -127,14 +128,19 @@ def validate(cfg: DictConfig) -> None:
 def resumed(cfg: DictConfig, device: Device, checkpoints: Checkpoints, say: Callable[[str], None]) -> Run:
     """The run that the newest sound checkpoint holds; says what was passed over and what has changed since."""
     state, passed_over = checkpoints.newest()
-    run = build(cfg, device, state["iterations"])
-    run.load_state_dict(state)
     for fault in passed_over:
         say(f"warning: the checkpoint {fault}; an older one takes its place.")
-    say(f"goes on after {run.iterations} iterations, {run.budget.steps:,} steps; episodes begin anew")
     before = OmegaConf.load(Path(cfg.resume) / "config.yaml")
     assert isinstance(before, DictConfig)
-    for change in changes(before, cfg):
+    changed = changes(before, cfg)
+    if any(change.startswith(("env.", "parallel:", "seed:")) for change in changed):
+        state["runner"]["environment"] = None
+    # An environment that cannot go on must not play its first episodes again.
+    run = build(cfg, device, *([] if state["runner"]["environment"] else [state["iterations"]]))
+    lost = run.load_state_dict(state)
+    anew = f"; {lost} episodes in progress cannot go on, others begin in their place" if lost else ""
+    say(f"goes on after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
+    for change in changed:
         say(f"changed: {change}")
     return run
 

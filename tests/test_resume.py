@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from seqrl.errors import CheckpointError
-from seqrl.resume import arguments, changes
+from seqrl.resume import arguments, changes, circumstances
 
 
 @pytest.fixture
@@ -51,3 +51,10 @@ def test_what_has_changed_is_named():
     before = OmegaConf.create({"seed": 1, "network": {"width": 8, "old": 1}, "resume": None})
     now = OmegaConf.create({"seed": 1, "network": {"width": "${seed}"}, "env": {}, "resume": "x"})
     assert changes(before, now) == ["network.width: 8 -> 1", "network.old: 1 -> not there"]
+
+
+def test_other_threads_and_versions_are_named():
+    before = {"threads": 1, "seed": 0, "platform": "Linux", "versions": {"torch": "2.13", "numpy": "2.4"}, "git": None}
+    now = {"threads": 2, "seed": 1, "platform": "Linux", "versions": {"torch": "2.14", "numpy": "2.4"}, "git": {"a": 1}}
+    assert circumstances(before, now) == ["threads: 1 -> 2", "versions.torch: 2.13 -> 2.14"]
+    assert circumstances({}, now) == []

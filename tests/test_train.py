@@ -176,7 +176,7 @@ def test_a_run_goes_on_where_it_stopped_and_further_if_asked(tmp_path):
     done = train(tmp_path, f"resume={run.relative_to(tmp_path)}", "episodes=4")
     assert done.returncode == 0, done.stderr
     assert the_run(tmp_path) == run
-    assert f"goes on after 2 iterations, {first[-1]['env_steps']} steps; episodes begin anew" in done.stdout
+    assert f"goes on after 2 iterations, {first[-1]['env_steps']} steps\n" in done.stdout
     assert "changed: episodes: 2 -> 4" in done.stdout
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[:2] == first[:2]

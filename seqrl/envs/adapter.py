@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space
+from gymnasium.vector import AsyncVectorEnv
 from torch import Tensor
 
 from seqrl.envs.errors import FaultyEnvError, described
 from seqrl.envs.lookup import find
 from seqrl.envs.spaces import Array, actions, observations
-from seqrl.envs.vectorize import episodes
+from seqrl.envs.timeouts import OverdueError, within
+from seqrl.envs.vectorize import Order, episodes
 from seqrl.errors import SeqrlError
 from seqrl.types import Step
 
@@ -25,6 +27,8 @@ class GymnasiumEnv:
     hidden     indices of a vector observation that the policy does not see
     backend    vector: the environment's own vector form; sync: one process; async: a process each;
                auto: vector where there is one, else sync
+    timeout_seconds   that a reset or a step of all of them may take; None: for ever. Only a process of its own can
+               be ended where it hangs outside Python
 
     The policy sees Box observations as float32 and Discrete ones counted from 0. It acts in units of its own: Discrete
     actions count from 0, dimensions of a Box that have bounds run over [-1, 1], are scaled to the bounds and clipped.
@@ -47,10 +51,13 @@ class GymnasiumEnv:
         kwargs: Mapping[str, Any] | None = None,
         hidden: Sequence[int] = (),
         backend: str = "auto",
+        timeout_seconds: float | None = None,
     ) -> None:
         self.batch_size, self.device = batch_size, torch.device(device)
-        self._episodes = episodes(find(id), batch_size, seed, kwargs or {}, backend)
+        self._episodes = episodes(Order(find(id), kwargs or {}, batch_size, seed, timeout_seconds), backend)
         envs = self._episodes.envs
+        # Where environments have processes of their own, it is their answers that are waited for.
+        self._alarm_seconds = None if isinstance(envs, AsyncVectorEnv) else timeout_seconds
         try:
             self.observation_space, self._seen = observations(envs.single_observation_space, hidden)
             self.action_space, self._meant = actions(envs.single_action_space)
@@ -60,14 +67,14 @@ class GymnasiumEnv:
 
     def reset(self, where: Tensor | None = None) -> Tensor:
         """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
-        with self._faults_named():
+        with self._faults_named(), within(self._alarm_seconds):
             observation = self._episodes.reset(None if where is None else where.cpu().numpy())
         return self._observation(observation)
 
     def step(self, action: Tensor) -> Step:
         """Play one action [B, *A] each."""
         meant = self._meant(action.cpu().numpy())
-        with self._faults_named():
+        with self._faults_named(), within(self._alarm_seconds):
             observation, reward, terminated, truncated, valid = self._episodes.step(meant)
         return Step(
             observation=self._observation(observation),
@@ -76,6 +83,14 @@ class GymnasiumEnv:
             truncated=self._tensor(np.array(truncated, np.bool_)),
             valid=self._tensor(valid),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        with self._faults_named():
+            return self._episodes.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        with self._faults_named():
+            return self._tensor(self._episodes.load_state_dict(state))
 
     def close(self) -> None:
         """End the environment's processes; may be called twice."""
@@ -94,6 +109,8 @@ class GymnasiumEnv:
             yield
         except SeqrlError:
             raise
+        except OverdueError as error:
+            raise FaultyEnvError(f"environments: {error}. Mend the environment, or allow more.") from error
         except Exception as error:
             raise FaultyEnvError(f"environments: raised {described(error)}. Mend the environment.") from error
 

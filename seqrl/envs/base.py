@@ -1,6 +1,6 @@
 """The one interface between environments and everything else."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from gymnasium import Space
 from torch import Tensor
@@ -39,4 +39,20 @@ class BatchedEnv(Protocol):
 
     def close(self) -> None:
         """Release processes and windows; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """An environment whose episodes can go on in another process. A BatchedEnv need not be one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what follows; tensors and plain data."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        """Go on from there. Returns [B] bool, true where the episode in progress goes on as if nothing had happened.
+
+        Where it does not, `reset` begins another one.
+        """
         ...

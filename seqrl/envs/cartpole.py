@@ -84,6 +84,14 @@ class CartPole:
             valid=torch.ones_like(terminated),
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self._state, "age": self._age, "random": self._random.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        self._state, self._age = state["state"].to(self._state), state["age"].to(self._age)
+        self._random.set_state(state["random"])
+        return torch.ones_like(self._age, dtype=torch.bool)
+
     def close(self) -> None:
         """Nothing to release."""
 

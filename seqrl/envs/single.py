@@ -6,8 +6,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs.errors import FaultyEnvError, described
+from seqrl.envs.restore import as_arrays, as_tensors
+from seqrl.envs.spaces import Array
+from seqrl.envs.timeouts import OverdueError
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,46 @@ class Single(gymnasium.Wrapper[Any, Any, Any, Any]):
         # Nobody reads the info, and gathering it takes time.
         return observation, reward, bool(terminated), bool(truncated), {}
 
+    @property
+    def restores_itself(self) -> bool:
+        """Whether the environment can say what it is doing, and go on from there."""
+        return self.has_wrapper_attr("state_dict") and self.has_wrapper_attr("load_state_dict")
+
+    def own_state(self) -> dict[str, Any]:
+        """What the environment says of itself, and how far its episode is; tensors and plain data."""
+        try:
+            return {"env": as_tensors(self.get_wrapper_attr("state_dict")()), "clock": self._clock}
+        except Exception as error:
+            raise self._fault(f"its state_dict raised {described(error)}") from error
+
+    def go_on(self, number: Array, state: list[dict[str, Any]]) -> None:
+        """After a reset, go on from what the environment said of itself in the episode of this `number`.
+
+        number, state   for each of all environments
+        """
+        self._episode, self._clock = int(number[self.index]), state[self.index]["clock"]
+        try:
+            self.get_wrapper_attr("load_state_dict")(as_arrays(state[self.index]["env"]))
+        except Exception as error:
+            raise self._fault(f"its load_state_dict raised {described(error)}") from error
+        env = self.env
+        while isinstance(env, gymnasium.Wrapper):
+            if isinstance(env, TimeLimit):
+                env._elapsed_steps = self._clock  # type: ignore[assignment]
+            env = env.env
+
+    def play_again(self, number: Array, told: list[Array | None]) -> Any:
+        """After a reset, do what the environment was told in the episode of this `number`; return what it shows then.
+
+        number, told   for each of all environments; None: nothing
+        """
+        self._episode = int(number[self.index])
+        actions = told[self.index]
+        observation = None
+        for action in [] if actions is None else actions:
+            observation = self.step(action)[0]
+        return observation
+
     def close(self) -> None:
         """What has been played is good even if this fails."""
         try:
@@ -77,10 +121,12 @@ class Single(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._fault(f"its observation has the shape {np.shape(observation)}, not {self._shape}")
 
     def _raised(self, error: Exception) -> FaultyEnvError:
+        if isinstance(error, OverdueError):
+            return self._fault(str(error), remedy="Mend the environment, or allow more.")
         # Gymnasium's own wrappers unpack what the environment returns.
         api = f". {API}" if isinstance(error, ValueError | TypeError | AssertionError) else ""
         return self._fault(f"it raised {described(error)}{api}")
 
-    def _fault(self, what: str) -> FaultyEnvError:
+    def _fault(self, what: str, remedy: str = "Mend the environment.") -> FaultyEnvError:
         when = f"episode {self._episode} (seed {self._seed}), step {self._clock}"
-        return FaultyEnvError(f"environment {self.index}, {when}: {what}. Mend the environment.")
+        return FaultyEnvError(f"environment {self.index}, {when}: {what}. {remedy}")

@@ -68,6 +68,15 @@ class TMaze:
             valid=torch.ones_like(terminated),
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"sign": self._sign, "place": self._place, "age": self._age, "random": self._random.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        self._sign = state["sign"].to(self._sign)
+        self._place, self._age = state["place"].to(self._place), state["age"].to(self._age)
+        self._random.set_state(state["random"])
+        return torch.ones_like(self._age, dtype=torch.bool)
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
 from seqrl.envs.autoreset import OWN_EPISODES, Episodes, SeededEpisodes
-from seqrl.envs.errors import EnvError, FaultyEnvError
+from seqrl.envs.errors import EnvError
 from seqrl.envs.lookup import MISSING_PACKAGE, explained
 from seqrl.envs.single import Single
+from seqrl.envs.timeouts import LostError, OverdueError
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +34,24 @@ class OneProcess(SyncVectorEnv):
 
 
 class ProcessEach(AsyncVectorEnv):
-    """Environments that have a process each."""
+    """Environments that have a process each.
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    timeout_seconds   that they may take for a reset or a step; None: for ever
+    """
+
+    def __init__(self, singles: list[Callable[[], Single]], timeout_seconds: float | None) -> None:
+        super().__init__(singles, **PLAIN)
+        self.timeout_seconds = timeout_seconds
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         with self._lost_process_named():
-            return super().reset(**kwargs)
+            self.reset_async(seed=seed, options=options)
+            return self.reset_wait(timeout=self.timeout_seconds)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         with self._lost_process_named():
-            return super().step(actions)
+            self.step_async(actions)
+            return self.step_wait(timeout=self.timeout_seconds)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Ask every process to close its environment; after `timeout` seconds, 5 if None, end it."""
@@ -77,59 +88,83 @@ class ProcessEach(AsyncVectorEnv):
             for process in self.processes:
                 process.join(0.1)
             dead = [index for index, process in enumerate(self.processes) if not process.is_alive()]
-            which = f"environment {dead[0]}" if dead else "an environment"
-            raise FaultyEnvError(
-                f"{which}: its process died, perhaps for want of memory. "
-                "Use a smaller parallel, or env.backend=sync to see what happens."
+            raise LostError(
+                (dead or [0])[0],
+                "its process died, perhaps for want of memory. "
+                "Use a smaller parallel, or env.backend=sync to see what happens",
+            ) from error
+        except multiprocessing.TimeoutError as error:
+            assert self.timeout_seconds is not None
+            mute = next(index for index, pipe in enumerate(self.parent_pipes) if not pipe.poll(0))
+            # It will not answer when it is asked to close, either.
+            self.processes[mute].kill()
+            raise LostError(
+                mute, f"{OverdueError(self.timeout_seconds)}. Mend the environment, or allow more"
             ) from error
 
 
-def episodes(spec: EnvSpec, batch_size: int, seed: int, kwargs: Mapping[str, Any], backend: str) -> Episodes:
-    """Episodes of `batch_size` environments, played by `backend`: auto, vector, sync or async."""
+@dataclass(frozen=True)
+class Order:
+    """Environments that are wanted.
+
+    timeout_seconds   that a reset or a step of all of them may take; None: for ever
+    """
+
+    spec: EnvSpec
+    kwargs: Mapping[str, Any]
+    batch_size: int
+    seed: int
+    timeout_seconds: float | None
+
+    def singles(self) -> list[Callable[[], Single]]:
+        """What builds each of them."""
+        if self.spec.entry_point is None:
+            raise EnvError(f"env.backend: {self.spec.id} has only a vector form of its own. Use env.backend=vector.")
+        return [partial(_single, self.spec, dict(self.kwargs), index) for index in range(self.batch_size)]
+
+
+def episodes(order: Order, backend: str) -> Episodes:
+    """Episodes of environments, played by `backend`: auto, vector, sync or async."""
     if backend not in BACKENDS:
         raise EnvError(f"env.backend: there is no backend {backend!r}. Use one of {', '.join(BACKENDS)}.")
-    with explained(spec.id, kwargs):
-        return BACKENDS[backend](spec, batch_size, seed, kwargs)
+    with explained(order.spec.id, order.kwargs):
+        return BACKENDS[backend](order)
 
 
-def _auto(spec: EnvSpec, batch_size: int, seed: int, kwargs: Mapping[str, Any]) -> Episodes:
+def _auto(order: Order) -> Episodes:
     """Its own vector form where that can be had, else one process."""
+    spec = order.spec
     if spec.vector_entry_point is None or (spec.additional_wrappers and spec.entry_point):
-        return _sync(spec, batch_size, seed, kwargs)
+        return _sync(order)
     try:
-        return _vector(spec, batch_size, seed, kwargs)
+        return _vector(order)
     except MISSING_PACKAGE:
         if spec.entry_point is None:
             raise
-        return _sync(spec, batch_size, seed, kwargs)
+        return _sync(order)
 
 
-def _vector(spec: EnvSpec, batch_size: int, seed: int, kwargs: Mapping[str, Any]) -> Episodes:
+def _vector(order: Order) -> Episodes:
+    spec = order.spec
     if spec.vector_entry_point is None:
         raise EnvError(f"env.backend: {spec.id} has no vector form of its own. Use env.backend=sync or async.")
-    envs = gymnasium.make_vec(spec, batch_size, vectorization_mode="vector_entry_point", **kwargs)
+    envs = gymnasium.make_vec(spec, order.batch_size, vectorization_mode="vector_entry_point", **order.kwargs)
     mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-    return OWN_EPISODES[mode](envs, seed)
+    return OWN_EPISODES[mode](envs, order.seed)
 
 
-def _sync(spec: EnvSpec, batch_size: int, seed: int, kwargs: Mapping[str, Any]) -> Episodes:
-    return SeededEpisodes(OneProcess(_singles(spec, batch_size, kwargs), **PLAIN), seed)
+def _sync(order: Order) -> Episodes:
+    return SeededEpisodes(OneProcess(order.singles(), **PLAIN), order.seed)
 
 
-def _async(spec: EnvSpec, batch_size: int, seed: int, kwargs: Mapping[str, Any]) -> Episodes:
+def _async(order: Order) -> Episodes:
     try:
-        return SeededEpisodes(ProcessEach(_singles(spec, batch_size, kwargs), **PLAIN), seed)
+        return SeededEpisodes(ProcessEach(order.singles(), order.timeout_seconds), order.seed)
     except (EOFError, ConnectionError) as error:
         raise EnvError(
-            f"env.backend: a process of {spec.id} died before it could play. "
+            f"env.backend: a process of {order.spec.id} died before it could play. "
             "Use a smaller parallel, or env.backend=sync to see what happens."
         ) from error
-
-
-def _singles(spec: EnvSpec, batch_size: int, kwargs: Mapping[str, Any]) -> list[Callable[[], Single]]:
-    if spec.entry_point is None:
-        raise EnvError(f"env.backend: {spec.id} has only a vector form of its own. Use env.backend=vector.")
-    return [partial(_single, spec, dict(kwargs), index) for index in range(batch_size)]
 
 
 def _single(spec: EnvSpec, kwargs: dict[str, Any], index: int) -> Single:

@@ -282,7 +282,7 @@ def test_a_dead_process_is_named_and_does_not_hang_close():
     processes = env._episodes.envs.processes
     os.kill(processes[0].pid, signal.SIGKILL)
     processes[0].join()
-    with pytest.raises(FaultyEnvError, match=r"^environment 0: its process died"):
+    with pytest.raises(FaultyEnvError, match=r"^environment 0, episode 1 \(seed \d+\), step 1: its process died"):
         env.step(torch.tensor([0, 1]))
     began = time.monotonic()
     env.close()

@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import re
-from contextlib import closing
+import signal
+import time
+from contextlib import closing, suppress
 
 import gymnasium
 import numpy as np
@@ -69,7 +71,20 @@ def replaced(index, value):
     return lambda answer: (*answer[:index], value, *answer[index + 1 :])
 
 
+def hangs(answer):
+    time.sleep(60)
+    return tuple(answer)
+
+
+def hangs_and_swallows(answer):
+    with suppress(Exception):
+        time.sleep(60)
+    return hangs(answer)
+
+
 FAULTS = {
+    "hangs": hangs,
+    "hangs and swallows": hangs_and_swallows,
     "raises": raises,
     "nan reward": replaced(1, float("nan")),
     "text reward": replaced(1, "a lot"),
@@ -84,9 +99,10 @@ gymnasium.register("test/OldReset-v0", OldReset, disable_env_checker=True, order
 gymnasium.register("test/Unseeded-v0", Unseeded, disable_env_checker=True, order_enforce=False)
 
 
-def played(backend, id="test/Faulty-v0", **kwargs):
+def played(backend, id="test/Faulty-v0", timeout_seconds=None, **kwargs):
     """Play until the fault; return what is said."""
-    with closing(GymnasiumEnv(id, batch_size=2, seed=0, backend=backend, kwargs=kwargs)) as env:
+    told = {"backend": backend, "kwargs": kwargs, "timeout_seconds": timeout_seconds}
+    with closing(GymnasiumEnv(id, batch_size=2, seed=0, **told)) as env:
         runner = Runner(env, small_network(env), 40, 0, torch.Generator().manual_seed(0))
         with pytest.raises(FaultyEnvError) as caught:
             runner.collect()
@@ -116,7 +132,34 @@ def test_a_fault_is_named_with_environment_episode_seed_and_step(backend, fault,
 
 
 def test_a_process_that_dies_is_named_and_leaves_no_other_behind():
-    assert re.search(r"^environment 0: its process died.*Use a smaller parallel, or", played("async", fault="dies"))
+    assert re.search(WHERE + r"its process died.*Use a smaller parallel, or", played("async", fault="dies"))
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("fault", ["hangs", "hangs and swallows"])
+def test_an_environment_that_hangs_is_named_and_ended(backend, fault):
+    began = time.monotonic()
+    said = (
+        r"it has not answered for 0\.5 seconds, the limit of env\.timeout_seconds\. Mend the environment, or allow more"
+    )
+    assert re.search(WHERE + said, played(backend, timeout_seconds=0.5, fault=fault))
+    # Far from the minute that it would sleep.
+    assert time.monotonic() - began < 20
+
+
+def test_an_own_vector_form_that_hangs_is_said():
+    env = GymnasiumEnv("CartPole-v1", batch_size=2, seed=0, backend="vector", timeout_seconds=0.2)
+    env.reset()
+    env._episodes.envs.step = lambda actions: time.sleep(60)
+    with pytest.raises(FaultyEnvError, match=r"^environments: it has not answered for 0\.2 seconds"):
+        env.step(torch.zeros(2, dtype=torch.int64))
+
+
+def test_the_alarm_is_off_after_a_step():
+    with closing(GymnasiumEnv("test/Faulty-v0", batch_size=2, seed=0, backend="sync", timeout_seconds=5)) as env:
+        env.reset()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,177 @@
+"""A run that is saved and goes on elsewhere is, to the last bit, the run that was never interrupted."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hydra import compose, initialize_config_dir
+
+from seqrl.build import build, built
+from seqrl.checkpoint import Checkpoints
+from seqrl.configuration import CONF, faults
+from seqrl.envs import restore
+
+# Processes are forked from one that has run OpenMP threads; they only play.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning", "ignore::UserWarning:gymnasium"
+)
+
+TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "network.window=5", "algorithm.epochs=2"]
+FIXED = "rollout_length=7"
+
+
+class Wander(gymnasium.Env):
+    """A random walk with ends of both kinds, some after one step; everything comes from its own generator."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,))
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.normal(size=2)
+        return self.seen(), {}
+
+    def step(self, action):
+        self.place = self.place + 0.3 * self.np_random.normal(size=2) + 0.1 * (int(action) - 1)
+        reward = float(-np.abs(self.place).sum())
+        return self.seen(), reward, bool(self.np_random.random() < 0.1), False, {}
+
+    def seen(self):
+        return self.place.astype(np.float32)
+
+
+class Told(Wander):
+    """The same, says of itself where it is, and was never told what to do."""
+
+    def state_dict(self):
+        return {"place": self.place, "random": self.np_random.bit_generator.state}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+        self.np_random.bit_generator.state = state["random"]
+
+
+class Moody(Wander):
+    """Does not repeat itself."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=None, options=options)
+
+
+class Unspeakable(Told):
+    def state_dict(self):
+        return {"place": self}
+
+
+for cls in (Wander, Told, Moody, Unspeakable):
+    gymnasium.register(f"test/{cls.__name__}-v0", cls, max_episode_steps=12, disable_env_checker=True)
+
+
+def begun(*overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", ["parallel=3", "episodes=1000", *TINY, *overrides])
+    assert faults(cfg) == []
+    return build(cfg, built(cfg.device)())
+
+
+def through_a_file(run, folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(run.state_dict(), run.iterations)
+    return checkpoints.newest()[0]
+
+
+def numbers(row):
+    return {name: number for name, number in row.items() if name.startswith(("train/", "rollout/"))}
+
+
+def interrupted_and_whole(tmp_path, *overrides):
+    """The same run twice, once interrupted after three of six iterations; how many episodes were lost; all rows."""
+    whole, first = begun(*overrides), begun(*overrides)
+    rows = [numbers(whole.iterate()) for _ in range(6)]
+    for _ in range(3):
+        first.iterate()
+    state = through_a_file(first, tmp_path)
+    first.runner.env.close()
+    resumed = begun(*overrides)
+    lost = resumed.load_state_dict(state)
+    rows_resumed = [numbers(resumed.iterate()) for _ in range(3)]
+    for run in (whole, resumed):
+        run.runner.env.close()
+    return resumed, whole, lost, rows_resumed, rows[3:]
+
+
+def assert_same(tmp_path, *overrides):
+    resumed, whole, lost, rows, expected = interrupted_and_whole(tmp_path, *overrides)
+    assert lost == 0
+    assert rows == expected
+    assert resumed.budget == whole.budget
+    for name, tensor in whole.algorithm.network.state_dict().items():
+        assert torch.equal(tensor, resumed.algorithm.network.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
+@pytest.mark.parametrize("bptt_length", [8, 0])
+@pytest.mark.parametrize("network", ["lstm", "attention"])
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+def test_a_run_goes_on_bit_for_bit(tmp_path, algorithm, network, bptt_length, rollouts, backend):
+    env = ["env.id=test/Wander-v0", "env=gymnasium", f"env.backend={backend}"]
+    learning = [f"algorithm={algorithm}", f"network={network}", f"sequence_learning.bptt_length={bptt_length}"]
+    assert_same(tmp_path, *env, *learning, rollouts)
+
+
+@pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
+@pytest.mark.parametrize("env", ["masked_cartpole", "tmaze"])
+def test_built_in_environments_go_on(tmp_path, env, rollouts):
+    assert_same(tmp_path, f"env={env}", rollouts)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, backend, monkeypatch):
+    monkeypatch.setattr(restore.History, "episodes", None)
+    assert_same(tmp_path, "env=gymnasium", "env.id=test/Told-v0", f"env.backend={backend}", FIXED)
+
+
+def test_whole_episodes_of_an_own_vector_form_go_on(tmp_path):
+    assert_same(tmp_path, "env=gymnasium", "env.id=CartPole-v1", "env.backend=vector")
+
+
+def test_episodes_that_cannot_go_on_are_counted_and_others_begin_in_their_place(tmp_path):
+    own_form = ["env=gymnasium", "env.id=CartPole-v1", "env.backend=vector", FIXED]
+    assert interrupted_and_whole(tmp_path, *own_form)[2] == 3
+    moody = ["env=gymnasium", "env.id=test/Moody-v0", FIXED]
+    resumed, *_, lost, rows, expected = interrupted_and_whole(tmp_path, *moody)
+    assert lost == 3
+    assert rows != expected
+    assert resumed.iterations == 6
+
+
+def test_an_episode_longer_than_is_remembered_begins_anew_and_its_return_with_it(tmp_path, monkeypatch):
+    # Actions of 12 steps of eight environments; of those, half are forgotten at once.
+    monkeypatch.setattr(restore, "REMEMBERED_BYTES", 12 * 8 * 8)
+    overrides = ["env=gymnasium", "env.id=CartPole-v1", "env.backend=sync", "rollout_length=30", "parallel=8"]
+    run = begun(*overrides)
+    run.iterate()
+    state = through_a_file(run, tmp_path)
+    age = state["runner"]["episodes"]["age"]
+    resumed = begun(*overrides)
+    lost = resumed.load_state_dict(state)
+    kept = resumed.runner._unfinished.age > 0
+    assert 0 < lost < 8
+    assert lost == int((~kept & (age > 0)).sum())
+    assert kept[(age > 0) & (age <= 6)].all()
+    assert not kept[age > 12].any()
+    assert (resumed.runner._unfinished.age == age.where(kept, 0)).all()
+    row = resumed.iterate()
+    # Rewards are 1 a step: a return that was carried over would be longer than its episode.
+    assert row["train/skipped"] == 0
+    returns, lengths = zip(*resumed.episodes.recent, strict=True)
+    assert returns == lengths
+
+
+def test_what_is_no_plain_data_is_said_when_it_is_to_be_saved(tmp_path):
+    run = begun("env=gymnasium", "env.id=test/Unspeakable-v0", FIXED)
+    run.iterate()
+    with pytest.raises(Exception, match=r"environment 0, .*: its state_dict raised TypeError: Unspeakable is no plain"):
+        run.state_dict()
