@@ -23,6 +23,8 @@ from seqrl.types import Rollout, SequenceBatch, State
 VALUE_DECAY = 0.99
 # Fewer real steps than this at once make an update slow and save little memory.
 LEAST_AT_ONCE = 1024
+# What is kept of a minibatch that no gradient could be followed for.
+STEPS = ("observation", "action", "log_prob", "advantage", "target", "length")
 # Updates in a row that may be skipped for a gradient that is not finite.
 PATIENCE = 3
 
@@ -195,13 +197,13 @@ class SequenceAlgorithm(ABC):
             (share * loss).backward()
             for name, part in parts.items():
                 terms[name] = terms[name] + share * part
-        return dict(terms) | self._follow()
+        return dict(terms) | self._follow(minibatch)
 
-    def _follow(self) -> Terms:
+    def _follow(self, minibatch: Sequences) -> Terms:
         limit = math.inf if self.grad_clip_norm is None else self.grad_clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit, foreach=True)
         if not norm.isfinite():
-            self._skip()
+            self._skip(minibatch)
             return {"train/skipped": torch.ones(())}
         self.optimizer.step()
         self._skipped_in_a_row = 0
@@ -221,13 +223,19 @@ class SequenceAlgorithm(ABC):
             return replay.burned_in(self.network, rollout, self.burn_in)
         return rollout.state
 
-    def _skip(self) -> None:
+    def _skip(self, minibatch: Sequences) -> None:
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row == PATIENCE:
+            evidence = {
+                "parameters": self.network.state_dict(),
+                "gradients": {name: parameter.grad for name, parameter in self.network.named_parameters()},
+                "sequences": {name: torch.as_tensor(getattr(minibatch, name)) for name in STEPS},
+            }
             raise NotFiniteError(
                 f"loss: the gradient was NaN or infinite {PATIENCE} times in a row, all skipped. Reduce "
                 f"sequence_learning.grad_clip_norm (got {self.grad_clip_norm}), to 2.0 for instance, "
-                f"or algorithm.learning_rate (got {self.learning_rate})."
+                f"or algorithm.learning_rate (got {self.learning_rate}).",
+                evidence,
             )
 
     def _summary(self, rollout: Rollout, sequences: Sequences, target: Tensor) -> dict[str, float]:

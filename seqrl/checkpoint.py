@@ -1,76 +1,115 @@
 """Saves a run and finds its newest sound state again.
 
-`checkpoints/` holds one file for each of the last checkpoints and index.json, which is written last: a file that is not
-in it, or is not what it says, was never finished or has been damaged.
+`checkpoints/` holds a file of tensors for each checkpoint, 00000120.pt after 120 iterations, and beside it, in
+00000120.json, its sha256 and return. These are written last: a checkpoint without them was never finished, and one that
+is not what they say has been damaged.
 """
 
 import hashlib
 import io
 import json
+import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seqrl.errors import CheckpointError
+from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import write
-
-# The newest, and one to fall back on.
-KEEP = 2
 
 
 class Checkpoints:
-    """Checkpoints of one run folder.
+    """Checkpoints of one run folder: the newest ones, and the one with the highest return.
 
     folder   of the run
+    keep     how many of the newest to keep; more than one, lest a damaged one is the only one
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "checkpoints"
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder / "checkpoints", keep
 
-    def save(self, state: dict[str, Any], iteration: int) -> None:
-        """Write the state after an iteration; tensors and plain data only. The older ones survive a failure."""
+    def save(self, state: dict[str, Any], iteration: int, return_mean: float = math.nan) -> None:
+        """Write the state after an iteration; tensors and plain data only.
+
+        Older ones survive a failure. Those of later iterations, which the run has left behind by going on from an older
+        one, are removed.
+        """
         self.folder.mkdir(exist_ok=True)
         data = io.BytesIO()
         torch.save(state, data)
-        name = f"{iteration:08d}.pt"
-        write(self.folder / name, data.getvalue())
-        entries = {**self._index(), name: hashlib.sha256(data.getvalue()).hexdigest()}
-        kept = dict(sorted(entries.items())[-KEEP:])
-        write(self.folder / "index.json", json.dumps(kept, indent=2).encode())
-        for stray in [*self.folder.glob("*.tmp"), *self.folder.glob("[0-9]*.pt")]:
-            if stray.name not in kept:
-                stray.unlink()
+        path = self.folder / f"{iteration:08d}.pt"
+        write(path, data.getvalue())
+        facts = {
+            "sha256": hashlib.sha256(data.getvalue()).hexdigest(),
+            "return_mean": return_mean if math.isfinite(return_mean) else None,
+        }
+        write(path.with_suffix(".json"), json.dumps(facts).encode())
+        kept = self._worth_keeping(path.stem)
+        for file in [*self.folder.glob("*.tmp"), *self.folder.glob("[0-9]*.json"), *self.folder.glob("[0-9]*.pt")]:
+            if file.suffix == ".tmp" or file.stem not in kept:
+                file.unlink()
+
+    def begin(self, state: dict[str, Any], iteration: int) -> None:
+        """Save what a run begins with, so that what is wrong with the folder is noticed before anything is learned.
+
+        Raises OSError if it cannot be written, ConfigError if there is no room for those to come.
+        """
+        self.save(state, iteration)
+        size = (self.folder / f"{iteration:08d}.pt").stat().st_size
+        # The newest and the best, and one more while it is written; logs grow beside them.
+        need, free = (self.keep + 1) * size, shutil.disk_usage(self.folder).free
+        if free < need:
+            raise ConfigError(
+                [
+                    f"run folder: {free / 1e6:.1f} MB are free in {self.folder.parent}, and its checkpoints need "
+                    f"{need / 1e6:.1f} MB. Make room, or choose another, hydra.run.dir=…"
+                ]
+            )
 
     def newest(self) -> tuple[dict[str, Any], list[str]]:
         """The newest sound state, and what is to be said of those that were passed over.
 
         Raises CheckpointError if there is none. Nothing but tensors and plain data is loaded.
         """
-        index = self._index()
-        damaged = []
-        for name, digest in sorted(index.items(), reverse=True):
+        damaged: list[str] = []
+        for name in reversed(self._names()):
             try:
-                data = (self.folder / name).read_bytes()
+                return self._load(name), damaged
             except OSError as error:
-                damaged.append(f"{name} cannot be read ({error.strerror})")
-                continue
-            if hashlib.sha256(data).hexdigest() != digest:
-                damaged.append(f"{name} is damaged")
-                continue
-            try:
-                state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-            except pickle.UnpicklingError:
-                damaged.append(f"{name} holds more than plain data")
-                continue
-            return state, damaged
+                damaged.append(f"{name}.pt cannot be read ({error.strerror})")
+            except ValueError as error:
+                damaged.append(f"{name}.pt {error}")
         found = f": {', '.join(damaged)}" if damaged else ""
         raise CheckpointError(f"resume: {self.folder} holds no checkpoint that can be used{found}. Start a new run.")
 
-    def _index(self) -> dict[str, str]:
+    def _load(self, name: str) -> dict[str, Any]:
+        """Raises OSError or ValueError if it cannot be used."""
+        facts = self._facts(name)
+        data = (self.folder / f"{name}.pt").read_bytes()
+        if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
+            raise ValueError("is damaged")
         try:
-            index = json.loads((self.folder / "index.json").read_text())
-        except (OSError, ValueError):
+            state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError as error:
+            raise ValueError("holds more than plain data") from error
+        return state
+
+    def _worth_keeping(self, now: str) -> set[str]:
+        names = [name for name in self._names() if name <= now]
+        returns = {name: self._facts(name).get("return_mean") for name in names}
+        known = {name: mean for name, mean in returns.items() if mean is not None}
+        best = [max(known, key=lambda name: known[name])] if known else []
+        return {*names[-self.keep :], *best}
+
+    def _names(self) -> list[str]:
+        """All that were finished, in the order of their iterations."""
+        return sorted(file.stem for file in self.folder.glob("[0-9]*.json"))
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        try:
+            facts = json.loads((self.folder / f"{name}.json").read_bytes())
+        except ValueError:
             return {}
-        return {str(name): str(digest) for name, digest in index.items()} if isinstance(index, dict) else {}
+        return facts if isinstance(facts, dict) else {}

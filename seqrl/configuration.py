@@ -176,6 +176,7 @@ class RunConfig:
     rollout_length: int = MISSING
     total_steps: int | None = MISSING
     checkpoint_interval: int = MISSING
+    checkpoint_keep: int = MISSING
     resume: str | None = MISSING
     validate: bool = MISSING
     seed: int = MISSING
@@ -230,6 +231,7 @@ RULES: dict[str, Rule] = {
     "rollout_length": (AT_LEAST_0[0], "0 for whole episodes or a number of steps, such as 128"),
     "total_steps": AT_LEAST_1,
     "checkpoint_interval": AT_LEAST_0,
+    "checkpoint_keep": AT_LEAST_1,
     "seed": AT_LEAST_0,
     "runner.episode_limit": AT_LEAST_1,
     "evaluation.episodes": AT_LEAST_0,

@@ -1,5 +1,7 @@
 """What can go wrong, said for the person at the keyboard: one line each, and the exit code."""
 
+from typing import Any
+
 
 class SeqrlError(Exception):
     """Ends a run with one line and no traceback: `where: what is wrong (got X). remedy`."""
@@ -18,9 +20,22 @@ class ConfigError(SeqrlError):
 
 
 class NotFiniteError(SeqrlError):
-    """Loss or gradient stayed NaN or infinite."""
+    """Loss or gradient stayed NaN or infinite.
+
+    evidence   parameters, gradients and steps that led to it; tensors by name
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, evidence: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.evidence = evidence or {}
+
+
+class UnsavedError(SeqrlError):
+    """The run is over, and its result could not be written."""
+
+    exit_code = 2
 
 
 class CheckpointError(SeqrlError):

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict, deque
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -41,15 +42,23 @@ class TensorBoard:
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and not everyone wants it
 
+        self._open = partial(SummaryWriter, str(folder))
         # What was written after the checkpoint that the run goes on from, it will write again.
-        self._writer = SummaryWriter(str(folder), purge_step=env_steps + 1 if env_steps else None)
+        self._writer: SummaryWriter | None = self._open(purge_step=env_steps + 1 if env_steps else None)
 
     def write(self, row: Row, env_steps: int) -> None:
-        for name, value in row.items():
-            self._writer.add_scalar(name, value, env_steps)
+        self._writer = self._writer or self._open()
+        try:
+            for name, value in row.items():
+                self._writer.add_scalar(name, value, env_steps)
+        except Exception:
+            # A writer that has failed once never writes again.
+            self._writer = None
+            raise
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
 
 class Jsonl:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
     sys.path.insert(0, str(Path.cwd()))
     # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
     logging.raiseExceptions = False
+    # What goes wrong in a thread is for the log; whoever waits for the thread says it.
+    threading.excepthook = lambda it: log.error("in a thread", exc_info=(it.exc_type, it.exc_value, it.exc_traceback))  # type: ignore[arg-type]
     # Hydra then hands its errors over as they are.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

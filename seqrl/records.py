@@ -61,7 +61,9 @@ class Manifest:
             if error is not None and self._begun:
                 interrupted = isinstance(error, KeyboardInterrupt | StoppedError)
                 said = f"{type(error).__name__}: {error}".rstrip(": ")
-                self.update(status="interrupted" if interrupted else "failed", error=said)
+                # Where it cannot be written, the error itself is what must be said.
+                with suppress(OSError):
+                    self.update(status="interrupted" if interrupted else "failed", error=said)
         finally:
             os.close(self._held)
 

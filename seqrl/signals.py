@@ -30,10 +30,11 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def error(self, how_to_go_on: str) -> StoppedError:
+    def error(self, how_to_go_on: str, saved: bool) -> StoppedError:
         """What ends the run, with the exit code that shells expect of a signal."""
         assert self.wanted is not None
-        return StoppedError(f"stopped by {self.wanted.name}. Go on with {how_to_go_on}", 128 + self.wanted)
+        how = "" if saved else "from an older checkpoint, as this could not be saved, "
+        return StoppedError(f"stopped by {self.wanted.name}. Go on {how}with {how_to_go_on}", 128 + self.wanted)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.wanted is not None:

@@ -21,11 +21,12 @@ from seqrl.build import build, built, make_env, prepared
 from seqrl.checkpoint import Checkpoints
 from seqrl.configuration import CONF, faults
 from seqrl.devices import Device
-from seqrl.errors import ConfigError
+from seqrl.errors import ConfigError, NotFiniteError, UnsavedError
 from seqrl.footprint import footprint
 from seqrl.hints import Hints
 from seqrl.metrics import Display, Logger, Row
 from seqrl.networks import Network
+from seqrl.outputs import Outputs
 from seqrl.program import fail, is_true, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
 from seqrl.resume import changes, circumstances
@@ -46,7 +47,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         display = stack.enter_context(Display())
         device = prepared(device, cfg, display.say)
         forget_peak_memory()
-        checkpoints = Checkpoints(folder)
+        checkpoints = Checkpoints(folder, cfg.checkpoint_keep)
         run = resumed(cfg, device, checkpoints, display.say) if cfg.resume else build(cfg, device)
         stack.callback(run.runner.env.close)
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
@@ -54,30 +55,37 @@ def train(cfg: DictConfig, folder: Path) -> float:
         manifest.update(seed=cfg.seed, threads=device.threads, device=str(device.torch_device), **command())
         for change in circumstances(before, manifest.facts):
             display.say(f"changed: {change}; the last digits may be others")
-        loggers: list[Logger] = [built(logger)(folder, run.budget.steps) for logger in cfg.logger.values()]
-        for logger in loggers:
-            stack.callback(logger.close)
+        loggers: dict[str, Logger] = {
+            str(name): built(logger)(folder, run.budget.steps) for name, logger in cfg.logger.items()
+        }
+        outputs = Outputs(manifest, loggers, checkpoints, display.say)
+        stack.callback(outputs.close)
+        checkpoints.begin(run.state_dict(), run.iterations)
 
         display.say(introduction(cfg, run, device))
         with Stop() as stop:
-            learn(cfg, run, loggers, checkpoints, display, stop)
-            checkpoints.save(run.state_dict(), run.iterations)
+            learn(cfg, run, outputs, display, stop)
+            saved = outputs.save(run)
             if stop.wanted:
-                raise stop.error(f"resume={folder}")
-        manifest.update(
+                raise stop.error(f"resume={folder}", saved)
+        outputs.note(
             env_steps=run.budget.steps,
             steps_per_second=run.budget.steps / run.clock.elapsed,
             seconds=run.clock.elapsed,
             peak_memory_mb=peak_memory_mb(),
         )
         result = evaluate(cfg, run.algorithm.network, device)
-        for logger in loggers:
-            if result:
-                logger.write(result, run.budget.steps)
+        if result:
+            outputs.write(result, run.budget.steps)
         score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", math.nan))
         named = {name.replace("/", "_"): value for name, value in result.items()}
-        manifest.update(status="finished", result=score, **named)
-    display.console.print(summary(run, result, score, folder), soft_wrap=True)
+        display.console.print(summary(run, result, score, folder), soft_wrap=True)
+        if not (saved or outputs.save(run)):
+            raise UnsavedError(
+                f"checkpoint: the final policy could not be saved in {folder}. "
+                f"Make room, and train its last part again with resume={folder}"
+            )
+        outputs.note(status="finished", result=score, **named)
     return score
 
 
@@ -89,22 +97,23 @@ def command() -> dict[str, Any]:
     return {"overrides": overrides, "config_dir": own[0] if own else None}
 
 
-def learn(
-    cfg: DictConfig, run: Run, loggers: list[Logger], checkpoints: Checkpoints, display: Display, stop: Stop
-) -> None:
+def learn(cfg: DictConfig, run: Run, outputs: Outputs, display: Display, stop: Stop) -> None:
     """Iterate until the budget is spent, or a signal asks to stop."""
     algorithm = run.algorithm
     hints = Hints(algorithm.minibatches, algorithm.bptt_length, cfg.rollout_length, algorithm.grad_clip_norm)
     run.clock.start()
     while not (run.budget.spent or stop.wanted):
-        row = run.iterate()
-        for logger in loggers:
-            logger.write(row, run.budget.steps)
+        try:
+            row = run.iterate()
+        except NotFiniteError as error:
+            dump = outputs.dump("not_finite.pt", error.evidence)
+            raise NotFiniteError(f"{error} Go on with resume={outputs.folder}. What led to it is in {dump}.") from error
+        outputs.write(row, run.budget.steps)
         display.show(run.budget.progress, row)
         for hint in hints.new(row):
             display.say(f"hint: {hint}")
         if cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0:
-            checkpoints.save(run.state_dict(), run.iterations)
+            outputs.save(run)
         run.clock.lap("other")
 
 

@@ -1,11 +1,13 @@
 import json
+import multiprocessing
 import os
 import random
+import time
 
 import pytest
 import torch
 
-from seqrl.checkpoint import KEEP, Checkpoints
+from seqrl.checkpoint import Checkpoints
 from seqrl.errors import CheckpointError
 
 
@@ -16,26 +18,61 @@ def saved(tmp_path, *iterations):
     return checkpoints
 
 
+def files(tmp_path):
+    return {path.name for path in (tmp_path / "checkpoints").iterdir()}
+
+
+def both(*iterations):
+    return {f"{iteration:08d}.{suffix}" for iteration in iterations for suffix in ("pt", "json")}
+
+
 def test_the_newest_comes_back_as_it_was_and_older_ones_go(tmp_path):
     state, passed_over = saved(tmp_path, 8, 9, 10, 11).newest()
     assert state["iterations"] == 11
     assert torch.equal(state["weight"], torch.arange(1000.0) + 11)
     assert passed_over == []
-    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == KEEP
+    assert files(tmp_path) == both(10, 11)
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone"])
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path, damage, seed):
+def test_as_many_are_kept_as_is_asked_for_and_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for iteration, score in enumerate([1.0, float("nan"), 7.0, 7.0, 2.0, 3.0, 4.0]):
+        checkpoints.save({"iterations": iteration}, iteration, score)
+    assert files(tmp_path) == both(2, 4, 5, 6)
+    assert checkpoints.newest()[0]["iterations"] == 6
+    checkpoints.save({"iterations": 7}, 7, 8.0)
+    assert files(tmp_path) == both(5, 6, 7)
+
+
+def test_what_a_run_has_left_behind_does_not_come_back(tmp_path):
+    checkpoints = saved(tmp_path, 8, 9)
+    (tmp_path / "checkpoints" / "00000009.pt").write_bytes(b"damaged")
+    assert checkpoints.newest()[0]["iterations"] == 8
+    checkpoints.save({"iterations": 8.5}, 8)
+    assert files(tmp_path) == both(8)
+    assert checkpoints.newest()[0]["iterations"] == 8.5
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_flipped_bit_or_a_lost_end_is_noticed_and_the_one_before_is_used(tmp_path, damage, seed):
     checkpoints = saved(tmp_path, 1, 2)
     path = tmp_path / "checkpoints" / "00000002.pt"
     data = bytearray(path.read_bytes())
-    place = random.Random(seed).randrange(len(data))
-    if damage == "gone":
-        path.unlink()
-    else:
-        data[place] ^= 1
-        path.write_bytes({"flip": data, "cut": data[:place], "empty": b""}[damage])
+    chance = random.Random(seed)
+    place = chance.randrange(len(data))
+    data[place] ^= 1 << chance.randrange(8)
+    path.write_bytes({"flip": data, "cut": data[:place]}[damage])
+    state, said = checkpoints.newest()
+    assert state["iterations"] == 1
+    assert said == ["00000002.pt is damaged"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "gone"])
+def test_a_lost_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path, damage):
+    checkpoints = saved(tmp_path, 1, 2)
+    path = tmp_path / "checkpoints" / "00000002.pt"
+    path.unlink() if damage == "gone" else path.write_bytes(b"")
     state, (said,) = checkpoints.newest()
     assert state["iterations"] == 1
     assert "00000002.pt" in said
@@ -49,12 +86,25 @@ def test_where_none_is_sound_the_run_does_not_start_from_scratch(tmp_path):
         checkpoints.newest()
 
 
-@pytest.mark.parametrize("index", [None, "", "[1]", "{", '{"00000009.pt": "no such file"}'])
-def test_without_a_sound_index_there_is_no_checkpoint(tmp_path, index):
-    (tmp_path / "checkpoints").mkdir()
-    if index is not None:
-        (tmp_path / "checkpoints" / "index.json").write_text(index)
-    with pytest.raises(CheckpointError):
+@pytest.mark.parametrize("facts", ["", "[1]", "{", "\0", "{}", '{"sha256": "of another"}'])
+def test_with_damaged_facts_a_checkpoint_is_damaged(tmp_path, facts):
+    checkpoints = saved(tmp_path, 1, 2)
+    (tmp_path / "checkpoints" / "00000002.json").write_text(facts)
+    state, said = checkpoints.newest()
+    assert (state["iterations"], said) == (1, ["00000002.pt is damaged"])
+    checkpoints.save({"iterations": 3}, 3)
+    assert checkpoints.newest()[0]["iterations"] == 3
+
+
+def test_a_checkpoint_that_was_not_finished_is_none(tmp_path):
+    checkpoints = saved(tmp_path, 1, 2)
+    (tmp_path / "checkpoints" / "00000002.json").unlink()
+    state, said = checkpoints.newest()
+    assert (state["iterations"], said) == (1, [])
+
+
+def test_where_nothing_was_saved_there_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint that can be used\. Start a new run"):
         Checkpoints(tmp_path).newest()
 
 
@@ -70,8 +120,31 @@ def test_a_save_that_fails_half_way_leaves_the_older_one(tmp_path, monkeypatch):
             checkpoints.save({"iterations": 2}, 2)
     assert checkpoints.newest()[0]["iterations"] == 1
     checkpoints.save({"iterations": 3}, 3)
-    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert names == {"00000001.pt", "00000003.pt", "index.json"}
+    assert files(tmp_path) == both(1, 3)
+
+
+def save_for_ever(folder):
+    for iteration in range(1, 10**6):
+        saved(folder, iteration)
+
+
+def test_a_process_killed_while_saving_leaves_a_sound_checkpoint(tmp_path):
+    chance = random.Random(0)
+    reached = []
+    for _ in range(20):
+        saving = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(tmp_path,))
+        saving.start()
+        time.sleep(0.05 + 0.05 * chance.random())
+        saving.kill()
+        saving.join()
+        state, said = Checkpoints(tmp_path).newest()
+        assert torch.equal(state["weight"], torch.arange(1000.0) + state["iterations"])
+        assert said == []
+        reached.append(state["iterations"])
+    # It was killed while it saved, not before.
+    assert max(reached) > 1
+    saved(tmp_path, 10**6)
+    assert not list((tmp_path / "checkpoints").glob("*.tmp"))
 
 
 def test_what_is_not_a_checkpoint_is_left_alone(tmp_path):
@@ -80,8 +153,7 @@ def test_what_is_not_a_checkpoint_is_left_alone(tmp_path):
     (tmp_path / "checkpoints" / "folder").mkdir()
     (tmp_path / "checkpoints" / "00000002.pt.tmp").write_bytes(b"stray")
     checkpoints.save({"iterations": 3}, 3)
-    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert names == {"00000001.pt", "00000003.pt", "index.json", "mine.pt", "folder"}
+    assert files(tmp_path) == {*both(1, 3), "mine.pt", "folder"}
 
 
 def test_nothing_but_plain_data_is_loaded(tmp_path):
@@ -95,7 +167,7 @@ def test_nothing_but_plain_data_is_loaded(tmp_path):
     path = tmp_path / "checkpoints" / "00000001.pt"
     torch.save({"iterations": Evil()}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    (tmp_path / "checkpoints" / "index.json").write_text(json.dumps({path.name: digest}))
+    path.with_suffix(".json").write_text(json.dumps({"sha256": digest}))
     with pytest.raises(CheckpointError, match="more than plain data"):
         checkpoints.newest()
     assert not (tmp_path / "created").exists()

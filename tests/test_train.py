@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -294,6 +295,72 @@ def test_a_signal_ends_the_run_with_a_checkpoint_at_the_iterations_edge(tmp_path
     manifest = json.loads((run / "manifest.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert manifest["status"] == "interrupted"
-    assert [path.stem for path in (run / "checkpoints").glob("*.pt")] == [f"{len(rows):08d}"]
+    saved = sorted(path.stem for path in (run / "checkpoints").glob("*.pt"))
+    assert saved == ["00000000", f"{len(rows):08d}"]
     with pytest.raises(ProcessLookupError):
         os.killpg(going.pid, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux changes the limits of a running process")
+def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(tmp_path):
+    command = [sys.executable, "-m", "seqrl.train", *TINY, "episodes=1000000", "rollout_length=16"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as going:
+        metrics = waited_for(tmp_path, "outputs/runs/*/*/metrics.jsonl")
+        # Every write fails, as on a full disk.
+        resource.prlimit(going.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        said = [going.stdout.readline()]
+        while not said[-1].startswith("warning: checkpoint"):
+            said.append(going.stdout.readline())
+        before = metrics.read_text()
+        resource.prlimit(going.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        while not said[-1].startswith("checkpoint: works again"):
+            said.append(going.stdout.readline())
+        going.send_signal(signal.SIGTERM)
+        rest, errors = going.communicate(timeout=60)
+    assert going.returncode == 143
+    assert errors.splitlines()[-1].startswith("seqrl: error: stopped by SIGTERM. Go on with resume=")
+    assert "Traceback" not in errors
+    assert "logger jsonl: works again\n" in [*said, *rest.splitlines(keepends=True)]
+    assert metrics.read_text().startswith(before)
+    assert train(tmp_path, f"resume={metrics.parent}", "total_steps=1").returncode == 0
+
+
+def waited_for(folder: Path, pattern: str) -> Path:
+    deadline = time.monotonic() + 60
+    while not (found := list(folder.glob(pattern))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found[0]
+
+
+def test_a_loss_that_is_not_finite_leaves_what_led_to_it_and_can_be_gone_on_with(tmp_path):
+    broken = """
+import sys, torch
+import seqrl.losses, seqrl.algorithms
+plain = seqrl.algorithms.clipped_surrogate
+calls = []
+def spoilt(log_ratio, advantage, clip_range):
+    calls.append(1)
+    return plain(log_ratio, advantage, clip_range) * (float("nan") if len(calls) > 40 else 1.0)
+seqrl.algorithms.clipped_surrogate = spoilt
+from seqrl import train
+train.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", broken, *TINY, "episodes=50"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    run = the_run(tmp_path)
+    assert re.search(
+        r"^seqrl: error: loss: .* 3 times in a row, all skipped\. Reduce sequence_learning\.grad_clip_norm", line
+    )
+    assert line.endswith(f"Go on with resume={run}. What led to it is in {run / 'not_finite.pt'}.")
+    import torch
+
+    dump = torch.load(run / "not_finite.pt", weights_only=True)
+    assert all(parameter.isfinite().all() for parameter in dump["parameters"].values())
+    assert any(not gradient.isfinite().all() for gradient in dump["gradients"].values())
+    assert len(dump["sequences"]["advantage"]) > 0
+    assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
+    assert train(tmp_path, f"resume={run}", "episodes=2").returncode == 0

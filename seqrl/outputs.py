@@ -1,0 +1,77 @@
+"""Where a run's results go: what fails there is said once and tried again, and the training goes on."""
+
+import io
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqrl.checkpoint import Checkpoints
+from seqrl.envs.errors import described
+from seqrl.files import write
+from seqrl.metrics import Logger, Row
+from seqrl.records import Manifest
+from seqrl.run import Run
+
+log = logging.getLogger(__name__)
+
+
+class Outputs:
+    """Manifest, loggers and checkpoints of one run.
+
+    loggers   by name
+    say       tells the user
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        loggers: Mapping[str, Logger],
+        checkpoints: Checkpoints,
+        say: Callable[[str], None],
+    ) -> None:
+        self.manifest, self.loggers, self.checkpoints, self.say = manifest, loggers, checkpoints, say
+        self.folder = manifest.path.parent
+        self._failing: set[str] = set()
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the manifest."""
+        self._attempt("manifest", lambda: self.manifest.update(**facts), OSError)
+
+    def write(self, row: Row, env_steps: int) -> None:
+        """Hand a row of scalars to every logger."""
+        for name, logger in self.loggers.items():
+            self._attempt(f"logger {name}", lambda logger=logger: logger.write(row, env_steps))  # type: ignore[misc]
+
+    def save(self, run: Run) -> bool:
+        """Write a checkpoint; return whether that went well."""
+        state, score = run.state_dict(), run.episodes.row().get("rollout/return_mean", math.nan)
+        return self._attempt("checkpoint", lambda: self.checkpoints.save(state, run.iterations, score), OSError)
+
+    def dump(self, name: str, evidence: dict[str, Any]) -> Path | None:
+        """Write what explains a failure into the run folder; return where, None if that failed too."""
+        data = io.BytesIO()
+        torch.save(evidence, data)
+        path = self.folder / name
+        return path if self._attempt(name, lambda: write(path, data.getvalue()), OSError) else None
+
+    def close(self) -> None:
+        for name, logger in self.loggers.items():
+            self._attempt(f"logger {name}", logger.close)
+
+    def _attempt(self, name: str, action: Callable[[], object], error: type[Exception] = Exception) -> bool:
+        try:
+            action()
+        except error as failure:
+            if name not in self._failing:
+                self.say(f"warning: {name}: {described(failure)}. The run goes on; what fails is tried again.")
+                log.warning("%s", name, exc_info=failure)
+            self._failing.add(name)
+            return False
+        if name in self._failing:
+            self.say(f"{name}: works again")
+            self._failing.remove(name)
+        return True

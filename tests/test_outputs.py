@@ -1,0 +1,138 @@
+"""What fails beside the training is said once and does not end it."""
+
+import json
+import os
+from collections import namedtuple
+
+import pytest
+import torch
+
+from seqrl import checkpoint
+from seqrl.checkpoint import Checkpoints
+from seqrl.envs import FaultyEnvError
+from seqrl.errors import ConfigError
+from seqrl.metrics import EpisodeStatistics, TensorBoard
+from seqrl.outputs import Outputs
+from seqrl.records import Manifest
+from seqrl.run import Budget, Run
+from seqrl.runner import Runner
+from tests.parts import ppo, small_network
+from tests.worlds import Script
+
+
+class Fickle:
+    """Fails as long as it is told to."""
+
+    def __init__(self):
+        self.fails, self.rows = False, []
+
+    def write(self, row, env_steps):
+        if self.fails:
+            raise RuntimeError("no connection\nand more")
+        self.rows.append((env_steps, row))
+
+    def close(self):
+        self.write({}, -1)
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def outputs(tmp_path, said):
+    with Manifest(tmp_path) as manifest:
+        yield Outputs(manifest, {"fickle": Fickle(), "firm": Fickle()}, Checkpoints(tmp_path), said.append)
+
+
+def small_run():
+    env = Script([[3], [4]])
+    network = small_network(env)
+    runner = Runner(env, network, 5, 0, torch.Generator().manual_seed(0))
+    return Run(runner, ppo(network), Budget(100, None), EpisodeStatistics(2))
+
+
+def test_a_logger_that_fails_is_said_once_and_tried_again(outputs, said):
+    fickle, firm = outputs.loggers.values()
+    for step, fickle.fails in enumerate([False, True, True, False, False, True]):
+        outputs.write({"x": 1.0}, step)
+    outputs.close()
+    warning = "warning: logger fickle: RuntimeError: no connection. The run goes on; what fails is tried again."
+    assert said == [warning, "logger fickle: works again", warning]
+    assert [step for step, _ in fickle.rows] == [0, 3, 4]
+    assert [step for step, _ in firm.rows] == [0, 1, 2, 3, 4, 5, -1]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_and_the_older_one_survives(outputs, said, tmp_path):
+    run = small_run()
+    assert outputs.save(run)
+    run.iterate()
+    (tmp_path / "checkpoints").rename(tmp_path / "moved")
+    # A file where a folder is expected fails for everyone, also for root.
+    (tmp_path / "checkpoints").write_text("in the way")
+    assert not outputs.save(run)
+    assert not outputs.save(run)
+    (line,) = said
+    assert line.startswith("warning: checkpoint: ")
+    (tmp_path / "checkpoints").unlink()
+    (tmp_path / "moved").rename(tmp_path / "checkpoints")
+    assert Checkpoints(tmp_path).newest()[0]["iterations"] == 0
+    assert outputs.save(run)
+    assert Checkpoints(tmp_path).newest()[0]["iterations"] == 1
+
+
+def test_the_fault_of_an_environment_is_none_of_the_disk(outputs):
+    run = small_run()
+
+    def fail():
+        raise FaultyEnvError("environment 0: its state_dict raised")
+
+    run.runner.state_dict = fail
+    with pytest.raises(FaultyEnvError):
+        outputs.save(run)
+
+
+def test_a_manifest_that_cannot_be_written_ends_nothing(outputs, said, tmp_path, monkeypatch):
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        outputs.note(env_steps=3)
+    outputs.note(result=1.0)
+    assert len(said) == 2
+    assert "No space left on device" in said[0]
+    facts = json.loads((tmp_path / "manifest.json").read_text())
+    assert (facts["env_steps"], facts["result"]) == (3, 1.0)
+
+
+def test_a_failure_is_dumped_as_plain_data(outputs, tmp_path):
+    path = outputs.dump("not_finite.pt", {"gradients": {"a": torch.ones(2)}})
+    assert path == tmp_path / "not_finite.pt"
+    assert torch.load(path, weights_only=True)["gradients"]["a"].tolist() == [1, 1]
+
+
+def test_a_folder_without_room_is_noticed_before_training(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage(10_000))
+    with pytest.raises(ConfigError, match=r"^run folder: 0\.0 MB are free in .*, and its checkpoints need 0\.1 MB\."):
+        Checkpoints(tmp_path).begin({"weight": torch.zeros(10_000)}, 0)
+
+
+def test_tensorboard_writes_again_when_the_disk_can(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoard(tmp_path)
+    logger.write({"x": 1.0}, 1)
+    logger._writer.add_scalar = None
+    with pytest.raises(TypeError):
+        logger.write({"x": 2.0}, 2)
+    logger.write({"x": 3.0}, 3)
+    logger.close()
+    steps = []
+    for file in sorted(tmp_path.glob("events*")):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        steps += [event.step for event in events.Scalars("x")] if "x" in events.Tags()["scalars"] else []
+    assert 3 in steps
