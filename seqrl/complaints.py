@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.configuration import CONF, choices, faults, keys, nearest
 from seqrl.errors import ConfigError, SeqrlError
+from seqrl.trust import SECRET, hydra_distrusted, secrets
 
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
 # What a broken file of the user raises; UnicodeDecodeError is a ValueError too.
@@ -41,14 +42,31 @@ def complaint(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str
     return None
 
 
+def faults_of_files(arguments: Sequence[str]) -> list[str]:
+    """What must be known of the user's own files, and of secrets, before Hydra imports anything or writes it down."""
+    overrides = _overrides(arguments)
+    if not (own := _searchpath(arguments)) and not any(SECRET.search(o.partition("=")[0]) for o in overrides):
+        return []
+    try:
+        return _before_hydra([*own, *overrides])
+    except (*COMPOSITION, *FILES):
+        # Said in full when Hydra composes it.
+        return []
+
+
+def _before_hydra(overrides: list[str]) -> list[str]:
+    cfg = _composed(overrides, return_hydra_config=True)
+    return [*hydra_distrusted(cfg.hydra), *secrets(cfg)]
+
+
 def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     """What is wrong with the points of a sweep, a line each with the points that it is wrong in."""
-    own = [f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in _config_dirs(arguments)]
+    own = _searchpath(arguments)
     overrides = OverridesParser.create().parse_overrides(_overrides(arguments))
     wrong: dict[str, list[int]] = {}
     for number, point in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
         try:
-            found = faults(_composed([*own, *point]))
+            found = [*_before_hydra([*own, *point]), *faults(_composed([*own, *point]))]
         except COMPOSITION as error:
             found = [_composition(error, others=[*own, *(o for o in point if o.partition("=")[0] in GROUPS)])]
         for line in found:
@@ -73,7 +91,7 @@ def _is_composition(error: Exception) -> bool:
 
 def _of_each(arguments: Sequence[str]) -> Iterator[str]:
     """What is wrong with each override, given those that are right."""
-    right = [f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in _config_dirs(arguments)]
+    right = _searchpath(arguments)
     # Groups first: other keys may be theirs.
     for override in sorted(_overrides(arguments), key=lambda a: a.partition("=")[0].lstrip("+~") not in GROUPS):
         try:
@@ -93,16 +111,17 @@ def _of_each(arguments: Sequence[str]) -> Iterator[str]:
         return
 
 
-def _composed(overrides: list[str]) -> DictConfig:
+def _composed(overrides: list[str], return_hydra_config: bool = False) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", overrides)
+        return compose("config", overrides, return_hydra_config=return_hydra_config)
 
 
-def _config_dirs(arguments: Sequence[str]) -> list[str]:
-    return [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")] + [
-        a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")
-    ]
+def _searchpath(arguments: Sequence[str]) -> list[str]:
+    """Override that has the folders of the user's own configuration searched too."""
+    folders = [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")]
+    folders += [a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")]
+    return [f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in folders]
 
 
 def _composition(error: Exception, override: str = "", others: Sequence[str] = ()) -> str:

@@ -13,6 +13,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.trust import distrusted
+
 PACKAGE = Path(__file__).resolve().parent
 # Shipped inside the package in a wheel, beside it in a checkout.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
@@ -180,6 +182,7 @@ class RunConfig:
     resume: str | None = MISSING
     validate: bool = MISSING
     seed: int = MISSING
+    trust: list[str] = MISSING
 
 
 def learns_sequences(enabled: object, use_lstm: object) -> bool:
@@ -274,7 +277,7 @@ def faults(cfg: DictConfig) -> list[str]:
     return (
         [*_empty(cfg)]
         or [*_unknown_keys(cfg), *_unresolved(cfg)]
-        or [*_values(cfg), *_choices(cfg), *_contradictions(cfg)]
+        or [*_values(cfg), *_choices(cfg), *_contradictions(cfg), *distrusted(cfg)]
         or [*_too_large(cfg)]
     )
 

@@ -10,7 +10,11 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
 
-from seqrl.complaints import complaint, faults_of_sweep
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from seqrl.complaints import complaint, faults_of_files, faults_of_sweep
+from seqrl.configuration import faults
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.resume import arguments
 
@@ -57,10 +61,28 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     for key in ("resume", "validate"):
         if {"-m", "--multirun"} & set(given) and any(w.startswith(f"{key}=") for w in given):
             raise ConfigError([f"{key}: is for one run. Leave out {key}=… or -m."])
-    if {"-m", "--multirun"} & set(given) and (found := faults_of_sweep(words)):
+    many = {"-m", "--multirun"} & set(given)
+    if found := faults_of_sweep(words) if many else faults_of_files(words):
         raise ConfigError(found)
-    overrides = [w for w in words if is_override(w)]
-    return [w for w in words if not is_override(w)] + overrides
+    return [w for w in words if not is_override(w)] + [w for w in words if is_override(w)]
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError with all that is wrong with the configuration of a job."""
+    if cfg.trust and not any(override.lstrip("+").startswith("trust=") for override in overrides()):
+        modules = ",".join(map(str, cfg.trust))
+        raise ConfigError(
+            [f"trust: is heard on the command line alone, not from a file. Write trust=[{modules}] there."]
+        )
+    if found := faults(cfg):
+        raise ConfigError(found)
+
+
+def overrides() -> list[str]:
+    """Those of a job, as they were written: a variable of the system's environment keeps its name."""
+    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(task, list)
+    return [str(override) for override in task]
 
 
 def is_override(word: str) -> bool:

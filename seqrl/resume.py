@@ -1,13 +1,17 @@
-"""Going on with a run: from its folder to the command that made it, and on to what has changed since."""
+"""Going on with a run: from its folder to the command that made it, and on to what has changed since.
+
+A folder may come from somebody else: it chooses values, never what is imported or where configuration is read.
+"""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from seqrl.errors import CheckpointError
+from seqrl.errors import CheckpointError, ConfigError
 
 KEY = "resume="
 
@@ -15,7 +19,7 @@ KEY = "resume="
 def arguments(given: list[str]) -> list[str]:
     """The same command line; with `resume=<run folder>`, behind the choices that began that run, and in its folder.
 
-    Raises CheckpointError if the folder holds no run.
+    Raises CheckpointError if the folder holds no run, ConfigError if it needs configuration that is not named again.
     """
     named = [argument.removeprefix(KEY) for argument in given if argument.startswith(KEY)]
     if not named or named[-1] in ("", "null"):
@@ -26,19 +30,33 @@ def arguments(given: list[str]) -> list[str]:
     # A key that is added once more cannot be there already.
     again = {_key(argument) for argument in others if argument.startswith("+")}
     began, config_dir = _beginning(folder)
-    began = [override for override in began if _key(override) not in again]
-    options = [] if config_dir is None or "--config-dir" in given else ["--config-dir", config_dir]
-    return [*options, *began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
+    if config_dir is not None and not any(word.startswith(("--config-dir", "-cd")) for word in given):
+        raise ConfigError([f"resume: this run used files of your own. Name them again, --config-dir {config_dir}"])
+    began = [override for override in began if _key(override) not in again and _is_choice(override)]
+    return [*began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
+
+
+def how_to_go_on(folder: Path, trusted: Collection[str], config_dir: str | None) -> str:
+    """The arguments that go on with a run."""
+    words = [f"resume={folder}"]
+    words += [f"trust=[{','.join(trusted)}]"] if trusted else []
+    words += [f"--config-dir {config_dir}"] if config_dir else []
+    return " ".join(words)
 
 
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
+def _is_choice(override: str) -> bool:
+    """Whether it chooses a value or a group of a run: no option, nothing of Hydra's own, nothing to trust."""
+    return not (override.startswith("-") or re.match(r"(hydra|trust|resume)\b", _key(override)))
+
+
 def changes(before: DictConfig, now: DictConfig) -> list[str]:
-    """What differs between two configurations, `key: before -> now`, but for `resume` itself."""
-    old, new = dict(_leaves(OmegaConf.to_container(before))), dict(_leaves(OmegaConf.to_container(now, resolve=True)))
-    keys = [key for key in {**old, **new} if key != "resume" and old.get(key) != new.get(key)]
+    """What differs between two configurations that were saved, `key: before -> now`, but for `resume` itself."""
+    old, new = dict(_leaves(OmegaConf.to_container(before))), dict(_leaves(OmegaConf.to_container(now)))
+    keys = [key for key in {**old, **new} if key not in ("resume", "trust") and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
 
 

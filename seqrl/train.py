@@ -19,21 +19,23 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl import evaluation, seeds
 from seqrl.build import build, built, make_env, prepared
 from seqrl.checkpoint import Checkpoints
-from seqrl.configuration import CONF, faults
+from seqrl.configuration import CONF
 from seqrl.devices import Device
-from seqrl.errors import ConfigError, NotFiniteError, UnsavedError
+from seqrl.errors import NotFiniteError, UnsavedError
+from seqrl.files import write
 from seqrl.footprint import footprint
 from seqrl.hints import Hints
 from seqrl.metrics import Display, Logger, Row
 from seqrl.networks import Network
 from seqrl.outputs import Outputs
-from seqrl.program import fail, is_true, report, started
+from seqrl.program import check, fail, is_true, overrides, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
-from seqrl.resume import changes, circumstances
+from seqrl.resume import changes, circumstances, how_to_go_on
 from seqrl.run import Run
 from seqrl.runner import Player
 from seqrl.signals import Stop
 from seqrl.summary import introduction, sizes, summary
+from seqrl.trust import public
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
@@ -50,7 +52,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         checkpoints = Checkpoints(folder, cfg.checkpoint_keep)
         run = resumed(cfg, device, checkpoints, display.say) if cfg.resume else build(cfg, device)
         stack.callback(run.runner.env.close)
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+        write(folder / "config.yaml", OmegaConf.to_yaml(public(cfg)).encode())
         before = manifest.begin() if cfg.resume else {}
         manifest.update(seed=cfg.seed, threads=device.threads, device=str(device.torch_device), **command())
         for change in circumstances(before, manifest.facts):
@@ -59,15 +61,16 @@ def train(cfg: DictConfig, folder: Path) -> float:
             str(name): built(logger)(folder, run.budget.steps) for name, logger in cfg.logger.items()
         }
         outputs = Outputs(manifest, loggers, checkpoints, display.say)
+        go_on = how_to_go_on(folder, cfg.trust, manifest.facts["config_dir"])
         stack.callback(outputs.close)
         checkpoints.begin(run.state_dict(), run.iterations)
 
         display.say(introduction(cfg, run, device))
         with Stop() as stop:
-            learn(cfg, run, outputs, display, stop)
+            learn(cfg, run, outputs, display, stop, go_on)
             saved = outputs.save(run)
             if stop.wanted:
-                raise stop.error(f"resume={folder}", saved)
+                raise stop.error(go_on, saved)
         outputs.note(
             env_steps=run.budget.steps,
             steps_per_second=run.budget.steps / run.clock.elapsed,
@@ -83,7 +86,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         if not (saved or outputs.save(run)):
             raise UnsavedError(
                 f"checkpoint: the final policy could not be saved in {folder}. "
-                f"Make room, and train its last part again with resume={folder}"
+                f"Make room, and train its last part again with {go_on}"
             )
         outputs.note(status="finished", result=score, **named)
     return score
@@ -91,14 +94,17 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
 def command() -> dict[str, Any]:
     """What it takes to go on with this run, now that nothing is wrong with it."""
-    hydra_config = HydraConfig.get()
-    own = [source.path for source in hydra_config.runtime.config_sources if source.provider == "command-line"]
-    overrides = [o for o in hydra_config.overrides.task if not o.startswith("resume=")]
-    return {"overrides": overrides, "config_dir": own[0] if own else None}
+    sources = HydraConfig.get().runtime.config_sources
+    own = [source.path for source in sources if source.provider == "command-line"]
+    began = [override for override in overrides() if not override.startswith("resume=")]
+    return {"overrides": began, "config_dir": own[0] if own else None}
 
 
-def learn(cfg: DictConfig, run: Run, outputs: Outputs, display: Display, stop: Stop) -> None:
-    """Iterate until the budget is spent, or a signal asks to stop."""
+def learn(cfg: DictConfig, run: Run, outputs: Outputs, display: Display, stop: Stop, go_on: str) -> None:
+    """Iterate until the budget is spent, or a signal asks to stop.
+
+    go_on   arguments that go on with the run, if it fails
+    """
     algorithm = run.algorithm
     hints = Hints(algorithm.minibatches, algorithm.bptt_length, cfg.rollout_length, algorithm.grad_clip_norm)
     run.clock.start()
@@ -107,7 +113,7 @@ def learn(cfg: DictConfig, run: Run, outputs: Outputs, display: Display, stop: S
             row = run.iterate()
         except NotFiniteError as error:
             dump = outputs.dump("not_finite.pt", error.evidence)
-            raise NotFiniteError(f"{error} Go on with resume={outputs.folder}. What led to it is in {dump}.") from error
+            raise NotFiniteError(f"{error} Go on with {go_on}. What led to it is in {dump}.") from error
         outputs.write(row, run.budget.steps)
         display.show(run.budget.progress, row)
         for hint in hints.new(row):
@@ -141,7 +147,7 @@ def resumed(cfg: DictConfig, device: Device, checkpoints: Checkpoints, say: Call
         say(f"warning: the checkpoint {fault}; an older one takes its place.")
     before = OmegaConf.load(Path(cfg.resume) / "config.yaml")
     assert isinstance(before, DictConfig)
-    changed = changes(before, cfg)
+    changed = changes(before, public(cfg))
     if any(change.startswith(("env.", "parallel:", "seed:")) for change in changed):
         state["runner"]["environment"] = None
     # An environment that cannot go on must not play its first episodes again.
@@ -180,8 +186,7 @@ def played(cfg: DictConfig, player: Player, device: Device) -> tuple[torch.Tenso
 def job(cfg: DictConfig) -> float:
     """One run, alone or as a point of a sweep."""
     try:
-        if found := faults(cfg):
-            raise ConfigError(found)
+        check(cfg)
         if cfg.validate:
             validate(cfg)
             return math.nan

@@ -13,11 +13,10 @@ from omegaconf import DictConfig
 
 from seqrl.build import built, make_env, make_network
 from seqrl.checks import Finding, env_checks, network_checks, played
-from seqrl.configuration import CONF, faults
+from seqrl.configuration import CONF
 from seqrl.devices import Device
 from seqrl.envs import BatchedEnv
-from seqrl.errors import ConfigError
-from seqrl.program import fail, started
+from seqrl.program import check, fail, started
 
 
 def verify(cfg: DictConfig) -> list[Finding]:
@@ -53,8 +52,7 @@ failed: list[Finding] = []
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> None:
     try:
-        if found := faults(cfg):
-            raise ConfigError(found)
+        check(cfg)
         findings = verify(cfg)
     except Exception as error:
         fail(error)

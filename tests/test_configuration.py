@@ -271,7 +271,7 @@ def test_overrides_name_a_folder_that_every_file_system_takes(overrides, name):
 def test_an_own_part_may_have_keys_of_its_own(tmp_path):
     (tmp_path / "network").mkdir()
     (tmp_path / "network" / "big.yaml").write_text("_target_: my_module.Big\nuse_lstm: true\nlayers: 3\n")
-    cfg = composed(f"hydra.searchpath=[file://{tmp_path}]", "network=big")
+    cfg = composed(f"hydra.searchpath=[file://{tmp_path}]", "network=big", "trust=[my_module]")
     assert faults(cfg) == []
     assert (cfg.network.layers, cfg.algorithm._target_) == (3, "seqrl.algorithms.SequencePPOAlgorithm")
 

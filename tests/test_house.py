@@ -19,17 +19,11 @@ FORBIDDEN = {
     "seqrl.sequences": ["seqrl.envs", "seqrl.networks", "seqrl.algorithms"],
     "seqrl.types": ["seqrl"],
 }
+# Where the configuration comes in.
+ENTRANCE = [f"seqrl.{m}" for m in ("train", "verify", "program", "configuration", "complaints", "trust")]
 ALLOWED = {
-    "hydra": ["seqrl.train", "seqrl.verify", "seqrl.build", "seqrl.configuration", "seqrl.complaints"],
-    "omegaconf": [
-        "seqrl.train",
-        "seqrl.verify",
-        "seqrl.build",
-        "seqrl.configuration",
-        "seqrl.complaints",
-        "seqrl.resume",
-        "seqrl.summary",
-    ],
+    "hydra": [*ENTRANCE, "seqrl.build"],
+    "omegaconf": [*ENTRANCE, "seqrl.build", "seqrl.resume", "seqrl.summary"],
     "tensorboard": ["seqrl.metrics"],
     "torch.utils.tensorboard": ["seqrl.metrics"],
     "rich": ["seqrl.metrics"],

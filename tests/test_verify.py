@@ -100,7 +100,8 @@ def beside_the_work(tmp_path):
 
 def test_the_program_passes_what_is_sound_and_leaves_nothing(beside_the_work):
     before = sorted(beside_the_work.rglob("*.y*"))
-    done = verified(beside_the_work, "--config-dir", "conf", "network=own", "env.id=mine:broken/Walk-v0")
+    sound = ["--config-dir", "conf", "network=own", "trust=[mine]", "env.id=mine:broken/Walk-v0"]
+    done = verified(beside_the_work, *sound)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("  pass  ") == 11
     assert sorted(beside_the_work.rglob("*.y*")) == before
@@ -108,7 +109,7 @@ def test_the_program_passes_what_is_sound_and_leaves_nothing(beside_the_work):
 
 
 def test_the_program_reports_defects_with_remedies_and_exit_code_1(beside_the_work):
-    planted = ["env.id=mine:broken/Unseeded-v0", "network.block=Leaky"]
+    planted = ["trust=[mine]", "env.id=mine:broken/Unseeded-v0", "network.block=Leaky"]
     done = verified(beside_the_work, "--config-dir", "conf", "network=own", *planted)
     assert done.returncode == 1
     assert "FAIL  environment repeats with seed and actions" in done.stdout

@@ -1,0 +1,207 @@
+"""Nothing is imported that the command line has not named, and no secret is written down."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from seqrl.configuration import CONF, faults
+from seqrl.resume import arguments
+from seqrl.trust import public
+
+TINY = ["episodes=1", "parallel=2", "env.max_episode_steps=5", "evaluation.episodes=0", "logger=jsonl"]
+TINY += ["network.hidden_size=8", "network.lstm_hidden_size=8"]
+
+
+def composed(*overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", list(overrides))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.run",
+        "builtins.eval",
+        "pathlib.Path.write_text",
+        "torch.load",
+        "torch.hub.load",
+        "torch.os.system",
+        "torch.nn.modules.module.warnings.warn",
+        "gymnasium.make",
+        "hydra.utils.get_object",
+        "seqrl.records.subprocess.run",
+        "seqrl.envs.lookup.importlib.import_module",
+        "seqrl.networks.network.torch.load",
+        "seqrl.files.write",
+        "my_module.Thing",
+    ],
+)
+@pytest.mark.parametrize("place", ["env", "network", "algorithm", "logger.mine", "env.kwargs.part"])
+def test_a_target_that_nobody_named_is_refused_wherever_it_stands(place, target):
+    cfg = composed("env=gymnasium")
+    OmegaConf.set_struct(cfg, False)
+    OmegaConf.update(cfg, f"{place}._target_", target, force_add=True)
+    found = [line for line in faults(cfg) if "_target_" in line and target in line]
+    (line,) = found
+    assert "add trust=[" in line
+
+
+@pytest.mark.parametrize(
+    "choice", ["env=tmaze", "network=attention", "device=cuda", "algorithm=reinforce", "logger=jsonl"]
+)
+def test_what_seqrl_ships_needs_no_trust(choice):
+    assert not [line for line in faults(composed(choice)) if "trust" in line]
+
+
+def test_parts_of_torch_that_only_compute_need_no_trust():
+    part = ["+network.activation._target_=torch.nn.Tanh"]
+    assert not [line for line in faults(composed(*part)) if "trust" in line]
+
+
+@pytest.mark.parametrize("module", ["my_module", "os"])
+def test_an_environment_of_a_module_that_nobody_named_is_refused(module):
+    cfg = composed("env=gymnasium", f"env.id={module}:Thing-v0")
+    assert faults(cfg) == [
+        f"env.id: would import {module} (got {module}:Thing-v0). If you trust it, add trust=[{module}]."
+    ]
+    assert faults(composed("env=gymnasium", f"env.id={module}:Thing-v0", f"trust=[{module}]")) == []
+    assert faults(composed("env=gymnasium", f"env.id={module}x:Thing-v0", f"trust=[{module}]")) != []
+    assert faults(composed("env=gymnasium", "env.id=popgym:popgym-RepeatFirstEasy-v0")) == []
+
+
+# Imported, built or called, it leaves a file behind.
+EVIL = "from pathlib import Path\nPath('created').touch()\ndef thing(*_, **__): ...\n"
+
+
+def train(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "seqrl.train", *words]
+    variables = {**os.environ, **env}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=variables)
+
+
+@pytest.fixture
+def evil(tmp_path):
+    (tmp_path / "evil.py").write_text(EVIL)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "file",
+    {
+        "target": "_target_: evil.thing\nuse_lstm: true\n",
+        "nested target": "_target_: seqrl.networks.recurrent_network\nuse_lstm: true\npart: {_target_: evil.thing}\n",
+        "a tag": "_target_: !!python/object/apply:os.system ['touch created']\nuse_lstm: true\n",
+        "callback": "# @package _global_\nhydra: {callbacks: {evil: {_target_: evil.thing}}}\n",
+        "logging": "# @package _global_\nhydra: {job_logging: {handlers: {evil: {(): evil.thing}}}}\n",
+        "its own trust": "# @package _global_\ntrust: [evil]\nnetwork: {_target_: evil.thing}\n",
+        "a variable": "# @package _global_\nhydra: {run: {dir: '${evil:1}'}}\n",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_evil_files_create_nothing(evil, file):
+    name, text = file
+    group = "experiment" if "_global_" in text else "network"
+    (evil / "conf" / group).mkdir(parents=True)
+    (evil / "conf" / group / "bad.yaml").write_text(text)
+    done = train(evil, "--config-dir", "conf", f"{group}=bad")
+    assert done.returncode == 2, (name, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert all(line.startswith("seqrl: error: ") for line in done.stderr.splitlines())
+    assert not (evil / "created").exists()
+
+
+def test_what_is_trusted_on_the_command_line_is_imported(evil):
+    train(evil, "+logger.mine._target_=evil.thing", "trust=[evil]", *TINY)
+    assert (evil / "created").exists()
+
+
+@pytest.fixture
+def finished(tmp_path):
+    done = train(tmp_path, *TINY, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+logger.mine._target_=evil.thing",
+        "+hydra.callbacks.evil._target_=evil.thing",
+        "hydra.run.dir=created",
+        "--config-dir=created",
+        "--multirun",
+    ],
+)
+def test_an_old_run_chooses_nothing_that_is_imported(finished, override):
+    (finished.parent / "evil.py").write_text(EVIL)
+    manifest = json.loads((finished / "manifest.json").read_text())
+    manifest["overrides"] += [override, "trust=[evil]"]
+    (finished / "manifest.json").write_text(json.dumps(manifest))
+    done = train(finished.parent, "resume=run", "episodes=2")
+    assert done.returncode in (0, 2)
+    assert done.returncode == 2 or "_target_" not in override or "hydra" in override
+    assert "Traceback" not in done.stderr
+    assert not (finished.parent / "created").exists()
+
+
+def test_files_of_ones_own_are_named_again_on_resuming(tmp_path):
+    manifest = {"overrides": ["network=own"], "config_dir": "/mine"}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        Exception, match=r"^resume: this run used files of your own\. Name them again, --config-dir /mine$"
+    ):
+        arguments([f"resume={tmp_path}"])
+    assert arguments([f"resume={tmp_path}", "--config-dir", "/moved"])[0] == "network=own"
+
+
+def test_a_variable_reaches_the_run_and_no_file(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import json\n"
+        "class Logger:\n"
+        "    def __init__(self, folder, env_steps, api_key):\n"
+        "        assert api_key == 'hush-hush-4711'\n"
+        "    def write(self, row, env_steps): ...\n"
+        "    def close(self): ...\n"
+    )
+    own = ["+logger.mine._target_=mine.Logger", "+logger.mine.api_key=${oc.env:MY_KEY}", "trust=[mine]"]
+    done = train(tmp_path, *own, *TINY, "hydra.run.dir=run", MY_KEY="hush-hush-4711")
+    assert done.returncode == 0, done.stderr
+    saved = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(saved) > 5
+    assert not [path for path in saved if b"hush-hush" in path.read_bytes()]
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml")._get_node("logger").mine._get_node("api_key")._value() == (
+        "${oc.env:MY_KEY}"
+    )
+    again = train(tmp_path, "resume=run", "episodes=2", "trust=[mine]", MY_KEY="hush-hush-4711")
+    assert again.returncode == 0, again.stderr
+    assert "hush-hush" not in again.stdout
+
+
+def test_variables_keep_their_names_in_what_is_saved(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "hush-hush")
+    monkeypatch.setenv("MY_SEED", "7")
+    kwargs = (
+        "+env.kwargs={key: '${oc.env:MY_KEY}', again: '${env.kwargs.key}!', list: ['${oc.env:MY_KEY}'], none: null}"
+    )
+    cfg = composed("env=gymnasium", kwargs, "seed=${oc.env:MY_SEED}")
+    saved = OmegaConf.to_container(public(cfg))
+    variable = "${oc.env:MY_KEY}"
+    assert saved["env"]["kwargs"] == {"key": variable, "again": f"{variable}!", "list": [variable], "none": None}
+    assert saved["seed"] == 7
+    assert saved["algorithm"]["_target_"] == "seqrl.algorithms.SequencePPOAlgorithm"
+    assert cfg.env.kwargs.key == "hush-hush"
+
+
+@pytest.mark.parametrize("words", [["+env.kwargs.token=hush"], ["-m", "+env.kwargs.api_key=hush,hum"]])
+def test_a_secret_that_is_typed_is_refused_before_it_is_written_down(tmp_path, words):
+    done = train(tmp_path, "env=gymnasium", *words)
+    assert done.returncode == 2
+    assert "looks like a secret, and is saved with the run. Export it as a variable, and write" in done.stderr
+    assert not list(tmp_path.iterdir())
