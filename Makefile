@@ -21,10 +21,11 @@ test: $(INSTALLED)  ## run the quick tests, on all cores
 test-slow: $(INSTALLED)  ## run the slow tests, which train agents
 	$(IN_VENV) -m pytest -m slow $(ARGS)
 
-check: $(INSTALLED)  ## check format, lint and types; change nothing
+check: $(INSTALLED)  ## check format, lint, types and known weaknesses of dependencies; change nothing
 	$(IN_VENV) -m ruff format --check .
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m mypy
+	$(IN_VENV) scripts/audit.py
 
 format: $(INSTALLED)  ## write the format and what lint can mend
 	$(IN_VENV) -m ruff format .

@@ -29,6 +29,14 @@ def complaint(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str
 
     arguments   of the command line; all that is wrong with them is said, not only what came first
     """
+    if (said := _complaint(error, arguments)) is None:
+        return None
+    lines, exit_code = said
+    # What was typed may hold line breaks.
+    return [" ".join(line.split()) for line in lines], exit_code
+
+
+def _complaint(error: Exception, arguments: Sequence[str]) -> tuple[list[str], int] | None:
     if isinstance(error, ConfigError):
         return error.faults, error.exit_code
     if isinstance(error, SeqrlError):

@@ -198,11 +198,11 @@ def test_resuming_in_vain_changes_nothing_of_the_run(tmp_path):
     before = (run / "manifest.json").read_text()
     refused = train(tmp_path, "network=mlp", f"hydra.run.dir={run}")
     assert refused.returncode == 2
-    wrong = train(tmp_path, f"resume={run}", "network.lstm_hidden_size=16")
+    wrong = train(tmp_path, "--config-dir", "conf", f"resume={run}", "network.lstm_hidden_size=16")
     assert wrong.returncode == 3
     assert "the checkpoint is of another network or algorithm" in wrong.stderr
     assert (run / "manifest.json").read_text() == before
-    done = train(tmp_path, f"resume={run}", "episodes=3")
+    done = train(tmp_path, "--config-dir", "conf", f"resume={run}", "episodes=3")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((run / "manifest.json").read_text())["status"] == "finished"
 

@@ -1,0 +1,136 @@
+"""Kill a run again and again, resume it each time, and compare it with the same run left alone.
+
+python scripts/soak.py outputs/soak --kills 50
+
+Trains once without interruption and once more, killed (SIGKILL) at random times and resumed. Says whether parameters,
+optimizer, random streams and curves are equal to the last bit. Exit code 0 if they are, else 1.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqrl.checkpoint import Checkpoints
+
+# Episodes in progress are carried from rollout to rollout, and must be played again when it goes on.
+RUN = [
+    "env.id=CartPole-v1",
+    "env=gymnasium",
+    "env.hidden=[1,3]",
+    "env.backend=sync",
+    "parallel=16",
+    "rollout_length=64",
+]
+RUN += ["episodes=1000000", "total_steps=250000", "algorithm.epochs=4", "evaluation.episodes=0"]
+
+
+@dataclass
+class Soaked:
+    """What became of the run that was killed.
+
+    kills       that hit the process while it ran
+    unsaved     of these, before there was anything to resume
+    seconds     from its first start to its end
+    """
+
+    kills: int = 0
+    unsaved: int = 0
+    seconds: float = 0.0
+
+
+def train(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "seqrl.train", *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate()
+    if process.returncode:
+        sys.exit(f"soak: a run failed with exit code {process.returncode}\n{errors}")
+
+
+def soak(folder: Path, overrides: list[str], kills: int, longest: float, chance: random.Random) -> Soaked:
+    """Run into `folder`, killed after up to `longest` seconds, `kills` times."""
+    soaked, began = Soaked(), time.monotonic()
+    while True:
+        saved = list((folder / "checkpoints").glob("*.json"))
+        process = train(f"resume={folder}") if saved else train(*overrides, f"hydra.run.dir='{folder}'")
+        if soaked.kills == kills:
+            finished(process)
+            soaked.seconds = time.monotonic() - began
+            return soaked
+        try:
+            process.wait(chance.uniform(0, longest))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            soaked.kills += 1
+            soaked.unsaved += not saved
+            if not list((folder / "checkpoints").glob("*.json")):
+                # Killed before its first checkpoint: there is no run yet, only the place for one.
+                (folder / "manifest.json").unlink(missing_ok=True)
+            print(f"kill {soaked.kills}: {newest(folder)} iterations", flush=True)
+        else:
+            finished(process)
+            sys.exit(f"soak: the run was over after {soaked.kills} kills. Give it a larger total_steps.")
+
+
+def newest(folder: Path) -> int:
+    return max((int(file.stem) for file in (folder / "checkpoints").glob("*.json")), default=0)
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Places in two states that are not equal to the last bit; the time a run took is not compared."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        keys = [key for key in one if f"{where}.{key}" != ".clock"]
+        return [place for key in keys for place in differences(one[key], other[key], f"{where}.{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [place for index, (a, b) in pairs for place in differences(a, b, f"{where}[{index}]")]
+    same = (
+        torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other
+    )
+    return [] if same else [where]
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl without what depends on the clock and the process."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time/") and k != "memory/peak_mb"} for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the two runs go, such as outputs/soak; must not be there yet")
+    parser.add_argument("--kills", type=int, default=50, help="how often the run is killed (50)")
+    parser.add_argument("--longest", type=float, default=8.0, help="seconds after which a kill comes at the latest (8)")
+    parser.add_argument("--seed", type=int, default=0, help="of the times of the kills (0)")
+    given, overrides = parser.parse_known_args()
+    if given.folder.exists():
+        parser.error(f"{given.folder} is there already")
+    whole, killed = given.folder.resolve() / "whole", given.folder.resolve() / "killed"
+    overrides = [*RUN, *overrides]
+    began = time.monotonic()
+    finished(train(*overrides, f"hydra.run.dir='{whole}'"))
+    alone = time.monotonic() - began
+    soaked = soak(killed, overrides, given.kills, given.longest, random.Random(given.seed))
+    found = differences(Checkpoints(whole).newest()[0], Checkpoints(killed).newest()[0])
+    found += [] if curves(whole) == curves(killed) else ["metrics.jsonl"]
+    print(
+        f"\n{newest(whole)} iterations; left alone {alone:.0f} s; with {soaked.kills} kills, {soaked.unsaved} of them "
+        f"before the first checkpoint, {soaked.seconds:.0f} s\n"
+        f"{'equal to the last bit' if not found else 'different: ' + ', '.join(found[:10])}"
+    )
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
