@@ -1,6 +1,7 @@
 """Exceptions of Hydra, OmegaConf, YAML and the system, said for the person at the keyboard."""
 
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -92,9 +93,11 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_composition(error: Exception) -> bool:
-    return isinstance(error, HydraException | OmegaConfBaseException) or (
-        isinstance(error, ValueError) and "Config group override" in str(error)
-    )
+    """Whether Hydra could not make a configuration of it; for odd values it raises anything."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    innermost = traceback.extract_tb(error.__traceback__)[-1:]
+    return any({"hydra", "omegaconf", "antlr4"} & set(Path(frame.filename).parts) for frame in innermost)
 
 
 def _of_each(arguments: Sequence[str]) -> Iterator[str]:
@@ -107,12 +110,12 @@ def _of_each(arguments: Sequence[str]) -> Iterator[str]:
             right.append(override)
         except UnicodeDecodeError as error:
             yield _file(error)
-        except COMPOSITION as error:
+        except FILES as error:
+            yield _file(error)
+        except Exception as error:
             # Several values are a sweep's, and compose takes none.
             if "sweep" not in str(error).lower():
                 yield _composition(error, override, right)
-        except FILES as error:
-            yield _file(error)
     try:
         yield from faults(_composed(right))
     except (*COMPOSITION, *FILES):
@@ -151,6 +154,9 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         key, _, value = str(error.override).partition("=")
         quoted = value.replace('"', r"\"")
         return f"{key}: its value cannot be read (got {value}). Quote what is special: '{key}=\"{quoted}\"'."
+    if not isinstance(error, COMPOSITION):
+        key, _, value = override.partition("=")
+        return f"{key or 'configuration'}: its value cannot be used (got {value})."
     if found := re.search(r"Multiple values for (\w+)", text):
         return f"{found.group(1)}: is a group that is there already. Write {found.group(1)}=… without the plus sign."
     return _value(error)
