@@ -3,6 +3,7 @@
 import re
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def _complaint(error: Exception, arguments: Sequence[str]) -> tuple[list[str], i
 def faults_of_files(arguments: Sequence[str]) -> list[str]:
     """What must be known of the user's own files, and of secrets, before Hydra imports anything or writes it down."""
     overrides = _overrides(arguments)
+    if octal := [line for folder in _config_dirs(arguments) for line in _octal(folder)]:
+        return octal
     if not (own := _searchpath(arguments)) and not any(SECRET.search(o.partition("=")[0]) for o in overrides):
         return []
     try:
@@ -110,9 +113,10 @@ def _of_each(arguments: Sequence[str]) -> Iterator[str]:
             right.append(override)
         except UnicodeDecodeError as error:
             yield _file(error)
-        except FILES as error:
-            yield _file(error)
         except Exception as error:
+            if isinstance(error, FILES) and not isinstance(error, COMPOSITION):
+                yield _file(error)
+                continue
             # Several values are a sweep's, and compose takes none.
             if "sweep" not in str(error).lower():
                 yield _composition(error, override, right)
@@ -128,11 +132,27 @@ def _composed(overrides: list[str], return_hydra_config: bool = False) -> DictCo
         return compose("config", overrides, return_hydra_config=return_hydra_config)
 
 
-def _searchpath(arguments: Sequence[str]) -> list[str]:
-    """Override that has the folders of the user's own configuration searched too."""
+def _config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """Folders of the user's own configuration."""
     folders = [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")]
     folders += [a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")]
-    return [f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in folders]
+    return [Path(folder).resolve() for folder in folders]
+
+
+def _searchpath(arguments: Sequence[str]) -> list[str]:
+    """Override that has these folders searched too."""
+    return [f"hydra.searchpath=[file://{folder}]" for folder in _config_dirs(arguments)]
+
+
+def _octal(folder: Path) -> Iterator[str]:
+    """Numbers that YAML 1.1 reads otherwise than people do: 010 is 8."""
+    for file in sorted(folder.rglob("*.yaml")):
+        with suppress(*FILES, UnicodeDecodeError):
+            for token in yaml.scan(file.read_text()):
+                if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("[-+]?0[0-7_]+", token.value):
+                    read, meant = int(token.value, 8), token.value.lstrip("+-0_") or "0"
+                    where = f"{file}:{token.start_mark.line + 1}"
+                    yield f"{where}: YAML reads {token.value} as {read}. Write {meant}, or quote it."
 
 
 def _composition(error: Exception, override: str = "", others: Sequence[str] = ()) -> str:
@@ -150,6 +170,8 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         return f"{group}: needs a choice (got null). Choices: {known}."
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown(found.group(1), others)
+    if found := re.search(r"^In '([^']+)': .*?^Key '[^']+' not in .*?full_key: (\S+)", text, re.MULTILINE | re.DOTALL):
+        return f"{found.group(1)}.yaml: {_unknown(found.group(2), [])}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
         quoted = value.replace('"', r"\"")
@@ -173,6 +195,8 @@ def _value(error: Exception) -> str:
         message = f"must be {kind} (got {found.group(1)})"
     elif found := re.search(r"Value '(.*)' is not a valid bool", message):
         message = f"must be true or false (got {found.group(1)})"
+    elif "is not a ListConfig" in message:
+        message = "must be a list, such as [a,b]"
     elif "is not Optional" in message:
         message = "needs a value (got null)"
     return f"{key.group(1) if key else 'configuration'}: {message}."

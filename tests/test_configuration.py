@@ -5,12 +5,13 @@ import re
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
 import seqrl.configuration as configuration
 from seqrl.algorithms import Coefficients, SingleSteps
-from seqrl.complaints import complaint
+from seqrl.complaints import complaint, faults_of_files
 from seqrl.configuration import CONF, choices, faults, learns_sequences
 
 
@@ -187,6 +188,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("checkpoint_interval=-1", r"checkpoint_interval: must be 0 or more \(got -1\)"),
         ("seed=${nope.a}", r"seed: Interpolation key 'nope.a' not found"),
         ("+experiment=masked_cartpole", r"experiment: is a group that is there already. Write experiment=…"),
+        ("trust=os", r"trust: must be a list, such as \[a,b\]\."),
         ("env.hidden=[a]", r"env.hidden\[0\]: must be a whole number \(got a\)"),
     ],
 )
@@ -254,6 +256,24 @@ def test_a_broken_file_of_the_user_is_named_with_its_line(tmp_path, name):
     (tmp_path / "network" / f"{name}.yaml").write_bytes(content)
     (line,) = what_is_said(f"hydra.searchpath=[file://{tmp_path}]", f"network={name}")
     assert re.search(said, line)
+
+
+def test_an_unknown_section_of_a_file_is_named_with_the_file(tmp_path):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "own.yaml").write_text("# @package _global_\nnetwrk: {a: 1}\n")
+    with pytest.raises(ConfigCompositionException) as caught:
+        composed(f"hydra.searchpath=[file://{tmp_path}]", "profile=own")
+    (line,), _ = complaint(caught.value, ["--config-dir", str(tmp_path), "profile=own"])
+    assert line.startswith("profile/own.yaml: netwrk: there is no such key. Did you mean network?")
+
+
+def test_a_number_that_yaml_reads_as_octal_is_named_with_its_line(tmp_path):
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "own.yaml").write_text("# 010\na: 010\nb: '010'\nc: [1.5, 0, 10, 0x10, 00]\nd: 089\n")
+    assert faults_of_files([f"--config-dir={tmp_path}", "network=own"]) == [
+        f"{tmp_path}/network/own.yaml:2: YAML reads 010 as 8. Write 10, or quote it.",
+        f"{tmp_path}/network/own.yaml:4: YAML reads 00 as 0. Write 0, or quote it.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from seqrl.signals import Stop
+
+DEAF = """
+import os, signal, time
+from seqrl.signals import Stop
+with Stop() as stop:
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.05)
+        if stop.wanted:
+            print("heard", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(number):
+    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == "heard\n"
+        process.send_signal(number)
+        process.stdout.read()
+    assert process.returncode == 128 + number
+
+
+def test_signals_mean_what_they_did_before_when_the_run_is_over():
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.wanted is signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_could_not_be_saved_is_said_with_how_to_go_on():
+    stop = Stop()
+    stop.wanted = signal.SIGTERM
+    assert str(stop.error("resume=x", saved=True)) == "stopped by SIGTERM. Go on with resume=x"
+    error = stop.error("resume=x", saved=False)
+    assert str(error) == (
+        "stopped by SIGTERM. Go on from an older checkpoint, as this could not be saved, with resume=x"
+    )
+    assert error.exit_code == 143
