@@ -3,7 +3,7 @@
 python scripts/exam.py outputs/exam --jobs 2
 
 Each run is that of `experiment=<task>`, evaluated on 200 fresh episodes and once more with memory zeroed at every step.
-Runs that are finished are not done again.
+Runs that are finished are not done again; one that was interrupted goes on.
 """
 
 import argparse
@@ -54,9 +54,12 @@ class Sitting:
         return found if found.get("status") == "finished" else None
 
     def train(self, exam: Path) -> None:
-        command = [sys.executable, "-m", "seqrl.train", f"experiment={self.task}", f"network={self.network}"]
-        command += [f"seed={self.seed}", "evaluation.memoryless_control=true", f"hydra.run.dir='{self.folder(exam)}'"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        folder = self.folder(exam)
+        words = [f"experiment={self.task}", f"network={self.network}", f"seed={self.seed}"]
+        words += ["evaluation.memoryless_control=true", f"hydra.run.dir='{folder}'"]
+        if list(folder.glob("checkpoints/*.json")):
+            words = [f"resume={folder}"]
+        done = subprocess.run([sys.executable, "-m", "seqrl.train", *words], capture_output=True, text=True)
         said = done.stderr.strip().splitlines()[-1:] or ["finished"]
         print(f"{self.task} {self.network} seed {self.seed}: {said[0]}", flush=True)
 
