@@ -10,7 +10,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from seqrl.complaints import complaint
 from seqrl.configuration import CONF, faults
+from seqrl.errors import ConfigError
+from seqrl.program import completed
 from seqrl.resume import arguments
 from seqrl.trust import public
 
@@ -92,28 +95,63 @@ def evil(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "file",
-    {
-        "target": "_target_: evil.thing\nuse_lstm: true\n",
-        "nested target": "_target_: seqrl.networks.recurrent_network\nuse_lstm: true\npart: {_target_: evil.thing}\n",
-        "a tag": "_target_: !!python/object/apply:os.system ['touch created']\nuse_lstm: true\n",
-        "callback": "# @package _global_\nhydra: {callbacks: {evil: {_target_: evil.thing}}}\n",
-        "logging": "# @package _global_\nhydra: {job_logging: {handlers: {evil: {(): evil.thing}}}}\n",
-        "its own trust": "# @package _global_\ntrust: [evil]\nnetwork: {_target_: evil.thing}\n",
-        "a variable": "# @package _global_\nhydra: {run: {dir: '${evil:1}'}}\n",
-    }.items(),
-    ids=lambda item: item[0],
-)
-def test_evil_files_create_nothing(evil, file):
-    name, text = file
-    group = "experiment" if "_global_" in text else "network"
+# Each with what is said of it; those of Hydra's own would be imported before a run is checked.
+FILES = {
+    "target": ("_target_: evil.thing\nuse_lstm: true\n", "evil.thing is not of seqrl"),
+    "nested target": (
+        "_target_: seqrl.networks.recurrent_network\nuse_lstm: true\npart: {_target_: evil.thing}\n",
+        "network.part._target_: evil.thing is not of seqrl",
+    ),
+    "a tag": ("_target_: !!python/object/apply:os.system ['touch created']\n", "could not determine a constructor"),
+    "callback": (
+        "# @package _global_\nhydra: {callbacks: {evil: {_target_: evil.thing}}}\n",
+        "hydra.callbacks.evil: would import evil.thing",
+    ),
+    "log handler": (
+        "# @package _global_\nhydra: {job_logging: {handlers: {evil: {(): evil.thing}}}}\n",
+        "hydra.job_logging.handlers.evil: would import evil.thing",
+    ),
+    "resolver": ("# @package _global_\nseed: '${evil:1}'\n", "seed: "),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_evil_file_is_refused_and_creates_nothing(evil, monkeypatch, name):
+    text, said = FILES[name]
+    group = "profile" if "_global_" in text else "network"
     (evil / "conf" / group).mkdir(parents=True)
     (evil / "conf" / group / "bad.yaml").write_text(text)
-    done = train(evil, "--config-dir", "conf", f"{group}=bad")
-    assert done.returncode == 2, (name, done.stderr)
-    assert "Traceback" not in done.stderr
-    assert all(line.startswith("seqrl: error: ") for line in done.stderr.splitlines())
+    monkeypatch.chdir(evil)
+    monkeypatch.syspath_prepend(evil)
+    words = ["--config-dir", "conf", f"{group}=bad"]
+
+    def begin():
+        completed(words, leave_nothing=False)
+        raise ConfigError(faults(composed(f"hydra.searchpath=[file://{evil}/conf]", f"{group}=bad")))
+
+    # Of any kind that is answered in lines.
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        begin()
+    lines, exit_code = complaint(caught.value, words)
+    assert exit_code == 2
+    assert any(said in line for line in lines), lines
+    assert not (evil / "created").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# @package _global_\ntrust: [evil]\nlogger: {mine: {_target_: evil.thing}}\n",
+        "# @package _global_\nhydra: {callbacks: {evil: {_target_: evil.thing}}}\n",
+    ],
+)
+def test_an_evil_file_cannot_vouch_for_itself(evil, text):
+    (evil / "conf" / "profile").mkdir(parents=True)
+    (evil / "conf" / "profile" / "bad.yaml").write_text(text)
+    done = train(evil, "--config-dir", "conf", "profile=bad")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("seqrl: error: ")
     assert not (evil / "created").exists()
 
 
@@ -122,33 +160,33 @@ def test_what_is_trusted_on_the_command_line_is_imported(evil):
     assert (evil / "created").exists()
 
 
-@pytest.fixture
-def finished(tmp_path):
-    done = train(tmp_path, *TINY, "hydra.run.dir=run")
-    assert done.returncode == 0, done.stderr
-    return tmp_path / "run"
+EVIL_OVERRIDES = [
+    "+hydra.callbacks.evil._target_=evil.thing",
+    "++hydra.job_logging.handlers.evil.class=evil.thing",
+    "hydra/launcher=evil",
+    "hydra.run.dir=created",
+    "--config-dir=created",
+    "--multirun",
+    "trust=[evil]",
+    "+trust=[evil]",
+]
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "+logger.mine._target_=evil.thing",
-        "+hydra.callbacks.evil._target_=evil.thing",
-        "hydra.run.dir=created",
-        "--config-dir=created",
-        "--multirun",
-    ],
-)
-def test_an_old_run_chooses_nothing_that_is_imported(finished, override):
-    (finished.parent / "evil.py").write_text(EVIL)
-    manifest = json.loads((finished / "manifest.json").read_text())
-    manifest["overrides"] += [override, "trust=[evil]"]
-    (finished / "manifest.json").write_text(json.dumps(manifest))
-    done = train(finished.parent, "resume=run", "episodes=2")
-    assert done.returncode in (0, 2)
-    assert done.returncode == 2 or "_target_" not in override or "hydra" in override
-    assert "Traceback" not in done.stderr
-    assert not (finished.parent / "created").exists()
+def test_an_old_run_chooses_values_and_nothing_else(tmp_path):
+    manifest = {"overrides": ["seed=3", *EVIL_OVERRIDES], "config_dir": None}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert arguments([f"resume={tmp_path}"]) == ["seed=3", f"hydra.run.dir='{tmp_path}'", f"resume='{tmp_path}'"]
+
+
+def test_a_run_that_was_tampered_with_imports_nothing(evil):
+    assert train(evil, *TINY, "hydra.run.dir=run").returncode == 0
+    manifest = json.loads((evil / "run" / "manifest.json").read_text())
+    manifest["overrides"] += ["+logger.mine._target_=evil.thing", *EVIL_OVERRIDES]
+    (evil / "run" / "manifest.json").write_text(json.dumps(manifest))
+    done = train(evil, "resume=run", "episodes=2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("seqrl: error: logger.mine._target_: evil.thing is not of seqrl.")
+    assert not (evil / "created").exists()
 
 
 def test_files_of_ones_own_are_named_again_on_resuming(tmp_path):
