@@ -4,8 +4,11 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from contextlib import closing, suppress
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -145,6 +148,31 @@ def test_an_environment_that_hangs_is_named_and_ended(backend, fault):
     assert re.search(WHERE + said, played(backend, timeout_seconds=0.5, fault=fault))
     # Far from the minute that it would sleep.
     assert time.monotonic() - began < 20
+
+
+ORPHANS = """
+import time, torch
+from seqrl.envs import GymnasiumEnv
+import tests.envs.test_faults
+env = GymnasiumEnv("test/Faulty-v0", batch_size=2, seed=0, backend="async", kwargs={"fault": "hangs", "at": 1})
+print(*(process.pid for process in env._episodes.envs.processes), flush=True)
+for _ in range(2):
+    env.reset()
+    env.step(torch.zeros(2, dtype=torch.int64))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process cannot be told to end with its parent")
+def test_environments_that_hang_end_with_a_run_that_is_killed():
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", ORPHANS], stdout=subprocess.PIPE, text=True) as run:
+        pids = [int(pid) for pid in run.stdout.readline().split()]
+        time.sleep(0.5)
+        run.kill()
+    deadline = time.monotonic() + 10
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)
+    assert len(pids) == 2
 
 
 def test_an_own_vector_form_that_hangs_is_said():
