@@ -306,29 +306,38 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(tmp_path):
     command = [sys.executable, "-m", "seqrl.train", *TINY, "episodes=1000000", "rollout_length=16"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as going:
-        metrics = waited_for(tmp_path, "outputs/runs/*/*/metrics.jsonl")
+        # Not its first, which must succeed.
+        run = waited_for(tmp_path, "outputs/runs/*/*/checkpoints/*[1-9].json").parent.parent
+        before = (run / "metrics.jsonl").read_text()
         # Every write fails, as on a full disk.
         resource.prlimit(going.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
-        said = [going.stdout.readline()]
-        while not said[-1].startswith("warning: checkpoint"):
-            said.append(going.stdout.readline())
-        before = metrics.read_text()
+        said = said_until(going, "warning: checkpoint")
         resource.prlimit(going.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        while not said[-1].startswith("checkpoint: works again"):
-            said.append(going.stdout.readline())
+        said += said_until(going, "checkpoint: works again")
         going.send_signal(signal.SIGTERM)
         rest, errors = going.communicate(timeout=60)
     assert going.returncode == 143
     assert errors.splitlines()[-1].startswith("seqrl: error: stopped by SIGTERM. Go on with resume=")
     assert "Traceback" not in errors
     assert "logger jsonl: works again\n" in [*said, *rest.splitlines(keepends=True)]
-    assert metrics.read_text().startswith(before)
-    assert train(tmp_path, f"resume={metrics.parent}", "total_steps=1").returncode == 0
+    assert (run / "metrics.jsonl").read_text().startswith(before)
+    assert train(tmp_path, f"resume={run}", "total_steps=1").returncode == 0
+
+
+def said_until(process, start: str) -> list[str]:
+    """Lines that a process prints, to the first one that begins so."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(start):
+            return lines
+    raise AssertionError(f"{lines}\n{process.stderr.read()}")
 
 
 def waited_for(folder: Path, pattern: str) -> Path:
     deadline = time.monotonic() + 60
-    while not (found := list(folder.glob(pattern))) and time.monotonic() < deadline:
+    while not (found := list(folder.glob(pattern))):
+        assert time.monotonic() < deadline, pattern
         time.sleep(0.1)
     return found[0]
 
