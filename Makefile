@@ -6,11 +6,11 @@ IN_VENV   := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow check format clean
+.PHONY: help train test test-slow check bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo '  ARGS="..." goes on to train, test and test-slow, such as: make train ARGS="device=cpu seed=1"'
+	@echo '  ARGS="..." goes on to train, test, test-slow and bench, such as: make train ARGS="device=cpu seed=1"'
 
 train: $(INSTALLED)  ## train on the masked CartPole
 	$(IN_VENV) -m seqrl.train experiment=masked_cartpole $(ARGS)
@@ -26,6 +26,9 @@ check: $(INSTALLED)  ## check format, lint, types and known weaknesses of depend
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m mypy
 	$(IN_VENV) scripts/audit.py
+
+bench: $(INSTALLED)  ## compare the speed with other libraries', which it installs apart; leave the machine alone meanwhile
+	$(IN_VENV) scripts/bench.py outputs/bench $(ARGS)
 
 format: $(INSTALLED)  ## write the format and what lint can mend
 	$(IN_VENV) -m ruff format .

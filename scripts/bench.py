@@ -54,7 +54,7 @@ class Steady(CartPole):
         return Step(step.observation, step.reward, torch.zeros_like(step.terminated), step.truncated, step.valid)
 
 
-def measure(work: Work) -> dict[str, float]:
+def measure(work: Work, learners: int) -> dict[str, float]:
     """One turn of seqrl, in this process."""
     from hydra import compose, initialize_config_dir
 
@@ -71,6 +71,7 @@ def measure(work: Work) -> dict[str, float]:
     ]
     overrides += [f"network.hidden_size={work.width}", f"network.lstm_hidden_size={work.width}", "rollout_length=128"]
     overrides += ["algorithm.epochs=4", "algorithm.minibatches=4", "sequence_learning.grad_clip_norm=0.5"]
+    overrides += [f"algorithm.learners={learners}"]
     if work.late:
         overrides += ["env._target_=bench.Steady"]
     sys.path.insert(0, str(HERE))
@@ -151,10 +152,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="that are measured in each turn (10)")
     parser.add_argument("--sizes", nargs="+", default=["16:128", "64:128", "100:256"], metavar="N:H")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--learners", type=int, default=1, help="algorithm.learners of seqrl (1)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps(measure(Work(**json.loads(given.measure)))))
+        print(json.dumps(measure(Work(**json.loads(given.measure)), given.learners)))
         return
     pythons = {peer: installed(peer, given.folder.resolve()) for peer in given.peers}
     measured: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -165,7 +167,8 @@ def main() -> None:
             told = json.dumps(asdict(work))
             turns = measured.setdefault(work.name, {library: [] for library in ("seqrl", *pythons)})
             for _ in range(given.pairs):
-                turns["seqrl"].append(turn(sys.executable, HERE / "bench.py", str(given.folder), "--measure", told))
+                ours = [str(given.folder), "--learners", str(given.learners), "--measure", told]
+                turns["seqrl"].append(turn(sys.executable, HERE / "bench.py", *ours))
                 for peer, python in pythons.items():
                     turns[peer].append(turn(python, HERE / "peers" / PEERS[peer][1], told))
             print(table({work.name: turns}).splitlines()[-len(turns) :], flush=True)

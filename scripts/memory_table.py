@@ -95,6 +95,7 @@ def measure(bptt_length: int, max_tokens: int | None, hidden_size: int) -> Measu
         bptt_length=bptt_length,
         stale_state="keep",
         burn_in=1,
+        learners=1,
         max_tokens_per_batch=max_tokens,
     )
     empty = peak_memory_mb()

@@ -4,8 +4,10 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ STEPS = ("observation", "action", "log_prob", "advantage", "target", "length")
 PATIENCE = 3
 
 Terms = dict[str, Tensor]
+T = TypeVar("T")
 
 
 class Coefficients(TypedDict):
@@ -51,6 +54,8 @@ class Coefficients(TypedDict):
     max_tokens_per_batch   real steps that go through the network at once; a minibatch of more is the sum of several
                          gradients. None: as many as `bptt_length` steps of every environment, so that memory falls with
                          it, but not below 1024; with a `bptt_length` of 0, a minibatch at once
+    learners             threads that share the gradient of a minibatch: torch lets them compute side by side. One
+                         number of them gives the same bits again, another gives others
     """
 
     learning_rate: float
@@ -68,6 +73,7 @@ class Coefficients(TypedDict):
     stale_state: str
     burn_in: int
     max_tokens_per_batch: int | None
+    learners: int
 
 
 class SequenceAlgorithm(ABC):
@@ -90,6 +96,7 @@ class SequenceAlgorithm(ABC):
         self.grad_clip_norm, self.bptt_length = told["grad_clip_norm"], told["bptt_length"]
         self.stale_state, self.burn_in = told["stale_state"], told["burn_in"]
         self.max_tokens_per_batch = told["max_tokens_per_batch"]
+        self.learners = Learners(told["learners"])
         self.optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate, eps=1e-5, fused=True)
         self._skipped_in_a_row = 0
 
@@ -189,15 +196,32 @@ class SequenceAlgorithm(ABC):
     def _step(self, minibatch: Sequences, at_once: int | None, progress: float) -> Terms:
         """Follow the gradient of a minibatch, taken over `at_once` real steps at a time; if it is not finite, stay."""
         minibatch = dataclasses.replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
-        self.optimizer.zero_grad()
-        terms: Terms = defaultdict(lambda: torch.zeros(()))
-        for batch in minibatch.batches(at_once):
-            loss, parts = self.loss(batch, progress)
-            share = len(batch.advantage) / len(minibatch.advantage)
-            (share * loss).backward()
-            for name, part in parts.items():
-                terms[name] = terms[name] + share * part
-        return dict(terms) | self._follow(minibatch)
+        parts = minibatch.parts(self.learners.count)
+        # All learners together hold what one would.
+        fewer = None if at_once is None else math.ceil(at_once / len(parts))
+        gradient = partial(self._gradient, at_once=fewer, steps=len(minibatch.advantage), progress=progress)
+        gradients: Terms = {}
+        terms: Terms = {}
+        # Summed in a fixed order, so that bits repeat.
+        for of_part, terms_of_part in self.learners.map(gradient, parts):
+            gradients, terms = summed(gradients, of_part), summed(terms, terms_of_part)
+        for name, parameter in self.network.named_parameters():
+            parameter.grad = gradients.get(name)
+        return terms | self._follow(minibatch)
+
+    def _gradient(self, part: Sequences, at_once: int | None, steps: int, progress: float) -> tuple[Terms, Terms]:
+        """Share of a part in the gradient of a minibatch of so many real steps, and in its loss by term."""
+        parameters = {name: it for name, it in self.network.named_parameters() if it.requires_grad}
+        gradients: Terms = {}
+        terms: Terms = {}
+        for batch in part.batches(at_once):
+            loss, parts_of_loss = self.loss(batch, progress)
+            share = len(batch.advantage) / steps
+            found = torch.autograd.grad(share * loss, list(parameters.values()), allow_unused=True)
+            used = {name: it for name, it in zip(parameters, found, strict=True) if it is not None}
+            gradients = summed(gradients, used)
+            terms = summed(terms, {name: share * term for name, term in parts_of_loss.items()})
+        return gradients, terms
 
     def _follow(self, minibatch: Sequences) -> Terms:
         limit = math.inf if self.grad_clip_norm is None else self.grad_clip_norm
@@ -331,6 +355,25 @@ class PPOAlgorithm(SingleSteps, SequencePPOAlgorithm):
 
 class ReinforceAlgorithm(SingleSteps, SequenceReinforceAlgorithm):
     """REINFORCE on single steps."""
+
+
+def summed(one: Terms, other: Terms) -> Terms:
+    """Sum by name; a name may stand in one of them alone."""
+    return {**one, **{name: one[name] + term if name in one else term for name, term in other.items()}}
+
+
+class Learners:
+    """Threads that compute side by side, each with the threads of torch that the caller has."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        # A thread of its own does not know how many torch may take.
+        prepare = partial(torch.set_num_threads, torch.get_num_threads())
+        self._pool = ThreadPoolExecutor(count, "learner", prepare) if count > 1 else None
+
+    def map(self, function: Callable[[Sequences], T], parts: list[Sequences]) -> Iterable[T]:
+        """Results in the order of the parts."""
+        return map(function, parts) if self._pool is None else self._pool.map(function, parts)
 
 
 class Log:

@@ -85,6 +85,8 @@ class AlgorithmConfig:
     stale_state: str = "${sequence_learning.stale_state}"
     burn_in: int = "${sequence_learning.burn_in}"  # type: ignore[assignment]
     max_tokens_per_batch: int | None = "${sequence_learning.max_tokens_per_batch}"  # type: ignore[assignment]
+    # Threads that share the gradient of a minibatch, on as many free cores. Another number of them gives other bits.
+    learners: int = 1
 
 
 @dataclass
@@ -251,6 +253,7 @@ RULES: dict[str, Rule] = {
     "algorithm.gae_lambda": SHARE,
     "algorithm.epochs": AT_LEAST_1,
     "algorithm.minibatches": AT_LEAST_1,
+    "algorithm.learners": AT_LEAST_1,
     "algorithm.clip_range": POSITIVE,
     "algorithm.entropy_coefficient": NOT_NEGATIVE,
     "algorithm.value_coefficient": NOT_NEGATIVE,

@@ -54,6 +54,13 @@ class Sequences:
         for chosen in balanced(self.length, count, random):
             yield self.select(chosen)
 
+    def parts(self, count: int) -> list["Sequences"]:
+        """All sequences once, in at most `count` parts whose numbers of real steps differ by at most the longest."""
+        if count == 1:
+            return [self]
+        order = np.argsort(-self.length, kind="stable")
+        return [self.select(order[first::count]) for first in range(min(count, len(order)))]
+
     def select(self, chosen: Ints) -> "Sequences":
         """The sequences `chosen` [n], in that order."""
         length = self.length[chosen]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from seqrl.devices import Device
@@ -48,7 +47,7 @@ def summary(run: Run, result: Row, score: float, folder: Path) -> str:
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s
   time went to  {spent}; idle {clock.idle:.0%}
-  faster with   {faster(clock.shares, run.algorithm.bptt_length, torch.get_num_threads())}
+  faster with   {faster(clock.shares, run.algorithm.bptt_length, run.algorithm.learners.count)}
   run folder    {folder}
   curves        tensorboard --logdir {folder}
 """

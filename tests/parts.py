@@ -41,6 +41,7 @@ SHARED = {
     "stale_state": "keep",
     "burn_in": 3,
     "max_tokens_per_batch": None,
+    "learners": 1,
 }
 
 

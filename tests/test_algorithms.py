@@ -323,3 +323,33 @@ def test_reinforce_is_centred_only_if_it_has_a_baseline(baseline, centred):
     unit = reinforce(network, baseline=baseline).unit_scale(torch.tensor([1.0, 2.0, 6.0]))
     assert (abs(unit.mean().item()) < 1e-6) is centred
     assert unit.square().mean().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 16])
+@pytest.mark.parametrize("learners", [2, 3, 100])
+def test_learners_side_by_side_follow_the_gradient_of_one(learners, max_tokens):
+    """Also where some have nothing to do."""
+    gradients, logs = [], []
+    for count in (1, learners, learners):
+        network, rollout = collected("uneven episodes", "lstm+attention", 11, 4)
+        told = {"max_tokens_per_batch": max_tokens, "epochs": 1, "minibatches": 1, "bptt_length": 4}
+        algorithm = ppo(network, learners=count, **told)
+        logs.append(algorithm.update(rollout, 0.0))
+        gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert (gradient - gradients[1][name]).norm() <= 1e-12 * gradient.norm(), name
+        assert torch.equal(gradients[1][name], gradients[2][name]), name
+    assert logs[1] == logs[2]
+    assert logs[1] == pytest.approx(logs[0], rel=1e-9)
+
+
+def test_what_goes_wrong_with_a_learner_is_raised(monkeypatch):
+    network, rollout = collected("uneven episodes", "lstm", 11, 4)
+    algorithm = ppo(network, learners=2)
+
+    def fail(batch, progress):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(algorithm, "loss", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        algorithm.update(rollout, 0.0)

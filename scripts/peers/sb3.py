@@ -87,7 +87,7 @@ def main() -> None:
             {
                 "steps_per_second": (watch.rollouts - 2) * STEPS * parallel / took,
                 "collecting": watch.collecting / took,
-                "idle": 1 - (time.process_time() - watch.busy) / took,
+                "idle": max(0.0, 1 - (time.process_time() - watch.busy) / took),
                 "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
             }
         )
