@@ -1,5 +1,6 @@
 """Exceptions of Hydra, OmegaConf, YAML and the system, said for the person at the keyboard."""
 
+import inspect
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -7,6 +8,8 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+import hydra
+import omegaconf
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -23,6 +26,8 @@ from seqrl.trust import SECRET, hydra_distrusted, secrets
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
 # What a broken file of the user raises; UnicodeDecodeError is a ValueError too.
 FILES = (yaml.YAMLError, OSError)
+# Where what they raise comes from.
+COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 
 
@@ -100,7 +105,7 @@ def _is_composition(error: Exception) -> bool:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return True
     innermost = traceback.extract_tb(error.__traceback__)[-1:]
-    return any({"hydra", "omegaconf", "antlr4"} & set(Path(frame.filename).parts) for frame in innermost)
+    return any(Path(frame.filename).is_relative_to(home) for frame in innermost for home in COMPOSERS)
 
 
 def _of_each(arguments: Sequence[str]) -> Iterator[str]:
