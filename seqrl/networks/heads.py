@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
+from seqrl.networks.layers import hidden_layer, linear
 
 
 class Distribution(Protocol):
@@ -71,18 +72,6 @@ class Gaussian:
     def entropy(self) -> Tensor:
         entropy = (0.5 + 0.5 * math.log(2 * math.pi) + self.log_std).sum()
         return entropy.expand(self.mean.shape[:-1])
-
-
-def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """Linear layer with orthogonal weights of this gain and zero bias."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def hidden_layer(input_size: int, hidden_size: int) -> nn.Sequential:
-    return nn.Sequential(linear(input_size, hidden_size, gain=2**0.5), nn.Tanh())
 
 
 class CategoricalHead(nn.Module):

@@ -7,7 +7,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
-from seqrl.networks.heads import Distribution, ValueHead, linear, policy_head
+from seqrl.networks.heads import Distribution, ValueHead, policy_head
+from seqrl.networks.layers import linear, tanh_
 from seqrl.networks.memory import LSTM, Attention, Block
 from seqrl.types import SequenceBatch, State
 
@@ -39,7 +40,7 @@ class Encoder(nn.Module):
             observation = nn.functional.one_hot(observation, self.choices)
         elif self.dimensions != 1:
             observation = observation.reshape(*observation.shape[: observation.dim() - self.dimensions], -1)
-        return torch.tanh(self.layer(observation.to(self.layer.weight.dtype)))
+        return tanh_(self.layer(observation.to(self.layer.weight.dtype)))
 
 
 class Trunk(nn.Module):
@@ -76,7 +77,7 @@ class Trunk(nn.Module):
         if not self.memory:
             return x
         length, rows = batch.real.shape
-        x = x.new_zeros(length * rows, x.shape[-1]).index_copy(0, batch.place, x).view(length, rows, -1)
+        x = x.new_zeros(length * rows, x.shape[-1]).index_copy_(0, batch.place, x).view(length, rows, -1)
         for name, block in self._blocks():
             x = block.unroll(x, part(state, name), batch.real)
         return x.flatten(0, 1).index_select(0, batch.place)
