@@ -179,12 +179,17 @@ def balanced(length: Ints, count: int, random: np.random.Generator) -> Iterator[
 def pack(length: Ints, carried: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[Ints, Ints, tuple[int, int]]:
     """Lay sequences end to end into rows as long as the longest of them, one unreal step between two.
 
+    Rows are a little longer, in steps of at most an eighth, where few sequences are as long as the longest: a kernel is
+    made anew for every length it has not seen, which takes as long as some hundred steps.
+
     A sequence that begins with a stored memory (`carried`) must begin a row. Longest first, each of the others goes to
     the row where it leaves the least room (best fit decreasing); a row is opened where none has room.
 
     returns   row [n], offset in the row [n], shape of the grid (row length L, number of rows N)
     """
     longest = int(length.max())
+    if 2 * np.count_nonzero(length == longest) <= len(length):
+        longest = recurring(longest)
     row, offset = np.zeros_like(length), np.zeros_like(length)
     room: list[tuple[int, int]] = []  # sorted: steps that fit behind a separator, row
     rows = 0
@@ -200,3 +205,9 @@ def pack(length: Ints, carried: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> t
         if free - steps > 1:
             bisect.insort(room, (free - steps - 1, chosen))
     return row, offset, (longest, rows)
+
+
+def recurring(length: int) -> int:
+    """The least of 8, 9, ..., 15, 16, 18, ..., 30, 32, 36, ... that is at least `length`: few, and none far above."""
+    step = 1 << max(0, (length - 1).bit_length() - 4)
+    return -(-length // step) * step
