@@ -56,10 +56,13 @@ class Runner:
         self.environment_seconds = 0.0
         self._unfinished: Episodes | None = None
 
-    @torch.no_grad()
     def collect(self) -> Rollout:
         """Play one rollout [T, B]; T is `rollout_length`, or the length of the longest episode."""
-        return self._play_steps() if self.rollout_length else self._play_whole_episodes()
+        recorder = Recorder(self.env.batch_size, self.state_interval, self.state_lead)
+        with torch.inference_mode():
+            last_value = self._play_steps(recorder) if self.rollout_length else self._play_whole_episodes(recorder)
+        # Outside, so that gradients may pass through what is learned from.
+        return recorder.rollout(last_value)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream of random actions is, and the episodes in progress."""
@@ -88,9 +91,9 @@ class Runner:
                 self._unfinished.replace(~goes_on, self._reset(~goes_on))
         return ~goes_on
 
-    def _play_whole_episodes(self) -> Rollout:
+    def _play_whole_episodes(self, recorder: "Recorder") -> Tensor:
+        """Play one episode each; return the value of what follows the last step [B], where there is nothing."""
         episodes = self._begin()
-        recorder = Recorder(self.env.batch_size, self.state_interval, self.state_lead)
         while len(episodes.rows):
             step = self._play(episodes, recorder)
             ended = step.terminated | step.truncated
@@ -101,11 +104,11 @@ class Runner:
                     f"environment {int(episodes.rows[0])}: its episode has not ended after {self.episode_limit:,} "
                     "steps. Limit it, with +env.kwargs.max_episode_steps=1000 for instance, or use rollout_length=128."
                 )
-        return recorder.rollout(last_value=recorder.values[0].new_zeros(self.env.batch_size))
+        return recorder.values[0].new_zeros(self.env.batch_size)
 
-    def _play_steps(self) -> Rollout:
+    def _play_steps(self, recorder: "Recorder") -> Tensor:
+        """Play `rollout_length` steps; return the value of what follows the last one [B], where its episode goes on."""
         episodes = self._unfinished or self._begin()
-        recorder = Recorder(self.env.batch_size, self.state_interval, self.state_lead)
         for _ in range(self.rollout_length):
             step = self._play(episodes, recorder)
             ended = step.terminated | step.truncated
@@ -114,7 +117,7 @@ class Runner:
             # Where the environment spent the step on its reset, the episode begins after it, not before.
             episodes.forget(ended | ~step.valid)
         self._unfinished = episodes
-        return recorder.rollout(last_value=self._value(episodes.observation, episodes.state))
+        return self._value(episodes.observation, episodes.state)
 
     def _begin(self) -> "Episodes":
         observation = self._reset()
