@@ -111,11 +111,11 @@ class EpisodeStatistics:
             sums = [s + carried for s, carried in zip(sums, self._open, strict=True)]
         step, env = ended.nonzero(as_tuple=True)
         finished: list[tuple[float, int]] = []
-        base = [torch.zeros_like(s[0]) for s in sums]
-        for t, b in zip(step.tolist(), env.tolist(), strict=True):
-            finished.append((float(sums[0][t, b] - base[0][b]), int(sums[1][t, b] - base[1][b])))
-            base[0][b], base[1][b] = sums[0][t, b], sums[1][t, b]
-        self._open = (sums[0][-1] - base[0], sums[1][-1] - base[1])
+        base = [torch.zeros_like(s[0]).tolist() for s in sums]
+        for b, *at_end in zip(env.tolist(), *(s[step, env].tolist() for s in sums), strict=True):
+            finished.append((at_end[0] - base[0][b], at_end[1] - base[1][b]))
+            base[0][b], base[1][b] = at_end
+        self._open = (sums[0][-1] - torch.tensor(base[0], dtype=torch.float64), sums[1][-1] - torch.tensor(base[1]))
         self.recent.extend(finished)
         self.ended += len(finished)
         return finished
