@@ -97,7 +97,8 @@ class SequenceAlgorithm(ABC):
         self.stale_state, self.burn_in = told["stale_state"], told["burn_in"]
         self.max_tokens_per_batch = told["max_tokens_per_batch"]
         self.learners = Learners(told["learners"])
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate, eps=1e-5, fused=True)
+        self.parameters = {name: it for name, it in network.named_parameters() if it.requires_grad}
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=self.learning_rate, eps=1e-5, fused=True)
         self._skipped_in_a_row = 0
 
     @property
@@ -205,27 +206,26 @@ class SequenceAlgorithm(ABC):
         # Summed in a fixed order, so that bits repeat.
         for of_part, terms_of_part in self.learners.map(gradient, parts):
             gradients, terms = summed(gradients, of_part), summed(terms, terms_of_part)
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self.parameters.items():
             parameter.grad = gradients.get(name)
         return terms | self._follow(minibatch)
 
     def _gradient(self, part: Sequences, at_once: int | None, steps: int, progress: float) -> tuple[Terms, Terms]:
         """Share of a part in the gradient of a minibatch of so many real steps, and in its loss by term."""
-        parameters = {name: it for name, it in self.network.named_parameters() if it.requires_grad}
         gradients: Terms = {}
         terms: Terms = {}
         for batch in part.batches(at_once):
             loss, parts_of_loss = self.loss(batch, progress)
             share = len(batch.advantage) / steps
-            found = torch.autograd.grad(share * loss, list(parameters.values()), allow_unused=True)
-            used = {name: it for name, it in zip(parameters, found, strict=True) if it is not None}
+            found = torch.autograd.grad(share * loss, list(self.parameters.values()), allow_unused=True)
+            used = {name: it for name, it in zip(self.parameters, found, strict=True) if it is not None}
             gradients = summed(gradients, used)
             terms = summed(terms, {name: share * term for name, term in parts_of_loss.items()})
         return gradients, terms
 
     def _follow(self, minibatch: Sequences) -> Terms:
         limit = math.inf if self.grad_clip_norm is None else self.grad_clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit, foreach=True)
         if not norm.isfinite():
             self._skip(minibatch)
             return {"train/skipped": torch.ones(())}
@@ -252,7 +252,7 @@ class SequenceAlgorithm(ABC):
         if self._skipped_in_a_row == PATIENCE:
             evidence = {
                 "parameters": self.network.state_dict(),
-                "gradients": {name: parameter.grad for name, parameter in self.network.named_parameters()},
+                "gradients": {name: parameter.grad for name, parameter in self.parameters.items()},
                 "sequences": {name: torch.as_tensor(getattr(minibatch, name)) for name in STEPS},
             }
             raise NotFiniteError(
@@ -363,17 +363,18 @@ def summed(one: Terms, other: Terms) -> Terms:
 
 
 class Learners:
-    """Threads that compute side by side, each with the threads of torch that the caller has."""
+    """Threads that compute side by side, each with the threads of torch that the caller has; the caller is one."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         # A thread of its own does not know how many torch may take.
         prepare = partial(torch.set_num_threads, torch.get_num_threads())
-        self._pool = ThreadPoolExecutor(count, "learner", prepare) if count > 1 else None
+        self._others = ThreadPoolExecutor(count - 1, "learner", prepare) if count > 1 else None
 
-    def map(self, function: Callable[[Sequences], T], parts: list[Sequences]) -> Iterable[T]:
+    def map(self, function: Callable[[Sequences], T], parts: list[Sequences]) -> list[T]:
         """Results in the order of the parts."""
-        return map(function, parts) if self._pool is None else self._pool.map(function, parts)
+        others = [self._others.submit(function, part) for part in parts[1:]] if self._others else []
+        return [function(parts[0]), *(other.result() for other in others)]
 
 
 class Log:

@@ -85,8 +85,8 @@ class AlgorithmConfig:
     stale_state: str = "${sequence_learning.stale_state}"
     burn_in: int = "${sequence_learning.burn_in}"  # type: ignore[assignment]
     max_tokens_per_batch: int | None = "${sequence_learning.max_tokens_per_batch}"  # type: ignore[assignment]
-    # Threads that share the gradient of a minibatch, on as many free cores. Another number of them gives other bits.
-    learners: int = 1
+    # Threads that share the gradient of a minibatch, on as many cores. Another number of them gives other bits.
+    learners: int = 2
 
 
 @dataclass

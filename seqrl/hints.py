@@ -89,11 +89,11 @@ class Hints:
             )
 
 
-def faster(shares: dict[str, float], bptt_length: int, learners: int) -> str:
+def faster(shares: dict[str, float], bptt_length: int, learners: int, cores: int) -> str:
     """What would shorten the longest part of a run, given the share of time of each."""
     update = ["fewer algorithm.epochs"]
     update += [] if 0 < bptt_length <= 20 else ["sequence_learning.bptt_length=20"]
-    update += ["algorithm.learners=2, if a core is free"] if learners == 1 else []
+    update += [f"algorithm.learners={cores}, if as many cores are free"] if 1 < learners < cores else []
     advice = {
         "environment": ["a larger parallel", "env.backend=async, if a Gymnasium environment is slow"],
         "inference": ["a larger parallel"],

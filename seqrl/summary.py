@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from seqrl.configuration import PROCESSORS
 from seqrl.devices import Device
 from seqrl.footprint import Footprint
 from seqrl.hints import faster
@@ -47,7 +48,7 @@ def summary(run: Run, result: Row, score: float, folder: Path) -> str:
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s
   time went to  {spent}; idle {clock.idle:.0%}
-  faster with   {faster(clock.shares, run.algorithm.bptt_length, run.algorithm.learners.count)}
+  faster with   {faster(clock.shares, run.algorithm.bptt_length, run.algorithm.learners.count, PROCESSORS)}
   run folder    {folder}
   curves        tensorboard --logdir {folder}
 """

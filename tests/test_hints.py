@@ -47,16 +47,17 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
 @pytest.mark.parametrize(
     ("slowest", "bptt_length", "learners", "said"),
     [
-        ("environment", 0, 1, "a larger parallel; env.backend=async, if a Gymnasium environment is slow"),
-        ("inference", 0, 1, "a larger parallel"),
-        ("update", 0, 1, "fewer algorithm.epochs; sequence_learning.bptt_length=20; algorithm.learners=2, if a core"),
-        ("update", 50, 2, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
-        ("update", 10, 2, "fewer algorithm.epochs"),
-        ("other", 0, 1, "fewer loggers; a larger checkpoint_interval"),
+        ("environment", 0, 2, "a larger parallel; env.backend=async, if a Gymnasium environment is slow"),
+        ("inference", 0, 2, "a larger parallel"),
+        ("update", 0, 2, "fewer algorithm.epochs; sequence_learning.bptt_length=20; algorithm.learners=4, if as many"),
+        ("update", 50, 4, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
+        ("update", 10, 8, "fewer algorithm.epochs"),
+        ("update", 0, 1, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
+        ("other", 0, 2, "fewer loggers; a larger checkpoint_interval"),
     ],
 )
 def test_the_slowest_part_decides_what_would_be_faster(slowest, bptt_length, learners, said):
     shares = {"environment": 0.2, "inference": 0.2, "update": 0.2, "other": 0.2, slowest: 0.4}
-    answer = faster(shares, bptt_length, learners)
+    answer = faster(shares, bptt_length, learners, cores=4)
     assert answer.startswith(said)
     assert ("bptt_length" in answer, "learners" in answer) == ("bptt_length" in said, "learners" in said)
