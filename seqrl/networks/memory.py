@@ -141,39 +141,50 @@ class Attention(Block):
         return x + self.output(value.flatten(1)), {"inputs": seen[:, 1:], "real": real[:, 1:]}
 
     def unroll(self, x: Tensor, state: State, real: Tensor) -> Tensor:
-        """Attend in blocks of C steps, each to its own C inputs and the W before them: work grows with L, not L²."""
+        """Attend in blocks of C steps, each to its own steps and those of the k blocks before it, k C ≥ W: work grows
+        with L, not L²."""
         length, rows, width = x.shape
-        window, heads = self.window, self.heads
-        block = min(length, max(window, 1))  # C
-        blocks = -(-length // block)
+        blocks = -(-length // max(1, (self.window + 1) // 2))
+        block = -(-length // blocks)  # C
+        reach = -(-self.window // block)  # k
         padding = blocks * block - length
+        carried = state["real"].any(1).nonzero().squeeze(1)
 
-        # Everything that may be attended to, time last; piece numbers tell one episode from the next. 0 is the state's.
-        seen = torch.cat([state["inputs"].transpose(0, 1), x])  # [W+L, N, H]
-        seen = nn.functional.pad(seen, (0, 0, 0, 0, 0, padding))
+        def keys(projection: nn.Linear) -> Tensor:
+            """What each block attends to, the state's inputs first [blocks, N, heads, (k+1) C, D]; zeros are nothing."""
+            past = x.new_zeros(reach * block, rows, width)
+            past[reach * block - self.window :, carried] = projection(state["inputs"][carried]).transpose(0, 1)
+            seen = torch.cat([past, projection(x), x.new_zeros(padding, rows, width)])
+            tiles = self._blocks(seen, block)
+            return torch.cat([tiles[i : i + blocks] for i in range(reach + 1)], 3)
+
+        # Piece numbers tell one episode from the next; 0 is the state's.
         piece = (~real).cumsum(0)  # [L, N]
-        key_piece = torch.cat([torch.zeros_like(state["real"].T, dtype=piece.dtype), piece])
-        key_piece = key_piece.masked_fill(~torch.cat([state["real"].T, real]), -1)
-        key_piece = nn.functional.pad(key_piece, (0, 0, 0, padding), value=-1)
-        query_piece = nn.functional.pad(piece, (0, 0, 0, padding), value=-2)
+        past = torch.where(state["real"].T, 0, -1)
+        key_piece = torch.cat([past, piece.masked_fill(~real, -1)])
+        key_piece = nn.functional.pad(key_piece, (0, 0, reach * block - self.window, padding), value=-1)
+        key_tiles = key_piece.view(-1, block, rows)
+        key_piece = torch.cat([key_tiles[i : i + blocks] for i in range(reach + 1)], 1)  # [blocks, (k+1) C, N]
+        query_piece = nn.functional.pad(piece, (0, 0, 0, padding), value=-2).view(blocks, block, rows)
+        same = query_piece.permute(2, 0, 1).unsqueeze(-1) == key_piece.permute(2, 0, 1).unsqueeze(2)
+        position = torch.arange((reach + 1) * block, device=x.device)
+        distance = position[reach * block :].unsqueeze(1) - position  # [C, (k+1) C]
+        visible = (same & (distance >= 0) & (distance <= self.window)).transpose(0, 1)  # [blocks, N, C, (k+1) C]
 
-        query = self.query(seen[window:]).view(blocks, block, rows, heads, -1).permute(0, 2, 3, 1, 4)
-        span = window + block
-        key = self.key(seen).view(-1, rows, heads, width // heads).unfold(0, span, block)  # [blocks, N, heads, D, W+C]
-        value = self.value(seen).view(-1, rows, heads, width // heads).unfold(0, span, block)
-
-        same = query_piece.view(blocks, block, rows).permute(0, 2, 1).unsqueeze(-1) == key_piece.unfold(
-            0, span, block
-        ).unsqueeze(2)  # [blocks, N, C, W+C]
-        distance = torch.arange(window, span, device=x.device).unsqueeze(1) - torch.arange(span, device=x.device)
-        visible = same & (distance >= 0) & (distance <= window)
-        bias = self.distance_bias[:, distance.clamp(0, window)]  # [heads, C, W+C]
-        score = query @ key * self._scale + bias  # [blocks, N, heads, C, W+C]
-        # Finite, so that an unreal step, which sees nothing, stays finite too.
-        weight = score.masked_fill(~visible.unsqueeze(2), torch.finfo(score.dtype).min).softmax(-1)
-        mixed = (weight @ value.transpose(-1, -2)).permute(0, 3, 1, 2, 4).reshape(-1, rows, width)
-        attended: Tensor = self.output(mixed[:length])
+        query = nn.functional.pad(self.query(x) * self._scale, (0, 0, 0, 0, 0, padding))
+        score = self._blocks(query, block) @ keys(self.key).transpose(-1, -2)
+        score += self.distance_bias[:, distance.clamp(0, self.window)]
+        with torch.no_grad():
+            # Weights that are exactly 0 stop gradients by themselves. Finite, so that an unreal step, which sees
+            # nothing, stays finite too.
+            score.masked_fill_(~visible.unsqueeze(2), torch.finfo(score.dtype).min)
+        mixed = score.softmax(-1) @ keys(self.value)  # [blocks, N, heads, C, D]
+        attended: Tensor = self.output(mixed.permute(0, 3, 1, 2, 4).reshape(-1, rows, width)[:length])
         return x + attended
+
+    def _blocks(self, x: Tensor, block: int) -> Tensor:
+        """Blocks of so many steps, for each row and head: from [T, N, H] to [T / C, N, heads, C, D]."""
+        return x.view(-1, block, x.shape[1], self.heads, self.output_size // self.heads).permute(0, 2, 3, 1, 4)
 
     @property
     def _scale(self) -> float:
