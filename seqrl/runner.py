@@ -19,7 +19,9 @@ class Player(Protocol):
 
     def initial_state(self, batch_size: int) -> State: ...
 
-    def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]: ...
+    def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
+        """Policy, value and the memory after this step, which is written over where an episode ends."""
+        ...
 
 
 class Runner:
@@ -187,8 +189,8 @@ class Episodes:
     @classmethod
     def of(cls, state: dict[str, Any], device: torch.device) -> Self:
         """Episodes of all environments, as their `state_dict` said."""
-        memory = {name: leaf.to(device) for name, leaf in state["state"].items()}
-        age = state["age"].to(device)
+        memory = {name: leaf.to(device, copy=True) for name, leaf in state["state"].items()}
+        age = state["age"].to(device, copy=True)
         return cls(torch.arange(len(age), device=device), state["observation"].to(device), memory, age)
 
     def state_dict(self) -> dict[str, Any]:
@@ -216,10 +218,9 @@ class Episodes:
 
     def forget(self, where: Tensor) -> None:
         """Begin anew where `where` [n] is true: no memory, no age."""
-        self.age = self.age.masked_fill(where, 0)
-        self.state = {
-            name: leaf.masked_fill(where.view(-1, *[1] * (leaf.dim() - 1)), 0) for name, leaf in self.state.items()
-        }
+        rows = where.nonzero().squeeze(1)
+        for leaf in (self.age, *self.state.values()):
+            leaf.index_fill_(0, rows, 0)
 
 
 class Recorder:
