@@ -151,7 +151,7 @@ class Attention(Block):
         carried = state["real"].any(1).nonzero().squeeze(1)
 
         def keys(projection: nn.Linear) -> Tensor:
-            """What each block attends to, the state's inputs first [blocks, N, heads, (k+1) C, D]; zeros are nothing."""
+            """What each block attends to, the state's inputs first [blocks, N, heads, (k+1) C, D]; zeros are none."""
             past = x.new_zeros(reach * block, rows, width)
             past[reach * block - self.window :, carried] = projection(state["inputs"][carried]).transpose(0, 1)
             seen = torch.cat([past, projection(x), x.new_zeros(padding, rows, width)])
