@@ -17,6 +17,7 @@ from seqrl import replay
 from seqrl.errors import NotFiniteError
 from seqrl.losses import approximate_kl, clipped_surrogate, scaled
 from seqrl.networks import Distribution, Network
+from seqrl.optimizer import Adam
 from seqrl.returns import gae
 from seqrl.sequences import Sequences, split
 from seqrl.types import Rollout, SequenceBatch, State
@@ -98,7 +99,7 @@ class SequenceAlgorithm(ABC):
         self.max_tokens_per_batch = told["max_tokens_per_batch"]
         self.learners = Learners(told["learners"])
         self.parameters = {name: it for name, it in network.named_parameters() if it.requires_grad}
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=self.learning_rate, eps=1e-5, fused=True)
+        self.optimizer = Adam(self.parameters.values(), self.learning_rate, epsilon=1e-5)
         self._skipped_in_a_row = 0
 
     @property
@@ -140,8 +141,7 @@ class SequenceAlgorithm(ABC):
         if self.normalize_value and sequences.target.isfinite().all():
             self.network.value.adapt(sequences.target, VALUE_DECAY)
         learning_rate = self.annealed("learning_rate", progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self.optimizer.learning_rate = learning_rate
 
         at_once = self.steps_at_once(rollout.valid.shape[1])
         log = Log()

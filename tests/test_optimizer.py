@@ -1,0 +1,64 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from seqrl.optimizer import Adam
+
+
+def parameters():
+    random = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=random).requires_grad_() for shape in ((3, 2), (4,), ())]
+
+
+def descend(optimizer, params, steps, idle=1):
+    """Follow some gradients; the parameter `idle` has none at every other step."""
+    for step in range(steps):
+        for i, parameter in enumerate(params):
+            parameter.grad = None if i == idle and step % 2 else parameter.detach().sin() + step
+        optimizer.step()
+
+
+def test_it_moves_parameters_as_torch_does_bit_for_bit():
+    mine, theirs = parameters(), parameters()
+    descend(Adam(mine, 0.01, 1e-5), mine, 7)
+    descend(torch.optim.Adam(theirs, lr=0.01, eps=1e-5, fused=True), theirs, 7)
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("saved_by", ["Adam", "torch"])
+def test_it_goes_on_from_a_state(saved_by):
+    params, again = parameters(), parameters()
+    optimizer = (
+        Adam(params, 0.01, 1e-5) if saved_by == "Adam" else torch.optim.Adam(params, lr=0.01, eps=1e-5, fused=True)
+    )
+    descend(optimizer, params, 3)
+    other = Adam(again, 0.01, 1e-5)
+    other.load_state_dict(optimizer.state_dict())
+    with torch.no_grad():
+        for parameter, moved in zip(again, params, strict=True):
+            parameter.copy_(moved)
+    descend(optimizer, params, 2)
+    descend(other, again, 2)
+    assert all(torch.equal(a, b) for a, b in zip(params, again, strict=True))
+
+
+def test_a_state_of_other_parameters_is_refused():
+    with pytest.raises(RuntimeError):
+        Adam([torch.zeros(2)], 0.01, 1e-5).load_state_dict(Adam([torch.zeros(3)], 0.01, 1e-5).state_dict())
+
+
+def test_training_starts_without_the_compiler():
+    """Its import takes a second of every start."""
+    program = """
+import sys
+from hydra import compose, initialize_config_dir
+from seqrl.build import build, built
+from seqrl.configuration import CONF
+with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+    cfg = compose("config", ["profile=testing", "episodes=1", "parallel=2"])
+build(cfg, built(cfg.device)()).iterate()
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
