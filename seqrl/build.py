@@ -90,4 +90,5 @@ def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.stream(cfg.seed, "init"))
         network = network_builder(cfg)(env.observation_space, env.action_space)
+    network.products = device.products
     return network.to(device.torch_device, device.dtype)

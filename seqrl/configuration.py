@@ -145,7 +145,7 @@ class DeviceConfig:
     name: str = MISSING
     # Threads of torch. More than one helps large networks and slows small ones down.
     threads: int = 1
-    # float32 or float64.
+    # float32, float64 or bf16: matrix products in bfloat16, parameters and memory in float32.
     precision: str = "float32"
 
 
@@ -268,7 +268,7 @@ CHOICES = {
     "network.type": ["lstm", "attention", "mlp"],
     "sequence_learning.stale_state": ["keep", "refresh", "burn_in", "zero"],
     "env.backend": ["auto", "vector", "sync", "async"],
-    "device.precision": ["float32", "float64"],
+    "device.precision": ["float32", "float64", "bf16"],
     "algorithm.baseline": ["value", "batch_mean", "none"],
 }
 ANNEALED = ["learning_rate", "clip_range", "entropy_coefficient"]

@@ -14,7 +14,7 @@ class Device:
 
     name        cpu, cuda, cuda:1, mps, or auto for the first of cuda, mps and cpu that `chosen` finds fit
     threads     of torch on the processor
-    precision   float32 or float64, of parameters and memory
+    precision   float32 or float64, of parameters and memory; bf16: float32, but matrix products in bfloat16
 
     Raises ConfigError if the device is not there.
     """
@@ -40,7 +40,13 @@ class Device:
 
     @property
     def dtype(self) -> torch.dtype:
-        return {"float32": torch.float32, "float64": torch.float64}[self.precision]
+        """Of parameters and memory."""
+        return {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}[self.precision]
+
+    @property
+    def products(self) -> torch.dtype | None:
+        """Of matrix products, where it is another than that of what they multiply."""
+        return torch.bfloat16 if self.precision == "bf16" else None
 
     def prepare(self) -> None:
         """Set what holds for the whole process."""

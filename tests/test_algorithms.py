@@ -353,3 +353,22 @@ def test_what_goes_wrong_with_a_learner_is_raised(monkeypatch):
     monkeypatch.setattr(algorithm, "loss", fail)
     with pytest.raises(MemoryError, match="no room"):
         algorithm.update(rollout, 0.0)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_products_in_bfloat16_give_nearly_the_same_gradient_and_leave_everything_else_in_float32(kind):
+    gradients = []
+    for products in (None, torch.bfloat16):
+        network, rollout = collected("uneven episodes", kind, 11, 4, torch.float32)
+        network.products = products
+        memory = {name: leaf for name, leaf in network.initial_state(4).items()}
+        policy, value, after = network.step(rollout.observation[0], memory)
+        assert {name: leaf.dtype for name, leaf in after.items()} == {name: leaf.dtype for name, leaf in memory.items()}
+        assert {policy.entropy().dtype, value.dtype} == {torch.float32}
+        algorithm = ppo(network, epochs=1, minibatches=1, bptt_length=4, grad_clip_norm=None)
+        algorithm.update(rollout, 0.0)
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+    exact, coarse = gradients
+    assert coarse.dtype == torch.float32
+    # bfloat16 has 8 bits: 0.4 % a number.
+    assert 1e-6 < (coarse - exact).norm() / exact.norm() < 0.05

@@ -175,7 +175,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("episodes=0", r"episodes: must be"),
         ("device=cdua", r"device: there is no device=cdua. Did you mean cuda\? Choices: auto, cpu, cuda, mps"),
         ("device=cuda:99", r"there is no device=cuda:99.*device.name=cuda:1"),
-        ("device.precision=float16", r"device.precision: must be one of float32, float64 \(got 'float16'\)"),
+        ("device.precision=float16", r"device.precision: must be one of float32, float64, bf16 \(got 'float16'\)"),
         ("env.kwargs.length=3", r"env.kwargs.length: .* Write \+env.kwargs.length=…"),
         ("env.kwargs={length: 3}", r"env.kwargs: .* Write \+env.kwargs=…"),
         ("env.id=a=b", r"env.id: its value cannot be read \(got a=b\). Quote .*'env.id=\"a=b\"'"),

@@ -82,7 +82,7 @@ class CategoricalHead(nn.Module):
         self.logits = nn.Sequential(hidden_layer(input_size, hidden_size), linear(hidden_size, n, gain=0.01))
 
     def forward(self, features: Tensor) -> Categorical:
-        return Categorical(self.logits(features))
+        return Categorical(as_parameters(self.logits(features), self))
 
 
 class GaussianHead(nn.Module):
@@ -94,7 +94,12 @@ class GaussianHead(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(dimensions))
 
     def forward(self, features: Tensor) -> Gaussian:
-        return Gaussian(self.mean(features), self.log_std)
+        return Gaussian(as_parameters(self.mean(features), self), self.log_std)
+
+
+def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
+    """The same numbers in the precision of a module's parameters, which matrix products may have left."""
+    return x.to(next(module.parameters()).dtype)
 
 
 def policy_head(input_size: int, hidden_size: int, action_space: spaces.Space[Any]) -> CategoricalHead | GaussianHead:
@@ -138,7 +143,7 @@ class ValueHead(nn.Module):
         return self.variance.clamp_min(1e-8).sqrt()
 
     def forward(self, features: Tensor) -> Tensor:
-        normalized: Tensor = self.layer(self.hidden(features)).squeeze(-1)
+        normalized = as_parameters(self.layer(self.hidden(features)), self).squeeze(-1)
         return normalized * self.std + self.mean
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """The actor-critic: encoder -> memory blocks -> heads."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -92,7 +93,11 @@ class Network(nn.Module):
     actor         trunk the policy reads; the value too, unless it has one of its own
     critic        trunk the value reads, or None to share the actor's
     hidden_size   width of the heads' hidden layers
+
+    products      precision of matrix products where it is another than that of the parameters: torch.bfloat16, or None
     """
+
+    products: torch.dtype | None = None
 
     def __init__(self, actor: Trunk, critic: Trunk | None, hidden_size: int, action_space: spaces.Space[Any]) -> None:
         super().__init__()
@@ -109,21 +114,29 @@ class Network(nn.Module):
 
     def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
         """Act on one observation [B, *O] each: policy, value [B] and the memory after it."""
-        features, actor_state = self.actor.step(observation, part(state, "actor"))
-        after = prefixed("actor", actor_state)
-        policy = self.policy(features)
-        if self.critic is not None:
-            features, critic_state = self.critic.step(observation, part(state, "critic"))
-            after |= prefixed("critic", critic_state)
-        return policy, self.value(features), after
+        with self._products(observation.device):
+            features, actor_state = self.actor.step(observation, part(state, "actor"))
+            after = prefixed("actor", actor_state)
+            policy = self.policy(features)
+            if self.critic is not None:
+                features, critic_state = self.critic.step(observation, part(state, "critic"))
+                after |= prefixed("critic", critic_state)
+            value = self.value(features)
+        if self.products is not None:
+            after = {name: leaf.to(state[name].dtype) for name, leaf in after.items()}
+        return policy, value, after
 
     def unroll(self, batch: SequenceBatch) -> tuple[Distribution, Tensor]:
         """Policy and value [M] at every real step of a batch of sequences: the same numbers as `step` by `step`."""
-        features = self.actor.unroll(batch, part(batch.state, "actor"))
-        policy = self.policy(features)
-        if self.critic is not None:
-            features = self.critic.unroll(batch, part(batch.state, "critic"))
-        return policy, self.value(features)
+        with self._products(batch.real.device):
+            features = self.actor.unroll(batch, part(batch.state, "actor"))
+            policy = self.policy(features)
+            if self.critic is not None:
+                features = self.critic.unroll(batch, part(batch.state, "critic"))
+            return policy, self.value(features)
+
+    def _products(self, device: torch.device) -> AbstractContextManager[Any]:
+        return nullcontext() if self.products is None else torch.autocast(device.type, self.products)
 
 
 def part(state: State, name: str) -> State:
