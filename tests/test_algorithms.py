@@ -361,7 +361,7 @@ def test_products_in_bfloat16_give_nearly_the_same_gradient_and_leave_everything
     for products in (None, torch.bfloat16):
         network, rollout = collected("uneven episodes", kind, 11, 4, torch.float32)
         network.products = products
-        memory = {name: leaf for name, leaf in network.initial_state(4).items()}
+        memory = dict(network.initial_state(4).items())
         policy, value, after = network.step(rollout.observation[0], memory)
         assert {name: leaf.dtype for name, leaf in after.items()} == {name: leaf.dtype for name, leaf in memory.items()}
         assert {policy.entropy().dtype, value.dtype} == {torch.float32}
