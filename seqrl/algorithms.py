@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -372,9 +372,13 @@ class Learners:
         self._others = ThreadPoolExecutor(count - 1, "learner", prepare) if count > 1 else None
 
     def map(self, function: Callable[[Sequences], T], parts: list[Sequences]) -> list[T]:
-        """Results in the order of the parts."""
+        """Results in the order of the parts. What a part raises is raised when no other is at work any more."""
         others = [self._others.submit(function, part) for part in parts[1:]] if self._others else []
-        return [function(parts[0]), *(other.result() for other in others)]
+        try:
+            own = function(parts[0])
+        finally:
+            wait(others)
+        return [own, *(other.result() for other in others)]
 
 
 class Log:

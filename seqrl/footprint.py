@@ -20,6 +20,8 @@ from seqrl.types import Rollout
 SAMPLE = 500
 # Share of the free memory that an update may plan with: allocators round up, and backward needs room of its own.
 USABLE = 0.6
+# What torch says then; the last is how oneDNN, which computes its LSTM, puts it.
+WANT = r"can't allocate memory|not enough memory|out of memory|bad_alloc|could not (create|execute) a primitive"
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True if a device, or the processor's allocator, had no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and bool(
-        re.search(r"can't allocate memory|not enough memory|out of memory|bad_alloc", str(error), re.IGNORECASE)
-    )
+    return isinstance(error, RuntimeError) and bool(re.search(WANT, str(error), re.IGNORECASE))
 
 
 def remedy(need: Footprint, free: int | None, parallel: int, bptt_length: int) -> str:

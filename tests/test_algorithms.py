@@ -1,10 +1,12 @@
 import copy
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from seqrl.algorithms import Learners
 from seqrl.errors import NotFiniteError
 from seqrl.returns import gae
 from seqrl.runner import Runner
@@ -353,6 +355,21 @@ def test_what_goes_wrong_with_a_learner_is_raised(monkeypatch):
     monkeypatch.setattr(algorithm, "loss", fail)
     with pytest.raises(MemoryError, match="no room"):
         algorithm.update(rollout, 0.0)
+
+
+def test_when_a_learner_fails_the_others_have_come_to_an_end():
+    """What they hold is free again: a remedy for want of memory is measured right then."""
+    done = []
+
+    def fail_first_of_all(part):
+        if part == 0:
+            raise MemoryError("no room")
+        time.sleep(0.1)
+        done.append(part)
+
+    with pytest.raises(MemoryError):
+        Learners(3).map(fail_first_of_all, [0, 1, 2])
+    assert sorted(done) == [1, 2]
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -148,6 +148,7 @@ def test_a_number_that_fits_is_rounded_down_to_two_digits(number, rounded):
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: 12 GB"), True),
+        (RuntimeError("could not execute a primitive"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
     ],

@@ -224,7 +224,7 @@ from seqrl import train
 learn = seqrl.run.Run._learn
 def starved(self, rollout):
     pages = int(open("/proc/self/statm").read().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 100_000_000,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 300_000_000,) * 2)
     return learn(self, rollout)
 seqrl.run.Run._learn = starved
 train.main()
@@ -237,7 +237,7 @@ def test_want_of_memory_names_the_need_and_settings_that_fit(tmp_path):
         sys.executable,
         "-c",
         SHORT_OF_MEMORY,
-        "parallel=64",
+        "parallel=192",
         "rollout_length=256",
         "episodes=1",
         "total_steps=1",
@@ -247,7 +247,7 @@ def test_want_of_memory_names_the_need_and_settings_that_fit(tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     needed, free, remedy = re.fullmatch(
-        r"seqrl: error: memory: an update of 16,384 steps at once needs about (\d+) MB, and (\d+) MB are free\. "
+        r"seqrl: error: memory: an update of 49,152 steps at once needs about (\d+) MB, and (\d+) MB are free\. "
         r"Use (\S+) or parallel=\d+\.",
         line,
     ).groups()
