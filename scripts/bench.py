@@ -1,105 +1,64 @@
-"""Compare the speed of seqrl and of its peers at the same work, side by side: `make bench`.
+"""Compare the speed of seqrl and of its peers at the same work, side by side, and seqrl with itself: `make bench`.
 
 python scripts/bench.py outputs/bench
 
-The work: CartPole-v1 with hidden velocities; encoder, one LSTM, policy and value; PPO with 128 steps of every
-environment, 4 epochs of 4 minibatches, gradients through the whole rollout; early, when episodes are short, and late,
-when all have 500 steps. Steps a second count collecting and learning, without the first iteration.
+The work: CartPole-v1 with hidden velocities; encoder, one LSTM, policy and value with a hidden layer each; PPO with 128
+steps of every environment, 4 epochs of 4 minibatches, gradients through the whole rollout; early, when episodes are
+short, and late, when all have 500 steps. Steps a second count collecting and learning, without the first iteration.
 
 Peers are installed into virtual environments of their own, and take as many threads as they like; seqrl runs with its
 defaults. All take turns, so that what the machine does meanwhile falls on all of them; the ratio of two turns side by
-side is what counts.
+side is what counts. Parts that are not asked for with --parts keep what they found last time.
 """
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seqrl.envs import CartPole
-from seqrl.types import Step
-
-# What is installed for each, and the script that does the work with it.
-PEERS = {"sb3-contrib": ("sb3-contrib==2.9.2", "sb3.py")}
 HERE = Path(__file__).resolve().parent
+# What is installed for each, and the script that does the work with it.
+PEERS = {"sb3-contrib": ("sb3-contrib==2.9.2", "sb3.py"), "sheeprl": ("sheeprl==0.8.4", "sheep.py")}
+
+Measured = dict[str, float]
+Turns = dict[str, list[Measured]]
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is done: environments side by side, width of all layers, episodes of 500 steps, seconds to measure."""
-
-    parallel: int
-    width: int
-    late: bool
-    seconds: float
-
-    @property
-    def name(self) -> str:
-        return f"N = {self.parallel}, H = {self.width}, {'late' if self.late else 'early'}"
-
-
-class Steady(CartPole):
-    """A cart-pole whose pole may fall: all episodes have 500 steps, as under a policy that has learned."""
-
-    def step(self, action: torch.Tensor) -> Step:
-        step = super().step(action)
-        self._state = self._state.clamp(-4.8, 4.8)
-        return Step(step.observation, step.reward, torch.zeros_like(step.terminated), step.truncated, step.valid)
-
-
-def measure(work: Work, learners: int) -> dict[str, float]:
-    """One turn of seqrl, in this process."""
-    from hydra import compose, initialize_config_dir
-
-    from seqrl.build import build, built
-    from seqrl.configuration import CONF
-    from seqrl.records import peak_memory_mb
-
-    overrides = [
-        "env=masked_cartpole",
-        "network=lstm",
-        "sequence=full",
-        f"parallel={work.parallel}",
-        "episodes=1000000000",
-    ]
-    overrides += [f"network.hidden_size={work.width}", f"network.lstm_hidden_size={work.width}", "rollout_length=128"]
-    overrides += ["algorithm.epochs=4", "algorithm.minibatches=4", "sequence_learning.grad_clip_norm=0.5"]
-    overrides += [f"algorithm.learners={learners}"]
-    if work.late:
-        overrides += ["env._target_=bench.Steady"]
-    sys.path.insert(0, str(HERE))
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        cfg = compose("config", overrides)
-    device = built(cfg.device)()
-    device.prepare()
-    run = build(cfg, device)
-    run.iterate()
-    run.clock = type(run.clock)()
-    steps, began = run.budget.steps, time.perf_counter()
-    while time.perf_counter() - began < work.seconds:
-        run.iterate()
-    return {
-        "steps_per_second": (run.budget.steps - steps) / run.clock.elapsed,
-        "collecting": 1 - run.clock.shares["update"],
-        "idle": run.clock.idle,
-        "peak_mb": peak_memory_mb(),
-    }
-
-
-def turn(python: Path | str, script: Path, *words: str) -> dict[str, float]:
-    """One turn in a process of its own."""
-    done = subprocess.run([str(python), str(script), *words], capture_output=True, text=True)
+def turn(python: Path | str, script: str, told: dict[str, Any]) -> Measured:
+    """What a script that measures prints, in a process of its own."""
+    command = [str(python), str(HERE / script), json.dumps(told)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"bench: {script.name} failed\n{done.stderr}")
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        sys.exit(f"bench: {script} failed\n{done.stderr}")
+    measured: Measured = json.loads(done.stdout.splitlines()[-1])
     return measured
+
+
+def ours(script: str, told: dict[str, Any]) -> Measured:
+    return turn(sys.executable, f"measures/{script}", told)
+
+
+def take_turns(contenders: Mapping[str, Callable[[], Measured]], times: int) -> Turns:
+    """What each measured, turn by turn."""
+    turns: Turns = {name: [] for name in contenders}
+    for _ in range(times):
+        for name, contender in contenders.items():
+            turns[name].append(contender())
+    return turns
+
+
+def repeat(measure: Callable[[], Measured], times: int) -> Turns:
+    """What was measured each time, where there is nothing to take turns with."""
+    return take_turns({"seqrl": measure}, times)
 
 
 def installed(peer: str, folder: Path) -> Path:
@@ -117,63 +76,223 @@ def installed(peer: str, folder: Path) -> Path:
     return python
 
 
-def spread(numbers: list[float], digits: int) -> str:
-    low, middle, high = min(numbers), statistics.median(numbers), max(numbers)
+def against_peers(given: argparse.Namespace) -> dict[str, Turns]:
+    pythons = {peer: installed(peer, given.folder.resolve()) for peer in given.peers}
+    found = {}
+    for size in given.sizes:
+        for late in (False, True):
+            parallel, width = map(int, size.split(":"))
+            work = {"parallel": parallel, "width": width, "late": late, "seconds": given.seconds}
+            contenders = {"seqrl": partial(ours, "work.py", work)}
+            for peer, python in pythons.items():
+                contenders[peer] = partial(turn, python, f"peers/{PEERS[peer][1]}", work)
+            name = f"N = {parallel}, H = {width}, {'late' if late else 'early'}"
+            found[name] = take_turns(contenders, given.pairs)
+            report(f"{name}: " + ratios(found[name], "seqrl", *pythons))
+    return found
+
+
+def against_peers_table(found: dict[str, Turns]) -> str:
+    rows = []
+    for work, turns in found.items():
+        for library, measured in turns.items():
+            shares = [f"{statistics.median(t[name] for t in measured):.0%}" for name in ("collecting", "idle")]
+            peak = statistics.median(t["peak_mb"] for t in measured)
+            ratio = "" if library == "seqrl" else ratios(turns, "seqrl", library)
+            rows.append([work, library, spread(speeds(measured), 0), ratio, *shares, f"{peak:.0f}"])
+    return table(["work", "library", "steps/s", "times as fast", "collecting", "idle", "peak MB"], rows)
+
+
+# Pairs of ways to do the work: what is told to the one, and to the other.
+FULL = {"parallel": 64, "width": 128, "late": False}
+WIDE = {"parallel": 100, "width": 256, "late": False}
+ITSELF: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "short episodes against long ones": (FULL, {**FULL, "late": True}),
+    "whole episodes against 128 steps, late": (
+        {**FULL, "late": True, "with": ["rollout_length=0"]},
+        {**FULL, "late": True},
+    ),
+    "whole episodes against 128 steps, early": ({**FULL, "with": ["rollout_length=0"]}, FULL),
+    # 372 episodes have about as many steps as 128 of 64 environments.
+    "the same, early, at as many steps": ({**FULL, "parallel": 372, "with": ["rollout_length=0"]}, FULL),
+    "LSTM and attention (window 64) against LSTM": ({**FULL, "with": ["network=attention"]}, FULL),
+    "two learners against one": (FULL, {**FULL, "with": ["algorithm.learners=1"]}),
+    "bf16 against float32, N = 100, H = 256": ({**WIDE, "with": ["device.precision=bf16"]}, WIDE),
+    "bf16 against float32, N = 64, H = 128": ({**FULL, "with": ["device.precision=bf16"]}, FULL),
+}
+
+
+def against_itself(given: argparse.Namespace) -> dict[str, Turns]:
+    found = {}
+    for name, (one, other) in ITSELF.items():
+        sides = {"one": one, "other": other}
+        contenders = {
+            side: partial(ours, "work.py", {**work, "seconds": given.seconds}) for side, work in sides.items()
+        }
+        found[name] = take_turns(contenders, given.pairs)
+        report(f"{name}: {ratios(found[name], 'one', 'other')}")
+    return found
+
+
+def against_itself_table(found: dict[str, Turns]) -> str:
+    rows = [
+        [name, *(spread(speeds(turns[side]), 0) for side in ("one", "other")), ratios(turns, "one", "other")]
+        for name, turns in found.items()
+    ]
+    return table(["", "steps/s", "of the other", "ratio"], rows)
+
+
+def kernels(given: argparse.Namespace) -> dict[str, Turns]:
+    found = {}
+    for rows, width in ((16, 128), (64, 128), (100, 256)):
+        told = {"rows": rows, "width": width, "seconds": 2}
+        found[f"B = {rows}, H = {width}"] = repeat(partial(ours, "kernel.py", told), given.pairs)
+    return found
+
+
+def kernels_table(found: dict[str, Turns]) -> str:
+    rows = []
+    for shape, turns in found.items():
+        lstm, floor = ([measured[name] for measured in turns["seqrl"]] for name in ("lstm", "floor"))
+        share = [a / b for a, b in zip(lstm, floor, strict=True)]
+        rows.append([shape, spread(lstm, 0), spread(floor, 0), spread(share, 2)])
+    return table(["", "LSTM, thousand steps/s", "products alone", "share"], rows)
+
+
+def commands(given: argparse.Namespace) -> dict[str, Turns]:
+    """Whole commands, from the shell's prompt to the next."""
+    small = ["env=masked_cartpole", "network=lstm", "sequence=full", "rollout_length=128", "total_steps=1"]
+    small += ["evaluation.episodes=0"]
+    solved = [
+        command(given.folder / f"solved_{seed}", "experiment=masked_cartpole", f"seed={seed}") for seed in range(5)
+    ]
+    return {
+        "one iteration": repeat(partial(command, given.folder / "one_iteration", *small), given.pairs),
+        "experiment=masked_cartpole": {"seqrl": solved},
+    }
+
+
+def command(folder: Path, *overrides: str) -> Measured:
+    """Wall time of a run of `seqrl.train`, and the mean return of its evaluation if it has one."""
+    if folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}_before_{time.time_ns()}"))
+    words = [sys.executable, "-m", "seqrl.train", *overrides, f"hydra.run.dir='{folder.resolve()}'"]
+    began = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True)
+    took = time.perf_counter() - began
+    if done.returncode:
+        sys.exit(f"bench: {' '.join(words)} failed\n{done.stderr}")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {"seconds": took, "return": rows[-1].get("evaluation/return_mean", float("nan"))}
+
+
+def commands_table(found: dict[str, Turns]) -> str:
+    rows = []
+    for name, turns in found.items():
+        returns = [measured["return"] for measured in turns["seqrl"]]
+        seconds = [measured["seconds"] for measured in turns["seqrl"]]
+        rows.append([name, spread(seconds, 1), "" if math.isnan(returns[0]) else spread(returns, 1)])
+    return table(["`python -m seqrl.train ...`", "seconds from start to end", "return in evaluation"], rows)
+
+
+def scale(given: argparse.Namespace) -> dict[str, Turns]:
+    found = {}
+    for width in (64, 128, 256):
+        for parallel in (16, 64, 256, 1024, 4096):
+            work = {"parallel": parallel, "width": width, "late": False, "seconds": min(3.0, given.seconds)}
+            found[f"{width}:{parallel}"] = repeat(partial(ours, "work.py", work), 1)
+    return found
+
+
+def scale_table(found: dict[str, Turns]) -> str:
+    speed = {name: turns["seqrl"][0]["steps_per_second"] for name, turns in found.items()}
+    widths = list(dict.fromkeys(name.split(":")[0] for name in found))
+    sizes = list(dict.fromkeys(name.split(":")[1] for name in found))
+    rows = [[f"H = {width}", *(f"{speed[f'{width}:{size}']:,.0f}" for size in sizes)] for width in widths]
+    return table(["steps/s", *(f"N = {size}" for size in sizes)], rows)
+
+
+GROWTH = {
+    "steps": [(parallel, 128, bptt) for bptt in (0, 32, 8) for parallel in (32, 64, 128, 256, 512)],
+    "episodes": [(64, episode, 0) for episode in (2, 4, 8, 16, 32, 64, 128)],
+}
+
+
+def growth(given: argparse.Namespace) -> dict[str, Turns]:
+    found = {}
+    for panel, points in GROWTH.items():
+        for parallel, episode, bptt_length in points:
+            told = {"parallel": parallel, "width": 128, "episode": episode, "bptt_length": bptt_length}
+            name = f"{panel}:{parallel}:{episode}:{bptt_length}"
+            found[name] = repeat(partial(ours, "growth.py", told), 1)
+    return found
+
+
+def growth_table(found: dict[str, Turns]) -> str:
+    rows = []
+    for name, turns in found.items():
+        _, parallel, episode, bptt_length = name.split(":")
+        (measured,) = turns["seqrl"]
+        episodes = int(parallel) * 128 // int(episode)
+        rows.append([f"{measured['steps']:,}", f"{episodes:,}", bptt_length, f"{measured['megabytes']:.0f}"])
+    return table(["steps", "episodes", "bptt_length", "MB"], rows)
+
+
+# What is measured, and how it is told.
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Turns]], Callable[[dict[str, Turns]], str]]] = {
+    "peers": (against_peers, against_peers_table),
+    "itself": (against_itself, against_itself_table),
+    "kernels": (kernels, kernels_table),
+    "commands": (commands, commands_table),
+    "scale": (scale, scale_table),
+    "growth": (growth, growth_table),
+}
+
+
+def speeds(turns: list[Measured]) -> list[float]:
+    return [measured["steps_per_second"] for measured in turns]
+
+
+def ratios(turns: Turns, one: str, *others: str) -> str:
+    """How many times as fast the one was as each of the others, pair by pair."""
+    pairs = [[a / b for a, b in zip(speeds(turns[one]), speeds(turns[other]), strict=True)] for other in others]
+    return ", ".join(spread(of_other, 2) for of_other in pairs)
+
+
+def spread(numbers: Iterable[float], digits: int) -> str:
+    """Median and extremes."""
+    known = list(numbers)
+    low, middle, high = min(known), statistics.median(known), max(known)
     return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
-def table(measured: dict[str, dict[str, list[dict[str, float]]]]) -> str:
-    """Results as a Markdown table: of each work and library, medians with their extremes."""
-    lines = [
-        "| work | library | steps/s | times as fast | collecting | idle | peak MB |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for work, libraries in measured.items():
-        ours = libraries["seqrl"]
-        for library, turns in libraries.items():
-            ratio = (
-                ""
-                if library == "seqrl"
-                else spread(
-                    [a["steps_per_second"] / b["steps_per_second"] for a, b in zip(ours, turns, strict=True)], 1
-                )
-            )
-            shares = [f"{statistics.median(t[name] for t in turns):.0%}" for name in ("collecting", "idle")]
-            peak = statistics.median(t["peak_mb"] for t in turns)
-            steps = spread([t["steps_per_second"] for t in turns], 0)
-            lines.append(f"| {work} | {library} | {steps} | {ratio} | {' | '.join(shares)} | {peak:.0f} |")
-    return "\n".join(lines)
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def report(line: str) -> None:
+    print(line, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where peers are installed and results go, such as outputs/bench")
-    parser.add_argument("--pairs", type=int, default=5, help="turns of each library (5)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="that are measured in each turn (10)")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="of the benchmark (all)")
+    parser.add_argument("--pairs", type=int, default=5, help="turns of each (5)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="that are measured in each turn (8)")
     parser.add_argument("--sizes", nargs="+", default=["16:128", "64:128", "100:256"], metavar="N:H")
-    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
-    parser.add_argument("--learners", type=int, default=1, help="algorithm.learners of seqrl (1)")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--peers", nargs="*", default=["sb3-contrib"], choices=PEERS)
     given = parser.parse_args()
-    if given.measure:
-        print(json.dumps(measure(Work(**json.loads(given.measure)), given.learners)))
-        return
-    pythons = {peer: installed(peer, given.folder.resolve()) for peer in given.peers}
-    measured: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for size in given.sizes:
-        for late in (False, True):
-            parallel, width = map(int, size.split(":"))
-            work = Work(parallel, width, late, given.seconds)
-            told = json.dumps(asdict(work))
-            turns = measured.setdefault(work.name, {library: [] for library in ("seqrl", *pythons)})
-            for _ in range(given.pairs):
-                ours = [str(given.folder), "--learners", str(given.learners), "--measure", told]
-                turns["seqrl"].append(turn(sys.executable, HERE / "bench.py", *ours))
-                for peer, python in pythons.items():
-                    turns[peer].append(turn(python, HERE / "peers" / PEERS[peer][1], told))
-            print(table({work.name: turns}).splitlines()[-len(turns) :], flush=True)
-    (given.folder / "bench.json").write_text(json.dumps(measured, indent=2))
-    print(table(measured))
+    given.folder.mkdir(parents=True, exist_ok=True)
+    results = given.folder / "bench.json"
+    found = json.loads(results.read_text()) if results.exists() else {}
+    for part in given.parts:
+        report(f"\n{part}")
+        measure, tell = PARTS[part]
+        found[part] = measure(given)
+        results.write_text(json.dumps(found, indent=2))
+        report(tell(found[part]))
 
 
 if __name__ == "__main__":

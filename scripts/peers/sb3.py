@@ -4,74 +4,61 @@ python sb3.py '{"parallel": 64, "width": 128, "late": false, "seconds": 20}'
 """
 
 import json
-import resource
 import sys
-import time
 from contextlib import suppress
 
 import gymnasium
-import numpy as np
+import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
-
-STEPS = 128
-
-
-class Masked(gymnasium.ObservationWrapper):
-    """CartPole-v1 without its velocities; `late`: that never falls, as under a policy that has learned."""
-
-    def __init__(self, late: bool) -> None:
-        super().__init__(gymnasium.make("CartPole-v1"))
-        self.late = late
-        space = self.env.observation_space
-        self.observation_space = gymnasium.spaces.Box(space.low[[0, 2]], space.high[[0, 2]])
-        if late:
-            self.unwrapped.theta_threshold_radians = self.unwrapped.x_threshold = np.inf
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        seen = observation[[0, 2]]
-        return np.clip(seen, -4.8, 4.8) if self.late else seen
+from world import LEARNING_RATE, STEPS, Masked, Watch
 
 
-class Watch(BaseCallback):
-    """Times iterations after the first, and stops when there has been enough of them."""
+class Encoder(BaseFeaturesExtractor):
+    """One layer before the LSTM, as in seqrl's network."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, space: gymnasium.spaces.Box, features_dim: int) -> None:
+        super().__init__(space, features_dim)
+        self.layers = torch.nn.Sequential(torch.nn.Linear(space.shape[0], features_dim), torch.nn.Tanh())
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return self.layers(observation)
+
+
+class Watched(BaseCallback):
+    def __init__(self, watch: Watch) -> None:
         super().__init__()
-        self.seconds, self.rollouts = seconds, 0
-        self.began = self.collecting = self.busy = 0.0
+        self.watch = watch
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        self.rollouts += 1
-        self.now = time.perf_counter()
-        if self.rollouts == 2:
-            self.began, self.busy, self.collecting = self.now, time.process_time(), 0.0
-        if self.rollouts > 2 and self.now - self.began > self.seconds:
+        if self.watch.rollout_begins():
             raise StopIteration
 
     def _on_rollout_end(self) -> None:
-        self.collecting += time.perf_counter() - self.now
+        self.watch.rollout_ends()
 
 
 def main() -> None:
     work = json.loads(sys.argv[1])
     parallel, width = work["parallel"], work["width"]
-    env = DummyVecEnv([lambda: Masked(work["late"])] * parallel)
-    heads = {"pi": [width], "vf": [width]}
     model = RecurrentPPO(
         "MlpLstmPolicy",
-        env,
+        DummyVecEnv([lambda: Masked(work["late"])] * parallel),
         n_steps=STEPS,
         batch_size=STEPS * parallel // 4,
         n_epochs=4,
+        learning_rate=LEARNING_RATE,
         # One LSTM for policy and value, as in seqrl's network; two, its default, take longer.
         policy_kwargs={
+            "features_extractor_class": Encoder,
+            "features_extractor_kwargs": {"features_dim": width},
             "lstm_hidden_size": width,
-            "net_arch": heads,
+            "net_arch": {"pi": [width], "vf": [width]},
             "shared_lstm": True,
             "enable_critic_lstm": False,
         },
@@ -80,18 +67,8 @@ def main() -> None:
     )
     watch = Watch(work["seconds"])
     with suppress(StopIteration):
-        model.learn(10**9, callback=watch)
-    took = watch.now - watch.began
-    print(
-        json.dumps(
-            {
-                "steps_per_second": (watch.rollouts - 2) * STEPS * parallel / took,
-                "collecting": watch.collecting / took,
-                "idle": max(0.0, 1 - (time.process_time() - watch.busy) / took),
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
-            }
-        )
-    )
+        model.learn(10**9, callback=Watched(watch))
+    watch.report(parallel)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""Learning of the LSTM alone against the matrix products in it; prints thousands of steps a second as JSON.
+
+python scripts/measures/kernel.py '{"rows": 16, "width": 128, "seconds": 3}'
+
+LSTM: forward and backward through 128 steps of so many environments whose episodes have 20 to 150 steps, laid end to
+end as in an update and shared by two threads. Floor: the products of all these steps alone, as six large ones, by two
+threads as well.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from seqrl.networks.memory import LSTM
+
+STEPS = 128
+THREADS = 2
+
+
+def separated(rows: int, random: torch.Generator) -> torch.Tensor:
+    """Which steps [128, rows] are real: episodes end to end, one unreal step between two."""
+    real = torch.ones(STEPS, rows, dtype=torch.bool)
+    for row in range(rows):
+        end = 0
+        while (end := end + int(torch.randint(20, 151, (), generator=random))) < STEPS:
+            real[end, row] = False
+            end += 1
+    return real
+
+
+def rate(task: Callable[[int], None], steps: int, seconds: float) -> float:
+    """Thousands of steps a second when every thread does its task over and over; after half a second of it."""
+
+    def repeat(thread: int) -> float:
+        begin = time.perf_counter() + 0.5
+        done = 0
+        while (now := time.perf_counter()) < begin + seconds:
+            task(thread)
+            done += now >= begin
+        return done * steps / (time.perf_counter() - begin)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return sum(pool.map(repeat, range(THREADS))) / 1000
+
+
+def main() -> None:
+    told = json.loads(sys.argv[1])
+    rows, width = told["rows"] // THREADS, told["width"]
+    torch.set_num_threads(1)
+    random = torch.Generator().manual_seed(0)
+    lstm = LSTM(width, width)
+    grids = [separated(rows, random) for _ in range(THREADS)]
+    inputs = [torch.randn(STEPS, rows, width, generator=random).requires_grad_() for _ in range(THREADS)]
+    gradient = torch.randn(STEPS, rows, width, generator=random)
+    weights = list(lstm.parameters())
+
+    def learn(thread: int) -> None:
+        torch.set_num_threads(1)
+        output = lstm.unroll(inputs[thread], lstm.initial_state(rows), grids[thread])
+        torch.autograd.grad(output, [inputs[thread], *weights], gradient)
+
+    x, gates = torch.randn(STEPS * rows, width), torch.randn(STEPS * rows, 4 * width)
+    weight = torch.randn(width, 4 * width)
+
+    def multiply(thread: int) -> None:
+        torch.set_num_threads(1)
+        for _ in ("input", "hidden"):
+            x @ weight  # forward
+            gates @ weight.T  # gradient of what comes in
+            x.T @ gates  # gradient of the weights
+
+    steps = STEPS * rows
+    measured = {"lstm": rate(learn, steps, told["seconds"]), "floor": rate(multiply, steps, told["seconds"])}
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The common work of scripts/bench.py with seqrl, in this process; prints what was measured as JSON.
+
+python scripts/measures/work.py '{"parallel": 64, "width": 128, "late": false, "seconds": 10}'
+
+"with" may name more overrides, which come last.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from seqrl.build import build, built
+from seqrl.configuration import CONF
+from seqrl.envs import CartPole
+from seqrl.records import peak_memory_mb
+from seqrl.run import Run
+from seqrl.types import Step
+
+
+class Steady(CartPole):
+    """A cart-pole whose pole may fall: all episodes have the same length, as under a policy that has learned."""
+
+    def step(self, action: torch.Tensor) -> Step:
+        step = super().step(action)
+        self._state = self._state.clamp(-4.8, 4.8)
+        return Step(step.observation, step.reward, torch.zeros_like(step.terminated), step.truncated, step.valid)
+
+
+def common_work(work: dict[str, Any]) -> Run:
+    """A run that does it."""
+    overrides = ["env=masked_cartpole", "network=lstm", "sequence=full", "episodes=1000000000", "rollout_length=128"]
+    overrides += [f"parallel={work['parallel']}"]
+    overrides += [f"network.hidden_size={work['width']}", f"network.lstm_hidden_size={work['width']}"]
+    overrides += ["algorithm.epochs=4", "algorithm.minibatches=4", "sequence_learning.grad_clip_norm=0.5"]
+    # Next to nothing, so that early stays early: the policy remains the random one it begins as.
+    overrides += ["algorithm.learning_rate=1e-9"]
+    if work["late"]:
+        overrides += ["env._target_=work.Steady"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", [*overrides, *work.get("with", [])])
+    device = built(cfg.device)()
+    device.prepare()
+    return build(cfg, device)
+
+
+def main() -> None:
+    work = json.loads(sys.argv[1])
+    run = common_work(work)
+    run.iterate()
+    run.clock = type(run.clock)()
+    steps, began = run.budget.steps, time.perf_counter()
+    while time.perf_counter() - began < work["seconds"]:
+        run.iterate()
+    measured = {
+        "steps_per_second": (run.budget.steps - steps) / run.clock.elapsed,
+        "collecting": 1 - run.clock.shares["update"],
+        "idle": run.clock.idle,
+        "peak_mb": peak_memory_mb(),
+    }
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()
