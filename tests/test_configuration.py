@@ -236,7 +236,7 @@ def test_mps_has_no_float64():
 def test_a_profile_changes_an_experiment():
     cfg = composed("experiment=masked_cartpole", "profile=development")
     assert (cfg.episodes, cfg.parallel, cfg.sequence_learning.bptt_length) == (100, 10, 20)
-    assert cfg.total_steps == 147456
+    assert cfg.total_steps == 98304
 
 
 BROKEN = {
