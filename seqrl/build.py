@@ -18,7 +18,7 @@ from seqrl.devices import Device, chosen
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ConfigError
 from seqrl.metrics import EpisodeStatistics
-from seqrl.networks import Network
+from seqrl.networks import Graphed, Network
 from seqrl.probe import probe
 from seqrl.run import Budget, Run
 from seqrl.runner import Runner
@@ -31,7 +31,7 @@ def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
     algorithm = built(cfg.algorithm)(network, np.random.default_rng(seeds.stream(cfg.seed, "shuffle")))
     runner: Runner = built(cfg.runner)(
         env=env,
-        network=network,
+        network=Graphed(network) if device.graphs else network,
         state_interval=algorithm.bptt_length,
         state_lead=algorithm.state_lead,
         generator=seeds.generator(cfg.seed, "policy", device.torch_device),

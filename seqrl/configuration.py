@@ -145,7 +145,7 @@ class DeviceConfig:
     name: str = MISSING
     # Threads of torch. More than one helps large networks and slows small ones down.
     threads: int = 1
-    # float32, float64 or bf16: matrix products in bfloat16, parameters and memory in float32.
+    # float32, float64, or float32 with faster matrix products: bf16, or tf32 on an NVIDIA GPU.
     precision: str = "float32"
 
 
@@ -268,7 +268,7 @@ CHOICES = {
     "network.type": ["lstm", "attention", "mlp"],
     "sequence_learning.stale_state": ["keep", "refresh", "burn_in", "zero"],
     "env.backend": ["auto", "vector", "sync", "async"],
-    "device.precision": ["float32", "float64", "bf16"],
+    "device.precision": ["float32", "float64", "bf16", "tf32"],
     "algorithm.baseline": ["value", "batch_mean", "none"],
 }
 ANNEALED = ["learning_rate", "clip_range", "entropy_coefficient"]
@@ -378,6 +378,8 @@ def _too_large(cfg: DictConfig) -> Iterator[str]:
 def _contradictions(cfg: DictConfig) -> Iterator[str]:
     if cfg.device.name == "mps" and cfg.device.precision == "float64":
         yield "device.precision: mps has no float64 (got float64). Use device.precision=float32 or device=cpu."
+    if cfg.device.name in ("cpu", "mps") and cfg.device.precision == "tf32":
+        yield f"device.precision: {cfg.device.name} has no tf32 (got tf32). Use float32 or device=cuda."
     network = cfg.network
     if network._metadata.object_type is not NetworkConfig:
         return

@@ -14,7 +14,8 @@ class Device:
 
     name        cpu, cuda, cuda:1, mps, or auto for the first of cuda, mps and cpu that `chosen` finds fit
     threads     of torch on the processor
-    precision   float32 or float64, of parameters and memory; bf16: float32, but matrix products in bfloat16
+    precision   float32 or float64, of parameters and memory; float32 but for matrix products: bf16, in bfloat16; tf32,
+                of factors rounded to 10 bits, on an NVIDIA GPU
 
     Raises ConfigError if the device is not there.
     """
@@ -41,16 +42,24 @@ class Device:
     @property
     def dtype(self) -> torch.dtype:
         """Of parameters and memory."""
-        return {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}[self.precision]
+        return torch.float64 if self.precision == "float64" else torch.float32
 
     @property
     def products(self) -> torch.dtype | None:
         """Of matrix products, where it is another than that of what they multiply."""
         return torch.bfloat16 if self.precision == "bf16" else None
 
+    @property
+    def graphs(self) -> bool:
+        """Whether the network acts in a CUDA graph."""
+        return self.torch_device.type == "cuda"
+
     def prepare(self) -> None:
         """Set what holds for the whole process."""
         torch.set_num_threads(self.threads)
+        # Where nothing is said, cuDNN's LSTM multiplies in TF32.
+        precision = "tf32" if self.precision == "tf32" else "ieee"
+        torch.backends.cudnn.rnn.fp32_precision = torch.backends.cuda.matmul.fp32_precision = precision
 
     def _check(self) -> None:
         kind, _, index = self.name.partition(":")

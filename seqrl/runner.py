@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -24,8 +24,16 @@ class Player(Protocol):
         ...
 
 
+def waits(answer: Tensor) -> bool:
+    """Whether to look at these numbers is to wait for an accelerator: better to work in vain than to ask."""
+    return answer.device.type != "cpu"
+
+
 class Runner:
     """Plays rollouts, one after another.
+
+    On an accelerator, rollouts of k steps of environments that live there are played without waiting for any answer,
+    unless memory is to be stored within them; whole episodes are asked after every step which of them go on.
 
     env              B environments
     network          acts, and remembers
@@ -57,12 +65,14 @@ class Runner:
         # Seconds spent in the environment so far.
         self.environment_seconds = 0.0
         self._unfinished: Episodes | None = None
+        self._unchecked: list[tuple[Tensor, Episodes, Step]] = []
 
     def collect(self) -> Rollout:
         """Play one rollout [T, B]; T is `rollout_length`, or the length of the longest episode."""
         recorder = Recorder(self.env.batch_size, self.state_interval, self.state_lead)
         with torch.inference_mode():
             last_value = self._play_steps(recorder) if self.rollout_length else self._play_whole_episodes(recorder)
+            self._check_finite()
         # Outside, so that gradients may pass through what is learned from.
         return recorder.rollout(last_value)
 
@@ -114,7 +124,7 @@ class Runner:
         for _ in range(self.rollout_length):
             step = self._play(episodes, recorder)
             ended = step.terminated | step.truncated
-            if ended.any():
+            if waits(ended) or ended.any():
                 episodes.observation = self._reset(ended)
             # Where the environment spent the step on its reset, the episode begins after it, not before.
             episodes.forget(ended | ~step.valid)
@@ -133,20 +143,34 @@ class Runner:
         began = time.perf_counter()
         step = episodes.step(self.env, action)
         self.environment_seconds += time.perf_counter() - began
-        # One number tells whether all are finite; which is not, is looked up only then.
-        if not math.isfinite(step.observation.sum() + step.reward.sum()):
-            check_finite(episodes, step)
+        # One number tells whether all are finite.
+        self._unchecked.append((step.observation.sum() + step.reward.sum(), replace(episodes), step))
+        if not waits(step.reward):
+            self._check_finite()
 
-        truncated = step.truncated & ~step.terminated
-        final_value = torch.zeros_like(value)
-        if truncated.any():
-            # The final observation, memory not yet reset: the clock ended this episode, not failure.
-            memory = {name: leaf[truncated] for name, leaf in state.items()}
-            final_value[truncated] = self._value(step.observation[truncated], memory)
-
-        recorder.record(episodes, action, policy.log_prob(action), value, step, final_value)
+        log_prob = policy.log_prob(action)
+        final_value = self._final_value(step, value, state)
+        recorder.record(episodes, action, log_prob, value, step, final_value)
         episodes.observation, episodes.state, episodes.age = step.observation, state, episodes.age + step.valid
         return step
+
+    def _final_value(self, step: Step, value: Tensor, state: State) -> Tensor:
+        """Value [n] of the final observation where the clock ended an episode, not failure; memory is not yet reset."""
+        truncated = step.truncated & ~step.terminated
+        nothing = torch.zeros_like(value)
+        if waits(truncated):
+            return self._value(step.observation, state).where(truncated, nothing)
+        if truncated.any():
+            memory = {name: leaf[truncated] for name, leaf in state.items()}
+            nothing[truncated] = self._value(step.observation[truncated], memory)
+        return nothing
+
+    def _check_finite(self) -> None:
+        """Raise FaultyEnvError if anything that was not looked at yet is NaN or infinite; say where."""
+        if self._unchecked and not math.isfinite(sum(total for total, _, _ in self._unchecked)):
+            for _, episodes, step in self._unchecked:
+                check_finite(episodes, step)
+        self._unchecked.clear()
 
     def _reset(self, where: Tensor | None = None) -> Tensor:
         began = time.perf_counter()
@@ -218,9 +242,14 @@ class Episodes:
 
     def forget(self, where: Tensor) -> None:
         """Begin anew where `where` [n] is true: no memory, no age."""
-        rows = where.nonzero().squeeze(1)
-        for leaf in (self.age, *self.state.values()):
-            leaf.index_fill_(0, rows, 0)
+        leaves = (self.age, *self.state.values())
+        if waits(where):
+            for leaf in leaves:
+                leaf.masked_fill_(where.view(-1, *[1] * (leaf.dim() - 1)), 0)
+        else:
+            rows = where.nonzero().squeeze(1)
+            for leaf in leaves:
+                leaf.index_fill_(0, rows, 0)
 
 
 class Recorder:
@@ -257,16 +286,18 @@ class Recorder:
 
     def _store_state(self, episodes: Episodes, place: Tensor) -> None:
         """Keep memory where a sequence may begin with one; at an episode's start there is none."""
-        first = not self.places
-        if not first and not self.state_interval:
-            return
         worth = episodes.age > 0
-        if not first:
+        if self.places:
+            if not self.state_interval:
+                return
             here, ahead = episodes.age % self.state_interval, (episodes.age + self.state_lead) % self.state_interval
             worth &= (here == 0) | (ahead == 0)
-        if first or worth.any():
-            self._state_places.append(place[worth])
-            self._states.append({name: leaf[worth] for name, leaf in episodes.state.items()})
+            if not worth.any():
+                return
+        # At the first step all of it rather than to ask where there is none.
+        chosen = slice(None) if not self.places and waits(worth) else worth
+        self._state_places.append(place[chosen])
+        self._states.append({name: leaf[chosen] for name, leaf in episodes.state.items()})
 
     def rollout(self, last_value: Tensor) -> Rollout:
         """All that was recorded. `last_value` [B]: of what follows the last step, where its episode goes on."""
@@ -283,14 +314,19 @@ class Recorder:
         following = torch.cat([value[1:], last_value.unsqueeze(0)])
         next_value = columns.pop("final_value").where(columns["terminated"] | columns["truncated"], following)
         return Rollout(
-            **columns, value=value, next_value=next_value, state=self._stored(), state_index=self._state_index(place)
+            **columns,
+            value=value,
+            next_value=next_value,
+            state=self._stored(),
+            state_index=self._state_index(columns["age"]),
         )
 
     def _stored(self) -> State:
         return {name: torch.cat([state[name] for state in self._states]) for name in self._states[0]}
 
-    def _state_index(self, place: Tensor) -> Tensor:
-        index = place.new_full((len(self.places) * self.batch_size,), -1)
+    def _state_index(self, age: Tensor) -> Tensor:
+        """Which row of the stored memory precedes each step [T, B]; -1: none is stored."""
         stored = torch.cat(self._state_places)
-        index[stored] = torch.arange(len(stored), device=place.device)
-        return index.view(-1, self.batch_size)
+        index = torch.full_like(age, -1)
+        index.view(-1)[stored] = torch.arange(len(stored), device=age.device)
+        return index.masked_fill_(age == 0, -1)

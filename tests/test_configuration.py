@@ -175,7 +175,10 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("episodes=0", r"episodes: must be"),
         ("device=cdua", r"device: there is no device=cdua. Did you mean cuda\? Choices: auto, cpu, cuda, mps"),
         ("device=cuda:99", r"there is no device=cuda:99.*device.name=cuda:1"),
-        ("device.precision=float16", r"device.precision: must be one of float32, float64, bf16 \(got 'float16'\)"),
+        (
+            "device.precision=float16",
+            r"device.precision: must be one of float32, float64, bf16, tf32 \(got 'float16'\)",
+        ),
         ("env.kwargs.length=3", r"env.kwargs.length: .* Write \+env.kwargs.length=…"),
         ("env.kwargs={length: 3}", r"env.kwargs: .* Write \+env.kwargs=…"),
         ("env.id=a=b", r"env.id: its value cannot be read \(got a=b\). Quote .*'env.id=\"a=b\"'"),
@@ -231,6 +234,11 @@ def test_suggestions_come_from_the_groups_that_were_chosen():
 def test_mps_has_no_float64():
     (line,) = what_is_said("device=mps", "device.precision=float64")
     assert line.endswith("Use device.precision=float32 or device=cpu.")
+
+
+def test_tf32_is_of_nvidia_gpus():
+    (line,) = what_is_said("device=cpu", "device.precision=tf32")
+    assert line.endswith("cpu has no tf32 (got tf32). Use float32 or device=cuda.")
 
 
 def test_a_profile_changes_an_experiment():

@@ -57,3 +57,10 @@ def test_a_device_that_does_not_pass_is_refused_with_a_remedy(monkeypatch):
     device = Device("mps", threads=1, precision="float32")
     with pytest.raises(ConfigError, match=r"^device\.name: it hangs \(got 'mps'\)\. Use device=cpu\.$"):
         chosen(device, lambda _: "it hangs", pytest.fail)
+
+
+@pytest.mark.parametrize(("precision", "products"), [("float32", "ieee"), ("bf16", "ieee"), ("tf32", "tf32")])
+def test_cudnn_rounds_factors_only_where_it_is_told_to(precision, products):
+    Device("cpu", threads=1, precision=precision).prepare()
+    assert torch.backends.cudnn.rnn.fp32_precision == products
+    assert torch.backends.cuda.matmul.fp32_precision == products

@@ -2,7 +2,10 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from seqrl.envs import CartPole, TMaze
+from seqrl.envs.errors import FaultyEnvError
 from seqrl.runner import Runner
 from tests.parts import small_network
 from tests.worlds import Script
@@ -60,10 +63,12 @@ def test_the_memory_stored_is_the_one_before_the_step():
     env = Script([[20]])
     play = runner(env, rollout_length=12, state_interval=4)
     rollout = play.collect()
-    assert rollout.state_index.flatten().tolist() == [-1, -1, -1, -1, 0, -1, -1, -1, 1, -1, -1, -1]
+    stored = (rollout.state_index[:, 0] >= 0).nonzero().flatten().tolist()
+    assert stored == [4, 8]
     memories, _, _ = replay(play.network, rollout.observation[:, 0])
-    for index, t in enumerate([4, 8]):
-        assert all(torch.equal(leaf[index : index + 1], memories[t][name]) for name, leaf in rollout.state.items())
+    for t in stored:
+        (row,) = rollout.state_index[t].tolist()
+        assert all(torch.equal(leaf[row : row + 1], memories[t][name]) for name, leaf in rollout.state.items())
 
 
 @pytest.mark.parametrize("ghosts", [False, True])
@@ -112,3 +117,79 @@ def test_greedy_play_repeats_and_sampled_play_differs():
         runner(Script([[50]]), 0, sample=sample).collect().action.flatten().tolist() for sample in (False, False, True)
     ]
     assert plays[0] == plays[1] != plays[2]
+
+
+class Asked(TorchDispatchMode):
+    """Notes every operation for whose answer an accelerator would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            index is not None and index.dtype == torch.bool
+            for argument in args
+            if isinstance(argument, (list, tuple))
+            for index in argument
+            if index is None or isinstance(index, torch.Tensor)
+        )
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"):
+            self.operations.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def as_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr("seqrl.runner.waits", lambda answer: True)
+
+
+@pytest.mark.parametrize("task", [CartPole, TMaze])
+def test_a_rollout_of_some_steps_on_an_accelerator_asks_once_at_its_end(monkeypatch, task):
+    arguments = {"max_episode_steps": 20} if task is CartPole else {"corridor_length": 5}
+    play = runner(task(8, 0, **arguments), rollout_length=50)
+    # In inference mode, torch does not show all that is asked.
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
+    with Asked() as asked:
+        play.collect()
+    assert len(asked.operations) > 50  # so on the CPU, where it costs nothing
+    as_on_an_accelerator(monkeypatch)
+    play.collect()
+    with Asked() as asked:
+        play.collect()
+    assert asked.operations == ["_local_scalar_dense"]  # whether all of it was finite
+
+
+@pytest.mark.parametrize("ghosts", [False, True])
+@pytest.mark.parametrize(("rollout_length", "state_interval"), [(0, 0), (0, 3), (16, 0), (16, 3)])
+def test_an_accelerator_plays_the_same_rollouts(monkeypatch, rollout_length, state_interval, ghosts):
+    def rollouts():
+        play = runner(Script([[4, 2, 5], [9, 1], [30]], ghosts=ghosts), rollout_length, state_interval)
+        return [play.collect() for _ in range(3)]
+
+    plain = rollouts()
+    as_on_an_accelerator(monkeypatch)
+    for one, other in zip(plain, rollouts(), strict=True):
+        for name in ("observation", "action", "log_prob", "value", "reward", "ended", "valid", "age"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        # Valued together with others: products of another size may round otherwise.
+        assert torch.allclose(one.next_value, other.next_value, rtol=0, atol=1e-12)
+        stored = one.state_index >= 0
+        assert torch.equal(stored, other.state_index >= 0)
+        for name, leaf in one.state.items():
+            assert torch.equal(leaf[one.state_index[stored]], other.state[name][other.state_index[stored]])
+
+
+def test_an_accelerator_names_the_step_that_was_not_finite(monkeypatch):
+    env = Script([[4, 2, 5], [9, 1]])
+    step, clock = env.step, itertools.count()
+
+    def faulty(action):
+        made = step(action)
+        made.reward[1] = float("nan") if next(clock) == 6 else made.reward[1]
+        return made
+
+    env.step = faulty
+    as_on_an_accelerator(monkeypatch)
+    with pytest.raises(FaultyEnvError, match="environment 1, step 7 of its episode: its reward is nan"):
+        runner(env, rollout_length=16).collect()

@@ -115,4 +115,8 @@ class GymnasiumEnv:
             raise FaultyEnvError(f"environments: raised {described(error)}. Mend the environment.") from error
 
     def _tensor(self, copied: Array) -> Tensor:
-        return torch.from_numpy(copied).to(self.device)
+        tensor = torch.from_numpy(copied)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        # From memory that stays where it is, the GPU fetches it while this goes on.
+        return tensor.pin_memory().to(self.device, non_blocking=True)

@@ -28,8 +28,9 @@ class BatchedEnv(Protocol):
     def reset(self, where: Tensor | None = None) -> Tensor:
         """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O].
 
-        Where given, `where` may be true only for episodes that ended at the last step. An environment that can only
-        reset itself with the next step returns the final observation there and answers that step with `valid` false.
+        Where given, `where` may be true nowhere, and only for episodes that ended at the last step. An environment that
+        can only reset itself with the next step returns the final observation there and answers that step with `valid`
+        false.
         """
         ...
 

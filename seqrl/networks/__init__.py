@@ -1,7 +1,8 @@
 """Networks that remember: encoder -> memory blocks -> heads."""
 
+from seqrl.networks.graphed import Graphed
 from seqrl.networks.heads import Distribution
 from seqrl.networks.memory import LSTM, Attention, Block
 from seqrl.networks.network import Encoder, Network, Trunk, recurrent_network
 
-__all__ = ["LSTM", "Attention", "Block", "Distribution", "Encoder", "Network", "Trunk", "recurrent_network"]
+__all__ = ["LSTM", "Attention", "Block", "Distribution", "Encoder", "Graphed", "Network", "Trunk", "recurrent_network"]
