@@ -59,7 +59,7 @@ class Device:
         torch.set_num_threads(self.threads)
         # Where nothing is said, cuDNN's LSTM multiplies in TF32.
         precision = "tf32" if self.precision == "tf32" else "ieee"
-        torch.backends.cudnn.rnn.fp32_precision = torch.backends.cuda.matmul.fp32_precision = precision
+        torch.backends.cudnn.rnn.fp32_precision = torch.backends.cuda.matmul.fp32_precision = precision  # type: ignore[attr-defined]
 
     def _check(self) -> None:
         kind, _, index = self.name.partition(":")
