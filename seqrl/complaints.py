@@ -28,7 +28,7 @@ COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, V
 FILES = (yaml.YAMLError, OSError)
 # Where what they raise comes from.
 COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
 
 
 def complaint(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str], int] | None:

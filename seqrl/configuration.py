@@ -1,10 +1,13 @@
 """The configuration: where it lies, its types, the rule that selects the algorithm, and what is wrong with it."""
 
 import difflib
+import hashlib
+import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -197,7 +200,22 @@ def learns_sequences(enabled: object, use_lstm: object) -> bool:
 
 def folder_name(overrides: str) -> str:
     """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
-    return re.sub(r"[^\w.=,+-]+", "-", overrides, flags=re.ASCII)[:240].rstrip("-")
+    name = re.sub(r"[^\w.=,+-]+", "-", overrides, flags=re.ASCII).rstrip("-")
+    # What is cut off makes the difference between two points.
+    return name if len(name) <= 240 else f"{name[:231]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def point_folder(sweep: str, number: int, name: str, overrides: Sequence[str]) -> str:
+    """Name of a point's folder: its number and what is swept; the one that it has if this sweep was begun before.
+
+    A sweep may have grown since, and its points may have other numbers.
+    """
+    mine = sorted(OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides)  # type: ignore[arg-type]
+    for path in sorted(Path(sweep).glob("*/manifest.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if sorted(json.loads(path.read_text())["overrides"]) == mine:
+                return path.parent.name
+    return f"{number}_{folder_name(name)}".rstrip("_")
 
 
 def register() -> None:
@@ -205,6 +223,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("learns_sequences", learns_sequences, replace=True)
     OmegaConf.register_new_resolver("choose", lambda condition, yes, no: yes if condition else no, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("point_folder", point_folder, replace=True)
     store = ConfigStore.instance()
     for name, schema in {
         "run": RunConfig,

@@ -206,12 +206,16 @@ class QuietConsole(Console):
 
 
 class Display:
-    """Live line in the terminal: how far, return, steps per second, time left. Elsewhere a plain line per tenth."""
+    """Live line in the terminal: how far, return, steps per second, time left. Elsewhere a plain line per tenth.
 
-    def __init__(self) -> None:
+    name   of a run that others go on beside; it then says little, and its name with each line
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.console = QuietConsole(highlight=False)
         columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
-        self._live = Progress(*columns, console=self.console) if self.console.is_terminal else None
+        self._live = Progress(*columns, console=self.console) if self.console.is_terminal and not name else None
         self._task = self._live.add_task("starting", total=1.0) if self._live else None
         self._tenths = 0
 
@@ -228,8 +232,14 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line, above the live one; it goes to the run's log too."""
-        self.console.print(text, soft_wrap=True)
+        if not self.name:
+            self.console.print(text, soft_wrap=True)
         log.info(text)
+
+    def end(self, summary: str, score: float, seconds: float) -> None:
+        """Print how the run ended."""
+        text = f"{self.name}: {figure(score)} in {duration(seconds)}" if self.name else summary
+        self.console.print(text, soft_wrap=True)
 
     def show(self, progress: float, row: Row) -> None:
         """Show that the share `progress` of the run is over."""
@@ -239,7 +249,7 @@ class Display:
         text = f"return {mean} · {row['time/steps_per_second']:,.0f} steps/s · {duration(left)} left"
         if self._live and self._task is not None:
             self._live.update(self._task, completed=progress, description=text)
-        elif int(10 * progress) > self._tenths:
+        elif int(10 * progress) > self._tenths and not self.name:
             self._tenths = int(10 * progress)
             self.console.print(f"{progress:4.0%}  {text}")
 

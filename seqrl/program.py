@@ -17,6 +17,7 @@ from seqrl.complaints import complaint, faults_of_files, faults_of_sweep
 from seqrl.configuration import faults
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.resume import arguments
+from seqrl.sweeps import FOLDER, faults_of_launcher, for_hydra, only_what_is_swept
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +59,17 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
         words.append("env=gymnasium")
     if leave_nothing:
         words += LEAVE_NOTHING
-    for key in ("resume", "validate"):
-        if {"-m", "--multirun"} & set(given) and any(w.startswith(f"{key}=") for w in given):
-            raise ConfigError([f"{key}: is for one run. Leave out {key}=… or -m."])
     many = {"-m", "--multirun"} & set(given)
-    if found := faults_of_sweep(words) if many else faults_of_files(words):
+    for key in ("resume", "validate"):
+        if many and any(w.startswith(f"{key}=") for w in given):
+            raise ConfigError([f"{key}: is for one run. Leave out {key}=… or -m."])
+    if not many and any(w.startswith(FOLDER) for w in given):
+        raise ConfigError(["sweep: names the folder of many runs. Add -m, or use hydra.run.dir=… for one."])
+    words = for_hydra(words)
+    if found := faults_of_launcher(words) or (faults_of_sweep(words) if many else faults_of_files(words)):
         raise ConfigError(found)
+    if many:
+        words.append(only_what_is_swept(words))
     return [w for w in words if not is_override(w)] + [w for w in words if is_override(w)]
 
 
@@ -105,7 +111,7 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
     where   what failed, if there is more than one run
     """
     lines, exit_code = complaint(error, arguments) or ([unexpected(error)], 1)
-    if isinstance(error, SeqrlError) and error.__cause__ and log.hasHandlers():
+    if isinstance(error, SeqrlError) and (error.__cause__ or where) and log.hasHandlers():
         log.error("%s", lines[0], exc_info=error)
     for line in lines:
         print(f"seqrl: error: {where}{line}", file=sys.stderr)

@@ -49,7 +49,7 @@ class Manifest:
     def begin(self) -> dict[str, Any]:
         """Say that the run goes on; what it had reached stays until it is replaced. Returns what was said before."""
         before: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.facts = {name: fact for name, fact in before.items() if name != "error"}
+        self.facts = {name: fact for name, fact in before.items() if name not in ("error", "exit_code")}
         self._begun = True
         self.update(status="running", **provenance())
         return before
@@ -63,7 +63,8 @@ class Manifest:
                 said = f"{type(error).__name__}: {error}".rstrip(": ")
                 # Where it cannot be written, the error itself is what must be said.
                 with suppress(OSError):
-                    self.update(status="interrupted" if interrupted else "failed", error=said)
+                    status, exit_code = ("interrupted", 130) if interrupted else ("failed", 1)
+                    self.update(status=status, error=said, exit_code=getattr(error, "exit_code", exit_code))
         finally:
             os.close(self._held)
 
@@ -88,6 +89,18 @@ class Manifest:
     def _refuse(self, why: str) -> NoReturn:
         os.close(self._held)
         raise ConfigError([f"run folder: {self.path.parent} {why}"])
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a run goes on there."""
+    here = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(here, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(here)
+    return False
 
 
 def provenance() -> dict[str, Any]:

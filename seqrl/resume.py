@@ -71,7 +71,8 @@ def _beginning(folder: Path) -> tuple[list[str], str | None]:
     """Overrides of the command that a run goes by, and the folder of the user's own configuration."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        return [str(override) for override in manifest["overrides"]], manifest["config_dir"]
+        began = [*manifest["overrides"], *manifest.get("implied", [])]
+        return list(map(str, began)), manifest["config_dir"]
     except (OSError, TypeError, ValueError, KeyError):
         raise CheckpointError(f"resume: {folder} holds no run. Name the folder that has manifest.json in it.") from None
 

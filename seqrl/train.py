@@ -21,11 +21,11 @@ from seqrl.build import build, built, make_env, prepared
 from seqrl.checkpoint import Checkpoints
 from seqrl.configuration import CONF
 from seqrl.devices import Device
-from seqrl.errors import NotFiniteError, UnsavedError
+from seqrl.errors import NotFiniteError, StoppedError, UnsavedError
 from seqrl.files import write
 from seqrl.footprint import footprint
 from seqrl.hints import Hints
-from seqrl.metrics import Display, Logger, Row
+from seqrl.metrics import Display, Logger, Row, figure
 from seqrl.networks import Network
 from seqrl.outputs import Outputs
 from seqrl.program import check, fail, is_true, overrides, report, started
@@ -35,18 +35,21 @@ from seqrl.run import Run
 from seqrl.runner import Player
 from seqrl.signals import Stop
 from seqrl.summary import introduction, sizes, summary
+from seqrl.sweeps import Point, Sweep
 from seqrl.trust import public
 
 
-def train(cfg: DictConfig, folder: Path) -> float:
+def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
     """Do one run into `folder`, or go on with it; return the mean return of its evaluation.
 
     Without an evaluation, that of its last episodes.
+
+    point   of a sweep, that it is
     """
     device: Device = built(cfg.device)()
     with ExitStack() as stack:
         manifest = stack.enter_context(Manifest(folder, goes_on=cfg.resume is not None))
-        display = stack.enter_context(Display())
+        display = stack.enter_context(Display(folder.name if point and point.has_company else ""))
         device = prepared(device, cfg, display.say)
         forget_peak_memory()
         checkpoints = Checkpoints(folder, cfg.checkpoint_keep)
@@ -54,7 +57,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
         stack.callback(run.runner.env.close)
         write(folder / "config.yaml", OmegaConf.to_yaml(public(cfg)).encode())
         before = manifest.begin() if cfg.resume else {}
-        manifest.update(seed=cfg.seed, threads=device.threads, device=str(device.torch_device), **command())
+        implied = point.implied if point else before.get("implied", [])
+        manifest.update(seed=cfg.seed, threads=device.threads, device=str(device.torch_device), **command(implied))
         for change in circumstances(before, manifest.facts):
             display.say(f"changed: {change}; the last digits may be others")
         loggers: dict[str, Logger] = {
@@ -82,7 +86,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
             outputs.write(result, run.budget.steps)
         score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", math.nan))
         named = {name.replace("/", "_"): value for name, value in result.items()}
-        display.console.print(summary(run, result, score, folder), soft_wrap=True)
+        display.end(summary(run, result, score, folder), score, run.clock.elapsed)
         if not (saved or outputs.save(run)):
             raise UnsavedError(
                 f"checkpoint: the final policy could not be saved in {folder}. "
@@ -92,12 +96,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
     return score
 
 
-def command() -> dict[str, Any]:
+def command(implied: list[str]) -> dict[str, Any]:
     """What it takes to go on with this run, now that nothing is wrong with it."""
     sources = HydraConfig.get().runtime.config_sources
     own = [source.path for source in sources if source.provider == "command-line"]
-    began = [override for override in overrides() if not override.startswith("resume=")]
-    return {"overrides": began, "config_dir": own[0] if own else None}
+    said = [override for override in overrides() if not override.startswith("resume=") and override not in implied]
+    return {"overrides": said, "implied": implied, "config_dir": own[0] if own else None}
 
 
 def learn(cfg: DictConfig, run: Run, outputs: Outputs, display: Display, stop: Stop, go_on: str) -> None:
@@ -190,14 +194,33 @@ def job(cfg: DictConfig) -> float:
         if cfg.validate:
             validate(cfg)
             return math.nan
-        return train(cfg, Path(HydraConfig.get().runtime.output_dir))
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        return point(cfg, folder) if HydraConfig.get().mode is RunMode.MULTIRUN else train(cfg, folder)
     except Exception as error:
-        if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        hydra = HydraConfig.get()
+        if hydra.mode is not RunMode.MULTIRUN:
             fail(error)
-        # The other points of a sweep go on; its exit code tells.
-        where = f"point {HydraConfig.get().job.num} of the sweep: "
-        exit_codes_of_failed_points.append(report(error, where=where))
+        exit_code = report(error, where=f"point {hydra.job.num} of the sweep: ")
+        if isinstance(error, StoppedError):
+            print(f"seqrl: the same command with sweep={hydra.sweep.dir} goes on with the sweep", file=sys.stderr)
+            sys.exit(exit_code)
+        # The other points go on; the exit code of the sweep tells.
+        exit_codes_of_failed_points.append(exit_code)
         return math.nan
+
+
+def point(cfg: DictConfig, folder: Path) -> float:
+    """One point of a sweep, or what is left of it; return its result."""
+    point = Point(cfg, folder)
+    if point.elsewhere:
+        print(f"{folder.name}: goes on elsewhere, and is left to it")
+        return math.nan
+    if point.finished:
+        print(f"{folder.name}: is finished, {figure(point.result)}")
+        return point.result
+    if point.goes_on:
+        cfg.resume = str(folder)
+    return train(cfg, folder, point)
 
 
 exit_codes_of_failed_points: list[int] = []
@@ -206,8 +229,8 @@ exit_codes_of_failed_points: list[int] = []
 def main() -> None:
     """Entry point of `python -m seqrl.train` and `seqrl-train`."""
     started(job, leave_nothing=is_true("validate", sys.argv))
-    if exit_codes_of_failed_points:
-        sys.exit(max(exit_codes_of_failed_points))
+    if worst := max([Sweep.worst, *exit_codes_of_failed_points]):
+        sys.exit(worst)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def hydra_distrusted(hydra: DictConfig) -> Iterator[str]:
         target = node.get("_target_")
         if part in ("callbacks", "job_logging", "hydra_logging"):
             target = target or node.get("()") or node.get("class")
-            if target and not _within(str(target), ["logging"]):
+            if target and not _within(str(target), ["logging", "seqrl.sweeps"]):
                 yield f"{where}: would import {target}. Leave it out, or give it on the command line."
 
 

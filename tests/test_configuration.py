@@ -288,7 +288,7 @@ def test_a_number_that_yaml_reads_as_octal_is_named_with_its_line(tmp_path):
     ("overrides", "name"),
     [
         ("env.kwargs={a: /x/y}_seed=1", "env.kwargs=-a-x-y-_seed=1"),
-        ("a=" + "x" * 300, "a=" + "x" * 238),
+        ("a=" + "x" * 300, "a=" + "x" * 229 + "-8e270ac8"),
         ("hidden=[1, 3]", "hidden=-1,-3"),
     ],
 )
@@ -307,7 +307,7 @@ def test_an_own_part_may_have_keys_of_its_own(tmp_path):
 def test_the_help_names_every_group_and_choice():
     text = (CONF / "config.yaml").read_text()
     for group in CONF.iterdir():
-        if group.is_dir():
+        if group.is_dir() and group.name != "hydra":
             (line,) = re.findall(rf"^ +{group.name} +(.+)$", text.split("Groups and their choices")[1], re.MULTILINE)
             assert all(re.search(rf"\b{choice}\b", line) for choice in choices(group.name)), line
 

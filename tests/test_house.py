@@ -20,7 +20,7 @@ FORBIDDEN = {
     "seqrl.types": ["seqrl"],
 }
 # Where the configuration comes in.
-ENTRANCE = [f"seqrl.{m}" for m in ("train", "verify", "program", "configuration", "complaints", "trust")]
+ENTRANCE = [f"seqrl.{m}" for m in ("train", "verify", "program", "configuration", "complaints", "sweeps", "trust")]
 ALLOWED = {
     "hydra": [*ENTRANCE, "seqrl.build"],
     "omegaconf": [*ENTRANCE, "seqrl.build", "seqrl.resume", "seqrl.summary"],

@@ -46,7 +46,7 @@ def test_a_run_leaves_its_folder_named_after_its_choices(finished):
     _, run = finished
     assert run.name.endswith("_ppo_attention_truncated_s3")
     left = {path.name.split(".out.")[0] for path in run.iterdir()}
-    assert left == {"config.yaml", "metrics.jsonl", "events", "train.log", "manifest.json", "checkpoints", ".hydra"}
+    assert left == {"config.yaml", "metrics.jsonl", "events", "train.log", "manifest.json", "checkpoints"}
 
 
 def test_the_saved_configuration_is_resolved(finished):

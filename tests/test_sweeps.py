@@ -1,0 +1,219 @@
+"""Sweeps as a user starts them: many runs, in one process after another, side by side, or in a queue."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from seqrl.configuration import folder_name, point_folder
+from seqrl.sweeps import cores, jobs_at_once
+
+SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2", "logger=jsonl"]
+TINY = [*SMALL, "env.max_episode_steps=20", "episodes=2"]
+# An environment that raises while a file lies beside it.
+MOODY = """
+from pathlib import Path
+import gymnasium as gym
+import numpy as np
+
+class Moody(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (1,)), gym.spaces.Discrete(2)
+
+    def __init__(self, name="a"):
+        self.name = name
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.clock += 1
+        if self.clock == 3 and Path(f"{self.name}.broken").exists():
+            raise OSError("the robot fell over")
+        return np.zeros(1, np.float32), 1.0, self.clock == 5, False, {}
+
+gym.register("Moody-v0", entry_point=Moody)
+"""
+MOODY_ARGUMENTS = [*SMALL, "env.id=moody:Moody-v0", "trust=[moody]", "episodes=4", "env.backend=sync"]
+
+
+def sweep(folder: Path, *arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
+    start = ["-c", f"{program}\nimport runpy; runpy.run_module('seqrl.train', run_name='__main__', alter_sys=True)"]
+    command = [sys.executable, *(start if program else ["-m", "seqrl.train"]), "-m", *arguments, "sweep=s"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180)
+
+
+def manifests(folder: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted((folder / "s").glob("*/manifest.json"))}
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_the_same_command_again_finishes_what_failed_or_was_not_begun_and_nothing_else(tmp_path, launcher):
+    (tmp_path / "moody.py").write_text(MOODY)
+    (tmp_path / "b.broken").touch()
+    arguments = [*MOODY_ARGUMENTS, f"hydra/launcher={launcher}"]
+    first = sweep(tmp_path, *arguments, "+env.kwargs.name=a,b,c")
+    assert first.returncode == 5, first.stderr
+    a, b, c = manifests(tmp_path)
+    known = manifests(tmp_path)
+    assert [known[name]["status"] for name in (a, b, c)] == ["finished", "failed", "finished"]
+    assert known[b]["exit_code"] == 5
+    assert "the robot fell over" in known[b]["error"]
+    assert "the robot fell over" in first.stderr
+    log = (tmp_path / "s" / b / "train.log").read_text()
+    assert "Traceback" in log
+    assert "moody.py" in log
+    assert "sweep: 2 finished, 1 failed, in s" in first.stdout
+    assert "The same command with sweep=s goes on" in first.stdout
+
+    (tmp_path / "b.broken").unlink()
+    done = {name: everything(tmp_path / "s" / name) for name in (a, c)}
+    second = sweep(tmp_path, *arguments, "+env.kwargs.name=d,b,a,c")
+    assert second.returncode == 0, second.stderr
+    known = manifests(tmp_path)
+    assert len(known) == 4
+    assert {facts["status"] for facts in known.values()} == {"finished"}
+    assert "error" not in known[b]
+    assert {name: everything(tmp_path / "s" / name) for name in (a, c)} == done
+    assert f"{a}: is finished" in second.stdout
+
+
+def test_jobs_side_by_side_share_the_cores_and_leave_the_bits_of_one_learner(tmp_path):
+    assert sweep(tmp_path, *TINY, "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2").returncode == 0
+    for name, facts in manifests(tmp_path).items():
+        learners = OmegaConf.load(tmp_path / "s" / name / "config.yaml").algorithm.learners
+        assert learners == min(2, max(1, cores() // 2))
+        assert facts["implied"] == ([f"algorithm.learners={learners}"] if learners != 2 else [])
+
+
+def test_what_the_command_line_says_of_learners_holds(tmp_path):
+    assert sweep(tmp_path, *TINY, "algorithm.learners=3", "hydra/launcher=joblib").returncode == 0
+    ((name, _),) = manifests(tmp_path).items()
+    assert OmegaConf.load(tmp_path / "s" / name / "config.yaml").algorithm.learners == 3
+
+
+def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    own = tmp_path / "own" / "experiment" / "mine.yaml"
+    own.write_text("# @package _global_\nparallel: 2\n")
+    arguments = ["--config-dir", "own", "experiment=mine", *(a for a in TINY if not a.startswith("parallel"))]
+    assert sweep(tmp_path, *arguments, "seed=0,1").returncode == 0
+    before = everything(tmp_path / "s")
+    own.write_text("# @package _global_\nparallel: 3\n")
+    again = sweep(tmp_path, *arguments, "seed=0,1")
+    assert again.returncode == 2
+    assert "was begun with another configuration, parallel: 2 -> 3. Choose another sweep=…" in again.stderr
+    assert len(again.stderr.splitlines()) == 2
+    # What was complained of is in the points' logs; multirun.yaml is Hydra's, about the last command.
+    assert {k: v for k, v in everything(tmp_path / "s").items() if not k.endswith(("train.log", "multirun.yaml"))} == {
+        k: v for k, v in before.items() if not k.endswith(("train.log", "multirun.yaml"))
+    }
+
+
+def rows(run: Path) -> list[dict]:
+    """Whole lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_sweep_that_was_stopped_goes_on_where_it_stopped(tmp_path, number):
+    arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "total_steps=1280", "seed=0,1"]
+    command = [sys.executable, "-m", "seqrl.train", "-m", *arguments, "sweep=s"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as going:
+        deadline = time.monotonic() + 60
+        while not any(len(rows(run.parent)) > 3 for run in tmp_path.glob("s/*/metrics.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(going.pid, number)
+        said = going.stderr.read()
+    ((name, facts),) = manifests(tmp_path).items()
+    if number != signal.SIGKILL:
+        assert going.returncode == 128 + number
+        assert f"point 0 of the sweep: stopped by {number.name}." in said
+        assert "the same command with sweep=s goes on with the sweep" in said
+        assert facts["status"] == "interrupted"
+    before = rows(tmp_path / "s" / name)
+    assert len(before) < 40
+
+    done = sweep(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert [facts["status"] for facts in manifests(tmp_path).values()] == ["finished", "finished"]
+    for run in manifests(tmp_path):
+        steps = [row["env_steps"] for row in rows(tmp_path / "s" / run)]
+        assert steps[:40] == list(range(32, 1281, 32))
+    # All but the iteration that it was killed in.
+    kept = len(before) - 2
+    assert rows(tmp_path / "s" / name)[:kept] == before[:kept]
+
+
+def test_the_folder_of_a_point_is_found_again_whatever_its_number(tmp_path):
+    assert point_folder(str(tmp_path), 3, "seed-1", ["seed=1"]) == "3_seed-1"
+    for name, overrides in {"3_seed-1": ["seed=1"], "12": ["seed=1", "x=2"], "4_seed-11": ["seed=11"]}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"overrides": overrides, "implied": ["y=1"]}))
+    (tmp_path / "5_broken").mkdir()
+    (tmp_path / "5_broken" / "manifest.json").write_text("{")
+    assert point_folder(str(tmp_path), 7, "seed-1", ["seed=1"]) == "3_seed-1"
+    assert point_folder(str(tmp_path), 7, "x-2_seed-1", ["x=2", "seed=1"]) == "12"
+    assert point_folder(str(tmp_path), 7, "seed-2", ["seed=2"]) == "7_seed-2"
+    assert point_folder(str(tmp_path), 7, "", ["seed=3"]) == "7"
+
+
+def test_points_are_named_after_what_is_swept_only(tmp_path):
+    (tmp_path / "own" / "algorithm").mkdir(parents=True)
+    done = sweep(tmp_path, *TINY, "--config-dir", "own", "algorithm.epochs=1,2", "network=lstm", "seed=3")
+    assert done.returncode == 0, done.stderr
+    assert list(manifests(tmp_path)) == ["0_algorithm.epochs-1", "1_algorithm.epochs-2"]
+
+
+def test_points_that_differ_where_a_name_is_too_long_have_folders_of_their_own():
+    one, other = (folder_name(f"env.kwargs.text-{'x' * 300}{end}_seed-0") for end in "ab")
+    assert one != other
+    assert max(len(one), len(other)) <= 240
+
+
+@pytest.mark.parametrize(
+    ("launcher", "jobs"),
+    [({}, 1), ({"n_jobs": 3}, 3), ({"n_jobs": -1}, cores()), ({"n_jobs": -cores() - 5}, 1), ({"n_jobs": None}, 1)],
+)
+def test_a_launcher_says_how_many_jobs_run_at_once(launcher, jobs):
+    assert jobs_at_once(OmegaConf.create(launcher)) == jobs
+
+
+def test_a_folder_for_many_runs_needs_many_runs(tmp_path):
+    command = [sys.executable, "-m", "seqrl.train", "sweep=s"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "sweep: names the folder of many runs. Add -m" in done.stderr
+
+
+@pytest.mark.parametrize(("launcher", "extra"), [("joblib", "joblib"), ("slurm", "slurm"), ("slurm_gpu", "slurm")])
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra(tmp_path, launcher, extra):
+    package = f"hydra_plugins.hydra_{'joblib' if launcher == 'joblib' else 'submitit'}_launcher"
+    missing = f"import sys; sys.modules[{package!r}] = None"
+    done = sweep(tmp_path, *TINY, "seed=0,1", f"hydra/launcher={launcher}", program=missing)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"seqrl: error: hydra/launcher: {launcher} is not installed. Install it: pip install 'seqrl[{extra}]'.\n"
+    )
+
+
+def test_points_run_in_processes_of_a_queue(tmp_path):
+    (tmp_path / "moody.py").write_text(MOODY)
+    (tmp_path / "b.broken").touch()
+    done = sweep(tmp_path, *MOODY_ARGUMENTS, "+env.kwargs.name=a,b", "hydra/launcher=submitit_local")
+    assert done.returncode == 5, done.stderr
+    assert [facts["status"] for facts in manifests(tmp_path).values()] == ["finished", "failed"]
+    assert "sweep: 1 finished, 1 failed, in s" in done.stdout
