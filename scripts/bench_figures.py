@@ -31,7 +31,7 @@ def axes_of(count: int, ylabel: str) -> tuple[Any, list[Any]]:
 def lines(axes: Any, named: dict[str, Points]) -> None:
     """Draw each with its name behind its last point."""
     for colour, (name, points) in zip(COLOURS, named.items(), strict=False):
-        axes.plot(*zip(*points, strict=True), "o-", color=colour)
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, clip_on=False)
         axes.annotate(name, points[-1], xytext=(8, 0), textcoords="offset points", color=colour, va="center")
     axes.set_ylim(0)
 

@@ -1,8 +1,10 @@
 import copy
+import sys
 
 import pytest
 import torch
 
+from seqrl.envs import TMaze
 from seqrl.errors import CheckpointError, OutOfMemoryError
 from seqrl.metrics import EpisodeStatistics
 from seqrl.run import Budget, Run
@@ -68,3 +70,25 @@ def test_the_budget_is_spent_by_episodes_or_steps_whichever_comes_first():
     assert (budget.progress, budget.spent) == (0.9, False)
     budget.count(10, 0)
     assert budget.spent
+
+
+@pytest.mark.parametrize("kind", ["lstm", "lstm+attention"])
+def test_environments_that_are_tensor_programs_cost_no_python_each(kind):
+    def calls(environments):
+        """Calls of Python functions in the second iteration: 42 steps, two episodes of each environment."""
+        run = begun(TMaze(environments, seed=0, corridor_length=20), kind=kind, rollout_length=42)
+        run.iterate()
+        seen = 0
+
+        def count(frame, event, argument):
+            nonlocal seen
+            seen += event == "call"
+
+        sys.setprofile(count)
+        try:
+            run.iterate()
+        finally:
+            sys.setprofile(None)
+        return seen
+
+    assert calls(72) == calls(8)
