@@ -1,5 +1,6 @@
 """Sweeps: what is left to do of each point, how many run at once, and how all of them ended."""
 
+import atexit
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl.errors import ConfigError
 from seqrl.records import is_held
 from seqrl.resume import changes
+from seqrl.signals import HEARD, Crew
 from seqrl.trust import public
 
 LEARNERS = "algorithm.learners"
@@ -78,11 +80,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def company() -> Crew | None:
+    """The points of this sweep that run at the same time as this one; None where they run one by one."""
+    return Crew.joined() if jobs_at_once(HydraConfig.get().launcher) > 1 else None
+
+
 class Point:
     """A point of a sweep, in a folder where it may have been begun or finished before.
 
     elsewhere     whether another process is at it
-    has_company   whether others run at the same time
+    crew          the points that run at the same time; None where it runs alone
     implied       overrides that nobody wrote
 
     Raises ConfigError if it was begun with another configuration.
@@ -91,7 +98,7 @@ class Point:
     def __init__(self, cfg: DictConfig, folder: Path) -> None:
         self.folder = folder
         self.implied: list[str] = []
-        self.has_company = jobs_at_once(HydraConfig.get().launcher) > 1
+        self.crew = company()
         self._facts = _facts(folder)
         self.elsewhere = bool(self._facts) and is_held(folder)
         before = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else None
@@ -142,18 +149,28 @@ class Sweep(Callback):
     worst = 0
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        def stop(number: int, frame: object) -> NoReturn:
-            # What runs at the moment hears its own signal; nothing begins any more.
+        crew = Crew.gathered()
+        atexit.register(crew.disperse)
+
+        def end(number: int, frame: object) -> NoReturn:
+            # A second signal ends everything at once.
+            for heard in HEARD:
+                signal.signal(heard, lambda number, _: os._exit(128 + number))
+            crew.stop(number)
+            self._say_how_it_ended(Path(config.hydra.sweep.dir))
             sys.exit(128 + number)
 
-        signal.signal(signal.SIGTERM, stop)
+        for number in HEARD:
+            signal.signal(number, end)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
+        self._say_how_it_ended(Path(config.hydra.sweep.dir))
+
+    def _say_how_it_ended(self, folder: Path) -> None:
         names = sorted((path.parent.name for path in folder.glob("*/manifest.json")), key=_in_order)
         points = {name: _facts(folder / name) for name in names}
         ended = Counter(str(facts["status"]) for facts in points.values())
-        print(f"sweep: {', '.join(f'{count} {status}' for status, count in ended.items())}, in {folder}")
+        print(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
         for name, facts in points.items():
             if facts["status"] == "running" and is_held(folder / name):
                 print(f"  {name}: goes on elsewhere")

@@ -4,9 +4,10 @@ Composes the configuration, builds the parts, runs the loop. No other module imp
 """
 
 import math
+import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from seqrl.run import Run
 from seqrl.runner import Player
 from seqrl.signals import Stop
 from seqrl.summary import introduction, sizes, summary
-from seqrl.sweeps import Point, Sweep
+from seqrl.sweeps import Point, Sweep, company
 from seqrl.trust import public
 
 
@@ -49,7 +50,7 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
     device: Device = built(cfg.device)()
     with ExitStack() as stack:
         manifest = stack.enter_context(Manifest(folder, goes_on=cfg.resume is not None))
-        display = stack.enter_context(Display(folder.name if point and point.has_company else ""))
+        display = stack.enter_context(Display(folder.name if point and point.crew else ""))
         device = prepared(device, cfg, display.say)
         forget_peak_memory()
         checkpoints = Checkpoints(folder, cfg.checkpoint_keep)
@@ -70,7 +71,7 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
         checkpoints.begin(run.state_dict(), run.iterations)
 
         display.say(introduction(cfg, run, device))
-        with Stop() as stop:
+        with Stop(point.crew if point else None) as stop:
             learn(cfg, run, outputs, display, stop, go_on)
             saved = outputs.save(run)
             if stop.wanted:
@@ -201,9 +202,14 @@ def job(cfg: DictConfig) -> float:
         if hydra.mode is not RunMode.MULTIRUN:
             fail(error)
         exit_code = report(error, where=f"point {hydra.job.num} of the sweep: ")
-        if isinstance(error, StoppedError):
+        crew = company()
+        if isinstance(error, StoppedError) and crew is None:
             print(f"seqrl: the same command with sweep={hydra.sweep.dir} goes on with the sweep", file=sys.stderr)
             sys.exit(exit_code)
+        if crew and crew.abandoned:
+            # Nobody waits for the result, and nobody would end this process.
+            crew.disperse()
+            os._exit(exit_code)
         # The other points go on; the exit code of the sweep tells.
         exit_codes_of_failed_points.append(exit_code)
         return math.nan
@@ -212,15 +218,18 @@ def job(cfg: DictConfig) -> float:
 def point(cfg: DictConfig, folder: Path) -> float:
     """One point of a sweep, or what is left of it; return its result."""
     point = Point(cfg, folder)
-    if point.elsewhere:
-        print(f"{folder.name}: goes on elsewhere, and is left to it")
-        return math.nan
-    if point.finished:
-        print(f"{folder.name}: is finished, {figure(point.result)}")
-        return point.result
-    if point.goes_on:
-        cfg.resume = str(folder)
-    return train(cfg, folder, point)
+    with point.crew.at_work() if point.crew else nullcontext():
+        if point.crew and point.crew.told:
+            return math.nan
+        if point.elsewhere:
+            print(f"{folder.name}: goes on elsewhere, and is left to it")
+            return math.nan
+        if point.finished:
+            print(f"{folder.name}: is finished, {figure(point.result)}")
+            return point.result
+        if point.goes_on:
+            cfg.resume = str(folder)
+        return train(cfg, folder, point)
 
 
 exit_codes_of_failed_points: list[int] = []

@@ -40,7 +40,7 @@ def test_signals_mean_what_they_did_before_when_the_run_is_over():
 
 def test_what_could_not_be_saved_is_said_with_how_to_go_on():
     stop = Stop()
-    stop.wanted = signal.SIGTERM
+    stop._hear(signal.SIGTERM, None)
     assert str(stop.error("resume=x", saved=True)) == "stopped by SIGTERM. Go on with resume=x"
     error = stop.error("resume=x", saved=False)
     assert str(error) == (

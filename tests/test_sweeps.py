@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -126,21 +128,28 @@ def rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
 
 
+@contextmanager
+def going(folder: Path, *arguments: str, points: int) -> Iterator[subprocess.Popen[str]]:
+    """A sweep, once so many of its points have come some way."""
+    command = [sys.executable, "-m", "seqrl.train", "-m", *arguments, "sweep=s"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while sum(len(rows(run.parent)) > 3 for run in folder.glob("s/*/metrics.jsonl")) < points:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_was_stopped_goes_on_where_it_stopped(tmp_path, number):
     arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "total_steps=1280", "seed=0,1"]
-    command = [sys.executable, "-m", "seqrl.train", "-m", *arguments, "sweep=s"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as going:
-        deadline = time.monotonic() + 60
-        while not any(len(rows(run.parent)) > 3 for run in tmp_path.glob("s/*/metrics.jsonl")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        os.killpg(going.pid, number)
-        said = going.stderr.read()
+    with going(tmp_path, *arguments, points=1) as process:
+        os.killpg(process.pid, number)
+        said = process.stderr.read()
     ((name, facts),) = manifests(tmp_path).items()
     if number != signal.SIGKILL:
-        assert going.returncode == 128 + number
+        assert process.returncode == 128 + number
         assert f"point 0 of the sweep: stopped by {number.name}." in said
         assert "the same command with sweep=s goes on with the sweep" in said
         assert facts["status"] == "interrupted"
@@ -156,6 +165,40 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_stopped(tmp_path, number):
     # All but the iteration that it was killed in.
     kept = len(before) - 2
     assert rows(tmp_path / "s" / name)[:kept] == before[:kept]
+
+
+def ends(group: int) -> bool:
+    """Whether no process of a group is left, after a while."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+# Ctrl-C goes to every process of a terminal, a cluster's or an operator's signal to the command alone.
+@pytest.mark.parametrize(
+    ("number", "send", "heard"),
+    [(signal.SIGINT, os.killpg, "SIGINT"), (signal.SIGTERM, os.kill, "SIGTERM"), (signal.SIGKILL, os.kill, "SIGHUP")],
+)
+def test_points_side_by_side_save_themselves_when_their_command_is_stopped(tmp_path, number, send, heard):
+    arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "seed=range(6)"]
+    arguments += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    with going(tmp_path, *arguments, points=2) as process:
+        send(process.pid, number)
+        # To the end of the last process that could write there.
+        printed, said = process.stdout.read(), process.stderr.read()
+    assert ends(process.pid)
+    known = manifests(tmp_path)
+    assert [facts["status"] for facts in known.values()] == ["interrupted", "interrupted"]
+    assert all(f"stopped by {heard}. Go on with" in facts["error"] for facts in known.values())
+    assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        assert "sweep: 2 interrupted, in s" in printed
+        assert "The same command with sweep=s goes on with what is not finished." in printed
 
 
 def test_the_folder_of_a_point_is_found_again_whatever_its_number(tmp_path):

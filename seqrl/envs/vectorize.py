@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -122,7 +123,8 @@ class Order:
         """What builds each of them."""
         if self.spec.entry_point is None:
             raise EnvError(f"env.backend: {self.spec.id} has only a vector form of its own. Use env.backend=vector.")
-        return [partial(_single, self.spec, dict(self.kwargs), index) for index in range(self.batch_size)]
+        home = os.getpid()
+        return [partial(_single, self.spec, dict(self.kwargs), index, home) for index in range(self.batch_size)]
 
 
 def episodes(order: Order, backend: str) -> Episodes:
@@ -169,8 +171,8 @@ def _async(order: Order) -> Episodes:
         ) from error
 
 
-def _single(spec: EnvSpec, kwargs: dict[str, Any], index: int) -> Single:
-    if multiprocessing.parent_process() is not None:
+def _single(spec: EnvSpec, kwargs: dict[str, Any], index: int, home: int) -> Single:
+    if os.getpid() != home:
         # Ctrl-C goes to every process of a terminal; the parent finishes its iteration and then ends this one.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent()

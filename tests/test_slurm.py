@@ -1,0 +1,72 @@
+"""Points of a sweep as jobs of a real Slurm, of this one machine; where it is installed, and one may start it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SLURM = Path(__file__).resolve().parents[1] / "scripts" / "one_node_slurm.sh"
+PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
+# An environment that takes its time: 0.05 s a step.
+SLOW = """
+import time
+import gymnasium as gym
+import numpy as np
+
+class Slow(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        time.sleep(0.05)
+        self.clock += 1
+        return np.zeros(1, np.float32), 1.0, self.clock == 8, False, {}
+
+gym.register("Slow-v0", entry_point=Slow)
+"""
+ARGUMENTS = [
+    "env.id=slow:Slow-v0", "trust=[slow]", "env.backend=sync", "network.hidden_size=8", "network.lstm_hidden_size=8",
+    "evaluation.episodes=2", "parallel=2", "rollout_length=16", "episodes=1000000", "seed=0,1", "logger=jsonl",
+    # Two at once on two cores.
+    "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1", "sweep=s",
+]  # fmt: skip
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons need root"),
+    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason="Slurm is not installed"),
+]
+
+
+def sweep(folder: Path, *arguments: str) -> dict[str, dict]:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    (folder / "slow.py").write_text(SLOW)
+    command = [SLURM, sys.executable, "-m", "seqrl.train", "-m", *ARGUMENTS, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sweep: 2 finished, in s" in done.stdout
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("s/*/manifest.json"))}
+
+
+def test_points_are_jobs_of_a_cluster(tmp_path):
+    for facts in sweep(tmp_path, "total_steps=64").values():
+        assert facts["status"] == "finished"
+
+
+def test_a_job_whose_time_is_over_goes_on_from_its_checkpoint_in_another(tmp_path):
+    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10"]
+    # 80 s, and more than a minute.
+    for name, facts in sweep(tmp_path, "total_steps=1600", *limits).items():
+        assert facts["status"] == "finished"
+        log = (tmp_path / "s" / name / "train.log").read_text()
+        assert "goes on after" in log
+        steps = [json.loads(row)["env_steps"] for row in (tmp_path / "s" / name / "metrics.jsonl").open()]
+        assert steps[:50] == list(range(32, 1601, 32))
