@@ -4,10 +4,13 @@ import atexit
 import json
 import os
 import re
+import shlex
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -149,6 +152,8 @@ class Sweep(Callback):
     worst = 0
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self._begun = time.time()
+        self._note(config)
         crew = Crew.gathered()
         atexit.register(crew.disperse)
 
@@ -157,16 +162,15 @@ class Sweep(Callback):
             for heard in HEARD:
                 signal.signal(heard, lambda number, _: os._exit(128 + number))
             crew.stop(number)
-            self._say_how_it_ended(Path(config.hydra.sweep.dir))
+            self.on_multirun_end(config)
             sys.exit(128 + number)
 
         for number in HEARD:
             signal.signal(number, end)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        self._say_how_it_ended(Path(config.hydra.sweep.dir))
-
-    def _say_how_it_ended(self, folder: Path) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        self._note(config, seconds=time.time() - self._begun)
         names = sorted((path.parent.name for path in folder.glob("*/manifest.json")), key=_in_order)
         points = {name: _facts(folder / name) for name in names}
         ended = Counter(str(facts["status"]) for facts in points.values())
@@ -179,6 +183,16 @@ class Sweep(Callback):
                 Sweep.worst = max(Sweep.worst, int(facts.get("exit_code", 1)))
         if Sweep.worst:
             print(f"The same command with sweep={folder} goes on with what is not finished.")
+
+    def _note(self, config: DictConfig, **facts: float) -> None:
+        """Add a line to commands.jsonl: what was asked for, when, and at the end how long it took."""
+        folder = Path(config.hydra.sweep.dir)
+        begun = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._begun))
+        command = shlex.join(["python", *sys.orig_argv[1:]])
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "commands.jsonl").open("a") as file:
+                file.write(json.dumps({"command": command, "begun": begun, "cores": cores(), **facts}) + "\n")
 
 
 def _in_order(name: str) -> tuple[int, str]:

@@ -26,7 +26,10 @@ ALLOWED = {
     "omegaconf": [*ENTRANCE, "seqrl.build", "seqrl.resume", "seqrl.summary"],
     "tensorboard": ["seqrl.metrics"],
     "torch.utils.tensorboard": ["seqrl.metrics"],
-    "rich": ["seqrl.metrics"],
+    "rich": ["seqrl.metrics", "seqrl.report"],
+    "matplotlib": ["seqrl.report.figures"],
+    "jinja2": ["seqrl.report.page"],
+    "seqrl.report": ["seqrl.report"],
     "seqrl.train": [],
     "seqrl.verify": [],
 }

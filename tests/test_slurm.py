@@ -68,5 +68,6 @@ def test_a_job_whose_time_is_over_goes_on_from_its_checkpoint_in_another(tmp_pat
         assert facts["status"] == "finished"
         log = (tmp_path / "s" / name / "train.log").read_text()
         assert "goes on after" in log
-        steps = [json.loads(row)["env_steps"] for row in (tmp_path / "s" / name / "metrics.jsonl").open()]
+        rows = (tmp_path / "s" / name / "metrics.jsonl").read_text().splitlines()
+        steps = [json.loads(row)["env_steps"] for row in rows]
         assert steps[:50] == list(range(32, 1601, 32))

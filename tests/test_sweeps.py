@@ -118,9 +118,13 @@ def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path)
     assert "was begun with another configuration, parallel: 2 -> 3. Choose another sweep=…" in again.stderr
     assert len(again.stderr.splitlines()) == 2
     # What was complained of is in the points' logs; multirun.yaml is Hydra's, about the last command.
-    assert {k: v for k, v in everything(tmp_path / "s").items() if not k.endswith(("train.log", "multirun.yaml"))} == {
-        k: v for k, v in before.items() if not k.endswith(("train.log", "multirun.yaml"))
+    new = ("train.log", "multirun.yaml", "commands.jsonl")
+    assert {k: v for k, v in everything(tmp_path / "s").items() if not k.endswith(new)} == {
+        k: v for k, v in before.items() if not k.endswith(new)
     }
+    commands = [json.loads(line)["command"] for line in (tmp_path / "s" / "commands.jsonl").read_text().splitlines()]
+    assert len(commands) == 4
+    assert all(command.startswith("python -m seqrl.train -m --config-dir own") for command in commands)
 
 
 def rows(run: Path) -> list[dict]:

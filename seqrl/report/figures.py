@@ -1,0 +1,383 @@
+"""The pictures: learning curves, final returns, costs, and which differences are real."""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from seqrl.report.findings import Findings, Group, number, pooled, scores, shown
+from seqrl.report.runs import Array, Run, short
+from seqrl.report.statistics import Estimate, estimate
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.edgecolor": "#444444",
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.color": "#444444", "ytick.color": "#444444",
+    "axes.grid": False, "legend.frameon": False, "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42,
+}  # fmt: skip
+# Okabe and Ito (2008): told apart by the colour-blind too.
+DISTINCT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+PANELS = 8
+POINTS = 150
+GREY = "#8a8a8a"
+
+# Figures of a configuration beside its return: title, what it is, whether less is better.
+COSTS: list[tuple[str, Callable[[Group], float], bool]] = [
+    ("thousand steps to threshold", lambda group: group.steps_to_threshold / 1000, True),
+    ("seconds to threshold", lambda group: group.seconds_to_threshold, True),
+    ("thousand steps per second", lambda group: group.steps_per_second / 1000, False),
+    ("peak memory, MB", lambda group: group.peak_memory_mb, True),
+    ("clipped gradients, %", lambda group: 100 * group.clipped, True),
+    ("diverged runs, %", lambda group: 100 * group.diverged, True),
+]
+
+
+def draw(found: Findings, folder: Path) -> dict[str, str]:
+    """Write the pictures as PNG and PDF; return the caption of each by its name."""
+    captions: dict[str, str] = {}
+    with mpl.rc_context(STYLE):
+        for name, picture in {
+            "learning_curves": learning_curves,
+            "final_return": final_return,
+            "heat_map": heat_map,
+            "costs": costs,
+            "differences": differences,
+        }.items():
+            drawn = picture(found)
+            if drawn is None:
+                continue
+            figure, captions[name] = drawn
+            for kind in ("png", "pdf"):
+                figure.savefig(folder / f"{name}.{kind}", metadata={"CreationDate": None} if kind == "pdf" else None)
+            plt.close(figure)
+    return captions
+
+
+def learning_curves(found: Findings) -> tuple[Figure, str] | None:
+    """Training return against environment steps: a colour for each value of one key, a panel for each of another."""
+    study = found.study
+    keys = by_importance(found)[:2]
+    if len(keys) == 2 and len(study.levels(keys[1])) > PANELS:
+        keys = keys[:1]
+    colours = colours_of(study.levels(keys[0]), keys[0]) if keys else {None: DISTINCT[0]}
+    panels = study.levels(keys[1]) if len(keys) > 1 else [None]
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(min(7.2, 2 + 2.2 * columns), 0.6 + 2 * rows), sharex=True, sharey=True, squeeze=False
+    )  # fmt: skip
+    strata = pooled(study, keys)
+    drawn = False
+    for panel, ax in zip(panels, axes.flat, strict=False):
+        for width, (level, colour) in zip(np.linspace(2.4, 1.2, len(colours)), colours.items(), strict=True):
+            point = () if not keys else (level,) if len(keys) == 1 else (level, panel)
+            if curve := _curve(strata.get(point, [])):
+                steps, mean = curve
+                ax.fill_between(steps / 1000, mean.low, mean.high, color=colour, alpha=0.16, linewidth=0)
+                ax.plot(steps / 1000, mean.value, color=colour, linewidth=width)
+                drawn = True
+        if np.isfinite(found.threshold):
+            ax.axhline(found.threshold, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+        if len(keys) > 1:
+            ax.set_title(f"{short(keys[1])} = {shown(keys[1], panel)}")
+        ax.margins(x=0)
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.set_visible(False)
+    if not drawn:
+        plt.close(figure)
+        return None
+    axes[0][0].set_ylabel("training return")
+    for row in axes[1:]:
+        row[0].set_ylabel("training return")
+    if keys:
+        handles = [
+            Line2D([], [], color=colour, linewidth=2, label=shown(keys[0], level)) for level, colour in colours.items()
+        ]
+        figure.legend(
+            handles=handles, title=short(keys[0]), loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8,
+            alignment="left",
+        )  # fmt: skip
+    figure.tight_layout(w_pad=1.2)
+    figure.supxlabel("thousand environment steps", fontsize=8, y=0.02, va="top")
+    others = [short(key) for key in study.keys if key not in keys]
+    over = f", pooled over {' and '.join(others)}" if others else ""
+    return figure, (
+        f"Training return (mean of the latest episodes): interquartile mean over seeds{over}, with its 95 % interval "
+        "from a stratified bootstrap. Dashed: the threshold."
+    )
+
+
+def final_return(found: Findings) -> tuple[Figure, str] | None:
+    """Final return of every run, and the interquartile mean of each configuration with its interval."""
+    groups = [group for group in found.groups if group.returns is not None]
+    if not groups:
+        return None
+    best_first = sorted(groups, key=lambda group: (*_value(group), group is found.chosen))[-40:]
+    figure, ax = plt.subplots(figsize=(7.2, 0.7 + 0.21 * len(best_first)))
+    for row, group in enumerate(best_first):
+        assert group.returns is not None
+        is_chosen = group is found.chosen
+        ax.plot(
+            [group.returns.low, group.returns.high],
+            [row, row],
+            color=DISTINCT[0],
+            linewidth=5,
+            alpha=0.25,
+            solid_capstyle="butt",
+        )
+        ax.plot(group.returns.value, row, "|", color=DISTINCT[0], markersize=9, markeredgewidth=2)
+        spread = np.linspace(-0.22, 0.22, len(group.runs)) if len(group.runs) > 1 else np.zeros(1)
+        for run, off in zip(sorted(group.runs, key=lambda r: r.seed), spread, strict=True):
+            ax.plot(run.score, row + off, "o", color="#333333", markersize=2.4, markeredgewidth=0, alpha=0.8)
+        label = ", ".join(shown(k, v) for k, v in zip(found.study.keys, group.point, strict=True)) or "all runs"
+        ax.annotate(
+            label, (0, row), xytext=(-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="right", va="center", fontweight="bold" if is_chosen else "normal", fontsize=7.5,
+        )  # fmt: skip
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.set_ylim(-0.7, len(best_first) - 0.3)
+    ax.set_xlabel("return of the final policy")
+    if found.study.keys:
+        ax.annotate(
+            ", ".join(map(short, found.study.keys)), (0, 1), xytext=(-6, 5), xycoords="axes fraction",
+            textcoords="offset points", ha="right", color="#444444", fontsize=7.5, fontstyle="italic",
+        )  # fmt: skip
+    left_out = f" The best {len(best_first)} of {len(groups)} configurations." if len(groups) > len(best_first) else ""
+    return figure, (
+        "Return of the final policy, best configuration on top: a dot for each run, a bar at the interquartile mean, "
+        f"and its 95 % interval.{left_out}"
+    )
+
+
+def heat_map(found: Findings) -> tuple[Figure, str] | None:
+    """Final return over two keys."""
+    keys = _plane(found)
+    if keys is None:
+        return None
+    levels = [found.study.levels(key) for key in keys]
+    estimates = {
+        point: estimate(finals)
+        for point, strata in pooled(found.study, keys).items()
+        if (finals := [s for s in map(scores, strata) if len(s)])
+    }
+    cells = _cells(levels, {point: float(e.value) for point, e in estimates.items()})
+    if not np.isfinite(cells).any():
+        return None
+    figure, ax = plt.subplots(figsize=(1.6 + 0.95 * len(levels[1]), 0.9 + 0.5 * len(levels[0])))
+    said = {
+        point: f"{number(float(e.value))}\n{number(float(e.low))} to {number(float(e.high))}"
+        for point, e in estimates.items()
+    }
+    _heat(ax, keys, levels, cells, said, less_is_better=False)
+    return figure, f"Final return: interquartile mean over seeds{_over(found, keys)}, and its 95 % interval below."
+
+
+def costs(found: Findings) -> tuple[Figure, str] | None:
+    """What each configuration cost: a small map for each figure, or bars if one key was swept."""
+    keys = _plane(found) or tuple(by_importance(found)[:1])
+    if not keys:
+        return None
+    by_point = _groups_by(found, keys)
+    drawn, constant = [], []
+    for title, figure_of, less_is_better in COSTS:
+        values = {point: _median([figure_of(group) for group in groups]) for point, groups in by_point.items()}
+        known = [value for value in values.values() if np.isfinite(value)]
+        if known and len({number(value) for value in values.values()}) > 1:
+            drawn.append((title, values, less_is_better))
+        elif known:
+            constant.append(f"{title}: {number(known[0])}")
+    if not drawn:
+        return None
+    columns = min(3, len(drawn))
+    lines = -(-len(drawn) // columns)
+    levels = [found.study.levels(key) for key in keys]
+    if len(keys) == 2:
+        size = (min(7.2, columns * (0.8 + 0.62 * len(levels[1]))), lines * (0.75 + 0.27 * len(levels[0])))
+    else:
+        size = (7.2, lines * (0.7 + 0.24 * len(levels[0])))
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+    for (title, values, less_is_better), ax in zip(drawn, axes.flat, strict=False):
+        if len(keys) == 2:
+            said = {point: number(value) for point, value in values.items()}
+            _heat(ax, keys, levels, _cells(levels, values), said, less_is_better)
+        else:
+            _bars(ax, keys[0], levels[0], values)
+        ax.set_title(title)
+        if ax not in axes[:, 0]:
+            ax.set_ylabel("")
+    for ax in list(axes.flat)[len(drawn) :]:
+        ax.set_visible(False)
+    figure.tight_layout(w_pad=1.5, h_pad=1.2)
+    same = f" The same everywhere: {'; '.join(constant)}." if constant else ""
+    return figure, (
+        f"What it costs: medians over runs{_over(found, keys)}; – where fewer than half of them reach the threshold of "
+        f"{number(found.threshold)}. Darker is better.{same}"
+    )
+
+
+def differences(found: Findings) -> tuple[Figure, str] | None:
+    """How the chosen values compare with the others, all else equal."""
+    compared = [c for c in found.comparisons if c.same < 1][::-1]
+    if not compared:
+        return None
+    figure, ax = plt.subplots(figsize=(5.2, 0.7 + 0.25 * len(compared)))
+    for row, c in enumerate(compared):
+        colour = DISTINCT[0] if c.real else GREY
+        ax.plot([c.by.low, c.by.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
+        ax.plot(c.by.value, row, "o", color=colour, markersize=4.5)
+        label = f"{short(c.key)}: {shown(c.key, c.value)} over {shown(c.key, c.against)}"
+        ax.annotate(
+            label, (0, row), xytext=(-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+            va="center", fontsize=7.5,
+        )  # fmt: skip
+        ax.annotate(
+            f"{c.verdict}, p = {c.p:.3f}" if c.real else f"noise? p = {c.p:.2f}", (1, row), xytext=(6, 0),
+            xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=7.5, color=colour,
+        )  # fmt: skip
+    ax.axvline(0, color="#444444", linewidth=0.7)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.set_ylim(-0.6, len(compared) - 0.4)
+    ax.set_xlabel("difference in mean final return")
+    return figure, (
+        "By how much the recommended value of each key is above another, averaged over all that both were combined "
+        "with, and the 95 % interval of a bootstrap over seeds. Blue: real, the permutation test over seeds rejects at "
+        "5 % after Holm's correction for the values of that key. Grey: cannot be told from noise with these seeds."
+    )
+
+
+def by_importance(found: Findings) -> list[str]:
+    """Swept keys, that whose values differ most in return first."""
+    spread = {}
+    for key in found.study.keys:
+        means = [
+            float(np.mean([scores(runs).mean() for runs in strata if len(scores(runs))]))
+            for strata in pooled(found.study, [key]).values()
+            if any(len(scores(runs)) for runs in strata)
+        ]
+        spread[key] = np.ptp(means) if means else 0.0
+    return sorted(spread, key=lambda key: -spread[key])
+
+
+def colours_of(levels: Sequence[Any], key: str) -> dict[Any, Any]:
+    """A colour for each value: along one scale for numbers, as different as can be for names."""
+    if len(levels) > 2 and all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels):
+        scale = mpl.colormaps["viridis"]
+        return {
+            level: scale(0.92 * (1 - position))
+            for level, position in zip(levels, np.linspace(0.05, 1, len(levels)), strict=True)
+        }
+    return {level: DISTINCT[index % len(DISTINCT)] for index, level in enumerate(levels)}
+
+
+def _curve(strata: list[list[Run]]) -> tuple[Array, Estimate] | None:
+    """Steps [POINTS] and training return at them, as far as all runs have come; of finished runs, if there are any."""
+    runs = [[run for run in group if len(run.returns) > 1] for group in strata]
+    if any(run.status == "finished" for group in runs for run in group):
+        runs = [[run for run in group if run.status == "finished"] for group in runs]
+    runs = [group for group in runs if group]
+    if not runs:
+        return None
+    begin = max(run.env_steps[0] for group in runs for run in group)
+    end = min(run.env_steps[-1] for group in runs for run in group)
+    if end <= begin:
+        return None
+    steps = np.linspace(begin, end, POINTS)
+    curves = [np.stack([np.interp(steps, run.env_steps, run.returns) for run in group]) for group in runs]
+    return steps, estimate(curves)
+
+
+def _plane(found: Findings) -> tuple[str, str] | None:
+    """The two keys that a map is drawn over: rows, columns."""
+    keys = by_importance(found)
+    if len(keys) < 2:
+        return None
+    if len(found.study.levels(keys[1])) > 2 * len(found.study.levels(keys[0])):
+        return keys[1], keys[0]
+    return keys[0], keys[1]
+
+
+def _over(found: Findings, keys: Sequence[str]) -> str:
+    others = [short(key) for key in found.study.keys if key not in keys]
+    return f" and {' and '.join(others)}" if others else ""
+
+
+def _groups_by(found: Findings, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Group]]:
+    chosen = [found.study.keys.index(key) for key in keys]
+    by: dict[tuple[Any, ...], list[Group]] = {}
+    for group in found.groups:
+        by.setdefault(tuple(group.point[index] for index in chosen), []).append(group)
+    return by
+
+
+def _cells(levels: Sequence[list[Any]], values: dict[tuple[Any, ...], float]) -> Array:
+    cells = np.array([values.get(point, np.nan) for point in product(*levels)], dtype=np.float64)
+    return np.where(np.isfinite(cells), cells, np.nan).reshape([len(of) for of in levels])
+
+
+def _heat(
+    ax: Axes,
+    keys: Sequence[str],
+    levels: Sequence[list[Any]],
+    cells: Array,
+    said: dict[tuple[Any, ...], str],
+    less_is_better: bool,
+) -> None:
+    rows, columns = levels
+    scale = mpl.colormaps["Blues_r" if less_is_better else "Blues"].with_extremes(bad="#f2f2f2")
+    low, high = np.nanmin(cells), np.nanmax(cells)
+    # A few percent are not worth a colour, and the ends of the scale, white and near black, tell little.
+    reach = max(high - low, 0.2 * max(abs(low), abs(high))) or 1.0
+    ax.imshow(np.ma.masked_invalid(cells), cmap=scale, vmin=low - 0.25 * reach, vmax=high + 0.25 * reach, aspect="auto")
+    for row, column in product(range(len(rows)), range(len(columns))):
+        text = said.get((rows[row], columns[column]), "")
+        first, _, rest = text.partition("\n")
+        share = (cells[row, column] - low) / reach
+        dark = (share < 0.45) if less_is_better else (share > 0.55)
+        colour = "white" if np.isfinite(share) and dark else "#222222"
+        ax.text(column, row - (0.1 if rest else 0), first, ha="center", va="center", color=colour, fontsize=8)
+        ax.text(column, row + 0.26, rest, ha="center", va="center", color=colour, fontsize=5.5)
+    ax.set_xticks(range(len(columns)), [shown(keys[1], level) for level in columns])
+    ax.set_yticks(range(len(rows)), [shown(keys[0], level) for level in rows])
+    ax.tick_params(length=0, labelsize=7)
+    ax.set_xlabel(short(keys[1]), fontsize=7.5)
+    ax.set_ylabel(short(keys[0]), fontsize=7.5)
+    for side in ax.spines.values():
+        side.set_visible(False)
+
+
+def _bars(ax: Axes, key: str, levels: list[Any], values: dict[tuple[Any, ...], float]) -> None:
+    heights = [values.get((level,), np.nan) for level in levels]
+    ax.barh(
+        range(len(levels)), [h if np.isfinite(h) else 0 for h in heights], color=DISTINCT[0], height=0.6, alpha=0.85
+    )
+    for row, height in enumerate(heights):
+        ax.annotate(
+            number(height), (height if np.isfinite(height) else 0, row), xytext=(3, 0), textcoords="offset points",
+            va="center", fontsize=7,
+        )  # fmt: skip
+    ax.set_yticks(range(len(levels)), [shown(key, level) for level in levels])
+    ax.set_ylabel(short(key), fontsize=7.5)
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.margins(x=0.18)
+
+
+def _value(group: Group) -> tuple[float, float]:
+    assert group.returns is not None
+    return float(group.returns.value), float(group.returns.low)
+
+
+def _median(values: list[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.median(known)) if known else np.nan

@@ -1,0 +1,279 @@
+"""What can be concluded: the best configuration, which differences are real, and one sentence that says so."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from seqrl.report.runs import Array, Run, Study, short
+from seqrl.report.statistics import Estimate, difference, estimate, holm
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Group:
+    """A configuration, and how its runs did.
+
+    returns                          final return; None while no run has one
+    steps_to_threshold, seconds_...  of the median run; infinite if fewer than half get there
+    """
+
+    point: tuple[Any, ...]
+    runs: list[Run]
+    returns: Estimate | None
+    reached: int
+    steps_to_threshold: float
+    seconds_to_threshold: float
+
+    @property
+    def finished(self) -> int:
+        return sum(run.status == "finished" for run in self.runs)
+
+    @property
+    def steps_per_second(self) -> float:
+        return _median([run.steps_per_second for run in self.runs])
+
+    @property
+    def peak_memory_mb(self) -> float:
+        return _median([run.peak_memory_mb for run in self.runs])
+
+    @property
+    def clipped(self) -> float:
+        return _median([run.clipped for run in self.runs])
+
+    @property
+    def diverged(self) -> float:
+        """Share of the runs."""
+        return float(np.mean([run.diverged for run in self.runs]))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two values of a key, compared where all else is equal.
+
+    by     by how much the mean final return with `value` is above that with `against`
+    p      probability that some value of this key seems to differ as much, if none does
+    seeds  with either value
+    same   share of the runs that are equal to the last digit with both
+    """
+
+    key: str
+    value: Any
+    against: Any
+    by: Estimate
+    p: float
+    seeds: tuple[int, int]
+    same: float
+
+    @property
+    def real(self) -> bool:
+        return self.p < SIGNIFICANT
+
+    @property
+    def verdict(self) -> str:
+        if self.same == 1:
+            return "the same to the last digit"
+        return "real" if self.real else "cannot be told from noise"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the report says.
+
+    threshold     training return whose first reaching is timed
+    chosen        configuration to use; None while nothing has a return
+    comparisons   of each of its values with each other value of that key
+    """
+
+    study: Study
+    threshold: float
+    groups: list[Group]
+    chosen: Group | None
+    comparisons: list[Comparison]
+
+    @property
+    def recommendation(self) -> str:
+        """What to use, and why: one sentence."""
+        if self.chosen is None or self.chosen.returns is None:
+            return "No run has a return yet."
+        figures = f"final return {interval(self.chosen.returns)} over {_count(len(self.chosen.runs), 'run')}"
+        if not self.study.keys:
+            return f"One configuration: {figures}."
+        use = " and ".join(
+            f"{short(k)} = {shown(k, v)}" for k, v in zip(self.study.keys, self.chosen.point, strict=True)
+        )
+        return f"Use {use}: {figures}{''.join(f'; {clause}' for clause in map(self._of, self.study.keys))}."
+
+    def _of(self, key: str) -> str:
+        """What is known of the other values of a key."""
+        mine = [c for c in self.comparisons if c.key == key]
+        said = []
+        if better := [c for c in mine if c.real and c.by.value > 0]:
+            others = _series([f"{shown(key, c.against)} (by {number(float(c.by.value))})" for c in better])
+            said.append(f"is better than {others}, p ≤ {probability(max(c.p for c in better))}")
+        if worse := [c for c in mine if c.real and c.by.value < 0]:
+            said.append(f"in other company is worse than {_series([shown(key, c.against) for c in worse])}")
+        if alike := [c for c in mine if not c.real and c.same < 1]:
+            said.append(f"cannot be told from {_series([shown(key, c.against) for c in alike])}")
+        if same := [c for c in mine if c.same == 1]:
+            said.append(f"is to the last digit the same as {_series([shown(key, c.against) for c in same])}")
+        assert self.chosen is not None
+        value = shown(key, self.chosen.point[self.study.keys.index(key)])
+        return f"{short(key)} {value} {_series(said) if said else 'has nothing to be compared with'}"
+
+
+def findings(study: Study, threshold: float | None = None) -> Findings:
+    """Conclude.
+
+    threshold   training return whose first reaching is timed; None: nine tenths of the way from where runs begin to
+                the best
+    """
+    if threshold is None:
+        threshold = _threshold(study.runs)
+    groups = [_group(point, runs, threshold) for point, runs in study.groups.items()]
+    means = {key: _level_means(study, key) for key in study.keys}
+
+    def rating(group: Group) -> tuple[float, ...]:
+        """Of equal returns, the steadier, then what is good in other company too, then the sooner."""
+        assert group.returns is not None
+        company = sum(means[key][value] for key, value in zip(study.keys, group.point, strict=True))
+        estimated = (float(figure) for figure in (group.returns.value, group.returns.low))
+        return (*(round(figure, 9) for figure in estimated), company, -group.steps_to_threshold)
+
+    chosen = max((group for group in groups if group.returns is not None), key=rating, default=None)
+    values = dict(zip(study.keys, chosen.point, strict=True)) if chosen else {}
+    comparisons = [comparison for key, value in values.items() for comparison in _comparisons(study, key, value)]
+    return Findings(study, threshold, groups, chosen, comparisons)
+
+
+def pooled(study: Study, keys: Sequence[str]) -> dict[tuple[Any, ...], list[list[Run]]]:
+    """Runs by the values of some keys; within each, a list for each configuration of the others."""
+    chosen = [study.keys.index(key) for key in keys]
+    found: dict[tuple[Any, ...], list[list[Run]]] = defaultdict(list)
+    for point, runs in study.groups.items():
+        found[tuple(point[index] for index in chosen)].append(runs)
+    return dict(found)
+
+
+def scores(runs: list[Run]) -> Array:
+    """Final returns [runs] of those that have one."""
+    values = np.array([run.score for run in runs], dtype=np.float64)
+    return values[np.isfinite(values)]
+
+
+def shown(key: str, value: Any) -> str:
+    """A value as a person reads it."""
+    if short(key) == "bptt_length" and value == 0:
+        return "0 (whole episode)"
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def number(value: float) -> str:
+    """With as many digits as tell something."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def interval(of: Estimate) -> str:
+    return f"{number(float(of.value))} (95 % interval {number(float(of.low))} to {number(float(of.high))})"
+
+
+def probability(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "0.001"
+
+
+def _group(point: tuple[Any, ...], runs: list[Run], threshold: float) -> Group:
+    final = scores(runs)
+    steps = [run.first(threshold, run.env_steps) for run in runs]
+    return Group(
+        point=point,
+        runs=runs,
+        returns=estimate([final]) if len(final) else None,
+        reached=int(np.isfinite(steps).sum()),
+        steps_to_threshold=_median(steps),
+        seconds_to_threshold=_median([run.first(threshold, run.seconds) for run in runs]),
+    )
+
+
+def _threshold(runs: list[Run]) -> float:
+    curves = [run.returns for run in runs if len(run.returns)]
+    if not curves:
+        return np.nan
+    start, best = np.median([curve[0] for curve in curves]), max(curve.max() for curve in curves)
+    return float(start + 0.9 * (best - start))
+
+
+def _level_means(study: Study, key: str) -> dict[Hashable, float]:
+    """Mean final return with each value of a key, averaged over the configurations of the others."""
+    means = {}
+    for (level,), strata in pooled(study, [key]).items():
+        found = [scores(runs).mean() for runs in strata if len(scores(runs))]
+        if found:
+            means[level] = float(np.mean(found))
+    return means
+
+
+def _comparisons(study: Study, key: str, value: Any) -> list[Comparison]:
+    """Of one value of a key with each other one; the p-values are of all of them together."""
+    made = []
+    for against in study.levels(key):
+        pairs = _pairs(study, key, value, against) if against != value else []
+        if pairs:
+            a, b = (_by_seed(pairs, side) for side in (0, 1))
+            by, p = difference(a, b)
+            made.append(Comparison(key, value, against, by, p, (len(a), len(b)), _same(pairs)))
+    # What is the same to the last digit needs no test.
+    tested = [c for c in made if c.same < 1]
+    adjusted = dict(zip(map(id, tested), holm([c.p for c in tested]), strict=True))
+    return [replace(c, p=adjusted.get(id(c), 1.0)) for c in made]
+
+
+def _pairs(study: Study, key: str, value: Any, against: Any) -> list[tuple[list[Run], list[Run]]]:
+    """Configurations that differ in nothing but this key, which has the one value and the other."""
+    others = [k for k in study.keys if k != key]
+    found: dict[tuple[Any, ...], dict[Any, list[Run]]] = defaultdict(dict)
+    for runs in study.groups.values():
+        found[tuple(runs[0].value(k) for k in others)][runs[0].value(key)] = runs
+    pairs = [(by[value], by[against]) for by in found.values() if value in by and against in by]
+    return [(a, b) for a, b in pairs if len(scores(a)) and len(scores(b))]
+
+
+def _by_seed(pairs: list[tuple[list[Run], list[Run]]], side: int) -> Array:
+    """Final return [seeds] on one side, averaged over pairs.
+
+    Runs of one seed begin with the same weights and play the same episodes; often they are the same run, as where no
+    gradient is ever clipped. They count once.
+    """
+    found: dict[int, list[float]] = defaultdict(list)
+    for pair in pairs:
+        # What the other keys do, on both sides.
+        level = (scores(pair[0]).mean() + scores(pair[1]).mean()) / 2
+        for run in pair[side]:
+            if np.isfinite(run.score):
+                found[run.seed].append(run.score - level)
+    return np.array([np.mean(values) for values in found.values()])
+
+
+def _same(pairs: list[tuple[list[Run], list[Run]]]) -> float:
+    """Share of the seeds whose runs are equal to the last digit on both sides."""
+    equal = [a.fingerprint == b.fingerprint for one, other in pairs for a in one for b in other if a.seed == b.seed]
+    return float(np.mean(equal)) if equal else 0.0
+
+
+def _median(values: list[float]) -> float:
+    """Of those that are known; infinite if most are."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.sort(known)[len(known) // 2]) if known else np.nan
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _series(words: list[str]) -> str:
+    """a, b and c."""
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

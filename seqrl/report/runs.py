@@ -1,0 +1,227 @@
+"""Runs as they lie on the disk, and what was varied between them."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from seqrl.errors import ConfigError
+from seqrl.records import is_held
+
+Array = NDArray[np.float64]
+# What the configurations of a sweep may differ in without being different answers to its question.
+INCIDENTAL = ("seed", "resume", "validate", "trust", "logger", "checkpoint_", "evaluation", "hydra", "sweep")
+# What another key gives its value, or the number of jobs at once does.
+DERIVED = ("algorithm.learners", "algorithm.bptt_length", "algorithm.grad_clip_norm")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, at whatever point it is.
+
+    status       running, finished, interrupted, failed or killed
+    settings     its configuration, by dotted key
+    overrides    what its command line said, by key
+    facts        of manifest.json
+    env_steps, returns, seconds     [rows] mean training return of the latest episodes, after so many steps and seconds
+    clipped      share of its gradients that were clipped
+    """
+
+    folder: Path
+    status: str
+    settings: dict[str, Any]
+    overrides: dict[str, str]
+    facts: dict[str, Any]
+    env_steps: Array
+    returns: Array
+    seconds: Array
+    clipped: float
+    steps_per_second: float
+    peak_memory_mb: float
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings.get("seed", 0))
+
+    @property
+    def score(self) -> float:
+        """Mean return of the final policy in its evaluation; before that, of the latest training episodes."""
+        if self.facts.get("result") is not None and self.status == "finished":
+            return float(self.facts["result"])
+        return float(self.returns[-1]) if len(self.returns) else np.nan
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss or gradient was not finite, and stayed so."""
+        return "NotFiniteError" in str(self.facts.get("error", ""))
+
+    def first(self, threshold: float, of: Array) -> float:
+        """Entry of `of` [rows] at which the training return reaches a threshold; infinite if it never does."""
+        reached = np.flatnonzero(self.returns >= threshold)
+        return float(of[reached[0]]) if len(reached) else np.inf
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """Equal for runs that are equal to the last digit."""
+        return self.env_steps.tobytes() + self.returns.tobytes()
+
+    def value(self, key: str) -> Any:
+        """What it has for a key or a group."""
+        value = self.settings.get(key, self.overrides.get(key, "default"))
+        return value if isinstance(value, int | float | str | None) else str(value)
+
+
+def found(folders: Iterable[Path]) -> list[Run]:
+    """All runs in some folders, at any depth.
+
+    Raises ConfigError if there are none.
+    """
+    places: dict[Path, None] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(
+                [f"report: {folder} is no folder. Name one that holds runs, such as outputs/sweeps/<name>."]
+            )
+        places |= {path.parent: None for path in sorted(folder.rglob("manifest.json"), key=_in_order)}
+    runs = [run for place in places if (run := read(place))]
+    if not runs:
+        named = ", ".join(map(str, folders))
+        raise ConfigError(
+            [f"report: there are no runs in {named}. Name a folder that `python -m seqrl.train` has written."]
+        )
+    return runs
+
+
+def read(folder: Path) -> Run | None:
+    """The run in a folder; None while it has not begun."""
+    try:
+        facts = json.loads((folder / "manifest.json").read_text())
+        settings = dict(_flat(yaml.safe_load((folder / "config.yaml").read_text())))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    rows = [row for row in lines_of(folder / "metrics.jsonl") if row.get("rollout/return_mean") is not None]
+    last = rows[-1] if rows else {}
+    status = facts["status"]
+    if status == "running" and not is_held(folder):
+        status = "killed"
+    return Run(
+        folder=folder,
+        status=status,
+        settings=settings,
+        overrides=dict(_split(override) for override in facts.get("overrides", [])),
+        facts=facts,
+        env_steps=_column(rows, "env_steps"),
+        returns=_column(rows, "rollout/return_mean"),
+        seconds=_column(rows, "time/elapsed_seconds"),
+        clipped=float(np.mean(clipped)) if len(clipped := _column(rows, "train/gradient_clipped")) else np.nan,
+        steps_per_second=facts.get("steps_per_second") or last.get("time/steps_per_second", np.nan),
+        peak_memory_mb=facts.get("peak_memory_mb") or last.get("memory/peak_mb", np.nan),
+    )
+
+
+def by_task(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs of each task apart, by its name: returns of different ones do not compare."""
+    tasks: dict[tuple[tuple[str, Any], ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        tasks[tuple((key, str(value)) for key, value in run.settings.items() if key.startswith("env."))].append(run)
+    named = [key for key in swept(runs) if key in ("env", "experiment") or key.startswith("env.")]
+    return {" ".join(f"{short(key)} {task[0].value(key)}" for key in named): task for task in tasks.values()}
+
+
+class Study:
+    """Runs, ordered by what was varied between them.
+
+    keys     what was swept, seeds aside
+    groups   runs of each configuration, by the values of the keys
+    """
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.runs = runs
+        self.keys = swept(runs)
+        groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+        for run in runs:
+            groups[self.point(run)].append(run)
+        self.groups = dict(sorted(groups.items(), key=lambda item: self._rank(item[0])))
+
+    def point(self, run: Run) -> tuple[Any, ...]:
+        return tuple(run.value(key) for key in self.keys)
+
+    def levels(self, key: str) -> list[Any]:
+        """Values that a key has, in order."""
+        return sorted({run.value(key) for run in self.runs}, key=lambda value: rank(key, value))
+
+    def _rank(self, point: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return [rank(key, value) for key, value in zip(self.keys, point, strict=True)]
+
+
+def swept(runs: list[Run]) -> list[str]:
+    """Keys that tell configurations apart: those that were said, and what else differs where they agree."""
+    said = list(dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith(INCIDENTAL)))
+    keys = [key for key in said if len({run.value(key) for run in runs}) > 1]
+    while True:
+        alike: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+        for run in runs:
+            alike[tuple(run.value(key) for key in keys)].append(run)
+        apart = next((key for group in alike.values() for key in _differing(group)), None)
+        if apart is None:
+            return keys
+        keys.append(apart)
+
+
+def rank(key: str, value: Any) -> tuple[Any, ...]:
+    """Where a value stands among those of its key: numbers first, by size; a bptt_length of 0 is the longest."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (0, np.inf if key.endswith("bptt_length") and value == 0 else value, "")
+    return (1, 0.0, str(value))
+
+
+def short(key: str) -> str:
+    """The last word of a dotted key."""
+    return key.rpartition(".")[2]
+
+
+def _differing(group: list[Run]) -> Iterator[str]:
+    for key in group[0].settings:
+        if not key.startswith((*INCIDENTAL, *DERIVED)) and len({run.value(key) for run in group}) > 1:
+            yield key
+
+
+def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a JSONL file, if it is there."""
+    with suppress(OSError):
+        for line in path.read_text().splitlines():
+            # The last line may be half written.
+            with suppress(ValueError):
+                yield json.loads(line)
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> Array:
+    values = [row.get(name) for row in rows]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value
+
+
+def _in_order(manifest: Path) -> tuple[str, int, str]:
+    name = manifest.parent.name
+    number = name.partition("_")[0]
+    return str(manifest.parent.parent), int(number) if number.isdigit() else 0, name

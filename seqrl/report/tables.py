@@ -1,0 +1,137 @@
+"""The same as tables: configurations, comparisons and runs, as CSV and in the terminal."""
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from seqrl.files import write
+from seqrl.report.findings import Findings, Group, number, probability, shown
+from seqrl.report.runs import Run, short
+
+Rows = list[dict[str, Any]]
+
+
+def configurations(found: Findings) -> Rows:
+    """A row for each configuration, the best first."""
+    rows = []
+    for group in sorted(found.groups, key=lambda group: _rating(group, found), reverse=True):
+        estimate = group.returns
+        rows.append(
+            dict(zip(found.study.keys, group.point, strict=True))
+            | {
+                "runs": len(group.runs),
+                "finished": group.finished,
+                "return_iqm": float(estimate.value) if estimate else None,
+                "return_low": float(estimate.low) if estimate else None,
+                "return_high": float(estimate.high) if estimate else None,
+                "reached_threshold": group.reached,
+                "steps_to_threshold": _finite(group.steps_to_threshold),
+                "seconds_to_threshold": _finite(group.seconds_to_threshold),
+                "steps_per_second": _finite(group.steps_per_second),
+                "peak_memory_mb": _finite(group.peak_memory_mb),
+                "clipped_share": _finite(group.clipped),
+                "diverged_share": group.diverged,
+            }
+        )
+    return rows
+
+
+def comparisons(found: Findings) -> Rows:
+    """A row for each comparison."""
+    return [
+        {
+            "key": c.key,
+            "value": c.value,
+            "against": c.against,
+            "difference": float(c.by.value),
+            "low": float(c.by.low),
+            "high": float(c.by.high),
+            "p_holm": c.p,
+            "seeds": min(c.seeds),
+            "equal_to_the_last_digit": c.same,
+            "verdict": c.verdict,
+        }
+        for c in found.comparisons
+    ]
+
+
+def runs(found: Findings) -> Rows:
+    """A row for each run."""
+    return [
+        {"folder": str(run.folder), "seed": run.seed}
+        | dict(zip(found.study.keys, found.study.point(run), strict=True))
+        | {
+            "status": run.status,
+            "return": _finite(run.score),
+            "env_steps": int(run.env_steps[-1]) if len(run.env_steps) else 0,
+            "seconds": _finite(float(run.seconds[-1])) if len(run.seconds) else None,
+            "steps_per_second": _finite(run.steps_per_second),
+            "peak_memory_mb": _finite(run.peak_memory_mb),
+            "clipped_share": _finite(run.clipped),
+            "steps_to_threshold": _finite(run.first(found.threshold, run.env_steps)),
+            "error": run.facts.get("error"),
+        }
+        for run in found.study.runs
+    ]
+
+
+def save(rows: Rows, path: Path) -> None:
+    """Write a CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write(path, text.getvalue().encode())
+
+
+def statuses(all_runs: list[Run]) -> str:
+    """How many runs stand how: 74 finished, 1 failed."""
+    return ", ".join(f"{count} {status}" for status, count in Counter(run.status for run in all_runs).items())
+
+
+def show(found: Findings, console: Console) -> None:
+    """Print the recommendation, the best configurations and the comparisons."""
+    console.print(f"\n[bold]{found.recommendation}[/bold]\n", soft_wrap=True)
+    table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
+    for key in found.study.keys:
+        table.add_column(short(key), no_wrap=True)
+    for title in ("runs", "return", "95 % interval", "reached", "steps/s", "MB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    rows = configurations(found)
+    for row in rows[:20]:
+        values = [str(row[key]) for key in found.study.keys]
+        spread = "" if row["return_low"] is None else f"{number(row['return_low'])} to {number(row['return_high'])}"
+        reached = f"{row['reached_threshold']}/{row['runs']}"
+        figures = [_number(row[name]) for name in ("return_iqm", "steps_per_second", "peak_memory_mb")]
+        table.add_row(*values, f"{row['finished']}/{row['runs']}", figures[0], spread, reached, *figures[1:])
+    # As wide as it is, in a narrow terminal and in a file too.
+    Console(width=console.measure(table, options=console.options.update(width=1000)).maximum).print(table)
+    if len(rows) > 20:
+        console.print(f"and {len(rows) - 20} more, in configurations.csv")
+    if found.comparisons:
+        console.print()
+    for c in found.comparisons:
+        by = f"{number(float(c.by.value))} ({number(float(c.by.low))} to {number(float(c.by.high))})"
+        said = c.verdict if c.same == 1 else f"by {by}: {c.verdict}, p = {probability(c.p)}"
+        compared = f"{short(c.key)} {shown(c.key, c.value)} over {shown(c.key, c.against)}"
+        console.print(f"  {compared}: {said}", soft_wrap=True)
+
+
+def _rating(group: Group, found: Findings) -> tuple[float, ...]:
+    if group.returns is None:
+        return (-np.inf,)
+    return float(group.returns.value), group is found.chosen, float(group.returns.low)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,264 @@
+"""Reports on runs whose figures are known."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from seqrl.report import runs as runs_room
+from seqrl.report.__main__ import main
+from seqrl.report.findings import findings
+from seqrl.report.runs import Study, found
+from seqrl.report.statistics import difference, estimate, holm, interquartile_mean
+
+BPTT = "sequence_learning.bptt_length"
+CLIP = "sequence_learning.grad_clip_norm"
+
+
+def put(folder: Path, final: float, seed: int = 0, status: str = "finished", rows: int = 20, **swept: object) -> None:
+    """A run that rises from 0 to its final return, as the trainer leaves it."""
+    folder.mkdir(parents=True)
+    keys = {name.replace("__", "."): value for name, value in swept.items()}
+    config: dict = {"seed": seed, "algorithm": {"learning_rate": 0.001}}
+    for key, value in keys.items():
+        *path, last = key.split(".")
+        node = config
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    facts = {"status": status, "overrides": [*(f"{k}={v}" for k, v in keys.items()), f"seed={seed}"], "platform": "x"}
+    if status == "finished":
+        facts |= {"result": final, "steps_per_second": 1000.0, "peak_memory_mb": 300.0}
+    if status == "failed":
+        facts |= {"error": "NotFiniteError: the loss is nan.", "exit_code": 4}
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    steps = np.linspace(100, 100 * rows, rows)
+    curve = [
+        {"env_steps": int(s), "rollout/return_mean": final * s / steps[-1] + 1e-6 * seed,
+         "time/elapsed_seconds": s / 1000, "time/steps_per_second": 1000.0, "train/gradient_clipped": 0.25,
+         "memory/peak_mb": 300.0}
+        for s in steps.tolist()
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+
+
+def grid(folder: Path, seeds: int = 6) -> Path:
+    """bptt_length decides (5: half), grad_clip_norm does not; noise by seed."""
+    for bptt in (0, 5, 50):
+        for clip in (1.0, 5.0):
+            for seed in range(seeds):
+                final = (0.5 if bptt == 5 else 0.95) + 0.01 * ((seed * 7 + bptt + int(clip)) % 5)
+                swept = {BPTT.replace(".", "__"): bptt, CLIP.replace(".", "__"): clip}
+                put(folder / f"{bptt}_{clip}_{seed}", final, seed, **swept)
+    return folder
+
+
+def report(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "seqrl.report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end():
+    assert interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
+    assert interquartile_mean(np.array([-50.0, 1.0, 2.0, 3.0, 100.0])) == 2.0
+    # Too few to leave any out.
+    assert interquartile_mean(np.array([1.0, 2.0, 6.0])) == 3.0
+    curves = np.array([[0.0, 9.0], [1.0, 1.0], [2.0, 2.0], [100.0, -9.0]])
+    assert interquartile_mean(curves).tolist() == [1.5, 1.5]
+
+
+def test_the_bootstrap_draws_within_each_stratum():
+    # Between the strata lies all the difference, within them none: nothing is uncertain.
+    of = estimate([np.zeros(4), np.full(4, 10.0)])
+    assert (of.value, of.low, of.high) == (5.0, 5.0, 5.0)
+    spread = estimate([np.arange(20.0)])
+    assert spread.value == 9.5
+    assert 4 < spread.low < 8 < 11 < spread.high < 15
+
+
+def test_the_permutation_test_counts_every_way_of_dealing():
+    of, p = difference(np.array([1.0, 2.0, 3.0]), np.array([-1.0, -2.0, -3.0]))
+    assert of.value == 4
+    # 2 of the 20 ways are as far apart.
+    assert p == pytest.approx(2 / 20)
+    assert difference(np.ones(5), np.ones(5))[1] == 1
+    random = np.random.default_rng(0)
+    _, p = difference(random.normal(1, 1, 40), random.normal(0, 1, 40))
+    assert p < 0.01
+
+
+def test_the_permutation_test_is_wrong_as_often_as_it_says():
+    random = np.random.default_rng(1)
+    p_values = [difference(random.normal(size=5), random.normal(size=5))[1] for _ in range(400)]
+    assert 0.02 < np.mean(np.array(p_values) <= 0.05) < 0.08
+
+
+def test_holm_multiplies_the_smallest_by_their_number_and_never_falls():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_what_was_swept_is_found_in_command_lines_and_in_configurations(tmp_path):
+    put(tmp_path / "a", 1.0, network="lstm", algorithm__gamma=0.9)
+    put(tmp_path / "b", 1.0, seed=1, network="mlp", algorithm__gamma=0.9)
+    assert Study(found([tmp_path])).keys == ["network"]
+    # A file of the user's own may have changed between two commands that read alike.
+    config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    config["algorithm"]["learning_rate"] = 0.1
+    put(tmp_path / "c", 1.0, network="lstm", algorithm__gamma=0.9)
+    (tmp_path / "c" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert Study(found([tmp_path])).keys == ["network", "algorithm.learning_rate"]
+
+
+def test_values_stand_in_order_and_whole_episodes_last(tmp_path):
+    for value in (10, 0, 5):
+        put(tmp_path / str(value), 1.0, sequence_learning__bptt_length=value)
+    assert Study(found([tmp_path])).levels(BPTT) == [5, 10, 0]
+
+
+def test_a_real_difference_is_told_from_noise(tmp_path):
+    said = findings(Study(found([grid(tmp_path)])))
+    assert said.chosen is not None
+    verdicts = {(c.key, c.against): c.real for c in said.comparisons}
+    assert verdicts[BPTT, 5]
+    assert not any(real for (key, against), real in verdicts.items() if (key, against) != (BPTT, 5))
+    assert re.search(r"^Use bptt_length = .* is better than 5 \(by 0\.45\), p ≤ 0\.0\d\d", said.recommendation)
+    assert "grad_clip_norm" in said.recommendation
+
+
+def test_runs_that_are_equal_to_the_last_digit_are_no_evidence(tmp_path):
+    for clip in (5.0, 10.0):
+        for seed in range(5):
+            put(tmp_path / f"{clip}_{seed}", 0.1 * seed, seed, sequence_learning__grad_clip_norm=clip)
+    said = findings(Study(found([tmp_path])))
+    (comparison,) = said.comparisons
+    assert comparison.same == 1
+    assert not comparison.real
+    assert "is to the last digit the same as" in said.recommendation
+
+
+def test_a_seed_counts_once_however_many_configurations_it_ran_in(tmp_path):
+    # Three seeds cannot tell anything, though there are eight configurations of each.
+    for gamma in range(8):
+        for bptt in (5, 50):
+            for seed in range(3):
+                name = f"{gamma}_{bptt}_{seed}"
+                put(
+                    tmp_path / name, 0.1 + bptt / 100, seed, algorithm__gamma=gamma, sequence_learning__bptt_length=bptt
+                )
+    (comparison,) = (c for c in findings(Study(found([tmp_path]))).comparisons if c.key == BPTT)
+    assert comparison.seeds == (3, 3)
+    assert comparison.p == pytest.approx(0.1)
+
+
+def test_the_threshold_is_timed_where_it_is_reached(tmp_path):
+    for seed in range(3):
+        put(tmp_path / f"a{seed}", 1.0, seed, sequence_learning__bptt_length=0)
+        put(tmp_path / f"b{seed}", 0.2, seed, sequence_learning__bptt_length=5)
+    by = {group.point[0]: group for group in findings(Study(found([tmp_path])), threshold=0.5).groups}
+    assert (by[0].reached, by[0].steps_to_threshold, by[0].seconds_to_threshold) == (3, 1000, 1.0)
+    assert (by[5].reached, by[5].steps_to_threshold) == (0, np.inf)
+
+
+def test_the_page_needs_nothing_beside_it_and_the_tables_hold_the_figures(tmp_path):
+    done = report(grid(tmp_path / "sweep"), "--to", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    answer = re.search(r'class="answer">(.*?)</p>', page).group(1)
+    assert answer.startswith("Use bptt_length = ")
+    assert answer in done.stdout
+    assert page.count("data:image/png;base64,") == 5
+    for name in ("learning_curves", "final_return", "heat_map", "costs", "differences"):
+        assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
+        assert (tmp_path / "out" / f"{name}.pdf").exists()
+    with (tmp_path / "out" / "configurations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    half = next(row for row in rows if row[BPTT] == "5" and row[CLIP] == "1.0")
+    finals = [0.5 + 0.01 * ((seed * 7 + 6) % 5) for seed in range(6)]
+    assert float(half["return_iqm"]) == pytest.approx(np.sort(finals)[1:5].mean())
+    assert float(half["clipped_share"]) == 0.25
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 36
+    assert "36 runs: 36 finished" in done.stdout
+
+
+def test_runs_that_go_on_failed_or_have_not_begun_are_said_as_such(tmp_path, monkeypatch):
+    put(tmp_path / "0", 1.0, 0, network="lstm")
+    put(tmp_path / "1", 0.3, 1, "failed", network="lstm")
+    put(tmp_path / "2", 0.5, 2, "running", rows=5, network="mlp")
+    put(tmp_path / "3", 0.5, 3, "running", rows=1, network="mlp")
+    with (tmp_path / "2" / "metrics.jsonl").open("a") as file:
+        file.write('{"env_steps": 600, "rollout/ret')
+    (tmp_path / "4").mkdir()
+    monkeypatch.setattr(runs_room, "is_held", lambda folder: folder.name == "2")
+    known = {run.folder.name: run for run in found([tmp_path])}
+    assert {name: run.status for name, run in known.items()} == {
+        "0": "finished", "1": "failed", "2": "running", "3": "killed",
+    }  # fmt: skip
+    assert known["1"].diverged
+    assert known["2"].score == pytest.approx(0.5, abs=1e-4)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    main()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "1 finished, 1 failed, 1 running, 1 killed" in page
+    assert "NotFiniteError: the loss is nan." in page
+
+
+@pytest.mark.parametrize("keys", [0, 1, 3])
+def test_it_groups_by_whatever_was_swept(tmp_path, monkeypatch, keys):
+    for number in range(2**keys * 3):
+        point, seed = divmod(number, 3)
+        swept = {name: f"<b>{point >> bit & 1}" for bit, name in zip(range(keys), ("a", "b__x", "c__y"), strict=False)}
+        put(tmp_path / f"{number}", 1.0 + number, seed, **swept)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path), "--to", str(tmp_path / "out")])
+    main()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<b>" not in page
+    assert (tmp_path / "out" / "heat_map.png").exists() == (keys > 1)
+    if not keys:
+        assert "One configuration: final return" in page
+
+
+def test_tasks_are_reported_apart_as_their_returns_do_not_compare(tmp_path, monkeypatch):
+    for number in range(12):
+        seed, which = divmod(number, 4)
+        network, length = ("lstm", "mlp")[which % 2], (10, 20)[which // 2]
+        final = 100.0 if length == 10 else 1.0 if network == "lstm" else 0.5
+        put(tmp_path / f"{number}", final, seed, network=network, env__corridor_length=length)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    main()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert re.findall(r'class="answer"><b>(.*?)</b>', page) == ["corridor_length 10", "corridor_length 20"]
+    assert "Use network = lstm: final return 1.00" in page
+    assert (tmp_path / "report" / "corridor_length_20" / "learning_curves.png").exists()
+    with (tmp_path / "report" / "corridor_length_20" / "runs.csv").open() as file:
+        assert {row["return"] for row in csv.DictReader(file)} == {"1.0", "0.5"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [("nowhere", "nowhere is no folder. Name one that holds runs"), ("empty", "there are no runs in")],
+)
+def test_a_folder_without_runs_gets_one_line(tmp_path, folder, said):
+    (tmp_path / "empty").mkdir()
+    done = report(tmp_path / folder)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_it_is_quick_to_start_as_it_needs_no_torch(tmp_path):
+    program = f"import sys; sys.argv = ['report', {str(grid(tmp_path, seeds=1))!r}]\n"
+    program += "from seqrl.report.__main__ import main; main(); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
