@@ -30,7 +30,8 @@ class Adam:
         moved = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
         adam(
             [self.parameters[i] for i in moved],
-            [gradient for parameter in self.parameters if (gradient := parameter.grad) is not None],
+            # The kernel takes numbers as they lie: of a gradient that is a piece of a larger one, the wrong ones.
+            [gradient.contiguous() for parameter in self.parameters if (gradient := parameter.grad) is not None],
             [self.means[i] for i in moved],
             [self.squares[i] for i in moved],
             [],

@@ -345,6 +345,19 @@ def test_learners_side_by_side_follow_the_gradient_of_one(learners, max_tokens):
     assert logs[1] == pytest.approx(logs[0], rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_learners_side_by_side_take_the_steps_of_one(kind):
+    """Among them gradients that come as pieces of larger ones, as those of an LSTM with separators do."""
+    moved = []
+    for learners in (1, 2):
+        network, rollout = collected("uneven episodes", kind, 11, 0)
+        before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        ppo(network, learners=learners, bptt_length=0, minibatches=1).update(rollout, 0.0)
+        moved.append({name: parameter.detach() - before[name] for name, parameter in network.named_parameters()})
+    for name, step in moved[0].items():
+        assert (step - moved[1][name]).norm() <= 1e-6 * step.norm(), name
+
+
 def test_what_goes_wrong_with_a_learner_is_raised(monkeypatch):
     network, rollout = collected("uneven episodes", "lstm", 11, 4)
     algorithm = ppo(network, learners=2)

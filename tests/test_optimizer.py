@@ -27,6 +27,15 @@ def test_it_moves_parameters_as_torch_does_bit_for_bit():
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
+def test_a_gradient_that_is_a_piece_of_a_larger_one_moves_the_right_numbers():
+    whole, piece = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2, requires_grad=True)
+    larger = torch.arange(12.0).view(3, 4)
+    whole.grad, piece.grad = larger[:, :2].clone(), larger[:, :2]
+    for parameter in (whole, piece):
+        Adam([parameter], 0.01, 1.0).step()
+    assert torch.equal(whole, piece)
+
+
 @pytest.mark.parametrize("saved_by", ["Adam", "torch"])
 def test_it_goes_on_from_a_state(saved_by):
     params, again = parameters(), parameters()
