@@ -173,6 +173,9 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         group = override.partition("=")[0] or "a group"
         known = ", ".join(choices(group)) if group in GROUPS else "network=lstm, for instance"
         return f"{group}: needs a choice (got null). Choices: {known}."
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'$", text, re.MULTILINE):
+        key, values = found.groups()
+        return f"{key}: has several values (got {values}). For a sweep add -m, for a list write {key}=[{values}]."
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown(found.group(1), others)
     if found := re.search(r"^In '([^']+)': .*?^Key '[^']+' not in .*?full_key: (\S+)", text, re.MULTILINE | re.DOTALL):

@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.extras import is_installed, remedy
 from seqrl.trust import distrusted
 
 PACKAGE = Path(__file__).resolve().parent
@@ -280,6 +281,7 @@ RULES: dict[str, Rule] = {
     "env.max_episode_steps": AT_LEAST_1,
     "env.corridor_length": AT_LEAST_1,
     "env.timeout_seconds": POSITIVE,
+    "logger.wandb.timeout_seconds": POSITIVE,
     "device.threads": (lambda x: 1 <= x <= PROCESSORS, f"1 to {PROCESSORS}, the processors of this machine"),
 }
 CHOICES = {
@@ -289,7 +291,10 @@ CHOICES = {
     "env.backend": ["auto", "vector", "sync", "async"],
     "device.precision": ["float32", "float64", "bf16", "tf32"],
     "algorithm.baseline": ["value", "batch_mean", "none"],
+    "logger.wandb.mode": ["online", "offline", "disabled"],
 }
+# Packages that loggers need.
+PACKAGES = {"seqrl.loggers.Wandb": "wandb", "seqrl.loggers.Mlflow": "mlflow"}
 ANNEALED = ["learning_rate", "clip_range", "entropy_coefficient"]
 GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
 
@@ -299,7 +304,7 @@ def faults(cfg: DictConfig) -> list[str]:
     return (
         [*_empty(cfg)]
         or [*_unknown_keys(cfg), *_unresolved(cfg)]
-        or [*_values(cfg), *_choices(cfg), *_contradictions(cfg), *distrusted(cfg)]
+        or [*_values(cfg), *_choices(cfg), *_contradictions(cfg), *distrusted(cfg), *_not_installed(cfg)]
         or [*_too_large(cfg)]
     )
 
@@ -374,6 +379,14 @@ def _choices(cfg: DictConfig) -> Iterator[str]:
     for name in OmegaConf.select(cfg, "algorithm.anneal") or []:
         if name not in can_anneal:
             yield f"algorithm.anneal: can name {', '.join(can_anneal)} (got {name!r}).{nearest(name, can_anneal)}"
+
+
+def _not_installed(cfg: DictConfig) -> Iterator[str]:
+    for name, logger in cfg.logger.items():
+        # Package and extra have one name.
+        package = PACKAGES.get(str(logger._target_))
+        if package and not is_installed(package):
+            yield f"logger: {name} needs the package {package}, which is not installed. {remedy(package)}"
 
 
 def _too_large(cfg: DictConfig) -> Iterator[str]:

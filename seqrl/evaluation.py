@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
-from seqrl.metrics import Row
+from seqrl.loggers import Row
 from seqrl.networks import Distribution
 from seqrl.runner import Player, Runner
 from seqrl.types import State

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from seqrl.metrics import Row
+from seqrl.loggers import Row
 
 # Updates that a hint about clipping waits for, and looks back on.
 WINDOW = 20

@@ -1,89 +1,26 @@
-"""What a run tells: scalars for TensorBoard and metrics.jsonl, a live line, and the episodes that ended."""
+"""What a run tells: scalars for its loggers, a live line, and the episodes that ended."""
 
-import json
 import logging
 import math
 import os
 import sys
 import time
 from collections import defaultdict, deque
-from contextlib import suppress
-from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from seqrl.files import write
+# Configurations of earlier runs, and loggers of users, know these by their names here.
+from seqrl.loggers import Jsonl as Jsonl
+from seqrl.loggers import Logger as Logger
+from seqrl.loggers import Row as Row
+from seqrl.loggers import TensorBoard as TensorBoard
 from seqrl.types import Rollout
 
-Row = dict[str, float]
 log = logging.getLogger(__name__)
-
-
-class Logger(Protocol):
-    """Where rows of scalars go. Built with the run folder, and the environment steps after which the run goes on."""
-
-    def write(self, row: Row, env_steps: int) -> None:
-        """Take in the scalars, by name, that hold after `env_steps` environment steps."""
-        ...
-
-    def close(self) -> None:
-        """Flush and release."""
-        ...
-
-
-class TensorBoard:
-    """Scalars in an event file: `tensorboard --logdir outputs`."""
-
-    def __init__(self, folder: Path, env_steps: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not everyone wants it
-
-        self._open = partial(SummaryWriter, str(folder))
-        # What was written after the checkpoint that the run goes on from, it will write again.
-        self._writer: SummaryWriter | None = self._open(purge_step=env_steps + 1 if env_steps else None)
-
-    def write(self, row: Row, env_steps: int) -> None:
-        self._writer = self._writer or self._open()
-        try:
-            for name, value in row.items():
-                self._writer.add_scalar(name, value, env_steps)
-        except Exception:
-            # A writer that has failed once never writes again.
-            self._writer = None
-            raise
-
-    def close(self) -> None:
-        if self._writer:
-            self._writer.close()
-
-
-class Jsonl:
-    """The same scalars in metrics.jsonl, one JSON object a line; what is not finite is null."""
-
-    def __init__(self, folder: Path, env_steps: int = 0) -> None:
-        path = folder / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if self._precedes(line, env_steps)]
-            write(path, "".join(f"{line}\n" for line in kept).encode())
-        self._file = path.open("a", buffering=1)
-
-    def write(self, row: Row, env_steps: int) -> None:
-        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._file.write(json.dumps({"env_steps": env_steps, **finite}) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-    @staticmethod
-    def _precedes(line: str, env_steps: int) -> bool:
-        """Whether a line is whole, and holds until `env_steps`."""
-        with suppress(ValueError, KeyError):
-            return bool(json.loads(line)["env_steps"] <= env_steps)
-        return False
 
 
 class EpisodeStatistics:

@@ -4,23 +4,43 @@ import io
 import logging
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
 from seqrl.checkpoint import Checkpoints
 from seqrl.envs.errors import described
 from seqrl.files import write
-from seqrl.metrics import Logger, Row
-from seqrl.records import Manifest
+from seqrl.loggers import About, Logger, Row
+from seqrl.records import Manifest, ending
 from seqrl.run import Run
 
 log = logging.getLogger(__name__)
 
 
+def opened(loggers: Mapping[str, Callable[[], Logger]], about: About, say: Callable[[str], None]) -> dict[str, Logger]:
+    """The loggers that can be opened, by name; one that cannot is said and left out.
+
+    loggers   what builds each
+    """
+    there: dict[str, Logger] = {}
+    for name, build in loggers.items():
+        try:
+            logger = build()
+            if line := getattr(logger, "begin", lambda about: None)(about):
+                say(line)
+            there[name] = logger
+        except Exception as failure:
+            say(f"warning: logger {name}: {described(failure)}. It is left out; the run goes on.")
+            log.warning("logger %s", name, exc_info=failure)
+    return there
+
+
 class Outputs:
-    """Manifest, loggers and checkpoints of one run.
+    """Manifest, loggers and checkpoints of one run. As a context it tells the loggers how the run ended.
 
     loggers   by name
     say       tells the user
@@ -36,6 +56,16 @@ class Outputs:
         self.manifest, self.loggers, self.checkpoints, self.say = manifest, loggers, checkpoints, say
         self.folder = manifest.path.parent
         self._failing: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for name, logger in self.loggers.items():
+            self._attempt(f"logger {name}", partial(getattr(logger, "end", lambda status: None), ending(error)))
+        self.close()
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""

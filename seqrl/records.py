@@ -59,12 +59,12 @@ class Manifest:
     ) -> None:
         try:
             if error is not None and self._begun:
-                interrupted = isinstance(error, KeyboardInterrupt | StoppedError)
                 said = f"{type(error).__name__}: {error}".rstrip(": ")
                 # Where it cannot be written, the error itself is what must be said.
                 with suppress(OSError):
-                    status, exit_code = ("interrupted", 130) if interrupted else ("failed", 1)
-                    self.update(status=status, error=said, exit_code=getattr(error, "exit_code", exit_code))
+                    status = ending(error)
+                    exit_code = getattr(error, "exit_code", 130 if status == "interrupted" else 1)
+                    self.update(status=status, error=said, exit_code=exit_code)
         finally:
             os.close(self._held)
 
@@ -89,6 +89,13 @@ class Manifest:
     def _refuse(self, why: str) -> NoReturn:
         os.close(self._held)
         raise ConfigError([f"run folder: {self.path.parent} {why}"])
+
+
+def ending(error: BaseException | None) -> str:
+    """How a run ended that raised this: finished, interrupted or failed."""
+    if error is None:
+        return "finished"
+    return "interrupted" if isinstance(error, KeyboardInterrupt | StoppedError) else "failed"
 
 
 def is_held(folder: Path) -> bool:

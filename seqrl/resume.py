@@ -14,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl.errors import CheckpointError, ConfigError
 
 KEY = "resume="
+# Keys that decide nothing of what is learned.
+NO_MATTER = re.compile(r"(resume|trust|logger)(\.|$)")
 
 
 def arguments(given: list[str]) -> list[str]:
@@ -54,9 +56,9 @@ def _is_choice(override: str) -> bool:
 
 
 def changes(before: DictConfig, now: DictConfig) -> list[str]:
-    """What differs between two configurations that were saved, `key: before -> now`, but for `resume` itself."""
+    """What differs between two configurations that were saved, `key: before -> now`, and makes it another run."""
     old, new = dict(_leaves(OmegaConf.to_container(before))), dict(_leaves(OmegaConf.to_container(now)))
-    keys = [key for key in {**old, **new} if key not in ("resume", "trust") and old.get(key) != new.get(key)]
+    keys = [key for key in {**old, **new} if not NO_MATTER.match(key) and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
 
 

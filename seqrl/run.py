@@ -6,7 +6,8 @@ from typing import Any
 from seqrl.algorithms import SequenceAlgorithm
 from seqrl.errors import CheckpointError, OutOfMemoryError
 from seqrl.footprint import footprint, free_bytes, is_out_of_memory, remedy
-from seqrl.metrics import Clock, EpisodeStatistics, Row
+from seqrl.loggers import Row
+from seqrl.metrics import Clock, EpisodeStatistics
 from seqrl.records import peak_memory_mb
 from seqrl.runner import Runner
 from seqrl.types import Rollout

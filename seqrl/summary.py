@@ -8,7 +8,8 @@ from seqrl.configuration import PROCESSORS
 from seqrl.devices import Device
 from seqrl.footprint import Footprint
 from seqrl.hints import faster
-from seqrl.metrics import Row, duration, figure
+from seqrl.loggers import Row
+from seqrl.metrics import duration, figure
 from seqrl.networks import Network
 from seqrl.run import Run
 from seqrl.types import Rollout
@@ -32,6 +33,8 @@ def reason(cfg: DictConfig) -> str:
 
 def summary(run: Run, result: Row, score: float, folder: Path) -> str:
     """The short table at the end of a run."""
+    # Whatever was chosen to be written.
+    curves = "tensorboard --logdir {}" if any(folder.glob("events.out.tfevents.*")) else "{}/metrics.jsonl"
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     if result:
@@ -50,7 +53,7 @@ def summary(run: Run, result: Row, score: float, folder: Path) -> str:
   time went to  {spent}; idle {clock.idle:.0%}
   faster with   {faster(clock.shares, run.algorithm.bptt_length, run.algorithm.learners.count, PROCESSORS)}
   run folder    {folder}
-  curves        tensorboard --logdir {folder}
+  curves        {curves.format(folder)}
 """
 
 

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl.errors import ConfigError
+from seqrl.extras import is_installed, remedy
 from seqrl.records import is_held
 from seqrl.resume import changes
 from seqrl.signals import HEARD, Crew
@@ -51,7 +51,7 @@ def faults_of_launcher(words: Sequence[str]) -> list[str]:
     """Complaint about a launcher on the command line that is not installed."""
     chosen = [word.removeprefix(LAUNCHER) for word in words if word.startswith(LAUNCHER)]
     return [
-        f"hydra/launcher: {launcher} is not installed. Install it: pip install 'seqrl[{EXTRAS[launcher][1]}]'."
+        f"hydra/launcher: {launcher} is not installed. {remedy(EXTRAS[launcher][1])}"
         for launcher in chosen
         if launcher in EXTRAS and not is_installed(EXTRAS[launcher][0])
     ]
@@ -62,13 +62,6 @@ def only_what_is_swept(words: Sequence[str]) -> str:
     given = OverridesParser.create().parse_overrides([w for w in words if "=" in w and not w.startswith("-")])
     common = ",".join(f"'{o.key_or_group}'" for o in given if not o.is_sweep_override())
     return f"hydra.job.config.override_dirname.exclude_keys=[{common}]"
-
-
-def is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def jobs_at_once(launcher: DictConfig) -> int:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from seqrl.errors import NotFiniteError, StoppedError, UnsavedError
 from seqrl.files import write
 from seqrl.footprint import footprint
 from seqrl.hints import Hints
-from seqrl.metrics import Display, Logger, Row, figure
+from seqrl.loggers import About, Row
+from seqrl.metrics import Display, figure
 from seqrl.networks import Network
-from seqrl.outputs import Outputs
+from seqrl.outputs import Outputs, opened
 from seqrl.program import check, fail, is_true, overrides, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
 from seqrl.resume import changes, circumstances, how_to_go_on
@@ -59,15 +61,15 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
         write(folder / "config.yaml", OmegaConf.to_yaml(public(cfg)).encode())
         before = manifest.begin() if cfg.resume else {}
         implied = point.implied if point else before.get("implied", [])
-        manifest.update(seed=cfg.seed, threads=device.threads, device=str(device.torch_device), **command(implied))
+        sweep = folder.parent.name if point else before.get("sweep")
+        facts = {"seed": cfg.seed, "threads": device.threads, "device": str(device.torch_device), "sweep": sweep}
+        manifest.update(**facts, **command(implied))
         for change in circumstances(before, manifest.facts):
             display.say(f"changed: {change}; the last digits may be others")
-        loggers: dict[str, Logger] = {
-            str(name): built(logger)(folder, run.budget.steps) for name, logger in cfg.logger.items()
-        }
-        outputs = Outputs(manifest, loggers, checkpoints, display.say)
+        loggers = {str(name): partial(built(it), folder, run.budget.steps) for name, it in cfg.logger.items()}
+        open_loggers = opened(loggers, about(cfg, manifest), display.say)
+        outputs = stack.enter_context(Outputs(manifest, open_loggers, checkpoints, display.say))
         go_on = how_to_go_on(folder, cfg.trust, manifest.facts["config_dir"])
-        stack.callback(outputs.close)
         checkpoints.begin(run.state_dict(), run.iterations)
 
         display.say(introduction(cfg, run, device))
@@ -95,6 +97,14 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
             )
         outputs.note(status="finished", result=score, **named)
     return score
+
+
+def about(cfg: DictConfig, manifest: Manifest) -> About:
+    """What loggers may know of a run."""
+    config = OmegaConf.to_container(public(cfg))
+    assert isinstance(config, dict)
+    name = manifest.path.parent.name
+    return About(name, manifest.facts["sweep"], {str(k): v for k, v in config.items()}, manifest.facts["overrides"])
 
 
 def command(implied: list[str]) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from omegaconf.resolvers import oc
 
 # What each section of the configuration may build, beside the modules that are trusted.
 ROOMS = {
-    "algorithm": "seqrl.algorithms",
-    "device": "seqrl.devices",
-    "env": "seqrl.envs",
-    "logger": "seqrl.metrics",
-    "network": "seqrl.networks",
-    "runner": "seqrl.runner",
+    "algorithm": ["seqrl.algorithms"],
+    "device": ["seqrl.devices"],
+    "env": ["seqrl.envs"],
+    # The last two by the names that earlier runs have for them.
+    "logger": ["seqrl.loggers", "seqrl.metrics.Jsonl", "seqrl.metrics.TensorBoard"],
+    "network": ["seqrl.networks"],
+    "runner": ["seqrl.runner"],
 }
 # What does nothing but compute may stand anywhere.
 HARMLESS = ["torch.nn", "torch.optim", "gymnasium.spaces"]
@@ -34,7 +35,7 @@ def distrusted(cfg: DictConfig) -> Iterator[str]:
     sections = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(sections, dict)
     for key, section in sections.items():
-        allowed = [*trusted, *HARMLESS, *([ROOMS[key]] if key in ROOMS else [])]
+        allowed = [*trusted, *HARMLESS, *ROOMS.get(str(key), [])]
         for where, node in _nodes(section, str(key)):
             if "_target_" in node:
                 yield from _target(where, str(node["_target_"]), allowed)

@@ -5,7 +5,10 @@ import re
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -64,7 +67,8 @@ def test_what_is_not_a_boolean_selects_nothing(text):
 
 
 GROUPS = {
-    group: choices(group) for group in ("env", "network", "sequence", "algorithm", "device", "profile", "experiment")
+    group: choices(group)
+    for group in ("env", "network", "sequence", "algorithm", "device", "logger", "profile", "experiment")
 }
 
 
@@ -89,7 +93,7 @@ def issubclass_of(built, parent):
 
 
 @pytest.mark.parametrize(
-    "choice", [f"{group}={choice}" for group in ("env", "network", "algorithm") for choice in GROUPS[group]]
+    "choice", [f"{group}={choice}" for group in ("env", "network", "algorithm", "logger") for choice in GROUPS[group]]
 )
 def test_every_part_names_what_builds_it_and_its_keys_are_the_parameters_letter_for_letter(choice):
     cfg = composed(choice)
@@ -312,11 +316,21 @@ def test_the_help_names_every_group_and_choice():
             assert all(re.search(rf"\b{choice}\b", line) for choice in choices(group.name)), line
 
 
+def test_several_values_of_one_run_are_named_with_what_they_could_mean():
+    overrides = OverridesParser.create().parse_overrides(["logger=csv,wandb"])
+    with pytest.raises(ConfigCompositionException) as raised:
+        ConfigLoaderImpl.validate_sweep_overrides_legal(overrides, run_mode=RunMode.RUN, from_shell=True)
+    assert complaint(raised.value) == (
+        ["logger: has several values (got csv,wandb). For a sweep add -m, for a list write logger=[csv,wandb]."],
+        2,
+    )
+
+
 def test_every_rule_names_a_key_that_exists():
     known = {
         key
         for env, algorithm in itertools.product(GROUPS["env"], GROUPS["algorithm"])
-        for key in configuration.keys(composed(f"env={env}", f"algorithm={algorithm}"))
+        for key in configuration.keys(composed(f"env={env}", f"algorithm={algorithm}", "logger=wandb"))
     }
     assert {*configuration.RULES, *configuration.CHOICES} <= known
 

@@ -14,6 +14,7 @@ MODULES = {
 FORBIDDEN = {
     "seqrl.algorithms": ["seqrl.envs", "seqrl.runner"],
     "seqrl.envs": ["seqrl.networks", "seqrl.runner", "seqrl.algorithms"],
+    "seqrl.loggers": ["seqrl.train", "seqrl.outputs", "seqrl.run", "seqrl.metrics", "seqrl.algorithms", "seqrl.envs"],
     "seqrl.networks": ["seqrl.envs", "seqrl.runner", "seqrl.algorithms"],
     "seqrl.runner": ["seqrl.algorithms", "seqrl.losses", "seqrl.returns", "seqrl.sequences"],
     "seqrl.sequences": ["seqrl.envs", "seqrl.networks", "seqrl.algorithms"],
@@ -24,8 +25,10 @@ ENTRANCE = [f"seqrl.{m}" for m in ("train", "verify", "program", "configuration"
 ALLOWED = {
     "hydra": [*ENTRANCE, "seqrl.build"],
     "omegaconf": [*ENTRANCE, "seqrl.build", "seqrl.resume", "seqrl.summary"],
-    "tensorboard": ["seqrl.metrics"],
-    "torch.utils.tensorboard": ["seqrl.metrics"],
+    "tensorboard": ["seqrl.loggers.tensorboard"],
+    "torch.utils.tensorboard": ["seqrl.loggers.tensorboard"],
+    "wandb": ["seqrl.loggers.wandb"],
+    "mlflow": ["seqrl.loggers.mlflow"],
     "rich": ["seqrl.metrics", "seqrl.report"],
     "matplotlib": ["seqrl.report.figures"],
     "jinja2": ["seqrl.report.page"],

@@ -1,10 +1,9 @@
-import json
 import math
 
 import pytest
 import torch
 
-from seqrl.metrics import EpisodeStatistics, Jsonl, duration, figure
+from seqrl.metrics import EpisodeStatistics, duration, figure
 from seqrl.runner import Runner
 from tests.parts import small_network
 from tests.worlds import Script
@@ -30,13 +29,6 @@ def test_whole_episodes_are_counted_once_each():
     assert sorted(statistics.update(runner.collect())) == [(1.0, 1), (6.0, 3)]
     assert sorted(statistics.update(runner.collect())) == [(1.0, 1), (6.0, 3)]
     assert statistics.row()["rollout/return_mean"] == 3.5
-
-
-def test_jsonl_writes_what_is_not_finite_as_null(tmp_path):
-    logger = Jsonl(tmp_path)
-    logger.write({"a": 1.5, "b": math.nan}, 7)
-    logger.close()
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"env_steps": 7, "a": 1.5, "b": None}
 
 
 @pytest.mark.parametrize(

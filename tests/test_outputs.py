@@ -11,7 +11,8 @@ from seqrl import checkpoint
 from seqrl.checkpoint import Checkpoints
 from seqrl.envs import FaultyEnvError
 from seqrl.errors import ConfigError
-from seqrl.metrics import EpisodeStatistics, TensorBoard
+from seqrl.loggers import TensorBoard
+from seqrl.metrics import EpisodeStatistics
 from seqrl.outputs import Outputs
 from seqrl.records import Manifest
 from seqrl.run import Budget, Run

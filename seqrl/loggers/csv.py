@@ -1,0 +1,61 @@
+"""metrics.csv: one row a line, for spreadsheets and pandas."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from seqrl.files import write
+from seqrl.loggers.base import Row
+
+STEPS = "env_steps"
+
+
+class Csv:
+    """Scalars in metrics.csv, a column each; empty where a row has none.
+
+    A name that was not there before becomes one more column, and the file is written anew, whole at any time.
+    """
+
+    def __init__(self, folder: Path, env_steps: int = 0) -> None:
+        self._path = folder / "metrics.csv"
+        self._columns = [STEPS]
+        rows = list(self._rows())
+        self._columns = list(dict.fromkeys([STEPS, *(name for row in rows for name in row)]))
+        self._replace([row for row in rows if int(row[STEPS]) <= env_steps])
+        self._file = self._path.open("a", buffering=1, newline="")
+
+    def write(self, row: Row, env_steps: int) -> None:
+        if new := [name for name in row if name not in self._columns]:
+            self._file.flush()
+            rows = list(self._rows())
+            before, self._columns = self._columns, [*self._columns, *new]
+            try:
+                self._replace(rows)
+            except OSError:
+                self._columns = before
+                raise
+            self._file.close()
+            self._file = self._path.open("a", buffering=1, newline="")
+        self._file.write(self._line({STEPS: env_steps, **row}))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        """What the file holds, but for a line that was cut off when a run was killed."""
+        if not self._path.exists():
+            return
+        lines = self._path.read_text().splitlines(keepends=True)
+        for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+            if row.get(STEPS, "").isdecimal():
+                yield row
+
+    def _replace(self, rows: list[dict[str, str]]) -> None:
+        lines = [self._line(dict(zip(self._columns, self._columns, strict=True))), *map(self._line, rows)]
+        write(self._path, "".join(lines).encode())
+
+    def _line(self, row: dict[str, float] | dict[str, str]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns, lineterminator="\n").writerow(row)
+        return text.getvalue()

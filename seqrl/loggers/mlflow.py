@@ -1,0 +1,125 @@
+"""MLflow: a database in the outputs folder, or a server."""
+
+import fcntl
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from seqrl.files import write
+from seqrl.loggers.base import About, Row, flat
+
+# How a run ended, in MLflow's words.
+STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+# Parameters that MLflow takes at once.
+AT_ONCE = 100
+# What precedes the path of a database in a file.
+FILE = "sqlite:///"
+
+
+@contextmanager
+def _alone(uri: str | None) -> Iterator[None]:
+    """Keep other runs from making the same database at the same time, which would fail for all but one."""
+    if uri is None or not uri.startswith(FILE):
+        yield
+        return
+    path = Path(uri.removeprefix(FILE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Mlflow:
+    """Scalars and configuration in a run of MLflow.
+
+    tracking_uri   a database or a server; None: what MLFLOW_TRACKING_URI says
+    experiment     that the run belongs to
+    name           None: the run folder's name
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        env_steps: int = 0,
+        tracking_uri: str | None = None,
+        experiment: str = "seqrl",
+        name: str | None = None,
+    ) -> None:
+        self._folder, self._uri, self._experiment, self._name = folder, tracking_uri, experiment, name
+        self._client: Any = None
+        self._run_id = ""
+        # Steps until which its rows are there already.
+        self._sent = 0
+
+    def begin(self, about: About) -> None:
+        # A server that is away must not hold every update up for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        from mlflow import MlflowClient
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        # A database that is not there yet is made, with much to say.
+        with warnings.catch_warnings(action="ignore"), _alone(self._uri):
+            self._client = MlflowClient(self._uri)
+            if not self._goes_on():
+                self._create(about)
+
+    def write(self, row: Row, env_steps: int) -> None:
+        from mlflow.entities import Metric
+
+        # Nothing sent is replaced; the evaluation has the same steps as the last row.
+        if env_steps >= self._sent:
+            now = time.time_ns() // 1_000_000
+            self._client.log_batch(self._run_id, [Metric(name, value, now, env_steps) for name, value in row.items()])
+
+    def end(self, status: str) -> None:
+        self._client.set_terminated(self._run_id, STATUS[status])
+
+    def close(self) -> None:
+        """Nothing is open between two rows."""
+
+    def _goes_on(self) -> bool:
+        """Whether this run is known there; it then goes on."""
+        from mlflow import MlflowException
+
+        path = self._folder / "mlflow_run_id"
+        if not path.exists():
+            return False
+        self._run_id = path.read_text().strip()
+        try:
+            self._client.update_run(self._run_id, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        history = self._client.get_metric_history(self._run_id, "time/elapsed_seconds")
+        self._sent = max((metric.step for metric in history), default=0)
+        return True
+
+    def _create(self, about: About) -> None:
+        from mlflow.entities import Param
+
+        tags = {"sweep": about.group} if about.group else {}
+        run = self._client.create_run(self._experiment_id(), tags=tags, run_name=self._name or about.name)
+        self._run_id = run.info.run_id
+        write(self._folder / "mlflow_run_id", self._run_id.encode())
+        params = [Param(key, str(value)) for key, value in flat(about.config)]
+        for first in range(0, len(params), AT_ONCE):
+            self._client.log_batch(self._run_id, params=params[first : first + AT_ONCE])
+
+    def _experiment_id(self) -> Any:
+        from mlflow import MlflowException
+
+        if found := self._client.get_experiment_by_name(self._experiment):
+            return found.experiment_id
+        try:
+            return self._client.create_experiment(self._experiment)
+        except MlflowException:
+            # Another run, on another machine, has made it meanwhile.
+            return self._client.get_experiment_by_name(self._experiment).experiment_id

@@ -1,0 +1,121 @@
+"""TensorBoard: the curves, and a row in the table of its HParams tab."""
+
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from seqrl.loggers.base import About, Row, flat
+
+# What a run is compared by: these sections and keys, and what its command line says.
+SECTIONS = ["algorithm", "env", "network", "sequence_learning"]
+KEYS = ["parallel", "rollout_length", "seed"]
+NO_HYPERPARAMETERS = ["hydra", "logger", "resume", "trust", "validate"]
+METRICS = ["rollout/return_mean", "evaluation/return_mean", "time/steps_per_second"]
+
+Hyperparameters = dict[str, bool | float | str | None]
+
+
+class TensorBoard:
+    """Scalars in an event file: `tensorboard --logdir outputs`. What the HParams tab shows lies in a file beside it."""
+
+    def __init__(self, folder: Path, env_steps: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not everyone wants it
+        from torch.utils.tensorboard.writer import FileWriter
+
+        self._folder = folder
+        self._open = partial(SummaryWriter, str(folder))
+        self._open_hparams = partial(FileWriter, str(folder), filename_suffix=".hparams")
+        # What was written after the checkpoint that the run goes on from, it will write again.
+        self._writer: SummaryWriter | None = self._open(purge_step=env_steps + 1 if env_steps else None)
+        self._hparams: FileWriter | None = None
+
+    def begin(self, about: About) -> None:
+        # Of a run in several files TensorBoard believes the first that it reads: what was said before must go.
+        for before in self._folder.glob("events.out.tfevents.*.hparams"):
+            before.unlink()
+        self._hparams = self._open_hparams()
+        for summary in _began(hyperparameters(about)):
+            self._hparams.add_summary(summary)
+        self._hparams.flush()
+
+    def write(self, row: Row, env_steps: int) -> None:
+        self._writer = self._writer or self._open()
+        try:
+            for name, value in row.items():
+                self._writer.add_scalar(name, value, env_steps)
+        except Exception:
+            # A writer that has failed once never writes again.
+            self._writer = None
+            raise
+
+    def end(self, status: str) -> None:
+        if self._hparams:
+            self._hparams.add_summary(_ended(status))
+
+    def close(self) -> None:
+        for writer in (self._writer, self._hparams):
+            if writer:
+                writer.close()
+
+
+def hyperparameters(about: About) -> Hyperparameters:
+    """What a run is compared by, by dotted key: single values, None where a key is empty."""
+    known = dict(flat(about.config))
+    said = dict(override.lstrip("+~").partition("=")[::2] for override in about.overrides)
+    found = {
+        key: known.get(key, text)
+        for key, text in said.items()
+        if key.partition(".")[0].partition("/")[0] not in NO_HYPERPARAMETERS
+    }
+    for key, value in known.items():
+        section, _, name = key.partition(".")
+        if name == "_target_" and section in ("algorithm", "env"):
+            found[section] = str(value).rpartition(".")[2]
+        elif key in KEYS or (section in SECTIONS and not key.endswith("_target_") and not isinstance(value, list)):
+            found[key] = value
+    return {key: value if isinstance(value, bool | float | int | None) else str(value) for key, value in found.items()}
+
+
+def _began(hparams: Hyperparameters) -> Iterator[Any]:
+    """Columns of the table, and the cells of this run."""
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+    columns = []
+    for name, value in sorted(hparams.items()):
+        column = api_pb2.HParamInfo(name=name, type=api_pb2.DATA_TYPE_FLOAT64)
+        if isinstance(value, bool):
+            column.type = api_pb2.DATA_TYPE_BOOL
+            column.domain_discrete.extend([False, True])
+            start.hparams[name].bool_value = value
+        elif isinstance(value, str):
+            column.type = api_pb2.DATA_TYPE_STRING
+            start.hparams[name].string_value = value
+        elif value is not None:
+            start.hparams[name].number_value = value
+        # The column of what is null here stays: TensorBoard takes the columns of all runs from one of them.
+        columns.append(column)
+    shown = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in METRICS]
+    experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=shown)
+    yield _summary(metadata.EXPERIMENT_TAG, {"experiment": experiment})
+    yield _summary(metadata.SESSION_START_INFO_TAG, {"session_start_info": start})
+
+
+def _ended(status: str) -> Any:
+    """How this run ended; one that was interrupted may go on, and its status stays unknown."""
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    names = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
+    end = plugin_data_pb2.SessionEndInfo(status=names.get(status, api_pb2.STATUS_UNKNOWN), end_time_secs=time.time())
+    return _summary(metadata.SESSION_END_INFO_TAG, {"session_end_info": end})
+
+
+def _summary(tag: str, content: Mapping[str, Any]) -> Any:
+    """What the HParams plugin reads: data in the metadata of a tensor without numbers."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+    return Summary(value=[Summary.Value(tag=tag, metadata=data, tensor=metadata.NULL_TENSOR)])

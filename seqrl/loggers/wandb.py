@@ -1,0 +1,100 @@
+"""Weights & Biases, without a question and without waiting for a network that is not there."""
+
+import secrets
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+from seqrl.files import write
+from seqrl.loggers.base import About, Row
+
+
+class Wandb:
+    """Scalars and configuration in a run of Weights & Biases; what it keeps here lies in the run folder.
+
+    entity            user or team; None: the user's own
+    group             None: the sweep's name
+    name              None: the run folder's name
+    mode              online, offline or disabled; None: what WANDB_MODE says, otherwise online. Nobody logged in, or no
+                      network, is offline
+    timeout_seconds   that the network may take to begin a run, and three times that to end it
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        env_steps: int = 0,
+        project: str = "seqrl",
+        entity: str | None = None,
+        group: str | None = None,
+        name: str | None = None,
+        mode: str | None = None,
+        timeout_seconds: float = 20.0,
+    ) -> None:
+        self._folder, self._mode, self._timeout_seconds = folder, mode, timeout_seconds
+        self._named = {"project": project, "entity": entity, "group": group, "name": name}
+        self._run: Any = None
+
+    def begin(self, about: About) -> str | None:
+        import wandb
+
+        session = wandb.setup(settings=wandb.Settings(silent=True))
+        mode = self._mode or session.settings.mode
+        why = ""
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            mode, why = "offline", "nobody is logged in, `wandb login` would do it"
+        try:
+            self._run = self._begun(about, mode)
+        except wandb.Error as error:
+            if mode != "online":
+                raise
+            first = str(error).partition("\n")[0].rstrip(".:")
+            mode, why = "offline", f"no run could be begun online ({first})"
+            # Its service would hold the run's id.
+            wandb.teardown()
+            wandb.setup(settings=wandb.Settings(silent=True))
+            self._run = self._begun(about, mode)
+        if mode == "online":
+            return f"wandb: {self._run.url}"
+        if why:
+            return f"wandb: {why}. Goes on offline; send it later: wandb sync {relpath(Path(self._run.dir).parent)}"
+        return None
+
+    def write(self, row: Row, env_steps: int) -> None:
+        # Nothing sent can be taken back: of a run that goes on, what is there already stays. The evaluation has the
+        # same steps as the last row.
+        if env_steps + 1 >= self._run.starting_step:
+            self._run.log(row, step=max(env_steps, self._run.starting_step))
+
+    def end(self, status: str) -> None:
+        self._run.finish(exit_code=0 if status == "finished" else 1)
+
+    def close(self) -> None:
+        self._run.finish()
+
+    def _begun(self, about: About, mode: str) -> Any:
+        import wandb
+
+        return wandb.init(
+            **{**self._named, "group": self._named["group"] or about.group, "name": self._named["name"] or about.name},
+            id=self._id(),
+            resume="allow" if mode == "online" else None,
+            mode=mode,
+            dir=str(self._folder),
+            config=about.config,
+            allow_val_change=True,
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=self._timeout_seconds,
+                finish_timeout=3 * self._timeout_seconds,
+            ),
+        )
+
+    def _id(self) -> str:
+        """The same whenever the run goes on."""
+        path = self._folder / "wandb_run_id"
+        if not path.exists():
+            write(path, secrets.token_hex(4).encode())
+        return path.read_text().strip()

@@ -1,0 +1,408 @@
+"""Where scalars go: what is written can be read by those it is written for, and goes on where a run goes on."""
+
+import csv
+import json
+import math
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams.backend_context import Context
+from tensorboard.plugins.hparams.list_session_groups import Handler
+
+from seqrl.build import built
+from seqrl.checkpoint import Checkpoints
+from seqrl.configuration import CONF, faults
+from seqrl.errors import StoppedError
+from seqrl.loggers import About, Csv, Jsonl, Mlflow, TensorBoard, Wandb
+from seqrl.loggers.tensorboard import hyperparameters
+from seqrl.outputs import Outputs, opened
+from seqrl.records import Manifest
+from seqrl.resume import changes
+
+TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2"]
+TINY += ["env.max_episode_steps=20", "episodes=2"]
+ABOUT = About(
+    name="0_seed-3",
+    group="how_far_back",
+    config={"seed": 3, "algorithm": {"gamma": 0.9, "anneal": ["learning_rate"]}, "env": {"key": "${oc.env:MY_KEY}"}},
+    overrides=["seed=3"],
+)
+
+
+def composed(*overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", list(overrides))
+
+
+def train(folder: Path, *arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
+    start = ["-c", f"{program}\nimport runpy; runpy.run_module('seqrl.train', run_name='__main__', alter_sys=True)"]
+    command = [sys.executable, *(start if program else ["-m", "seqrl.train"]), *TINY, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_jsonl_writes_null_for_what_is_not_finite(tmp_path):
+    logger = Jsonl(tmp_path)
+    logger.write({"a": 1.5, "b": math.nan}, 7)
+    logger.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"env_steps": 7, "a": 1.5, "b": None}
+
+
+def test_csv_grows_a_column_for_a_name_that_is_new(tmp_path):
+    logger = Csv(tmp_path)
+    logger.write({"a": 1.5}, 10)
+    assert (tmp_path / "metrics.csv").read_text() == "env_steps,a\n10,1.5\n"
+    logger.write({"a": math.nan, "b, quoted": 2.0}, 20)
+    logger.write({"b, quoted": 3.0}, 30)
+    logger.close()
+    assert (tmp_path / "metrics.csv").read_text() == 'env_steps,a,"b, quoted"\n10,1.5,\n20,nan,2.0\n30,,3.0\n'
+
+
+def test_csv_goes_on_after_the_checkpoint_and_drops_what_was_cut_off(tmp_path):
+    logger = Csv(tmp_path)
+    for step in (10, 20, 30):
+        logger.write({"a": step / 10}, step)
+    logger.close()
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("15,4")
+    logger = Csv(tmp_path, 20)
+    logger.write({"b": 5.0}, 30)
+    logger.close()
+    assert table(tmp_path / "metrics.csv") == [
+        {"env_steps": "10", "a": "1.0", "b": ""},
+        {"env_steps": "20", "a": "2.0", "b": ""},
+        {"env_steps": "30", "a": "", "b": "5.0"},
+    ]
+
+
+def test_csv_keeps_its_rows_where_a_column_cannot_be_added(tmp_path, monkeypatch):
+    logger = Csv(tmp_path)
+    logger.write({"a": 1.0}, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("seqrl.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(OSError, match="No space left"):
+            logger.write({"a": 2.0, "b": 2.0}, 2)
+    logger.write({"a": 3.0, "b": 3.0}, 3)
+    logger.close()
+    assert [(row["env_steps"], row["b"]) for row in table(tmp_path / "metrics.csv")] == [("1", ""), ("3", "3.0")]
+
+
+def hparams_tab(logdir: Path):
+    """Columns of hyperparameters and of metrics, and sessions by name, as the HParams plugin reads them."""
+    runs = EventMultiplexer()
+    runs.AddRunsFromDirectory(str(logdir))
+    runs.Reload()
+    request, provider = RequestContext(), MultiplexerDataProvider(runs, str(logdir))
+    backend = Context(TBContext(data_provider=provider))
+    known = backend.hparams_metadata(request, "")
+    hyperparameters = backend.hparams_from_data_provider(request, "", 0)
+    experiment = backend.experiment_from_metadata(request, "", True, known, hyperparameters)
+    query = api_pb2.ListSessionGroupsRequest(slice_size=100, allowed_statuses=[0, 1, 2, 3], include_metrics=True)
+    query.col_params.extend(api_pb2.ColParams(hparam=column.name) for column in experiment.hparam_infos)
+    query.col_params.extend(api_pb2.ColParams(metric=column.name) for column in experiment.metric_infos)
+    groups = Handler(request, backend, "", query).run().session_groups
+    sessions = {session.name: (session, group.hparams) for group in groups for session in group.sessions}
+    assert sum(len(group.sessions) for group in groups) == len(sessions) == len(runs.Runs())
+    return {c.name for c in experiment.hparam_infos}, [c.name.tag for c in experiment.metric_infos], sessions
+
+
+def test_tensorboard_compares_the_points_of_a_sweep(tmp_path):
+    swept = ["algorithm.gamma=0.9,0.99", "sequence_learning.grad_clip_norm=5,null"]
+    done = train(tmp_path, "-m", *swept, "logger=tensorboard", "sweep=s")
+    assert done.returncode == 0, done.stderr
+    columns, metrics, sessions = hparams_tab(tmp_path / "s")
+    assert metrics == ["rollout/return_mean", "evaluation/return_mean", "time/steps_per_second"]
+    assert {"algorithm", "algorithm.gamma", "sequence_learning.grad_clip_norm", "env", "seed", "episodes"} <= columns
+    assert len(sessions) == 4
+    for name, (session, hparams) in sessions.items():
+        folder = tmp_path / "s" / name
+        facts = json.loads((folder / "manifest.json").read_text())
+        assert session.status == api_pb2.STATUS_SUCCESS
+        shown = {value.name.tag: value.value for value in session.metric_values}
+        assert shown["evaluation/return_mean"] == pytest.approx(facts["result"])
+        assert set(shown) == set(metrics)
+        assert f"algorithm.gamma-{hparams['algorithm.gamma'].number_value:g}" in name
+        clipped = "sequence_learning.grad_clip_norm" in hparams
+        assert clipped == name.endswith("grad_clip_norm-5")
+        assert hparams["algorithm"].string_value == "SequencePPOAlgorithm"
+        assert facts["sweep"] == "s"
+        # Whatever is chosen, reports have what they read.
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "shown"),
+    [
+        ("failed", "finished", api_pb2.STATUS_SUCCESS),
+        ("interrupted", None, api_pb2.STATUS_UNKNOWN),
+        ("failed", None, api_pb2.STATUS_FAILURE),
+        ("failed", "", api_pb2.STATUS_UNKNOWN),
+    ],
+)
+def test_a_run_that_goes_on_is_one_session_with_the_status_of_its_end(tmp_path, first, then, shown):
+    for step, status in enumerate([first, then]):
+        if status is not None:
+            logger = TensorBoard(tmp_path / "run", step)
+            logger.begin(ABOUT)
+            logger.write({"rollout/return_mean": float(step)}, step + 1)
+            if status:
+                logger.end(status)
+            logger.close()
+    _, _, sessions = hparams_tab(tmp_path)
+    ((session, _),) = sessions.values()
+    assert session.status == shown
+
+
+def test_hyperparameters_are_single_values_of_what_is_compared():
+    config = {
+        "seed": 1,
+        "checkpoint_keep": 2,
+        "total_steps": None,
+        "algorithm": {"_target_": "seqrl.algorithms.PPOAlgorithm", "gamma": 0.9, "anneal": ["a"]},
+        "env": {"_target_": "seqrl.envs.TMaze", "hidden": [1, 3], "kwargs": {"size": 3, "key": "${oc.env:KEY}"}},
+        "logger": {"jsonl": {"_target_": "seqrl.loggers.Jsonl"}},
+    }
+    said = ["network=mlp", "total_steps=null", "env.hidden=[1,3]", "logger=csv", "trust=[a]", "hydra.run.dir=x"]
+    assert hyperparameters(About("", None, config, said)) == {
+        "network": "mlp",
+        "total_steps": None,
+        "env.hidden": "[1, 3]",
+        "seed": 1,
+        "algorithm": "PPOAlgorithm",
+        "algorithm.gamma": 0.9,
+        "env": "TMaze",
+        "env.kwargs.size": 3,
+        "env.kwargs.key": "${oc.env:KEY}",
+    }
+
+
+class Told:
+    """Keeps what it is told."""
+
+    def __init__(self, folder=None, env_steps=0):
+        self.heard = []
+
+    def begin(self, about):
+        self.heard.append(about.name)
+        return "hello"
+
+    def write(self, row, env_steps):
+        self.heard.append(env_steps)
+
+    def end(self, status):
+        self.heard.append(status)
+
+    def close(self):
+        self.heard.append("closed")
+
+
+class Plain:
+    """A logger as it was before there was anything to be told."""
+
+    def __init__(self, folder, env_steps): ...
+
+    def write(self, row, env_steps): ...
+
+    def close(self): ...
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "finished"), (StoppedError("", 143), "interrupted"), (OSError(), "failed")]
+)
+def test_loggers_hear_how_a_run_begins_and_ends(tmp_path, error, status):
+    said = []
+    loggers = opened({"told": Told, "plain": lambda: Plain(tmp_path, 0)}, ABOUT, said.append)
+    outputs = Outputs(Manifest(tmp_path), loggers, Checkpoints(tmp_path), said.append)
+    with suppress(OSError, StoppedError), outputs:
+        outputs.write({}, 5)
+        if error:
+            raise error
+    assert loggers["told"].heard == ["0_seed-3", 5, status, "closed"]
+    assert said == ["hello"]
+
+
+def test_a_logger_that_cannot_be_opened_is_said_once_and_the_run_goes_on(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "class NoFolder:\n"
+        "    def __init__(self, folder, env_steps): raise OSError('no room\\nat all')\n"
+        "class NoServer:\n"
+        "    def __init__(self, folder, env_steps): ...\n"
+        "    def begin(self, about): raise RuntimeError('no answer')\n"
+    )
+    own = ["+logger.a._target_=mine.NoFolder", "+logger.b._target_=mine.NoServer", "trust=[mine]", "logger=csv"]
+    done = train(tmp_path, *own, "hydra.run.dir=run")
+    assert (done.returncode, done.stderr) == (0, "")
+    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning:")]
+    assert warnings == [
+        "warning: logger a: OSError: no room. It is left out; the run goes on.",
+        "warning: logger b: RuntimeError: no answer. It is left out; the run goes on.",
+    ]
+    assert f"curves        {Path('run') / 'metrics.jsonl'}" in done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    written = [{k: float(v) for k, v in row.items() if v} for row in table(tmp_path / "run" / "metrics.csv")]
+    assert len(written) == 3
+    assert written == rows
+
+
+@pytest.mark.parametrize("logger", ["Wandb", "Mlflow"])
+def test_a_logger_whose_package_is_missing_is_named_with_its_extra(monkeypatch, logger):
+    package = logger.lower()
+    monkeypatch.setitem(sys.modules, package, None)
+    assert faults(composed(f"logger=[tensorboard,{package}]")) == [
+        f"logger: {package} needs the package {package}, which is not installed. "
+        f"Install it: pip install 'seqrl[{package}]'."
+    ]
+
+
+def test_a_run_without_the_package_of_its_logger_does_not_begin(tmp_path):
+    done = train(tmp_path, "logger=wandb", program="import sys; sys.modules['wandb'] = None")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("seqrl: error: logger: wandb needs the package wandb")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("choice", ["tensorboard", "jsonl", "csv", "[csv,jsonl]", "[]"])
+def test_whatever_is_chosen_metrics_jsonl_is_written(choice):
+    assert composed(f"logger={choice}").logger.jsonl._target_ == "seqrl.loggers.Jsonl"
+
+
+@pytest.mark.parametrize("name", ["Jsonl", "TensorBoard"])
+def test_the_names_of_earlier_runs_still_build_a_logger(tmp_path, name):
+    cfg = composed(f"+logger.old._target_=seqrl.metrics.{name}")
+    assert faults(cfg) == []
+    built(cfg.logger.old)(tmp_path, 0).close()
+
+
+def test_where_a_run_logs_makes_it_no_other_run():
+    before = OmegaConf.create({"logger": {"jsonl": {"_target_": "seqrl.metrics.Jsonl"}}, "seed": 0, "loggers": 1})
+    now = OmegaConf.create({"logger": {"csv": {"_target_": "seqrl.loggers.Csv"}}, "seed": 0, "loggers": 2})
+    assert changes(before, now) == ["loggers: 1 -> 2"]
+
+
+@pytest.fixture
+def wandb(tmp_path, monkeypatch):
+    """The library, as where nobody is logged in."""
+    library = pytest.importorskip("wandb")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    library.teardown()
+    yield library
+    library.teardown()
+
+
+def records(path: Path):
+    """What an offline run holds: a log in LevelDB's form, of protocol buffers. A block of 32 KB is enough here."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place = path.read_bytes(), 7
+    assert len(data) < 32768
+    while place < len(data):
+        _, length, kind = struct.unpack_from("<IHB", data, place)
+        assert kind == 1
+        record = Record()
+        record.ParseFromString(data[place + 7 : place + 7 + length])
+        yield record
+        place += 7 + length
+
+
+def test_wandb_keeps_an_offline_run_and_asks_nobody(tmp_path, wandb):
+    logger = Wandb(tmp_path, project="memory", mode="offline")
+    assert logger.begin(ABOUT) is None
+    logger.write({"rollout/return_mean": 1.0}, 10)
+    logger.write({"rollout/return_mean": 2.0}, 20)
+    logger.write({"evaluation/return_mean": 3.0}, 20)
+    logger.end("finished")
+    logger.close()
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    kept = list(records(path))
+    (run,) = [r.run for r in kept if r.WhichOneof("record_type") == "run"]
+    assert (run.project, run.run_group, run.display_name) == ("memory", "how_far_back", "0_seed-3")
+    assert run.run_id == (tmp_path / "wandb_run_id").read_text()
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["algorithm"]["gamma"] == 0.9
+    assert config["env"]["key"] == "${oc.env:MY_KEY}"
+    rows = [
+        {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in r.history.item}
+        for r in kept
+        if r.WhichOneof("record_type") == "history"
+    ]
+    assert [(r["_step"], r["rollout/return_mean"], r.get("evaluation/return_mean")) for r in rows] == [
+        (10, 1.0, None),
+        (20, 2.0, 3.0),
+    ]
+    assert [r.exit.exit_code for r in kept if r.WhichOneof("record_type") == "exit"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("key", "why"), [("", "nobody is logged in"), ("0" * 40, "no run could be begun online")], ids=["login", "network"]
+)
+def test_wandb_goes_on_offline_without_login_or_network_and_says_so(tmp_path, wandb, monkeypatch, key, why):
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    logger = Wandb(tmp_path, timeout_seconds=1.0)
+    line = logger.begin(ABOUT)
+    logger.write({"x": 1.0}, 1)
+    logger.end("failed")
+    logger.close()
+    (path,) = tmp_path.glob("wandb/offline-run-*")
+    assert line.startswith(f"wandb: {why}")
+    assert line.endswith(f"/wandb/{path.name}")
+
+
+def test_wandb_sends_only_what_is_not_there_yet(tmp_path):
+    class Run:
+        starting_step, sent = 21, []
+
+        def log(self, row, step):
+            self.sent.append((row["x"], step))
+
+    logger = Wandb(tmp_path)
+    logger._run = Run()
+    for x, step in enumerate((10, 20, 30)):
+        logger.write({"x": x}, step)
+    assert Run.sent == [(1, 21), (2, 30)]
+
+
+def test_mlflow_keeps_a_run_and_goes_on_with_it(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}"
+    for start, status in ((0, "interrupted"), (1, "finished")):
+        logger = Mlflow(tmp_path, start, tracking_uri=uri)
+        logger.begin(ABOUT)
+        for step in range(start, start + 4):
+            logger.write({"time/elapsed_seconds": float(step), "x": math.nan}, step)
+        logger.end(status)
+        logger.close()
+        client = mlflow.MlflowClient(uri)
+        (run,) = client.search_runs([client.get_experiment_by_name("seqrl").experiment_id])
+        assert run.info.status == {"interrupted": "KILLED", "finished": "FINISHED"}[status]
+    assert run.info.run_name == "0_seed-3"
+    assert run.data.params == {
+        "seed": "3",
+        "algorithm.gamma": "0.9",
+        "algorithm.anneal": "['learning_rate']",
+        "env.key": "${oc.env:MY_KEY}",
+    }
+    assert run.data.tags["sweep"] == "how_far_back"
+    history = client.get_metric_history(run.info.run_id, "time/elapsed_seconds")
+    assert [metric.value for metric in history if metric.step != 3] == [0, 1, 2, 4]
