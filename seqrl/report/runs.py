@@ -14,6 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from seqrl.errors import ConfigError
+from seqrl.loggers.base import flat
 from seqrl.records import is_held
 
 Array = NDArray[np.float64]
@@ -104,7 +105,7 @@ def read(folder: Path) -> Run | None:
     """The run in a folder; None while it has not begun."""
     try:
         facts = json.loads((folder / "manifest.json").read_text())
-        settings = dict(_flat(yaml.safe_load((folder / "config.yaml").read_text())))
+        settings = dict(flat(yaml.safe_load((folder / "config.yaml").read_text())))
     except (OSError, ValueError, yaml.YAMLError):
         return None
     rows = [row for row in lines_of(folder / "metrics.jsonl") if row.get("rollout/return_mean") is not None]
@@ -206,14 +207,6 @@ def lines_of(path: Path) -> Iterator[dict[str, Any]]:
 def _column(rows: list[dict[str, Any]], name: str) -> Array:
     values = [row.get(name) for row in rows]
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _split(override: str) -> tuple[str, str]:
