@@ -28,7 +28,7 @@ COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, V
 FILES = (yaml.YAMLError, OSError)
 # Where what they raise comes from.
 COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "search"})
 
 
 def complaint(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str], int] | None:
@@ -60,9 +60,9 @@ def _complaint(error: Exception, arguments: Sequence[str]) -> tuple[list[str], i
 def faults_of_files(arguments: Sequence[str]) -> list[str]:
     """What must be known of the user's own files, and of secrets, before Hydra imports anything or writes it down."""
     overrides = _overrides(arguments)
-    if octal := [line for folder in _config_dirs(arguments) for line in _octal(folder)]:
+    if octal := [line for folder in config_dirs(arguments) for line in _octal(folder)]:
         return octal
-    if not (own := _searchpath(arguments)) and not any(SECRET.search(o.partition("=")[0]) for o in overrides):
+    if not (own := searchpath(arguments)) and not any(SECRET.search(o.partition("=")[0]) for o in overrides):
         return []
     try:
         return _before_hydra([*own, *overrides])
@@ -78,17 +78,21 @@ def _before_hydra(overrides: list[str]) -> list[str]:
 
 def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     """What is wrong with the points of a sweep, a line each with the points that it is wrong in."""
-    own = _searchpath(arguments)
     overrides = OverridesParser.create().parse_overrides(_overrides(arguments))
     wrong: dict[str, list[int]] = {}
     for number, point in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
-        try:
-            found = [*_before_hydra([*own, *point]), *faults(_composed([*own, *point]))]
-        except COMPOSITION as error:
-            found = [_composition(error, others=[*own, *(o for o in point if o.partition("=")[0] in GROUPS)])]
-        for line in found:
+        for line in faults_of_run([*searchpath(arguments), *point]):
             wrong.setdefault(line, []).append(number)
     return [f"point {_few(points)} of the sweep: {line}" for line, points in wrong.items()]
+
+
+def faults_of_run(overrides: list[str]) -> list[str]:
+    """What is wrong with a run that these make."""
+    try:
+        return [*_before_hydra(overrides), *faults(_composed(overrides))]
+    except COMPOSITION as error:
+        groups = (*GROUPS, "hydra.searchpath")
+        return [_composition(error, others=[o for o in overrides if o.partition("=")[0] in groups])]
 
 
 def _few(numbers: list[int]) -> str:
@@ -110,7 +114,7 @@ def _is_composition(error: Exception) -> bool:
 
 def _of_each(arguments: Sequence[str]) -> Iterator[str]:
     """What is wrong with each override, given those that are right."""
-    right = _searchpath(arguments)
+    right = searchpath(arguments)
     # Groups first: other keys may be theirs.
     for override in sorted(_overrides(arguments), key=lambda a: a.partition("=")[0].lstrip("+~") not in GROUPS):
         try:
@@ -137,16 +141,16 @@ def _composed(overrides: list[str], return_hydra_config: bool = False) -> DictCo
         return compose("config", overrides, return_hydra_config=return_hydra_config)
 
 
-def _config_dirs(arguments: Sequence[str]) -> list[Path]:
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
     """Folders of the user's own configuration."""
     folders = [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")]
     folders += [a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")]
     return [Path(folder).resolve() for folder in folders]
 
 
-def _searchpath(arguments: Sequence[str]) -> list[str]:
+def searchpath(arguments: Sequence[str]) -> list[str]:
     """Override that has these folders searched too."""
-    return [f"hydra.searchpath=[file://{folder}]" for folder in _config_dirs(arguments)]
+    return [f"hydra.searchpath=[file://{folder}]" for folder in config_dirs(arguments)]
 
 
 def _octal(folder: Path) -> Iterator[str]:

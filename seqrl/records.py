@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -96,6 +98,41 @@ def ending(error: BaseException | None) -> str:
     if error is None:
         return "finished"
     return "interrupted" if isinstance(error, KeyboardInterrupt | StoppedError) else "failed"
+
+
+def goes_on(folder: Path) -> bool:
+    """Whether a run that was begun there can go on from a checkpoint; if not, the folder is ready for a new one."""
+    if any((folder / "checkpoints").glob("[0-9]*.json")):
+        return True
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        manifest.rename(folder / f"manifest_before_{len(list(folder.glob('manifest*')))}.json")
+    return False
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What a run's manifest says; {} if there is none."""
+    try:
+        facts = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def note_command(folder: Path, begun: float, ended: bool = False) -> None:
+    """Add a line to commands.jsonl of a folder of many runs: what was asked for, when, and at the end its seconds."""
+    took = {"seconds": time.time() - begun} if ended else {}
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(begun))
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "commands.jsonl").open("a") as file:
+            file.write(json.dumps({"command": command, "begun": when, "cores": cores(), **took}) + "\n")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_held(folder: Path) -> bool:

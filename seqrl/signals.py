@@ -1,8 +1,10 @@
 """What asks a run to stop: signals, heard at the next edge between two iterations, and the command that began it."""
 
+import ctypes
 import fcntl
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,14 @@ from typing import Any, NoReturn, Self
 from seqrl.errors import StoppedError
 
 HEARD = (signal.SIGINT, signal.SIGTERM)
+# Of Linux's prctl.
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(number: int) -> None:
+    """Have this process sent a signal when its parent ends, however that ends; only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 class Stop:

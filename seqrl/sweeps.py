@@ -1,16 +1,13 @@
 """Sweeps: what is left to do of each point, how many run at once, and how all of them ended."""
 
 import atexit
-import json
 import os
 import re
-import shlex
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.errors import ConfigError
 from seqrl.extras import is_installed, remedy
-from seqrl.records import is_held
+from seqrl.records import cores, facts_of, goes_on, is_held, note_command
 from seqrl.resume import changes
 from seqrl.signals import HEARD, Crew
 from seqrl.trust import public
@@ -71,11 +68,6 @@ def jobs_at_once(launcher: DictConfig) -> int:
     return max(1, jobs if jobs > 0 else cores() + 1 + jobs)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def company() -> Crew | None:
     """The points of this sweep that run at the same time as this one; None where they run one by one."""
     return Crew.joined() if jobs_at_once(HydraConfig.get().launcher) > 1 else None
@@ -95,7 +87,7 @@ class Point:
         self.folder = folder
         self.implied: list[str] = []
         self.crew = company()
-        self._facts = _facts(folder)
+        self._facts = facts_of(folder)
         self.elsewhere = bool(self._facts) and is_held(folder)
         before = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else None
         self._share_cores(cfg, before)
@@ -116,12 +108,7 @@ class Point:
     @property
     def goes_on(self) -> bool:
         """Whether there is a checkpoint to go on from; if not, it begins anew, and what was said of it is kept."""
-        if any((self.folder / "checkpoints").glob("[0-9]*.json")):
-            return True
-        manifest = self.folder / "manifest.json"
-        if manifest.exists():
-            manifest.rename(self.folder / f"manifest_before_{len(list(self.folder.glob('manifest*')))}.json")
-        return False
+        return goes_on(self.folder)
 
     def _share_cores(self, cfg: DictConfig, before: Any) -> None:
         """Let jobs that run side by side share the cores; one that goes on keeps what it had."""
@@ -146,7 +133,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._begun = time.time()
-        self._note(config)
+        note_command(Path(config.hydra.sweep.dir), self._begun)
         crew = Crew.gathered()
         atexit.register(crew.disperse)
 
@@ -163,9 +150,9 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        self._note(config, seconds=time.time() - self._begun)
+        note_command(folder, self._begun, ended=True)
         names = sorted((path.parent.name for path in folder.glob("*/manifest.json")), key=_in_order)
-        points = {name: _facts(folder / name) for name in names}
+        points = {name: facts_of(folder / name) for name in names}
         ended = Counter(str(facts["status"]) for facts in points.values())
         print(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
         for name, facts in points.items():
@@ -177,26 +164,7 @@ class Sweep(Callback):
         if Sweep.worst:
             print(f"The same command with sweep={folder} goes on with what is not finished.")
 
-    def _note(self, config: DictConfig, **facts: float) -> None:
-        """Add a line to commands.jsonl: what was asked for, when, and at the end how long it took."""
-        folder = Path(config.hydra.sweep.dir)
-        begun = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._begun))
-        command = shlex.join(["python", *sys.orig_argv[1:]])
-        with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / "commands.jsonl").open("a") as file:
-                file.write(json.dumps({"command": command, "begun": begun, "cores": cores(), **facts}) + "\n")
-
 
 def _in_order(name: str) -> tuple[int, str]:
     number = re.match(r"\d+", name)
     return int(number.group()) if number else 0, name
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    """What a point's manifest says; {} if there is none."""
-    try:
-        facts = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}

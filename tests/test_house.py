@@ -21,7 +21,9 @@ FORBIDDEN = {
     "seqrl.types": ["seqrl"],
 }
 # Where the configuration comes in.
-ENTRANCE = [f"seqrl.{m}" for m in ("train", "verify", "program", "configuration", "complaints", "sweeps", "trust")]
+ENTRANCE = [
+    f"seqrl.{m}" for m in ("train", "verify", "program", "configuration", "complaints", "space", "sweeps", "trust")
+]
 ALLOWED = {
     "hydra": [*ENTRANCE, "seqrl.build"],
     "omegaconf": [*ENTRANCE, "seqrl.build", "seqrl.resume", "seqrl.summary"],
@@ -33,6 +35,8 @@ ALLOWED = {
     "matplotlib": ["seqrl.report.figures"],
     "jinja2": ["seqrl.report.page"],
     "seqrl.report": ["seqrl.report"],
+    "optuna": ["seqrl.search", "seqrl.space"],
+    "seqrl.tune": [],
     "seqrl.train": [],
     "seqrl.verify": [],
 }

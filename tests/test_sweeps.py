@@ -14,7 +14,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from seqrl.configuration import folder_name, point_folder
-from seqrl.sweeps import cores, jobs_at_once
+from seqrl.records import cores
+from seqrl.sweeps import jobs_at_once
 
 SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2", "logger=jsonl"]
 TINY = [*SMALL, "env.max_episode_steps=20", "episodes=2"]

@@ -1,11 +1,9 @@
 """Makes many environments out of one: its own vector form, one process, or a process each."""
 
-import ctypes
 import logging
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +21,7 @@ from seqrl.envs.errors import EnvError
 from seqrl.envs.lookup import MISSING_PACKAGE, explained
 from seqrl.envs.single import Single
 from seqrl.envs.timeouts import LostError, OverdueError
+from seqrl.signals import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -175,18 +174,10 @@ def _single(spec: EnvSpec, kwargs: dict[str, Any], index: int, home: int) -> Sin
     if os.getpid() != home:
         # Ctrl-C goes to every process of a terminal; the parent finishes its iteration and then ends this one.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        end_with_parent()
+        end_with_parent(signal.SIGKILL)
     return Single(gymnasium.make(spec, **kwargs), index)
 
 
-def end_with_parent() -> None:
-    """End this process when its parent does, however that ends and whatever hangs here; only Linux can."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-# Of Linux's prctl.
-PR_SET_PDEATHSIG = 1
 # The adapter copies, so Gymnasium need not.
 PLAIN: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
 BACKENDS = {"auto": _auto, "vector": _vector, "sync": _sync, "async": _async}

@@ -42,13 +42,14 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
         sections.append(page.Section(task if len(tasks) > 1 else "", found, folder, figures.draw(found, folder)))
         for name in ("configurations", "comparisons", "runs"):
             tables.save(getattr(tables, name)(found), folder / f"{name}.csv")
-        if len(tasks) > 1:
-            console.print(f"\n{task}", style="bold")
-        tables.show(found, console)
     goes_on = any(run.status == "running" for run in known)
     again = ["python", "-m", "seqrl.report", *map(str, folders)]
     again += [f"--threshold={threshold:g}"] if threshold is not None else []
     write(to / "report.html", page.page(sections, again, watch if goes_on else None).encode())
+    for section in sections:
+        if section.task:
+            console.print(f"\n{section.task}", style="bold")
+        tables.show(section.found, console)
     console.print(f"\n{len(known)} runs: {tables.statuses(known)}. Page: {to / 'report.html'}", soft_wrap=True)
     return goes_on
 

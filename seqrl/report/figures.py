@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from seqrl.report.findings import Findings, Group, number, pooled, scores, shown
+from seqrl.report.findings import Findings, Group, between, number, pooled, scores, shown
 from seqrl.report.runs import Array, Run, short
 from seqrl.report.statistics import Estimate, estimate
 
@@ -27,6 +27,8 @@ STYLE: dict[Any, Any] = {
 # Okabe and Ito (2008): told apart by the colour-blind too.
 DISTINCT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 PANELS = 8
+# Values of a key that are told apart by colour, row or column; of more, each is a point.
+FEW = 12
 POINTS = 150
 GREY = "#8a8a8a"
 
@@ -49,6 +51,7 @@ def draw(found: Findings, folder: Path) -> dict[str, str]:
             "learning_curves": learning_curves,
             "final_return": final_return,
             "heat_map": heat_map,
+            "values": values,
             "costs": costs,
             "differences": differences,
         }.items():
@@ -65,6 +68,8 @@ def draw(found: Findings, folder: Path) -> dict[str, str]:
 def learning_curves(found: Findings) -> tuple[Figure, str] | None:
     """Training return against environment steps: a colour for each value of one key, a panel for each of another."""
     study = found.study
+    if crowded(found):
+        return _all_curves(found)
     keys = by_importance(found)[:2]
     if len(keys) == 2 and len(study.levels(keys[1])) > PANELS:
         keys = keys[:1]
@@ -116,6 +121,65 @@ def learning_curves(found: Findings) -> tuple[Figure, str] | None:
     )
 
 
+def _all_curves(found: Findings) -> tuple[Figure, str] | None:
+    """Training return of all configurations, the chosen one in colour."""
+    figure, ax = plt.subplots(figsize=(5.2, 2.8))
+    # The chosen one last, above the others.
+    for group in sorted(found.groups, key=lambda group: group is found.chosen):
+        if curve := _curve([group.runs]):
+            is_chosen = group is found.chosen
+            look: dict[str, Any] = (
+                {"color": DISTINCT[0], "linewidth": 2} if is_chosen else {"color": GREY, "alpha": 0.4}
+            )
+            ax.plot(curve[0] / 1000, curve[1].value, **{"linewidth": 0.8, **look})
+    if not ax.lines:
+        plt.close(figure)
+        return None
+    ax.set_xlabel("thousand environment steps")
+    ax.set_ylabel("training return")
+    ax.margins(x=0)
+    return figure, "Training return (mean of the latest episodes) of every configuration; blue: the recommended one."
+
+
+def values(found: Findings) -> tuple[Figure, str] | None:
+    """Final return over the values of each key, where they are too many for a map."""
+    if not crowded(found):
+        return None
+    keys = found.study.keys
+    columns = min(3, len(keys))
+    rows = -(-len(keys) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(7.2, 0.3 + 1.7 * rows), sharey=True, squeeze=False)
+    for index, (key, ax) in enumerate(zip(keys, axes.flat, strict=False)):
+        levels = found.study.levels(key)
+        in_order = len(levels) <= FEW or not all(isinstance(level, int | float) for level in levels)
+        for group in found.groups:
+            value = group.point[index]
+            is_chosen = group is found.chosen
+            finals = [run.score for run in group.runs]
+            place = levels.index(value) if in_order else value
+            colour = DISTINCT[0] if is_chosen else "#333333"
+            ax.plot(
+                [place] * len(finals), finals, "o", color=colour, markersize=6 if is_chosen else 3, alpha=0.6, mew=0
+            )
+        if in_order:
+            ax.set_xticks(range(len(levels)), [shown(key, level) for level in levels], fontsize=6.5)
+            ax.set_xlim(-0.5, len(levels) - 0.5)
+        elif levels[0] > 0 and levels[-1] > 30 * levels[0]:
+            ax.set_xscale("log")
+        ax.set_title(short(key))
+    for ax in list(axes.flat)[len(keys) :]:
+        ax.set_visible(False)
+    for row in axes:
+        row[0].set_ylabel("final return")
+    figure.tight_layout()
+    return figure, "Final return of every run over the value of each key; blue: the recommended configuration."
+
+
+def crowded(found: Findings) -> bool:
+    """Whether some key has so many values that each is hardly ever tried twice, as in a search."""
+    return any(len(found.study.levels(key)) > FEW for key in found.study.keys)
+
+
 def final_return(found: Findings) -> tuple[Figure, str] | None:
     """Final return of every run, and the interquartile mean of each configuration with its interval."""
     groups = [group for group in found.groups if group.returns is not None]
@@ -138,7 +202,7 @@ def final_return(found: Findings) -> tuple[Figure, str] | None:
         spread = np.linspace(-0.22, 0.22, len(group.runs)) if len(group.runs) > 1 else np.zeros(1)
         for run, off in zip(sorted(group.runs, key=lambda r: r.seed), spread, strict=True):
             ax.plot(run.score, row + off, "o", color="#333333", markersize=2.4, markeredgewidth=0, alpha=0.8)
-        label = ", ".join(shown(k, v) for k, v in zip(found.study.keys, group.point, strict=True)) or "all runs"
+        label = ", ".join(_brief(k, v) for k, v in zip(found.study.keys, group.point, strict=True)) or "all runs"
         ax.annotate(
             label, (0, row), xytext=(-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             ha="right", va="center", fontweight="bold" if is_chosen else "normal", fontsize=7.5,
@@ -175,8 +239,7 @@ def heat_map(found: Findings) -> tuple[Figure, str] | None:
         return None
     figure, ax = plt.subplots(figsize=(1.6 + 0.95 * len(levels[1]), 0.9 + 0.5 * len(levels[0])))
     said = {
-        point: f"{number(float(e.value))}\n{number(float(e.low))} to {number(float(e.high))}"
-        for point, e in estimates.items()
+        point: f"{number(float(e.value))}\n{between(float(e.low), float(e.high))}" for point, e in estimates.items()
     }
     _heat(ax, keys, levels, cells, said, less_is_better=False)
     return figure, f"Final return: interquartile mean over seeds{_over(found, keys)}, and its 95 % interval below."
@@ -185,7 +248,7 @@ def heat_map(found: Findings) -> tuple[Figure, str] | None:
 def costs(found: Findings) -> tuple[Figure, str] | None:
     """What each configuration cost: a small map for each figure, or bars if one key was swept."""
     keys = _plane(found) or tuple(by_importance(found)[:1])
-    if not keys:
+    if not keys or crowded(found):
         return None
     by_point = _groups_by(found, keys)
     drawn, constant = [], []
@@ -300,7 +363,7 @@ def _curve(strata: list[list[Run]]) -> tuple[Array, Estimate] | None:
 def _plane(found: Findings) -> tuple[str, str] | None:
     """The two keys that a map is drawn over: rows, columns."""
     keys = by_importance(found)
-    if len(keys) < 2:
+    if len(keys) < 2 or crowded(found):
         return None
     if len(found.study.levels(keys[1])) > 2 * len(found.study.levels(keys[0])):
         return keys[1], keys[0]
@@ -373,9 +436,13 @@ def _bars(ax: Axes, key: str, levels: list[Any], values: dict[tuple[Any, ...], f
     ax.margins(x=0.18)
 
 
+def _brief(key: str, value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else shown(key, value)
+
+
 def _value(group: Group) -> tuple[float, float]:
     assert group.returns is not None
-    return float(group.returns.value), float(group.returns.low)
+    return float(group.returns.value), float(np.nan_to_num(group.returns.low))
 
 
 def _median(values: list[float]) -> float:

@@ -105,7 +105,9 @@ class Findings:
         use = " and ".join(
             f"{short(k)} = {shown(k, v)}" for k, v in zip(self.study.keys, self.chosen.point, strict=True)
         )
-        return f"Use {use}: {figures}{''.join(f'; {clause}' for clause in map(self._of, self.study.keys))}."
+        compared = [key for key in self.study.keys if any(c.key == key for c in self.comparisons)]
+        clauses = [self._of(key) for key in compared] or [f"the best of {_count(len(self.groups), 'configuration')}"]
+        return f"Use {use}: {figures}; {'; '.join(clauses)}."
 
     def _of(self, key: str) -> str:
         """What is known of the other values of a key."""
@@ -122,7 +124,7 @@ class Findings:
             said.append(f"is to the last digit the same as {_series([shown(key, c.against) for c in same])}")
         assert self.chosen is not None
         value = shown(key, self.chosen.point[self.study.keys.index(key)])
-        return f"{short(key)} {value} {_series(said) if said else 'has nothing to be compared with'}"
+        return f"{short(key)} {value} {_series(said)}"
 
 
 def findings(study: Study, threshold: float | None = None) -> Findings:
@@ -140,8 +142,9 @@ def findings(study: Study, threshold: float | None = None) -> Findings:
         """Of equal returns, the steadier, then what is good in other company too, then the sooner."""
         assert group.returns is not None
         company = sum(means[key][value] for key, value in zip(study.keys, group.point, strict=True))
-        estimated = (float(figure) for figure in (group.returns.value, group.returns.low))
-        return (*(round(figure, 9) for figure in estimated), company, -group.steps_to_threshold)
+        low = group.returns.value if np.isnan(group.returns.low) else group.returns.low
+        estimated = (round(float(figure), 9) for figure in (group.returns.value, low))
+        return (*estimated, company, -group.steps_to_threshold)
 
     chosen = max((group for group in groups if group.returns is not None), key=rating, default=None)
     values = dict(zip(study.keys, chosen.point, strict=True)) if chosen else {}
@@ -179,7 +182,14 @@ def number(value: float) -> str:
 
 
 def interval(of: Estimate) -> str:
-    return f"{number(float(of.value))} (95 % interval {number(float(of.low))} to {number(float(of.high))})"
+    """A figure, and its interval where it has one."""
+    around = "" if np.isnan(of.low) else f" (95 % interval {between(float(of.low), float(of.high))})"
+    return f"{number(float(of.value))}{around}"
+
+
+def between(low: float | None, high: float | None) -> str:
+    """An interval; a dash where there is none."""
+    return "–" if low is None or high is None or np.isnan(low) else f"{number(low)} to {number(high)}"
 
 
 def probability(p: float) -> str:

@@ -12,13 +12,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from seqrl.report import tables
-from seqrl.report.findings import Findings, number, probability, shown
+from seqrl.report.findings import Findings, between, number, probability, shown
 from seqrl.report.runs import Run, lines_of, short
 
 TITLES = {
     "learning_curves": "Learning curves",
     "final_return": "Every run's end",
     "heat_map": "Final return",
+    "values": "Return over each value",
     "differences": "Real or noise",
     "costs": "What it costs",
 }
@@ -70,7 +71,7 @@ def page(sections: Sequence[Section], again: Sequence[str], refresh: float | Non
     runs = [run for section in sections for run in section.found.study.runs]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters.update(number=_number, short=short, probability=probability)
-    environment.globals.update(shown=shown)
+    environment.globals.update(shown=shown, between=between)
     template = environment.from_string(files("seqrl.report").joinpath("page.html.j2").read_text())
     return template.render(
         sections=sections,

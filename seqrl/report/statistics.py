@@ -20,7 +20,10 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and the interval that holds it with 95 % confidence; the same shape, whatever that is."""
+    """A figure, and the interval that holds it with 95 % confidence; the same shape, whatever that is.
+
+    The interval is NaN where a single run says nothing about it.
+    """
 
     value: Array
     low: Array
@@ -40,10 +43,13 @@ def estimate(strata: Sequence[Array]) -> Estimate:
 
     strata   [runs, ...] each: runs of one configuration
     """
+    value = interquartile_mean(np.concatenate(strata))
+    if all(len(stratum) == 1 for stratum in strata):
+        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     random = np.random.default_rng(0)
     drawn = np.concatenate([s[random.integers(len(s), size=(RESAMPLES, len(s)))] for s in strata], axis=1)
     low, high = _interval(interquartile_mean(drawn, axis=1))
-    return Estimate(interquartile_mean(np.concatenate(strata)), low, high)
+    return Estimate(value, low, high)
 
 
 def difference(a: Array, b: Array) -> tuple[Estimate, float]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seqrl.files import write
-from seqrl.report.findings import Findings, Group, number, probability, shown
+from seqrl.report.findings import Findings, Group, between, number, probability, shown
 from seqrl.report.runs import Run, short
 
 Rows = list[dict[str, Any]]
@@ -28,8 +28,8 @@ def configurations(found: Findings) -> Rows:
                 "runs": len(group.runs),
                 "finished": group.finished,
                 "return_iqm": float(estimate.value) if estimate else None,
-                "return_low": float(estimate.low) if estimate else None,
-                "return_high": float(estimate.high) if estimate else None,
+                "return_low": _finite(float(estimate.low)) if estimate else None,
+                "return_high": _finite(float(estimate.high)) if estimate else None,
                 "reached_threshold": group.reached,
                 "steps_to_threshold": _finite(group.steps_to_threshold),
                 "seconds_to_threshold": _finite(group.seconds_to_threshold),
@@ -106,7 +106,7 @@ def show(found: Findings, console: Console) -> None:
     rows = configurations(found)
     for row in rows[:20]:
         values = [str(row[key]) for key in found.study.keys]
-        spread = "" if row["return_low"] is None else f"{number(row['return_low'])} to {number(row['return_high'])}"
+        spread = between(row["return_low"], row["return_high"])
         reached = f"{row['reached_threshold']}/{row['runs']}"
         figures = [_number(row[name]) for name in ("return_iqm", "steps_per_second", "peak_memory_mb")]
         table.add_row(*values, f"{row['finished']}/{row['runs']}", figures[0], spread, reached, *figures[1:])
@@ -117,7 +117,7 @@ def show(found: Findings, console: Console) -> None:
     if found.comparisons:
         console.print()
     for c in found.comparisons:
-        by = f"{number(float(c.by.value))} ({number(float(c.by.low))} to {number(float(c.by.high))})"
+        by = f"{number(float(c.by.value))} ({between(float(c.by.low), float(c.by.high))})"
         said = c.verdict if c.same == 1 else f"by {by}: {c.verdict}, p = {probability(c.p)}"
         compared = f"{short(c.key)} {shown(c.key, c.value)} over {shown(c.key, c.against)}"
         console.print(f"  {compared}: {said}", soft_wrap=True)
@@ -126,7 +126,7 @@ def show(found: Findings, console: Console) -> None:
 def _rating(group: Group, found: Findings) -> tuple[float, ...]:
     if group.returns is None:
         return (-np.inf,)
-    return float(group.returns.value), group is found.chosen, float(group.returns.low)
+    return float(group.returns.value), group is found.chosen, float(np.nan_to_num(group.returns.low))
 
 
 def _number(value: float | None) -> str:

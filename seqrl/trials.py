@@ -1,0 +1,163 @@
+"""Trials of a search: runs in processes of their own, one for each seed, that harm nobody when they fail."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from seqrl.files import write
+from seqrl.records import facts_of, goes_on, is_held
+from seqrl.signals import end_with_parent
+
+# Words of a command line that a run which goes on must hear again.
+HEARD_AGAIN = ("trust=", "--config-dir=")
+# Points of a run at which it is compared with others.
+TICKS = 20
+
+
+@dataclass
+class Trial:
+    """Runs with the same values and different seeds, one after another.
+
+    arguments   of seqrl.train, but for seed and folder
+    folders     of the runs, by seed
+    output      file for what they print
+    """
+
+    number: int
+    arguments: list[str]
+    folders: dict[int, Path]
+    output: Path
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _read: int = 0
+    _tick: int = 0
+
+    def poll(self) -> bool:
+        """See to it that the runs go on, one after another; return whether there is nothing left to do."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return False
+            code, self._process = self._process.returncode, None
+            if code:
+                return True
+        left = next((seed for seed in self.folders if not self._finished(seed)), None)
+        if left is None:
+            return True
+        # The run of a search that was killed may still be saving itself.
+        if not (self.folders[left].exists() and is_held(self.folders[left])):
+            self._begin(left)
+        return False
+
+    def stop(self) -> None:
+        """Ask the present run to save itself and end, and wait until it has."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+
+    @property
+    def results(self) -> list[float]:
+        """Return of each run that is finished."""
+        facts = [facts_of(folder) for folder in self.folders.values()]
+        return [float(it["result"]) for it in facts if it.get("status") == "finished" and it["result"] is not None]
+
+    @property
+    def error(self) -> tuple[str, int]:
+        """What ended a run, and its exit code."""
+        for folder in self.folders.values():
+            facts = facts_of(folder)
+            if facts.get("status") not in (None, "finished"):
+                return str(facts.get("error", "was killed")), int(facts.get("exit_code", 1))
+        # It ended before it had a folder.
+        lines = self.output.read_text(errors="replace").splitlines() if self.output.exists() else []
+        return (lines[-1] if lines else "was killed").removeprefix("seqrl: error: "), 2
+
+    def ticks(self) -> list[tuple[int, float]]:
+        """Mean training return of the first run at every twentieth of its budget; what is new since the last call."""
+        folder = next(iter(self.folders.values()))
+        found: dict[int, float] = {}
+        with suppress(OSError, yaml.YAMLError):
+            budget = yaml.safe_load((folder / "config.yaml").read_text())
+            with (folder / "metrics.jsonl").open("rb") as file:
+                file.seek(self._read)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._read += len(line)
+                    row = json.loads(line)
+                    if row.get("rollout/return_mean") is not None:
+                        found.setdefault(int(TICKS * _progress(row, budget)), row["rollout/return_mean"])
+        new = {tick: mean for tick, mean in found.items() if self._tick < tick < TICKS}
+        self._tick = max([self._tick, *new])
+        return sorted(new.items())
+
+    def mark_pruned(self) -> None:
+        """Say in the folder of a run that was stopped why it was."""
+        for folder in self.folders.values():
+            facts = facts_of(folder)
+            if facts.get("status") == "interrupted":
+                kept = {name: fact for name, fact in facts.items() if name not in ("error", "exit_code")}
+                write(folder / "manifest.json", (json.dumps(kept | {"status": "pruned"}, indent=2) + "\n").encode())
+
+    def _finished(self, seed: int) -> bool:
+        return facts_of(self.folders[seed]).get("status") == "finished"
+
+    def _begin(self, seed: int) -> None:
+        folder = self.folders[seed]
+        if folder.exists() and goes_on(folder):
+            arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(HEARD_AGAIN))]
+        else:
+            arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={folder}"]
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "seqrl.train", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for the search, which then lets its trials save themselves; so is its sudden end.
+                start_new_session=True,
+                preexec_fn=partial(end_with_parent, signal.SIGTERM),
+            )
+
+
+class Claim:
+    """A trial that this process sees to, and no other of the same search.
+
+    Raises BlockingIOError if another one does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The system lets go of it when the process ends, however it ends.
+        self._file = path.open("a")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise
+        os.set_inheritable(self._file.fileno(), False)
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def words(arguments: Sequence[str]) -> str:
+    """Arguments without what they need not have in common: what two searches must agree in."""
+    return " ".join(sorted(a for a in arguments if not a.startswith(("trust=", "logger"))))
+
+
+def _progress(row: dict[str, Any], budget: dict[str, Any]) -> float:
+    """Share of a run that is over."""
+    share = float(row.get("rollout/episodes", 0) / (budget["episodes"] * budget["parallel"]))
+    return max(share, float(row["env_steps"] / budget["total_steps"])) if budget["total_steps"] else share

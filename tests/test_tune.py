@@ -1,0 +1,224 @@
+"""Searches as a user starts them, and what may be searched."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from seqrl.errors import ConfigError
+from seqrl.space import Dimension, override, read
+from seqrl.trials import Claim, Trial
+from seqrl.tune import planned
+
+pytest.importorskip("optuna")
+# Some twenty iterations of a tiny network.
+TINY = [
+    "network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2", "logger=jsonl",
+    "rollout_length=16", "episodes=1000000", "env.max_episode_steps=20", "--config-dir=own", "search=small", "study=s",
+]  # fmt: skip
+SPACE = """
+algorithm.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
+algorithm.epochs: {low: 1, high: 3}
+sequence_learning.bptt_length: {choices: [0, 5]}
+"""
+
+
+def space(folder: Path, text: str = SPACE) -> None:
+    (folder / "own" / "search").mkdir(parents=True, exist_ok=True)
+    (folder / "own" / "search" / "small.yaml").write_text(text)
+
+
+def tune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "seqrl.tune", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def manifests(folder: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("s/*/manifest.json"))}
+
+
+def test_a_search_tries_values_of_its_space_and_says_the_best(tmp_path):
+    space(tmp_path)
+    done = tune(tmp_path, *TINY, "total_steps=320", "trials=2", "workers=2", "pruner=none")
+    assert done.returncode == 0, done.stderr
+    known = manifests(tmp_path)
+    assert len(known) == 2
+    results = {int(name.partition("_")[0]): facts["result"] for name, facts in known.items()}
+    best = max(results, key=lambda number: results[number])
+    assert f"2 finished. Best, trial {best}: {results[best]:.4g}" in done.stdout
+    for name, facts in known.items():
+        said = dict(o.split("=") for o in facts["overrides"])
+        assert 1e-4 <= float(said["algorithm.learning_rate"]) <= 1e-2
+        assert said["algorithm.epochs"] in "123"
+        assert f"epochs-{said['algorithm.epochs']}_bptt_length-{said['sequence_learning.bptt_length']}" in name
+    command = next(line for line in done.stdout.splitlines() if "python -m seqrl.train" in line)
+    assert (
+        f"algorithm.epochs={dict(o.split('=') for o in known[_folder(known, best)]['overrides'])['algorithm.epochs']}"
+        in command
+    )
+
+    # More of the same, and not the same again.
+    more = tune(tmp_path, *TINY, "total_steps=320", "trials=3", "pruner=none")
+    assert more.returncode == 0, more.stderr
+    assert "goes on after 2 trials in s" in more.stdout
+    assert {name: facts for name, facts in manifests(tmp_path).items() if name in known} == known
+    assert len(manifests(tmp_path)) == 3
+
+    other = tune(tmp_path, *TINY, "total_steps=640", "trials=3")
+    assert other.returncode == 2
+    assert "was begun with arguments=" in other.stderr
+    assert len(other.stderr.splitlines()) == 1
+
+
+def _folder(known: dict[str, dict], number: int) -> str:
+    return next(name for name in known if name.startswith(f"{number}_"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_a_search_that_was_stopped_goes_on_with_the_trial_it_was_at(tmp_path, number):
+    space(tmp_path)
+    arguments = [*TINY, "total_steps=6400", "trials=1"]
+    command = [sys.executable, "-m", "seqrl.tune", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as going:
+        deadline = time.monotonic() + 60
+        while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("s/*/metrics.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        going.send_signal(number)
+        said = going.stderr.read()
+    if number is signal.SIGTERM:
+        assert going.returncode == 143
+        assert said == "seqrl: stopped; the same command with study=s goes on with the search\n"
+        ((name, facts),) = manifests(tmp_path).items()
+        assert facts["status"] == "interrupted"
+    done = tune(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    ((name, facts),) = manifests(tmp_path).items()
+    assert facts["status"] == "finished"
+    assert "goes on after" in (tmp_path / "s" / "output" / "0.txt").read_text()
+    steps = [
+        json.loads(line)["env_steps"] for line in (tmp_path / "s" / name / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps[:200] == list(range(32, 6401, 32))
+
+
+@pytest.mark.slow
+def test_trials_that_all_fail_end_the_search_and_say_why(tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "import gymnasium as gym\ngym.register('Broken-v0', entry_point='nowhere:Broken')\n"
+    )
+    space(tmp_path, "algorithm.epochs: {choices: [1, 2]}")
+    arguments = [a for a in TINY if not a.startswith("env.max")]
+    done = tune(tmp_path, *arguments, "env.id=broken:Broken-v0", "trust=[broken]")
+    assert done.returncode == 2
+    assert done.stdout.count("failed: ") == 3
+    assert "3 trials failed one after another, the last with: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_lagging_trial_is_known_by_its_curve(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("{episodes: 1000, parallel: 2, total_steps: 100}")
+    trial = Trial(0, [], {0: run}, tmp_path / "0.txt")
+    assert trial.ticks() == []
+    with (run / "metrics.jsonl").open("w") as file:
+        for steps, mean in ((4, 0.0), (5, 0.1), (6, 0.2), (11, 0.0), (50, 0.5)):
+            file.write(json.dumps({"env_steps": steps, "rollout/return_mean": mean, "rollout/episodes": 1}) + "\n")
+        file.write('{"env_steps": 60, "rollo')
+    # A twentieth is 5 steps; the first row in each counts.
+    assert trial.ticks() == [(1, 0.1), (2, 0.0), (10, 0.5)]
+    assert trial.ticks() == []
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('ut/return_mean": 0.6}\n{"env_steps": 100, "rollout/return_mean": 0.9}\n')
+    # At its end a run is finished, and no longer compared.
+    assert trial.ticks() == [(12, 0.6)]
+
+
+def test_what_was_stopped_early_is_marked_in_its_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(
+        '{"status": "interrupted", "error": "x", "exit_code": 143, "seed": 1}'
+    )
+    Trial(0, [], {0: tmp_path / "run"}, tmp_path / "0.txt").mark_pruned()
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text()) == {"status": "pruned", "seed": 1}
+
+
+def test_a_trial_has_one_that_sees_to_it(tmp_path):
+    mine = Claim(tmp_path / "claims" / "0")
+    with pytest.raises(BlockingIOError):
+        Claim(tmp_path / "claims" / "0")
+    mine.release()
+    Claim(tmp_path / "claims" / "0").release()
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce", "memory"])
+def test_the_spaces_that_come_with_it_hold(name):
+    assert read(name, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: {low: 1, high: 1}", "search small: a: low must be below high (got 1 and 1)."),
+        ("a: {low: 0, high: 1, log: true}", "search small: a: log: true needs low above 0 (got 0)."),
+        ("a: {low: 1}", "search small: a: must have choices, or low and high."),
+        (
+            "a: {low: 1, high: 2, choices: [1]}",
+            "search small: a: has choices and a range. Give low and high, or choices.",
+        ),
+        (
+            "a: {lo: 1, high: 2}",
+            "search small: a: there is no lo. Did you mean low? There are low, high, log, step, choices.",
+        ),
+        ("a: 3", "search small: a: must be a range or choices (got 3), such as {low: 0.1, high: 1.0}."),
+        (
+            "a: {low: x, high: 2}",
+            "search small: a: low, high and step must be numbers (got ['x', 2]). Write 1.0e-4, with a point.",
+        ),
+        ("a: {choices: 3}", "search small: a: choices must be a list (got 3)."),
+        ("a: {choices: [[1]]}", "search small: a: a choice must be a single value (got [[1]])."),
+    ],
+)
+def test_a_space_that_cannot_be_meant_gets_one_line(tmp_path, text, said):
+    space(tmp_path, text)
+    with pytest.raises(ConfigError) as refused:
+        read("small", [tmp_path / "own"])
+    assert refused.value.faults == [said]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trials=0"], "trials: must be a whole number of at least 1 (got '0')."),
+        (["pruner=medium"], "pruner: must be one of median, halving, none (got 'medium'). Did you mean median?"),
+        (["-m"], "-m: is not for a search. Leave it out; study=<folder> goes on with one."),
+    ],
+)
+def test_a_command_that_cannot_be_meant_gets_one_line(words, said):
+    with pytest.raises(ConfigError) as refused:
+        planned(words)
+    assert refused.value.faults == [said]
+
+
+def test_values_out_of_bounds_are_said_before_the_first_trial(tmp_path):
+    space(tmp_path, "algorithm.gamma: {low: 0.9, high: 2.0}\nnetwork.hiden_size: {choices: [8]}\n")
+    done = tune(tmp_path, *TINY)
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert "search small: algorithm.gamma: must be between 0 and 1 (got 2.0)." in first
+    assert "search small: network.hiden_size: there is no such key." in second
+    assert not (tmp_path / "s").exists()
+
+
+def test_values_are_written_as_the_command_line_reads_them():
+    assert [override("a.b", value) for value in (None, 0.00012345678, 3, True, "lstm")] == [
+        "a.b=null", "a.b=0.000123457", "a.b=3", "a.b=True", "a.b=lstm",
+    ]  # fmt: skip
+    assert Dimension("a", low=1, high=3).extremes == [1, 3]
+    assert os.sep not in override("a", 1.5)
