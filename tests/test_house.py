@@ -21,12 +21,10 @@ FORBIDDEN = {
     "seqrl.types": ["seqrl"],
 }
 # Where the configuration comes in.
-ENTRANCE = [
-    f"seqrl.{m}" for m in ("train", "verify", "program", "configuration", "complaints", "space", "sweeps", "trust")
-]
+ENTRANCE = [f"seqrl.{m}" for m in ("train", "verify", "program", "configuration", "complaints", "sweeps", "trust")]
 ALLOWED = {
     "hydra": [*ENTRANCE, "seqrl.build"],
-    "omegaconf": [*ENTRANCE, "seqrl.build", "seqrl.resume", "seqrl.summary"],
+    "omegaconf": [*ENTRANCE, "seqrl.build", "seqrl.resume", "seqrl.summary", "seqrl.tune.space"],
     "tensorboard": ["seqrl.loggers.tensorboard"],
     "torch.utils.tensorboard": ["seqrl.loggers.tensorboard"],
     "wandb": ["seqrl.loggers.wandb"],
@@ -35,8 +33,8 @@ ALLOWED = {
     "matplotlib": ["seqrl.report.figures"],
     "jinja2": ["seqrl.report.page"],
     "seqrl.report": ["seqrl.report"],
-    "optuna": ["seqrl.search", "seqrl.space"],
-    "seqrl.tune": [],
+    "optuna": ["seqrl.tune"],
+    "seqrl.tune": ["seqrl.tune"],
     "seqrl.train": [],
     "seqrl.verify": [],
 }

@@ -12,9 +12,9 @@ from seqrl.configuration import folder_name
 from seqrl.errors import ConfigError, NotFiniteError
 from seqrl.files import write
 from seqrl.records import cores, note_command
-from seqrl.space import Dimension, Value, override
 from seqrl.sweeps import LEARNERS
-from seqrl.trials import TICKS, Claim, Trial, words
+from seqrl.tune.space import Dimension, Value, override
+from seqrl.tune.trials import TICKS, Claim, Trial, words
 
 if TYPE_CHECKING:
     import optuna

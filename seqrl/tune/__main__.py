@@ -25,8 +25,8 @@ from seqrl.configuration import nearest
 from seqrl.errors import ConfigError
 from seqrl.extras import is_installed, remedy
 from seqrl.program import completed, fail, is_override
-from seqrl.search import PRUNERS, Plan, Search
-from seqrl.space import Dimension, override, read
+from seqrl.tune.search import PRUNERS, Plan, Search
+from seqrl.tune.space import Dimension, override, read
 
 
 def planned(given: Sequence[str]) -> Plan:
