@@ -16,7 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.configuration import CONF, choices, faults, keys, nearest
@@ -72,7 +72,10 @@ def faults_of_files(arguments: Sequence[str]) -> list[str]:
 
 
 def _before_hydra(overrides: list[str]) -> list[str]:
-    cfg = _composed(overrides, return_hydra_config=True)
+    return _of_hydra(_composed(overrides, return_hydra_config=True))
+
+
+def _of_hydra(cfg: DictConfig) -> list[str]:
     return [*hydra_distrusted(cfg.hydra), *secrets(cfg)]
 
 
@@ -89,7 +92,11 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
 def faults_of_run(overrides: list[str]) -> list[str]:
     """What is wrong with a run that these make."""
     try:
-        return [*_before_hydra(overrides), *faults(_composed(overrides))]
+        cfg = _composed(overrides, return_hydra_config=True)
+        found = _of_hydra(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return [*found, *faults(cfg)]
     except COMPOSITION as error:
         groups = (*GROUPS, "hydra.searchpath")
         return [_composition(error, others=[o for o in overrides if o.partition("=")[0] in groups])]

@@ -126,7 +126,6 @@ def circumstances(runs: list[Run]) -> list[tuple[str, str]]:
         for package, version in run.facts.get("versions", {}).items():
             if package in ("seqrl", "python", "torch"):
                 add(package, version)
-        add("machine", run.facts.get("platform", "?"))
         add("device", f"{run.facts.get('device', '?')}, {run.facts.get('threads', '?')} thread(s)")
     spent = sum(float(run.seconds[-1]) for run in runs if len(run.seconds))
     return [(name, ", ".join(values)) for name, values in facts.items()] + [

@@ -49,6 +49,8 @@ def planned(given: Sequence[str]) -> Plan:
             own[key] = value
         elif key in ("resume", "validate", "sweep") or word in ("-m", "--multirun") or key == "hydra.run.dir":
             wrong.append(f"{key}: is not for a search. Leave it out; study=<folder> goes on with one.")
+        elif not (is_override(word) or key == "--config-dir"):
+            wrong.append(f"{word}: cannot be meant. Write key=value; python -m seqrl.tune --help says which.")
         else:
             arguments.append(word)
     if own.get("pruner", "median") not in PRUNERS:

@@ -53,7 +53,8 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan, self.space = plan, space
         plan.study.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(plan.study / "journal.log")))
+        # Its lock is a link to this path, which must lead there from anywhere.
+        storage = JournalStorage(JournalFileBackend(str(plan.study.absolute() / "journal.log")))
         pruner: optuna.pruners.BasePruner = {
             "median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=TICKS // 5),
             "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=TICKS // 5, reduction_factor=2),
