@@ -83,7 +83,7 @@ def learning_curves(found: Findings) -> tuple[Figure, str] | None:
     strata = pooled(study, keys)
     drawn = False
     for panel, ax in zip(panels, axes.flat, strict=False):
-        for width, (level, colour) in zip(np.linspace(2.4, 1.2, len(colours)), colours.items(), strict=True):
+        for width, (level, colour) in zip(np.linspace(2.0, 1.3, len(colours)), colours.items(), strict=True):
             point = () if not keys else (level,) if len(keys) == 1 else (level, panel)
             if curve := _curve(strata.get(point, [])):
                 steps, mean = curve
@@ -112,7 +112,8 @@ def learning_curves(found: Findings) -> tuple[Figure, str] | None:
             alignment="left",
         )  # fmt: skip
     figure.tight_layout(w_pad=1.2)
-    figure.supxlabel("thousand environment steps", fontsize=8, y=0.02, va="top")
+    middle = (axes[-1][0].get_position().x0 + axes[-1][-1].get_position().x1) / 2
+    figure.supxlabel("thousand environment steps", fontsize=8, x=middle, y=0.02, va="top")
     others = [short(key) for key in study.keys if key not in keys]
     over = f", pooled over {' and '.join(others)}" if others else ""
     return figure, (

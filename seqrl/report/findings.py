@@ -139,12 +139,12 @@ def findings(study: Study, threshold: float | None = None) -> Findings:
     means = {key: _level_means(study, key) for key in study.keys}
 
     def rating(group: Group) -> tuple[float, ...]:
-        """Of equal returns, the steadier, then what is good in other company too, then the sooner."""
+        """Of equal returns, the steadier, then the sooner, then what is good in other company too."""
         assert group.returns is not None
         company = sum(means[key][value] for key, value in zip(study.keys, group.point, strict=True))
         low = group.returns.value if np.isnan(group.returns.low) else group.returns.low
         estimated = (round(float(figure), 9) for figure in (group.returns.value, low))
-        return (*estimated, company, -group.steps_to_threshold)
+        return (*estimated, -group.steps_to_threshold, company)
 
     chosen = max((group for group in groups if group.returns is not None), key=rating, default=None)
     values = dict(zip(study.keys, chosen.point, strict=True)) if chosen else {}
