@@ -200,6 +200,8 @@ def test_runs_that_go_on_failed_or_have_not_begun_are_said_as_such(tmp_path, mon
     with (tmp_path / "2" / "metrics.jsonl").open("a") as file:
         file.write('{"env_steps": 600, "rollout/ret')
     (tmp_path / "4").mkdir()
+    put(tmp_path / "5", 1.0)
+    (tmp_path / "5" / "manifest.json").write_text("[]")
     monkeypatch.setattr(runs_room, "is_held", lambda folder: folder.name == "2")
     known = {run.folder.name: run for run in found([tmp_path])}
     assert {name: run.status for name, run in known.items()} == {

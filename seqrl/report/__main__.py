@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from seqrl.complaints import complaint
 from seqrl.configuration import folder_name
 from seqrl.errors import ConfigError
 from seqrl.files import write
+from seqrl.program import fail
 
 EXTRA = "report: needs matplotlib and Jinja2. Install them: pip install 'seqrl[report]'."
 
@@ -82,13 +82,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        said = complaint(error)
-        if said is None:
-            raise
-        lines, exit_code = said
-        for line in lines:
-            print(f"seqrl: error: {line}", file=sys.stderr)
-        sys.exit(exit_code)
+        fail(error)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seqrl.errors import ConfigError
 from seqrl.loggers.base import flat
-from seqrl.records import is_held
+from seqrl.records import facts_of, is_held
 
 Array = NDArray[np.float64]
 # What the configurations of a sweep may differ in without being different answers to its question.
@@ -103,10 +103,12 @@ def found(folders: Iterable[Path]) -> list[Run]:
 
 def read(folder: Path) -> Run | None:
     """The run in a folder; None while it has not begun."""
+    facts = facts_of(folder)
     try:
-        facts = json.loads((folder / "manifest.json").read_text())
         settings = dict(flat(yaml.safe_load((folder / "config.yaml").read_text())))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return None
+    if "status" not in facts:
         return None
     rows = [row for row in lines_of(folder / "metrics.jsonl") if row.get("rollout/return_mean") is not None]
     last = rows[-1] if rows else {}

@@ -105,7 +105,7 @@ def show(found: Findings, console: Console) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     rows = configurations(found)
     for row in rows[:20]:
-        values = [str(row[key]) for key in found.study.keys]
+        values = ["null" if row[key] is None else str(row[key]) for key in found.study.keys]
         spread = between(row["return_low"], row["return_high"])
         reached = f"{row['reached_threshold']}/{row['runs']}"
         figures = [_number(row[name]) for name in ("return_iqm", "steps_per_second", "peak_memory_mb")]
