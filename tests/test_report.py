@@ -145,6 +145,16 @@ def test_runs_that_are_equal_to_the_last_digit_are_no_evidence(tmp_path):
     assert "is to the last digit the same as" in said.recommendation
 
 
+def test_what_is_the_same_to_the_last_digit_makes_no_other_comparison_harder(tmp_path):
+    for clip, better in ((1.0, 0.0), (5.0, 1.0), (10.0, 1.0)):
+        for seed in range(5):
+            put(tmp_path / f"{clip}_{seed}", better + 0.1 * seed, seed, sequence_learning__grad_clip_norm=clip)
+    by = {c.against: c for c in findings(Study(found([tmp_path]))).comparisons}
+    assert by[10.0].same == 1
+    # 2 of the 252 ways to deal out ten seeds.
+    assert by[1.0].p == pytest.approx(2 / 252)
+
+
 def test_a_seed_counts_once_however_many_configurations_it_ran_in(tmp_path):
     # Three seeds cannot tell anything, though there are eight configurations of each.
     for gamma in range(8):
