@@ -8,6 +8,14 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 
+def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient whose numbers lie in memory as those of its parameter do.
+
+    The kernel takes numbers as they lie: of a gradient that is a piece of a larger one, the wrong ones.
+    """
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
+
+
 class Adam:
     """Adam, computed by torch's fused kernel.
 
@@ -30,8 +38,7 @@ class Adam:
         moved = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
         adam(
             [self.parameters[i] for i in moved],
-            # The kernel takes numbers as they lie: of a gradient that is a piece of a larger one, the wrong ones.
-            [gradient.contiguous() for parameter in self.parameters if (gradient := parameter.grad) is not None],
+            [laid_out(gradient, it) for it in self.parameters if (gradient := it.grad) is not None],
             [self.means[i] for i in moved],
             [self.squares[i] for i in moved],
             [],

@@ -9,7 +9,9 @@ from seqrl.optimizer import Adam
 
 def parameters():
     random = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=random).requires_grad_() for shape in ((3, 2), (4,), ())]
+    plain = [torch.randn(shape, generator=random) for shape in ((3, 2), (4,), ())]
+    # Its numbers lie column by column.
+    return [parameter.requires_grad_() for parameter in (*plain, torch.randn(4, 3, generator=random).T)]
 
 
 def descend(optimizer, params, steps, idle=1):
@@ -28,12 +30,14 @@ def test_it_moves_parameters_as_torch_does_bit_for_bit():
 
 
 def test_a_gradient_that_is_a_piece_of_a_larger_one_moves_the_right_numbers():
-    whole, piece = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2, requires_grad=True)
     larger = torch.arange(12.0).view(3, 4)
-    whole.grad, piece.grad = larger[:, :2].clone(), larger[:, :2]
-    for parameter in (whole, piece):
-        Adam([parameter], 0.01, 1.0).step()
-    assert torch.equal(whole, piece)
+    for shape in (torch.zeros(3, 2), torch.zeros(2, 3).T):
+        whole, piece = shape.clone().requires_grad_(), shape.clone().requires_grad_()
+        whole.grad, piece.grad = torch.empty_like(whole).copy_(larger[:, :2]), larger[:, :2]
+        for parameter in (whole, piece):
+            Adam([parameter], 0.01, 1.0).step()
+        assert torch.equal(whole, piece)
+        assert (whole.detach().argsort(0) == torch.tensor([[2], [1], [0]])).all()
 
 
 @pytest.mark.parametrize("saved_by", ["Adam", "torch"])
