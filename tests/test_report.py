@@ -13,8 +13,8 @@ import yaml
 
 from seqrl.report import runs as runs_room
 from seqrl.report.__main__ import main
-from seqrl.report.findings import findings
-from seqrl.report.runs import Study, found
+from seqrl.report.findings import findings, median
+from seqrl.report.runs import Study, by_task, found
 from seqrl.report.statistics import difference, estimate, holm, interquartile_mean
 
 BPTT = "sequence_learning.bptt_length"
@@ -43,6 +43,7 @@ def put(folder: Path, final: float, seed: int = 0, status: str = "finished", row
     curve = [
         {"env_steps": int(s), "rollout/return_mean": final * s / steps[-1] + 1e-6 * seed,
          "time/elapsed_seconds": s / 1000, "time/steps_per_second": 1000.0, "train/gradient_clipped": 0.25,
+         "train/gradient_norm": 1.0 + final,
          "memory/peak_mb": 300.0}
         for s in steps.tolist()
     ]  # fmt: skip
@@ -226,11 +227,56 @@ def test_runs_that_go_on_failed_or_have_not_begun_are_said_as_such(tmp_path, mon
     assert "NotFiniteError: the loss is nan." in page
 
 
+def test_runs_without_curves_are_compared_by_their_results(tmp_path):
+    for clip, final in ((1.0, 0.1), (5.0, 0.9)):
+        for seed in range(5):
+            put(tmp_path / f"{clip}_{seed}", final + 0.01 * seed, seed, sequence_learning__grad_clip_norm=clip)
+            (tmp_path / f"{clip}_{seed}" / "metrics.jsonl").unlink()
+    (comparison,) = findings(Study(found([tmp_path]))).comparisons
+    assert comparison.real
+    assert comparison.same == 0
+
+
+def test_what_is_not_finished_is_neither_chosen_nor_compared(tmp_path):
+    for seed in range(5):
+        put(tmp_path / f"lstm{seed}", 0.5, seed, network="lstm")
+        put(tmp_path / f"mlp{seed}", 0.9, seed, "pruned" if seed else "failed", network="mlp")
+    said = findings(Study(found([tmp_path])))
+    assert said.chosen.point == ("lstm",)
+    assert said.comparisons == []
+    only = findings(Study([run for run in found([tmp_path]) if run.status == "pruned"]))
+    assert only.recommendation.startswith("No run is finished; training return 0.90")
+
+
+def test_of_equal_returns_many_seeds_are_preferred_to_one(tmp_path):
+    put(tmp_path / "mlp", 1.0, network="mlp")
+    for seed in range(4):
+        put(tmp_path / f"lstm{seed}", 1.0, seed, network="lstm")
+    assert findings(Study(found([tmp_path]))).chosen.point == ("lstm",)
+
+
+def test_a_run_that_failed_before_it_had_a_configuration_is_listed(tmp_path):
+    put(tmp_path / "0", 1.0, 0, "failed", network="lstm")
+    (tmp_path / "0" / "config.yaml").unlink()
+    (tmp_path / "0" / "metrics.jsonl").unlink()
+    (run,) = found([tmp_path, tmp_path / "0"])
+    assert (run.status, run.value("network"), run.seed) == ("failed", "lstm", 0)
+
+
+def test_the_median_of_runs_of_which_half_arrive_is_that_of_the_slowest_to_do_so():
+    assert median([1.0, 2.0, np.inf, np.inf]) == 2.0
+    assert median([1.0, np.inf, np.inf]) == np.inf
+    assert median([1.0, 2.0, np.nan]) == 1.5
+    assert np.isnan(median([]))
+
+
 @pytest.mark.parametrize("keys", [0, 1, 3])
 def test_it_groups_by_whatever_was_swept(tmp_path, monkeypatch, keys):
     for number in range(2**keys * 3):
         point, seed = divmod(number, 3)
-        swept = {name: f"<b>{point >> bit & 1}" for bit, name in zip(range(keys), ("a", "b__x", "c__y"), strict=False)}
+        swept = {
+            name: f"<b>[/b]{point >> bit & 1}" for bit, name in zip(range(keys), ("a", "b__x", "c__y"), strict=False)
+        }
         put(tmp_path / f"{number}", 1.0 + number, seed, **swept)
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path), "--to", str(tmp_path / "out")])
     main()
@@ -239,6 +285,18 @@ def test_it_groups_by_whatever_was_swept(tmp_path, monkeypatch, keys):
     assert (tmp_path / "out" / "heat_map.png").exists() == (keys > 1)
     if not keys:
         assert "One configuration: final return" in page
+
+
+def test_tasks_keep_their_runs_whatever_they_are_called(tmp_path):
+    put(tmp_path / "a", 1.0, parallel=8, env__length=1)
+    put(tmp_path / "b", 1.0, parallel=16, env__length=2)
+    put(tmp_path / "c", 1.0, parallel=16, env__length=2, env__backend="sync")
+    for name in "ab":
+        # As a file of the user's own that has changed would do it: nobody said so.
+        manifest = tmp_path / name / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"env.length=', '"other='))
+    tasks = by_task(found([tmp_path]))
+    assert sorted(len(runs) for runs in tasks.values()) == [1, 2]
 
 
 def test_tasks_are_reported_apart_as_their_returns_do_not_compare(tmp_path, monkeypatch):

@@ -48,9 +48,10 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     write(to / "report.html", page.page(sections, again, watch if goes_on else None).encode())
     for section in sections:
         if section.task:
-            console.print(f"\n{section.task}", style="bold")
+            console.print(f"\n{section.task}", style="bold", markup=False)
         tables.show(section.found, console)
-    console.print(f"\n{len(known)} runs: {tables.statuses(known)}. Page: {to / 'report.html'}", soft_wrap=True)
+    said = f"\n{len(known)} runs: {tables.statuses(known)}. Page: {to / 'report.html'}"
+    console.print(said, markup=False, soft_wrap=True)
     return goes_on
 
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from seqrl.report.findings import Findings, Group, between, number, pooled, scores, shown
+from seqrl.report.findings import Findings, Group, between, median, number, pooled, probability, scores, shown
 from seqrl.report.runs import Array, Run, short
 from seqrl.report.statistics import Estimate, estimate
 
@@ -118,7 +118,7 @@ def learning_curves(found: Findings) -> tuple[Figure, str] | None:
     over = f", pooled over {' and '.join(others)}" if others else ""
     return figure, (
         f"Training return (mean of the latest episodes): interquartile mean over seeds{over}, with its 95 % interval "
-        "from a stratified bootstrap. Dashed: the threshold."
+        "from a stratified bootstrap; of finished runs, where there are any. Dashed: the threshold."
     )
 
 
@@ -254,10 +254,10 @@ def costs(found: Findings) -> tuple[Figure, str] | None:
     by_point = _groups_by(found, keys)
     drawn, constant = [], []
     for title, figure_of, less_is_better in COSTS:
-        values = {point: _median([figure_of(group) for group in groups]) for point, groups in by_point.items()}
-        known = [value for value in values.values() if np.isfinite(value)]
-        if known and len({number(value) for value in values.values()}) > 1:
-            drawn.append((title, values, less_is_better))
+        figures = {point: median([figure_of(group) for group in groups]) for point, groups in by_point.items()}
+        known = [value for value in figures.values() if np.isfinite(value)]
+        if known and len({number(value) for value in figures.values()}) > 1:
+            drawn.append((title, figures, less_is_better))
         elif known:
             constant.append(f"{title}: {number(known[0])}")
     if not drawn:
@@ -270,12 +270,12 @@ def costs(found: Findings) -> tuple[Figure, str] | None:
     else:
         size = (7.2, lines * (0.7 + 0.24 * len(levels[0])))
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
-    for (title, values, less_is_better), ax in zip(drawn, axes.flat, strict=False):
+    for (title, figures, less_is_better), ax in zip(drawn, axes.flat, strict=False):
         if len(keys) == 2:
-            said = {point: number(value) for point, value in values.items()}
-            _heat(ax, keys, levels, _cells(levels, values), said, less_is_better)
+            said = {point: number(value) for point, value in figures.items()}
+            _heat(ax, keys, levels, _cells(levels, figures), said, less_is_better)
         else:
-            _bars(ax, keys[0], levels[0], values)
+            _bars(ax, keys[0], levels[0], figures)
         ax.set_title(title)
         if ax not in axes[:, 0]:
             ax.set_ylabel("")
@@ -305,7 +305,7 @@ def differences(found: Findings) -> tuple[Figure, str] | None:
             va="center", fontsize=7.5,
         )  # fmt: skip
         ax.annotate(
-            f"{c.verdict}, p = {c.p:.3f}" if c.real else f"noise? p = {c.p:.2f}", (1, row), xytext=(6, 0),
+            f"real, {probability(c.p)}" if c.real else f"noise? {probability(c.p)}", (1, row), xytext=(6, 0),
             xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=7.5, color=colour,
         )  # fmt: skip
     ax.axvline(0, color="#444444", linewidth=0.7)
@@ -336,12 +336,14 @@ def by_importance(found: Findings) -> list[str]:
 def colours_of(levels: Sequence[Any], key: str) -> dict[Any, Any]:
     """A colour for each value: along one scale for numbers, as different as can be for names."""
     if len(levels) > 2 and all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels):
-        scale = mpl.colormaps["viridis"]
+        viridis = mpl.colormaps["viridis"]
         return {
-            level: scale(0.92 * (1 - position))
+            level: viridis(0.92 * (1 - position))
             for level, position in zip(levels, np.linspace(0.05, 1, len(levels)), strict=True)
         }
-    return {level: DISTINCT[index % len(DISTINCT)] for index, level in enumerate(levels)}
+    many = [mpl.colormaps["tab20"](index) for index in range(20)]
+    scale = DISTINCT if len(levels) <= len(DISTINCT) else many
+    return {level: scale[index % len(scale)] for index, level in enumerate(levels)}
 
 
 def _curve(strata: list[list[Run]]) -> tuple[Array, Estimate] | None:
@@ -444,8 +446,3 @@ def _brief(key: str, value: Any) -> str:
 def _value(group: Group) -> tuple[float, float]:
     assert group.returns is not None
     return float(group.returns.value), float(np.nan_to_num(group.returns.low))
-
-
-def _median(values: list[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.median(known)) if known else np.nan

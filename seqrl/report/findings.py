@@ -34,15 +34,15 @@ class Group:
 
     @property
     def steps_per_second(self) -> float:
-        return _median([run.steps_per_second for run in self.runs])
+        return median([run.steps_per_second for run in self.runs])
 
     @property
     def peak_memory_mb(self) -> float:
-        return _median([run.peak_memory_mb for run in self.runs])
+        return median([run.peak_memory_mb for run in self.runs])
 
     @property
     def clipped(self) -> float:
-        return _median([run.clipped for run in self.runs])
+        return median([run.clipped for run in self.runs])
 
     @property
     def diverged(self) -> float:
@@ -55,7 +55,7 @@ class Comparison:
     """Two values of a key, compared where all else is equal.
 
     by     by how much the mean final return with `value` is above that with `against`
-    p      probability that some value of this key seems to differ as much, if none does
+    p      of a permutation test over seeds, after Holm's correction for the other values of this key
     seeds  with either value
     same   share of the runs that are equal to the last digit with both
     """
@@ -99,7 +99,10 @@ class Findings:
         """What to use, and why: one sentence."""
         if self.chosen is None or self.chosen.returns is None:
             return "No run has a return yet."
-        figures = f"final return {interval(self.chosen.returns)} over {_count(len(self.chosen.runs), 'run')}"
+        count = len(scores(self.chosen.runs))
+        if not any(run.status == "finished" for run in self.chosen.runs):
+            return f"No run is finished; training return {interval(self.chosen.returns)} so far, at best."
+        figures = f"final return {interval(self.chosen.returns)} over {_count(count, 'run')}"
         if not self.study.keys:
             return f"One configuration: {figures}."
         use = " and ".join(
@@ -115,7 +118,7 @@ class Findings:
         said = []
         if better := [c for c in mine if c.real and c.by.value > 0]:
             others = _series([f"{shown(key, c.against)} (by {number(float(c.by.value))})" for c in better])
-            said.append(f"is better than {others}, p ≤ {probability(max(c.p for c in better))}")
+            said.append(f"is better than {others}, {probability(max(c.p for c in better), '≤')}")
         if worse := [c for c in mine if c.real and c.by.value < 0]:
             said.append(f"in other company is worse than {_series([shown(key, c.against) for c in worse])}")
         if alike := [c for c in mine if not c.real and c.same < 1]:
@@ -139,12 +142,14 @@ def findings(study: Study, threshold: float | None = None) -> Findings:
     means = {key: _level_means(study, key) for key in study.keys}
 
     def rating(group: Group) -> tuple[float, ...]:
-        """Of equal returns, the steadier, then the sooner, then what is good in other company too."""
+        """What does not diverge first; of equal returns the steadier, the sooner, the one good in other company."""
         assert group.returns is not None
         company = sum(means[key][value] for key, value in zip(study.keys, group.point, strict=True))
-        low = group.returns.value if np.isnan(group.returns.low) else group.returns.low
+        # One run may be luck.
+        low = -np.inf if np.isnan(group.returns.low) else group.returns.low
         estimated = (round(float(figure), 9) for figure in (group.returns.value, low))
-        return (*estimated, -group.steps_to_threshold, company)
+        is_finished = any(run.status == "finished" for run in group.runs)
+        return (is_finished, -group.diverged, *estimated, -group.steps_to_threshold, company)
 
     chosen = max((group for group in groups if group.returns is not None), key=rating, default=None)
     values = dict(zip(study.keys, chosen.point, strict=True)) if chosen else {}
@@ -161,10 +166,15 @@ def pooled(study: Study, keys: Sequence[str]) -> dict[tuple[Any, ...], list[list
     return dict(found)
 
 
+def counted(runs: list[Run]) -> list[Run]:
+    """Runs whose returns compare: those that are finished; if none is, all that have come some way."""
+    known = [run for run in runs if np.isfinite(run.score)]
+    return [run for run in known if run.status == "finished"] or known
+
+
 def scores(runs: list[Run]) -> Array:
-    """Final returns [runs] of those that have one."""
-    values = np.array([run.score for run in runs], dtype=np.float64)
-    return values[np.isfinite(values)]
+    """Final returns [runs] of those that count."""
+    return np.array([run.score for run in counted(runs)], dtype=np.float64)
 
 
 def shown(key: str, value: Any) -> str:
@@ -192,8 +202,8 @@ def between(low: float | None, high: float | None) -> str:
     return "–" if low is None or high is None or np.isnan(low) else f"{number(low)} to {number(high)}"
 
 
-def probability(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "0.001"
+def probability(p: float, sign: str = "=") -> str:
+    return f"p {sign} {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def _group(point: tuple[Any, ...], runs: list[Run], threshold: float) -> Group:
@@ -204,8 +214,8 @@ def _group(point: tuple[Any, ...], runs: list[Run], threshold: float) -> Group:
         runs=runs,
         returns=estimate([final]) if len(final) else None,
         reached=int(np.isfinite(steps).sum()),
-        steps_to_threshold=_median(steps),
-        seconds_to_threshold=_median([run.first(threshold, run.seconds) for run in runs]),
+        steps_to_threshold=median(steps),
+        seconds_to_threshold=median([run.first(threshold, run.seconds) for run in runs]),
     )
 
 
@@ -249,7 +259,8 @@ def _pairs(study: Study, key: str, value: Any, against: Any) -> list[tuple[list[
     for runs in study.groups.values():
         found[tuple(runs[0].value(k) for k in others)][runs[0].value(key)] = runs
     pairs = [(by[value], by[against]) for by in found.values() if value in by and against in by]
-    return [(a, b) for a, b in pairs if len(scores(a)) and len(scores(b))]
+    finished = [tuple([run for run in side if run.status == "finished"] for side in pair) for pair in pairs]
+    return [(a, b) for a, b in finished if len(scores(a)) and len(scores(b))]
 
 
 def _by_seed(pairs: list[tuple[list[Run], list[Run]]], side: int) -> Array:
@@ -274,10 +285,13 @@ def _same(pairs: list[tuple[list[Run], list[Run]]]) -> float:
     return float(np.mean(equal)) if equal else 0.0
 
 
-def _median(values: list[float]) -> float:
-    """Of those that are known; infinite if most are."""
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.sort(known)[len(known) // 2]) if known else np.nan
+def median(values: list[float]) -> float:
+    """Of those that are known; infinite if more than half are."""
+    known = np.sort([value for value in values if not np.isnan(value)])
+    if not len(known):
+        return np.nan
+    lower, upper = known[(len(known) - 1) // 2], known[len(known) // 2]
+    return float(lower if np.isinf(upper) else (lower + upper) / 2)
 
 
 def _count(number: int, thing: str) -> str:

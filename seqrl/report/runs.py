@@ -20,6 +20,8 @@ from seqrl.records import facts_of, is_held
 Array = NDArray[np.float64]
 # What the configurations of a sweep may differ in without being different answers to its question.
 INCIDENTAL = ("seed", "resume", "validate", "trust", "logger", "checkpoint_", "evaluation", "hydra", "sweep")
+# Keys of an environment that leave its task as it is.
+HOW_IT_IS_PLAYED = ("env._target_", "env.backend", "env.timeout_seconds")
 # What another key gives its value, or the number of jobs at once does.
 DERIVED = ("algorithm.learners", "algorithm.bptt_length", "algorithm.grad_clip_norm")
 
@@ -28,11 +30,12 @@ DERIVED = ("algorithm.learners", "algorithm.bptt_length", "algorithm.grad_clip_n
 class Run:
     """One run, at whatever point it is.
 
-    status       running, finished, interrupted, failed or killed
+    status       running, finished, interrupted, failed, killed, or pruned by a search
     settings     its configuration, by dotted key
     overrides    what its command line said, by key
     facts        of manifest.json
     env_steps, returns, seconds     [rows] mean training return of the latest episodes, after so many steps and seconds
+    norms        [rows] of the gradient
     clipped      share of its gradients that were clipped
     """
 
@@ -44,13 +47,14 @@ class Run:
     env_steps: Array
     returns: Array
     seconds: Array
+    norms: Array
     clipped: float
     steps_per_second: float
     peak_memory_mb: float
 
     @property
     def seed(self) -> int:
-        return int(self.settings.get("seed", 0))
+        return int(self.settings.get("seed") or self.overrides.get("seed") or 0)
 
     @property
     def score(self) -> float:
@@ -71,8 +75,10 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """Equal for runs that are equal to the last digit."""
-        return self.env_steps.tobytes() + self.returns.tobytes()
+        """Equal for runs that are equal to the last digit; of a run without curves, its own."""
+        if not len(self.norms):
+            return str(self.folder).encode()
+        return b"".join(curve.tobytes() for curve in (self.env_steps, self.returns, self.norms))
 
     def value(self, key: str) -> Any:
         """What it has for a key or a group."""
@@ -85,14 +91,16 @@ def found(folders: Iterable[Path]) -> list[Run]:
 
     Raises ConfigError if there are none.
     """
-    places: dict[Path, None] = {}
+    places: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(
                 [f"report: {folder} is no folder. Name one that holds runs, such as outputs/sweeps/<name>."]
             )
-        places |= {path.parent: None for path in sorted(folder.rglob("manifest.json"), key=_in_order)}
-    runs = [run for place in places if (run := read(place))]
+        for path in sorted(folder.rglob("manifest.json"), key=_in_order):
+            # The same folder may be named twice.
+            places.setdefault(path.parent.resolve(), path.parent)
+    runs = [run for place in places.values() if (run := read(place))]
     if not runs:
         named = ", ".join(map(str, folders))
         raise ConfigError(
@@ -104,12 +112,13 @@ def found(folders: Iterable[Path]) -> list[Run]:
 def read(folder: Path) -> Run | None:
     """The run in a folder; None while it has not begun."""
     facts = facts_of(folder)
-    try:
-        settings = dict(flat(yaml.safe_load((folder / "config.yaml").read_text())))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
-        return None
     if "status" not in facts:
         return None
+    # A run that failed while it was built has no configuration; what was said remains.
+    settings: dict[str, Any] = {}
+    with suppress(OSError, ValueError, AttributeError, yaml.YAMLError):
+        settings = dict(flat(yaml.safe_load((folder / "config.yaml").read_text())))
+    overrides = dict(_split(override) for override in facts.get("overrides", []))
     rows = [row for row in lines_of(folder / "metrics.jsonl") if row.get("rollout/return_mean") is not None]
     last = rows[-1] if rows else {}
     status = facts["status"]
@@ -119,12 +128,13 @@ def read(folder: Path) -> Run | None:
         folder=folder,
         status=status,
         settings=settings,
-        overrides=dict(_split(override) for override in facts.get("overrides", [])),
+        overrides=overrides,
         facts=facts,
         env_steps=_column(rows, "env_steps"),
         returns=_column(rows, "rollout/return_mean"),
         seconds=_column(rows, "time/elapsed_seconds"),
-        clipped=float(np.mean(clipped)) if len(clipped := _column(rows, "train/gradient_clipped")) else np.nan,
+        norms=_column(rows, "train/gradient_norm"),
+        clipped=_mean(_column(rows, "train/gradient_clipped")),
         steps_per_second=facts.get("steps_per_second") or last.get("time/steps_per_second", np.nan),
         peak_memory_mb=facts.get("peak_memory_mb") or last.get("memory/peak_mb", np.nan),
     )
@@ -134,9 +144,21 @@ def by_task(runs: list[Run]) -> dict[str, list[Run]]:
     """Runs of each task apart, by its name: returns of different ones do not compare."""
     tasks: dict[tuple[tuple[str, Any], ...], list[Run]] = defaultdict(list)
     for run in runs:
-        tasks[tuple((key, str(value)) for key, value in run.settings.items() if key.startswith("env."))].append(run)
-    named = [key for key in swept(runs) if key in ("env", "experiment") or key.startswith("env.")]
-    return {" ".join(f"{short(key)} {task[0].value(key)}" for key in named): task for task in tasks.values()}
+        of_task = {key: str(value) for key, value in run.settings.items() if key.startswith("env.")}
+        tasks[tuple((key, value) for key, value in of_task.items() if key not in HOW_IT_IS_PLAYED)].append(run)
+    keys = dict.fromkeys(key for run in runs for key in (*run.overrides, *run.settings) if _names_task(key))
+    named = [key for key in keys if len({str(task[0].value(key)) for task in tasks.values()}) > 1]
+    if any(key in run.overrides for key in named for run in runs):
+        named = [key for key in named if any(key in run.overrides for run in runs)]
+    found: dict[str, list[Run]] = {}
+    for task in tasks.values():
+        name = " ".join(f"{short(key)} {task[0].value(key)}" for key in named)
+        found[f"{name} ({len(found) + 1})" if name in found else name] = task
+    return found
+
+
+def _names_task(key: str) -> bool:
+    return (key in ("env", "experiment") or key.startswith("env.")) and key not in HOW_IT_IS_PLAYED
 
 
 class Study:
@@ -204,6 +226,12 @@ def lines_of(path: Path) -> Iterator[dict[str, Any]]:
             # The last line may be half written.
             with suppress(ValueError):
                 yield json.loads(line)
+
+
+def _mean(values: Array) -> float:
+    """Of what is known."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> Array:

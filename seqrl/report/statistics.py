@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 RESAMPLES = 2000
 PERMUTATIONS = 20_000
 LEVEL = 0.95
+# Of a curve: memory grows with them, the number of runs and that of resamples.
+POINTS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ def estimate(strata: Sequence[Array]) -> Estimate:
     value = interquartile_mean(np.concatenate(strata))
     if all(len(stratum) == 1 for stratum in strata):
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    if value.ndim and value.size > POINTS_AT_ONCE:
+        # All points of a curve are drawn alike, whatever is done at once.
+        pieces = [
+            estimate([s[:, i : i + POINTS_AT_ONCE] for s in strata]) for i in range(0, value.size, POINTS_AT_ONCE)
+        ]
+        return Estimate(value, *(np.concatenate(ends) for ends in zip(*((p.low, p.high) for p in pieces), strict=True)))
     random = np.random.default_rng(0)
     drawn = np.concatenate([s[random.integers(len(s), size=(RESAMPLES, len(s)))] for s in strata], axis=1)
     low, high = _interval(interquartile_mean(drawn, axis=1))
@@ -72,7 +80,8 @@ def difference(a: Array, b: Array) -> tuple[Estimate, float]:
     differences = mean - (both.sum() - mean * len(a)) / len(b)
     # Of equal differences some come out a rounding smaller.
     as_large = np.abs(differences) >= abs(value) - 1e-9 * np.ptp(both)
-    return Estimate(value, *_interval(means[0] - means[1])), float((more + as_large.sum()) / (more + len(dealt)))
+    interval = _interval(means[0] - means[1]) if len(a) > 1 and len(b) > 1 else (np.array(np.nan), np.array(np.nan))
+    return Estimate(value, *interval), float((more + as_large.sum()) / (more + len(dealt)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

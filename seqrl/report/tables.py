@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from seqrl.files import write
@@ -97,7 +98,7 @@ def statuses(all_runs: list[Run]) -> str:
 
 def show(found: Findings, console: Console) -> None:
     """Print the recommendation, the best configurations and the comparisons."""
-    console.print(f"\n[bold]{found.recommendation}[/bold]\n", soft_wrap=True)
+    console.print(f"\n{found.recommendation}\n", style="bold", markup=False, soft_wrap=True)
     table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
     for key in found.study.keys:
         table.add_column(short(key), no_wrap=True)
@@ -109,7 +110,9 @@ def show(found: Findings, console: Console) -> None:
         spread = between(row["return_low"], row["return_high"])
         reached = f"{row['reached_threshold']}/{row['runs']}"
         figures = [_number(row[name]) for name in ("return_iqm", "steps_per_second", "peak_memory_mb")]
-        table.add_row(*values, f"{row['finished']}/{row['runs']}", figures[0], spread, reached, *figures[1:])
+        table.add_row(
+            *map(escape, values), f"{row['finished']}/{row['runs']}", figures[0], spread, reached, *figures[1:]
+        )
     # As wide as it is, in a narrow terminal and in a file too.
     Console(width=console.measure(table, options=console.options.update(width=1000)).maximum).print(table)
     if len(rows) > 20:
@@ -118,9 +121,9 @@ def show(found: Findings, console: Console) -> None:
         console.print()
     for c in found.comparisons:
         by = f"{number(float(c.by.value))} ({between(float(c.by.low), float(c.by.high))})"
-        said = c.verdict if c.same == 1 else f"by {by}: {c.verdict}, p = {probability(c.p)}"
+        said = c.verdict if c.same == 1 else f"by {by}: {c.verdict}, {probability(c.p)}"
         compared = f"{short(c.key)} {shown(c.key, c.value)} over {shown(c.key, c.against)}"
-        console.print(f"  {compared}: {said}", soft_wrap=True)
+        console.print(f"  {compared}: {said}", markup=False, soft_wrap=True)
 
 
 def _rating(group: Group, found: Findings) -> tuple[float, ...]:
