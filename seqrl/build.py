@@ -16,6 +16,7 @@ from seqrl import seeds
 from seqrl.configuration import NetworkConfig
 from seqrl.devices import Device, chosen
 from seqrl.envs.base import BatchedEnv
+from seqrl.envs.inputs import WithInputs
 from seqrl.errors import ConfigError
 from seqrl.metrics import EpisodeStatistics
 from seqrl.networks import Graphed, Network
@@ -74,12 +75,15 @@ def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | in
     purpose, *index = stream
     seed = seeds.stream(cfg.seed, str(purpose), *map(int, index))
     env: BatchedEnv = built(cfg.env)(batch_size=batch_size, seed=seed, device=device.torch_device)
-    return env
+    inputs = cfg.network.get("inputs")
+    return WithInputs(env, inputs) if inputs else env
 
 
 def network_builder(cfg: DictConfig) -> Callable[..., Network]:
     parts = OmegaConf.to_container(cfg.network, resolve=True)
     assert isinstance(parts, dict)
+    # What the environment shows is not the network's business.
+    parts.pop("inputs", None)
     if OmegaConf.get_type(cfg.network) is NetworkConfig:
         # It names what the other keys say, and is no part.
         del parts["type"]

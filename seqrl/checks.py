@@ -19,6 +19,7 @@ from seqrl.envs import BatchedEnv
 from seqrl.networks import Network
 from seqrl.runner import Runner
 from seqrl.sequences import Sequences, split
+from seqrl.spaces import Array, Joint, Packed, choices
 from seqrl.types import Rollout, SequenceBatch, State
 
 # Environments that play, and steps that each of them plays between two looks at the memory.
@@ -363,6 +364,8 @@ def _interface(make_env: Callable[[int, str], BatchedEnv]) -> Iterator[Finding]:
 
 
 def _contains(space: spaces.Space[Any], observation: Tensor) -> bool:
+    if isinstance(space, Packed):
+        return all(_contains(space.parts[name], part) for name, part in space.split(observation).items())
     element = observation[0].cpu().numpy()
     if isinstance(space, spaces.Box):
         # Bounds of float32 may be rounded.
@@ -377,11 +380,17 @@ def _actions(env: BatchedEnv) -> Iterator[Tensor]:
     random = np.random.default_rng(0)
     device = env.reset().device
     while True:
-        if isinstance(env.action_space, spaces.Discrete):
-            drawn: Any = random.integers(env.action_space.n, size=env.batch_size)
-        else:
-            drawn = random.normal(size=(env.batch_size, *(env.action_space.shape or ()))).astype(np.float32)
-        yield torch.from_numpy(drawn).to(device)
+        yield torch.from_numpy(_drawn(env.action_space, env.batch_size, random)).to(device)
+
+
+def _drawn(space: spaces.Space[Any], count: int, random: np.random.Generator) -> Array:
+    """Random actions [count, *A]; of continuous ones, what lies outside the bounds too."""
+    if isinstance(space, Joint):
+        parts = [_drawn(part, count, random).reshape(count, -1) for part in space.parts.values()]
+        return np.concatenate(parts, 1).astype(np.float32)
+    if sizes := choices(space):
+        return random.integers(sizes, size=(count, len(sizes))).reshape(count, *(space.shape or ()))
+    return random.normal(size=(count, *(space.shape or ()))).astype(np.float32)
 
 
 def _small(name: str, figure: float, allowed: float, what: str, remedy: str) -> Finding:

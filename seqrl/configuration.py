@@ -42,6 +42,8 @@ class NetworkConfig:
     heads: int = 4
     # Give the value an encoder and a memory of its own.
     separate_critic: bool = False
+    # What is seen beside the observation: previous_action, previous_reward, first (whether an episode begins).
+    inputs: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -134,7 +136,12 @@ class GymnasiumConfig:
     _target_: str = MISSING
     id: str = MISSING
     kwargs: dict[str, Any] = MISSING
-    hidden: list[int] = MISSING
+    # Around each environment, the first one innermost: _target_ and _partial_: true, with arguments of its constructor.
+    wrappers: list[Any] = field(default_factory=list)
+    # Indices of a vector, or names of parts.
+    hidden: list[Any] = MISSING
+    # info, for info["action_mask"], or a part of the observation; null: the part action_mask, if there is one.
+    action_mask: str | None = None
     backend: str = "auto"
     # Seconds that a reset or a step of all environments may take; null: for ever.
     timeout_seconds: float | None = 60.0
@@ -295,6 +302,7 @@ CHOICES = {
 }
 # Packages that loggers need.
 PACKAGES = {"seqrl.loggers.Wandb": "wandb", "seqrl.loggers.Mlflow": "mlflow"}
+INPUTS = ["previous_action", "previous_reward", "first"]
 ANNEALED = ["learning_rate", "clip_range", "entropy_coefficient"]
 GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
 
@@ -375,6 +383,9 @@ def _choices(cfg: DictConfig) -> Iterator[str]:
         value = OmegaConf.select(cfg, key)
         if value is not None and value not in allowed:
             yield f"{key}: must be one of {', '.join(allowed)} (got {value!r}).{nearest(str(value), allowed)}"
+    for name in OmegaConf.select(cfg, "network.inputs") or []:
+        if name not in INPUTS:
+            yield f"network.inputs: can name {', '.join(INPUTS)} (got {name!r}).{nearest(str(name), INPUTS)}"
     can_anneal = [name for name in ANNEALED if name in cfg.algorithm]
     for name in OmegaConf.select(cfg, "algorithm.anneal") or []:
         if name not in can_anneal:

@@ -141,9 +141,9 @@ def numbers(network: Network, observation: Tensor, action: Tensor) -> dict[str, 
 
 
 def samples(space: Space[Any], seed: int) -> Tensor:
-    """M random elements of a space, [M, *shape]; of a Box, normal ones, as its bounds may lie anywhere."""
+    """M random elements of a space, [M, *shape]; of a Box, normal numbers, as its bounds may lie anywhere."""
     steps = int(REAL.sum())
-    if isinstance(space, spaces.Box):
+    if type(space) is spaces.Box and space.dtype == np.float32:
         return torch.randn(steps, *space.shape, generator=torch.Generator().manual_seed(seed))
     space.seed(seed)
     return torch.from_numpy(np.stack([space.sample() for _ in range(steps)]))

@@ -11,6 +11,7 @@ from torch import Tensor
 from seqrl.envs.base import BatchedEnv, Restorable
 from seqrl.envs.errors import FaultyEnvError
 from seqrl.networks import Distribution
+from seqrl.spaces import parts
 from seqrl.types import Rollout, State, Step
 
 
@@ -144,7 +145,8 @@ class Runner:
         step = episodes.step(self.env, action)
         self.environment_seconds += time.perf_counter() - began
         # One number tells whether all are finite.
-        self._unchecked.append((step.observation.sum() + step.reward.sum(), replace(episodes), step))
+        seen = sum(numbers.sum() for numbers in parts(self.env.observation_space, step.observation).values())
+        self._unchecked.append((seen + step.reward.sum(), replace(episodes), step))
         if not waits(step.reward):
             self._check_finite()
 
@@ -169,7 +171,9 @@ class Runner:
         """Raise FaultyEnvError if anything that was not looked at yet is NaN or infinite; say where."""
         if self._unchecked and not math.isfinite(sum(total for total, _, _ in self._unchecked)):
             for _, episodes, step in self._unchecked:
-                check_finite(episodes, step)
+                seen = parts(self.env.observation_space, step.observation)
+                observations = {f"observation {name!r}" if name else "observation": it for name, it in seen.items()}
+                check_finite(episodes, step.valid, {"reward": step.reward, **observations})
         self._unchecked.clear()
 
     def _reset(self, where: Tensor | None = None) -> Tensor:
@@ -182,10 +186,10 @@ class Runner:
         return self.network.step(observation, state)[1]
 
 
-def check_finite(episodes: "Episodes", step: Step) -> None:
-    """Raise FaultyEnvError for the first environment that really played and returned NaN or an infinite number."""
-    for name, numbers in {"reward": step.reward, "observation": step.observation}.items():
-        faulty = step.valid & ~numbers.isfinite().reshape(len(numbers), -1).all(1)
+def check_finite(episodes: "Episodes", valid: Tensor, answers: dict[str, Tensor]) -> None:
+    """Raise FaultyEnvError for the first environment that really played and answered NaN or an infinite number."""
+    for name, numbers in answers.items():
+        faulty = valid & ~numbers.isfinite().reshape(len(numbers), -1).all(1)
         if faulty.any():
             first = int(faulty.nonzero()[0])
             number = numbers[first][~numbers[first].isfinite()].flatten()[0]

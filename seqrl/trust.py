@@ -24,6 +24,16 @@ ROOMS = {
 }
 # What does nothing but compute may stand anywhere.
 HARMLESS = ["torch.nn", "torch.optim", "gymnasium.spaces"]
+# Wrappers of environments that do nothing but compute; others write videos, or open windows.
+WRAPPERS = [
+    f"gymnasium.wrappers.{name}"
+    for name in (
+        "AtariPreprocessing", "ClipAction", "ClipReward", "DelayObservation", "DiscretizeAction", "DtypeObservation",
+        "FilterObservation", "FlattenObservation", "FrameStackObservation", "GrayscaleObservation",
+        "MaxAndSkipObservation", "RepeatAction", "RescaleAction", "RescaleObservation", "ReshapeObservation",
+        "ResizeObservation", "StickyAction", "TimeAwareObservation", "TimeLimit",
+    )
+]  # fmt: skip
 # Modules that register environments.
 SUITES = ["gymnasium", "popgym"]
 SECRET = re.compile(r"(^|[_.])(password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
@@ -37,7 +47,7 @@ def distrusted(cfg: DictConfig) -> Iterator[str]:
     for key, section in sections.items():
         allowed = [*trusted, *HARMLESS, *ROOMS.get(str(key), [])]
         for where, node in _nodes(section, str(key)):
-            if "_target_" in node:
+            if "_target_" in node and not (key == "env" and node["_target_"] in WRAPPERS):
                 yield from _target(where, str(node["_target_"]), allowed)
                 yield from _module(where, str(node.get("id", "")), [*trusted, *SUITES])
 

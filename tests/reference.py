@@ -77,12 +77,19 @@ def heads(network, features, critic_features, action):
     if hasattr(network.policy, "logits"):
         log_probs = output - torch.logsumexp(output, 0)
         return log_probs[action], -(log_probs.exp() * log_probs).sum(), value
-    log_std = network.policy.log_std
-    log_prob = sum(
-        -0.5 * ((a - m) / torch.exp(s)) ** 2 - s - 0.5 * math.log(2 * math.pi)
-        for a, m, s in zip(action, output, log_std, strict=True)
-    )
-    return log_prob, sum(0.5 + 0.5 * math.log(2 * math.pi) + s for s in log_std), value
+    log_prob, entropy = 0.0, 0.0
+    for a, m, s, bounded in zip(action, output, network.policy.log_std, network.policy.bounded, strict=True):
+        m = torch.tanh(m) if bounded else m
+        log_prob += -0.5 * ((a - m) / torch.exp(s)) ** 2 - s - 0.5 * math.log(2 * math.pi)
+        entropy += 0.5 + 0.5 * math.log(2 * math.pi) + s
+        if bounded:
+            # What is left of the normal distribution between -1 and 1.
+            low, high = (-1 - m) / torch.exp(s), (1 - m) / torch.exp(s)
+            within = 0.5 * (torch.erf(high / math.sqrt(2)) - torch.erf(low / math.sqrt(2)))
+            density_low, density_high = (torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) for z in (low, high))
+            log_prob -= torch.log(within)
+            entropy += torch.log(within) + (low * density_low - high * density_high) / (2 * within)
+    return log_prob, entropy, value
 
 
 def unrolled(network, rollout, bptt_length):

@@ -18,6 +18,7 @@ FORBIDDEN = {
     "seqrl.networks": ["seqrl.envs", "seqrl.runner", "seqrl.algorithms"],
     "seqrl.runner": ["seqrl.algorithms", "seqrl.losses", "seqrl.returns", "seqrl.sequences"],
     "seqrl.sequences": ["seqrl.envs", "seqrl.networks", "seqrl.algorithms"],
+    "seqrl.spaces": ["seqrl"],
     "seqrl.types": ["seqrl"],
 }
 # Where the configuration comes in.

@@ -14,7 +14,7 @@ class Script:
     Observation: (environment, episode, step in the episode, 1). Reward: 1 + step in the episode.
     ends     "terminated", "truncated", "both" or "mixed" (by turns)
     ghosts   spend a step on every reset, as NEXT_STEP vector environments do
-    continuous   actions are two numbers instead of one of three choices
+    continuous   actions are two numbers, of which the first has bounds, instead of one of three choices
     """
 
     def __init__(
@@ -27,7 +27,8 @@ class Script:
         self.lengths, self.ends, self.ghosts = lengths, ends, ghosts
         self.batch_size = len(lengths)
         self.observation_space = spaces.Box(-np.inf, np.inf, (4,))
-        self.action_space = spaces.Box(-1.0, 1.0, (2,)) if continuous else spaces.Discrete(3)
+        high = np.array([1.0, np.inf], np.float32)
+        self.action_space = spaces.Box(-high, high) if continuous else spaces.Discrete(3)
         self.episode = torch.zeros(self.batch_size, dtype=torch.long)
         self.clock = torch.zeros(self.batch_size, dtype=torch.long)
         self.begun = False

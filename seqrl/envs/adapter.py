@@ -12,10 +12,11 @@ from torch import Tensor
 
 from seqrl.envs.errors import FaultyEnvError, described
 from seqrl.envs.lookup import find
-from seqrl.envs.spaces import Array, actions, observations
+from seqrl.envs.spaces import actions, observations
 from seqrl.envs.timeouts import OverdueError, within
-from seqrl.envs.vectorize import Order, episodes
+from seqrl.envs.vectorize import Order, Wrap, episodes
 from seqrl.errors import SeqrlError
+from seqrl.spaces import Array
 from seqrl.types import Step
 
 
@@ -24,14 +25,18 @@ class GymnasiumEnv:
 
     id         such as Acrobot-v1, or module:Env-v0, which imports the module that registers Env-v0
     kwargs     arguments of the environment's constructor
-    hidden     indices of a vector observation that the policy does not see
+    hidden     what the policy does not see: indices of a vector observation, or names of parts of a composed one
+    wrappers   put around each environment, the first one innermost
+    action_mask   where it is said which choices are allowed: info, for info["action_mask"], or a part of the
+               observation, by name; None: in the part called action_mask, if there is one
     backend    vector: the environment's own vector form; sync: one process; async: a process each;
                auto: vector where there is one, else sync
     timeout_seconds   that a reset or a step of all of them may take; None: for ever. Only a process of its own can
                be ended where it hangs outside Python
 
-    The policy sees Box observations as float32 and Discrete ones counted from 0. It acts in units of its own: Discrete
-    actions count from 0, dimensions of a Box that have bounds run over [-1, 1], are scaled to the bounds and clipped.
+    The policy sees a Box as float32, bytes as they are, and choices counted from 0; several parts, in Dict or Tuple, as
+    one Packed vector. It acts in units of its own: choices count from 0, dimensions of a Box that have bounds run over
+    [-1, 1], are scaled to the bounds and clipped; several actions at once are a Joint vector.
     Under sync and async every episode has a seed of its own, from `seed`, the environment's index and the episode's
     number; an own vector form is seeded at every full reset.
 
@@ -49,12 +54,15 @@ class GymnasiumEnv:
         seed: int,
         device: torch.device | str = "cpu",
         kwargs: Mapping[str, Any] | None = None,
-        hidden: Sequence[int] = (),
+        hidden: Sequence[int | str] = (),
         backend: str = "auto",
         timeout_seconds: float | None = None,
+        wrappers: Sequence[Wrap] = (),
+        action_mask: str | None = None,
     ) -> None:
         self.batch_size, self.device = batch_size, torch.device(device)
-        self._episodes = episodes(Order(find(id), kwargs or {}, batch_size, seed, timeout_seconds), backend)
+        order = Order(find(id), kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
+        self._episodes = episodes(order, backend)
         envs = self._episodes.envs
         # Where environments have processes of their own, it is their answers that are waited for.
         self._alarm_seconds = None if isinstance(envs, AsyncVectorEnv) else timeout_seconds

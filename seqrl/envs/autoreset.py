@@ -14,8 +14,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from seqrl import seeds
 from seqrl.envs.errors import EnvError, FaultyEnvError
 from seqrl.envs.restore import History, as_arrays, as_tensors
-from seqrl.envs.spaces import Array
 from seqrl.envs.timeouts import LostError
+from seqrl.spaces import Array
 
 Answer = tuple[Array, Array, Array, Array, Array]
 """Observation, reward, terminated, truncated, valid; each [B, ...]."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqrl.envs.spaces import Array
+from seqrl.spaces import Array
 
 # Actions of longer episodes are forgotten, so that a run without ends does not grow.
 REMEMBERED_BYTES = 32e6

@@ -10,8 +10,8 @@ from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs.errors import FaultyEnvError, described
 from seqrl.envs.restore import as_arrays, as_tensors
-from seqrl.envs.spaces import Array
 from seqrl.envs.timeouts import OverdueError
+from seqrl.spaces import Array
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
 from seqrl.envs.autoreset import OWN_EPISODES, Episodes, SeededEpisodes
+from seqrl.envs.composed import Plain, is_composed
 from seqrl.envs.errors import EnvError
 from seqrl.envs.lookup import MISSING_PACKAGE, explained
 from seqrl.envs.single import Single
@@ -24,6 +25,8 @@ from seqrl.envs.timeouts import LostError, OverdueError
 from seqrl.signals import end_with_parent
 
 log = logging.getLogger(__name__)
+
+Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
 
 
 class OneProcess(SyncVectorEnv):
@@ -110,6 +113,8 @@ class Order:
     """Environments that are wanted.
 
     timeout_seconds   that a reset or a step of all of them may take; None: for ever
+    wrappers          put around each, the first one innermost
+    hidden, action_mask   as in `Plain`
     """
 
     spec: EnvSpec
@@ -117,13 +122,29 @@ class Order:
     batch_size: int
     seed: int
     timeout_seconds: float | None
+    wrappers: Sequence[Wrap] = ()
+    hidden: Sequence[Any] = ()
+    action_mask: str | None = None
 
     def singles(self) -> list[Callable[[], Single]]:
         """What builds each of them."""
         if self.spec.entry_point is None:
             raise EnvError(f"env.backend: {self.spec.id} has only a vector form of its own. Use env.backend=vector.")
         home = os.getpid()
-        return [partial(_single, self.spec, dict(self.kwargs), index, home) for index in range(self.batch_size)]
+        return [partial(_single, self, index, home) for index in range(self.batch_size)]
+
+    @property
+    def is_wrapped(self) -> bool:
+        return bool(self.wrappers) or self.action_mask is not None
+
+    def environment(self) -> gymnasium.Env[Any, Any]:
+        """One of them, with a single part to see and one to do."""
+        env = gymnasium.make(self.spec, **self.kwargs)
+        for wrap in self.wrappers:
+            env = wrap(env)
+        if is_composed(env) or self.action_mask is not None:
+            env = Plain(env, self.hidden, self.action_mask)
+        return env
 
 
 def episodes(order: Order, backend: str) -> Episodes:
@@ -137,7 +158,7 @@ def episodes(order: Order, backend: str) -> Episodes:
 def _auto(order: Order) -> Episodes:
     """Its own vector form where that can be had, else one process."""
     spec = order.spec
-    if spec.vector_entry_point is None or (spec.additional_wrappers and spec.entry_point):
+    if spec.vector_entry_point is None or order.is_wrapped or (spec.additional_wrappers and spec.entry_point):
         return _sync(order)
     try:
         return _vector(order)
@@ -151,6 +172,11 @@ def _vector(order: Order) -> Episodes:
     spec = order.spec
     if spec.vector_entry_point is None:
         raise EnvError(f"env.backend: {spec.id} has no vector form of its own. Use env.backend=sync or async.")
+    if order.is_wrapped:
+        raise EnvError(
+            "env.backend: env.wrappers and env.action_mask are for single environments (got vector). "
+            "Use env.backend=sync or async."
+        )
     envs = gymnasium.make_vec(spec, order.batch_size, vectorization_mode="vector_entry_point", **order.kwargs)
     mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
     return OWN_EPISODES[mode](envs, order.seed)
@@ -170,12 +196,12 @@ def _async(order: Order) -> Episodes:
         ) from error
 
 
-def _single(spec: EnvSpec, kwargs: dict[str, Any], index: int, home: int) -> Single:
+def _single(order: Order, index: int, home: int) -> Single:
     if os.getpid() != home:
         # Ctrl-C goes to every process of a terminal; the parent finishes its iteration and then ends this one.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent(signal.SIGKILL)
-    return Single(gymnasium.make(spec, **kwargs), index)
+    return Single(order.environment(), index)
 
 
 # The adapter copies, so Gymnasium need not.

@@ -1,8 +1,9 @@
 """Networks that remember: encoder -> memory blocks -> heads."""
 
+from seqrl.networks.encoder import Encoder
 from seqrl.networks.graphed import Graphed
 from seqrl.networks.heads import Distribution
 from seqrl.networks.memory import LSTM, Attention, Block
-from seqrl.networks.network import Encoder, Network, Trunk, recurrent_network
+from seqrl.networks.network import Network, Trunk, recurrent_network
 
 __all__ = ["LSTM", "Attention", "Block", "Distribution", "Encoder", "Graphed", "Network", "Trunk", "recurrent_network"]

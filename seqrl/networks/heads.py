@@ -1,6 +1,8 @@
 """Policies: a distribution over actions for each space, and the layer that parametrises it."""
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -9,6 +11,11 @@ from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
 from seqrl.networks.layers import hidden_layer, linear
+from seqrl.spaces import Joint, choices, masked_choices
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+# Standard deviations beyond which there is nothing, in float64 too.
+FAR = 40.0
 
 
 class Distribution(Protocol):
@@ -46,10 +53,38 @@ class Categorical:
         return self.log_probs.argmax(-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        return self.log_probs.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+
+class Categoricals:
+    """Independent distributions over K choices of n_k alternatives each; actions are int64 [..., K].
+
+    logits   [..., n_1 + ... + n_K] unnormalised log-probabilities
+    """
+
+    def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
+        largest = max(sizes)
+        if min(sizes) < largest:
+            # Alternatives that are not there are never chosen.
+            rows = logits.split(list(sizes), -1)
+            rows = [nn.functional.pad(row, (0, largest - row.shape[-1]), value=least(row)) for row in rows]
+            logits = torch.cat(rows, -1)
+        self.each = Categorical(logits.unflatten(-1, (len(sizes), largest)))
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self.each.sample(generator)
+
+    def mode(self) -> Tensor:
+        return self.each.mode()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return self.each.log_prob(action).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return self.each.entropy().sum(-1)
 
 
 class Gaussian:
@@ -67,34 +102,142 @@ class Gaussian:
 
     def log_prob(self, action: Tensor) -> Tensor:
         z = (action - self.mean) * torch.exp(-self.log_std)
-        return (-0.5 * z.square() - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+        return (-0.5 * z.square() - self.log_std - HALF_LOG_2PI).sum(-1)
 
     def entropy(self) -> Tensor:
-        entropy = (0.5 + 0.5 * math.log(2 * math.pi) + self.log_std).sum()
+        entropy = (0.5 + HALF_LOG_2PI + self.log_std).sum()
         return entropy.expand(self.mean.shape[:-1])
 
 
-class CategoricalHead(nn.Module):
-    """Policy over `n` choices; starts close to uniform."""
+class BoundedGaussian:
+    """Independent normal distributions over D numbers, of which some cannot leave [-1, 1] (truncated normal).
 
-    def __init__(self, input_size: int, hidden_size: int, n: int) -> None:
+    Nothing is clipped, so that densities and entropy are those of what is really done.
+
+    location   [..., D] the likeliest action; within the bounds where there are any
+    log_std    [D] of the normal distribution that is cut off
+    bounded    [D] bool
+    """
+
+    def __init__(self, location: Tensor, log_std: Tensor, bounded: Tensor) -> None:
+        self.location, self.log_std = location, log_std
+        std = log_std.exp()
+        # As good as no bounds, and finite.
+        self._low = ((-1 - location) / std).where(bounded, -FAR)
+        self._high = ((1 - location) / std).where(bounded, FAR)
+        self._below = torch.special.ndtr(self._low)
+        self._within = torch.special.ndtr(self._high) - self._below
+        self._bounded = bounded
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        share = torch.empty_like(self.location).uniform_(generator=generator)
+        z = torch.special.ndtri(self._below + share * self._within)
+        # Where rounding has left a probability of 0 or 1, the quantile is infinite.
+        z = torch.minimum(torch.maximum(z, self._low), self._high)
+        action = self.location + self.log_std.exp() * z
+        return action.clamp(-1, 1).where(self._bounded, action)
+
+    def mode(self) -> Tensor:
+        return self.location
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        z = (action - self.location) * torch.exp(-self.log_std)
+        each: Tensor = -0.5 * z.square() - self.log_std - HALF_LOG_2PI - self._within.log()
+        return each.sum(-1)
+
+    def entropy(self) -> Tensor:
+        edges = self._low * _density(self._low) - self._high * _density(self._high)
+        each: Tensor = 0.5 + HALF_LOG_2PI + self.log_std + self._within.log() + edges / (2 * self._within)
+        return each.sum(-1)
+
+
+class JointDistribution:
+    """Independent distributions over the parts of a Joint action [..., numbers]."""
+
+    def __init__(self, space: Joint, parts: dict[str, Distribution]) -> None:
+        self.space, self.parts = space, parts
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self.space.join({name: part.sample(generator) for name, part in self.parts.items()})
+
+    def mode(self) -> Tensor:
+        return self.space.join({name: part.mode() for name, part in self.parts.items()})
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        actions = self.space.split(action)
+        return torch.stack([part.log_prob(actions[name]) for name, part in self.parts.items()]).sum(0)
+
+    def entropy(self) -> Tensor:
+        return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)
+
+
+class Head(nn.Module, ABC):
+    """Makes a policy of features."""
+
+    @abstractmethod
+    def forward(self, features: Tensor, allowed: Tensor | None = None) -> Distribution:
+        """Policy for each of the features [..., H].
+
+        allowed   [..., n] bool  which alternatives of all choices that a mask speaks of may be chosen; None: all
+        """
+
+
+class CategoricalHead(Head):
+    """Policy over one choice, or several; starts close to uniform."""
+
+    def __init__(self, input_size: int, hidden_size: int, action_space: spaces.Space[Any]) -> None:
         super().__init__()
-        self.logits = nn.Sequential(hidden_layer(input_size, hidden_size), linear(hidden_size, n, gain=0.01))
+        self.sizes = choices(action_space)
+        self.is_one = isinstance(action_space, spaces.Discrete)
+        self.logits = nn.Sequential(
+            hidden_layer(input_size, hidden_size), linear(hidden_size, sum(self.sizes), gain=0.01)
+        )
 
-    def forward(self, features: Tensor) -> Categorical:
-        return Categorical(as_parameters(self.logits(features), self))
+    def forward(self, features: Tensor, allowed: Tensor | None = None) -> Categorical | Categoricals:
+        logits = as_parameters(self.logits(features), self)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, least(logits))
+        return Categorical(logits) if self.is_one else Categoricals(logits, self.sizes)
 
 
-class GaussianHead(nn.Module):
+class GaussianHead(Head):
     """Policy over D numbers, in units where a bounded action runs over [-1, 1]; its spread is the same everywhere."""
 
-    def __init__(self, input_size: int, hidden_size: int, dimensions: int) -> None:
+    bounded: Tensor
+
+    def __init__(self, input_size: int, hidden_size: int, action_space: spaces.Box) -> None:
         super().__init__()
+        (dimensions,) = action_space.shape
         self.mean = nn.Sequential(hidden_layer(input_size, hidden_size), linear(hidden_size, dimensions, gain=0.01))
         self.log_std = nn.Parameter(torch.zeros(dimensions))
+        bounded = torch.from_numpy(action_space.bounded_below & action_space.bounded_above)
+        self.register_buffer("bounded", bounded, persistent=False)
+        self.is_bounded = bool(bounded.any())
 
-    def forward(self, features: Tensor) -> Gaussian:
-        return Gaussian(as_parameters(self.mean(features), self), self.log_std)
+    def forward(self, features: Tensor, allowed: Tensor | None = None) -> Gaussian | BoundedGaussian:
+        mean = as_parameters(self.mean(features), self)
+        if not self.is_bounded:
+            return Gaussian(mean, self.log_std)
+        return BoundedGaussian(mean.tanh().where(self.bounded, mean), self.log_std, self.bounded)
+
+
+class JointHead(Head):
+    """Policies over the parts of a joint action, independent of each other given the features."""
+
+    def __init__(self, input_size: int, hidden_size: int, action_space: Joint) -> None:
+        super().__init__()
+        self.space = action_space
+        # Modules have no dots in their names.
+        self.heads = nn.ModuleList(policy_head(input_size, hidden_size, part) for part in action_space.parts.values())
+        self.masked = [sum(masked_choices(part)) for part in action_space.parts.values()]
+
+    def forward(self, features: Tensor, allowed: Tensor | None = None) -> JointDistribution:
+        masks = [None] * len(self.masked) if allowed is None else allowed.split(self.masked, -1)
+        policies = [
+            head(features, mask if masked else None)
+            for head, mask, masked in zip(self.heads, masks, self.masked, strict=True)
+        ]
+        return JointDistribution(self.space, dict(zip(self.space.parts, policies, strict=True)))
 
 
 def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
@@ -102,18 +245,33 @@ def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
     return x.to(next(module.parameters()).dtype)
 
 
-def policy_head(input_size: int, hidden_size: int, action_space: spaces.Space[Any]) -> CategoricalHead | GaussianHead:
-    """Head that fits the action space, with one hidden layer.
+def least(x: Tensor) -> float:
+    """A logit so low that its probability is exactly 0, and finite, so that 0 times it is 0."""
+    return torch.finfo(x.dtype).min
 
-    Raises ConfigError for a space that is neither Discrete nor a one-dimensional Box.
+
+def _density(z: Tensor) -> Tensor:
+    return torch.exp(-0.5 * z.square() - HALF_LOG_2PI)
+
+
+def policy_head(input_size: int, hidden_size: int, action_space: spaces.Space[Any]) -> Head:
+    """Head that fits the action space, with one hidden layer for each part.
+
+    Raises ConfigError for a space that is neither Discrete, MultiDiscrete, MultiBinary, Joint nor a Box, of at most one
+    dimension.
     """
     match action_space:
-        case spaces.Discrete():
-            return CategoricalHead(input_size, hidden_size, int(action_space.n))
-        case spaces.Box(shape=(dimensions,)):
-            return GaussianHead(input_size, hidden_size, dimensions)
+        case Joint():
+            return JointHead(input_size, hidden_size, action_space)
+        case spaces.Discrete() | spaces.MultiDiscrete(shape=(_,)) | spaces.MultiBinary(shape=(_,)):
+            return CategoricalHead(input_size, hidden_size, action_space)
+        case spaces.Box(shape=(_,)):
+            return GaussianHead(input_size, hidden_size, action_space)
     raise ConfigError(
-        [f"env: no policy for the action space {action_space}. Discrete and one-dimensional Box have one."]
+        [
+            f"env: no policy for the action space {action_space}. Discrete, MultiDiscrete, MultiBinary and Box of one "
+            "dimension have one."
+        ]
     )
 
 

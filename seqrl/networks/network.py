@@ -7,41 +7,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from seqrl.errors import ConfigError
+from seqrl.networks.encoder import Encoder
 from seqrl.networks.heads import Distribution, ValueHead, policy_head
-from seqrl.networks.layers import linear, tanh_
 from seqrl.networks.memory import LSTM, Attention, Block
 from seqrl.types import SequenceBatch, State
-
-
-class Encoder(nn.Module):
-    """One layer from an observation [..., *O] to features [..., hidden_size]; a number of choices is read as one of n.
-
-    Raises ConfigError for a space that is neither Box, MultiBinary nor Discrete.
-    """
-
-    def __init__(self, observation_space: spaces.Space[Any], hidden_size: int) -> None:
-        super().__init__()
-        self.output_size = hidden_size
-        match observation_space:
-            case spaces.Discrete():
-                self.choices = inputs = int(observation_space.n)
-                self.dimensions = 0
-            case spaces.Box(shape=shape) | spaces.MultiBinary(shape=shape):
-                self.choices, self.dimensions = 0, len(shape)
-                inputs = int(torch.Size(shape).numel())
-            case _:
-                raise ConfigError(
-                    [f"env: no encoder for the observation space {observation_space}. Box and Discrete have one."]
-                )
-        self.layer = linear(inputs, hidden_size, gain=2**0.5)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        if self.choices:
-            observation = nn.functional.one_hot(observation, self.choices)
-        elif self.dimensions != 1:
-            observation = observation.reshape(*observation.shape[: observation.dim() - self.dimensions], -1)
-        return tanh_(self.layer(observation.to(self.layer.weight.dtype)))
 
 
 class Trunk(nn.Module):
@@ -117,7 +86,7 @@ class Network(nn.Module):
         with self._products(observation.device):
             features, actor_state = self.actor.step(observation, part(state, "actor"))
             after = prefixed("actor", actor_state)
-            policy = self.policy(features)
+            policy = self.policy(features, self.actor.encoder.allowed(observation))
             if self.critic is not None:
                 features, critic_state = self.critic.step(observation, part(state, "critic"))
                 after |= prefixed("critic", critic_state)
@@ -130,7 +99,7 @@ class Network(nn.Module):
         """Policy and value [M] at every real step of a batch of sequences: the same numbers as `step` by `step`."""
         with self._products(batch.real.device):
             features = self.actor.unroll(batch, part(batch.state, "actor"))
-            policy = self.policy(features)
+            policy = self.policy(features, self.actor.encoder.allowed(batch.observation))
             if self.critic is not None:
                 features = self.critic.unroll(batch, part(batch.state, "critic"))
             return policy, self.value(features)

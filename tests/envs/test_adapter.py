@@ -249,7 +249,7 @@ def test_discrete_spaces_count_from_zero():
 @pytest.mark.parametrize(
     ("space", "shape", "dtype"),
     [
-        (spaces.Box(0, 255, (2, 3), np.uint8), (2, 2, 3), torch.float32),
+        (spaces.Box(0, 255, (2, 3), np.uint8), (2, 2, 3), torch.uint8),
         (spaces.Box(-1e300, np.inf, (2,), np.float64), (2, 2), torch.float32),
         (spaces.MultiBinary(3), (2, 3), torch.int8),
     ],
@@ -369,19 +369,14 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
             "(got [0]). Use env.hidden=[].",
         ),
         (
-            partial(echo, spaces.Dict({"a": BOX}), CHOICE),
-            "env.id: an observation here is Dict. Wrap the environment so that it shows Box, Discrete or "
-            "MultiBinary; gymnasium.wrappers.FlattenObservation does so for most.",
-        ),
-        (
-            partial(echo, BOX, spaces.MultiDiscrete([2, 2])),
-            "env.id: an action here is MultiDiscrete of shape (2,). "
-            "Wrap the environment so that it takes Discrete or a Box of floats.",
+            partial(echo, spaces.Text(5), CHOICE),
+            "env.id: an observation here is Text. Wrap the environment so that it shows Box, Discrete, MultiDiscrete, "
+            "MultiBinary, or Dict and Tuple of these.",
         ),
         (
             partial(echo, BOX, spaces.Box(0, 255, (2,), np.uint8)),
-            "env.id: an action here is Box of shape (2,). "
-            "Wrap the environment so that it takes Discrete or a Box of floats.",
+            "env.id: an action here is Box of shape (2,). Wrap the environment so that it takes Discrete, "
+            "MultiDiscrete, MultiBinary, a Box of floats, or Dict and Tuple of these.",
         ),
         (
             partial(GymnasiumEnv, "CartPole-v1", backend="threads"),

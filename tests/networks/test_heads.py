@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 from gymnasium import spaces
 
 from seqrl.errors import ConfigError
-from seqrl.networks.heads import Categorical, Gaussian, ValueHead, policy_head
+from seqrl.networks.heads import BoundedGaussian, Categorical, Categoricals, Gaussian, ValueHead, policy_head
+from seqrl.spaces import Joint
 
 
 def test_categorical_agrees_with_torch():
@@ -34,7 +37,94 @@ def test_samples_follow_the_distribution():
     assert numbers.std().item() == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.Box(0, 1, (2, 2)), spaces.Dict({})])
+def test_several_choices_agree_with_torch_and_with_their_sizes():
+    logits = torch.randn(5, 9, dtype=torch.float64)
+    ours = Categoricals(logits, [2, 4, 3])
+    theirs = [torch.distributions.Categorical(logits=part) for part in logits.split([2, 4, 3], -1)]
+    action = torch.tensor([[0, 1, 2], [1, 3, 0], [0, 0, 0], [1, 2, 1], [0, 3, 2]])
+    expected = sum(each.log_prob(action[:, k]) for k, each in enumerate(theirs))
+    assert torch.allclose(ours.log_prob(action), expected)
+    assert torch.allclose(ours.entropy(), sum(each.entropy() for each in theirs))
+    drawn = Categoricals(logits[:1].expand(5000, 9), [2, 4, 3]).sample(torch.Generator().manual_seed(0))
+    assert (drawn < torch.tensor([2, 4, 3])).all()
+    assert drawn.max(0).values.tolist() == [1, 3, 2]
+
+
+def truncated(location, log_std, x):
+    """Density on a grid, normalised by its sum: no formula of a truncated normal in it."""
+    density = torch.exp(-0.5 * ((x - location) / log_std.exp()) ** 2)
+    return density / (density.sum() * (x[1] - x[0]))
+
+
+@pytest.mark.parametrize(("location", "log_std"), [(0.0, 0.0), (0.9, -1.0), (-1.0, 1.5), (0.3, -3.0)])
+def test_a_bounded_gaussian_is_the_normal_distribution_that_is_left_between_its_bounds(location, log_std):
+    x = torch.linspace(-1, 1, 200_001, dtype=torch.float64)
+    location, log_std = torch.tensor([[location]], dtype=torch.float64), torch.tensor([log_std], dtype=torch.float64)
+    density = truncated(location[0], log_std, x)
+    ours = BoundedGaussian(location, log_std, torch.tensor([True]))
+    some = torch.tensor([20_000, 100_000, 130_000, 190_000])
+    assert torch.allclose(ours.log_prob(x[some].unsqueeze(1)), density[some].log(), atol=1e-4)
+    entropy = -(density * density.clamp_min(1e-300).log()).sum() * (x[1] - x[0])
+    assert ours.entropy().item() == pytest.approx(entropy.item(), abs=1e-4)
+    drawn = BoundedGaussian(location.expand(50_000, 1).float(), log_std.float(), torch.tensor([True]))
+    drawn = drawn.sample(torch.Generator().manual_seed(0))
+    assert drawn.abs().max() <= 1
+    mean = (density * x).sum() * (x[1] - x[0])
+    assert drawn.mean().item() == pytest.approx(mean.item(), abs=0.01)
+
+
+def test_dimensions_without_bounds_are_plain_gaussian():
+    mean, log_std = torch.randn(5, 2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+    plain, ours = Gaussian(mean, log_std), BoundedGaussian(mean, log_std, torch.tensor([False, False]))
+    action = 3 * torch.randn(5, 2, dtype=torch.float64)
+    assert torch.allclose(plain.log_prob(action), ours.log_prob(action))
+    assert torch.allclose(plain.entropy(), ours.entropy())
+    assert ours.sample(torch.Generator().manual_seed(0)).abs().max() > 1
+
+
+def test_gradients_stay_finite_where_a_bounded_gaussian_is_very_wide_or_narrow():
+    for log_std in (-4.0, 3.0):
+        location = torch.tensor([[-1.0], [0.0], [1.0]], requires_grad=True)
+        spread = torch.tensor([log_std], requires_grad=True)
+        policy = BoundedGaussian(location, spread, torch.tensor([True]))
+        action = policy.sample(torch.Generator().manual_seed(0)).detach()
+        (policy.log_prob(action).sum() + policy.entropy().sum()).backward()
+        assert location.grad.isfinite().all()
+        assert spread.grad.isfinite().all()
+
+
+def test_what_is_masked_is_never_done_and_counts_neither_in_probability_nor_in_entropy():
+    torch.manual_seed(0)
+    head = policy_head(4, 8, spaces.MultiDiscrete([3, 2])).double()
+    allowed = torch.tensor([[True, False, True, True, True], [False, True, False, False, True]])
+    features = torch.randn(2, 4, dtype=torch.float64)
+    policy = head(features, allowed)
+    # One of two, of equal probability nearly, times one of two; then there is no choice at all.
+    assert policy.entropy().tolist() == pytest.approx([2 * math.log(2), 0], abs=0.01)
+    assert policy.log_prob(torch.tensor([[0, 0], [1, 1]]))[1] == 0
+    many = head(features[:1].expand(1000, 4), allowed[:1].expand(1000, 5)).sample(torch.Generator().manual_seed(0))
+    assert many[:, 0].unique().tolist() == [0, 2]
+    policy.entropy().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+def test_a_joint_policy_is_the_product_of_its_parts():
+    parts = {"move": spaces.Discrete(3), "arm": spaces.Box(-1, 1, (2,)), "keys": spaces.MultiBinary(2)}
+    torch.manual_seed(0)
+    head = policy_head(4, 8, Joint(parts)).double()
+    features = torch.randn(6, 4, dtype=torch.float64)
+    policy = head(features, torch.tensor([True, True, False]).expand(6, 3))
+    action = policy.sample(torch.Generator().manual_seed(0))
+    assert action.shape == (6, 5)
+    assert (action[:, 0] < 2).all()
+    each = [h(features, m) for h, m in zip(head.heads, [torch.tensor([True, True, False]), None, None], strict=True)]
+    pieces = action[:, 0].long(), action[:, 1:3], action[:, 3:].long()
+    assert torch.allclose(policy.log_prob(action), sum(p.log_prob(a) for p, a in zip(each, pieces, strict=True)))
+    assert torch.allclose(policy.entropy(), sum(p.entropy() for p in each))
+    assert torch.equal(policy.mode()[:, 0].long(), each[0].mode())
+
+
+@pytest.mark.parametrize("space", [spaces.MultiDiscrete([[2, 3]]), spaces.Box(0, 1, (2, 2)), spaces.Dict({})])
 def test_an_action_space_without_a_policy_is_named(space):
     with pytest.raises(ConfigError, match="env: no policy for the action space"):
         policy_head(8, 8, space)

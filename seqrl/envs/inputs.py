@@ -1,0 +1,111 @@
+"""What a policy may want to see beside the observation: its last action, what that brought, whether this is a start."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from torch import Tensor
+
+from seqrl.envs.base import BatchedEnv, Restorable
+from seqrl.envs.errors import EnvError
+from seqrl.spaces import Joint, Packed, choices
+from seqrl.types import Step
+
+
+class WithInputs:
+    """An environment whose observation has more parts, in the first step of an episode all of them 0 but for `first`.
+
+    previous_action   what was done one step before; choices count from 1
+    previous_reward   what that brought
+    first             1 in the first step of an episode, 0 later
+
+    inputs   names of those that are wanted
+
+    Raises EnvError if the observation has a part of this name already.
+    """
+
+    def __init__(self, env: BatchedEnv, inputs: Sequence[str]) -> None:
+        self.env, self.batch_size, self.action_space = env, env.batch_size, env.action_space
+        seen = env.observation_space
+        # An observation of one part becomes one of several.
+        self._alone = None if isinstance(seen, Packed) else Packed({"observation": seen})
+        parts = seen.parts if isinstance(seen, Packed) else {"observation": seen}
+        offered = {**_before(env.action_space), "previous_reward": Box(-np.inf, np.inf), "first": MultiBinary(1)}
+        self._more = Packed({part: it for part, it in offered.items() if part.partition(".")[0] in inputs})
+        if twice := [part for part in self._more.parts if part in parts]:
+            raise EnvError(f"network.inputs: the observation has a part {twice[0]!r} already. Leave one of them out.")
+        self.observation_space: Space[Any] = Packed({**parts, **self._more.parts})
+        # Values of all that is offered [B, *part].
+        self._last: dict[str, Tensor] = {}
+
+    def reset(self, where: Tensor | None = None) -> Tensor:
+        """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, bytes]."""
+        observation = self.env.reset(where)
+        if where is None:
+            where = torch.ones(self.batch_size, dtype=torch.bool, device=observation.device)
+            action = torch.zeros(self.batch_size, *(self.action_space.shape or ()), device=observation.device)
+            self._last = self._after(action, torch.zeros(self.batch_size, device=observation.device))
+        self._begin(where)
+        return self._with_more(observation)
+
+    def step(self, action: Tensor) -> Step:
+        """Play one action [B, *A] each."""
+        step = self.env.step(action)
+        self._last = self._after(action, step.reward)
+        # What the environment spent on its reset was no step.
+        self._begin(~step.valid)
+        observation = self._with_more(step.observation)
+        return Step(observation, step.reward, step.terminated, step.truncated, step.valid)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": self._last, "env": self.env.state_dict() if isinstance(self.env, Restorable) else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        if state["env"] is None or not isinstance(self.env, Restorable):
+            return torch.zeros(self.batch_size, dtype=torch.bool)
+        goes_on = self.env.load_state_dict(state["env"])
+        self._last = {name: it.to(goes_on.device) for name, it in state["last"].items()}
+        return goes_on
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _after(self, action: Tensor, reward: Tensor) -> dict[str, Tensor]:
+        """All that is offered, one step after an action."""
+        space = self.action_space
+        told = space.split(action) if isinstance(space, Joint) else {"": action}
+        spaces = space.parts if isinstance(space, Joint) else {"": space}
+        actions = {_part(name): it + 1 if choices(spaces[name]) else it for name, it in told.items()}
+        first = torch.zeros_like(reward).unsqueeze(1)
+        return {**actions, "previous_reward": reward.unsqueeze(1), "first": first}
+
+    def _begin(self, where: Tensor) -> None:
+        self._last = {
+            name: it.masked_fill(where.view(-1, *[1] * (it.dim() - 1)), int(name == "first"))
+            for name, it in self._last.items()
+        }
+
+    def _with_more(self, observation: Tensor) -> Tensor:
+        if self._alone is not None:
+            observation = self._alone.join({"observation": observation})
+        return torch.cat([observation, self._more.join(self._last)], 1)
+
+
+def _before(action_space: Space[Any]) -> dict[str, Space[Any]]:
+    """Spaces of the last action, and of none."""
+    match action_space:
+        case Joint():
+            return {_part(name): space for name, part in action_space.parts.items() for space in _before(part).values()}
+        case Discrete():
+            return {_part(""): Discrete(int(action_space.n) + 1)}
+        case Box():
+            # What lies outside the bounds is clipped by the environment, later.
+            return {_part(""): Box(-np.inf, np.inf, action_space.shape)}
+    return {_part(""): MultiDiscrete([n + 1 for n in choices(action_space)])}
+
+
+def _part(name: str) -> str:
+    return f"previous_action.{name}" if name else "previous_action"

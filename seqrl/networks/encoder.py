@@ -1,0 +1,136 @@
+"""The encoder: from what is seen in one step to features of one width, whatever it is made of."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from seqrl.errors import ConfigError
+from seqrl.networks.layers import linear, tanh_
+from seqrl.spaces import ACTION_MASK, Packed, choices, numbers, parts
+
+# Images with fewer rows or columns are looked at in full detail.
+SMALLEST_PICTURE = 36
+
+
+class Encoder(nn.Module):
+    """One layer from an observation [..., *O] to features [..., hidden_size].
+
+    Numbers are read as they are, each choice as one of n, and images, which are bytes in two or three dimensions, by
+    convolutions before that. The part called action_mask is not read: `allowed` hands it on.
+
+    Raises ConfigError for a space that is neither Box, MultiBinary, Discrete, MultiDiscrete nor Packed.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], hidden_size: int) -> None:
+        super().__init__()
+        self.space, self.output_size = observation_space, hidden_size
+        spaces_read = observation_space.parts if isinstance(observation_space, Packed) else {"": observation_space}
+        self.masked = ACTION_MASK in spaces_read
+        # Modules have no dots in their names, so they go without.
+        self.read = [name for name in spaces_read if name != ACTION_MASK]
+        self.readers = nn.ModuleList(reader(spaces_read[name]) for name in self.read)
+        self.layer = linear(sum(it.output_size for it in self.readers), hidden_size, gain=2**0.5)  # type: ignore[misc]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        seen = parts(self.space, observation)
+        dtype = self.layer.weight.dtype
+        read = [reader(seen[name], dtype) for name, reader in zip(self.read, self.readers, strict=True)]
+        return tanh_(self.layer(read[0] if len(read) == 1 else torch.cat(read, -1)))
+
+    def allowed(self, observation: Tensor) -> Tensor | None:
+        """Which alternatives [..., n] may be chosen; None: all."""
+        return parts(self.space, observation)[ACTION_MASK] != 0 if self.masked else None
+
+
+class Numbers(nn.Module):
+    """Reads numbers as they are, bytes in units of the largest."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        super().__init__()
+        self.dimensions = len(space.shape or ())
+        self.output_size = numbers(space)
+        self.are_bytes = space.dtype == np.uint8
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        x = flat(x, self.dimensions).to(dtype)
+        return x / 255 if self.are_bytes else x
+
+
+class Choices(nn.Module):
+    """Reads each choice as one of n: 1 in its own place, 0 elsewhere."""
+
+    first: Tensor
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        super().__init__()
+        self.dimensions = len(space.shape or ())
+        sizes = choices(space)
+        self.output_size = sum(sizes)
+        self.register_buffer("first", torch.tensor([0, *sizes[:-1]]).cumsum(0), persistent=False)
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        place = flat(x, self.dimensions) + self.first  # [..., K]
+        read = torch.zeros(*place.shape[:-1], self.output_size, dtype=dtype, device=x.device)
+        return read.scatter_(-1, place, 1)
+
+
+class Image(nn.Module):
+    """Reads an image of bytes by convolutions; its channels are the shorter of its first and last dimension.
+
+    Source: large ones as in Mnih et al. (2015), "Human-level control through deep reinforcement learning".
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dimensions = len(shape)
+        self.channels_last = len(shape) == 3 and shape[2] <= shape[0]
+        channels, *size = shape if len(shape) == 3 else (1, *shape)
+        if self.channels_last:
+            *size, channels = shape
+        if min(size) >= SMALLEST_PICTURE:
+            layers = [convolution(channels, 32, 8, 4), convolution(32, 64, 4, 2), convolution(64, 64, 3, 1)]
+        else:
+            layers = [convolution(channels, 32, 3, 1, padding=1), convolution(32, 64, 3, 2, padding=1)]
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            self.output_size = self.layers(torch.zeros(1, channels, *size)).shape[1]
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ahead = x.shape[: x.dim() - self.dimensions]
+        x = x.reshape(-1, *x.shape[len(ahead) :])
+        if self.dimensions == 2:
+            x = x.unsqueeze(1)
+        elif self.channels_last:
+            x = x.movedim(-1, 1)
+        read: Tensor = self.layers(x.to(dtype) / 255)
+        return read.view(*ahead, -1)
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int = 0) -> nn.Sequential:
+    """Convolution with orthogonal weights, and a rectifier."""
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding)
+    nn.init.orthogonal_(layer.weight, 2**0.5)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return nn.Sequential(layer, nn.ReLU())
+
+
+def flat(x: Tensor, dimensions: int) -> Tensor:
+    """The last `dimensions` of x as one."""
+    return x if dimensions == 1 else x.reshape(*x.shape[: x.dim() - dimensions], -1)
+
+
+def reader(space: spaces.Space[Any]) -> "Numbers | Choices | Image":
+    """What reads one part of an observation."""
+    match space:
+        case spaces.Box(shape=(_, _) | (_, _, _) as shape, dtype=np.uint8):
+            return Image(shape)
+        case spaces.Box() | spaces.MultiBinary():
+            return Numbers(space)
+        case spaces.Discrete() | spaces.MultiDiscrete():
+            return Choices(space)
+    raise ConfigError(
+        [f"env: no encoder for the observation space {space}. Box, Discrete, MultiDiscrete and MultiBinary have one."]
+    )

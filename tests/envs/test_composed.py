@@ -1,0 +1,193 @@
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from seqrl.checks import env_checks, network_checks, played
+from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
+from seqrl.envs.inputs import WithInputs
+from seqrl.runner import Runner
+from tests.envs import everything
+from tests.parts import ppo, small_network
+from tests.worlds import Script
+
+ID, HIDDEN = "test/Everything-v0", ["mission"]
+
+
+def make(batch_size=2, seed="", backend="sync", hidden=HIDDEN, **more):
+    return GymnasiumEnv(ID, batch_size, len(seed), backend=backend, hidden=hidden, **more)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_every_part_arrives_as_it_was_shown_and_every_action_as_it_was_meant(backend):
+    with closing(make(backend=backend)) as env:
+        seen = env.observation_space.split(env.reset())
+        assert {name: (tuple(x.shape[1:]), x.dtype) for name, x in seen.items()} == {
+            "body.0": ((2,), torch.float32),
+            "body.1": ((), torch.int64),
+            "cards": ((2,), torch.int64),
+            "image": ((3, 4, 3), torch.uint8),
+            "lamps": ((3,), torch.int8),
+            "action_mask": ((9,), torch.int8),
+        }
+        assert list(env.action_space.parts) == ["arm", "keys", "lamps", "move"]
+        # Numbers side by side: two of the arm, two keys, three lamps, a move.
+        step = env.step(torch.tensor([[-1.0, 7, 2, 1, 1, 0, 1, 3], [0.5, -7, 0, 0, 0, 0, 0, 1]]))
+        seen = env.observation_space.split(step.observation)
+        assert seen["body.0"].tolist() == [[1, 0], [1, 7.5]]
+        assert seen["body.1"].tolist() == [1, 1]
+        assert seen["cards"].tolist() == [[1, 3], [1, 1]]
+        assert seen["lamps"].tolist() == [[1, 0, 1], [0, 0, 0]]
+        assert seen["action_mask"][:, 5:].tolist() == [[1, 1, 1, 0], [1, 0, 1, 1]]
+        assert step.reward.tolist() == pytest.approx([4, 2.75])
+
+
+def test_bytes_are_those_of_the_environment():
+    with closing(make(batch_size=1)) as env:
+        shown = env.observation_space.split(env.reset())["image"][0].numpy()
+        seeded = everything.Everything()
+        seeded.reset(seed=env._episodes._seed(0))
+        seeded.np_random.bit_generator.state = env._episodes.envs.envs[0].unwrapped.np_random.bit_generator.state
+        after = env.observation_space.split(env.step(torch.tensor([[0.0, 0, 0, 0, 0, 0, 0, 1]])).observation)["image"][
+            0
+        ]
+        assert np.array_equal(after.numpy(), seeded.np_random.integers(0, 256, (3, 4, 3), dtype=np.uint8))
+        assert not np.array_equal(shown, after.numpy())
+
+
+@pytest.mark.parametrize(("kind", "bptt_length"), [("lstm", 0), ("separate critic", 3), ("memoryless", 1)])
+def test_learning_is_exact_with_every_kind_of_space(kind, bptt_length):
+    with closing(make()) as env:
+        network = small_network(env, kind)
+    findings = list(network_checks(played(make, network, bptt_length)))
+    assert not [finding for finding in findings if not finding.passed]
+
+
+def test_an_update_moves_every_parameter_and_the_masked_is_never_done():
+    """The environment itself refuses what is not allowed."""
+    with closing(make(batch_size=8)) as env:
+        network = small_network(env, "lstm")
+        runner = Runner(env, network, 0, 0, torch.Generator().manual_seed(0))
+        before = {name: parameter.clone() for name, parameter in network.named_parameters()}
+        for _ in range(3):
+            assert (
+                ppo(network, bptt_length=4, entropy_coefficient=0.1).update(runner.collect(), 0)["train/skipped"] == 0
+            )
+        assert not [name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])]
+
+
+def test_a_mask_in_info_is_obeyed():
+    with closing(GymnasiumEnv("test/MaskInInfo-v0", 4, 0, action_mask="info")) as env:
+        network = small_network(env, "lstm")
+        rollout = Runner(env, network, 0, 0, torch.Generator().manual_seed(0)).collect()
+        assert rollout.reward.sum(0).tolist() == [7] * 4
+        # There is one way only to obey.
+        assert rollout.log_prob.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        ("none", "KeyError: 'action_mask'"),
+        ("size", r"its observation 'action_mask' has the shape \(4,\), not \(5,\)"),
+        ("nothing", "its action_mask allows nothing"),
+    ],
+)
+def test_a_mask_that_is_none_is_named(faulty, message):
+    env = GymnasiumEnv("test/MaskInInfo-v0", 1, 0, action_mask="info", kwargs={"faulty": faulty})
+    with closing(env), pytest.raises(FaultyEnvError, match=message):
+        env.reset()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"hidden": []},
+            "env.id: the observation's part 'mission' is Text. Hide it, env.hidden=[mission], or wrap the environment "
+            "so that it shows Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these.",
+        ),
+        (
+            {"hidden": ["misson"]},
+            "env.hidden: there is no part 'misson' in an observation of action_mask.keys, action_mask.move, body.0, "
+            "body.1, cards, image, lamps, mission. Name parts of it.",
+        ),
+        (
+            {"hidden": ["mission", "body", "cards", "image", "lamps"]},
+            "env.hidden: ['mission', 'body', 'cards', 'image', 'lamps'] hides the whole observation. Leave a part of "
+            "it.",
+        ),
+        (
+            {"action_mask": "mask"},
+            "env.action_mask: there is no part 'mask' in an observation of action_mask.keys, action_mask.move, body.0, "
+            "body.1, cards, image, lamps, mission. Name one of them, or info.",
+        ),
+        (
+            {"action_mask": "lamps"},
+            "env.action_mask: the mask lamps has 3 numbers, and there are 9 choices. Mend the environment, or name "
+            "another part.",
+        ),
+    ],
+)
+def test_what_cannot_be_played_is_said_in_one_line(more, message):
+    with pytest.raises(EnvError) as error:
+        make(**more)
+    assert str(error.value) == message
+
+
+def test_a_part_that_is_not_finite_is_named(monkeypatch):
+    def broken(self):
+        broken = np.array([np.nan if self.clock else 0, 0], np.float32)
+        return {**seen(self), "body": (broken, np.int64(5))}
+
+    seen = everything.Everything.observation
+    monkeypatch.setattr(everything.Everything, "observation", broken)
+    with closing(make()) as env, pytest.raises(FaultyEnvError, match=r"its observation 'body.0' is nan\. Mend"):
+        Runner(env, small_network(env, "lstm"), 4, 0, torch.Generator().manual_seed(0)).collect()
+
+
+@pytest.mark.parametrize("ghosts", [False, True])
+def test_inputs_are_those_of_the_step_before_and_none_at_a_start(ghosts):
+    env = WithInputs(Script([[2, 3]], ghosts=ghosts), ["previous_action", "previous_reward", "first"])
+    env.reset()
+    told = []
+
+    def note(observation):
+        seen = env.observation_space.split(observation)
+        told.append([int(seen[name]) for name in ("previous_action", "previous_reward", "first")])
+
+    note(env.reset())
+    for action in (2, 0, 1, 2, 0):
+        step = env.step(torch.tensor([action]))
+        note(step.observation)
+        if (step.terminated | step.truncated).any():
+            ended = env.reset(step.terminated | step.truncated)
+            if ghosts:
+                step = env.step(torch.tensor([1]))
+                assert not step.valid.any()
+                ended = step.observation
+            note(ended)
+    # Episodes of 3 and 2 steps: choices count from 1, rewards are 1, 2, 3.
+    assert told == [[0, 0, 1], [3, 1, 0], [1, 2, 0], [2, 3, 0], [0, 0, 1], [3, 1, 0], [1, 2, 0], [0, 0, 1]]
+
+
+def test_inputs_go_with_every_kind_of_action_and_are_exact():
+    def with_inputs(batch_size, seed):
+        return WithInputs(make(batch_size, seed), ["previous_action", "previous_reward", "first"])
+
+    with closing(with_inputs(2, "")) as env:
+        network = small_network(env, "lstm+attention")
+        parts = env.observation_space.parts
+    assert parts["previous_action.move"] == spaces.Discrete(5)
+    assert parts["previous_action.lamps"] == spaces.MultiDiscrete([3, 3, 3])
+    findings = list(network_checks(played(with_inputs, network, 3)))
+    assert not [finding for finding in findings if not finding.passed]
+
+
+def test_an_environment_with_inputs_repeats_and_stays_within_its_space():
+    def with_inputs(batch_size, seed):
+        return WithInputs(GymnasiumEnv("Blackjack-v1", batch_size, len(seed)), ["previous_action", "first"])
+
+    assert not [finding for finding in env_checks(with_inputs) if not finding.passed]
