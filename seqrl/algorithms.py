@@ -155,6 +155,8 @@ class SequenceAlgorithm(ABC):
             log.extend(epoch)
             if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
                 break
+        # Only now, as the rollout was played, and learned from, with the statistics of those before it.
+        self.network.adapt(sequences.observation)
         settings = {"train/learning_rate": learning_rate, "train/epochs": epochs}
         return log.mean() | self._summary(rollout, sequences, target) | settings
 

@@ -42,6 +42,9 @@ class NetworkConfig:
     heads: int = 4
     # Give the value an encoder and a memory of its own.
     separate_critic: bool = False
+    # Read numbers in units of their own mean and deviation over all that was played so far; saved with the network, and
+    # frozen while it is evaluated.
+    normalize_observations: bool = False
     # What is seen beside the observation: previous_action, previous_reward, first (whether an episode begins).
     inputs: list[str] = field(default_factory=list)
 

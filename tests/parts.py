@@ -15,10 +15,10 @@ NETWORKS = {
 }
 
 
-def small_network(env, kind="lstm+attention", dtype=torch.float32, seed=0) -> Network:
+def small_network(env, kind="lstm+attention", dtype=torch.float32, seed=0, **more) -> Network:
     """Network of one of the NETWORKS, every parameter random, so that no head or bias is idle."""
     parts = {"hidden_size": 8, "lstm_hidden_size": 8, "window": 3, "heads": 2, "separate_critic": False}
-    network = recurrent_network(env.observation_space, env.action_space, **{**parts, **NETWORKS[kind]})
+    network = recurrent_network(env.observation_space, env.action_space, **{**parts, **NETWORKS[kind], **more})
     random = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         parameter.detach().normal_(0, 0.5, generator=random)

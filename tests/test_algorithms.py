@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from seqrl import evaluation
 from seqrl.algorithms import Learners
 from seqrl.errors import NotFiniteError
 from seqrl.returns import gae
@@ -402,3 +403,26 @@ def test_products_in_bfloat16_give_nearly_the_same_gradient_and_leave_everything
     assert coarse.dtype == torch.float32
     # bfloat16 has 8 bits: 0.4 % a number.
     assert 1e-6 < (coarse - exact).norm() / exact.norm() < 0.05
+
+
+@pytest.mark.parametrize("kind", ["lstm", "separate critic"])
+def test_observations_are_normalised_by_what_was_played_before_and_learned_from_alike(kind):
+    env = WORLDS["uneven episodes"]()
+    network = small_network(env, kind, torch.float64, normalize_observations=True)
+    runner = Runner(env, network, 11, 4, torch.Generator().manual_seed(0))
+    algorithm = ppo(network, bptt_length=4)
+    trunks = [trunk for trunk in (network.actor, network.critic) if trunk is not None]
+    seen = []
+    for _ in range(3):
+        rollout = runner.collect()
+        batch = all_sequences(rollout, 4)
+        assert (network.unroll(batch)[0].log_prob(batch.action) - batch.log_prob).abs().max() < 1e-10
+        seen.append(batch.observation.double())
+        algorithm.update(rollout, 0.0)
+        for trunk in trunks:
+            statistics = trunk.encoder.readers[0].normalizer
+            assert torch.allclose(statistics.mean, torch.cat(seen).mean(0))
+            assert torch.allclose(statistics.variance, torch.cat(seen).var(0, correction=0))
+    before = copy.deepcopy(network.state_dict())
+    evaluation.play(env, network, 8, None, 100)
+    assert all(torch.equal(it, before[name]) for name, it in network.state_dict().items())

@@ -11,6 +11,7 @@ from seqrl.build import build, built
 from seqrl.checkpoint import Checkpoints
 from seqrl.configuration import CONF, faults
 from seqrl.envs import restore
+from tests.envs import everything
 
 # Processes are forked from one that has run OpenMP threads; they only play.
 pytestmark = pytest.mark.filterwarnings(
@@ -125,6 +126,19 @@ def test_a_run_goes_on_bit_for_bit(tmp_path, algorithm, network, bptt_length, ro
 @pytest.mark.parametrize("env", ["masked_cartpole", "tmaze"])
 def test_built_in_environments_go_on(tmp_path, env, rollouts):
     assert_same(tmp_path, f"env={env}", rollouts)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_every_kind_of_space_goes_on_with_inputs_and_normalised(tmp_path, backend):
+    env = ["env=gymnasium", f"env.id={everything.ID}", "env.hidden=[mission]", f"env.backend={backend}"]
+    network = ["network.inputs=[previous_action,previous_reward,first]", "network.normalize_observations=true"]
+    assert_same(tmp_path, *env, *network, FIXED)
+
+
+@pytest.mark.parametrize("env", ["masked_cartpole", "env.id=test/Wander-v0"])
+def test_inputs_go_on_with_tensor_programs_and_others(tmp_path, env):
+    which = [f"env={env}"] if "=" not in env else ["env=gymnasium", env]
+    assert_same(tmp_path, *which, "network.inputs=[previous_action,previous_reward,first]", FIXED)
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])

@@ -13,6 +13,8 @@ from seqrl.spaces import ACTION_MASK, Packed, choices, numbers, parts
 
 # Images with fewer rows or columns are looked at in full detail.
 SMALLEST_PICTURE = 36
+# Deviations from the mean beyond which a number is read as if it lay there.
+OUTLIER = 10.0
 
 
 class Encoder(nn.Module):
@@ -21,17 +23,19 @@ class Encoder(nn.Module):
     Numbers are read as they are, each choice as one of n, and images, which are bytes in two or three dimensions, by
     convolutions before that. The part called action_mask is not read: `allowed` hands it on.
 
+    normalize   read numbers that are no bytes in units of their own mean and deviation, as far as `adapt` has seen them
+
     Raises ConfigError for a space that is neither Box, MultiBinary, Discrete, MultiDiscrete nor Packed.
     """
 
-    def __init__(self, observation_space: spaces.Space[Any], hidden_size: int) -> None:
+    def __init__(self, observation_space: spaces.Space[Any], hidden_size: int, normalize: bool = False) -> None:
         super().__init__()
         self.space, self.output_size = observation_space, hidden_size
         spaces_read = observation_space.parts if isinstance(observation_space, Packed) else {"": observation_space}
         self.masked = ACTION_MASK in spaces_read
-        # Modules have no dots in their names, so they go without.
         self.read = [name for name in spaces_read if name != ACTION_MASK]
-        self.readers = nn.ModuleList(reader(spaces_read[name]) for name in self.read)
+        # Modules have no dots in their names, so they go without.
+        self.readers = nn.ModuleList(reader(spaces_read[name], normalize) for name in self.read)
         self.layer = linear(sum(it.output_size for it in self.readers), hidden_size, gain=2**0.5)  # type: ignore[misc]
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -40,23 +44,70 @@ class Encoder(nn.Module):
         read = [reader(seen[name], dtype) for name, reader in zip(self.read, self.readers, strict=True)]
         return tanh_(self.layer(read[0] if len(read) == 1 else torch.cat(read, -1)))
 
+    def adapt(self, observation: Tensor) -> None:
+        """Let statistics take in observations [M, *O]."""
+        seen = parts(self.space, observation)
+        for name, it in zip(self.read, self.readers, strict=True):
+            if isinstance(it, Numbers):
+                it.adapt(seen[name])
+
     def allowed(self, observation: Tensor) -> Tensor | None:
         """Which alternatives [..., n] may be chosen; None: all."""
         return parts(self.space, observation)[ACTION_MASK] != 0 if self.masked else None
 
 
-class Numbers(nn.Module):
-    """Reads numbers as they are, bytes in units of the largest."""
+class Normalizer(nn.Module):
+    """Numbers in units of the mean and deviation of all that were seen so far, but for outliers.
 
-    def __init__(self, space: spaces.Space[Any]) -> None:
+    Source: Welford (1962); in pieces: Chan, Golub & LeVeque (1979).
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) / (self.variance + 1e-8).sqrt()).clamp(-OUTLIER, OUTLIER)
+
+    @torch.no_grad()
+    def adapt(self, x: Tensor) -> None:
+        """Take in x [M, size]."""
+        mean, variance = x.mean(0), x.var(0, correction=0)
+        # In place, so that a CUDA graph sees it.
+        self.count += len(x)
+        share = len(x) / self.count
+        between = (mean - self.mean).square() * share * (1 - share)
+        self.variance.lerp_(variance, share).add_(between)
+        self.mean.lerp_(mean, share)
+
+
+class Numbers(nn.Module):
+    """Reads numbers as they are, or in units of their own; bytes in units of the largest."""
+
+    def __init__(self, space: spaces.Space[Any], normalize: bool = False) -> None:
         super().__init__()
         self.dimensions = len(space.shape or ())
         self.output_size = numbers(space)
         self.are_bytes = space.dtype == np.uint8
+        has_units = isinstance(space, spaces.Box) and not self.are_bytes
+        self.normalizer = Normalizer(self.output_size) if normalize and has_units else None
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         x = flat(x, self.dimensions).to(dtype)
+        if self.normalizer is not None:
+            return self.normalizer(x)  # type: ignore[no-any-return]
         return x / 255 if self.are_bytes else x
+
+    def adapt(self, x: Tensor) -> None:
+        """Let statistics, if there are any, take in x [M, *part]."""
+        if self.normalizer is not None:
+            self.normalizer.adapt(flat(x, self.dimensions).to(self.normalizer.mean.dtype))
 
 
 class Choices(nn.Module):
@@ -122,13 +173,13 @@ def flat(x: Tensor, dimensions: int) -> Tensor:
     return x if dimensions == 1 else x.reshape(*x.shape[: x.dim() - dimensions], -1)
 
 
-def reader(space: spaces.Space[Any]) -> "Numbers | Choices | Image":
+def reader(space: spaces.Space[Any], normalize: bool) -> "Numbers | Choices | Image":
     """What reads one part of an observation."""
     match space:
         case spaces.Box(shape=(_, _) | (_, _, _) as shape, dtype=np.uint8):
             return Image(shape)
         case spaces.Box() | spaces.MultiBinary():
-            return Numbers(space)
+            return Numbers(space, normalize)
         case spaces.Discrete() | spaces.MultiDiscrete():
             return Choices(space)
     raise ConfigError(

@@ -104,6 +104,11 @@ class Network(nn.Module):
                 features = self.critic.unroll(batch, part(batch.state, "critic"))
             return policy, self.value(features)
 
+    def adapt(self, observation: Tensor) -> None:
+        """Let the statistics of what is seen, if it is normalised, take in observations [M, *O]."""
+        for trunk in filter(None, (self.actor, self.critic)):
+            trunk.encoder.adapt(observation)
+
     def _products(self, device: torch.device) -> AbstractContextManager[Any]:
         return nullcontext() if self.products is None else torch.autocast(device.type, self.products)
 
@@ -130,6 +135,7 @@ def recurrent_network(
     window: int,
     heads: int,
     separate_critic: bool,
+    normalize_observations: bool = False,
 ) -> Network:
     """Network of one encoder layer, an LSTM if wanted, and attention over its outputs if wanted.
 
@@ -138,6 +144,7 @@ def recurrent_network(
     window             steps that attention looks back
     heads              of attention; must divide the width of what it attends to
     separate_critic    give the value an encoder and a memory of its own
+    normalize_observations   read numbers in units of their own mean and deviation
     """
 
     def trunk() -> Trunk:
@@ -146,6 +153,6 @@ def recurrent_network(
             memory["lstm"] = LSTM(hidden_size, lstm_hidden_size)
         if use_attention:
             memory["attention"] = Attention(lstm_hidden_size if use_lstm else hidden_size, window, heads)
-        return Trunk(Encoder(observation_space, hidden_size), memory)
+        return Trunk(Encoder(observation_space, hidden_size, normalize_observations), memory)
 
     return Network(trunk(), trunk() if separate_critic else None, hidden_size, action_space)

@@ -90,5 +90,7 @@ class MaskInInfo(gymnasium.Env[Any, Any]):
         return np.full(3, self.clock / 10, np.float32), 1.0, False, self.clock == 7, self.info()
 
 
-gymnasium.register("test/Everything-v0", Everything, disable_env_checker=True)
+ID = "test/Everything-v0"
+
+gymnasium.register(ID, Everything, disable_env_checker=True)
 gymnasium.register("test/MaskInInfo-v0", MaskInInfo, disable_env_checker=True)

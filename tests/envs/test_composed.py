@@ -13,11 +13,11 @@ from tests.envs import everything
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 
-ID, HIDDEN = "test/Everything-v0", ["mission"]
+HIDDEN = ["mission"]
 
 
 def make(batch_size=2, seed="", backend="sync", hidden=HIDDEN, **more):
-    return GymnasiumEnv(ID, batch_size, len(seed), backend=backend, hidden=hidden, **more)
+    return GymnasiumEnv(everything.ID, batch_size, len(seed), backend=backend, hidden=hidden, **more)
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])

@@ -62,3 +62,23 @@ def test_all_parts_are_read_but_the_mask_which_is_handed_on():
 def test_a_space_that_cannot_be_read_is_named():
     with pytest.raises(ConfigError, match="env: no encoder for the observation space Text"):
         Encoder(spaces.Text(3), 8)
+
+
+def test_numbers_are_read_in_units_of_all_that_was_seen_however_it_came_in_pieces():
+    x = 5 + 3 * torch.randn(1000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 1] *= 1e4
+    numbers = Numbers(spaces.Box(-np.inf, np.inf, (2,)), normalize=True).double()
+    assert torch.allclose(numbers(x[:3] / 1e5, torch.float64), x[:3] / 1e5)
+    for piece in (x[:1], x[1:300], x[300:]):
+        numbers.adapt(piece)
+    assert torch.allclose(numbers.normalizer.mean, x.mean(0))
+    assert torch.allclose(numbers.normalizer.variance, x.var(0, correction=0))
+    read = numbers(x, torch.float64)
+    assert torch.allclose(read.std(0, correction=0), torch.ones(2, dtype=torch.float64))
+    assert numbers(x + 1e9, torch.float64).unique().tolist() == [10]
+
+
+def test_what_never_changes_is_read_as_nothing():
+    numbers = Numbers(spaces.Box(-np.inf, np.inf, (1,)), normalize=True)
+    numbers.adapt(torch.full((10, 1), 1e6))
+    assert numbers(torch.full((2, 1), 1e6), torch.float32).tolist() == [[0], [0]]
