@@ -338,7 +338,13 @@ def _interface(make_env: Callable[[int, str], BatchedEnv]) -> Iterator[Finding]:
                 ends += 1
                 final = observation.clone()
                 observation = env.reset(step.terminated | step.truncated)
-                own += not torch.equal(final, observation)
+                if torch.equal(final, observation):
+                    # Unless this step is spent on the reset, it is one of the new episode.
+                    step = env.step(next(actions))
+                    observation = step.observation
+                    own += not step.valid.all() and not torch.equal(final, observation)
+                else:
+                    own += 1
     finally:
         env.close()
     yield Finding(

@@ -35,7 +35,7 @@ WRAPPERS = [
     )
 ]  # fmt: skip
 # Modules that register environments.
-SUITES = ["gymnasium", "popgym"]
+SUITES = ["gymnasium", "popgym", "minigrid", "ale_py"]
 SECRET = re.compile(r"(^|[_.])(password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
 
 

@@ -84,6 +84,14 @@ def test_a_planted_defect_of_an_environment_is_reported(name, reported):
     assert failed_by_env(name) == {reported}
 
 
+@pytest.mark.parametrize("backend", ["vector", "sync"])
+def test_a_sound_environment_passes_however_it_begins_its_episodes(backend):
+    def make_env(batch_size, purpose):
+        return GymnasiumEnv("CartPole-v1", batch_size, seed=stream(0, purpose), backend=backend)
+
+    assert not [finding.name for finding in env_checks(make_env) if not finding.passed]
+
+
 def verified(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "seqrl.verify", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)

@@ -30,15 +30,19 @@ def _import(module: str) -> None:
         importlib.import_module(module)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            how = f": pip install 'seqrl[{module}]'" if module in EXTRAS else ", or check the spelling and PYTHONPATH"
+            how = (
+                f": pip install 'seqrl[{EXTRAS[module]}]'"
+                if module in EXTRAS
+                else ", or check the spelling and PYTHONPATH"
+            )
             message = f"there is no module {module!r}. Install it{how}."
         else:
             message = f"the module {module!r} cannot be imported: {_line(error)}. Install what it needs."
         raise EnvError(f"env.id: {message}") from error
 
 
-# Packages of environments that are extras of seqrl.
-EXTRAS = ["popgym"]
+# Packages of environments, and the extras of seqrl that bring them.
+EXTRAS = {"popgym": "popgym", "minigrid": "minigrid", "ale_py": "atari"}
 MISSING_PACKAGE = (ImportError, gymnasium.error.DependencyNotInstalled)
 
 
