@@ -74,7 +74,11 @@ def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | in
     """`batch_size` environments, seeded by the stream that is named."""
     purpose, *index = stream
     seed = seeds.stream(cfg.seed, str(purpose), *map(int, index))
-    env: BatchedEnv = built(cfg.env)(batch_size=batch_size, seed=seed, device=device.torch_device)
+    part = cfg.env
+    if wrappers := part.get("wrappers"):
+        # They wait for the environment that each of them is put around.
+        part = OmegaConf.merge(part, {"wrappers": [{**wrapper, "_partial_": True} for wrapper in wrappers]})
+    env: BatchedEnv = built(part)(batch_size=batch_size, seed=seed, device=device.torch_device)
     inputs = cfg.network.get("inputs")
     return WithInputs(env, inputs) if inputs else env
 

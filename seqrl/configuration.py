@@ -139,7 +139,7 @@ class GymnasiumConfig:
     _target_: str = MISSING
     id: str = MISSING
     kwargs: dict[str, Any] = MISSING
-    # Around each environment, the first one innermost: _target_ and _partial_: true, with arguments of its constructor.
+    # Around each environment, the first one innermost: a class, as _target_, and arguments of its constructor.
     wrappers: list[Any] = field(default_factory=list)
     # Indices of a vector, or names of parts.
     hidden: list[Any] = MISSING
@@ -386,6 +386,9 @@ def _choices(cfg: DictConfig) -> Iterator[str]:
         value = OmegaConf.select(cfg, key)
         if value is not None and value not in allowed:
             yield f"{key}: must be one of {', '.join(allowed)} (got {value!r}).{nearest(str(value), allowed)}"
+    for index, wrapper in enumerate(cfg.env.get("wrappers") or []):
+        if not isinstance(wrapper, DictConfig) or "_target_" not in wrapper:
+            yield f"env.wrappers[{index}]: must name a class (got {wrapper}). Write [{{_target_: module.Class}}]."
     for name in OmegaConf.select(cfg, "network.inputs") or []:
         if name not in INPUTS:
             yield f"network.inputs: can name {', '.join(INPUTS)} (got {name!r}).{nearest(str(name), INPUTS)}"

@@ -200,6 +200,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("seed=${nope.a}", r"seed: Interpolation key 'nope.a' not found"),
         ("+experiment=masked_cartpole", r"experiment: is a group that is there already. Write experiment=…"),
         ("trust=os", r"trust: must be a list, such as \[a,b\]\."),
+        ("network.inputs=[first,last]", r"network.inputs: can name previous_action, .* \(got 'last'\)"),
         ("env.hidden=[a]", r"env.hidden\[0\]: must be a whole number \(got a\)"),
     ],
 )

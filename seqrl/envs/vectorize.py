@@ -18,7 +18,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 
 from seqrl.envs.autoreset import OWN_EPISODES, Episodes, SeededEpisodes
 from seqrl.envs.composed import Plain, is_composed
-from seqrl.envs.errors import EnvError
+from seqrl.envs.errors import EnvError, described
 from seqrl.envs.lookup import MISSING_PACKAGE, explained
 from seqrl.envs.single import Single
 from seqrl.envs.timeouts import LostError, OverdueError
@@ -140,8 +140,14 @@ class Order:
     def environment(self) -> gymnasium.Env[Any, Any]:
         """One of them, with a single part to see and one to do."""
         env = gymnasium.make(self.spec, **self.kwargs)
-        for wrap in self.wrappers:
-            env = wrap(env)
+        for index, wrap in enumerate(self.wrappers):
+            try:
+                env = wrap(env)
+            except (TypeError, ValueError, AssertionError) as error:
+                raise EnvError(
+                    f"env.wrappers[{index}]: it does not fit around {self.spec.id}: {described(error)}. "
+                    "Give what its constructor takes, and mind the order."
+                ) from error
         if is_composed(env) or self.action_mask is not None:
             env = Plain(env, self.hidden, self.action_mask)
         return env

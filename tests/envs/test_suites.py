@@ -1,5 +1,6 @@
 """Suites of environments that are extras, each played and learned from where it is installed."""
 
+import re
 from contextlib import closing
 
 import gymnasium
@@ -7,9 +8,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from seqrl.build import build, built
+from seqrl.build import build, built, make_env
 from seqrl.configuration import CONF, faults
-from seqrl.envs import GymnasiumEnv
+from seqrl.envs import EnvError, GymnasiumEnv
 from seqrl.runner import Runner
 from tests.parts import ppo, small_network
 
@@ -60,3 +61,35 @@ def test_the_fields_of_minigrid_are_read_as_choices():
     space = learns("env=minigrid").observation_space.parts["image"]
     assert space.shape == (3, 3, 3)
     assert space.nvec[0, 0].tolist() == [11, 6, 3]
+
+
+DELAYED = "env.wrappers=[{_target_: gymnasium.wrappers.DelayObservation, delay: 2}]"
+
+
+def test_wrappers_go_around_each_environment():
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1", DELAYED])
+    assert faults(cfg) == []
+    with closing(make_env(cfg, built(cfg.device)(), 2, "training")) as env:
+        seen = [env.reset(), *(env.step(torch.tensor([0, 2])).observation for _ in range(3))]
+    # The first two are zeros, then what was seen at first.
+    assert [bool(observation.any()) for observation in seen] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "complaint"),
+    [
+        ("[TimeLimit]", r"env.wrappers\[0\]: must name a class \(got TimeLimit\)"),
+        ("[{_target_: gymnasium.wrappers.RecordVideo, video_folder: evil}]", r"RecordVideo is not of seqrl\."),
+    ],
+)
+def test_a_wrapper_that_is_none_or_does_more_than_compute_is_refused(wrappers, complaint):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", ["env=gymnasium", f"env.wrappers={wrappers}"])
+    (said,) = faults(cfg)
+    assert re.search(complaint, said)
+
+
+def test_a_wrapper_that_does_not_fit_is_named():
+    with pytest.raises(EnvError, match=r"env\.wrappers\[0\]: it does not fit around Acrobot-v1: TypeError: .*'delay'"):
+        GymnasiumEnv("Acrobot-v1", 1, 0, wrappers=[gymnasium.wrappers.DelayObservation])
