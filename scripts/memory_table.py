@@ -90,6 +90,7 @@ def measure(bptt_length: int, max_tokens: int | None, hidden_size: int) -> Measu
         value_coefficient=0.5,
         normalize_advantage="batch",
         normalize_value=True,
+        normalize_reward=False,
         anneal=[],
         grad_clip_norm=5.0,
         bptt_length=bptt_length,

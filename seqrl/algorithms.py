@@ -19,6 +19,7 @@ from seqrl.losses import approximate_kl, clipped_surrogate, scaled
 from seqrl.networks import Distribution, Network
 from seqrl.optimizer import Adam
 from seqrl.returns import gae
+from seqrl.rewards import RewardScale
 from seqrl.sequences import Sequences, split
 from seqrl.types import Rollout, SequenceBatch, State
 
@@ -46,6 +47,7 @@ class Coefficients(TypedDict):
                          deviation, which moves slowly, so that where all returns are alike, entropy can still count.
                          none: as it is
     normalize_value      learn values in units of the returns' own mean and deviation
+    normalize_reward     learn from rewards in units of the deviation of discounted returns
     anneal               names of the coefficients that fall linearly to 0 over the run
     grad_clip_norm       largest global gradient norm; None: no clipping
     bptt_length          steps of an episode that a gradient reaches back; 0: to its start
@@ -68,6 +70,7 @@ class Coefficients(TypedDict):
     value_coefficient: float
     normalize_advantage: str
     normalize_value: bool
+    normalize_reward: bool
     anneal: Iterable[str]
     grad_clip_norm: float | None
     bptt_length: int
@@ -93,6 +96,7 @@ class SequenceAlgorithm(ABC):
         self.epochs, self.minibatches = told["epochs"], told["minibatches"]
         self.entropy_coefficient, self.value_coefficient = told["entropy_coefficient"], told["value_coefficient"]
         self.normalize_advantage, self.normalize_value = told["normalize_advantage"], told["normalize_value"]
+        self.reward_scale = RewardScale(self.gamma) if told["normalize_reward"] else None
         self.anneal = frozenset(told["anneal"])
         self.grad_clip_norm, self.bptt_length = told["grad_clip_norm"], told["bptt_length"]
         self.stale_state, self.burn_in = told["stale_state"], told["burn_in"]
@@ -134,6 +138,8 @@ class SequenceAlgorithm(ABC):
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Improve the network by one rollout; `progress` is the share of the run that is over. Returns what to log."""
+        if self.reward_scale is not None:
+            rollout = self.reward_scale.divided(rollout)
         advantage = gae(rollout, self.gamma, self.gae_lambda)
         target = advantage + rollout.value
         sequences = split(rollout, self.advantage(rollout, advantage), target, self.bptt_length)
@@ -187,6 +193,7 @@ class SequenceAlgorithm(ABC):
             "optimizer": self.optimizer.state_dict(),
             "shuffle": self.shuffle.bit_generator.state,
             "skipped_in_a_row": self._skipped_in_a_row,
+            "reward_scale": self.reward_scale and self.reward_scale.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -195,6 +202,9 @@ class SequenceAlgorithm(ABC):
         self.optimizer.load_state_dict(state["optimizer"])
         self.shuffle.bit_generator.state = state["shuffle"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
+        # None if what was saved had no such scale: then it begins here.
+        if self.reward_scale is not None and (scale := state.get("reward_scale")):
+            self.reward_scale.load_state_dict(scale)
 
     def _step(self, minibatch: Sequences, at_once: int | None, progress: float) -> Terms:
         """Follow the gradient of a minibatch, taken over `at_once` real steps at a time; if it is not finite, stay."""
@@ -267,11 +277,13 @@ class SequenceAlgorithm(ABC):
     def _summary(self, rollout: Rollout, sequences: Sequences, target: Tensor) -> dict[str, float]:
         spread = sequences.target.var(correction=0)
         unexplained = (target - rollout.value)[rollout.valid].var(correction=0)
+        scale = {} if self.reward_scale is None else {"train/return_deviation": self.reward_scale.deviation}
         return {
             "train/explained_variance": float(1 - unexplained / spread) if spread > 0 else 0.0,
             "memory/sequences": len(sequences.length),
             "memory/sequence_length": float(sequences.length.mean()),
             "memory/carried": float((sequences.state_index >= 0).mean()),
+            **scale,
         }
 
 

@@ -87,6 +87,9 @@ class AlgorithmConfig:
     # Learn values in units of the returns' own mean and deviation: without it, the scale of the reward decides whether
     # anything is learned.
     normalize_value: bool = True
+    # Learn from rewards in units of the deviation of discounted returns so far; what is reported keeps its units.
+    # Values and advantages have units of their own already, and do not need it.
+    normalize_reward: bool = False
     # Coefficients that fall linearly to 0 over the run: learning_rate, clip_range, entropy_coefficient.
     anneal: list[str] = field(default_factory=lambda: ["learning_rate"])
     grad_clip_norm: float | None = "${sequence_learning.grad_clip_norm}"  # type: ignore[assignment]

@@ -1,5 +1,7 @@
 """What followed an action, estimated."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -22,9 +24,17 @@ def gae(rollout: Rollout, gamma: float, lambda_: float) -> Tensor:
     # False where the chain is cut: after an episode's end, and around steps that were not played.
     goes_on = rollout.valid & ~rollout.ended
     discount = gamma * lambda_ * goes_on.to(delta.dtype)
-    advantage = torch.empty_like(delta)
-    following = torch.zeros_like(delta[0])
-    for t in reversed(range(len(delta))):
-        following = torch.addcmul(delta[t], discount[t], following)
-        advantage[t] = following
-    return advantage
+    return accumulated(delta, discount, torch.zeros_like(delta[0]), reversed(range(len(delta))))
+
+
+def accumulated(x: Tensor, factor: Tensor, before: Tensor, steps: Iterable[int]) -> Tensor:
+    """A sum that runs from step to step [T, B]: y = x + factor · (y of the step before).
+
+    before   [B] y of what comes before the first
+    steps    all of them, in the order in which they follow
+    """
+    y = torch.empty_like(x)
+    for t in steps:
+        before = torch.addcmul(x[t], factor[t], before)
+        y[t] = before
+    return y

@@ -35,6 +35,7 @@ SHARED = {
     "value_coefficient": 0.5,
     "normalize_advantage": "batch",
     "normalize_value": True,
+    "normalize_reward": False,
     "anneal": [],
     "grad_clip_norm": 0.5,
     "bptt_length": 0,

@@ -10,6 +10,7 @@ from seqrl.checkpoint import Checkpoints
 from seqrl.errors import CheckpointError
 from seqrl.networks import LSTM
 from seqrl.returns import gae
+from seqrl.rewards import RewardScale
 from seqrl.runner import Runner
 from seqrl.sequences import split
 from tests.parts import ppo, small_network
@@ -124,6 +125,24 @@ def test_a_time_limit_bootstraps_from_the_wrong_observation():
     for t in range(5):
         _, _, state = network.step(rollout.observation[t], state)
     assert rollout.next_value[4, 0] == pytest.approx(network.step(final, state)[1].item())
+
+
+def test_the_return_that_scales_rewards_runs_on_through_a_time_limit():
+    # Rewards 1, 2, 3 and the clock; again. γ = 1 tells the sums.
+    _, _, rollout = played([[3]], 6, 0, ends="truncated")
+    scale = RewardScale(1.0)
+    scale.divided(rollout)
+    assert scale.mean == pytest.approx(np.mean([1, 3, 6, 1, 3, 6]))
+    assert scale.deviation == pytest.approx(np.std([1, 3, 6, 1, 3, 6]))
+    assert abs(scale.deviation - np.std([1, 3, 6, 7, 9, 12])) > 1
+
+
+def test_the_return_that_scales_rewards_drops_its_past_at_the_last_step():
+    _, _, rollout = played([[3]], 6, 0, ends="terminated")
+    scale = RewardScale(1.0)
+    scale.divided(rollout)
+    assert scale.deviation == pytest.approx(np.std([1, 3, 6, 1, 3, 6]))
+    assert abs(scale.deviation - np.std([1, 3, 3, 4, 6, 3])) > 0.3
 
 
 def test_a_stray_temporary_file_becomes_the_newest_checkpoint(tmp_path):

@@ -147,6 +147,13 @@ def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, back
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Told-v0", f"env.backend={backend}", FIXED)
 
 
+@pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+def test_the_scale_of_rewards_goes_on(tmp_path, algorithm, rollouts):
+    env = ["env=gymnasium", "env.id=test/Wander-v0"]
+    assert_same(tmp_path, *env, f"algorithm={algorithm}", "algorithm.normalize_reward=true", rollouts)
+
+
 def test_whole_episodes_of_an_own_vector_form_go_on(tmp_path):
     assert_same(tmp_path, "env=gymnasium", "env.id=CartPole-v1", "env.backend=vector")
 
