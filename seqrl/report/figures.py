@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from seqrl.report.findings import Findings, Group, between, median, number, pooled, probability, scores, shown
 from seqrl.report.runs import Array, Run, short
-from seqrl.report.statistics import Estimate, estimate
+from seqrl.statistics import Estimate, estimate
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.titlelocation": "left",

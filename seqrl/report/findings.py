@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqrl.report.runs import Array, Run, Study, short
-from seqrl.report.statistics import Estimate, difference, estimate, holm
+from seqrl.statistics import Estimate, difference, estimate, holm
 
 SIGNIFICANT = 0.05
 
