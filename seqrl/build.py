@@ -18,6 +18,7 @@ from seqrl.devices import Device, chosen
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.inputs import WithInputs
 from seqrl.errors import ConfigError
+from seqrl.evaluation import Evaluator
 from seqrl.metrics import EpisodeStatistics
 from seqrl.networks import Graphed, Network
 from seqrl.probe import probe
@@ -81,6 +82,19 @@ def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | in
     env: BatchedEnv = built(part)(batch_size=batch_size, seed=seed, device=device.torch_device)
     inputs = cfg.network.get("inputs")
     return WithInputs(env, inputs) if inputs else env
+
+
+def make_evaluator(cfg: DictConfig, device: Device) -> Evaluator:
+    """What plays the evaluations of a run, in environments and with random numbers of their own."""
+    wanted = cfg.evaluation
+    return Evaluator(
+        partial(make_env, cfg, device, min(wanted.episodes, cfg.parallel), "evaluation"),
+        partial(seeds.generator, cfg.seed, "evaluation policy", device.torch_device),
+        episodes=wanted.episodes,
+        greedy=wanted.greedy,
+        memoryless_control=wanted.memoryless_control,
+        episode_limit=cfg.runner.episode_limit,
+    )
 
 
 def network_builder(cfg: DictConfig) -> Callable[..., Network]:

@@ -1,8 +1,8 @@
 """Saves a run and finds its newest sound state again.
 
 `checkpoints/` holds a file of tensors for each checkpoint, 00000120.pt after 120 iterations, and beside it, in
-00000120.json, its sha256 and return. These are written last: a checkpoint without them was never finished, and one that
-is not what they say has been damaged.
+00000120.json, its sha256 and its return, in training and in an evaluation if it had one. These are written last: a
+checkpoint without them was never finished, and one that is not what they say has been damaged.
 """
 
 import hashlib
@@ -19,9 +19,14 @@ import torch
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import write
 
+# Returns that are known of a checkpoint, by their names in its facts.
+TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
+
 
 class Checkpoints:
-    """Checkpoints of one run folder: the newest ones, and the one with the highest return.
+    """Checkpoints of one run folder: the newest ones, and the best.
+
+    The best is the one with the highest return in its evaluation, or in training where none was evaluated.
 
     folder   of the run
     keep     how many of the newest to keep; more than one, lest a damaged one is the only one
@@ -30,20 +35,28 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder / "checkpoints", keep
 
-    def save(self, state: dict[str, Any], iteration: int, return_mean: float = math.nan) -> None:
+    def save(
+        self,
+        state: dict[str, Any],
+        iteration: int,
+        return_mean: float = math.nan,
+        evaluation_return_mean: float = math.nan,
+    ) -> None:
         """Write the state after an iteration; tensors and plain data only.
 
-        Older ones survive a failure. Those of later iterations, which the run has left behind by going on from an older
-        one, are removed.
+        What was known of its returns stays known where they are NaN now. Older checkpoints survive a failure. Those of
+        later iterations, which the run has left behind by going on from an older one, are removed.
         """
         self.folder.mkdir(exist_ok=True)
         data = io.BytesIO()
         torch.save(state, data)
         path = self.folder / f"{iteration:08d}.pt"
         write(path, data.getvalue())
+        returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
         facts = {
+            **self._facts(path.stem),
             "sha256": hashlib.sha256(data.getvalue()).hexdigest(),
-            "return_mean": return_mean if math.isfinite(return_mean) else None,
+            **{name: mean for name, mean in returns.items() if math.isfinite(mean)},
         }
         write(path.with_suffix(".json"), json.dumps(facts).encode())
         kept = self._worth_keeping(path.stem)
@@ -84,6 +97,12 @@ class Checkpoints:
         found = f": {', '.join(damaged)}" if damaged else ""
         raise CheckpointError(f"resume: {self.folder} holds no checkpoint that can be used{found}. Start a new run.")
 
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Iterations of the best one, and the return that makes it so; None if no return is known."""
+        best = self._best(self._names())
+        return best and (int(best[0]), best[1])
+
     def _load(self, name: str) -> dict[str, Any]:
         """Raises OSError or ValueError if it cannot be used."""
         facts = self._facts(name)
@@ -98,10 +117,16 @@ class Checkpoints:
 
     def _worth_keeping(self, now: str) -> set[str]:
         names = [name for name in self._names() if name <= now]
-        returns = {name: self._facts(name).get("return_mean") for name in names}
-        known = {name: mean for name, mean in returns.items() if mean is not None}
-        best = [max(known, key=lambda name: known[name])] if known else []
-        return {*names[-self.keep :], *best}
+        best = self._best(names)
+        return {*names[-self.keep :], *(best[:1] if best else [])}
+
+    def _best(self, names: list[str]) -> tuple[str, float] | None:
+        facts = {name: self._facts(name) for name in names}
+        for kind in (EVALUATION, TRAINING):
+            known = {name: it[kind] for name, it in facts.items() if isinstance(it.get(kind), float)}
+            if known:
+                return max(known.items(), key=lambda item: item[1])
+        return None
 
     def _names(self) -> list[str]:
         """All that were finished, in the order of their iterations."""
@@ -110,6 +135,6 @@ class Checkpoints:
     def _facts(self, name: str) -> dict[str, Any]:
         try:
             facts = json.loads((self.folder / f"{name}.json").read_bytes())
-        except ValueError:
+        except (OSError, ValueError):
             return {}
         return facts if isinstance(facts, dict) else {}

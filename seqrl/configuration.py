@@ -175,8 +175,10 @@ class RunnerConfig:
 
 @dataclass
 class EvaluationConfig:
+    interval: int = MISSING
     episodes: int = MISSING
-    greedy: bool = MISSING
+    # true, false or both.
+    greedy: Any = MISSING
     memoryless_control: bool = MISSING
 
 
@@ -272,6 +274,7 @@ RULES: dict[str, Rule] = {
     "checkpoint_keep": AT_LEAST_1,
     "seed": AT_LEAST_0,
     "runner.episode_limit": AT_LEAST_1,
+    "evaluation.interval": AT_LEAST_0,
     "evaluation.episodes": AT_LEAST_0,
     "sequence_learning.bptt_length": (AT_LEAST_0[0], "0 for whole episodes or a number of steps, such as 50"),
     "sequence_learning.grad_clip_norm": (POSITIVE[0], "a finite number above 0, such as 5.0, or null for no clipping"),
@@ -297,12 +300,13 @@ RULES: dict[str, Rule] = {
     "logger.wandb.timeout_seconds": POSITIVE,
     "device.threads": (lambda x: 1 <= x <= PROCESSORS, f"1 to {PROCESSORS}, the processors of this machine"),
 }
-CHOICES = {
+CHOICES: dict[str, list[Any]] = {
     "algorithm.normalize_advantage": ["batch", "returns", "none"],
     "network.type": ["lstm", "attention", "mlp"],
     "sequence_learning.stale_state": ["keep", "refresh", "burn_in", "zero"],
     "env.backend": ["auto", "vector", "sync", "async"],
     "device.precision": ["float32", "float64", "bf16", "tf32"],
+    "evaluation.greedy": [True, False, "both"],
     "algorithm.baseline": ["value", "batch_mean", "none"],
     "logger.wandb.mode": ["online", "offline", "disabled"],
 }
@@ -388,7 +392,8 @@ def _choices(cfg: DictConfig) -> Iterator[str]:
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and value not in allowed:
-            yield f"{key}: must be one of {', '.join(allowed)} (got {value!r}).{nearest(str(value), allowed)}"
+            names = [str(choice).lower() for choice in allowed]
+            yield f"{key}: must be one of {', '.join(names)} (got {value!r}).{nearest(str(value), names)}"
     for index, wrapper in enumerate(cfg.env.get("wrappers") or []):
         if not isinstance(wrapper, DictConfig) or "_target_" not in wrapper:
             yield f"env.wrappers[{index}]: must name a class (got {wrapper}). Write [{{_target_: module.Class}}]."
@@ -432,6 +437,11 @@ def _contradictions(cfg: DictConfig) -> Iterator[str]:
         yield "device.precision: mps has no float64 (got float64). Use device.precision=float32 or device=cpu."
     if cfg.device.name in ("cpu", "mps") and cfg.device.precision == "tf32":
         yield f"device.precision: {cfg.device.name} has no tf32 (got tf32). Use float32 or device=cuda."
+    if cfg.evaluation.interval and not cfg.evaluation.episodes:
+        yield (
+            f"evaluation.interval: evaluations need episodes (got evaluation.episodes={cfg.evaluation.episodes}). "
+            "Use evaluation.episodes=50, or evaluation.interval=0."
+        )
     network = cfg.network
     if network._metadata.object_type is not NetworkConfig:
         return

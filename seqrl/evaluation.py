@@ -1,13 +1,17 @@
 """Fresh episodes of a policy, without learning from them."""
 
+import copy
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from seqrl.envs.base import BatchedEnv
+from seqrl.envs.base import BatchedEnv, Restorable
 from seqrl.loggers import Row
-from seqrl.networks import Distribution
+from seqrl.networks import Distribution, Network
 from seqrl.runner import Player, Runner
 from seqrl.types import State
 
@@ -40,6 +44,79 @@ def play(
     returns = torch.cat([rollout.reward.where(rollout.valid, 0).sum(0) for rollout in rollouts])
     lengths = torch.cat([rollout.valid.sum(0) for rollout in rollouts])
     return returns[:episodes].double().cpu(), lengths[:episodes].double().cpu()
+
+
+class Evaluator:
+    """Plays the same fresh episodes whenever it is asked, so that only the policy makes a difference.
+
+    make_env              builds environments of its own; they are kept, and begin anew with every evaluation
+    make_generator        builds what draws the actions where they are sampled; the same one every time
+    episodes              in equal shares of every environment
+    greedy                take the likeliest action; False: a sampled one; "both": one after the other
+    memoryless_control    play them once more with memory zeroed before every step
+    episode_limit         steps after which an episode counts as one that never ends
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], BatchedEnv],
+        make_generator: Callable[[], torch.Generator],
+        episodes: int,
+        greedy: bool | str,
+        memoryless_control: bool,
+        episode_limit: int,
+    ) -> None:
+        self.episodes, self.greedy, self.memoryless_control = episodes, greedy, memoryless_control
+        self._make_env, self._make_generator, self._episode_limit = make_env, make_generator, episode_limit
+        self._env: BatchedEnv | None = None
+        self._beginning: dict[str, Any] = {}
+
+    def row(self, network: Network) -> Row:
+        """Scalars of an evaluation of a network, which learns nothing from it; {} if no episodes are wanted."""
+        if not self.episodes:
+            return {}
+        with frozen(network):
+            scalars = row(*self.play(network, bool(self.greedy)))
+            if self.greedy == "both":
+                sampled = row(*self.play(network, greedy=False))
+                del sampled["evaluation/episodes"]
+                scalars |= {name.replace("/", "/sampled_"): value for name, value in sampled.items()}
+            if self.memoryless_control:
+                returns, _ = self.play(Forgetful(network), bool(self.greedy))
+                scalars["evaluation/return_without_memory"] = float(returns.mean())
+        return scalars
+
+    def play(self, player: Player, greedy: bool) -> tuple[Tensor, Tensor]:
+        """Return and length [episodes] of each episode; of the same episodes, whoever plays."""
+        generator = None if greedy else self._make_generator()
+        return play(self._at_its_beginning(), player, self.episodes, generator, self._episode_limit)
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+
+    def _at_its_beginning(self) -> BatchedEnv:
+        if self._env is not None and isinstance(self._env, Restorable):
+            # An environment may go on in the very arrays that it is handed.
+            self._env.load_state_dict(copy.deepcopy(self._beginning))
+            return self._env
+        self.close()
+        self._env = self._make_env()
+        if isinstance(self._env, Restorable):
+            self._beginning = copy.deepcopy(self._env.state_dict())
+        return self._env
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Meanwhile nothing that is seen moves a network's running statistics, and no dropout draws random numbers."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def row(returns: Tensor, lengths: Tensor) -> Row:

@@ -98,6 +98,7 @@ def faster(shares: dict[str, float], bptt_length: int, learners: int, cores: int
         "environment": ["a larger parallel", "env.backend=async, if a Gymnasium environment is slow"],
         "inference": ["a larger parallel"],
         "update": update,
+        "evaluation": ["a larger evaluation.interval", "fewer evaluation.episodes"],
         "other": ["fewer loggers", "a larger checkpoint_interval"],
     }
     return "; ".join(advice[max(shares, key=lambda part: shares[part])])

@@ -183,6 +183,8 @@ class Display:
         progress = min(progress, 1.0)
         left = row["time/elapsed_seconds"] * (1 - progress) / progress if progress else math.inf
         mean = figure(row.get("rollout/return_mean", math.nan))
+        if "evaluation/return_mean" in row:
+            mean += f" · evaluated {figure(row['evaluation/return_mean'])}"
         text = f"return {mean} · {row['time/steps_per_second']:,.0f} steps/s · {duration(left)} left"
         if self._live and self._task is not None:
             self._live.update(self._task, completed=progress, description=text)

@@ -76,10 +76,12 @@ class Outputs:
         for name, logger in self.loggers.items():
             self._attempt(f"logger {name}", lambda logger=logger: logger.write(row, env_steps))  # type: ignore[misc]
 
-    def save(self, run: Run) -> bool:
-        """Write a checkpoint; return whether that went well."""
-        state, score = run.state_dict(), run.episodes.row().get("rollout/return_mean", math.nan)
-        return self._attempt("checkpoint", lambda: self.checkpoints.save(state, run.iterations, score), OSError)
+    def save(self, run: Run, result: Row | None = None) -> bool:
+        """Write a checkpoint, with the result of its evaluation if it has one; return whether that went well."""
+        row = {**run.episodes.row(), **(result or {})}
+        returns = [row.get(name, math.nan) for name in ("rollout/return_mean", "evaluation/return_mean")]
+        state = run.state_dict()
+        return self._attempt("checkpoint", lambda: self.checkpoints.save(state, run.iterations, *returns), OSError)
 
     def dump(self, name: str, evidence: dict[str, Any]) -> Path | None:
         """Write what explains a failure into the run folder; return where, None if that failed too."""

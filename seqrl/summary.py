@@ -31,8 +31,11 @@ def reason(cfg: DictConfig) -> str:
     return f"as the network has an LSTM: gradients reach back {f'{length} steps' if length else 'to the episode start'}"
 
 
-def summary(run: Run, result: Row, score: float, folder: Path) -> str:
-    """The short table at the end of a run."""
+def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None, folder: Path) -> str:
+    """The short table at the end of a run.
+
+    best   iterations of the best policy that was evaluated, and its return; None where there is only the final one
+    """
     # Whatever was chosen to be written.
     curves = "tensorboard --logdir {}" if any(folder.glob("events.out.tfevents.*")) else "{}/metrics.jsonl"
     if folder.is_relative_to(Path.cwd()):
@@ -43,6 +46,7 @@ def summary(run: Run, result: Row, score: float, folder: Path) -> str:
         )
     else:
         over = "over the last episodes of training"
+    kept = f"\n  best policy   {figure(best[1])} after {best[0]} of {run.iterations} iterations" if best else ""
     steps, clock = run.budget.steps, run.clock
     shares = {part: share for part, share in clock.shares.items() if part != "other" or share > 0.05}
     spent = ", ".join(f"{part} {share:.0%}" for part, share in sorted(shares.items(), key=lambda item: -item[1]))
@@ -52,7 +56,7 @@ def summary(run: Run, result: Row, score: float, folder: Path) -> str:
 {steps / clock.elapsed:,.0f} steps/s
   time went to  {spent}; idle {clock.idle:.0%}
   faster with   {faster(clock.shares, run.algorithm.bptt_length, run.algorithm.learners.count, PROCESSORS)}
-  run folder    {folder}
+  run folder    {folder}{kept}
   curves        {curves.format(folder)}
 """
 

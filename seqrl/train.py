@@ -13,29 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from seqrl import evaluation, seeds
-from seqrl.build import build, built, make_env, prepared
+from seqrl.build import build, built, make_evaluator, prepared
 from seqrl.checkpoint import Checkpoints
 from seqrl.configuration import CONF
 from seqrl.devices import Device
 from seqrl.errors import NotFiniteError, StoppedError, UnsavedError
+from seqrl.evaluation import Evaluator
 from seqrl.files import write
 from seqrl.footprint import footprint
 from seqrl.hints import Hints
 from seqrl.loggers import About, Row
 from seqrl.metrics import Display, figure
-from seqrl.networks import Network
 from seqrl.outputs import Outputs, opened
 from seqrl.program import check, fail, is_true, overrides, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
 from seqrl.resume import changes, circumstances, how_to_go_on
 from seqrl.run import Run
-from seqrl.runner import Player
 from seqrl.signals import Stop
 from seqrl.summary import introduction, sizes, summary
 from seqrl.sweeps import Point, Sweep, company
@@ -58,6 +55,8 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
         checkpoints = Checkpoints(folder, cfg.checkpoint_keep)
         run = resumed(cfg, device, checkpoints, display.say) if cfg.resume else build(cfg, device)
         stack.callback(run.runner.env.close)
+        evaluator = make_evaluator(cfg, device)
+        stack.callback(evaluator.close)
         write(folder / "config.yaml", OmegaConf.to_yaml(public(cfg)).encode())
         before = manifest.begin() if cfg.resume else {}
         implied = point.implied if point else before.get("implied", [])
@@ -74,7 +73,7 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
 
         display.say(introduction(cfg, run, device))
         with Stop(point.crew if point else None) as stop:
-            learn(cfg, run, outputs, display, stop, go_on)
+            result = learn(cfg, run, evaluator, outputs, display, stop, go_on)
             saved = outputs.save(run)
             if stop.wanted:
                 raise stop.error(go_on, saved)
@@ -84,12 +83,12 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
             seconds=run.clock.elapsed,
             peak_memory_mb=peak_memory_mb(),
         )
-        result = evaluate(cfg, run.algorithm.network, device)
-        if result:
+        if not result and (result := evaluator.row(run.algorithm.network)):
             outputs.write(result, run.budget.steps)
         score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", math.nan))
         named = {name.replace("/", "_"): value for name, value in result.items()}
-        display.end(summary(run, result, score, folder), score, run.clock.elapsed)
+        best = checkpoints.best if cfg.evaluation.interval else None
+        display.end(summary(run, result, score, best, folder), score, run.clock.elapsed)
         if not (saved or outputs.save(run)):
             raise UnsavedError(
                 f"checkpoint: the final policy could not be saved in {folder}. "
@@ -115,11 +114,17 @@ def command(implied: list[str]) -> dict[str, Any]:
     return {"overrides": said, "implied": implied, "config_dir": own[0] if own else None}
 
 
-def learn(cfg: DictConfig, run: Run, outputs: Outputs, display: Display, stop: Stop, go_on: str) -> None:
+def learn(
+    cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, display: Display, stop: Stop, go_on: str
+) -> Row:
     """Iterate until the budget is spent, or a signal asks to stop.
+
+    Returns the evaluation of the policy it ends with; {} if that had none.
 
     go_on   arguments that go on with the run, if it fails
     """
+    result: Row = {}
+    latest: Row = {}
     algorithm = run.algorithm
     hints = Hints(algorithm.minibatches, algorithm.bptt_length, cfg.rollout_length, algorithm.grad_clip_norm)
     run.clock.start()
@@ -130,12 +135,29 @@ def learn(cfg: DictConfig, run: Run, outputs: Outputs, display: Display, stop: S
             dump = outputs.dump("not_finite.pt", error.evidence)
             raise NotFiniteError(f"{error} Go on with {go_on}. What led to it is in {dump}.") from error
         outputs.write(row, run.budget.steps)
-        display.show(run.budget.progress, row)
+        result = evaluated(run, evaluator, outputs) if is_due(cfg.evaluation.interval, run) else {}
+        latest = result or latest
+        display.show(run.budget.progress, {**row, **latest})
         for hint in hints.new(row):
             display.say(f"hint: {hint}")
-        if cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0:
-            outputs.save(run)
+        if result or (cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0):
+            outputs.save(run, result)
         run.clock.lap("other")
+    return result
+
+
+def is_due(interval: int, run: Run) -> bool:
+    """Whether to evaluate after this iteration: the policy that a run ends with is one of those."""
+    return bool(interval) and (run.iterations % interval == 0 or run.budget.spent)
+
+
+def evaluated(run: Run, evaluator: Evaluator, outputs: Outputs) -> Row:
+    """Evaluate the policy as it is now, on a clock of its own; its scalars."""
+    run.clock.lap("other")
+    result = evaluator.row(run.algorithm.network)
+    outputs.write(result, run.budget.steps)
+    run.clock.lap("evaluation")
+    return result
 
 
 def validate(cfg: DictConfig) -> None:
@@ -173,28 +195,6 @@ def resumed(cfg: DictConfig, device: Device, checkpoints: Checkpoints, say: Call
     for change in changed:
         say(f"changed: {change}")
     return run
-
-
-def evaluate(cfg: DictConfig, network: Network, device: Device) -> Row:
-    """Play fresh episodes with the final policy, the same number of every environment; {} if none are wanted."""
-    if not cfg.evaluation.episodes:
-        return {}
-    row = evaluation.row(*played(cfg, network, device))
-    if cfg.evaluation.memoryless_control:
-        returns, _ = played(cfg, evaluation.Forgetful(network), device)
-        row["evaluation/return_without_memory"] = float(returns.mean())
-    return row
-
-
-def played(cfg: DictConfig, player: Player, device: Device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return and length of each episode of an evaluation; of the same episodes, whoever plays."""
-    episodes = cfg.evaluation.episodes
-    env = make_env(cfg, device, min(episodes, cfg.parallel), "evaluation")
-    generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
-    try:
-        return evaluation.play(env, player, episodes, generator, cfg.runner.episode_limit)
-    finally:
-        env.close()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -44,6 +44,38 @@ def test_as_many_are_kept_as_is_asked_for_and_the_best(tmp_path):
     assert files(tmp_path) == both(5, 6, 7)
 
 
+def test_where_policies_were_evaluated_the_best_is_one_of_those(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    unknown = float("nan")
+    scores = [(90.0, unknown), (1.0, 5.0), (80.0, unknown), (2.0, 7.0), (3.0, 6.0), (70.0, 7.0), (4.0, unknown)]
+    bests = []
+    for iteration, (training, evaluation) in enumerate(scores):
+        checkpoints.save({"iterations": iteration}, iteration, training, evaluation)
+        bests.append(checkpoints.best)
+    assert bests == [(0, 90.0), (1, 5.0), (1, 5.0), (3, 7.0), (3, 7.0), (3, 7.0), (3, 7.0)]
+    assert files(tmp_path) == both(3, 6)
+
+
+def test_what_is_saved_once_more_without_its_returns_stays_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for iteration, score in enumerate([1.0, 9.0]):
+        checkpoints.save({"iterations": iteration}, iteration, score, score)
+    # As a run does that goes on from there.
+    checkpoints.begin({"iterations": 1}, 1)
+    assert checkpoints.best == (1, 9.0)
+    for iteration in (2, 3):
+        checkpoints.save({"iterations": iteration}, iteration, 100.0)
+    assert files(tmp_path) == both(1, 3)
+    assert checkpoints.newest()[0]["iterations"] == 3
+
+
+@pytest.mark.parametrize("facts", ["{}", '{"return_mean": null}', '{"return_mean": "9"}'])
+def test_where_no_return_is_known_none_is_the_best(tmp_path, facts):
+    checkpoints = saved(tmp_path, 1)
+    (tmp_path / "checkpoints" / "00000001.json").write_text(facts)
+    assert checkpoints.best is None
+
+
 def test_what_a_run_has_left_behind_does_not_come_back(tmp_path):
     checkpoints = saved(tmp_path, 8, 9)
     (tmp_path / "checkpoints" / "00000009.pt").write_bytes(b"damaged")

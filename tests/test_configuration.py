@@ -201,6 +201,10 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("+experiment=masked_cartpole", r"experiment: is a group that is there already. Write experiment=…"),
         ("trust=os", r"trust: must be a list, such as \[a,b\]\."),
         ("network.inputs=[first,last]", r"network.inputs: can name previous_action, .* \(got 'last'\)"),
+        ("evaluation.interval=-1", r"evaluation.interval: must be 0 or more \(got -1\)"),
+        ("evaluation.greedy=maybe", r"evaluation.greedy: must be one of true, false, both \(got 'maybe'\)"),
+        ("evaluation.greedy=bth", r"evaluation.greedy: .* Did you mean both\?"),
+        ("evaluation={interval: 5, episodes: 0}", r"evaluation.interval: evaluations need episodes .*episodes=0"),
         ("env.hidden=[a]", r"env.hidden\[0\]: must be a whole number \(got a\)"),
     ],
 )

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
-from seqrl.evaluation import Forgetful, play, row
+from seqrl.envs import CartPole, GymnasiumEnv, TMaze
+from seqrl.evaluation import Evaluator, Forgetful, frozen, play, row
 from seqrl.networks.heads import Categorical
 from tests.parts import small_network
 from tests.worlds import Cue, Script
@@ -24,6 +26,108 @@ def test_scalars_of_an_evaluation():
         "evaluation/length_mean": 5.0,
         "evaluation/episodes": 2,
     }
+
+
+# How to build environments, and whether they can begin anew without being built again.
+WORLDS = {
+    "cartpole": (lambda: CartPole(3, seed=1), True),
+    "tmaze": (lambda: TMaze(3, seed=1, corridor_length=2), True),
+    "sync": (lambda: GymnasiumEnv("CartPole-v1", 3, seed=1, backend="sync"), True),
+    "vector": (lambda: GymnasiumEnv("CartPole-v1", 3, seed=1, backend="vector"), True),
+    "of the user": (lambda: Cue(3, seed=1), False),
+}
+
+
+def evaluator(make_env, episodes=7, greedy=True, memoryless_control=False):
+    def generator():
+        return torch.Generator().manual_seed(5)
+
+    return Evaluator(make_env, generator, episodes, greedy, memoryless_control, episode_limit=1000)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_evaluation_plays_the_same_episodes(world, greedy):
+    make_env, are_kept = WORLDS[world]
+    built = []
+
+    def build():
+        built.append(make_env())
+        return built[-1]
+
+    evaluations = evaluator(build)
+    # One that does not do the same in all of these worlds.
+    network = small_network(make_env(), seed=9)
+    first = evaluations.play(network, greedy)
+    evaluations.play(small_network(make_env(), seed=1), greedy)
+    again = evaluations.play(network, greedy)
+    assert [part.tolist() for part in again] == [part.tolist() for part in first]
+    assert len(built) == (1 if are_kept else 3)
+    evaluations.close()
+    # Not because there is only one episode.
+    returns, _ = play(make_env(), network, 60, None if greedy else torch.Generator().manual_seed(5), 1000)
+    assert len(set(returns.tolist())) > 1
+    assert returns[:7].tolist() == first[0].tolist()
+
+
+def test_both_policies_and_the_one_without_memory_are_told_apart():
+    scalars = evaluator(lambda: Script([[3], [4]]), 2, "both", True).row(small_network(Script([[3]])))
+    assert scalars == {
+        "evaluation/return_mean": 8.0,
+        "evaluation/return_std": 2.0,
+        "evaluation/return_min": 6.0,
+        "evaluation/length_mean": 3.5,
+        "evaluation/episodes": 2,
+        "evaluation/sampled_return_mean": 8.0,
+        "evaluation/sampled_return_std": 2.0,
+        "evaluation/sampled_return_min": 6.0,
+        "evaluation/sampled_length_mean": 3.5,
+        "evaluation/return_without_memory": 8.0,
+    }
+
+
+@pytest.mark.parametrize(("greedy", "likeliest"), [(True, True), (False, False)])
+def test_the_likeliest_or_a_sampled_action_is_taken_as_asked(greedy, likeliest):
+    make_env, _ = WORLDS["cartpole"]
+    network = small_network(make_env())
+    means = [evaluator(make_env, 30, kind).row(network)["evaluation/return_mean"] for kind in (greedy, True, False)]
+    assert means[1] != means[2]
+    assert means[0] == means[1 if likeliest else 2]
+
+
+def test_without_episodes_nothing_is_built_and_nothing_is_said():
+    assert evaluator(lambda: pytest.fail("built"), episodes=0).row(None) == {}
+
+
+class Adapts(nn.Module):
+    """Moves a statistic with whatever it sees while it learns, and forgets some of it at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.noise = nn.Dropout(0.5)
+        self.settled = nn.Dropout(0.5).eval()
+
+    def initial_state(self, batch_size):
+        return {}
+
+    def step(self, observation, state):
+        if self.training:
+            self.seen += len(observation)
+        return Categorical(self.noise(observation)), torch.zeros(len(observation)), {}
+
+
+def test_an_evaluation_changes_nothing_of_the_network_nor_of_torchs_own_randomness():
+    network = Adapts()
+    random = torch.get_rng_state()
+    first = evaluator(lambda: Script([[3], [4]])).row(network)
+    assert network.seen == 0
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (network.training, network.noise.training, network.settled.training) == (True, True, False)
+    assert evaluator(lambda: Script([[3], [4]])).row(network) == first
+    with pytest.raises(ZeroDivisionError), frozen(network):
+        _ = 1 / 0
+    assert network.training
 
 
 class Remembers:

@@ -53,6 +53,7 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
         ("update", 50, 4, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
         ("update", 10, 8, "fewer algorithm.epochs"),
         ("update", 0, 1, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
+        ("evaluation", 0, 2, "a larger evaluation.interval; fewer evaluation.episodes"),
         ("other", 0, 2, "fewer loggers; a larger checkpoint_interval"),
     ],
 )

@@ -96,14 +96,106 @@ def test_the_same_seed_gives_the_same_run_whatever_is_evaluated_logged_or_saved(
     for name, changes in {
         "one": [],
         "two": ["evaluation.episodes=0", "checkpoint_interval=1", "logger=jsonl"],
+        "three": ["evaluation.interval=1", "evaluation.greedy=both", "evaluation.memoryless_control=true"],
         "other": ["seed=1"],
     }.items():
         (tmp_path / name).mkdir()
         assert train(tmp_path / name, *TINY, *changes).returncode == 0
-        lines = (the_run(tmp_path / name) / "metrics.jsonl").read_text().splitlines()[:2]
-        kept = [{k: v for k, v in json.loads(line).items() if k.startswith(("train/", "rollout/"))} for line in lines]
-        rows.append(kept)
-    assert rows[0] == rows[1] != rows[2]
+        rows.append(learned(the_run(tmp_path / name)))
+    assert len(rows[0]) == 2
+    assert rows[0] == rows[1] == rows[2] != rows[3]
+
+
+def rows_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def learned(run: Path) -> list[dict]:
+    """What an update does to the policy, and what it played."""
+    return [
+        {name: value for name, value in row.items() if name.startswith(("env_steps", "train/", "rollout/"))}
+        for row in rows_of(run)
+        if "train/policy_loss" in row
+    ]
+
+
+def evaluations(run: Path) -> dict[int, dict]:
+    """Scalars of each evaluation, by the updates before it."""
+    rows = rows_of(run)
+    return {
+        sum("train/policy_loss" in row for row in rows[:place]): row
+        for place, row in enumerate(rows)
+        if "evaluation/return_mean" in row
+    }
+
+
+# Asks itself to stop after some iterations.
+STOPS = """
+import os, signal, sys
+import seqrl.run
+from seqrl import train
+
+iterate = seqrl.run.Run.iterate
+def last(self):
+    row = iterate(self)
+    if self.iterations == int(os.environ["STOP_AFTER"]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return row
+seqrl.run.Run.iterate = last
+train.main()
+"""
+
+
+# Steps so large that the policy does not only improve.
+EVALUATED = [*TINY, "episodes=7", "evaluation.interval=2", "evaluation.episodes=8", "env.max_episode_steps=60"]
+EVALUATED += ["algorithm.learning_rate=0.05", "checkpoint_keep=1", "seed=1", "logger=jsonl"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A run that was evaluated at intervals, and what it said."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    done = train(folder, *EVALUATED)
+    assert done.returncode == 0, done.stderr
+    return the_run(folder), done.stdout
+
+
+def test_the_policy_is_evaluated_at_intervals_and_at_the_end_and_the_best_is_kept(evaluated):
+    run, said = evaluated
+    returns = {iteration: row["evaluation/return_mean"] for iteration, row in evaluations(run).items()}
+    assert list(returns) == [2, 4, 6, 7]
+    best = max(returns, key=lambda iteration: returns[iteration])
+    assert best != 7
+    assert {path.stem for path in (run / "checkpoints").glob("*.pt")} == {f"{best:08d}", "00000007"}
+    assert f"best policy   {returns[best]:.1f} after {best} of 7 iterations" in said
+    # Of the final policy there is one evaluation, and it is the result.
+    assert json.loads((run / "manifest.json").read_text())["result"] == returns[7]
+
+
+def test_evaluations_have_a_share_of_the_time_and_none_of_the_steps(evaluated):
+    run, _ = evaluated
+    last = [row for row in rows_of(run) if "time/elapsed_seconds" in row][-1]
+    shares = [value for name, value in last.items() if name.endswith("_share") and "idle" not in name]
+    assert sum(shares) == pytest.approx(1)
+    assert last["time/evaluation_share"] > 0
+    assert last["env_steps"] == pytest.approx(last["rollout/length_mean"] * last["rollout/episodes"])
+    assert last["time/steps_per_second"] == pytest.approx(last["env_steps"] / last["time/elapsed_seconds"])
+
+
+def test_a_run_that_goes_on_keeps_its_best_policy_and_evaluates_what_it_would_have(evaluated, tmp_path):
+    whole, _ = evaluated
+    command = [sys.executable, "-c", STOPS, *EVALUATED, "hydra.run.dir=parts"]
+    environment = {**os.environ, "STOP_AFTER": "3"}
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, env=environment).returncode == 143
+    parts = tmp_path / "parts"
+    assert list(evaluations(parts)) == [2]
+    done = train(tmp_path, "resume=parts")
+    assert done.returncode == 0, done.stderr
+    assert evaluations(parts) == evaluations(whole)
+    assert learned(parts) == learned(whole)
+    assert {path.name for path in (parts / "checkpoints").iterdir()} == {
+        path.name for path in (whole / "checkpoints").iterdir()
+    }
 
 
 def test_a_sweep_makes_a_run_of_every_point(tmp_path):
