@@ -26,7 +26,8 @@ TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
 class Checkpoints:
     """Checkpoints of one run folder: the newest ones, and the best.
 
-    The best is the one with the highest return in its evaluation, or in training where none was evaluated.
+    The best is the one with the highest return in its evaluation, or in training where none was evaluated; of equal
+    ones the newest, which has learned more.
 
     folder   of the run
     keep     how many of the newest to keep; more than one, lest a damaged one is the only one
@@ -95,7 +96,28 @@ class Checkpoints:
             except ValueError as error:
                 damaged.append(f"{name}.pt {error}")
         found = f": {', '.join(damaged)}" if damaged else ""
-        raise CheckpointError(f"resume: {self.folder} holds no checkpoint that can be used{found}. Start a new run.")
+        raise CheckpointError(f"{self.folder}: holds no checkpoint that can be used{found}. Start a new run.")
+
+    def load(self, iteration: int) -> dict[str, Any]:
+        """The state after so many iterations. Raises CheckpointError if it is not there, or not sound."""
+        name = f"{iteration:08d}"
+        if iteration not in self.iterations:
+            known = ", ".join(map(str, self.iterations)) or "nothing"
+            raise CheckpointError(
+                f"{self.folder}: holds none after {iteration} iterations (got {known}). Use another one."
+            )
+        try:
+            return self._load(name)
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            fault = str(error)
+        raise CheckpointError(f"{self.folder}: {name}.pt {fault}. Use another one.")
+
+    @property
+    def iterations(self) -> list[int]:
+        """Those after which there is a checkpoint."""
+        return [int(name) for name in self._names()]
 
     @property
     def best(self) -> tuple[int, float] | None:
@@ -125,12 +147,12 @@ class Checkpoints:
         for kind in (EVALUATION, TRAINING):
             known = {name: it[kind] for name, it in facts.items() if isinstance(it.get(kind), float)}
             if known:
-                return max(known.items(), key=lambda item: item[1])
+                return max(known.items(), key=lambda item: (item[1], item[0]))
         return None
 
     def _names(self) -> list[str]:
         """All that were finished, in the order of their iterations."""
-        return sorted(file.stem for file in self.folder.glob("[0-9]*.json"))
+        return sorted(file.stem for file in self.folder.glob("[0-9]*.json") if file.stem.isdecimal())
 
     def _facts(self, name: str) -> dict[str, Any]:
         try:

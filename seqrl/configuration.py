@@ -166,6 +166,16 @@ class DeviceConfig:
     precision: str = "float32"
 
 
+# Of the parts that play, by what they build.
+SCHEMAS = {
+    "seqrl.devices.Device": DeviceConfig,
+    "seqrl.envs.CartPole": CartPoleConfig,
+    "seqrl.envs.GymnasiumEnv": GymnasiumConfig,
+    "seqrl.envs.TMaze": TMazeConfig,
+    "seqrl.networks.recurrent_network": NetworkConfig,
+}
+
+
 @dataclass
 class RunnerConfig:
     _target_: str = MISSING
@@ -327,6 +337,23 @@ def faults(cfg: DictConfig) -> list[str]:
     )
 
 
+def faults_of_policy(cfg: DictConfig) -> list[str]:
+    """The same of those parts that it takes to play: environment, network, device, evaluation."""
+    return [*_unknown_keys(cfg), *_unresolved(cfg)] or [
+        *_values(cfg), *_choices(cfg), *_contradictions(cfg), *distrusted(cfg)
+    ]  # fmt: skip
+
+
+def typed(part: DictConfig) -> DictConfig:
+    """A part of a configuration that was saved, with its types again; a file of a user's own may give it none."""
+    schema = SCHEMAS.get(part._target_)
+    if schema is None:
+        return part
+    found = OmegaConf.merge(OmegaConf.structured(schema), part)
+    assert isinstance(found, DictConfig)
+    return part if OmegaConf.missing_keys(found) else found
+
+
 def choices(group: str) -> list[str]:
     """Names of the files in a group."""
     return sorted(file.stem for file in (CONF / group.replace("sequence_learning", "sequence")).glob("*.yaml"))
@@ -400,8 +427,8 @@ def _choices(cfg: DictConfig) -> Iterator[str]:
     for name in OmegaConf.select(cfg, "network.inputs") or []:
         if name not in INPUTS:
             yield f"network.inputs: can name {', '.join(INPUTS)} (got {name!r}).{nearest(str(name), INPUTS)}"
-    can_anneal = [name for name in ANNEALED if name in cfg.algorithm]
     for name in OmegaConf.select(cfg, "algorithm.anneal") or []:
+        can_anneal = [name for name in ANNEALED if name in cfg.algorithm]
         if name not in can_anneal:
             yield f"algorithm.anneal: can name {', '.join(can_anneal)} (got {name!r}).{nearest(name, can_anneal)}"
 

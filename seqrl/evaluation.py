@@ -15,6 +15,9 @@ from seqrl.networks import Distribution, Network
 from seqrl.runner import Player, Runner
 from seqrl.types import State
 
+# How episodes are played.
+GREEDY, SAMPLED, WITHOUT_MEMORY = "greedy", "sampled", "without_memory"
+
 
 class Forgetful:
     """A network whose memory is zeroed before every step: what it then reaches, it reaches without memory."""
@@ -72,23 +75,32 @@ class Evaluator:
         self._beginning: dict[str, Any] = {}
 
     def row(self, network: Network) -> Row:
-        """Scalars of an evaluation of a network, which learns nothing from it; {} if no episodes are wanted."""
+        """Scalars of an evaluation of a network; {} if no episodes are wanted."""
         if not self.episodes:
             return {}
-        with frozen(network):
-            scalars = row(*self.play(network, bool(self.greedy)))
-            if self.greedy == "both":
-                sampled = row(*self.play(network, greedy=False))
-                del sampled["evaluation/episodes"]
-                scalars |= {name.replace("/", "/sampled_"): value for name, value in sampled.items()}
-            if self.memoryless_control:
-                returns, _ = self.play(Forgetful(network), bool(self.greedy))
-                scalars["evaluation/return_without_memory"] = float(returns.mean())
+        played = self.play(network)
+        scalars = row(*next(iter(played.values())))
+        if self.greedy == "both":
+            sampled = row(*played[SAMPLED])
+            del sampled["evaluation/episodes"]
+            scalars |= {name.replace("/", "/sampled_"): value for name, value in sampled.items()}
+        if WITHOUT_MEMORY in played:
+            scalars["evaluation/return_without_memory"] = float(played[WITHOUT_MEMORY][0].mean())
         return scalars
 
-    def play(self, player: Player, greedy: bool) -> tuple[Tensor, Tensor]:
-        """Return and length [episodes] of each episode; of the same episodes, whoever plays."""
-        generator = None if greedy else self._make_generator()
+    def play(self, network: Network) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return and length [episodes] of each episode, by how it is played; the network learns nothing from it."""
+        usual = GREEDY if self.greedy else SAMPLED
+        with frozen(network):
+            played = {usual: self._play(network, usual)}
+            if self.greedy == "both":
+                played[SAMPLED] = self._play(network, SAMPLED)
+            if self.memoryless_control:
+                played[WITHOUT_MEMORY] = self._play(Forgetful(network), usual)
+        return played
+
+    def _play(self, player: Player, how: str) -> tuple[Tensor, Tensor]:
+        generator = self._make_generator() if how == SAMPLED else None
         return play(self._at_its_beginning(), player, self.episodes, generator, self._episode_limit)
 
     def close(self) -> None:

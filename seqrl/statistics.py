@@ -60,6 +60,16 @@ def estimate(strata: Sequence[Array]) -> Estimate:
     return Estimate(value, low, high)
 
 
+def mean(values: Array) -> Estimate:
+    """Mean of independent values [n], and its interval by a bootstrap."""
+    random = np.random.default_rng(0)
+    if len(values) == 1:
+        return Estimate(values[0], np.array(np.nan), np.array(np.nan))
+    # One by one: there may be many values.
+    drawn = [values[random.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    return Estimate(values.mean(), *_interval(np.array(drawn)))
+
+
 def difference(a: Array, b: Array) -> tuple[Estimate, float]:
     """How much larger the mean of `a` is than that of `b`, and the p-value.
 

@@ -38,7 +38,8 @@ def test_as_many_are_kept_as_is_asked_for_and_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=3)
     for iteration, score in enumerate([1.0, float("nan"), 7.0, 7.0, 2.0, 3.0, 4.0]):
         checkpoints.save({"iterations": iteration}, iteration, score)
-    assert files(tmp_path) == both(2, 4, 5, 6)
+    # Of two that are equal, the one that has learned more.
+    assert files(tmp_path) == both(3, 4, 5, 6)
     assert checkpoints.newest()[0]["iterations"] == 6
     checkpoints.save({"iterations": 7}, 7, 8.0)
     assert files(tmp_path) == both(5, 6, 7)
@@ -52,8 +53,8 @@ def test_where_policies_were_evaluated_the_best_is_one_of_those(tmp_path):
     for iteration, (training, evaluation) in enumerate(scores):
         checkpoints.save({"iterations": iteration}, iteration, training, evaluation)
         bests.append(checkpoints.best)
-    assert bests == [(0, 90.0), (1, 5.0), (1, 5.0), (3, 7.0), (3, 7.0), (3, 7.0), (3, 7.0)]
-    assert files(tmp_path) == both(3, 6)
+    assert bests == [(0, 90.0), (1, 5.0), (1, 5.0), (3, 7.0), (3, 7.0), (5, 7.0), (5, 7.0)]
+    assert files(tmp_path) == both(5, 6)
 
 
 def test_what_is_saved_once_more_without_its_returns_stays_the_best(tmp_path):
@@ -114,7 +115,7 @@ def test_where_none_is_sound_the_run_does_not_start_from_scratch(tmp_path):
     checkpoints = saved(tmp_path, 1, 2)
     for path in (tmp_path / "checkpoints").glob("*.pt"):
         path.write_bytes(b"text")
-    with pytest.raises(CheckpointError, match=r"resume: .*no checkpoint that can be used: .*Start a new run"):
+    with pytest.raises(CheckpointError, match=r"checkpoints: holds no checkpoint that can be used: .*Start a new run"):
         checkpoints.newest()
 
 
@@ -136,7 +137,7 @@ def test_a_checkpoint_that_was_not_finished_is_none(tmp_path):
 
 
 def test_where_nothing_was_saved_there_is_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint that can be used\. Start a new run"):
+    with pytest.raises(CheckpointError, match=r"checkpoints: holds no checkpoint that can be used\. Start a new run"):
         Checkpoints(tmp_path).newest()
 
 

@@ -55,12 +55,12 @@ def test_every_evaluation_plays_the_same_episodes(world, greedy):
         built.append(make_env())
         return built[-1]
 
-    evaluations = evaluator(build)
+    evaluations = evaluator(build, greedy=greedy)
     # One that does not do the same in all of these worlds.
     network = small_network(make_env(), seed=9)
-    first = evaluations.play(network, greedy)
-    evaluations.play(small_network(make_env(), seed=1), greedy)
-    again = evaluations.play(network, greedy)
+    (first,) = evaluations.play(network).values()
+    evaluations.play(small_network(make_env(), seed=1))
+    (again,) = evaluations.play(network).values()
     assert [part.tolist() for part in again] == [part.tolist() for part in first]
     assert len(built) == (1 if are_kept else 3)
     evaluations.close()

@@ -22,10 +22,12 @@ FORBIDDEN = {
     "seqrl.types": ["seqrl"],
 }
 # Where the configuration comes in.
-ENTRANCE = [f"seqrl.{m}" for m in ("train", "verify", "program", "configuration", "complaints", "sweeps", "trust")]
+ENTRANCE = [
+    f"seqrl.{m}" for m in ("train", "evaluate", "verify", "program", "configuration", "complaints", "sweeps", "trust")
+]
 ALLOWED = {
     "hydra": [*ENTRANCE, "seqrl.build"],
-    "omegaconf": [*ENTRANCE, "seqrl.build", "seqrl.resume", "seqrl.summary", "seqrl.tune.space"],
+    "omegaconf": [*ENTRANCE, "seqrl.build", "seqrl.policy", "seqrl.resume", "seqrl.summary", "seqrl.tune.space"],
     "tensorboard": ["seqrl.loggers.tensorboard"],
     "torch.utils.tensorboard": ["seqrl.loggers.tensorboard"],
     "wandb": ["seqrl.loggers.wandb"],
@@ -38,6 +40,7 @@ ALLOWED = {
     "seqrl.tune": ["seqrl.tune"],
     "seqrl.train": [],
     "seqrl.verify": [],
+    "seqrl.evaluate": [],
 }
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seqrl.statistics import difference, estimate, holm, interquartile_mean
+from seqrl.statistics import difference, estimate, holm, interquartile_mean, mean
 
 
 def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end():
@@ -20,6 +20,15 @@ def test_the_bootstrap_draws_within_each_stratum():
     spread = estimate([np.arange(20.0)])
     assert spread.value == 9.5
     assert 4 < spread.low < 8 < 11 < spread.high < 15
+
+
+def test_the_interval_of_a_mean_holds_it_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    of = [mean(random.normal(size=50)) for _ in range(300)]
+    assert 0.91 < np.mean([it.low < 0 < it.high for it in of]) < 0.98
+    alone = mean(np.array([2.0]))
+    assert alone.value == 2
+    assert np.isnan([alone.low, alone.high]).all()
 
 
 def test_the_permutation_test_counts_every_way_of_dealing():

@@ -164,7 +164,7 @@ def test_the_policy_is_evaluated_at_intervals_and_at_the_end_and_the_best_is_kep
     run, said = evaluated
     returns = {iteration: row["evaluation/return_mean"] for iteration, row in evaluations(run).items()}
     assert list(returns) == [2, 4, 6, 7]
-    best = max(returns, key=lambda iteration: returns[iteration])
+    best = max(returns, key=lambda iteration: (returns[iteration], iteration))
     assert best != 7
     assert {path.stem for path in (run / "checkpoints").glob("*.pt")} == {f"{best:08d}", "00000007"}
     assert f"best policy   {returns[best]:.1f} after {best} of 7 iterations" in said

@@ -1,0 +1,94 @@
+"""A run's folder is data, whoever wrote it, and may still be written."""
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from seqrl import policy
+from seqrl.checkpoint import Checkpoints
+from seqrl.configuration import SCHEMAS, NetworkConfig, choices
+from seqrl.errors import CheckpointError
+from tests.test_configuration import composed
+
+CONFIG = {
+    "env": {"_target_": "seqrl.envs.TMaze", "corridor_length": 5},
+    "network": {
+        "_target_": "seqrl.networks.recurrent_network", "type": "lstm", "use_lstm": True, "use_attention": False,
+    },
+    "device": {"_target_": "seqrl.devices.Device", "name": "cpu"},
+    "runner": {"episode_limit": 1000},
+    "evaluation": {"episodes": 40, "greedy": True},
+    "parallel": 16,
+    "seed": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{group}={name}" for group in ("env", "network", "device") for name in choices(group)]
+)
+def test_every_part_that_plays_has_its_types_again(choice):
+    cfg = composed(choice)
+    for part in (cfg.env, cfg.network, cfg.device):
+        assert SCHEMAS[part._target_] is OmegaConf.get_type(part)
+
+
+def test_parts_that_a_version_did_not_know_have_their_defaults(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    cfg = policy.configuration(tmp_path)
+    assert OmegaConf.get_type(cfg.network) is NetworkConfig
+    assert (cfg.network.hidden_size, cfg.device.threads, cfg.evaluation.interval) == (128, 1, 0)
+
+
+def test_a_network_from_a_file_of_ones_own_is_taken_as_it_is(tmp_path):
+    own = {"_target_": "seqrl.networks.recurrent_network", "use_lstm": True, "use_attention": False, "window": 3}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "network": own}))
+    assert policy.configuration(tmp_path).network == own
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1, 2]",
+        "text",
+        "\0",
+        "a: [",
+        "env: !!python/object/apply:os.system ['touch created']",
+        "env: 3",
+        yaml.safe_dump({key: value for key, value in CONFIG.items() if key != "seed"}),
+        yaml.safe_dump({**CONFIG, "env": {"_target_": "seqrl.envs.TMaze", "corridor_length": "far"}}),
+        yaml.safe_dump({**CONFIG, "env": {"corridor_length": 5}}),
+        yaml.safe_dump({**CONFIG, "evaluation": None}),
+        yaml.safe_dump({**CONFIG, "seed": "${evil:1}"}),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=r"^run: \S+config.yaml is not the configuration of a run: [^\n]+\.$"):
+        policy.configuration(tmp_path)
+    assert not (tmp_path / "created").exists()
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile_is_looked_for_again(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save({"iterations": 1, "weight": torch.ones(1)}, 1, 5.0)
+    load, asked = Checkpoints.load, []
+
+    def load_too_late(self, iteration):
+        asked.append(iteration)
+        if iteration < 4:
+            # As a run does that goes on.
+            checkpoints.save({"iterations": iteration + 1}, iteration + 1, 5.0 + iteration)
+        return load(self, iteration)
+
+    monkeypatch.setattr(Checkpoints, "load", load_too_late)
+    state, _ = policy.checkpoint(tmp_path, "best")
+    assert (state["iterations"], asked) == (4, [1, 2, 3, 4])
+
+
+def test_without_a_known_return_there_is_no_best(tmp_path):
+    Checkpoints(tmp_path).save({}, 1)
+    with pytest.raises(CheckpointError, match=r"checkpoints: of none is the return known\. Use checkpoint=last\.$"):
+        policy.checkpoint(tmp_path, "best")
