@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl import seeds
 from seqrl.configuration import NetworkConfig
 from seqrl.devices import Device, chosen
-from seqrl.envs.base import BatchedEnv
+from seqrl.envs import BatchedEnv, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
 from seqrl.errors import ConfigError
 from seqrl.evaluation import Evaluator
@@ -95,6 +95,18 @@ def make_evaluator(cfg: DictConfig, device: Device) -> Evaluator:
         memoryless_control=wanted.memoryless_control,
         episode_limit=cfg.runner.episode_limit,
     )
+
+
+def settled(cfg: DictConfig, env: BatchedEnv) -> str:
+    """Write into the configuration who plays, if that was left open, so that nothing chooses again.
+
+    Returns a line that says it, or nothing.
+    """
+    env = env.env if isinstance(env, WithInputs) else env
+    if not isinstance(env, GymnasiumEnv) or cfg.env.get("backend") != "auto":
+        return ""
+    cfg.env.backend = env.choice.backend
+    return f"environments: {env.choice.backend}, {env.choice.why}"
 
 
 def network_builder(cfg: DictConfig) -> Callable[..., Network]:

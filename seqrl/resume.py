@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl.errors import CheckpointError, ConfigError
+from seqrl.trust import public
 
 KEY = "resume="
 # Keys that decide nothing of what is learned.
@@ -60,6 +61,13 @@ def changes(before: DictConfig, now: DictConfig) -> list[str]:
     old, new = dict(_leaves(OmegaConf.to_container(before))), dict(_leaves(OmegaConf.to_container(now)))
     keys = [key for key in {**old, **new} if not NO_MATTER.match(key) and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
+
+
+def keep_backend(before: DictConfig, now: DictConfig) -> None:
+    """Where `now` leaves env.backend open, take what plays already, if the environments are the same."""
+    other = [change for change in changes(before, public(now)) if re.match(r"env\.(?!backend:)", change)]
+    if now.env.get("backend") == "auto" and not other:
+        now.env.backend = before.env.get("backend", "auto")
 
 
 def circumstances(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -15,10 +15,11 @@ from seqrl.run import Run
 from seqrl.types import Rollout
 
 
-def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
-    """What learns, why it was selected, and where."""
+def introduction(cfg: DictConfig, run: Run, device: Device, choice: str) -> str:
+    """What learns, why it was selected, and where; and the line about a `choice` of the environments, if any."""
     size = f"{parameters(run.algorithm.network):,} parameters"
-    return f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {device.torch_device}"
+    learns = f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {device.torch_device}"
+    return f"{learns}\n{choice}".rstrip()
 
 
 def reason(cfg: DictConfig) -> str:

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from seqrl.build import build, built, make_evaluator, prepared
+from seqrl.build import build, built, make_evaluator, prepared, settled
 from seqrl.checkpoint import Checkpoints
 from seqrl.configuration import CONF
 from seqrl.devices import Device
@@ -31,7 +31,7 @@ from seqrl.metrics import Display, figure
 from seqrl.outputs import Outputs, opened
 from seqrl.program import check, fail, is_true, overrides, report, started
 from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
-from seqrl.resume import changes, circumstances, how_to_go_on
+from seqrl.resume import changes, circumstances, how_to_go_on, keep_backend
 from seqrl.run import Run
 from seqrl.signals import Stop
 from seqrl.summary import introduction, sizes, summary
@@ -55,6 +55,7 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
         checkpoints = Checkpoints(folder, cfg.checkpoint_keep)
         run = resumed(cfg, device, checkpoints, display.say) if cfg.resume else build(cfg, device)
         stack.callback(run.runner.env.close)
+        choice = settled(cfg, run.runner.env)
         evaluator = make_evaluator(cfg, device)
         stack.callback(evaluator.close)
         write(folder / "config.yaml", OmegaConf.to_yaml(public(cfg)).encode())
@@ -71,7 +72,7 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
         go_on = how_to_go_on(folder, cfg.trust, manifest.facts["config_dir"])
         checkpoints.begin(run.state_dict(), run.iterations)
 
-        display.say(introduction(cfg, run, device))
+        display.say(introduction(cfg, run, device, choice))
         with Stop(point.crew if point else None) as stop:
             result = learn(cfg, run, evaluator, outputs, display, stop, go_on)
             saved = outputs.save(run)
@@ -173,7 +174,7 @@ def validate(cfg: DictConfig) -> None:
         run.algorithm.update(rollout, 0.0)
     finally:
         run.runner.env.close()
-    display.say(introduction(cfg, run, device))
+    display.say(introduction(cfg, run, device, settled(cfg, run.runner.env)))
     display.console.print(sizes(cfg, run, rollout, need), soft_wrap=True)
 
 
@@ -184,6 +185,7 @@ def resumed(cfg: DictConfig, device: Device, checkpoints: Checkpoints, say: Call
         say(f"warning: the checkpoint {fault}; an older one takes its place.")
     before = OmegaConf.load(Path(cfg.resume) / "config.yaml")
     assert isinstance(before, DictConfig)
+    keep_backend(before, cfg)
     changed = changes(before, public(cfg))
     if any(change.startswith(("env.", "parallel:", "seed:")) for change in changed):
         state["runner"]["environment"] = None

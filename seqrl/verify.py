@@ -11,7 +11,7 @@ import hydra
 import numpy as np
 from omegaconf import DictConfig
 
-from seqrl.build import built, make_env, make_network
+from seqrl.build import built, make_env, make_network, settled
 from seqrl.checks import Finding, env_checks, network_checks, played
 from seqrl.configuration import CONF
 from seqrl.devices import Device
@@ -29,6 +29,7 @@ def verify(cfg: DictConfig) -> list[Finding]:
 
     env = make(1, "verify")
     env.close()
+    settled(cfg, env)
     network = make_network(cfg, env, device)
     bptt_length = built(cfg.algorithm)(network, np.random.default_rng(0)).bptt_length
     return [*env_checks(make), *network_checks(played(make, network, bptt_length))]

@@ -123,6 +123,16 @@ def test_a_run_goes_on_bit_for_bit(tmp_path, algorithm, network, bptt_length, ro
 
 
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
+def test_one_process_and_a_process_each_make_the_same_run(rollouts):
+    rows = []
+    for backend in ("sync", "async"):
+        run = begun("env=gymnasium", "env.id=test/Wander-v0", f"env.backend={backend}", rollouts)
+        rows.append([numbers(run.iterate()) for _ in range(3)])
+        run.runner.env.close()
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("env", ["masked_cartpole", "tmaze"])
 def test_built_in_environments_go_on(tmp_path, env, rollouts):
     assert_same(tmp_path, f"env={env}", rollouts)

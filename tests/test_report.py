@@ -206,6 +206,15 @@ def test_what_is_not_finished_is_neither_chosen_nor_compared(tmp_path):
     assert only.recommendation.startswith("No run is finished; training return 0.90")
 
 
+def test_seeds_that_were_played_in_different_ways_are_of_one_configuration(tmp_path):
+    for seed, backend in enumerate(["sync", "async", "sync", "async"]):
+        put(tmp_path / str(seed), 1.0, seed, network="lstm")
+        with (tmp_path / str(seed) / "config.yaml").open("a") as file:
+            file.write(f"env: {{backend: {backend}}}")
+    (group,) = findings(Study(found([tmp_path]))).groups
+    assert len(group.runs) == 4
+
+
 def test_of_equal_returns_many_seeds_are_preferred_to_one(tmp_path):
     put(tmp_path / "mlp", 1.0, network="mlp")
     for seed in range(4):

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from seqrl.errors import CheckpointError
-from seqrl.resume import arguments, changes, circumstances
+from seqrl.resume import arguments, changes, circumstances, keep_backend
 
 
 @pytest.fixture
@@ -45,6 +45,21 @@ def test_what_has_changed_is_named():
     before = OmegaConf.create({"seed": 1, "network": {"width": 8, "old": 1}, "resume": None})
     now = OmegaConf.create({"seed": 1, "network": {"width": 1}, "env": {}, "resume": "x"})
     assert changes(before, now) == ["network.width: 8 -> 1", "network.old: 1 -> not there"]
+
+
+@pytest.mark.parametrize(
+    ("now", "played_by"),
+    [
+        ({"id": "A", "backend": "auto"}, "async"),
+        ({"id": "A", "backend": "sync"}, "sync"),
+        ({"id": "B", "backend": "auto"}, "auto"),
+        ({"id": "A"}, None),
+    ],
+)
+def test_the_same_environments_are_played_by_who_was_chosen_before(now, played_by):
+    before, cfg = OmegaConf.create({"env": {"id": "A", "backend": "async"}, "seed": 0}), OmegaConf.create({"env": now})
+    keep_backend(before, cfg)
+    assert cfg.env.get("backend") == played_by
 
 
 def test_other_threads_and_versions_are_named():

@@ -198,6 +198,22 @@ def test_a_run_that_goes_on_keeps_its_best_policy_and_evaluates_what_it_would_ha
     }
 
 
+def test_who_plays_is_measured_once_said_saved_and_kept(tmp_path):
+    small = [*TINY[:2], *TINY[3:], "env.id=Acrobot-v1", "+env.kwargs.max_episode_steps=20"]
+    done = train(tmp_path, *small)
+    assert re.search(r"^environments: a?sync, [\d,]+ steps/s", done.stdout, re.MULTILINE), done.stdout
+    run = the_run(tmp_path)
+    before = OmegaConf.load(run / "config.yaml")
+    assert before.env.backend in ("sync", "async")
+    # As if another had been chosen: it is not chosen again.
+    before.env.backend = "async" if before.env.backend == "sync" else "sync"
+    OmegaConf.save(before, run / "config.yaml")
+    done = train(tmp_path, f"resume={run}", "episodes=3")
+    assert done.returncode == 0, done.stderr
+    assert not re.search("^(environments|changed: env)", done.stdout, re.MULTILINE)
+    assert OmegaConf.load(run / "config.yaml").env.backend == before.env.backend
+
+
 def test_a_sweep_makes_a_run_of_every_point(tmp_path):
     swept = ["sequence_learning.bptt_length=0,10", "sequence_learning.grad_clip_norm=2,5"]
     done = train(tmp_path, "-m", *TINY, *swept)

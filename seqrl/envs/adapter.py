@@ -10,11 +10,12 @@ from gymnasium import Space
 from gymnasium.vector import AsyncVectorEnv
 from torch import Tensor
 
+from seqrl.envs.choice import episodes
 from seqrl.envs.errors import FaultyEnvError, described
 from seqrl.envs.lookup import find
 from seqrl.envs.spaces import actions, observations
 from seqrl.envs.timeouts import OverdueError, within
-from seqrl.envs.vectorize import Order, Wrap, episodes
+from seqrl.envs.vectorize import Order, Wrap
 from seqrl.errors import SeqrlError
 from seqrl.spaces import Array
 from seqrl.types import Step
@@ -30,7 +31,7 @@ class GymnasiumEnv:
     action_mask   where it is said which choices are allowed: info, for info["action_mask"], or a part of the
                observation, by name; None: in the part called action_mask, if there is one
     backend    vector: the environment's own vector form; sync: one process; async: a process each;
-               auto: vector where there is one, else sync
+               auto: vector where there is one, else sync or async, whichever is measured to be faster
     timeout_seconds   that a reset or a step of all of them may take; None: for ever. Only a process of its own can
                be ended where it hangs outside Python
 
@@ -39,6 +40,8 @@ class GymnasiumEnv:
     [-1, 1], are scaled to the bounds and clipped; several actions at once are a Joint vector.
     Under sync and async every episode has a seed of its own, from `seed`, the environment's index and the episode's
     number; an own vector form is seeded at every full reset.
+
+    choice     the backend that plays, and why it does if that was left open
 
     Raises EnvError if there is no such environment, or if it cannot be played; `reset` and `step` raise
     FaultyEnvError if it does something wrong.
@@ -62,7 +65,7 @@ class GymnasiumEnv:
     ) -> None:
         self.batch_size, self.device = batch_size, torch.device(device)
         order = Order(find(id), kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
-        self._episodes = episodes(order, backend)
+        self._episodes, self.choice = episodes(order, backend)
         envs = self._episodes.envs
         # Where environments have processes of their own, it is their answers that are waited for.
         self._alarm_seconds = None if isinstance(envs, AsyncVectorEnv) else timeout_seconds

@@ -19,7 +19,6 @@ from gymnasium.vector.async_vector_env import AsyncState
 from seqrl.envs.autoreset import OWN_EPISODES, Episodes, SeededEpisodes
 from seqrl.envs.composed import Plain, is_composed
 from seqrl.envs.errors import EnvError, described
-from seqrl.envs.lookup import MISSING_PACKAGE, explained
 from seqrl.envs.single import Single
 from seqrl.envs.timeouts import LostError, OverdueError
 from seqrl.signals import end_with_parent
@@ -153,27 +152,6 @@ class Order:
         return env
 
 
-def episodes(order: Order, backend: str) -> Episodes:
-    """Episodes of environments, played by `backend`: auto, vector, sync or async."""
-    if backend not in BACKENDS:
-        raise EnvError(f"env.backend: there is no backend {backend!r}. Use one of {', '.join(BACKENDS)}.")
-    with explained(order.spec.id, order.kwargs):
-        return BACKENDS[backend](order)
-
-
-def _auto(order: Order) -> Episodes:
-    """Its own vector form where that can be had, else one process."""
-    spec = order.spec
-    if spec.vector_entry_point is None or order.is_wrapped or (spec.additional_wrappers and spec.entry_point):
-        return _sync(order)
-    try:
-        return _vector(order)
-    except MISSING_PACKAGE:
-        if spec.entry_point is None:
-            raise
-        return _sync(order)
-
-
 def _vector(order: Order) -> Episodes:
     spec = order.spec
     if spec.vector_entry_point is None:
@@ -212,4 +190,4 @@ def _single(order: Order, index: int, home: int) -> Single:
 
 # The adapter copies, so Gymnasium need not.
 PLAIN: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
-BACKENDS = {"auto": _auto, "vector": _vector, "sync": _sync, "async": _async}
+BACKENDS: dict[str, Callable[[Order], Episodes]] = {"vector": _vector, "sync": _sync, "async": _async}

@@ -22,8 +22,8 @@ Array = NDArray[np.float64]
 INCIDENTAL = ("seed", "resume", "validate", "trust", "logger", "checkpoint_", "evaluation", "hydra", "sweep")
 # Keys of an environment that leave its task as it is.
 HOW_IT_IS_PLAYED = ("env._target_", "env.backend", "env.timeout_seconds")
-# What another key gives its value, or the number of jobs at once does.
-DERIVED = ("algorithm.learners", "algorithm.bptt_length", "algorithm.grad_clip_norm")
+# What another key gives its value, or the number of jobs at once does, or a measurement.
+DERIVED = ("env.backend", "algorithm.learners", "algorithm.bptt_length", "algorithm.grad_clip_norm")
 
 
 @dataclass(frozen=True)

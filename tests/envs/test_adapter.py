@@ -139,7 +139,7 @@ def test_resetting_nowhere_changes_nothing():
 
 def test_finished_environments_are_not_stepped():
     Clock.steps.clear()
-    with closing(GymnasiumEnv("test/Clock-v0", 2, seed=0)) as env:
+    with closing(GymnasiumEnv("test/Clock-v0", 2, seed=0, backend="sync")) as env:
         env.reset()
         for t in range(10):
             env.step(torch.tensor([int(t == 3), 0]))
