@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import Space
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from seqrl import seeds
 from seqrl.envs.spaces import visible
-from seqrl.types import Step
+from seqrl.envs.tensor import TensorEnv
 
 GRAVITY = 9.8
 POLE_MASS = 0.1
@@ -25,7 +22,7 @@ MAX_ANGLE = 12 * 2 * math.pi / 360
 START = 0.05
 
 
-class CartPole:
+class CartPole(TensorEnv):
     """Keep a pole upright on a cart by pushing the cart left (0) or right (1).
 
     Observation: position, velocity, angle, angular velocity. Reward: 1 for every step. An episode terminates when the
@@ -38,8 +35,7 @@ class CartPole:
     Source: Barto, Sutton & Anderson (1983); dynamics, thresholds and time limit of Gymnasium's CartPole-v1.
     """
 
-    observation_space: Space[Any]
-    action_space: Space[Any]
+    _names = ("state",)
 
     def __init__(
         self,
@@ -49,51 +45,27 @@ class CartPole:
         hidden: Sequence[int] = (),
         max_episode_steps: int = 500,
     ) -> None:
-        self.batch_size, self.max_episode_steps = batch_size, max_episode_steps
+        super().__init__(batch_size, seed, device)
+        self.max_episode_steps = max_episode_steps
         shown = visible(4, hidden)
         high = np.array([2 * MAX_POSITION, np.inf, 2 * MAX_ANGLE, np.inf], dtype=np.float32)[shown]
         self.observation_space = Box(-high, high, dtype=np.float32)
         self.action_space = Discrete(2)
         self._shown = torch.tensor(shown, device=device)
-        self._random = seeds.generator(seed, "environment", device)
         # float64 as in Gymnasium, but Apple's GPU has none.
         precision = torch.float32 if torch.device(device).type == "mps" else torch.float64
         self._state = torch.zeros(batch_size, 4, dtype=precision, device=device)
-        self._age = torch.zeros(batch_size, dtype=torch.int64, device=device)
 
-    def reset(self, where: Tensor | None = None) -> Tensor:
-        """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
+    def _begin(self, where: Tensor) -> None:
         start = torch.empty_like(self._state).uniform_(-START, START, generator=self._random)
-        if where is None:
-            where = torch.ones_like(self._age, dtype=torch.bool)
         self._state = start.where(where.unsqueeze(-1), self._state)
-        self._age = self._age.masked_fill(where, 0)
-        return self._observation()
 
-    def step(self, action: Tensor) -> Step:
-        """Push every cart once."""
+    def _play(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._state = moved(self._state, (2 * action - 1) * FORCE)
-        self._age = self._age + 1
         position, angle = self._state[:, 0], self._state[:, 2]
         terminated = (position.abs() > MAX_POSITION) | (angle.abs() > MAX_ANGLE)
-        return Step(
-            observation=self._observation(),
-            reward=torch.ones_like(position, dtype=torch.float32),
-            terminated=terminated,
-            truncated=self._age >= self.max_episode_steps,
-            valid=torch.ones_like(terminated),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"state": self._state, "age": self._age, "random": self._random.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
-        self._state, self._age = state["state"].to(self._state), state["age"].to(self._age)
-        self._random.set_state(state["random"])
-        return torch.ones_like(self._age, dtype=torch.bool)
-
-    def close(self) -> None:
-        """Nothing to release."""
+        reward = torch.ones_like(position, dtype=torch.float32)
+        return reward, terminated, self._age >= self.max_episode_steps
 
     def _observation(self) -> Tensor:
         return self._state.index_select(1, self._shown).float()

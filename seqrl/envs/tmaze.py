@@ -7,13 +7,12 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from seqrl import seeds
-from seqrl.types import Step
+from seqrl.envs.tensor import TensorEnv
 
 FORWARD, BACK, UP, DOWN = range(4)
 
 
-class TMaze:
+class TMaze(TensorEnv):
     """Walk down a corridor and turn, at its end, the way that a sign at its entrance said.
 
     Observation: the sign, 1 for up or -1 for down, in the first step and 0 later; whether the junction is reached.
@@ -31,54 +30,31 @@ class TMaze:
     observation_space: Space[Any] = Box(-1.0, 1.0, (2,))
     action_space: Space[Any] = Discrete(4)
 
+    _names = ("sign", "place")
+
     def __init__(
         self, batch_size: int, seed: int, device: torch.device | str = "cpu", corridor_length: int = 20
     ) -> None:
-        self.batch_size, self.corridor_length = batch_size, corridor_length
-        self._random = seeds.generator(seed, "environment", device)
+        super().__init__(batch_size, seed, device)
+        self.corridor_length = corridor_length
         self._sign = torch.zeros(batch_size, device=device)
-        self._place = torch.zeros(batch_size, dtype=torch.int64, device=device)
-        self._age = torch.zeros_like(self._place)
+        self._place = torch.zeros_like(self._age)
 
-    def reset(self, where: Tensor | None = None) -> Tensor:
-        """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
+    def _begin(self, where: Tensor) -> None:
         sign = 1 - 2 * torch.empty_like(self._sign).uniform_(generator=self._random).round()
-        if where is None:
-            where = torch.ones_like(self._place, dtype=torch.bool)
         self._sign = sign.where(where, self._sign)
         self._place = self._place.masked_fill(where, 0)
-        self._age = self._age.masked_fill(where, 0)
-        return self._observation()
 
-    def step(self, action: Tensor) -> Step:
-        """Take one step in every maze."""
+    def _play(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         at_junction = self._place == self.corridor_length
         turned = at_junction & ((action == UP) | (action == DOWN))
         right = turned & ((action == UP) == (self._sign > 0))
         place = (self._place + (action == FORWARD).long() - (action == BACK).long()).clamp(0, self.corridor_length)
-        lost = (self._age < self.corridor_length) & (place <= self._place)
+        lost = (self._age <= self.corridor_length) & (place <= self._place)
         self._place = place
-        self._age = self._age + 1
+        reward = right.float() - lost.float() / self.corridor_length
         terminated = turned | (self._age > self.corridor_length)
-        return Step(
-            observation=self._observation(),
-            reward=right.float() - lost.float() / self.corridor_length,
-            terminated=terminated,
-            truncated=torch.zeros_like(terminated),
-            valid=torch.ones_like(terminated),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sign": self._sign, "place": self._place, "age": self._age, "random": self._random.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
-        self._sign = state["sign"].to(self._sign)
-        self._place, self._age = state["place"].to(self._place), state["age"].to(self._age)
-        self._random.set_state(state["random"])
-        return torch.ones_like(self._age, dtype=torch.bool)
-
-    def close(self) -> None:
-        """Nothing to release."""
+        return reward, terminated, torch.zeros_like(terminated)
 
     def _observation(self) -> Tensor:
         return torch.stack([self._sign * (self._age == 0), (self._place == self.corridor_length).float()], 1)
