@@ -19,7 +19,7 @@ from seqrl.envs import BatchedEnv
 from seqrl.networks import Network
 from seqrl.runner import Runner
 from seqrl.sequences import Sequences, split
-from seqrl.spaces import Array, Joint, Packed, choices
+from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, choices, masked_choices, parts
 from seqrl.types import Rollout, SequenceBatch, State
 
 # Environments that play, and steps that each of them plays between two looks at the memory.
@@ -301,16 +301,18 @@ def _repeats(make_env: Callable[[int, str], BatchedEnv]) -> Finding:
 
 
 def _story(env: BatchedEnv) -> list[Tensor]:
-    actions = _actions(env)
+    random = np.random.default_rng(0)
     try:
-        answers = [env.reset().clone()]
+        observation = env.reset()
+        answers = [observation.clone()]
         for _ in range(3 * LENGTH):
-            step = env.step(next(actions))
-            ended = step.terminated | step.truncated
+            step = env.step(_action(env, observation, random))
+            observation, ended = step.observation, step.terminated | step.truncated
             shown = torch.where(step.valid, step.reward, 0.0)
-            answers += [step.observation.clone(), shown, ended.clone()]
+            answers += [observation.clone(), shown, ended.clone()]
             if ended.any():
-                answers.append(env.reset(ended).clone())
+                observation = env.reset(ended)
+                answers.append(observation.clone())
     finally:
         env.close()
     return answers
@@ -324,13 +326,13 @@ def _differences(one: list[Tensor], other: list[Tensor]) -> int:
 def _interface(make_env: Callable[[int, str], BatchedEnv]) -> Iterator[Finding]:
     """Shapes, types, bounds; episodes that end, and end with an observation of their own."""
     env = make_env(1, "verify")
-    actions = _actions(env)
+    random = np.random.default_rng(0)
     outside, steps, ends, own = 0, 0, 0, 0
     try:
         observation = env.reset()
         while ends < 3 and steps < ENDLESS:
             outside += not _contains(env.observation_space, observation)
-            step = env.step(next(actions))
+            step = env.step(_action(env, observation, random))
             steps += 1
             observation = step.observation
             if (step.terminated | step.truncated).any():
@@ -340,7 +342,7 @@ def _interface(make_env: Callable[[int, str], BatchedEnv]) -> Iterator[Finding]:
                 observation = env.reset(step.terminated | step.truncated)
                 if torch.equal(final, observation):
                     # Unless this step is spent on the reset, it is one of the new episode.
-                    step = env.step(next(actions))
+                    step = env.step(_action(env, observation, random))
                     observation = step.observation
                     own += not step.valid.all() and not torch.equal(final, observation)
                 else:
@@ -381,21 +383,28 @@ def _contains(space: spaces.Space[Any], observation: Tensor) -> bool:
     return bool(space.contains(element.astype(space.dtype)))
 
 
-def _actions(env: BatchedEnv) -> Iterator[Tensor]:
-    """Random actions, always the same ones."""
-    random = np.random.default_rng(0)
-    device = env.reset().device
-    while True:
-        yield torch.from_numpy(_drawn(env.action_space, env.batch_size, random)).to(device)
+def _action(env: BatchedEnv, observation: Tensor, random: np.random.Generator) -> Tensor:
+    """Random actions [B, *A], allowed ones if there is a mask; continuous ones may lie outside their bounds."""
+    mask = parts(env.observation_space, observation).get(ACTION_MASK)
+    drawn = _drawn(env.action_space, env.batch_size, random, None if mask is None else mask.cpu().numpy() != 0)
+    return torch.from_numpy(drawn).to(observation.device)
 
 
-def _drawn(space: spaces.Space[Any], count: int, random: np.random.Generator) -> Array:
-    """Random actions [count, *A]; of continuous ones, what lies outside the bounds too."""
+def _drawn(space: spaces.Space[Any], count: int, random: np.random.Generator, allowed: Array | None) -> Array:
     if isinstance(space, Joint):
-        parts = [_drawn(part, count, random).reshape(count, -1) for part in space.parts.values()]
-        return np.concatenate(parts, 1).astype(np.float32)
+        drawn, end = [], 0
+        for part in space.parts.values():
+            begin, end = end, end + sum(masked_choices(part))
+            mask = None if allowed is None or begin == end else allowed[:, begin:end]
+            drawn.append(_drawn(part, count, random, mask).reshape(count, -1))
+        return np.concatenate(drawn, 1).astype(np.float32)
     if sizes := choices(space):
-        return random.integers(sizes, size=(count, len(sizes))).reshape(count, *(space.shape or ()))
+        scores = [random.random((count, n)) for n in sizes]
+        if allowed is not None:
+            scores = [
+                np.where(m, s, -1) for m, s in zip(np.split(allowed, np.cumsum(sizes)[:-1], 1), scores, strict=True)
+            ]
+        return np.stack([score.argmax(1) for score in scores], 1).reshape(count, *(space.shape or ()))
     return random.normal(size=(count, *(space.shape or ()))).astype(np.float32)
 
 

@@ -186,6 +186,10 @@ def test_inputs_go_with_every_kind_of_action_and_are_exact():
     assert not [finding for finding in findings if not finding.passed]
 
 
+def test_checks_of_an_environment_do_only_what_its_mask_allows():
+    assert not [finding for finding in env_checks(make) if not finding.passed]
+
+
 def test_an_environment_with_inputs_repeats_and_stays_within_its_space():
     def with_inputs(batch_size, seed):
         return WithInputs(GymnasiumEnv("Blackjack-v1", batch_size, len(seed)), ["previous_action", "first"])
