@@ -10,6 +10,7 @@ the return of each episode. The run may be finished, interrupted or going on; no
   greedy=true                the likeliest actions; false: sampled ones; both; otherwise as the run has it
   seed=1                     other episodes than those that the run was evaluated on
   memoryless_control=true    play them once more with memory zeroed
+  video=false                true: film the policy, with what its memory does, for video/policy.gif and TensorBoard
   env.<key>=<value>          what is to be different from training: env.corridor_length=40
   device=cpu                 otherwise where the run was trained
   trust=[my_module]          modules of your own that the run needs
@@ -19,6 +20,7 @@ Example:
   python -m seqrl.evaluate run=outputs/runs/<date>/<run> checkpoint=best seed=1 env.corridor_length=40
 """
 
+import copy
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -31,13 +33,16 @@ import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from seqrl import policy
-from seqrl.build import built, make_evaluator, prepared
+from seqrl import policy, seeds
+from seqrl.build import built, make_env, make_evaluator, prepared
 from seqrl.configuration import PROCESSORS, Rule, faults_of_policy, nearest
+from seqrl.devices import Device
+from seqrl.envs.lookup import draws_itself
 from seqrl.errors import ConfigError
-from seqrl.evaluation import GREEDY, SAMPLED, WITHOUT_MEMORY
+from seqrl.evaluation import GREEDY, SAMPLED, WITHOUT_MEMORY, frozen
 from seqrl.files import write
 from seqrl.metrics import figure
+from seqrl.networks import Network
 from seqrl.program import fail
 from seqrl.resume import changes
 from seqrl.statistics import Array, Estimate, mean
@@ -62,6 +67,7 @@ class Request:
     greedy: bool | str | None = None
     seed: int | None = None
     memoryless_control: bool = True
+    video: bool = False
     device: str | None = None
     trust: Sequence[str] = ()
 
@@ -82,6 +88,7 @@ WORDS: dict[str, Rule] = {
     "greedy": (one_of(True, False, "both"), "true, false or both"),
     "seed": (whole(0), "a whole number of at least 0"),
     "memoryless_control": (one_of(True, False), "true or false"),
+    "video": (one_of(True, False), "true or false"),
     "device": (lambda x: isinstance(x, str), "cpu, cuda, mps or auto"),
     "trust": (lambda x: isinstance(x, list), "a list, such as [my_module]"),
 }
@@ -188,8 +195,32 @@ def evaluate(request: Request) -> None:
         print("It was chosen as the best on these very episodes, and may owe it to them; seed=1 plays others.")
     try:
         write(request.run / "evaluation.json", json.dumps(content, allow_nan=False).encode())
+        if request.video:
+            print(f"Film: {filmed(request.run / 'video', cfg, device, network, state['steps'])}, also in TensorBoard")
     except OSError as error:
         print(f"Not written down: {error.filename}: {error.strerror}.")
+
+
+def filmed(folder: Path, cfg: DictConfig, device: Device, network: Network, env_steps: int) -> Path:
+    """Film some episodes, each with its picture of what memory does; the file that they are in."""
+    from seqrl import video
+    from seqrl.loggers.tensorboard import show
+
+    generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
+    with closing(make_env(looked_at(cfg), device, 1, "evaluation")) as env, frozen(network):
+        gif = video.gif(video.film(env, network, generator))
+    folder.mkdir(exist_ok=True)
+    write(folder / "policy.gif", gif)
+    show(folder, "policy", gif, env_steps)
+    return folder / "policy.gif"
+
+
+def looked_at(cfg: DictConfig) -> DictConfig:
+    """The same, with an environment that makes pictures of itself if it can."""
+    seen = copy.deepcopy(cfg)
+    if cfg.env._target_ == "seqrl.envs.GymnasiumEnv" and draws_itself(cfg.env.id):
+        seen.env.backend, seen.env.kwargs.render_mode = "sync", "rgb_array"
+    return seen
 
 
 def figures(returns: Array, lengths: Array) -> dict[str, Any]:

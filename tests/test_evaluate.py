@@ -244,6 +244,7 @@ def contents(folder):
         ([*GIVEN, "--fast"], 2, "--fast: cannot be meant."),
         ([*GIVEN, "seed=-1"], 2, "seed: must be a whole number of at least 0 (got -1)."),
         ([*GIVEN, "greedy=maybe"], 2, "greedy: must be true, false or both (got maybe)."),
+        ([*GIVEN, "video=mp4"], 2, "video: must be true or false (got mp4)."),
         ([*GIVEN, "greedy=1"], 2, "greedy: must be true, false or both (got 1)."),
         ([*GIVEN, "checkpoint=first"], 2, "checkpoint: must be last, best or a number of iterations (got first)."),
         ([*GIVEN, "checkpoint=7"], 3, "run/checkpoints: holds none after 7 iterations (got 0, 1, 2). Use another one."),
@@ -335,6 +336,14 @@ def test_where_nothing_can_be_written_it_is_printed_all_the_same(run, monkeypatc
     assert "Memory is used" in said
     assert said.splitlines()[-1] == "Not written down: run/evaluation.json: Is a directory."
     assert not list(run.glob("*.tmp"))
+
+
+def test_a_film_lies_in_the_run_folder(run, evaluated):
+    _, said = evaluated(*GIVEN, "video=true")
+    assert said.endswith("Film: run/video/policy.gif, also in TensorBoard\n")
+    events, film = sorted(path.name for path in (run / "video").iterdir())
+    assert (events.split(".")[0], film) == ("events", "policy.gif")
+    assert (run / "video" / film).read_bytes().startswith(b"GIF89a")
 
 
 def test_help_says_every_key(tmp_path):

@@ -33,6 +33,7 @@ ALLOWED = {
     "wandb": ["seqrl.loggers.wandb"],
     "mlflow": ["seqrl.loggers.mlflow"],
     "rich": ["seqrl.metrics", "seqrl.report"],
+    "PIL": ["seqrl.envs.pictures", "seqrl.video"],
     "matplotlib": ["seqrl.report.figures"],
     "jinja2": ["seqrl.report.page"],
     "seqrl.report": ["seqrl.report"],

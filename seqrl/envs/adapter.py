@@ -11,8 +11,8 @@ from gymnasium.vector import AsyncVectorEnv
 from torch import Tensor
 
 from seqrl.envs.choice import episodes
-from seqrl.envs.errors import FaultyEnvError, described
-from seqrl.envs.lookup import find
+from seqrl.envs.errors import EnvError, FaultyEnvError, described
+from seqrl.envs.lookup import MISSING_PACKAGE, find
 from seqrl.envs.spaces import actions, observations
 from seqrl.envs.timeouts import OverdueError, within
 from seqrl.envs.vectorize import Order, Wrap
@@ -64,6 +64,7 @@ class GymnasiumEnv:
         action_mask: str | None = None,
     ) -> None:
         self.batch_size, self.device = batch_size, torch.device(device)
+        self._id, self._render_mode = id, (kwargs or {}).get("render_mode")
         order = Order(find(id), kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
         self._episodes, self.choice = episodes(order, backend)
         envs = self._episodes.envs
@@ -102,6 +103,20 @@ class GymnasiumEnv:
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         with self._faults_named():
             return self._tensor(self._episodes.load_state_dict(state))
+
+    def render(self) -> Array | None:
+        """Picture of the first environment [H, W, 3]; None unless its kwargs say render_mode: rgb_array.
+
+        Raises EnvError if a package that draws it is missing.
+        """
+        if self._render_mode != "rgb_array":
+            return None
+        with self._faults_named(), within(self._alarm_seconds):
+            try:
+                pictures = self._episodes.envs.render()
+            except MISSING_PACKAGE as error:
+                raise EnvError(f"env.id: a package that draws {self._id} is missing: {error}.") from error
+        return None if pictures is None else np.asarray(pictures[0], np.uint8)
 
     def close(self) -> None:
         """End the environment's processes; may be called twice."""

@@ -2,7 +2,9 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from gymnasium import Space
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seqrl.types import Step
@@ -56,4 +58,13 @@ class Restorable(Protocol):
 
         Where it does not, `reset` begins another one.
         """
+        ...
+
+
+@runtime_checkable
+class Visible(Protocol):
+    """Environments that can be looked at. A BatchedEnv need not be one."""
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Picture of the first of them [H, W, 3]; None if there is none."""
         ...

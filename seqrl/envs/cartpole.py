@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seqrl.envs.spaces import visible
 from seqrl.envs.tensor import TensorEnv
+from seqrl.spaces import Array
 
 GRAVITY = 9.8
 POLE_MASS = 0.1
@@ -66,6 +67,13 @@ class CartPole(TensorEnv):
         terminated = (position.abs() > MAX_POSITION) | (angle.abs() > MAX_ANGLE)
         reward = torch.ones_like(position, dtype=torch.float32)
         return reward, terminated, self._age >= self.max_episode_steps
+
+    def render(self) -> Array:
+        """Picture of the first cart [H, W, 3]."""
+        from seqrl.envs.pictures import cart_pole  # not everyone looks
+
+        position, _, angle, _ = self._state[0].tolist()
+        return cart_pole(position, angle, MAX_POSITION, 2 * HALF_LENGTH)
 
     def _observation(self) -> Tensor:
         return self._state.index_select(1, self._shown).float()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from seqrl.envs.errors import EnvError
 
@@ -23,6 +23,17 @@ def find(id: str) -> EnvSpec:
     meant = f" Did you mean {' or '.join(close)}?" if close else ""
     remedy = "" if module else f" If a package registers it, name its module: env.id=module:{name}."
     raise EnvError(f"env.id: no environment is registered as {name!r}.{meant}{remedy}")
+
+
+def draws_itself(id: str) -> bool:
+    """Whether an environment says that it makes pictures of itself. Raises EnvError if there is none called `id`."""
+    spec = find(id)
+    try:
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    except MISSING_PACKAGE:
+        # Whoever builds it says so.
+        return False
+    return "rgb_array" in (getattr(creator, "metadata", {}).get("render_modes") or [])
 
 
 def _import(module: str) -> None:

@@ -8,6 +8,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from seqrl.envs.tensor import TensorEnv
+from seqrl.spaces import Array
 
 FORWARD, BACK, UP, DOWN = range(4)
 
@@ -55,6 +56,12 @@ class TMaze(TensorEnv):
         reward = right.float() - lost.float() / self.corridor_length
         terminated = turned | (self._age > self.corridor_length)
         return reward, terminated, torch.zeros_like(terminated)
+
+    def render(self) -> Array:
+        """Picture of the first maze [H, W, 3]."""
+        from seqrl.envs.pictures import t_maze  # not everyone looks
+
+        return t_maze(int(self._place[0]), self.corridor_length, float(self._sign[0]), bool(self._age[0] == 0))
 
     def _observation(self) -> Tensor:
         return torch.stack([self._sign * (self._age == 0), (self._place == self.corridor_length).float()], 1)

@@ -60,6 +60,21 @@ class TensorBoard:
                 writer.close()
 
 
+def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
+    """Put a moving picture into an event file of a folder, instead of those that are there."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from torch.utils.tensorboard.writer import FileWriter
+
+    for before in folder.glob("events.out.tfevents.*"):
+        before.unlink()
+    # After its signature, a GIF begins with its size.
+    width, height = (int.from_bytes(gif[place : place + 2], "little") for place in (6, 8))
+    image = Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)
+    writer = FileWriter(str(folder))
+    writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), env_steps)
+    writer.close()
+
+
 def hyperparameters(about: About) -> Hyperparameters:
     """What a run is compared by, by dotted key: single values, None where a key is empty."""
     known = dict(flat(about.config))
