@@ -20,6 +20,7 @@ from seqrl.envs.base import BatchedEnv, Visible
 from seqrl.envs.pictures import INK, PALE, SIGN, WIDTH, WOOD, Drawing, Picture
 from seqrl.evaluation import Forgetful
 from seqrl.runner import Player, Runner
+from seqrl.spaces import Packed
 from seqrl.types import Rollout, Step
 
 Array = NDArray[np.float64]
@@ -89,7 +90,9 @@ def film(
     real = played["valid"].nonzero().squeeze(1)
     played = {name: column[real] for name, column in played.items()}
     pictures = [filmed.pictures[place] for place in real.tolist()]
-    curves = _curves(played, network, isinstance(env.action_space, Discrete), pictures[0] is not None)
+    # Parts of an observation are bytes side by side: nothing to look at.
+    shown = pictures[0] is None and not isinstance(env.observation_space, Packed)
+    curves = _curves(played, network, isinstance(env.action_space, Discrete), shown)
     ends = [0, *(played["ended"].nonzero().squeeze(1)[:episodes] + 1).tolist()]
     if ended < episodes:
         ends.append(len(pictures))
@@ -102,7 +105,7 @@ def film(
     ]
 
 
-def _curves(played: dict[str, Tensor], network: Player, choices: bool, pictures: bool) -> dict[str, Array]:
+def _curves(played: dict[str, Tensor], network: Player, choices: bool, observation: bool) -> dict[str, Array]:
     """What is drawn over time, [T, lines] each."""
     with torch.inference_mode():
         policy, value, _ = Forgetful(network).step(played["observation"], {})
@@ -116,7 +119,7 @@ def _curves(played: dict[str, Tensor], network: Player, choices: bool, pictures:
     known = 2 if network.initial_state(1) else 1
     curves = {name: torch.stack(lines[:known], 1) for name, lines in found.items()}
     observed = played["observation"].reshape(len(value), -1)
-    if not pictures and observed.shape[1] <= len(OBSERVED):
+    if observation and observed.shape[1] <= len(OBSERVED):
         curves = {"observation": observed, **curves}
     return {name: it.double().cpu().numpy() for name, it in curves.items()}
 

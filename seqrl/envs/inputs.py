@@ -9,9 +9,9 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from seqrl.envs.base import BatchedEnv, Restorable
+from seqrl.envs.base import BatchedEnv, Restorable, Visible
 from seqrl.envs.errors import EnvError
-from seqrl.spaces import Joint, Packed, choices
+from seqrl.spaces import Array, Joint, Packed, choices
 from seqrl.types import Step
 
 
@@ -69,6 +69,9 @@ class WithInputs:
         goes_on = self.env.load_state_dict(state["env"])
         self._last = {name: it.to(goes_on.device) for name, it in state["last"].items()}
         return goes_on
+
+    def render(self) -> Array | None:
+        return self.env.render() if isinstance(self.env, Visible) else None
 
     def close(self) -> None:
         self.env.close()
