@@ -3,6 +3,8 @@
 BatchedEnv      the interface
 CartPole        CartPole-v1 as a tensor program; shows all of its state, or only what must be remembered from
 TMaze           the passive T-maze as a tensor program
+MemoryChain     bsuite's memory chain as a tensor program
+RepeatFirst, RepeatPrevious, CountRecall   POPGym's card games of memory as tensor programs
 GymnasiumEnv    any environment that Gymnasium knows, through its own vector form, one process or many
 EnvError        says in one line why an environment cannot be played
 FaultyEnvError  says in one line what an environment did wrong while it was played
@@ -10,8 +12,21 @@ FaultyEnvError  says in one line what an environment did wrong while it was play
 
 from seqrl.envs.adapter import GymnasiumEnv
 from seqrl.envs.base import BatchedEnv
+from seqrl.envs.cards import CountRecall, RepeatFirst, RepeatPrevious
 from seqrl.envs.cartpole import CartPole
 from seqrl.envs.errors import EnvError, FaultyEnvError
+from seqrl.envs.memory_chain import MemoryChain
 from seqrl.envs.tmaze import TMaze
 
-__all__ = ["BatchedEnv", "CartPole", "EnvError", "FaultyEnvError", "GymnasiumEnv", "TMaze"]
+__all__ = [
+    "BatchedEnv",
+    "CartPole",
+    "CountRecall",
+    "EnvError",
+    "FaultyEnvError",
+    "GymnasiumEnv",
+    "MemoryChain",
+    "RepeatFirst",
+    "RepeatPrevious",
+    "TMaze",
+]
