@@ -125,6 +125,10 @@ class CartPoleConfig:
     _target_: str = MISSING
     hidden: list[int] = MISSING
     max_episode_steps: int = 500
+    # Standard deviation of what is added to what is seen; null: nothing.
+    noise: float | None = None
+    # What all steps of an episode that reaches its time limit bring together; null: 1 each.
+    best_return: float | None = None
 
 
 @dataclass
@@ -133,6 +137,41 @@ class TMazeConfig:
 
     _target_: str = MISSING
     corridor_length: int = MISSING
+
+
+@dataclass
+class RepeatFirstConfig:
+    """Group `env`, built-in card game."""
+
+    _target_: str = MISSING
+    decks: int = MISSING
+
+
+@dataclass
+class RepeatPreviousConfig:
+    """Group `env`, built-in card game."""
+
+    _target_: str = MISSING
+    decks: int = MISSING
+    k: int = MISSING
+
+
+@dataclass
+class CountRecallConfig:
+    """Group `env`, built-in card game."""
+
+    _target_: str = MISSING
+    decks: int = MISSING
+    counted: str = MISSING
+
+
+@dataclass
+class MemoryChainConfig:
+    """Group `env`, built-in memory chain."""
+
+    _target_: str = MISSING
+    length: int = MISSING
+    bits: int = MISSING
 
 
 @dataclass
@@ -259,6 +298,10 @@ def register() -> None:
         "reinforce": ReinforceConfig,
         "cartpole": CartPoleConfig,
         "tmaze": TMazeConfig,
+        "repeat_first": RepeatFirstConfig,
+        "repeat_previous": RepeatPreviousConfig,
+        "count_recall": CountRecallConfig,
+        "memory_chain": MemoryChainConfig,
         "gymnasium": GymnasiumConfig,
         "device": DeviceConfig,
     }.items():
@@ -306,6 +349,12 @@ RULES: dict[str, Rule] = {
     "algorithm.target_kl": POSITIVE,
     "env.max_episode_steps": AT_LEAST_1,
     "env.corridor_length": AT_LEAST_1,
+    "env.noise": NOT_NEGATIVE,
+    "env.best_return": POSITIVE,
+    "env.decks": AT_LEAST_1,
+    "env.k": AT_LEAST_1,
+    "env.length": AT_LEAST_1,
+    "env.bits": AT_LEAST_1,
     "env.timeout_seconds": POSITIVE,
     "logger.wandb.timeout_seconds": POSITIVE,
     "device.threads": (lambda x: 1 <= x <= PROCESSORS, f"1 to {PROCESSORS}, the processors of this machine"),
@@ -314,6 +363,7 @@ CHOICES: dict[str, list[Any]] = {
     "algorithm.normalize_advantage": ["batch", "returns", "none"],
     "network.type": ["lstm", "attention", "mlp"],
     "sequence_learning.stale_state": ["keep", "refresh", "burn_in", "zero"],
+    "env.counted": ["colors", "suits", "ranks"],
     "env.backend": ["auto", "vector", "sync", "async"],
     "device.precision": ["float32", "float64", "bf16", "tf32"],
     "evaluation.greedy": [True, False, "both"],
@@ -408,16 +458,22 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
 
 def _values(cfg: DictConfig) -> Iterator[str]:
     for key, (holds, meaning) in RULES.items():
-        value = OmegaConf.select(cfg, key)
+        value = _ruled(cfg, key)
         if value is None or isinstance(value, str) or holds(value):
             continue
         share = f" Did you mean {value / 100:g}?" if meaning == SHARE[1] and 1 < value <= 100 else ""
         yield f"{key}: must be {meaning} (got {value}).{share}"
 
 
+def _ruled(cfg: DictConfig, key: str) -> Any:
+    """Value of `key`; None where it is one of the user's own environment, which may mean anything by it."""
+    own = key.startswith("env.") and not is_dataclass(cfg.env._metadata.object_type)
+    return None if own else OmegaConf.select(cfg, key)
+
+
 def _choices(cfg: DictConfig) -> Iterator[str]:
     for key, allowed in CHOICES.items():
-        value = OmegaConf.select(cfg, key)
+        value = _ruled(cfg, key)
         if value is not None and value not in allowed:
             names = [str(choice).lower() for choice in allowed]
             yield f"{key}: must be one of {', '.join(names)} (got {value!r}).{nearest(str(value), names)}"

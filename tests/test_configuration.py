@@ -167,7 +167,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("+typo=1", r"typo: there is no such key"),
         ("network=lstmm", r"network: there is no network=lstmm. Did you mean lstm\? Choices: attention, lstm, mlp"),
         ("network=null", r"network: needs a choice \(got null\). Choices: attention, lstm, mlp"),
-        ("env=null", r"env: needs a choice \(got null\). Choices: atari, gymnasium"),
+        ("env=null", r"env: needs a choice \(got null\). Choices: atari, count_recall"),
         ("+logger.x=3", r"logger.x: must name a class \(got 3\)"),
         ("~network", r"network: "),
         ("network.hidden_size=0", r"network.hidden_size: must be a whole number of at least 1 \(got 0\)"),
@@ -205,6 +205,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("evaluation.greedy=maybe", r"evaluation.greedy: must be one of true, false, both \(got 'maybe'\)"),
         ("evaluation.greedy=bth", r"evaluation.greedy: .* Did you mean both\?"),
         ("evaluation={interval: 5, episodes: 0}", r"evaluation.interval: evaluations need episodes .*episodes=0"),
+        ("env.noise=-1", r"env.noise: must be a finite number of at least 0 \(got -1.0\)"),
         ("env.hidden=[a]", r"env.hidden\[0\]: must be a whole number \(got a\)"),
     ],
 )
@@ -344,6 +345,12 @@ def test_every_rule_names_a_key_that_exists():
         for key in configuration.keys(composed(f"env={env}", f"algorithm={algorithm}", "logger=wandb"))
     }
     assert {*configuration.RULES, *configuration.CHOICES} <= known
+
+
+def test_numbers_of_an_environment_of_ones_own_mean_what_it_likes():
+    own = ["~env", "+env._target_=mine.Pole", "+env.length=0.5", "+env.noise=[0.1,0.2]"]
+    (line,) = faults(composed(*own))
+    assert line.startswith("env._target_: ")
 
 
 def test_every_number_has_a_rule():

@@ -133,7 +133,7 @@ def test_one_process_and_a_process_each_make_the_same_run(rollouts):
 
 
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
-@pytest.mark.parametrize("env", ["masked_cartpole", "tmaze"])
+@pytest.mark.parametrize("env", ["masked_cartpole", "noisy_cartpole", "tmaze", "memory_chain", "repeat_previous"])
 def test_built_in_environments_go_on(tmp_path, env, rollouts):
     assert_same(tmp_path, f"env={env}", rollouts)
 

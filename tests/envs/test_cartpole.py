@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from seqrl.envs import CartPole, EnvError
+from seqrl.envs.cartpole import FORCE, START, moved
 
 
 def random_actions(observation: torch.Tensor, t: int) -> torch.Tensor:
@@ -56,27 +57,6 @@ def test_time_limit_truncates_at_exactly_its_step(limit):
         assert not step.terminated.any()
 
 
-def test_reset_touches_only_those_rows():
-    env = CartPole(3, seed=0, max_episode_steps=4)
-    env.reset()
-    for _ in range(2):
-        before = env.step(torch.tensor([0, 1, 0])).observation
-    after = env.reset(torch.tensor([False, True, False]))
-    assert torch.equal(after[[0, 2]], before[[0, 2]])
-    assert after[1].abs().max() <= 0.05
-    ends = [env.step(torch.tensor([1, 0, 1])).truncated.tolist() for _ in range(4)]
-    assert ends == [[False] * 3, [True, False, True], [True, False, True], [True, True, True]]
-
-
-def test_nothing_returned_changes_later():
-    env = CartPole(2, seed=0)
-    first = env.reset()
-    copy = first.clone()
-    env.step(torch.tensor([0, 1]))
-    env.reset(torch.tensor([True, False]))
-    assert torch.equal(first, copy)
-
-
 def test_hidden_numbers_leave_the_observation_and_its_space():
     whole, masked = CartPole(4, seed=0), CartPole(4, seed=0, hidden=[1, 3])
     assert torch.equal(whole.reset()[:, [0, 2]], masked.reset())
@@ -113,3 +93,86 @@ def test_starts_are_uniform_repeat_with_the_seed_and_differ_without_it():
     env = CartPole(1000, seed=1)
     env.reset()
     assert not torch.equal(start, env.reset())
+
+
+def noise_seen(env, observation):
+    return observation.double() - env._state[:, [0, 2]]
+
+
+def test_noise_is_drawn_anew_for_every_observation_with_its_standard_deviation():
+    env = CartPole(5000, seed=0, hidden=[1, 3], noise=0.02)
+    first = noise_seen(env, env.reset())
+    second = noise_seen(env, env.step(torch.zeros(5000).long()).observation)
+    for noise in (first, second):
+        assert noise.mean(0).abs().max() < 0.001
+        assert noise.std(0).tolist() == pytest.approx([0.02, 0.02], rel=0.05)
+    assert torch.corrcoef(torch.cat([first, second], 1).T).fill_diagonal_(0).abs().max() < 0.05
+
+
+def test_noise_keeps_to_the_bounds_of_what_is_seen():
+    env = CartPole(1000, seed=0, hidden=[1, 3], noise=5.0)
+    seen, high = env.reset(), torch.from_numpy(env.observation_space.high)
+    assert (seen.abs().max(0).values == high).all()
+
+
+def test_steps_up_to_the_time_limit_bring_the_best_return():
+    env = CartPole(2, seed=0, max_episode_steps=50, best_return=3.0)
+    observation, total = env.reset(), torch.zeros(2)
+    for t in range(50):
+        step = env.step(balancing(observation, t))
+        observation, total = step.observation, total + step.reward
+    assert step.truncated.all()
+    torch.testing.assert_close(total, torch.full((2,), 3.0))
+
+
+def mean_return(env, policy):
+    """Mean return of an episode of each under a policy over what is seen."""
+    observation, total, playing = env.reset(), torch.zeros(env.batch_size), torch.ones(env.batch_size)
+    for _ in range(env.max_episode_steps):
+        step = env.step(policy(observation))
+        total += step.reward * playing
+        playing *= ~step.terminated
+        observation = step.observation
+    return total.mean().item()
+
+
+class Kalman:
+    """Remembers: a filter over cart-pole linearised about upright, and linear control of what it believes."""
+
+    control = torch.tensor([1.0, 2.0, 30.0, 8.0]).double()
+    seen = torch.eye(4).double()[[0, 2]]
+
+    def __init__(self, batch_size, noise):
+        self.doubt = noise**2 * torch.eye(2).double()
+        upright, still = torch.zeros(1, 4).double(), torch.zeros(1).double()
+        self.change = torch.func.jacrev(lambda state: moved(state, still))(upright)[0, :, 0]
+        self.belief = torch.zeros(batch_size, 4).double()
+        self.covariance = START**2 / 3 * torch.eye(4).double()
+
+    def __call__(self, observation):
+        seen, covariance = self.seen, self.covariance
+        gain = covariance @ seen.T @ torch.linalg.inv(seen @ covariance @ seen.T + self.doubt)
+        belief = self.belief + (observation - self.belief @ seen.T) @ gain.T
+        action = (belief @ self.control > 0).long()
+        self.belief = moved(belief, (2 * action - 1) * FORCE)
+        self.covariance = self.change @ (covariance - gain @ seen @ covariance) @ self.change.T
+        return action
+
+
+def popgyms(noise, batch_size=1000):
+    return CartPole(batch_size, seed=0, hidden=[1, 3], max_episode_steps=200, noise=noise, best_return=1.0)
+
+
+@pytest.mark.parametrize(("noise", "reached"), [(0.0, 1.0), (0.1, 0.99), (0.2, 0.61), (0.3, 0.37)])
+def test_a_kalman_filter_remembers_enough(noise, reached):
+    filter = Kalman(1000, max(noise, 1e-6))
+    assert mean_return(popgyms(noise), filter) == pytest.approx(reached, abs=0.02)
+
+
+@pytest.mark.parametrize(("noise", "reached"), [(0.0, 0.22), (0.1, 0.25), (0.2, 0.20), (0.3, 0.17)])
+def test_without_memory_a_push_the_way_it_leans_reaches_what_the_docstring_says(noise, reached):
+    shares = [
+        mean_return(popgyms(noise), lambda seen, weight=weight: (seen[:, 1] + weight * seen[:, 0] > 0).long())
+        for weight in (-0.2, -0.1, -0.05, 0.0, 0.1)
+    ]
+    assert max(shares) == pytest.approx(reached, abs=0.02)

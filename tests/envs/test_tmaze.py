@@ -59,13 +59,3 @@ def test_signs_repeat_with_the_seed_and_show_both_ways():
     assert torch.equal(signs[0], signs[1])
     assert not torch.equal(signs[0], signs[2])
     assert set(signs[0].tolist()) == {-1.0, 1.0}
-
-
-def test_reset_touches_only_those_rows_and_nothing_returned_changes_later():
-    env = TMaze(3, seed=0, corridor_length=4)
-    before = env.reset()
-    kept = before.clone()
-    env.step(torch.full((3,), FORWARD))
-    after = env.reset(torch.tensor([False, True, False]))
-    assert after[:, 0].abs().tolist() == [0, 1, 0]
-    assert torch.equal(before, kept)

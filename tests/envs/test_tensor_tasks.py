@@ -1,0 +1,236 @@
+"""What all built-in tasks have in common, and what can be reached in them with memory and without."""
+
+from functools import partial
+from math import comb
+
+import numpy as np
+import pytest
+import torch
+
+from seqrl.envs import CartPole, CountRecall, MemoryChain, RepeatFirst, RepeatPrevious, TMaze
+from seqrl.envs.base import Restorable
+from tests.test_runner import Asked
+
+TASKS = {
+    "cart-pole": partial(CartPole, max_episode_steps=20),
+    "hidden cart-pole": partial(CartPole, hidden=[1, 3], max_episode_steps=20),
+    "noisy cart-pole": partial(CartPole, hidden=[1, 3], noise=0.1, best_return=1.0, max_episode_steps=20),
+    "T-maze": partial(TMaze, corridor_length=5),
+    "repeat first": RepeatFirst,
+    "repeat previous": partial(RepeatPrevious, decks=2, k=32),
+    "count recall": partial(CountRecall, counted="ranks"),
+    "memory chain": partial(MemoryChain, length=5, bits=3),
+}
+tasks = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+
+
+def actions(env, seed=0):
+    """Random actions, always the same ones."""
+    random = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randint(int(env.action_space.n), (env.batch_size,), generator=random)
+
+
+def story(env, told, steps=120):
+    """All that is returned by `steps` steps, and by the resets between them."""
+    returned = []
+    for _ in range(steps):
+        step = env.step(next(told))
+        ended = step.terminated | step.truncated
+        returned += [step.observation, step.reward, step.terminated, step.truncated, step.valid]
+        if ended.any():
+            returned.append(env.reset(ended))
+    return returned
+
+
+def same(one, other):
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@tasks
+@pytest.mark.parametrize("batch_size", [1, 100])
+def test_observations_lie_in_their_space_and_episodes_end(task, batch_size):
+    env = task(batch_size, seed=0)
+    told, shown, ends = actions(env), [env.reset()], torch.zeros(batch_size)
+    for _ in range(120):
+        step = env.step(next(told))
+        for part in (step.reward, step.terminated, step.truncated, step.valid):
+            assert part.shape == (batch_size,)
+        assert (step.reward.dtype, step.terminated.dtype) == (torch.float32, torch.bool)
+        assert step.valid.all()
+        ends += step.terminated | step.truncated
+        shown += [step.observation, env.reset(step.terminated | step.truncated)]
+    assert (ends > 0).all()
+    for observation in shown:
+        assert observation.shape == (batch_size, *env.observation_space.shape)
+        assert observation.dtype == (torch.float32 if env.observation_space.dtype == np.float32 else torch.int64)
+        assert all(
+            env.observation_space.contains(row) for row in observation.numpy().astype(env.observation_space.dtype)
+        )
+
+
+@tasks
+def test_reset_touches_only_those_rows(task):
+    env = task(100, seed=0)
+    env.reset()
+    told = actions(env)
+    for _ in range(3):
+        shown = env.step(next(told)).observation
+    before, where = env.state_dict(), torch.arange(100) % 3 == 0
+    begun, after = env.reset(where), env.state_dict()
+    assert begun[~where].equal(shown[~where])
+    for name in before.keys() - {"random"}:
+        assert after[name][~where].equal(before[name][~where]), name
+    assert (after["age"][where] == 0).all()
+    assert not begun[where].equal(shown[where])
+
+
+@tasks
+def test_resetting_nowhere_changes_nothing(task):
+    env = task(4, seed=0)
+    env.reset()
+    shown = env.step(next(actions(env))).observation
+    assert env.reset(torch.zeros(4, dtype=torch.bool)).equal(shown)
+
+
+@tasks
+def test_nothing_returned_changes_later(task):
+    env = task(3, seed=0)
+    told, returned, copies = actions(env), [env.reset()], []
+    for _ in range(60):
+        step = env.step(next(told))
+        returned += [step.observation, step.reward, step.terminated, step.truncated, step.valid]
+        returned.append(env.reset(step.terminated | step.truncated))
+        copies += [part.clone() for part in returned[len(copies) :]]
+    assert same(returned, copies)
+
+
+@tasks
+def test_a_story_repeats_with_its_seed_and_differs_without(task):
+    first, again, other = ([env.reset(), *story(env, actions(env))] for env in (task(5, seed=s) for s in (0, 0, 1)))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@tasks
+def test_a_saved_environment_goes_on_as_if_nothing_had_happened(task):
+    env, other = task(5, seed=0), task(5, seed=9)
+    env.reset()
+    story(env, actions(env), steps=33)
+    assert isinstance(env, Restorable)
+    assert other.load_state_dict(env.state_dict()).tolist() == [True] * 5
+    assert same(story(env, actions(env, seed=1)), story(other, actions(env, seed=1)))
+
+
+@tasks
+def test_an_episode_that_has_ended_bears_further_actions(task):
+    env = task(3, seed=0)
+    env.reset()
+    told = actions(env)
+    for _ in range(250):
+        env.step(next(told))
+    assert all(env.observation_space.contains(row) for row in env.reset().numpy().astype(env.observation_space.dtype))
+
+
+@tasks
+def test_nobody_waits_for_an_accelerator(task):
+    env = task(3, seed=0)
+    action = torch.tensor([0, 1, 0])
+    with Asked() as asked:
+        env.reset()
+        step = env.step(action)
+        env.reset(step.terminated | step.truncated)
+    assert asked.operations == []
+
+
+def remembers_the_first(seen):
+    return seen[0]
+
+
+def remembers_the_fourth_last(seen):
+    return seen[-4] if len(seen) >= 4 else seen[-1]
+
+
+def counts(seen):
+    shown, asked = torch.stack(seen)[..., 0], seen[-1][:, 1]
+    return (shown == asked).sum(0)
+
+
+def remembers_the_bits(seen):
+    asked = seen[-1][:, 1].long()
+    return (seen[0][:, 2:].gather(1, asked.unsqueeze(1)).squeeze(1) > 0).long()
+
+
+def count_recall_without_memory(cards, kinds):
+    """What to name always the same number brings, if not an extreme one: cards of a kind so far are hypergeometric."""
+    each, number = cards // kinds, cards // kinds // 2
+
+    def right(of, among, wanted):
+        """Chance, over all steps, that `wanted` of the cards that were shown before are of the kind."""
+        shares = [
+            comb(of, wanted) * comb(among - of, shown - wanted) / comb(among, shown)
+            for shown in range(wanted, cards - 1)
+            if shown - wanted <= among - of
+        ]
+        return sum(shares) / (cards - 1)
+
+    # The card that is shown now is of the kind that is asked for, or it is not.
+    same = right(each - 1, cards - 1, number - 1)
+    other = right(each, cards - 1, number)
+    return 2 * (same / kinds + other * (1 - 1 / kinds)) - 1
+
+
+# Task, who solves it, the best mean return of whoever sees the present observation alone.
+# A mean of ±1 over so many has a standard deviation of 0.016.
+EPISODES = 4000
+FIGURES = {
+    "repeat first": (RepeatFirst, remembers_the_first, -0.50),
+    "repeat previous": (RepeatPrevious, remembers_the_fourth_last, -0.490),
+    "count recall": (CountRecall, counts, -0.923),
+    "memory chain": (partial(MemoryChain, length=6, bits=1), remembers_the_bits, 0.0),
+    "memory chain, many bits": (partial(MemoryChain, length=2, bits=3), remembers_the_bits, 0.0),
+}
+figures = pytest.mark.parametrize(("task", "remembering", "without"), FIGURES.values(), ids=FIGURES)
+
+
+def episode(env, policy):
+    """What is seen, T + 1 times [B, *O], and the rewards [T, B], in an episode of each under a policy over all seen."""
+    seen, rewards, over = [env.reset()], [], False
+    while not over:
+        step = env.step(policy(seen))
+        seen.append(step.observation)
+        rewards.append(step.reward)
+        over = bool(step.terminated.any())
+        assert over == step.terminated.all()
+    return seen, torch.stack(rewards)
+
+
+@figures
+def test_who_remembers_gets_everything(task, remembering, without):
+    _, rewards = episode(task(100, seed=0), remembering)
+    torch.testing.assert_close(rewards.sum(0), torch.ones(100))
+
+
+@figures
+def test_the_best_that_can_be_done_without_memory(task, remembering, without):
+    """What is seen does not depend on what is done: each action everywhere tells the best for each observation."""
+    rewards = []
+    for action in range(int(task(1, seed=0).action_space.n)):
+        seen, brought = episode(task(EPISODES, seed=0), lambda seen, action=action: torch.full((EPISODES,), action))
+        rewards.append(brought.flatten())
+    observations, which = torch.cat(seen[:-1]).unique(dim=0, return_inverse=True)
+    worth = torch.zeros(len(observations), len(rewards)).index_add_(0, which, torch.stack(rewards, 1)) / EPISODES
+    best, choice = worth.max(1)
+    assert best.sum().item() == pytest.approx(without, abs=0.05)
+
+    def memoryless(seen):
+        now = (seen[-1].reshape(EPISODES, 1, -1) == observations.reshape(1, len(observations), -1)).all(2)
+        return choice[now.long().argmax(1)]
+
+    _, brought = episode(task(EPISODES, seed=1), memoryless)
+    assert brought.sum(0).mean().item() == pytest.approx(without, abs=0.05)
+
+
+@pytest.mark.parametrize(("decks", "kinds", "without"), [(1, 2, -0.923), (2, 4, -0.924), (4, 13, -0.881)])
+def test_counting_without_memory_is_derived(decks, kinds, without):
+    assert count_recall_without_memory(52 * decks, kinds) == pytest.approx(without, abs=0.0005)
