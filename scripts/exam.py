@@ -20,19 +20,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Task:
-    """What a task is passed with, what is reached without memory, and what it needs beside seqrl."""
+    """What a task is passed with, and what is reached without memory."""
 
     passed_with: float
     memoryless: float
-    extra: str | None = None
 
 
 TASKS = {
     "masked_cartpole": Task(475, 50),
-    "repeat_previous": Task(0.98, -0.49, "popgym"),
-    "repeat_first": Task(0.97, -0.50, "popgym"),
+    "repeat_previous": Task(0.98, -0.49),
+    "repeat_first": Task(0.97, -0.50),
     "tmaze": Task(0.95, 0.5),
-    "noisy_cartpole": Task(0.95, 0.26, "popgym"),
+    "noisy_cartpole": Task(0.95, 0.26),
 }
 NETWORKS = ["lstm", "attention"]
 
