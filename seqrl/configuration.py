@@ -205,9 +205,8 @@ class DeviceConfig:
     precision: str = "float32"
 
 
-# Of the parts that play, by what they build.
+# Of environments and networks, by what builds them.
 SCHEMAS = {
-    "seqrl.devices.Device": DeviceConfig,
     "seqrl.envs.CartPole": CartPoleConfig,
     "seqrl.envs.GymnasiumEnv": GymnasiumConfig,
     "seqrl.envs.TMaze": TMazeConfig,

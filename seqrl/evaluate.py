@@ -10,7 +10,7 @@ the return of each episode. The run may be finished, interrupted or going on; no
   greedy=true                the likeliest actions; false: sampled ones; both; otherwise as the run has it
   seed=1                     other episodes than those that the run was evaluated on
   memoryless_control=true    play them once more with memory zeroed
-  video=false                true: film the policy, with what its memory does, for video/policy.gif and TensorBoard
+  video=false                true: film it, with what its memory does, for policy.gif and TensorBoard
   env.<key>=<value>          what is to be different from training: env.corridor_length=40
   device=cpu                 otherwise where the run was trained
   trust=[my_module]          modules of your own that the run needs
@@ -26,14 +26,16 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from seqrl import policy, seeds
+from seqrl import policy, seeds, video
 from seqrl.build import built, make_env, make_evaluator, prepared
 from seqrl.configuration import PROCESSORS, Rule, faults_of_policy, nearest
 from seqrl.devices import Device
@@ -41,13 +43,15 @@ from seqrl.envs.lookup import draws_itself
 from seqrl.errors import ConfigError
 from seqrl.evaluation import GREEDY, SAMPLED, WITHOUT_MEMORY, frozen
 from seqrl.files import write
-from seqrl.metrics import figure
+from seqrl.loggers.tensorboard import show
+from seqrl.metrics import QuietConsole, figure
 from seqrl.networks import Network
 from seqrl.program import fail
 from seqrl.resume import changes
 from seqrl.statistics import Array, Estimate, mean
 from seqrl.trust import secrets
 
+say = partial(QuietConsole(highlight=False).print, markup=False, emoji=False, soft_wrap=True)
 NAMES = {GREEDY: "likeliest actions", SAMPLED: "sampled actions", WITHOUT_MEMORY: "memory zeroed"}
 # With fewer episodes an interval says nothing.
 FEWEST = 10
@@ -162,57 +166,49 @@ def evaluate(request: Request) -> None:
     """Play, print what was found, and write it into the run's folder."""
     cfg, changed = configuration(request)
     state, passed_over = policy.checkpoint(request.run, request.checkpoint)
-    device = prepared(built(cfg.device)(), cfg, print)
+    device = prepared(built(cfg.device)(), cfg, say)
     network = policy.network(cfg, device, state)
-    remembers = bool(network.initial_state(1))
-    cfg.evaluation.memoryless_control &= remembers
+    cfg.evaluation.memoryless_control &= bool(network.initial_state(1))
+    about = {"iterations": state["iterations"], "env_steps": state["steps"], "seed": cfg.seed, "changed": changed}
     for fault in passed_over:
-        print(f"warning: the checkpoint {fault}; an older one takes its place.")
-    print(f"{request.run}, after {state['iterations']} iterations, {state['steps']:,} steps")
+        say(f"warning: the checkpoint {fault}; an older one takes its place.")
+    say(f"{request.run}, after {about['iterations']} iterations, {about['env_steps']:,} steps")
     for change in changed:
-        print(f"changed: {change}")
-    print(f"{counted(cfg.evaluation.episodes)}, seed {cfg.seed}, on {device.torch_device}\n", flush=True)
+        say(f"changed: {change}")
+    say(f"{counted(cfg.evaluation.episodes)}, seed {cfg.seed}, on {device.torch_device}\n")
+
     with closing(make_evaluator(cfg, device)) as evaluator:
-        played = {
-            how: (returns.numpy(), lengths.numpy()) for how, (returns, lengths) in evaluator.play(network).items()
-        }
-    found = {how: figures(*episodes) for how, episodes in played.items()}
-    print(table(found))
-    if not remembers:
-        print("\nThe network has no memory.")
-    content = {
-        "iterations": state["iterations"],
-        "env_steps": state["steps"],
-        "seed": cfg.seed,
-        "device": str(device.torch_device),
-        "changed": changed,
-        **found,
-    }
-    if WITHOUT_MEMORY in played:
-        content["memory"] = memory(*(returns for returns, _ in (next(iter(played.values())), played[WITHOUT_MEMORY])))
-        print(f"\n{verdict(**content['memory'])}")
+        found = findings(evaluator.play(network))
+    say(table(found))
+    if request.memoryless_control:
+        say(verdict(**found["memory"]) if "memory" in found else "The network has no memory.")
     if request.checkpoint == "best" and cfg.evaluation.interval and request.seed is None and not changed:
-        print("It was chosen as the best on these very episodes, and may owe it to them; seed=1 plays others.")
+        say("It was chosen as the best on these very episodes, and may owe it to them; seed=1 plays others.")
+    written = {"evaluation.json": json.dumps(about | found, allow_nan=False).encode()}
+    if request.video:
+        written["policy.gif"] = filmed(cfg, device, network)
+    keep(request.run, written, about["env_steps"])
+
+
+def keep(run: Path, written: dict[str, bytes], env_steps: int) -> None:
+    """Write files into the folder of a run, if that can be; a film for TensorBoard too."""
     try:
-        write(request.run / "evaluation.json", json.dumps(content, allow_nan=False).encode())
-        if request.video:
-            print(f"Film: {filmed(request.run / 'video', cfg, device, network, state['steps'])}, also in TensorBoard")
+        for name, data in written.items():
+            write(run / name, data)
+        if film := written.get("policy.gif"):
+            # Beside the run's own, of which TensorBoard reads the newest alone.
+            (run / "video").mkdir(exist_ok=True)
+            show(run / "video", "policy", film, env_steps)
+            say(f"Film: {run / 'policy.gif'}, and in TensorBoard")
     except OSError as error:
-        print(f"Not written down: {error.filename}: {error.strerror}.")
+        say(f"Not written down: {error.filename}: {error.strerror}.")
 
 
-def filmed(folder: Path, cfg: DictConfig, device: Device, network: Network, env_steps: int) -> Path:
-    """Film some episodes, each with its picture of what memory does; the file that they are in."""
-    from seqrl import video
-    from seqrl.loggers.tensorboard import show
-
+def filmed(cfg: DictConfig, device: Device, network: Network) -> bytes:
+    """Some episodes, with what memory does in them."""
     generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
     with closing(make_env(looked_at(cfg), device, 1, "evaluation")) as env, frozen(network):
-        gif = video.gif(video.film(env, network, generator))
-    folder.mkdir(exist_ok=True)
-    write(folder / "policy.gif", gif)
-    show(folder, "policy", gif, env_steps)
-    return folder / "policy.gif"
+        return video.gif(video.film(env, network, generator))
 
 
 def looked_at(cfg: DictConfig) -> DictConfig:
@@ -223,8 +219,17 @@ def looked_at(cfg: DictConfig) -> DictConfig:
     return seen
 
 
+def findings(played: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """What there is to say of episodes, by how they were played, and of what memory is worth in them."""
+    found: dict[str, Any] = {how: figures(*(it.numpy() for it in episodes)) for how, episodes in played.items()}
+    if WITHOUT_MEMORY in played:
+        returns, zeroed = (played[how][0].numpy() for how in (next(iter(played)), WITHOUT_MEMORY))
+        found["memory"] = memory(returns, zeroed)
+    return found
+
+
 def figures(returns: Array, lengths: Array) -> dict[str, Any]:
-    """What there is to say of some episodes, and each of them."""
+    """Of some episodes, and each of them."""
     return {
         "return_mean": float(returns.mean()),
         "return_interval": ends(mean(returns)),
@@ -240,7 +245,7 @@ def figures(returns: Array, lengths: Array) -> dict[str, Any]:
 
 
 def memory(returns: Array, zeroed: Array) -> dict[str, Any]:
-    """What memory is worth: how much return is lost [episodes] where it is zeroed, in episodes that begin alike."""
+    """How much return is lost [episodes] where memory is zeroed, in episodes that begin alike."""
     lost = mean(returns - zeroed)
     return {"return_lost": float(lost.value), "interval": ends(lost), "episodes": len(returns)}
 
@@ -262,11 +267,13 @@ def verdict(return_lost: float, interval: list[float] | None, episodes: int) -> 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """A line for each way of playing."""
     lines = [f"{'':18}{'return':>9}{'95 % interval':>20}{'median':>9}{'min':>9}{'max':>9}{'length':>9}"]
-    for how, it in found.items():
-        shown = [figure(it[f"return_{name}"]) for name in ("median", "min", "max")] + [figure(it["length_mean"])]
+    for how, name in NAMES.items():
+        if (it := found.get(how)) is None:
+            continue
+        shown = [figure(it[key]) for key in ("return_median", "return_min", "return_max", "length_mean")]
         columns = "".join(f"{number:>9}" for number in shown)
-        lines.append(f"{NAMES[how]:18}{figure(it['return_mean']):>9}{span(it['return_interval']):>20}{columns}")
-    return "\n".join(lines)
+        lines.append(f"{name:18}{figure(it['return_mean']):>9}{span(it['return_interval']):>20}{columns}")
+    return "\n".join([*lines, ""])
 
 
 def ends(estimate: Estimate) -> list[float] | None:

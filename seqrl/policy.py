@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.build import make_env, make_network
 from seqrl.checkpoint import Checkpoints
-from seqrl.configuration import typed
+from seqrl.configuration import RunConfig, typed
 from seqrl.devices import Device
 from seqrl.errors import CheckpointError
 from seqrl.networks import Network
@@ -26,18 +26,20 @@ def configuration(run: Path) -> DictConfig:
     path = run / "config.yaml"
     try:
         cfg: Any = OmegaConf.load(path)
-        return OmegaConf.create(
-            {
-                "env": typed(cfg.env),
-                "network": typed(cfg.network),
-                "device": typed(cfg.device),
-                "runner": {"episode_limit": cfg.runner.episode_limit},
-                # Runs of earlier versions know no interval.
-                "evaluation": {"interval": 0, **cfg.evaluation},
-                "parallel": cfg.parallel,
-                "seed": cfg.seed,
-            }
-        )
+        parts = {
+            "env": typed(cfg.env),
+            "network": typed(cfg.network),
+            "device": cfg.device,
+            # Runs of earlier versions know no interval.
+            "evaluation": {"interval": 0, **cfg.evaluation},
+            "parallel": cfg.parallel,
+            "seed": cfg.seed,
+        }
+        whole = OmegaConf.merge(OmegaConf.structured(RunConfig), parts)
+        assert isinstance(whole, DictConfig)
+        found = OmegaConf.masked_copy(whole, [*parts, "trust"])
+        found.runner = {"episode_limit": cfg.runner.episode_limit}
+        return found
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"run: {run} holds no run. Name the folder that has config.yaml in it.") from None
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:

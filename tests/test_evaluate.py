@@ -340,10 +340,21 @@ def test_where_nothing_can_be_written_it_is_printed_all_the_same(run, monkeypatc
 
 def test_a_film_lies_in_the_run_folder(run, evaluated):
     _, said = evaluated(*GIVEN, "video=true")
-    assert said.endswith("Film: run/video/policy.gif, also in TensorBoard\n")
-    events, film = sorted(path.name for path in (run / "video").iterdir())
-    assert (events.split(".")[0], film) == ("events", "policy.gif")
-    assert (run / "video" / film).read_bytes().startswith(b"GIF89a")
+    assert said.endswith("Film: run/policy.gif, and in TensorBoard\n")
+    (events,) = (run / "video").iterdir()
+    film = (run / "policy.gif").read_bytes()
+    assert film.startswith(b"GIF89a")
+    assert film in events.read_bytes()
+
+
+def test_a_reader_that_has_gone_stops_nothing(run):
+    command = [sys.executable, "-m", "seqrl.evaluate", *GIVEN]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=run.parent, stdout=pipe, stderr=pipe) as going:
+        going.stdout.close()
+        said = going.stderr.read()
+    assert (going.returncode, said) == (0, b"")
+    assert (run / "evaluation.json").exists()
 
 
 def test_help_says_every_key(tmp_path):

@@ -24,12 +24,10 @@ CONFIG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "choice", [f"{group}={name}" for group in ("env", "network", "device") for name in choices(group)]
-)
+@pytest.mark.parametrize("choice", [f"{group}={name}" for group in ("env", "network") for name in choices(group)])
 def test_every_part_that_plays_has_its_types_again(choice):
     cfg = composed(choice)
-    for part in (cfg.env, cfg.network, cfg.device):
+    for part in (cfg.env, cfg.network):
         assert SCHEMAS[part._target_] is OmegaConf.get_type(part)
 
 
@@ -60,6 +58,8 @@ def test_a_network_from_a_file_of_ones_own_is_taken_as_it_is(tmp_path):
         yaml.safe_dump({**CONFIG, "env": {"_target_": "seqrl.envs.TMaze", "corridor_length": "far"}}),
         yaml.safe_dump({**CONFIG, "env": {"corridor_length": 5}}),
         yaml.safe_dump({**CONFIG, "evaluation": None}),
+        yaml.safe_dump({**CONFIG, "seed": "first"}),
+        yaml.safe_dump({**CONFIG, "parallel": None}),
         yaml.safe_dump({**CONFIG, "seed": "${evil:1}"}),
     ],
 )
