@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from seqrl.metrics import figure
+
 TINY = [
     "episodes=2",
     "parallel=3",
@@ -167,7 +169,8 @@ def test_the_policy_is_evaluated_at_intervals_and_at_the_end_and_the_best_is_kep
     best = max(returns, key=lambda iteration: (returns[iteration], iteration))
     assert best != 7
     assert {path.stem for path in (run / "checkpoints").glob("*.pt")} == {f"{best:08d}", "00000007"}
-    assert f"best policy   {returns[best]:.1f} after {best} of 7 iterations" in said
+    assert f"best policy   {figure(returns[best])} after {best} of 7 iterations" in said
+    assert f" · evaluated {figure(returns[2])} · " in said
     # Of the final policy there is one evaluation, and it is the result.
     assert json.loads((run / "manifest.json").read_text())["result"] == returns[7]
 
