@@ -363,7 +363,7 @@ CHOICES: dict[str, list[Any]] = {
     "network.type": ["lstm", "attention", "mlp"],
     "sequence_learning.stale_state": ["keep", "refresh", "burn_in", "zero"],
     "env.counted": ["colors", "suits", "ranks"],
-    "env.backend": ["auto", "vector", "sync", "async"],
+    "env.backend": ["auto", "vector", "sync", "async", "envpool"],
     "device.precision": ["float32", "float64", "bf16", "tf32"],
     "evaluation.greedy": [True, False, "both"],
     "algorithm.baseline": ["value", "batch_mean", "none"],

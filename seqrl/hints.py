@@ -95,7 +95,7 @@ def faster(shares: dict[str, float], bptt_length: int, learners: int, cores: int
     update += [] if 0 < bptt_length <= 20 else ["sequence_learning.bptt_length=20"]
     update += [f"algorithm.learners={cores}, if as many cores are free"] if 1 < learners < cores else []
     advice = {
-        "environment": ["a larger parallel", "env.backend=async, if a Gymnasium environment is slow"],
+        "environment": ["a larger parallel", "env.backend=envpool, if EnvPool has the environment"],
         "inference": ["a larger parallel"],
         "update": update,
         "evaluation": ["a larger evaluation.interval", "fewer evaluation.episodes"],

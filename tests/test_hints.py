@@ -47,7 +47,7 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
 @pytest.mark.parametrize(
     ("slowest", "bptt_length", "learners", "said"),
     [
-        ("environment", 0, 2, "a larger parallel; env.backend=async, if a Gymnasium environment is slow"),
+        ("environment", 0, 2, "a larger parallel; env.backend=envpool, if EnvPool has the environment"),
         ("inference", 0, 2, "a larger parallel"),
         ("update", 0, 2, "fewer algorithm.epochs; sequence_learning.bptt_length=20; algorithm.learners=4, if as many"),
         ("update", 50, 4, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),

@@ -32,6 +32,7 @@ ALLOWED = {
     "torch.utils.tensorboard": ["seqrl.loggers.tensorboard"],
     "wandb": ["seqrl.loggers.wandb"],
     "mlflow": ["seqrl.loggers.mlflow"],
+    "envpool": ["seqrl.envs.pool"],
     "rich": ["seqrl.metrics", "seqrl.report"],
     "PIL": ["seqrl.envs.pictures", "seqrl.video"],
     "matplotlib": ["seqrl.report.figures"],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seqrl.envs.choice import episodes
 from seqrl.envs.errors import EnvError, FaultyEnvError, described
-from seqrl.envs.lookup import MISSING_PACKAGE, find
+from seqrl.envs.lookup import MISSING_PACKAGE
 from seqrl.envs.spaces import actions, observations
 from seqrl.envs.timeouts import OverdueError, within
 from seqrl.envs.vectorize import Order, Wrap
@@ -22,7 +22,7 @@ from seqrl.types import Step
 
 
 class GymnasiumEnv:
-    """B copies of the environment that Gymnasium knows as `id`.
+    """B copies of the environment that Gymnasium, or EnvPool, knows as `id`.
 
     id         such as Acrobot-v1, or module:Env-v0, which imports the module that registers Env-v0
     kwargs     arguments of the environment's constructor
@@ -31,7 +31,8 @@ class GymnasiumEnv:
     action_mask   where it is said which choices are allowed: info, for info["action_mask"], or a part of the
                observation, by name; None: in the part called action_mask, if there is one
     backend    vector: the environment's own vector form; sync: one process; async: a process each;
-               auto: vector where there is one, else sync or async, whichever is measured to be faster
+               auto: vector where there is one, else sync or async, whichever is measured to be faster;
+               envpool: threads of EnvPool, which has environments and ids of its own
     timeout_seconds   that a reset or a step of all of them may take; None: for ever. Only a process of its own can
                be ended where it hangs outside Python
 
@@ -39,7 +40,7 @@ class GymnasiumEnv:
     one Packed vector. It acts in units of its own: choices count from 0, dimensions of a Box that have bounds run over
     [-1, 1], are scaled to the bounds and clipped; several actions at once are a Joint vector.
     Under sync and async every episode has a seed of its own, from `seed`, the environment's index and the episode's
-    number; an own vector form is seeded at every full reset.
+    number; an own vector form and EnvPool are seeded at every full reset.
 
     choice     the backend that plays, and why it does if that was left open
 
@@ -65,7 +66,7 @@ class GymnasiumEnv:
     ) -> None:
         self.batch_size, self.device = batch_size, torch.device(device)
         self._id, self._render_mode = id, (kwargs or {}).get("render_mode")
-        order = Order(find(id), kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
+        order = Order(id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
         self._episodes, self.choice = episodes(order, backend)
         envs = self._episodes.envs
         # Where environments have processes of their own, it is their answers that are waited for.

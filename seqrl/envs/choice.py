@@ -26,7 +26,7 @@ FEW, MANY = 4, 16
 class Choice:
     """Who plays.
 
-    backend   vector, sync or async
+    backend   vector, sync, async or envpool
     why       what speaks for it, if it was chosen here; otherwise nothing
     """
 
@@ -38,7 +38,7 @@ def episodes(order: Order, backend: str) -> tuple[Episodes, Choice]:
     """Episodes of environments, and who plays them: the `backend` that is asked for, or what auto chooses."""
     if backend not in ("auto", *BACKENDS):
         raise EnvError(f"env.backend: there is no backend {backend!r}. Use one of auto, {', '.join(BACKENDS)}.")
-    with explained(order.spec.id, order.kwargs):
+    with explained(order.id if backend == "envpool" else order.spec.id, order.kwargs):
         if backend == "auto" and (own := _own_form(order)):
             return own, Choice("vector", f"{order.spec.id} has a form of its own")
         choice = fastest(order) if backend == "auto" else Choice(backend)

@@ -1,4 +1,4 @@
-"""Makes many environments out of one: its own vector form, one process, or a process each."""
+"""Makes many environments out of one: its own vector form, one process, a process each, or EnvPool."""
 
 import logging
 import multiprocessing
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import gymnasium
@@ -16,9 +16,11 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
-from seqrl.envs.autoreset import OWN_EPISODES, Episodes, SeededEpisodes
+from seqrl.envs.autoreset import OWN_EPISODES, Episodes, NextStepEpisodes, SeededEpisodes
 from seqrl.envs.composed import Plain, is_composed
 from seqrl.envs.errors import EnvError, described
+from seqrl.envs.lookup import find
+from seqrl.envs.pool import Pool
 from seqrl.envs.single import Single
 from seqrl.envs.timeouts import LostError, OverdueError
 from seqrl.signals import end_with_parent
@@ -111,12 +113,13 @@ class ProcessEach(AsyncVectorEnv):
 class Order:
     """Environments that are wanted.
 
+    id                such as Acrobot-v1, or module:Env-v0
     timeout_seconds   that a reset or a step of all of them may take; None: for ever
     wrappers          put around each, the first one innermost
     hidden, action_mask   as in `Plain`
     """
 
-    spec: EnvSpec
+    id: str
     kwargs: Mapping[str, Any]
     batch_size: int
     seed: int
@@ -124,6 +127,11 @@ class Order:
     wrappers: Sequence[Wrap] = ()
     hidden: Sequence[Any] = ()
     action_mask: str | None = None
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        """The environment as Gymnasium knows it; raises EnvError if it does not."""
+        return find(self.id)
 
     def singles(self) -> list[Callable[[], Single]]:
         """What builds each of them."""
@@ -156,11 +164,7 @@ def _vector(order: Order) -> Episodes:
     spec = order.spec
     if spec.vector_entry_point is None:
         raise EnvError(f"env.backend: {spec.id} has no vector form of its own. Use env.backend=sync or async.")
-    if order.is_wrapped:
-        raise EnvError(
-            "env.backend: env.wrappers and env.action_mask are for single environments (got vector). "
-            "Use env.backend=sync or async."
-        )
+    _refuse_wrapped(order, "vector")
     envs = gymnasium.make_vec(spec, order.batch_size, vectorization_mode="vector_entry_point", **order.kwargs)
     mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
     return OWN_EPISODES[mode](envs, order.seed)
@@ -180,6 +184,19 @@ def _async(order: Order) -> Episodes:
         ) from error
 
 
+def _envpool(order: Order) -> Episodes:
+    _refuse_wrapped(order, "envpool")
+    return NextStepEpisodes(Pool(order.id, order.batch_size, order.kwargs), order.seed)
+
+
+def _refuse_wrapped(order: Order, backend: str) -> None:
+    if order.is_wrapped:
+        raise EnvError(
+            f"env.backend: env.wrappers and env.action_mask are for single environments (got {backend}). "
+            "Use env.backend=sync or async."
+        )
+
+
 def _single(order: Order, index: int, home: int) -> Single:
     if os.getpid() != home:
         # Ctrl-C goes to every process of a terminal; the parent finishes its iteration and then ends this one.
@@ -190,4 +207,9 @@ def _single(order: Order, index: int, home: int) -> Single:
 
 # The adapter copies, so Gymnasium need not.
 PLAIN: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
-BACKENDS: dict[str, Callable[[Order], Episodes]] = {"vector": _vector, "sync": _sync, "async": _async}
+BACKENDS: dict[str, Callable[[Order], Episodes]] = {
+    "vector": _vector,
+    "sync": _sync,
+    "async": _async,
+    "envpool": _envpool,
+}

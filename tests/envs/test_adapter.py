@@ -10,7 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
+from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv, pool
 from tests.envs.clocks import Clock
 
 # Processes are forked from one that has run OpenMP threads; they only play.
@@ -380,7 +380,7 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
         ),
         (
             partial(GymnasiumEnv, "CartPole-v1", backend="threads"),
-            "env.backend: there is no backend 'threads'. Use one of auto, vector, sync, async.",
+            "env.backend: there is no backend 'threads'. Use one of auto, vector, sync, async, envpool.",
         ),
         (
             partial(GymnasiumEnv, "Acrobot-v1", backend="vector"),
@@ -396,6 +396,14 @@ def test_what_cannot_be_played_is_said_in_one_line(make, message):
     with pytest.raises(EnvError) as error:
         make(batch_size=2, seed=0)
     assert str(error.value) == message
+
+
+def test_where_envpool_is_not_installed_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(pool, "is_installed", lambda package: False)
+    with pytest.raises(EnvError) as error:
+        GymnasiumEnv("CartPole-v1", 2, seed=0, backend="envpool")
+    said = "env.backend: envpool is not installed. Install it: pip install 'seqrl[envpool]'."
+    assert str(error.value) == said
 
 
 def test_a_module_that_lacks_a_package_is_told_from_one_that_is_not_there(tmp_path, monkeypatch):

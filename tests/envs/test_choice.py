@@ -10,7 +10,6 @@ from seqrl.build import built, make_env, settled
 from seqrl.configuration import CONF
 from seqrl.envs import GymnasiumEnv, choice
 from seqrl.envs.choice import Choice, alone, fastest, rate, side_by_side
-from seqrl.envs.lookup import find
 from seqrl.envs.vectorize import Order
 from tests.envs.clocks import Clock
 
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 
 def order(id="test/Clock-v0", batch_size=16):
-    return Order(find(id), {}, batch_size, seed=0, timeout_seconds=60.0)
+    return Order(id, {}, batch_size, seed=0, timeout_seconds=60.0)
 
 
 def chosen(batch_size, one, processes):
