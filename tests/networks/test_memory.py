@@ -1,11 +1,20 @@
 import pytest
 import torch
 
-from seqrl.networks import LSTM, Attention
+from seqrl.networks import LSTM, Attention, Block
 
 LENGTH, ROWS, WIDTH = 23, 3, 8
+
+
+class StepByStep(LSTM):
+    """Unrolls as a block does that says no more than what one step is."""
+
+    unroll = Block.unroll
+
+
 BLOCKS = {
     "lstm": lambda: LSTM(WIDTH, WIDTH),
+    "step by step": lambda: StepByStep(WIDTH, WIDTH),
     "attention": lambda: Attention(WIDTH, window=4, heads=2),
     "attention past every step": lambda: Attention(WIDTH, window=50, heads=2),
     "attention one step back": lambda: Attention(WIDTH, window=1, heads=4),
