@@ -4,7 +4,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypedDict, TypeVar, Unpack
@@ -91,6 +91,7 @@ class SequenceAlgorithm(ABC):
     target_kl: float | None = None
 
     def __init__(self, network: Network, shuffle: np.random.Generator, **told: Unpack[Coefficients]) -> None:
+        insist(told)
         self.network, self.shuffle = network, shuffle
         self.learning_rate, self.gamma, self.gae_lambda = told["learning_rate"], told["gamma"], told["gae_lambda"]
         self.epochs, self.minibatches = told["epochs"], told["minibatches"]
@@ -369,6 +370,15 @@ class PPOAlgorithm(SingleSteps, SequencePPOAlgorithm):
 
 class ReinforceAlgorithm(SingleSteps, SequenceReinforceAlgorithm):
     """REINFORCE on single steps."""
+
+
+def insist(told: Mapping[str, object]) -> None:
+    """Raise TypeError, as for parameters written out, if coefficients are missing or unknown."""
+    known = list(Coefficients.__annotations__)
+    if unknown := [name for name in told if name not in known]:
+        raise TypeError(f"got an unexpected keyword argument {unknown[0]!r}")
+    if missing := [name for name in known if name not in told]:
+        raise TypeError(f"missing required keyword-only arguments: {', '.join(missing)}")
 
 
 def summed(one: Terms, other: Terms) -> Terms:

@@ -179,7 +179,9 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         extra = (
             " Another GPU: device=cuda device.name=cuda:1." if group == "device" and choice.startswith("cuda") else ""
         )
-        return f"{group}: there is no {group}={choice}.{nearest(choice, there)} Choices: {', '.join(there)}.{extra}"
+        meant = nearest(choice, there)
+        own = "" if meant or any(o.startswith("hydra.searchpath") for o in others) else " Your own need --config-dir."
+        return f"{group}: there is no {group}={choice}.{meant} Choices: {', '.join(there)}.{own}{extra}"
     if "Config group override" in text:
         group = override.partition("=")[0] or "a group"
         known = ", ".join(choices(group)) if group in GROUPS else "network=lstm, for instance"
@@ -234,7 +236,10 @@ def _unknown(key: str, others: Sequence[str]) -> str:
         )
     else:
         same_name = [k for k in known if name and k.rpartition(".")[2] == name]
-        remedy = nearest(key, known) or (f" Did you mean {same_name[0]}?" if same_name else "")
+        # That both are of `env` makes two words no more alike.
+        alike = section != "env" or nearest(name, [k.removeprefix("env.") for k in known if k.startswith("env.")])
+        near = nearest(key, known) if alike else ""
+        remedy = near or (f" Did you mean {same_name[0]}?" if same_name else "")
     if not remedy and section == "env" and "env.kwargs" in known:
         remedy = f" An argument of the environment is written +env.kwargs.{name}=…."
     return f"{key}: there is no such key.{remedy} All keys: python -m seqrl.train --cfg job."

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -17,11 +17,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.extras import is_installed, remedy
-from seqrl.trust import distrusted
+from seqrl.trust import distrusted, shipped
 
 PACKAGE = Path(__file__).resolve().parent
 # Shipped inside the package in a wheel, beside it in a checkout.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+# A network that does not say whether it has an LSTM remembers in another way.
+LEARNS_SEQUENCES = "${learns_sequences:${sequence_learning.enabled},${oc.select:network.use_lstm,true}}"
 
 
 @dataclass
@@ -69,7 +71,7 @@ class SequenceLearningConfig:
 
 @dataclass
 class AlgorithmConfig:
-    """What the choices of group `algorithm` share."""
+    """What the choices of group `algorithm` share. One of the user's own may have more keys."""
 
     _target_: str = MISSING
     learning_rate: float = 1e-3
@@ -93,7 +95,8 @@ class AlgorithmConfig:
     # Coefficients that fall linearly to 0 over the run: learning_rate, clip_range, entropy_coefficient.
     anneal: list[str] = field(default_factory=lambda: ["learning_rate"])
     grad_clip_norm: float | None = "${sequence_learning.grad_clip_norm}"  # type: ignore[assignment]
-    bptt_length: int = "${sequence_learning.bptt_length}"  # type: ignore[assignment]
+    # 1, single steps, where sequences are not learned: for algorithms that are not selected by it.
+    bptt_length: int = f"${{choose:{LEARNS_SEQUENCES},${{sequence_learning.bptt_length}},1}}"  # type: ignore[assignment]
     stale_state: str = "${sequence_learning.stale_state}"
     burn_in: int = "${sequence_learning.burn_in}"  # type: ignore[assignment]
     max_tokens_per_batch: int | None = "${sequence_learning.max_tokens_per_batch}"  # type: ignore[assignment]
@@ -282,19 +285,32 @@ def point_folder(sweep: str, number: int, name: str, overrides: Sequence[str]) -
     return f"{number}_{folder_name(name)}".rstrip("_")
 
 
+def own_choices(sources: Sequence[Mapping[str, str]]) -> str:
+    """What a folder of the user's own adds to the groups, or how to have one."""
+    folders = [Path(source["path"]) for source in sources if source["provider"] == "command-line"]
+    files = sorted(file.relative_to(folder) for folder in folders for file in folder.glob("*/**/*.yaml"))
+    added = [f"{file.parent.as_posix()}={file.stem}" for file in files]
+    return ", ".join(added) or "a file each, in a folder that --config-dir names"
+
+
+# What lets keys be added to a schema; `faults` finds those that nobody knows.
+OPEN = {"struct": False}
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra and OmegaConf; again does no harm."""
     OmegaConf.register_new_resolver("learns_sequences", learns_sequences, replace=True)
     OmegaConf.register_new_resolver("choose", lambda condition, yes, no: yes if condition else no, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("point_folder", point_folder, replace=True)
+    OmegaConf.register_new_resolver("own_choices", own_choices, replace=True)
     store = ConfigStore.instance()
     for name, schema in {
         "run": RunConfig,
         "network": NetworkConfig,
         "sequence_learning": SequenceLearningConfig,
-        "ppo": PPOConfig,
-        "reinforce": ReinforceConfig,
+        "ppo": OmegaConf.structured(PPOConfig, flags=OPEN),
+        "reinforce": OmegaConf.structured(ReinforceConfig, flags=OPEN),
         "cartpole": CartPoleConfig,
         "tmaze": TMazeConfig,
         "repeat_first": RepeatFirstConfig,
@@ -434,10 +450,13 @@ def _empty(cfg: DictConfig) -> Iterator[str]:
 
 
 def _unknown_keys(cfg: DictConfig) -> Iterator[str]:
-    """Keys that `+key=value` added to something whose keys are all known."""
+    """Keys that were added to something whose keys are all known."""
     for prefix, node in [("", cfg), *((f"{name}.", cfg._get_node(name)) for name in map(str, cfg))]:
         schema = node._metadata.object_type if isinstance(node, DictConfig) else None
         if not isinstance(node, DictConfig) or not is_dataclass(schema):
+            continue
+        # A class of the user's own says itself what it takes.
+        if "_target_" in node and not shipped(prefix.rstrip("."), node._target_):
             continue
         known = [f.name for f in fields(schema) if not f.name.startswith("_")]
         for key in map(str, node):

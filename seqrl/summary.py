@@ -29,7 +29,8 @@ def reason(cfg: DictConfig) -> str:
     if not cfg.sequence_learning.enabled:
         return "as sequence_learning.enabled is false"
     length = cfg.sequence_learning.bptt_length
-    return f"as the network has an LSTM: gradients reach back {f'{length} steps' if length else 'to the episode start'}"
+    why = "the network has an LSTM" if "use_lstm" in cfg.network else "sequence_learning.enabled is true"
+    return f"as {why}: gradients reach back {f'{length} steps' if length else 'to the episode start'}"
 
 
 def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None, folder: Path) -> str:

@@ -39,9 +39,23 @@ SUITES = ["gymnasium", "popgym", "minigrid", "ale_py"]
 SECRET = re.compile(r"(^|[_.])(password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
 
 
+def shipped(section: str, target: str) -> bool:
+    """Whether what a section of the configuration builds is seqrl's own."""
+    return _within(target, ROOMS.get(section, []))
+
+
 def distrusted(cfg: DictConfig) -> Iterator[str]:
     """Complaints about all that a composed configuration would import and nobody has named in `trust`."""
     trusted = [str(module) for module in cfg.trust]
+    complaints = list(_strangers(cfg, trusted))
+    # One list for all of them, as the last one given counts alone.
+    modules = dict.fromkeys([*trusted, *(module.split(".")[0] for _, module in complaints)])
+    for complaint, _ in complaints:
+        yield f"{complaint}. If you trust it, add trust=[{','.join(modules)}]."
+
+
+def _strangers(cfg: DictConfig, trusted: list[str]) -> Iterator[tuple[str, str]]:
+    """What would be imported and is neither seqrl's nor trusted: a complaint and the module."""
     sections = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(sections, dict)
     for key, section in sections.items():
@@ -52,10 +66,9 @@ def distrusted(cfg: DictConfig) -> Iterator[str]:
                 yield from _module(where, str(node.get("id", "")), [*trusted, *SUITES])
 
 
-def _target(where: str, target: str, allowed: list[str]) -> Iterator[str]:
-    module = target.split(".")[0]
+def _target(where: str, target: str, allowed: list[str]) -> Iterator[tuple[str, str]]:
     if not _within(target, allowed):
-        yield f"{where}._target_: {target} is not of seqrl. If you trust it, add trust=[{module}]."
+        yield f"{where}._target_: {target} is not of seqrl", target
         return
     try:
         found = get_object(target)
@@ -64,14 +77,14 @@ def _target(where: str, target: str, allowed: list[str]) -> Iterator[str]:
         return
     home = str(getattr(found, "__module__", None) or type(found).__module__)
     if not _within(home, allowed):
-        yield f"{where}._target_: {target} is of the module {home}. If you trust it, add trust=[{home.split('.')[0]}]."
+        yield f"{where}._target_: {target} is of the module {home}", home
 
 
-def _module(where: str, id: str, trusted: list[str]) -> Iterator[str]:
+def _module(where: str, id: str, trusted: list[str]) -> Iterator[tuple[str, str]]:
     """An environment's id may name a module to import, module:Env-v0."""
     module, colon, _ = id.rpartition(":")
     if colon and not _within(module, trusted):
-        yield f"{where}.id: would import {module} (got {id}). If you trust it, add trust=[{module.split('.')[0]}]."
+        yield f"{where}.id: would import {module} (got {id})", module
 
 
 def _within(name: str, modules: list[str]) -> bool:

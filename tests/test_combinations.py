@@ -26,7 +26,9 @@ def test_every_combination_trains_and_begins_with_a_ratio_of_one(name, network, 
     algorithm, through_time = ALGORITHMS[name]
     overrides = [
         f"algorithm={algorithm}",
+        # Also where the rule would have chosen another.
         f"algorithm._target_=seqrl.algorithms.{name}",
+        "algorithm.bptt_length=${sequence_learning.bptt_length}",
         f"network={network}",
         f"sequence={sequence}",
         *ENVS[actions],

@@ -166,6 +166,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("+network.hiden_size=1", r"network.hiden_size: there is no such key. Did you mean hidden_size\?"),
         ("+typo=1", r"typo: there is no such key"),
         ("network=lstmm", r"network: there is no network=lstmm. Did you mean lstm\? Choices: attention, lstm, mlp"),
+        ("network=gru", r"network: there is no network=gru. Choices: .*mlp\. Your own need --config-dir\.$"),
         ("network=null", r"network: needs a choice \(got null\). Choices: attention, lstm, mlp"),
         ("env=null", r"env: needs a choice \(got null\). Choices: atari, count_recall"),
         ("+logger.x=3", r"logger.x: must name a class \(got 3\)"),
@@ -236,6 +237,11 @@ def test_every_fault_is_reported_at_once():
 def test_every_fault_of_the_command_line_is_reported_at_once_even_those_that_hydra_stops_at():
     lines = what_is_said("algorithm.gamma=abc", "parallel=xyz", "gama=3", "network=lstmm", "episodes=0")
     assert [line.split(":")[0] for line in lines] == ["network", "algorithm.gamma", "parallel", "gama", "episodes"]
+
+
+def test_an_argument_of_the_environment_is_mistaken_for_no_key_of_env():
+    (line,) = what_is_said("env=gymnasium", "env.length=3")
+    assert "is written +env.kwargs.length=…" in line
 
 
 def test_suggestions_come_from_the_groups_that_were_chosen():
@@ -316,6 +322,64 @@ def test_an_own_part_may_have_keys_of_its_own(tmp_path):
     cfg = composed(f"hydra.searchpath=[file://{tmp_path}]", "network=big", "trust=[my_module]")
     assert faults(cfg) == []
     assert (cfg.network.layers, cfg.algorithm._target_) == (3, "seqrl.algorithms.SequencePPOAlgorithm")
+
+
+OWN_PPO = "defaults: [ppo]\n_target_: my_module.Mine\nepochs: 3\nmine: 1.5\n"
+
+
+@pytest.fixture
+def own_ppo(tmp_path):
+    (tmp_path / "algorithm").mkdir()
+    (tmp_path / "algorithm" / "mine.yaml").write_text(OWN_PPO)
+    return [f"hydra.searchpath=[file://{tmp_path}]", "algorithm=mine", "trust=[my_module]"]
+
+
+def test_an_own_algorithm_takes_what_ppo_takes_and_keys_of_its_own(own_ppo):
+    cfg = composed(*own_ppo, "algorithm.mine=2")
+    assert faults(cfg) == []
+    assert (cfg.algorithm.mine, cfg.algorithm.epochs, cfg.algorithm.clip_range) == (2, 3, 0.2)
+
+
+def test_what_an_own_algorithm_shares_with_ppo_is_checked_as_ppos(own_ppo):
+    (line,) = what_is_said(*own_ppo, "algorithm.gamma=99")
+    assert line == "algorithm.gamma: must be between 0 and 1 (got 99.0). Did you mean 0.99?"
+    with pytest.raises(ConfigCompositionException, match=r"algorithm\.epochs=a"):
+        composed(*own_ppo, "algorithm.epochs=a")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        (["sequence=full"], 0),
+        (["sequence=truncated"], 50),
+        (["sequence=off"], 1),
+        (["network=mlp", "sequence=truncated"], 1),
+    ],
+)
+def test_an_own_algorithm_sees_single_steps_where_sequences_are_not_learned(own_ppo, overrides, length):
+    assert composed(*own_ppo, *overrides).algorithm.bptt_length == length
+
+
+def test_an_own_network_that_says_nothing_of_an_lstm_learns_sequences(tmp_path):
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "mine.yaml").write_text("_target_: my_module.mine\n")
+    own = [f"hydra.searchpath=[file://{tmp_path}]", "network=mine", "trust=[my_module]"]
+    for algorithm, name in (("ppo", "PPO"), ("reinforce", "Reinforce")):
+        cfg = composed(*own, f"algorithm={algorithm}", "sequence=truncated")
+        assert faults(cfg) == []
+        assert cfg.algorithm._target_ == f"seqrl.algorithms.Sequence{name}Algorithm"
+        assert cfg.algorithm.bptt_length == 50
+    assert composed(*own, "sequence=off").algorithm._target_ == "seqrl.algorithms.PPOAlgorithm"
+
+
+def test_the_help_lists_what_the_users_own_folder_adds(tmp_path):
+    sources = [{"provider": "main", "path": str(CONF)}]
+    assert configuration.own_choices(sources) == "a file each, in a folder that --config-dir names"
+    for file in ("network/big.yaml", "algorithm/mine.yaml", "hydra/launcher/mine.yaml", "notes.yaml"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    sources.append({"provider": "command-line", "path": str(tmp_path)})
+    assert configuration.own_choices(sources) == "algorithm=mine, hydra/launcher=mine, network=big"
 
 
 def test_the_help_names_every_group_and_choice():

@@ -40,7 +40,7 @@ def composed(*overrides):
         "gymnasium.make",
         "hydra.utils.get_object",
         "seqrl.records.subprocess.run",
-        "seqrl.envs.lookup.importlib.import_module",
+        "seqrl.envs.vectorize.os.system",
         "seqrl.networks.network.torch.load",
         "seqrl.files.write",
         "my_module.Thing",
@@ -77,6 +77,14 @@ def test_an_environment_of_a_module_that_nobody_named_is_refused(module):
     assert faults(composed("env=gymnasium", f"env.id={module}:Thing-v0", f"trust=[{module}]")) == []
     assert faults(composed("env=gymnasium", f"env.id={module}x:Thing-v0", f"trust=[{module}]")) != []
     assert faults(composed("env=gymnasium", "env.id=popgym:popgym-RepeatFirstEasy-v0")) == []
+
+
+def test_one_list_names_all_that_must_be_trusted_as_the_last_one_given_counts_alone():
+    own = ["env=gymnasium", "env.id=mine:Thing-v0", "+logger.a._target_=yours.Logger", "trust=[theirs]"]
+    lines = faults(composed(*own))
+    assert len(lines) == 2
+    assert all(line.endswith(" If you trust it, add trust=[theirs,mine,yours].") for line in lines)
+    assert faults(composed(*own[:-1], "trust=[theirs,mine,yours]")) == []
 
 
 # Imported, built or called, it leaves a file behind.
