@@ -1,7 +1,8 @@
 """From the configuration to the parts of a run: all that is named by a `_target_` is built here."""
 
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -13,12 +14,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
-from seqrl.configuration import NetworkConfig
+from seqrl.configuration import NetworkConfig, nearest
 from seqrl.devices import Device, chosen
 from seqrl.envs import BatchedEnv, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
-from seqrl.errors import ConfigError
+from seqrl.errors import ConfigError, SeqrlError, described
 from seqrl.evaluation import Evaluator
+from seqrl.extras import fault_of_target
 from seqrl.metrics import EpisodeStatistics
 from seqrl.networks import Graphed, Network
 from seqrl.probe import probe
@@ -55,19 +57,52 @@ def prepared(device: Device, cfg: DictConfig, say: Callable[[str], None]) -> Dev
     return device
 
 
-def built(part: DictConfig) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class Constructor:
+    """Builds what a section of the configuration names; what is wrong with it is said with the section's name.
+
+    where    the section
+    target   its `_target_`
+    make     what that names, with the section's other keys filled in
+    """
+
+    where: str
+    target: str
+    make: partial[Any]
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        try:
+            return self.make(*given, **named)
+        except (SeqrlError, MemoryError):
+            raise
+        except Exception as error:
+            raise self.complaint(error) from error
+
+    def complaint(self, error: Exception) -> ConfigError:
+        key = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if isinstance(error, TypeError) and key and key[1] in self.make.keywords:
+            others = [name for name in self.make.keywords if name != key[1]]
+            meant = nearest(key[1], others)
+            return ConfigError([f"{self.where}.{key[1]}: {self.target} takes no such parameter.{meant}"])
+        return ConfigError([f"{self.where}: {self.target}: {described(error)}."])
+
+
+def built(part: DictConfig) -> Constructor:
     """Constructor of what `_target_` names, with the part's other keys filled in.
 
     Raises ConfigError if it cannot be imported, or has no such parameters.
     """
+    where = part._get_full_key(None)
     try:
-        constructor: partial[Any] = instantiate(part, _partial_=True, _convert_="all")
-        signature(constructor.func).bind_partial(**constructor.keywords)
+        constructor = Constructor(where, part._target_, instantiate(part, _partial_=True, _convert_="all"))
     except InstantiationException as error:
         reason = str(error.__cause__ or error).splitlines()[0].rstrip(".:")
-        raise ConfigError([f"_target_ {part._target_}: {reason}. Check its spelling, and PYTHONPATH."]) from error
+        fault = fault_of_target(part._target_) or f"{part._target_}: {reason}."
+        raise ConfigError([f"{where}._target_: {fault}"]) from error
+    try:
+        signature(constructor.make.func).bind_partial(**constructor.make.keywords)
     except TypeError as error:
-        raise ConfigError([f"_target_ {part._target_}: {error}. The keys of a part are its parameters."]) from error
+        raise constructor.complaint(error) from error
     return constructor
 
 
@@ -117,7 +152,7 @@ def network_builder(cfg: DictConfig) -> Callable[..., Network]:
     if OmegaConf.get_type(cfg.network) is NetworkConfig:
         # It names what the other keys say, and is no part.
         del parts["type"]
-    return built(OmegaConf.create(parts))
+    return built(OmegaConf.create({"network": parts}).network)
 
 
 def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:

@@ -1,6 +1,13 @@
 """What can go wrong, said for the person at the keyboard: one line each, and the exit code."""
 
+import sys
+import traceback
+from pathlib import Path
 from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent
+# Where nothing of the user's own lies.
+LIBRARIES = [PACKAGE, Path(sys.prefix), Path(sys.base_prefix)]
 
 
 class SeqrlError(Exception):
@@ -56,3 +63,22 @@ class StoppedError(SeqrlError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def described(error: Exception) -> str:
+    """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
+    first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return f"{said}{_place(error)}"
+
+
+def _place(error: Exception) -> str:
+    files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    # Before seqrl stands whoever called it.
+    called = next((n for n, (file, _) in enumerate(files) if file.is_relative_to(PACKAGE)), len(files))
+    own = [f" ({file.name}:{line})" for file, line in files[called:] if _is_own(file)]
+    return own[-1] if own else ""
+
+
+def _is_own(file: Path) -> bool:
+    return file.is_file() and not any(file.is_relative_to(library) for library in LIBRARIES)

@@ -1,6 +1,13 @@
-"""Packages that not everyone needs, and the extra of seqrl that brings each."""
+"""Modules and packages that may not be there, and what to do then."""
 
+import difflib
+import importlib
 from importlib.util import find_spec
+
+from seqrl.errors import described
+
+# Modules of environments, and the extras of seqrl that bring them.
+EXTRAS = {"popgym": "popgym", "minigrid": "minigrid", "ale_py": "atari"}
 
 
 def is_installed(package: str) -> bool:
@@ -12,3 +19,31 @@ def is_installed(package: str) -> bool:
 
 def remedy(extra: str) -> str:
     return f"Install it: pip install 'seqrl[{extra}]'."
+
+
+def fault_of_module(module: str) -> str | None:
+    """Why a module cannot be imported, and what to do; None if it can."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            return f"the module {module!r} cannot be imported: {error}. Install what it needs."
+        if module.endswith(".py"):
+            return f"there is no module {module!r}. Name it without .py."
+        how = remedy(EXTRAS[module]) if module in EXTRAS else "Install it, or check the spelling and PYTHONPATH."
+        return f"there is no module {module!r}. {how}"
+    except Exception as error:
+        return f"the module {module!r} cannot be imported: {described(error)}. Mend it."
+    return None
+
+
+def fault_of_target(target: str) -> str | None:
+    """Why there is no such thing as module.name, and what to do; None if there is."""
+    module, _, name = target.rpartition(".")
+    if fault := fault_of_module(module):
+        return fault
+    there = vars(importlib.import_module(module))
+    if name in there:
+        return None
+    close = difflib.get_close_matches(name, there, n=1)
+    return f"{module} has no {name}." + (f" Did you mean {close[0]}?" if close else " Check its spelling.")

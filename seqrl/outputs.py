@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 
 from seqrl.checkpoint import Checkpoints
-from seqrl.envs.errors import described
+from seqrl.errors import described
 from seqrl.files import write
 from seqrl.loggers import About, Logger, Row
 from seqrl.records import Manifest, ending

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.complaints import complaint, faults_of_files, faults_of_sweep
 from seqrl.configuration import faults
-from seqrl.errors import ConfigError, SeqrlError
+from seqrl.errors import ConfigError, SeqrlError, described
 from seqrl.resume import arguments
 from seqrl.sweeps import FOLDER, faults_of_launcher, for_hydra, only_what_is_swept
 
@@ -127,5 +127,4 @@ def unexpected(error: Exception) -> str:
         with NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
             file.writelines(traceback.format_exception(error))
         logs = [file.name]
-    first = (str(error).splitlines() or [""])[0].rstrip(".:")
-    return f"unexpected {type(error).__name__}: {first}. The traceback is in {logs[0]}."
+    return f"unexpected {described(error)}. The traceback is in {logs[0]}."

@@ -66,7 +66,7 @@ def train(cfg: DictConfig, folder: Path, point: Point | None = None) -> float:
         manifest.update(**facts, **command(implied))
         for change in circumstances(before, manifest.facts):
             display.say(f"changed: {change}; the last digits may be others")
-        loggers = {str(name): partial(built(it), folder, run.budget.steps) for name, it in cfg.logger.items()}
+        loggers = {str(name): partial(built(it).make, folder, run.budget.steps) for name, it in cfg.logger.items()}
         open_loggers = opened(loggers, about(cfg, manifest), display.say)
         outputs = stack.enter_context(Outputs(manifest, open_loggers, checkpoints, display.say))
         go_on = how_to_go_on(folder, cfg.trust, manifest.facts["config_dir"])

@@ -59,7 +59,8 @@ def test_a_logger_that_fails_is_said_once_and_tried_again(outputs, said):
     for step, fickle.fails in enumerate([False, True, True, False, False, True]):
         outputs.write({"x": 1.0}, step)
     outputs.close()
-    warning = "warning: logger fickle: RuntimeError: no connection. The run goes on; what fails is tried again."
+    failed = "logger fickle: RuntimeError: no connection (test_outputs.py:32)"
+    warning = f"warning: {failed}. The run goes on; what fails is tried again."
     assert said == [warning, "logger fickle: works again", warning]
     assert [step for step, _ in fickle.rows] == [0, 3, 4]
     assert [step for step, _ in firm.rows] == [0, 1, 2, 3, 4, 5, -1]

@@ -11,12 +11,12 @@ from gymnasium.vector import AsyncVectorEnv
 from torch import Tensor
 
 from seqrl.envs.choice import episodes
-from seqrl.envs.errors import EnvError, FaultyEnvError, described
+from seqrl.envs.errors import EnvError, FaultyEnvError
 from seqrl.envs.lookup import MISSING_PACKAGE
 from seqrl.envs.spaces import actions, observations
 from seqrl.envs.timeouts import OverdueError, within
 from seqrl.envs.vectorize import Order, Wrap
-from seqrl.errors import SeqrlError
+from seqrl.errors import SeqrlError, described
 from seqrl.spaces import Array
 from seqrl.types import Step
 

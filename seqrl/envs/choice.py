@@ -9,10 +9,11 @@ from itertools import cycle
 import numpy as np
 
 from seqrl.envs.autoreset import Episodes
-from seqrl.envs.errors import EnvError, described
+from seqrl.envs.errors import EnvError
 from seqrl.envs.lookup import MISSING_PACKAGE, explained
 from seqrl.envs.timeouts import within
 from seqrl.envs.vectorize import BACKENDS, Order, ProcessEach
+from seqrl.errors import described
 
 # A measurement ends when either is over.
 SECONDS, STEPS = 0.1, 500

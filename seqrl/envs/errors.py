@@ -13,9 +13,3 @@ class FaultyEnvError(SeqrlError):
     """An environment did something wrong while it was played; one line: which, when, what."""
 
     exit_code = 5
-
-
-def described(error: Exception) -> str:
-    """An exception in a few words."""
-    first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

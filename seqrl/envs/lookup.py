@@ -1,7 +1,6 @@
 """Finds environments in Gymnasium's registry, and says what is wrong where they cannot be had."""
 
 import difflib
-import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,17 +9,18 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from seqrl.envs.errors import EnvError
+from seqrl.extras import fault_of_module
 
 
 def find(id: str) -> EnvSpec:
     """Registered environment called `id`, such as Acrobot-v1, or module:Env-v0, which imports the module first."""
     module, _, name = id.rpartition(":")
-    if module:
-        _import(module)
+    if module and (fault := fault_of_module(module)):
+        raise EnvError(f"env.id: {fault}")
     if spec := gymnasium.registry.get(name):
         return spec
     close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.8)
-    meant = f" Did you mean {' or '.join(close)}?" if close else ""
+    meant = f" Did you mean {' or '.join(close)}?" if close else f" {_registered_by(module)}" if module else ""
     remedy = "" if module else f" If a package registers it, name its module: env.id=module:{name}."
     raise EnvError(f"env.id: no environment is registered as {name!r}.{meant}{remedy}")
 
@@ -36,24 +36,20 @@ def draws_itself(id: str) -> bool:
     return "rgb_array" in (getattr(creator, "metadata", {}).get("render_modes") or [])
 
 
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            how = (
-                f": pip install 'seqrl[{EXTRAS[module]}]'"
-                if module in EXTRAS
-                else ", or check the spelling and PYTHONPATH"
-            )
-            message = f"there is no module {module!r}. Install it{how}."
-        else:
-            message = f"the module {module!r} cannot be imported: {_line(error)}. Install what it needs."
-        raise EnvError(f"env.id: {message}") from error
+def _registered_by(module: str) -> str:
+    """What a module registers, in a sentence."""
+    its = [id for id, spec in gymnasium.registry.items() if f"{_home(spec)}.".startswith(f"{module}.")]
+    if not its:
+        return f"{module} registers none: gymnasium.register(id, entry_point=…) belongs in it."
+    return f"{module} registers {', '.join(its[:5])}{' and more' if len(its) > 5 else ''}."
 
 
-# Packages of environments, and the extras of seqrl that bring them.
-EXTRAS = {"popgym": "popgym", "minigrid": "minigrid", "ale_py": "atari"}
+def _home(spec: EnvSpec) -> str:
+    if isinstance(spec.entry_point, str):
+        return spec.entry_point.partition(":")[0]
+    return str(getattr(spec.entry_point, "__module__", ""))
+
+
 MISSING_PACKAGE = (ImportError, gymnasium.error.DependencyNotInstalled)
 
 

@@ -8,9 +8,10 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
-from seqrl.envs.errors import FaultyEnvError, described
+from seqrl.envs.errors import FaultyEnvError
 from seqrl.envs.restore import as_arrays, as_tensors
 from seqrl.envs.timeouts import OverdueError
+from seqrl.errors import described
 from seqrl.spaces import Array
 
 log = logging.getLogger(__name__)

@@ -18,11 +18,12 @@ from gymnasium.vector.async_vector_env import AsyncState
 
 from seqrl.envs.autoreset import OWN_EPISODES, Episodes, NextStepEpisodes, SeededEpisodes
 from seqrl.envs.composed import Plain, is_composed
-from seqrl.envs.errors import EnvError, described
+from seqrl.envs.errors import EnvError
 from seqrl.envs.lookup import find
 from seqrl.envs.pool import Pool
 from seqrl.envs.single import Single
 from seqrl.envs.timeouts import LostError, OverdueError
+from seqrl.errors import described
 from seqrl.signals import end_with_parent
 
 log = logging.getLogger(__name__)

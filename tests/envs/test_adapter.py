@@ -322,6 +322,20 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
             "env.id: no environment is registered as 'test/Clok-v0'. Did you mean test/Clock-v0?",
         ),
         (
+            partial(GymnasiumEnv, "tests.broken:Thing"),
+            "env.id: no environment is registered as 'Thing'. tests.broken registers broken/Walk-v0, "
+            "broken/Unseeded-v0, broken/Endless-v0, broken/OutOfBounds-v0, broken/FirstForFinal-v0.",
+        ),
+        (
+            partial(GymnasiumEnv, "tests.worlds:Thing"),
+            "env.id: no environment is registered as 'Thing'. tests.worlds registers none: "
+            "gymnasium.register(id, entry_point=…) belongs in it.",
+        ),
+        (
+            partial(GymnasiumEnv, "no_such_module.py:Env-v0"),
+            "env.id: there is no module 'no_such_module.py'. Name it without .py.",
+        ),
+        (
             partial(GymnasiumEnv, "no_such_module:Env-v0"),
             "env.id: there is no module 'no_such_module'. Install it, or check the spelling and PYTHONPATH.",
         ),

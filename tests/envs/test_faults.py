@@ -122,7 +122,10 @@ WHERE = r"^environment 0, episode 2 \(seed \d+\), step 3: "
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("raises", WHERE + r"it raised ZeroDivisionError: division by zero\. Mend the environment\.$"),
+        (
+            "raises",
+            WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:70\)\. Mend the environment\.$",
+        ),
         ("nan reward", WHERE + r"its reward is nan\. Mend"),
         ("text reward", WHERE + r"it raised ValueError: could not convert string to float: 'a lot'"),
         ("wrong shape", WHERE + r"its observation has the shape \(3,\), not \(2,\)\. Mend"),

@@ -1,0 +1,130 @@
+"""What is wrong with a part of the user's own is said in one line, with the section that names it."""
+
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from seqrl.build import build, built
+from seqrl.complaints import complaint
+from seqrl.configuration import CONF, faults
+from seqrl.errors import OutOfMemoryError
+
+PARTS = """
+import torch
+from seqrl.algorithms import SequencePPOAlgorithm
+from seqrl.networks import LSTM, Encoder, Network, Trunk
+
+def network(observation_space, action_space, width, memory=None):
+    if width % 2:
+        raise ValueError(f"width {width} is odd\\nand more")
+    trunk = Trunk(Encoder(observation_space, width), {"lstm": LSTM(width, width)})
+    return Network(trunk, None, width, action_space)
+
+class Mine(SequencePPOAlgorithm):
+    def __init__(self, network, shuffle, *, mine, **told):
+        super().__init__(network, shuffle, **told)
+"""
+FILES = {
+    "network/sound.yaml": "_target_: parts.network\nwidth: 4\n",
+    "network/bare.yaml": "_target_: parts.network\n",
+    "network/more.yaml": "_target_: parts.network\nwidth: 4\nwdth: 4\n",
+    "network/misspelt.yaml": "_target_: parts.netwrk\nwidth: 4\n",
+    "network/nowhere.yaml": "_target_: no_such_parts.network\nwidth: 4\n",
+    "network/unreadable.yaml": "_target_: unreadable.network\nwidth: 4\n",
+    "network/lacking.yaml": "_target_: lacking.network\nwidth: 4\n",
+    "network/nested.yaml": "_target_: parts.network\nwidth: 4\nmemory: {_target_: torch.nn.Lin}\n",
+    "algorithm/mine.yaml": "defaults: [ppo]\n_target_: parts.Mine\nmine: 1\n",
+    "algorithm/bare.yaml": "_target_: parts.Mine\nmine: 1\nclip_range: 0.2\ntarget_kl: null\n",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    for name, text in {"parts": PARTS, "unreadable": "def network(:\n", "lacking": "import no_such_package\n"}.items():
+        (folder / f"{name}.py").write_text(text)
+    for name, text in FILES.items():
+        (folder / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "conf" / name).write_text(text)
+    yield folder
+    sys.modules.pop("parts", None)
+
+
+@pytest.fixture
+def begun(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+
+    def begun(*overrides):
+        own = [f"hydra.searchpath=[file://{folder}/conf]", "trust=[parts,no_such_parts,unreadable,lacking]", *overrides]
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            cfg = compose("config", ["parallel=2", *own])
+        assert faults(cfg) == []
+        return build(cfg, built(cfg.device)())
+
+    return begun
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["network=bare"],
+            "network: parts.network: TypeError: network() missing 1 required positional argument: 'width'.",
+        ),
+        (["network=more"], "network.wdth: parts.network takes no such parameter. Did you mean width?"),
+        (["network=sound", "network.width=3"], "network: parts.network: ValueError: width 3 is odd (parts.py:8)."),
+        (["network=misspelt"], "network._target_: parts has no netwrk. Did you mean network?"),
+        (
+            ["network=nowhere"],
+            "network._target_: there is no module 'no_such_parts'. Install it, or check the spelling and PYTHONPATH.",
+        ),
+        (
+            ["network=unreadable"],
+            "network._target_: the module 'unreadable' cannot be imported: SyntaxError: invalid syntax "
+            "(unreadable.py, line 1). Mend it.",
+        ),
+        (
+            ["network=lacking"],
+            "network._target_: the module 'lacking' cannot be imported: No module named 'no_such_package'. "
+            "Install what it needs.",
+        ),
+        (["network=nested"], "network._target_: parts.network: Error loading 'torch.nn.Lin'."),
+        (
+            ["algorithm=mine", "algorithm.mein=1"],
+            "algorithm.mein: parts.Mine takes no such parameter. Did you mean mine?",
+        ),
+        (
+            ["algorithm=mine", "algorithm.epohcs=1"],
+            "algorithm.epohcs: parts.Mine takes no such parameter. Did you mean epochs?",
+        ),
+        (
+            ["algorithm=bare"],
+            "algorithm: parts.Mine: TypeError: missing required keyword-only arguments: learning_rate, gamma, ",
+        ),
+    ],
+)
+def test_a_fault_of_an_own_part_is_one_line_with_its_section(begun, overrides, said):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        begun(*overrides)
+    (line,), exit_code = complaint(caught.value)
+    assert exit_code == 2
+    assert line.startswith(said)
+    assert "\n" not in line
+
+
+def test_own_parts_that_are_sound_are_built(begun):
+    run = begun("network=sound", "algorithm=mine")
+    assert type(run.algorithm).__name__ == "Mine"
+    assert sorted(run.algorithm.network.initial_state(2)) == ["actor.lstm.cell", "actor.lstm.hidden"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("memory: no room")])
+def test_what_says_all_itself_is_left_as_it_is(begun, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("seqrl.networks.network.Encoder.__init__", fail)
+    with pytest.raises(type(error)) as caught:
+        begun("network=sound")
+    assert caught.value is error
