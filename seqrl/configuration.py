@@ -211,7 +211,11 @@ class DeviceConfig:
 # Of environments and networks, by what builds them.
 SCHEMAS = {
     "seqrl.envs.CartPole": CartPoleConfig,
+    "seqrl.envs.CountRecall": CountRecallConfig,
     "seqrl.envs.GymnasiumEnv": GymnasiumConfig,
+    "seqrl.envs.MemoryChain": MemoryChainConfig,
+    "seqrl.envs.RepeatFirst": RepeatFirstConfig,
+    "seqrl.envs.RepeatPrevious": RepeatPreviousConfig,
     "seqrl.envs.TMaze": TMazeConfig,
     "seqrl.networks.recurrent_network": NetworkConfig,
 }
