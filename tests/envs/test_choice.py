@@ -52,9 +52,9 @@ def test_what_fails_while_it_is_measured_plays_in_one_process_and_is_said():
     def fails(order):
         raise RuntimeError("no more memory.\nTraceback")
 
-    for choice in (fastest(order(), fails, fails), fastest(order(), lambda order: 1, fails)):
-        assert choice.backend == "sync"
-        assert choice.why.startswith("as speed could not be measured: RuntimeError: no more memory (")
+    for it in (fastest(order(), fails, fails), fastest(order(), lambda order: 1, fails)):
+        assert it.backend == "sync"
+        assert it.why.startswith("as speed could not be measured: RuntimeError: no more memory (")
 
 
 def ticking(*seconds):
