@@ -1,95 +1,143 @@
-"""Suites of environments that are extras, each played and learned from where it is installed."""
+"""`python -m seqrl.envs`: what is installed, and what is not."""
 
-import re
-from contextlib import closing
+import subprocess
+import sys
+from dataclasses import replace
 
-import gymnasium
+import numpy as np
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
+from gymnasium import spaces
 
-from seqrl.build import build, built, make_env
-from seqrl.configuration import CONF, faults
-from seqrl.envs import EnvError, GymnasiumEnv
-from seqrl.runner import Runner
-from tests.parts import ppo, small_network
+import tests.envs.clocks  # noqa: F401  # registers what OWN holds
+from seqrl.configuration import choices
+from seqrl.envs import __main__ as program
+from seqrl.envs import suites
+from seqrl.envs.suites import KNOWN_RETURNS, SUITES, Suite
 
-# What suites warn of is theirs.
-pytestmark = pytest.mark.filterwarnings("ignore")
-NEEDED = {"popgym": "popgym", "minigrid": "minigrid", "atari": "ale_py", "mujoco": "mujoco"}
-SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "algorithm.epochs=1", "parallel=2", "rollout_length=16"]
+BUILT_IN, CLASSIC, _, *OTHERS = SUITES
+OWN = Suite("clocks", "tests", "seqrl[clocks]", "test/", "tests.envs.clocks")
 
 
-def learns(*overrides):
-    """Two iterations of a run; its environments."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        cfg = compose("config", [*SMALL, *overrides])
-    assert faults(cfg) == []
-    run = build(cfg, built(cfg.device)())
-    with closing(run.runner.env) as env:
-        for _ in range(2):
-            assert run.iterate()["train/skipped"] == 0
-    return env
+def listed(monkeypatch, capsys, *words, of=(CLASSIC,)):
+    """Exit code, lines of output, and of errors."""
+    monkeypatch.setattr(program, "SUITES", [BUILT_IN, *of])
+    monkeypatch.setattr(sys, "argv", ["seqrl-envs", *words])
+    code = 0
+    try:
+        program.main()
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err.splitlines()
 
 
-@pytest.mark.parametrize("preset", ["popgym", "minigrid", "atari", "mujoco"])
-def test_a_preset_is_learned_from(preset):
-    pytest.importorskip(NEEDED[preset])
-    learns(f"env={preset}")
+def columns(line):
+    return " ".join(line.split())
 
 
-@pytest.mark.parametrize(
-    ("preset", "shown"), [("masked_pendulum", 2), ("masked_acrobot", 4), ("masked_mountain_car", 1)]
-)
-def test_a_classic_without_velocities_is_learned_from(preset, shown):
-    assert learns(f"env={preset}").observation_space.shape == (shown,)
+def test_tasks_are_listed_with_spaces_and_returns_that_are_known(monkeypatch, capsys):
+    code, lines, errors = listed(monkeypatch, capsys)
+    assert (code, errors) == (0, [])
+    shown = [columns(line) for line in lines]
+    assert shown[0] == "built-in tasks env=ID"
+    assert "masked_cartpole Box(2) -> Discrete(2) best 500, memoryless 50" in shown
+    assert "tmaze Box(2) -> Discrete(4) best 1, memoryless 0.5" in shown
+    assert "classic control env.id=ID" in shown
+    assert "Pendulum-v1 Box(3) -> Box(1)" in shown
+    assert not any(line.startswith("gymnasium ") for line in shown)
 
 
-def test_every_task_of_popgym_is_learned_from():
-    pytest.importorskip("popgym")
-    ids = [id for id in gymnasium.registry if id.startswith("popgym-")]
-    assert len(ids) == 42
-    for id in ids:
-        with closing(GymnasiumEnv(id, 2, 0)) as env:
-            network = small_network(env, "lstm")
-            rollout = Runner(env, network, 16, 0, torch.Generator().manual_seed(0)).collect()
-        assert ppo(network, bptt_length=4).update(rollout, 0)["train/skipped"] == 0, id
-
-
-def test_the_fields_of_minigrid_are_read_as_choices():
-    pytest.importorskip("minigrid")
-    space = learns("env=minigrid").observation_space.parts["image"]
-    assert space.shape == (3, 3, 3)
-    assert space.nvec[0, 0].tolist() == [11, 6, 3]
-
-
-DELAYED = "env.wrappers=[{_target_: gymnasium.wrappers.DelayObservation, delay: 2}]"
-
-
-def test_wrappers_go_around_each_environment():
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1", DELAYED])
-    assert faults(cfg) == []
-    with closing(make_env(cfg, built(cfg.device)(), 2, "training")) as env:
-        seen = [env.reset(), *(env.step(torch.tensor([0, 2])).observation for _ in range(3))]
-    # The first two are zeros, then what was seen at first.
-    assert [bool(observation.any()) for observation in seen] == [False, False, True, True]
+def test_of_every_built_in_task_it_is_known_what_can_be_reached():
+    assert set(choices("env")) - {"gymnasium"} <= set(KNOWN_RETURNS)
 
 
 @pytest.mark.parametrize(
-    ("wrappers", "complaint"),
+    ("words", "expected"),
     [
-        ("[TimeLimit]", r"env.wrappers\[0\]: must name a class \(got TimeLimit\)"),
-        ("[{_target_: gymnasium.wrappers.RecordVideo, video_folder: evil}]", r"RecordVideo is not of seqrl\."),
+        (["maze"], ["built-in tasks env=ID", "tmaze Box(2) -> Discrete(4) best 1, memoryless 0.5"]),
+        (["CLASSIC", "pend"], ["classic control env.id=ID", "Pendulum-v1 Box(3) -> Box(1)"]),
+        (
+            ["test/clock"],
+            ["clocks env.id=tests.envs.clocks:ID trust=[tests.envs.clocks]", "test/Clock-v0 Box(2) -> Discrete(3)"],
+        ),
     ],
 )
-def test_a_wrapper_that_is_none_or_does_more_than_compute_is_refused(wrappers, complaint):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        cfg = compose("config", ["env=gymnasium", f"env.wrappers={wrappers}"])
-    (said,) = faults(cfg)
-    assert re.search(complaint, said)
+def test_words_filter(monkeypatch, capsys, words, expected):
+    code, lines, _ = listed(monkeypatch, capsys, *words, of=(CLASSIC, OWN))
+    assert (code, [columns(line) for line in lines]) == (0, expected)
 
 
-def test_a_wrapper_that_does_not_fit_is_named():
-    with pytest.raises(EnvError, match=r"env\.wrappers\[0\]: it does not fit around Acrobot-v1: TypeError: .*'delay'"):
-        GymnasiumEnv("Acrobot-v1", 1, 0, wrappers=[gymnasium.wrappers.DelayObservation])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tmase"], "nothing here is called 'tmase'. Did you mean tmaze? Without words, all are listed."),
+        (["maze", "zzzzzzz"], "nothing here is called 'maze zzzzzzz'. Without words, all are listed."),
+        (["--all"], "there is no option --all. Give words, such as popgym, or --help."),
+    ],
+)
+def test_what_cannot_be_meant_is_said_in_one_line(monkeypatch, capsys, words, said):
+    assert listed(monkeypatch, capsys, *words) == (2, [], [f"seqrl: error: seqrl.envs: {said}"])
+
+
+def test_what_is_not_installed_is_named_with_what_brings_it(monkeypatch, capsys):
+    monkeypatch.setattr(suites, "is_installed", lambda package: package == "seqrl")
+    _, lines, _ = listed(monkeypatch, capsys, of=OTHERS)
+    said = [columns(line) for line in lines[3:] if line]
+    assert said[0] == "popgym not installed: pip install 'seqrl[popgym]'"
+    assert said[-1] == "envpool not installed: pip install 'seqrl[envpool]'"
+    assert len(said) == len(OTHERS)
+    assert len(listed(monkeypatch, capsys, "popgym", of=OTHERS)[1]) == 1
+
+
+def test_large_suites_are_asked_only_for_what_is_wanted(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(Suite, "spaces", lambda suite, id: asked.append(id) or (spaces.Discrete(2), spaces.Discrete(2)))
+    large = replace(OWN, many=True)
+    _, lines, _ = listed(monkeypatch, capsys, of=(large,))
+    assert columns(lines[-1]) == "clocks python -m seqrl.envs clocks lists them"
+    assert asked == []
+    listed(monkeypatch, capsys, "test/seeded", of=(large,))
+    assert asked == ["test/Seeded-v0"]
+
+
+def test_what_cannot_be_built_or_imported_is_said_in_its_line(monkeypatch, capsys):
+    _, lines, _ = listed(monkeypatch, capsys, "nomodule", of=(OWN,))
+    assert columns(lines[1]).startswith("test/NoModule-v0 cannot be built: ModuleNotFoundError: No module named")
+    monkeypatch.setattr(suites, "is_installed", lambda package: True)
+    _, lines, _ = listed(monkeypatch, capsys, of=(replace(OWN, package="no_such_package"),))
+    assert columns(lines[-1]).startswith("clocks cannot be imported: ModuleNotFoundError: No module named 'no_such")
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (spaces.Discrete(5, start=2), "Discrete(5)"),
+        (spaces.Box(0, 255, (84, 84, 3), np.uint8), "Box(84, 84, 3)"),
+        (spaces.MultiDiscrete([2, 3]), "MultiDiscrete(2, 3)"),
+        (spaces.MultiDiscrete([3] * 52), "MultiDiscrete([3] * 52)"),
+        (spaces.MultiBinary(4), "MultiBinary(4)"),
+        (spaces.Text(5), "Text"),
+        (
+            spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, ())])}),
+            "Dict(a: Discrete(3), b: Tuple(Discrete(2), Box()))",
+        ),
+    ],
+)
+def test_spaces_in_a_few_words(space, said):
+    assert program.brief(space) == said
+
+
+def test_long_spaces_leave_room_for_actions_in_a_hundred_columns():
+    long = spaces.Dict({f"part{index}": spaces.Box(0, 1, (100, 100)) for index in range(9)})
+    for name in ("x", "popgym-NoisyPositionOnlyCartPoleMedium-v0", "tmaze"):
+        for action in (spaces.Discrete(7), long):
+            line = program.entry(name, long, action)
+            assert len(line) == program.WIDTH or "best" in line
+            assert " -> D" in line
+
+
+def test_a_reader_that_goes_is_no_reason_for_a_traceback():
+    # It has gone before the first line.
+    command = f"{sys.executable} -m seqrl.envs classic | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,141 @@
+"""Suites of environments: what each holds, how one of them is chosen, and what is known of it."""
+
+import contextlib
+import importlib
+import io
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import yaml
+from gymnasium import Space
+
+from seqrl import envs, trust
+from seqrl.configuration import CONF, choices
+from seqrl.envs import pool
+from seqrl.envs.base import BatchedEnv
+from seqrl.extras import is_installed
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Environments that a package registers with Gymnasium.
+
+    package    that brings them
+    install    what pip installs to have them
+    origin     what the ids, or else the modules, of its environments begin with
+    module     that must be imported first; none if Gymnasium knows them by itself
+    many       too many, or too slow to build, to list unasked
+    """
+
+    name: str
+    package: str
+    install: str
+    origin: str
+    module: str = ""
+    many: bool = False
+
+    @property
+    def is_installed(self) -> bool:
+        return is_installed(self.package)
+
+    @property
+    def choice(self) -> str:
+        """What a command line says to have the environment ID."""
+        if not self.module:
+            return "env.id=ID"
+        asked = "" if self.module in trust.SUITES else f" trust=[{self.module}]"
+        return f"env.id={self.module}:ID{asked}"
+
+    def ids(self) -> list[str]:
+        with silence():
+            importlib.import_module(self.package)
+        return [
+            id
+            for id, spec in gymnasium.registry.items()
+            if id.startswith(self.origin) or str(spec.entry_point).startswith(self.origin)
+        ]
+
+    def spaces(self, id: str) -> tuple[Space[Any], Space[Any]]:
+        """Of observations and of actions; raises whatever keeps the environment from being built."""
+        with silence(), contextlib.closing(gymnasium.make(id)) as env:
+            return env.observation_space, env.action_space
+
+
+class BuiltIn(Suite):
+    """Tasks of seqrl's own, as the files of group env set them."""
+
+    @property
+    def choice(self) -> str:
+        return "env=ID"
+
+    def ids(self) -> list[str]:
+        return [name for name in choices("env") if self._preset(name)[0] is not envs.GymnasiumEnv]
+
+    def spaces(self, id: str) -> tuple[Space[Any], Space[Any]]:
+        build, keys = self._preset(id)
+        env = build(batch_size=1, seed=0, **keys)
+        return env.observation_space, env.action_space
+
+    def _preset(self, name: str) -> tuple[Callable[..., BatchedEnv], dict[str, Any]]:
+        keys = yaml.safe_load((CONF / "env" / f"{name}.yaml").read_text())
+        del keys["defaults"]
+        return getattr(envs, keys.pop("_target_").rpartition(".")[2]), keys
+
+
+class EnvPool(Suite):
+    """Environments that EnvPool has."""
+
+    @property
+    def choice(self) -> str:
+        return "env.id=ID env.backend=envpool"
+
+    def ids(self) -> list[str]:
+        return list(pool.library().list_all_envs())
+
+    def spaces(self, id: str) -> tuple[Space[Any], Space[Any]]:
+        return pool.spaces(id)
+
+
+@dataclass(frozen=True)
+class KnownReturns:
+    """Mean returns by which others are judged.
+
+    best         of the best policy there is
+    memoryless   of the best one that knows the present observation alone
+    """
+
+    best: float
+    memoryless: float
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Packages greet, warn of what nobody has asked for, and leave logs in the folder where they are used."""
+    elsewhere = contextlib.chdir(tempfile.gettempdir())
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), elsewhere:
+        warnings.simplefilter("ignore")
+        yield
+
+
+SUITES = [
+    BuiltIn("built-in tasks", "seqrl", "seqrl", ""),
+    Suite("classic control", "gymnasium", "gymnasium", "gymnasium.envs.classic_control"),
+    Suite("toy text", "gymnasium", "gymnasium", "gymnasium.envs.toy_text"),
+    Suite("popgym", "popgym", "seqrl[popgym]", "popgym-", "popgym"),
+    Suite("minigrid memory", "minigrid", "minigrid", "MiniGrid-Memory", "minigrid"),
+    Suite("mujoco", "mujoco", "gymnasium[mujoco]", "gymnasium.envs.mujoco", many=True),
+    Suite("atari", "ale_py", "gymnasium[atari]", "ALE/", "ale_py", many=True),
+    EnvPool("envpool", "envpool", "seqrl[envpool]", "", many=True),
+]
+# By the name of a built-in task or the id of an environment.
+KNOWN_RETURNS = {
+    "masked_cartpole": KnownReturns(500, 50),
+    "tmaze": KnownReturns(1, 0.5),
+    "popgym-RepeatPreviousEasy-v0": KnownReturns(1, -0.49),
+    "popgym-RepeatFirstEasy-v0": KnownReturns(1, -0.5),
+    "popgym-NoisyPositionOnlyCartPoleEasy-v0": KnownReturns(1, 0.26),
+}

@@ -1,0 +1,95 @@
+"""Suites of environments that are extras, each played and learned from where it is installed."""
+
+import re
+from contextlib import closing
+
+import gymnasium
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from seqrl.build import build, built, make_env
+from seqrl.configuration import CONF, faults
+from seqrl.envs import EnvError, GymnasiumEnv
+from seqrl.runner import Runner
+from tests.parts import ppo, small_network
+
+# What suites warn of is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore")
+NEEDED = {"popgym": "popgym", "minigrid": "minigrid", "atari": "ale_py", "mujoco": "mujoco"}
+SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "algorithm.epochs=1", "parallel=2", "rollout_length=16"]
+
+
+def learns(*overrides):
+    """Two iterations of a run; its environments."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", [*SMALL, *overrides])
+    assert faults(cfg) == []
+    run = build(cfg, built(cfg.device)())
+    with closing(run.runner.env) as env:
+        for _ in range(2):
+            assert run.iterate()["train/skipped"] == 0
+    return env
+
+
+@pytest.mark.parametrize("preset", ["popgym", "minigrid", "atari", "mujoco"])
+def test_a_preset_is_learned_from(preset):
+    pytest.importorskip(NEEDED[preset])
+    learns(f"env={preset}")
+
+
+@pytest.mark.parametrize(
+    ("preset", "shown"), [("masked_pendulum", 2), ("masked_acrobot", 4), ("masked_mountain_car", 1)]
+)
+def test_a_classic_without_velocities_is_learned_from(preset, shown):
+    assert learns(f"env={preset}").observation_space.shape == (shown,)
+
+
+def test_every_task_of_popgym_is_learned_from():
+    pytest.importorskip("popgym")
+    ids = [id for id in gymnasium.registry if id.startswith("popgym-")]
+    assert len(ids) == 42
+    for id in ids:
+        with closing(GymnasiumEnv(id, 2, 0)) as env:
+            network = small_network(env, "lstm")
+            rollout = Runner(env, network, 16, 0, torch.Generator().manual_seed(0)).collect()
+        assert ppo(network, bptt_length=4).update(rollout, 0)["train/skipped"] == 0, id
+
+
+def test_the_fields_of_minigrid_are_read_as_choices():
+    pytest.importorskip("minigrid")
+    space = learns("env=minigrid").observation_space.parts["image"]
+    assert space.shape == (3, 3, 3)
+    assert space.nvec[0, 0].tolist() == [11, 6, 3]
+
+
+DELAYED = "env.wrappers=[{_target_: gymnasium.wrappers.DelayObservation, delay: 2}]"
+
+
+def test_wrappers_go_around_each_environment():
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1", DELAYED])
+    assert faults(cfg) == []
+    with closing(make_env(cfg, built(cfg.device)(), 2, "training")) as env:
+        seen = [env.reset(), *(env.step(torch.tensor([0, 2])).observation for _ in range(3))]
+    # The first two are zeros, then what was seen at first.
+    assert [bool(observation.any()) for observation in seen] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "complaint"),
+    [
+        ("[TimeLimit]", r"env.wrappers\[0\]: must name a class \(got TimeLimit\)"),
+        ("[{_target_: gymnasium.wrappers.RecordVideo, video_folder: evil}]", r"RecordVideo is not of seqrl\."),
+    ],
+)
+def test_a_wrapper_that_is_none_or_does_more_than_compute_is_refused(wrappers, complaint):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", ["env=gymnasium", f"env.wrappers={wrappers}"])
+    (said,) = faults(cfg)
+    assert re.search(complaint, said)
+
+
+def test_a_wrapper_that_does_not_fit_is_named():
+    with pytest.raises(EnvError, match=r"env\.wrappers\[0\]: it does not fit around Acrobot-v1: TypeError: .*'delay'"):
+        GymnasiumEnv("Acrobot-v1", 1, 0, wrappers=[gymnasium.wrappers.DelayObservation])
