@@ -14,9 +14,8 @@ from typing import Any
 from gymnasium import Space, spaces
 
 from seqrl.configuration import nearest
-from seqrl.envs.errors import described
 from seqrl.envs.suites import KNOWN_RETURNS, SUITES, Suite
-from seqrl.errors import ConfigError
+from seqrl.errors import ConfigError, described
 from seqrl.program import fail
 
 WIDTH = 100
@@ -73,7 +72,7 @@ def entry(name: str, observation: Space[Any], action: Space[Any]) -> str:
     shows = clipped(brief(observation), WIDTH - 45 - len(acts))
     line = f"  {name:42} {shows}{acts}"
     if known := KNOWN_RETURNS.get(name):
-        line = f"{line:72} best {known.best:g}, memoryless {known.memoryless:g}"
+        return f"{line:72} best {known.best:g}, memoryless {known.memoryless:g}"
     return clipped(line, WIDTH)
 
 
