@@ -1,0 +1,161 @@
+"""The example of an environment, a network, an algorithm and a logger of one's own: every command of its README."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from seqrl.networks import Block
+from tests.parts import SHARED, small_network
+from tests.worlds import Script
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "own"
+README = (ROOT / "README.md").read_text()
+COMMAND = re.compile(r"^    (python -m seqrl\..+)$", re.MULTILINE)
+COMMANDS = COMMAND.findall((EXAMPLE / "README.md").read_text())
+# Of the front page, that of a network which stands there whole.
+COMMANDS += [command for command in COMMAND.findall(README) if "network=deep" in command]
+# Enough for some updates.
+SHORT = ["total_steps=100", "parallel=4", "evaluation.episodes=2", "algorithm.epochs=1"]
+# One process for all of them, as most of a short command is the import of torch.
+ONE_AFTER_THE_OTHER = """
+import json, runpy, sys
+from hydra.core.global_hydra import GlobalHydra
+for module, *words in json.loads(sys.argv[1]):
+    sys.argv = [module, *words]
+    GlobalHydra.instance().clear()
+    code = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code or 0
+    print(f"\\n---- {code}", flush=True)
+"""
+
+
+def in_the_example(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("outputs", "__pycache__"))
+    for name in ("deep.py", "my_conf/network/deep.yaml"):
+        (code,) = re.findall(rf"^    # {name}\n((?:(?:    (?!#|python -m).*)?\n)+)", README, re.MULTILINE)
+        (folder / name).write_text(textwrap.dedent(code))
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Folder, and what each command printed, with its exit code."""
+    folder = tmp_path_factory.mktemp("work") / "own"
+    calls = []
+    for command in COMMANDS:
+        _, _, module, *words = shlex.split(command)
+        # The last of two values counts. A run that goes on is as short as it was, but for some steps more.
+        short = ["total_steps=200"] if "resume" in command else SHORT
+        calls.append([module, *words, *(short if module == "seqrl.train" else [])])
+    ran = in_the_example(folder, sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(calls))
+    printed = re.split(r"\n---- (\d+)\n", ran.stdout)
+    assert len(printed) == 2 * len(COMMANDS) + 1, ran.stderr
+    return folder, {c: (printed[2 * n], int(printed[2 * n + 1]), ran.stderr) for n, c in enumerate(COMMANDS)}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_works_as_written(done, command):
+    printed, exit_code, said = done[1][command]
+    assert exit_code == 0, said
+    if "--help" in command:
+        for choice in ("algorithm=dual_clip", "experiment=echo", "logger=sparkline", "network=gru"):
+            assert choice in printed.partition("your own")[2].partition("\n")[0]
+    elif "verify" in command:
+        assert "11 of 11 hold" in printed
+    else:
+        assert "mean return" in printed
+        assert "warning" not in printed
+
+
+def test_all_that_is_of_ones_own_was_at_work(done):
+    folder, _ = done
+    configs = "".join(path.read_text() for path in folder.glob("outputs/**/config.yaml"))
+    for part in ("echo:Echo-v0", "gru.gru_network", "dual_clip.DualClipPPO", "sparkline.Sparkline"):
+        assert part in configs
+    (curve,) = folder.glob("outputs/**/curve.txt")
+    assert set(curve.read_text()) <= set("▁▂▃▄▅▆▇█")
+    (metrics,) = folder.glob("outputs/**/*dual_clip*/metrics.jsonl")
+    assert "train/bounded" in metrics.read_text()
+    manifest = json.loads((folder / "outputs/sweeps/echo/1_network-gru/manifest.json").read_text())
+    assert (manifest["status"], manifest["env_steps"]) == ("finished", 216)
+
+
+def test_the_console_script_and_workers_of_a_sweep_find_modules_beside_the_work(tmp_path):
+    """It lies elsewhere, and Python looks for modules beside it."""
+    script = tmp_path / "bin" / "seqrl-train"
+    script.parent.mkdir()
+    script.write_text("from seqrl.train import main\nmain()\n")
+    sweep = ["-m", "hydra/launcher=joblib", "--config-dir", "my_conf", "experiment=echo", "network=gru", "seed=1"]
+    own = ["trust=[echo,gru]", *SHORT, "hydra.sweep.dir=sweep"]
+    ran = in_the_example(tmp_path / "own", sys.executable, script, *sweep, *own)
+    assert ran.returncode == 0, ran.stderr
+    assert "sweep: 1 finished" in ran.stdout
+
+
+@pytest.fixture
+def _beside_the_work(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLE)
+    yield
+    for name in ("echo", "gru", "dual_clip"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("_beside_the_work")
+def test_the_gru_at_once_is_the_gru_step_by_step():
+    from gru import GRU
+
+    torch.manual_seed(0)
+    block = GRU(5, 4).double()
+    torch.nn.init.normal_(block.bias)
+    x, real = torch.randn(9, 3, 5, dtype=torch.float64), torch.rand(9, 3) > 0.4
+    state = {"hidden": torch.randn(3, 4, dtype=torch.float64)}
+    parameters = list(block.parameters())
+    outputs = [block.unroll(x, state, real)[real], Block.unroll(block, x, state, real)[real]]
+    gradients = [torch.autograd.grad(output.square().sum(), parameters) for output in outputs]
+    assert not real.all()
+    assert torch.allclose(*outputs, rtol=0, atol=1e-14)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.usefixtures("_beside_the_work")
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.0, 2.0, -2.0),
+        (4.0, 2.0, -2.4),  # clipped, ε = 0.2
+        (0.5, -1.0, 0.8),  # clipped
+        (2.0, -1.0, 2.0),
+        (4.0, -1.0, 3.0),  # bounded, c = 3
+    ],
+)
+def test_the_loss_of_the_second_clip_by_hand(ratio, advantage, expected):
+    from dual_clip import DualClipPPO
+
+    policy = SimpleNamespace(log_prob=lambda action: torch.tensor([ratio]).log())
+    batch = SimpleNamespace(action=None, log_prob=torch.zeros(1), advantage=torch.tensor([advantage]))
+    told = {**SHARED, "clip_range": 0.2, "target_kl": None, "dual_clip": 3.0}
+    loss, terms = DualClipPPO(small_network(Script([[3]])), None, **told).policy_loss(policy, batch, 0.0)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert terms["train/bounded"] == (expected == 3.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("choice", "low", "high"), [("gru", 0.97, 1.0), ("lstm", 0.93, 1.0), ("mlp", 0.15, 0.35)])
+def test_the_melody_is_learned_with_memory_and_not_without(tmp_path, choice, low, high):
+    words = ["--config-dir", "my_conf", "experiment=echo", f"network={choice}", "trust=[echo,gru]", "hydra.run.dir=run"]
+    ran = in_the_example(tmp_path / "own", sys.executable, "-m", "seqrl.train", *words)
+    assert ran.returncode == 0, ran.stderr
+    assert low <= json.loads((tmp_path / "own" / "run" / "manifest.json").read_text())["result"] <= high
