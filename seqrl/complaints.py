@@ -149,9 +149,12 @@ def _composed(overrides: list[str], return_hydra_config: bool = False) -> DictCo
 
 
 def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """Folders of the user's own configuration."""
+    """Folders of the user's own configuration. Raises ConfigError if there is no such folder."""
     folders = [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")]
     folders += [a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")]
+    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+        there = [path.name for path in Path.cwd().iterdir() if path.is_dir()]
+        raise ConfigError([f"--config-dir: there is no folder {it}.{nearest(it, there)}" for it in missing])
     return [Path(folder).resolve() for folder in folders]
 
 

@@ -17,6 +17,7 @@ from seqrl.algorithms import Coefficients, SingleSteps
 from seqrl.complaints import GROUPS as GROUPS_OF_RUNS
 from seqrl.complaints import complaint, faults_of_files
 from seqrl.configuration import CONF, choices, faults, learns_sequences
+from seqrl.errors import ConfigError
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -293,6 +294,14 @@ def test_an_unknown_section_of_a_file_is_named_with_the_file(tmp_path):
         composed(f"hydra.searchpath=[file://{tmp_path}]", "profile=own")
     (line,), _ = complaint(caught.value, ["--config-dir", str(tmp_path), "profile=own"])
     assert line.startswith("profile/own.yaml: netwrk: there is no such key. Did you mean network?")
+
+
+@pytest.mark.parametrize("words", [["--config-dir", "my_cnf"], ["--config-dir=my_cnf"]])
+def test_a_folder_of_ones_own_that_is_not_there_is_said_with_the_nearest(tmp_path, monkeypatch, words):
+    (tmp_path / "my_conf").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^--config-dir: there is no folder my_cnf\. Did you mean my_conf\?$"):
+        faults_of_files([*words, "network=own"])
 
 
 def test_a_number_that_yaml_reads_as_octal_is_named_with_its_line(tmp_path):
