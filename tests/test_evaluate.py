@@ -262,7 +262,7 @@ def contents(folder):
         (
             [*GIVEN, "env._target_=os.system"],
             2,
-            "env._target_: os.system is not of seqrl. If you trust it, add trust=[os]",
+            "env._target_: os.system is not of seqrl. If you trust it, add trust=[",
         ),
     ],
 )
