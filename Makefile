@@ -16,7 +16,7 @@ train: $(INSTALLED)  ## train on the masked CartPole
 	$(IN_VENV) -m seqrl.train experiment=masked_cartpole $(ARGS)
 
 test: $(INSTALLED)  ## run the quick tests, on all cores
-	$(IN_VENV) -m pytest -n auto $(ARGS)
+	$(IN_VENV) -m pytest -n auto --dist worksteal $(ARGS)
 
 test-slow: $(INSTALLED)  ## run the slow tests, which train agents
 	$(IN_VENV) -m pytest -m slow $(ARGS)

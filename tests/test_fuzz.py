@@ -83,7 +83,7 @@ def _nowhere(tmp_path, monkeypatch):
 
 
 FEW = settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     database=None,

@@ -31,8 +31,8 @@ def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterat
     return fresh.collect().reward.sum(0).mean().item()
 
 
-@pytest.mark.parametrize("rollout_length", [0, 12])
-@pytest.mark.parametrize("kind", ["lstm", "lstm+attention"])
+@pytest.mark.parametrize("rollout_length", [0, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["lstm", pytest.param("lstm+attention", marks=pytest.mark.slow)])
 def test_a_network_with_memory_learns_to_remember_a_cue(kind, rollout_length):
     # Of three seeds the median, as in the exam: a policy may settle before it has found out what the cue is for.
     returns = [mean_return_after_training(kind, rollout_length, bptt_length=0, seed=seed) for seed in range(3)]

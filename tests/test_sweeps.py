@@ -61,7 +61,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_the_same_command_again_finishes_what_failed_or_was_not_begun_and_nothing_else(tmp_path, launcher):
     (tmp_path / "moody.py").write_text(MOODY)
     (tmp_path / "b.broken").touch()
@@ -146,7 +146,10 @@ def going(folder: Path, *arguments: str, points: int) -> Iterator[subprocess.Pop
         yield process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGKILL))],
+)
 def test_a_sweep_that_was_stopped_goes_on_where_it_stopped(tmp_path, number):
     arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "total_steps=1280", "seed=0,1"]
     with going(tmp_path, *arguments, points=1) as process:
@@ -186,7 +189,11 @@ def ends(group: int) -> bool:
 # Ctrl-C goes to every process of a terminal, a cluster's or an operator's signal to the command alone.
 @pytest.mark.parametrize(
     ("number", "send", "heard"),
-    [(signal.SIGINT, os.killpg, "SIGINT"), (signal.SIGTERM, os.kill, "SIGTERM"), (signal.SIGKILL, os.kill, "SIGHUP")],
+    [
+        (signal.SIGTERM, os.kill, "SIGTERM"),
+        pytest.param(signal.SIGINT, os.killpg, "SIGINT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, os.kill, "SIGHUP", marks=pytest.mark.slow),
+    ],
 )
 def test_points_side_by_side_save_themselves_when_their_command_is_stopped(tmp_path, number, send, heard):
     arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "seed=range(6)"]
@@ -258,6 +265,7 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(tmp_path, laun
     )
 
 
+@pytest.mark.slow
 def test_points_run_in_processes_of_a_queue(tmp_path):
     (tmp_path / "moody.py").write_text(MOODY)
     (tmp_path / "b.broken").touch()

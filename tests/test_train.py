@@ -298,6 +298,7 @@ def test_a_run_goes_on_where_it_stopped_and_further_if_asked(tmp_path):
     assert (manifest["env_steps"], manifest["status"]) == (rows[-1]["env_steps"], "finished")
 
 
+@pytest.mark.slow
 def test_resuming_in_vain_changes_nothing_of_the_run(tmp_path):
     (tmp_path / "conf" / "network").mkdir(parents=True)
     own = "_target_: seqrl.networks.recurrent_network\nuse_lstm: true\nuse_attention: false\nhidden_size: 8\n"
@@ -342,6 +343,7 @@ train.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to its memory")
 def test_want_of_memory_names_the_need_and_settings_that_fit(tmp_path):
     starved = [

@@ -79,7 +79,8 @@ def _folder(known: dict[str, dict], number: int) -> str:
     return next(name for name in known if name.startswith(f"{number}_"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_search_that_was_stopped_goes_on_with_the_trial_it_was_at(tmp_path, number):
     space(tmp_path)
     arguments = [*TINY, "total_steps=3200", "trials=1"]
