@@ -93,6 +93,7 @@ def test_all_that_is_of_ones_own_was_at_work(done):
     assert (manifest["status"], manifest["env_steps"]) == ("finished", 216)
 
 
+@pytest.mark.slow
 def test_the_console_script_and_workers_of_a_sweep_find_modules_beside_the_work(tmp_path):
     """It lies elsewhere, and Python looks for modules beside it."""
     script = tmp_path / "bin" / "seqrl-train"

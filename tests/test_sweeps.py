@@ -100,6 +100,7 @@ def test_jobs_side_by_side_share_the_cores_and_leave_the_bits_of_one_learner(tmp
         assert facts["implied"] == ([f"algorithm.learners={learners}"] if learners != 2 else [])
 
 
+@pytest.mark.slow
 def test_what_the_command_line_says_of_learners_holds(tmp_path):
     assert sweep(tmp_path, *TINY, "algorithm.learners=3", "hydra/launcher=joblib").returncode == 0
     ((name, _),) = manifests(tmp_path).items()
