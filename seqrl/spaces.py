@@ -61,12 +61,13 @@ class Packed(Box):
 
     def split(self, observation: Tensor) -> dict[str, Tensor]:
         """Values [..., *part] of all parts of observations [..., bytes], without a copy."""
-        return {
-            name: observation[..., self._bytes[name]]
-            .view(tensor_dtype(space))
-            .view((*observation.shape[:-1], *(space.shape or ())))
-            for name, space in self.parts.items()
-        }
+        return {name: self.part(observation, name) for name in self.parts}
+
+    def part(self, observation: Tensor, name: str) -> Tensor:
+        """Values [..., *part] of one part, without a copy."""
+        space = self.parts[name]
+        flat = observation[..., self._bytes[name]].view(tensor_dtype(space))
+        return flat.view((*observation.shape[:-1], *(space.shape or ())))
 
     def sample(self, mask: None = None, probability: None = None) -> Array:
         for space in self.parts.values():

@@ -32,7 +32,6 @@ class Encoder(nn.Module):
         super().__init__()
         self.space, self.output_size = observation_space, hidden_size
         spaces_read = observation_space.parts if isinstance(observation_space, Packed) else {"": observation_space}
-        self.masked = ACTION_MASK in spaces_read
         self.read = [name for name in spaces_read if name != ACTION_MASK]
         # Modules have no dots in their names, so they go without.
         self.readers = nn.ModuleList(reader(spaces_read[name], normalize) for name in self.read)
@@ -53,7 +52,9 @@ class Encoder(nn.Module):
 
     def allowed(self, observation: Tensor) -> Tensor | None:
         """Which alternatives [..., n] may be chosen; None: all."""
-        return parts(self.space, observation)[ACTION_MASK] != 0 if self.masked else None
+        if not isinstance(self.space, Packed) or ACTION_MASK not in self.space.parts:
+            return None
+        return self.space.part(observation, ACTION_MASK) != 0
 
 
 class Normalizer(nn.Module):
