@@ -18,18 +18,19 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from seqrl.algorithms import SequencePPOAlgorithm
-from seqrl.footprint import footprint
+from seqrl.algorithms.ppo import SequencePPOAlgorithm
+from seqrl.envs import BatchedEnv
+from seqrl.machine import forget_peak_memory, peak_memory_mb
 from seqrl.networks import recurrent_network
-from seqrl.records import forget_peak_memory, peak_memory_mb
 from seqrl.runner import Runner
+from seqrl.runs.memory_need import footprint
 from seqrl.types import Step
 
 PARALLEL, LENGTH = 100, 500
 ROWS = [(0, None), (50, None), (20, None), (10, None), (0, 2000)]
 
 
-class Noise:
+class Noise(BatchedEnv):
     """Environments that show noise for LENGTH steps."""
 
     batch_size = PARALLEL
@@ -96,7 +97,7 @@ def measure(bptt_length: int, max_tokens: int | None, hidden_size: int) -> Measu
         bptt_length=bptt_length,
         stale_state="keep",
         burn_in=1,
-        learners=1,
+        gradient_threads=1,
         max_tokens_per_batch=max_tokens,
     )
     empty = peak_memory_mb()

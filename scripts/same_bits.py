@@ -1,4 +1,4 @@
-"""Show that a change leaves training as it was: the same commands with two versions of seqrl, compared to the last digit.
+"""Show that a change leaves training as it was: the same runs by two versions of seqrl, compared to the last digit.
 
     python scripts/same_bits.py main             # the checkout as it is against a revision of git
 
@@ -91,9 +91,8 @@ def main() -> None:
                 lines = rows(before, command)
                 differ = list(differences(lines, rows(ROOT, command)))
                 scalars = sum(map(len, lines))
-                print(
-                    f"{name}: {f'{len(differ)} of ' if differ else ''}{scalars} scalars {'DIFFER' if differ else 'equal'}"
-                )
+                verdict = f"{len(differ)} of {scalars} scalars differ" if differ else f"{scalars} scalars equal"
+                print(f"{name}: {verdict}", flush=True)
                 for line in differ[:5]:
                     print(f"    {line}")
                 # A run that says nothing shows nothing.

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from seqrl.checkpoint import Checkpoints
+from seqrl.runs.checkpoint import Checkpoints
 
 # Episodes in progress are carried from rollout to rollout, and must be played again when it goes on.
 RUN = [

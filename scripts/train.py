@@ -10,8 +10,8 @@ import argparse
 import shlex
 import sys
 
+from seqrl.config.guide import FLAGS, translate
 from seqrl.errors import ConfigError
-from seqrl.guide import FLAGS, translate
 
 
 def main() -> None:

@@ -82,3 +82,15 @@ def _place(error: Exception) -> str:
 
 def _is_own(file: Path) -> bool:
     return file.is_file() and not any(file.is_relative_to(library) for library in LIBRARIES)
+
+
+class EnvError(SeqrlError):
+    """The environment that was asked for cannot be played; one line: configuration key, what was given, remedy."""
+
+    exit_code = 2
+
+
+class FaultyEnvError(SeqrlError):
+    """An environment did something wrong while it was played; one line: which, when, what."""
+
+    exit_code = 5

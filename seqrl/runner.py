@@ -8,8 +8,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from seqrl.envs.base import BatchedEnv, Restorable
-from seqrl.envs.errors import FaultyEnvError
+from seqrl.envs.base import BatchedEnv
+from seqrl.errors import FaultyEnvError
 from seqrl.networks import Distribution
 from seqrl.spaces import parts
 from seqrl.types import Rollout, State, Step
@@ -81,7 +81,7 @@ class Runner:
         """Where the stream of random actions is, and the episodes in progress."""
         return {
             "generator": None if self.generator is None else self.generator.get_state(),
-            "environment": self.env.state_dict() if isinstance(self.env, Restorable) else None,
+            "environment": self.env.state_dict(),
             "episodes": None if self._unfinished is None else self._unfinished.state_dict(),
         }
 
@@ -93,7 +93,7 @@ class Runner:
         if self.generator is not None:
             self.generator.set_state(state["generator"])
         goes_on = torch.zeros(self.env.batch_size, dtype=torch.bool)
-        if state["environment"] is not None and isinstance(self.env, Restorable):
+        if state["environment"] is not None:
             goes_on = self.env.load_state_dict(state["environment"])
         self._unfinished = None
         if state["episodes"] is None:

@@ -1,64 +1,111 @@
 """Sweeps: what is left to do of each point, how many run at once, and how all of them ended."""
 
 import atexit
+import fcntl
+import json
 import os
 import re
+import shlex
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn, Self
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from seqrl.errors import ConfigError
-from seqrl.extras import is_installed, remedy
-from seqrl.records import cores, facts_of, goes_on, is_held, note_command
-from seqrl.resume import changes
-from seqrl.signals import HEARD, Crew
-from seqrl.trust import public
-
-LEARNERS = "algorithm.learners"
-# Launchers that come with an extra: where they are, and which.
-EXTRAS = {
-    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
-    "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "slurm_gpu": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "slurm_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-}
-LAUNCHER = "hydra/launcher="
-# Launchers as their plugin has them, and what conf/hydra/launcher makes of them.
-PRESETS = {f"{LAUNCHER}submitit_slurm": f"{LAUNCHER}slurm", f"{LAUNCHER}submitit_local": f"{LAUNCHER}slurm_local"}
-# Folder of a sweep, short for Hydra's name of it.
-FOLDER = "sweep="
+from seqrl.config.program import FAILURES, Failures
+from seqrl.config.settle import Settled
+from seqrl.errors import ConfigError, StoppedError
+from seqrl.machine import cores
+from seqrl.runs.manifest import can_go_on, facts_of, is_held, set_aside
+from seqrl.runs.stop import HEARD
 
 
-def for_hydra(words: Sequence[str]) -> list[str]:
-    """The command line of a sweep in the words of Hydra."""
-    words = [PRESETS.get(word, word) for word in words]
-    return [f"hydra.sweep.dir={w.removeprefix(FOLDER)}" if w.startswith(FOLDER) else w for w in words]
+class SweepWorkers:
+    """Runs that one command began in other processes: it tells them to stop, and knows when they have.
 
+    They share a small file. The command writes the number of a signal into it; each run holds a lock on it while it is
+    at work, which the system takes back however its process ends.
+    """
 
-def faults_of_launcher(words: Sequence[str]) -> list[str]:
-    """Complaint about a launcher on the command line that is not installed."""
-    chosen = [word.removeprefix(LAUNCHER) for word in words if word.startswith(LAUNCHER)]
-    return [
-        f"hydra/launcher: {launcher} is not installed. {remedy(EXTRAS[launcher][1])}"
-        for launcher in chosen
-        if launcher in EXTRAS and not is_installed(EXTRAS[launcher][0])
-    ]
+    VARIABLE = "SEQRL_SWEEP_WORKERS"
 
+    def __init__(self, command: int, path: Path) -> None:
+        self._command, self._path = command, path
 
-def only_what_is_swept(words: Sequence[str]) -> str:
-    """Override that leaves out of the points' names what all of them have in common."""
-    given = OverridesParser.create().parse_overrides([w for w in words if "=" in w and not w.startswith("-")])
-    common = ",".join(f"'{o.key_or_group}'" for o in given if not o.is_sweep_override())
-    return f"hydra.job.config.override_dirname.exclude_keys=[{common}]"
+    @classmethod
+    def create(cls) -> Self:
+        """The workers that this process starts from now on."""
+        handle, name = tempfile.mkstemp(prefix="seqrl-sweep-")
+        os.close(handle)
+        os.environ[cls.VARIABLE] = f"{os.getpid()}:{name}"
+        return cls(os.getpid(), Path(name))
+
+    @classmethod
+    def attach(cls) -> Self:
+        """The workers that this process is one of."""
+        command, _, path = os.environ[cls.VARIABLE].partition(":")
+        return cls(int(command), Path(path))
+
+    @classmethod
+    def of_this_sweep(cls) -> Self | None:
+        """The same; None where the points of the sweep run one by one."""
+        return cls.attach() if jobs_at_once(HydraConfig.get().launcher) > 1 else None
+
+    def stop(self, number: int) -> None:
+        """Tell all to stop, and wait until nobody is at work."""
+        self._path.write_text(str(number))
+        with self._path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Take the file away."""
+        self._path.unlink(missing_ok=True)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the command has gone."""
+        return os.getppid() != self._command
+
+    def stop_signal(self) -> signal.Signals | None:
+        """The signal that the command passed on; SIGHUP if it has gone."""
+        try:
+            word = self._path.read_text()
+        except FileNotFoundError:
+            return signal.SIGHUP
+        if self.abandoned:
+            return signal.SIGHUP
+        return signal.Signals(int(word)) if word else None
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """What the command waits for; a signal to this process raises StoppedError."""
+        process = os.getpid()
+
+        def end(number: int, frame: FrameType | None) -> NoReturn:
+            if os.getpid() != process:
+                # A process of an environment has nothing to save.
+                os._exit(128 + number)
+            raise StoppedError(f"stopped by {signal.Signals(number).name}.", 128 + number)
+
+        with self._path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            for number in HEARD:
+                signal.signal(number, end)
+            try:
+                yield
+            finally:
+                # Between two runs the command's word is enough; a signal would tear down what hands out the next.
+                for number in HEARD:
+                    signal.signal(number, lambda *_: None)
 
 
 def jobs_at_once(launcher: DictConfig) -> int:
@@ -68,33 +115,17 @@ def jobs_at_once(launcher: DictConfig) -> int:
     return max(1, jobs if jobs > 0 else cores() + 1 + jobs)
 
 
-def company() -> Crew | None:
-    """The points of this sweep that run at the same time as this one; None where they run one by one."""
-    return Crew.joined() if jobs_at_once(HydraConfig.get().launcher) > 1 else None
-
-
 class Point:
     """A point of a sweep, in a folder where it may have been begun or finished before.
 
-    elsewhere     whether another process is at it
-    crew          the points that run at the same time; None where it runs alone
-    implied       overrides that nobody wrote
-
-    Raises ConfigError if it was begun with another configuration.
+    workers     the points that run at the same time; None where it runs alone
+    elsewhere   whether another process is at it
     """
 
-    def __init__(self, cfg: DictConfig, folder: Path) -> None:
-        self.folder = folder
-        self.implied: list[str] = []
-        self.crew = company()
+    def __init__(self, folder: Path, workers: SweepWorkers | None) -> None:
+        self.folder, self.workers = folder, workers
         self._facts = facts_of(folder)
         self.elsewhere = bool(self._facts) and is_held(folder)
-        before = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else None
-        self._share_cores(cfg, before)
-        if isinstance(before, DictConfig) and (changed := changes(before, public(cfg))):
-            raise ConfigError(
-                [f"{folder.name}: was begun with another configuration, {'; '.join(changed)}. Choose another sweep=…"]
-            )
 
     @property
     def finished(self) -> bool:
@@ -106,42 +137,43 @@ class Point:
         return float(self._facts["result"] if self._facts["result"] is not None else "nan")
 
     @property
-    def goes_on(self) -> bool:
-        """Whether there is a checkpoint to go on from; if not, it begins anew, and what was said of it is kept."""
-        return goes_on(self.folder)
+    def can_go_on(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return can_go_on(self.folder)
 
-    def _share_cores(self, cfg: DictConfig, before: Any) -> None:
-        """Let jobs that run side by side share the cores; one that goes on keeps what it had."""
-        learners = OmegaConf.select(cfg, LEARNERS)
-        said = any(override.startswith(f"{LEARNERS}=") for override in HydraConfig.get().overrides.task)
-        if learners is None or said:
-            return
-        share = cores() // jobs_at_once(HydraConfig.get().launcher)
-        fair = OmegaConf.select(before, LEARNERS) if before is not None else min(learners, max(1, share))
-        if fair != learners:
-            OmegaConf.update(cfg, LEARNERS, fair)
-            self.implied = [f"{LEARNERS}={fair}"]
+    @property
+    def share_of_cores(self) -> int:
+        """Cores for each of the jobs that run side by side."""
+        return cores() // jobs_at_once(HydraConfig.get().launcher)
+
+    def refuse_another(self, settled: Settled) -> None:
+        """Raise ConfigError if it was begun with another configuration."""
+        if settled.changes:
+            changed = "; ".join(settled.changes)
+            raise ConfigError(
+                [f"{self.folder.name}: was begun with another configuration, {changed}. Choose another sweep=…"]
+            )
+
+    def set_aside(self) -> None:
+        """Make room for a new beginning where there is nothing to go on from; what was said of the old one is kept."""
+        if not self.can_go_on:
+            set_aside(self.folder)
 
 
 class Sweep(Callback):
-    """Says where a sweep is and how its points ended, whoever ran them.
-
-    worst   exit code of the whole: that of the worst point
-    """
-
-    worst = 0
+    """Says where a sweep is and how its points ended, whoever ran them."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._begun = time.time()
         note_command(Path(config.hydra.sweep.dir), self._begun)
-        crew = Crew.gathered()
-        atexit.register(crew.disperse)
+        workers = SweepWorkers.create()
+        atexit.register(workers.remove)
 
         def end(number: int, frame: object) -> NoReturn:
             # A second signal ends everything at once.
             for heard in HEARD:
                 signal.signal(heard, lambda number, _: os._exit(128 + number))
-            crew.stop(number)
+            workers.stop(number)
             self.on_multirun_end(config)
             sys.exit(128 + number)
 
@@ -155,16 +187,29 @@ class Sweep(Callback):
         points = {name: facts_of(folder / name) for name in names}
         ended = Counter(str(facts["status"]) for facts in points.values())
         print(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
+        failures = Failures()
         for name, facts in points.items():
             if facts["status"] == "running" and is_held(folder / name):
                 print(f"  {name}: goes on elsewhere")
             elif facts["status"] != "finished":
                 print(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
-                Sweep.worst = max(Sweep.worst, int(facts.get("exit_code", 1)))
-        if Sweep.worst:
+                failures.add(int(facts.get("exit_code", 1)))
+        FAILURES.add(failures.worst)
+        if failures.worst:
             print(f"The same command with sweep={folder} goes on with what is not finished.")
 
 
 def _in_order(name: str) -> tuple[int, str]:
     number = re.match(r"\d+", name)
     return int(number.group()) if number else 0, name
+
+
+def note_command(folder: Path, begun: float, ended: bool = False) -> None:
+    """Add a line to commands.jsonl of a folder of many runs: what was asked for, when, and at the end its seconds."""
+    took = {"seconds": time.time() - begun} if ended else {}
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(begun))
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "commands.jsonl").open("a") as file:
+            file.write(json.dumps({"command": command, "begun": when, "cores": cores(), **took}) + "\n")

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from seqrl.algorithms import PPOAlgorithm, SequencePPOAlgorithm, SequenceReinforceAlgorithm
+from seqrl.algorithms.ppo import PPOAlgorithm, SequencePPOAlgorithm
+from seqrl.algorithms.reinforce import SequenceReinforceAlgorithm
 from seqrl.networks import Network, recurrent_network
 
 NETWORKS = {
@@ -42,7 +43,7 @@ SHARED = {
     "stale_state": "keep",
     "burn_in": 3,
     "max_tokens_per_batch": None,
-    "learners": 1,
+    "gradient_threads": 1,
 }
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from seqrl import evaluation
-from seqrl.algorithms import Learners
+from seqrl.algorithms.gradients import GradientThreads
+from seqrl.algorithms.returns import gae
+from seqrl.algorithms.sequences import split
 from seqrl.errors import NotFiniteError
-from seqrl.returns import gae
 from seqrl.runner import Runner
-from seqrl.sequences import split
+from seqrl.runs import evaluator as evaluation
 from tests.parts import NETWORKS, ppo, reinforce, small_network
 from tests.worlds import Script
 
@@ -160,7 +160,7 @@ def test_accumulated_gradients_equal_those_of_the_minibatch_at_once(bptt_length,
         algorithm = ppo(network, bptt_length=bptt_length, max_tokens_per_batch=limit, grad_clip_norm=None)
         sequences = sequences_of(rollout, bptt_length)
         minibatch = next(sequences.minibatches(2, np.random.default_rng(0)))
-        terms.append(algorithm._step(minibatch, algorithm.steps_at_once(4), 0.0))
+        terms.append(algorithm._learn_from(minibatch, algorithm.chunk_steps(4), 0.0))
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 1e-12
     assert all(torch.allclose(terms[0][name], terms[1][name]) for name in terms[0])
@@ -178,7 +178,7 @@ def test_no_more_steps_go_through_the_network_at_once_than_allowed(max_tokens):
 def test_the_standard_algorithm_sees_single_steps():
     network, rollout = collected("uneven episodes", "lstm", 11, 1)
     algorithm = ppo(network, standard=True, bptt_length=50)
-    assert algorithm.bptt_length == 1
+    assert algorithm.settings.bptt_length == 1
     assert algorithm.update(rollout, 0.0)["memory/sequence_length"] == 1
 
 
@@ -329,14 +329,14 @@ def test_reinforce_is_centred_only_if_it_has_a_baseline(baseline, centred):
 
 
 @pytest.mark.parametrize("max_tokens", [None, 16])
-@pytest.mark.parametrize("learners", [2, 3, 100])
-def test_learners_side_by_side_follow_the_gradient_of_one(learners, max_tokens):
+@pytest.mark.parametrize("gradient_threads", [2, 3, 100])
+def test_learners_side_by_side_follow_the_gradient_of_one(gradient_threads, max_tokens):
     """Also where some have nothing to do."""
     gradients, logs = [], []
-    for count in (1, learners, learners):
+    for count in (1, gradient_threads, gradient_threads):
         network, rollout = collected("uneven episodes", "lstm+attention", 11, 4)
         told = {"max_tokens_per_batch": max_tokens, "epochs": 1, "minibatches": 1, "bptt_length": 4}
-        algorithm = ppo(network, learners=count, **told)
+        algorithm = ppo(network, gradient_threads=count, **told)
         logs.append(algorithm.update(rollout, 0.0))
         gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -350,10 +350,10 @@ def test_learners_side_by_side_follow_the_gradient_of_one(learners, max_tokens):
 def test_learners_side_by_side_take_the_steps_of_one(kind):
     """Among them gradients that come as pieces of larger ones, as those of an LSTM with separators do."""
     moved = []
-    for learners in (1, 2):
+    for gradient_threads in (1, 2):
         network, rollout = collected("uneven episodes", kind, 11, 0)
         before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        ppo(network, learners=learners, bptt_length=0, minibatches=1).update(rollout, 0.0)
+        ppo(network, gradient_threads=gradient_threads, bptt_length=0, minibatches=1).update(rollout, 0.0)
         moved.append({name: parameter.detach() - before[name] for name, parameter in network.named_parameters()})
     for name, step in moved[0].items():
         assert (step - moved[1][name]).norm() <= 1e-6 * step.norm(), name
@@ -361,7 +361,7 @@ def test_learners_side_by_side_take_the_steps_of_one(kind):
 
 def test_what_goes_wrong_with_a_learner_is_raised(monkeypatch):
     network, rollout = collected("uneven episodes", "lstm", 11, 4)
-    algorithm = ppo(network, learners=2)
+    algorithm = ppo(network, gradient_threads=2)
 
     def fail(batch, progress):
         raise MemoryError("no room")
@@ -382,7 +382,7 @@ def test_when_a_learner_fails_the_others_have_come_to_an_end():
         done.append(part)
 
     with pytest.raises(MemoryError):
-        Learners(3).map(fail_first_of_all, [0, 1, 2])
+        GradientThreads(3).map(fail_first_of_all, [0, 1, 2])
     assert sorted(done) == [1, 2]
 
 
@@ -391,7 +391,7 @@ def test_products_in_bfloat16_give_nearly_the_same_gradient_and_leave_everything
     gradients = []
     for products in (None, torch.bfloat16):
         network, rollout = collected("uneven episodes", kind, 11, 4, torch.float32)
-        network.products = products
+        network.autocast_dtype = products
         memory = dict(network.initial_state(4).items())
         policy, value, after = network.step(rollout.observation[0], memory)
         assert {name: leaf.dtype for name, leaf in after.items()} == {name: leaf.dtype for name, leaf in memory.items()}

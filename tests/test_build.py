@@ -5,10 +5,11 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
-from seqrl.build import build, built
-from seqrl.complaints import complaint
-from seqrl.configuration import CONF, faults
+from seqrl.config.hydra_errors import complaint
+from seqrl.config.paths import CONF
+from seqrl.config.validate import faults
 from seqrl.errors import OutOfMemoryError
+from seqrl.runs.build import build, constructor
 
 PARTS = """
 import torch
@@ -60,7 +61,7 @@ def begun(folder, monkeypatch):
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             cfg = compose("config", ["parallel=2", *own])
         assert faults(cfg) == []
-        return build(cfg, built(cfg.device)())
+        return build(cfg, constructor(cfg.device)())
 
     return begun
 
@@ -100,7 +101,7 @@ def begun(folder, monkeypatch):
         ),
         (
             ["algorithm=bare"],
-            "algorithm: parts.Mine: TypeError: missing required keyword-only arguments: learning_rate, gamma, ",
+            "algorithm: parts.Mine: TypeError: Settings.__init__() missing 17 required keyword-only arguments: ",
         ),
     ],
 )

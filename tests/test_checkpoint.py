@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from seqrl.checkpoint import Checkpoints
 from seqrl.errors import CheckpointError
+from seqrl.runs.checkpoint import Checkpoints
 
 
 def saved(tmp_path, *iterations):

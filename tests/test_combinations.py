@@ -3,10 +3,11 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from seqrl.build import build, built
-from seqrl.configuration import CONF, faults
-from seqrl.returns import gae
-from seqrl.sequences import split
+from seqrl.algorithms.returns import gae
+from seqrl.algorithms.sequences import split
+from seqrl.config.paths import CONF
+from seqrl.config.validate import faults
+from seqrl.runs.build import build, constructor
 
 ALGORITHMS = {
     "PPOAlgorithm": ("ppo", False),
@@ -38,15 +39,15 @@ def test_every_combination_trains_and_begins_with_a_ratio_of_one(name, network, 
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", overrides)
     assert faults(cfg) == []
-    run = build(cfg, built(cfg.device)())
+    run = build(cfg, constructor(cfg.device)())
     run.iterate()
-    fresh = build(cfg, built(cfg.device)())
+    fresh = build(cfg, constructor(cfg.device)())
     # The second rollout carries memory in from the first.
     fresh.runner.collect()
     rollout = fresh.runner.collect()
     fresh.algorithm.network.value.adapt(rollout.value[rollout.valid], 0.99)
     advantage = gae(rollout, 0.9, 0.9)
-    sequences = split(rollout, advantage, advantage, fresh.algorithm.bptt_length)
+    sequences = split(rollout, advantage, advantage, fresh.algorithm.settings.bptt_length)
     (batch,) = sequences.batches(max_steps=None)
     policy, _ = fresh.algorithm.network.unroll(batch)
     assert (policy.log_prob(batch.action) - batch.log_prob).abs().max() < 1e-5

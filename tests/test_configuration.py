@@ -1,7 +1,7 @@
 import dataclasses
 import inspect
-import itertools
 import re
+import typing
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -12,11 +12,13 @@ from hydra.types import RunMode
 from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
-import seqrl.configuration as configuration
-from seqrl.algorithms import Coefficients, SingleSteps
-from seqrl.complaints import GROUPS as GROUPS_OF_RUNS
-from seqrl.complaints import complaint, faults_of_files
-from seqrl.configuration import CONF, choices, faults, learns_sequences
+from seqrl.algorithms.base import Settings, SingleSteps
+from seqrl.config.hydra_errors import GROUPS as GROUPS_OF_RUNS
+from seqrl.config.hydra_errors import complaint, faults_of_files
+from seqrl.config.paths import CONF, choices
+from seqrl.config.resolvers import folder_name, learns_sequences, own_choices, tasks
+from seqrl.config.schema import SCHEMAS, AlgorithmConfig, EvaluationConfig, RunConfig, RunnerConfig, keys_of
+from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 
 
@@ -77,18 +79,18 @@ GROUPS = {
 @pytest.mark.parametrize("override", [f"{group}={choice}" for group in GROUPS for choice in GROUPS[group]])
 def test_every_choice_composes_without_a_fault(monkeypatch, override):
     # Loggers that are an extra; that one is missing is another matter.
-    monkeypatch.setattr("seqrl.configuration.is_installed", lambda package: True)
+    monkeypatch.setattr("seqrl.config.validate.is_installed", lambda package: True)
     assert faults(composed(override)) == []
 
 
 def parameters(built):
-    """Names of what a constructor takes; a TypedDict of keywords stands for its keys."""
+    """Names of what a constructor takes; keywords that it hands on are those of `Settings`."""
     if issubclass_of(built, SingleSteps):
         built = built.__mro__[2]
     names = set()
     for parameter in inspect.signature(built).parameters.values():
         spread = parameter.kind is inspect.Parameter.VAR_KEYWORD
-        names |= set(Coefficients.__annotations__) if spread else {parameter.name}
+        names |= {field.name for field in dataclasses.fields(Settings)} if spread else {parameter.name}
     return names
 
 
@@ -322,7 +324,7 @@ def test_a_number_that_yaml_reads_as_octal_is_named_with_its_line(tmp_path):
     ],
 )
 def test_overrides_name_a_folder_that_every_file_system_takes(overrides, name):
-    assert configuration.folder_name(overrides) == name
+    assert folder_name(overrides) == name
 
 
 def test_an_own_part_may_have_keys_of_its_own(tmp_path):
@@ -383,22 +385,31 @@ def test_an_own_network_that_says_nothing_of_an_lstm_learns_sequences(tmp_path):
 
 def test_the_help_lists_what_the_users_own_folder_adds(tmp_path):
     sources = [{"provider": "main", "path": str(CONF)}]
-    assert configuration.own_choices(sources) == "a file each, in a folder that --config-dir names"
+    assert own_choices(sources) == "a file each, in a folder that --config-dir names"
     for file in ("network/big.yaml", "algorithm/mine.yaml", "hydra/launcher/mine.yaml", "notes.yaml"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     sources.append({"provider": "command-line", "path": str(tmp_path)})
-    assert configuration.own_choices(sources) == "algorithm=mine, hydra/launcher=mine, network=big"
+    assert own_choices(sources) == "algorithm=mine, hydra/launcher=mine, network=big"
 
 
 def test_the_help_names_every_group_and_choice():
-    text = (CONF / "config.yaml").read_text()
+    text = composed_help()
     for group in GROUPS_OF_RUNS:
         # What goes on in the next line is further in.
         said = re.findall(
-            rf"^ +{group} +(.+(?:\n {{20}}.+)*)$", text.split("Groups and their choices")[1], re.MULTILINE
+            rf"^ +{group} +(.+(?:\n {{12}}.+)*)$", text.split("Groups and their choices")[1], re.MULTILINE
         )
         assert all(re.search(rf"\b{choice}\b", said[0]) for choice in choices(group)), said
+    assert "tmaze" in tasks(True)
+    assert "gymnasium" in tasks(False)
+
+
+def composed_help() -> str:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", return_hydra_config=True)
+    cfg.hydra.runtime.config_sources = []
+    return str(cfg.hydra.help.template)
 
 
 def test_several_values_of_one_run_are_named_with_what_they_could_mean():
@@ -411,31 +422,33 @@ def test_several_values_of_one_run_are_named_with_what_they_could_mean():
     )
 
 
-def test_every_rule_names_a_key_that_exists():
-    known = {
-        key
-        for env, algorithm in itertools.product(GROUPS["env"], GROUPS["algorithm"])
-        for key in configuration.keys(composed(f"env={env}", f"algorithm={algorithm}", "logger=wandb"))
-    }
-    assert {*configuration.RULES, *configuration.CHOICES} <= known
-
-
 def test_numbers_of_an_environment_of_ones_own_mean_what_it_likes():
     own = ["~env", "+env._target_=mine.Pole", "+env.length=0.5", "+env.noise=[0.1,0.2]"]
     (line,) = faults(composed(*own))
     assert line.startswith("env._target_: ")
 
 
-def test_every_number_has_a_rule():
-    cfg = composed()
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    schemas = [configuration.RunConfig, configuration.NetworkConfig, configuration.PPOConfig]
-    assert all(dataclasses.is_dataclass(schema) for schema in schemas)
-    numbers = {
-        f"{section}.{key}" if section else key
-        for section, part in {"": resolved, **{k: v for k, v in resolved.items() if isinstance(v, dict)}}.items()
-        for key, value in part.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    copies = {"algorithm.bptt_length", "algorithm.grad_clip_norm", "algorithm.burn_in", "runner.rollout_length"}
-    assert numbers - copies <= set(configuration.RULES)
+def numbers(schema):
+    """Keys of a schema that are numbers and follow no other key."""
+    for name, field in keys_of(schema).items():
+        hint = typing.get_type_hints(schema)[name]
+        if typing.get_origin(hint) in (list, dict):
+            continue
+        if {int, float} & {hint, *typing.get_args(hint)} and not OmegaConf.is_interpolation(
+            OmegaConf.structured(schema), name
+        ):
+            yield name, field
+
+
+@pytest.mark.parametrize("schema", [*SCHEMAS.values(), RunnerConfig, EvaluationConfig])
+def test_every_key_says_what_it_means_and_every_number_has_a_rule(schema):
+    for name, field in keys_of(schema).items():
+        own = not dataclasses.is_dataclass(typing.get_type_hints(schema)[name])
+        follows = str(field.default).startswith("${")
+        assert not own or follows or field.metadata.get("help") or schema is RunConfig, name
+    assert [name for name, field in numbers(schema) if not field.metadata["rule"]] == []
+
+
+def test_an_algorithm_takes_the_keys_of_its_schema():
+    own = {field.name for field in dataclasses.fields(Settings)}
+    assert own == set(keys_of(AlgorithmConfig))

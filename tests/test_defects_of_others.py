@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from seqrl.checkpoint import Checkpoints
+from seqrl.algorithms.returns import gae
+from seqrl.algorithms.reward_scale import RewardScale
+from seqrl.algorithms.sequences import split
 from seqrl.errors import CheckpointError
 from seqrl.networks import LSTM
-from seqrl.returns import gae
-from seqrl.rewards import RewardScale
 from seqrl.runner import Runner
-from seqrl.sequences import split
+from seqrl.runs.checkpoint import Checkpoints
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from seqrl.devices import HINTS, Device, chosen
+from seqrl.devices.device import HINTS, Device, choose
 from seqrl.errors import ConfigError
 
 
@@ -43,20 +43,20 @@ def auto(monkeypatch, *there) -> Device:
 )
 def test_auto_takes_the_first_that_passes(monkeypatch, there, faulty, name, said):
     heard = []
-    device = chosen(auto(monkeypatch, *there), lambda d: "it hangs" if d.type in faulty else None, heard.append)
+    device = choose(auto(monkeypatch, *there), lambda d: "it hangs" if d.type in faulty else None, heard.append)
     assert (device.name, device.threads, device.dtype, heard) == (name, 2, torch.float64, said)
 
 
 def test_the_cpu_is_never_probed():
     device = Device("cpu", threads=1, precision="float32")
-    assert chosen(device, pytest.fail, pytest.fail) == device
+    assert choose(device, pytest.fail, pytest.fail) == device
 
 
 def test_a_device_that_does_not_pass_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setattr(torch.mps, "is_available", lambda: True)
     device = Device("mps", threads=1, precision="float32")
     with pytest.raises(ConfigError, match=r"^device\.name: it hangs \(got 'mps'\)\. Use device=cpu\.$"):
-        chosen(device, lambda _: "it hangs", pytest.fail)
+        choose(device, lambda _: "it hangs", pytest.fail)
 
 
 @pytest.mark.parametrize(("precision", "products"), [("float32", "ieee"), ("bf16", "ieee"), ("tf32", "tf32")])

@@ -11,8 +11,11 @@ import pytest
 import torch
 import yaml
 
-from seqrl.checkpoint import Checkpoints
-from seqrl.evaluate import WORDS, main, memory, verdict
+from seqrl.config.schema import keys_of
+from seqrl.evaluate.__main__ import main
+from seqrl.evaluate.findings import memory, verdict
+from seqrl.evaluate.request import Words
+from seqrl.runs.checkpoint import Checkpoints
 from tests.test_train import TINY, train
 
 # A network with one number: how well it remembers the sign of the T-maze. It turns as it remembers, up if it does not.
@@ -362,4 +365,4 @@ def test_help_says_every_key(tmp_path):
         [sys.executable, "-m", "seqrl.evaluate", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert all(f"\n  {key}=" in done.stdout for key in WORDS)
+    assert all(f"\n  {key}=" in done.stdout for key in keys_of(Words))

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from seqrl.envs import CartPole, GymnasiumEnv, TMaze
-from seqrl.evaluation import Evaluator, Forgetful, frozen, play, row
 from seqrl.networks.heads import Categorical
+from seqrl.runs.evaluator import Evaluator, Forgetful, frozen, play, row
 from tests.parts import small_network
 from tests.worlds import Cue, Script
 

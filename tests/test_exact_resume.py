@@ -7,10 +7,11 @@ import torch
 from gymnasium import spaces
 from hydra import compose, initialize_config_dir
 
-from seqrl.build import build, built
-from seqrl.checkpoint import Checkpoints
-from seqrl.configuration import CONF, faults
-from seqrl.envs import restore
+from seqrl.config.paths import CONF
+from seqrl.config.validate import faults
+from seqrl.envs.gym import history as restore
+from seqrl.runs.build import build, constructor
+from seqrl.runs.checkpoint import Checkpoints
 from tests.envs import everything
 
 # Processes are forked from one that has run OpenMP threads; they only play.
@@ -73,7 +74,7 @@ def begun(*overrides):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["parallel=3", "episodes=1000", *TINY, *overrides])
     assert faults(cfg) == []
-    return build(cfg, built(cfg.device)())
+    return build(cfg, constructor(cfg.device)())
 
 
 def through_a_file(run, folder):

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import seqrl.sequences
+import seqrl.algorithms.sequences
+from seqrl.algorithms.returns import gae
+from seqrl.algorithms.sequences import split
 from seqrl.networks import LSTM, Attention
-from seqrl.returns import gae
 from seqrl.runner import Episodes, Runner
-from seqrl.sequences import split
 from tests import reference
 from tests.parts import ppo, small_network
 from tests.worlds import Script
@@ -199,7 +199,7 @@ def late_cut(patch):
         start[0] = True
         return start | (age == 0)
 
-    patch.setattr(seqrl.sequences, "starts", starts)
+    patch.setattr(seqrl.algorithms.sequences, "starts", starts)
 
 
 def wrong_rollout(patch, change):
@@ -267,7 +267,7 @@ def chain_not_cut(patch):
 
 def padding_in_a_mean(patch):
     """The loss is divided by all places of the grid."""
-    from seqrl.algorithms import SequencePPOAlgorithm
+    from seqrl.algorithms.ppo import SequencePPOAlgorithm
 
     plain = SequencePPOAlgorithm.loss
 
@@ -280,7 +280,7 @@ def padding_in_a_mean(patch):
 
 def lost_step(patch):
     """The last step of each environment is in no sequence."""
-    plain = seqrl.sequences.split
+    plain = seqrl.algorithms.sequences.split
 
     def losing(rollout, *others):
         valid = rollout.valid.clone()

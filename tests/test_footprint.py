@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from seqrl.footprint import USABLE, Footprint, footprint, free_bytes, is_out_of_memory, remedy, round_down
 from seqrl.runner import Runner
+from seqrl.runs.memory_need import USABLE, Footprint, footprint, free_bytes, is_out_of_memory, remedy, round_down
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 
@@ -50,11 +50,11 @@ def test_more_environments_of_the_same_kind_need_as_much_more():
 MEASURE = """
 import torch
 torch.set_num_threads(1)
-from seqrl.footprint import footprint
+from seqrl.runs.memory_need import footprint
 from seqrl.networks import recurrent_network
-from seqrl.records import forget_peak_memory, peak_memory_mb
+from seqrl.machine import forget_peak_memory, peak_memory_mb
 from seqrl.runner import Runner
-from seqrl.sequences import split
+from seqrl.algorithms.sequences import split
 from tests.parts import ppo
 from tests.worlds import Script
 

@@ -8,11 +8,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from seqrl.complaints import complaint
-from seqrl.configuration import CONF, choices, faults, keys
+from seqrl.config.hydra_errors import complaint
+from seqrl.config.paths import CONF, choices
+from seqrl.config.program import completed
+from seqrl.config.validate import faults, keys
 from seqrl.errors import ConfigError
-from seqrl.program import completed
-from seqrl.train import validate
+from seqrl.runs.rehearsal import rehearse
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -67,7 +68,7 @@ def answer(given_words):
         cfg = composed(*typed)
         if found := faults(cfg):
             raise ConfigError(found)
-        validate(cfg)
+        rehearse(cfg)
     except Exception as error:
         said = complaint(error, typed)
         if said is None:

@@ -11,9 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from seqrl.configuration import CONF, faults
+from seqrl.config.guide import translate
+from seqrl.config.paths import CONF
+from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
-from seqrl.guide import translate
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "guide"

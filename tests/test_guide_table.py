@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from seqrl.configuration import CONF, faults
+from seqrl.config.paths import CONF
+from seqrl.config.validate import faults
 
 ROOT = Path(__file__).parent.parent
 LINES = (ROOT / "docs" / "guide.md").read_text().splitlines()

@@ -1,6 +1,6 @@
 import pytest
 
-from seqrl.hints import WINDOW, Hints, faster
+from seqrl.metrics.hints import WINDOW, Hints, faster
 
 CALM = {
     "rollout/length_mean": 30.0,
@@ -45,11 +45,16 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
 
 
 @pytest.mark.parametrize(
-    ("slowest", "bptt_length", "learners", "said"),
+    ("slowest", "bptt_length", "gradient_threads", "said"),
     [
         ("environment", 0, 2, "a larger parallel; env.backend=envpool, if EnvPool has the environment"),
         ("inference", 0, 2, "a larger parallel"),
-        ("update", 0, 2, "fewer algorithm.epochs; sequence_learning.bptt_length=20; algorithm.learners=4, if as many"),
+        (
+            "update",
+            0,
+            2,
+            "fewer algorithm.epochs; sequence_learning.bptt_length=20; algorithm.gradient_threads=4, if as many",
+        ),
         ("update", 50, 4, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
         ("update", 10, 8, "fewer algorithm.epochs"),
         ("update", 0, 1, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
@@ -57,8 +62,11 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
         ("other", 0, 2, "fewer loggers; a larger checkpoint_interval"),
     ],
 )
-def test_the_slowest_part_decides_what_would_be_faster(slowest, bptt_length, learners, said):
+def test_the_slowest_part_decides_what_would_be_faster(slowest, bptt_length, gradient_threads, said):
     shares = {"environment": 0.2, "inference": 0.2, "update": 0.2, "other": 0.2, slowest: 0.4}
-    answer = faster(shares, bptt_length, learners, cores=4)
+    answer = faster(shares, bptt_length, gradient_threads, cores=4)
     assert answer.startswith(said)
-    assert ("bptt_length" in answer, "learners" in answer) == ("bptt_length" in said, "learners" in said)
+    assert ("bptt_length" in answer, "gradient_threads" in answer) == (
+        "bptt_length" in said,
+        "gradient_threads" in said,
+    )

@@ -20,15 +20,13 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
-from seqrl.build import built
-from seqrl.checkpoint import Checkpoints
-from seqrl.configuration import CONF, faults
+from seqrl.config.paths import CONF
+from seqrl.config.settle import changes
+from seqrl.config.validate import faults
 from seqrl.errors import StoppedError
-from seqrl.loggers import About, Csv, Jsonl, Mlflow, TensorBoard, Wandb
+from seqrl.loggers import About, Csv, Jsonl, Logger, Mlflow, TensorBoard, Wandb
 from seqrl.loggers.tensorboard import hyperparameters
-from seqrl.outputs import Outputs, opened
-from seqrl.records import Manifest
-from seqrl.resume import changes
+from seqrl.runs.outputs import Outputs, open_loggers
 
 TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2"]
 TINY += ["env.max_episode_steps=20", "episodes=2"]
@@ -191,7 +189,7 @@ def test_hyperparameters_are_single_values_of_what_is_compared():
     }
 
 
-class Told:
+class Told(Logger):
     """Keeps what it is told."""
 
     def __init__(self, folder=None, env_steps=0):
@@ -226,8 +224,9 @@ class Plain:
 )
 def test_loggers_hear_how_a_run_begins_and_ends(tmp_path, error, status):
     said = []
-    loggers = opened({"told": Told, "plain": lambda: Plain(tmp_path, 0)}, ABOUT, said.append)
-    outputs = Outputs(Manifest(tmp_path), loggers, Checkpoints(tmp_path), said.append)
+    loggers = open_loggers({"told": Told, "plain": lambda: Plain(tmp_path, 0)}, ABOUT, said.append)
+    outputs = Outputs(tmp_path, said.append)
+    outputs.loggers = loggers
     with suppress(OSError, StoppedError), outputs:
         outputs.write({}, 5)
         if error:
@@ -282,15 +281,8 @@ def test_whatever_is_chosen_metrics_jsonl_is_written(choice):
     assert composed(f"logger={choice}").logger.jsonl._target_ == "seqrl.loggers.Jsonl"
 
 
-@pytest.mark.parametrize("name", ["Jsonl", "TensorBoard"])
-def test_the_names_of_earlier_runs_still_build_a_logger(tmp_path, name):
-    cfg = composed(f"+logger.old._target_=seqrl.metrics.{name}")
-    assert faults(cfg) == []
-    built(cfg.logger.old)(tmp_path, 0).close()
-
-
 def test_where_a_run_logs_makes_it_no_other_run():
-    before = OmegaConf.create({"logger": {"jsonl": {"_target_": "seqrl.metrics.Jsonl"}}, "seed": 0, "loggers": 1})
+    before = OmegaConf.create({"logger": {"jsonl": {"_target_": "seqrl.loggers.Jsonl"}}, "seed": 0, "loggers": 1})
     now = OmegaConf.create({"logger": {"csv": {"_target_": "seqrl.loggers.Csv"}}, "seed": 0, "loggers": 2})
     assert changes(before, now) == ["loggers: 1 -> 2"]
 

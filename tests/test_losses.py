@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from seqrl.losses import approximate_kl, clipped_surrogate, scaled
+from seqrl.algorithms.losses import approximate_kl, clipped_surrogate, scaled
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from seqrl.metrics import EpisodeStatistics, duration, figure
+from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.runner import Runner
+from seqrl.text import duration, figure
 from tests.parts import small_network
 from tests.worlds import Script
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from seqrl.optimizer import Adam
+from seqrl.algorithms.adam import Adam
 
 
 def parameters():
@@ -67,11 +67,11 @@ def test_training_starts_without_the_compiler():
     program = """
 import sys
 from hydra import compose, initialize_config_dir
-from seqrl.build import build, built
-from seqrl.configuration import CONF
+from seqrl.runs.build import build, constructor
+from seqrl.config.paths import CONF
 with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
     cfg = compose("config", ["profile=testing", "episodes=1", "parallel=2"])
-build(cfg, built(cfg.device)()).iterate()
+build(cfg, constructor(cfg.device)()).iterate()
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -7,21 +7,20 @@ from collections import namedtuple
 import pytest
 import torch
 
-from seqrl import checkpoint
-from seqrl.checkpoint import Checkpoints
 from seqrl.envs import FaultyEnvError
 from seqrl.errors import ConfigError
-from seqrl.loggers import TensorBoard
-from seqrl.metrics import EpisodeStatistics
-from seqrl.outputs import Outputs
-from seqrl.records import Manifest
-from seqrl.run import Budget, Run
+from seqrl.loggers import Logger, TensorBoard
+from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.runner import Runner
+from seqrl.runs import checkpoint
+from seqrl.runs.checkpoint import Checkpoints
+from seqrl.runs.outputs import Outputs
+from seqrl.runs.run import Budget, Run
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 
 
-class Fickle:
+class Fickle(Logger):
     """Fails as long as it is told to."""
 
     def __init__(self):
@@ -43,8 +42,9 @@ def said():
 
 @pytest.fixture
 def outputs(tmp_path, said):
-    with Manifest(tmp_path) as manifest:
-        yield Outputs(manifest, {"fickle": Fickle(), "firm": Fickle()}, Checkpoints(tmp_path), said.append)
+    with Outputs(tmp_path, said.append) as outputs:
+        outputs.loggers = {"fickle": Fickle(), "firm": Fickle()}
+        yield outputs
 
 
 def small_run():
@@ -58,8 +58,9 @@ def test_a_logger_that_fails_is_said_once_and_tried_again(outputs, said):
     fickle, firm = outputs.loggers.values()
     for step, fickle.fails in enumerate([False, True, True, False, False, True]):
         outputs.write({"x": 1.0}, step)
-    outputs.close()
-    failed = "logger fickle: RuntimeError: no connection (test_outputs.py:32)"
+    for logger in outputs.loggers.values():
+        outputs._attempt(f"logger {'fickle' if logger is fickle else 'firm'}", logger.close)
+    failed = "logger fickle: RuntimeError: no connection (test_outputs.py:31)"
     warning = f"warning: {failed}. The run goes on; what fails is tried again."
     assert said == [warning, "logger fickle: works again", warning]
     assert [step for step, _ in fickle.rows] == [0, 3, 4]

@@ -5,10 +5,11 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from seqrl import policy
-from seqrl.checkpoint import Checkpoints
-from seqrl.configuration import SCHEMAS, NetworkConfig, choices
+from seqrl.config.paths import choices
+from seqrl.config.schema import NetworkConfig, schema_of
 from seqrl.errors import CheckpointError
+from seqrl.runs import policy
+from seqrl.runs.checkpoint import Checkpoints
 from tests.test_configuration import composed
 
 CONFIG = {
@@ -28,7 +29,7 @@ CONFIG = {
 def test_every_part_that_plays_has_its_types_again(choice):
     cfg = composed(choice)
     for part in (cfg.env, cfg.network):
-        assert SCHEMAS[part._target_] is OmegaConf.get_type(part)
+        assert schema_of(part._target_) is OmegaConf.get_type(part)
 
 
 def test_parts_that_a_version_did_not_know_have_their_defaults(tmp_path):

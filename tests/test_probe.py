@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from seqrl import probe
+from seqrl.devices import probe
 from seqrl.networks import LSTM, Encoder, Network, Trunk, recurrent_network
 from tests.parts import NETWORKS
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from seqrl.errors import ConfigError
-from seqrl.records import Manifest, forget_peak_memory, peak_memory_mb
+from seqrl.machine import forget_peak_memory, peak_memory_mb
+from seqrl.runs.manifest import Manifest
 
 
 def facts(folder):

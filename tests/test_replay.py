@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from seqrl import replay
+from seqrl.algorithms import stale_state as replay
 from seqrl.runner import Runner
 from tests.parts import ppo, small_network
 from tests.worlds import Script

@@ -3,8 +3,10 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
+from seqrl.config.command_line import arguments
+from seqrl.config.settle import changes, keep_backend
 from seqrl.errors import CheckpointError
-from seqrl.resume import arguments, changes, circumstances, keep_backend
+from seqrl.runs.resume import circumstances
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_what_has_changed_is_named():
 )
 def test_the_same_environments_are_played_by_who_was_chosen_before(now, played_by):
     before, cfg = OmegaConf.create({"env": {"id": "A", "backend": "async"}, "seed": 0}), OmegaConf.create({"env": now})
-    keep_backend(before, cfg)
+    keep_backend(cfg, before)
     assert cfg.env.get("backend") == played_by
 
 

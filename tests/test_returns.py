@@ -1,6 +1,6 @@
 import torch
 
-from seqrl.returns import gae
+from seqrl.algorithms.returns import gae
 from seqrl.types import Rollout
 
 

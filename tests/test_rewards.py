@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from seqrl.rewards import RewardScale
+from seqrl.algorithms.reward_scale import RewardScale
 from seqrl.runner import Runner
 from tests.parts import ppo, reinforce, small_network
 from tests.worlds import Script

@@ -6,9 +6,9 @@ import torch
 
 from seqrl.envs import TMaze
 from seqrl.errors import CheckpointError, OutOfMemoryError
-from seqrl.metrics import EpisodeStatistics
-from seqrl.run import Budget, Run
+from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.runner import Runner
+from seqrl.runs.run import Budget, Run
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 

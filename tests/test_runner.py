@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqrl.envs import CartPole, TMaze
-from seqrl.envs.errors import FaultyEnvError
+from seqrl.errors import FaultyEnvError
 from seqrl.runner import Runner
 from tests.parts import small_network
 from tests.worlds import Script

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqrl.algorithms.sequences import balanced, pack, split, starts
 from seqrl.runner import Runner
-from seqrl.sequences import balanced, pack, split, starts
 from tests.parts import small_network
 from tests.worlds import Script
 

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from seqrl.signals import Stop
+from seqrl.runs.stop import Stop
 
 DEAF = """
 import os, signal, time
-from seqrl.signals import Stop
+from seqrl.runs.stop import Stop
 with Stop() as stop:
     print("ready", flush=True)
     while True:

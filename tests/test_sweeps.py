@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from seqrl.configuration import folder_name, point_folder
-from seqrl.records import cores
+from seqrl.config.resolvers import folder_name, point_folder
+from seqrl.machine import cores
 from seqrl.sweeps import jobs_at_once
 
 SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2", "logger=jsonl"]
@@ -95,16 +95,16 @@ def test_the_same_command_again_finishes_what_failed_or_was_not_begun_and_nothin
 def test_jobs_side_by_side_share_the_cores_and_leave_the_bits_of_one_learner(tmp_path):
     assert sweep(tmp_path, *TINY, "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2").returncode == 0
     for name, facts in manifests(tmp_path).items():
-        learners = OmegaConf.load(tmp_path / "s" / name / "config.yaml").algorithm.learners
-        assert learners == min(2, max(1, cores() // 2))
-        assert facts["implied"] == ([f"algorithm.learners={learners}"] if learners != 2 else [])
+        gradient_threads = OmegaConf.load(tmp_path / "s" / name / "config.yaml").algorithm.gradient_threads
+        assert gradient_threads == min(2, max(1, cores() // 2))
+        assert facts["implied"] == ([f"algorithm.gradient_threads={gradient_threads}"] if gradient_threads != 2 else [])
 
 
 @pytest.mark.slow
 def test_what_the_command_line_says_of_learners_holds(tmp_path):
-    assert sweep(tmp_path, *TINY, "algorithm.learners=3", "hydra/launcher=joblib").returncode == 0
+    assert sweep(tmp_path, *TINY, "algorithm.gradient_threads=3", "hydra/launcher=joblib").returncode == 0
     ((name, _),) = manifests(tmp_path).items()
-    assert OmegaConf.load(tmp_path / "s" / name / "config.yaml").algorithm.learners == 3
+    assert OmegaConf.load(tmp_path / "s" / name / "config.yaml").algorithm.gradient_threads == 3
 
 
 def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from seqrl.metrics import figure
+from seqrl.text import figure
 
 TINY = [
     "episodes=2",
@@ -134,16 +134,16 @@ def evaluations(run: Path) -> dict[int, dict]:
 # Asks itself to stop after some iterations.
 STOPS = """
 import os, signal, sys
-import seqrl.run
+import seqrl.runs.run
 from seqrl import train
 
-iterate = seqrl.run.Run.iterate
+iterate = seqrl.runs.run.Run.iterate
 def last(self):
     row = iterate(self)
     if self.iterations == int(os.environ["STOP_AFTER"]):
         os.kill(os.getpid(), signal.SIGTERM)
     return row
-seqrl.run.Run.iterate = last
+seqrl.runs.run.Run.iterate = last
 train.main()
 """
 
@@ -330,15 +330,15 @@ def test_validation_says_sizes_and_leaves_nothing(tmp_path):
 # Learns with 100 MB more than it holds when its first rollout is there.
 SHORT_OF_MEMORY = """
 import resource, sys
-import seqrl.run
+import seqrl.runs.run
 from seqrl import train
 
-learn = seqrl.run.Run._learn
+learn = seqrl.runs.run.Run._learn
 def starved(self, rollout):
     pages = int(open("/proc/self/statm").read().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 300_000_000,) * 2)
     return learn(self, rollout)
-seqrl.run.Run._learn = starved
+seqrl.runs.run.Run._learn = starved
 train.main()
 """
 
@@ -458,13 +458,13 @@ def waited_for(folder: Path, pattern: str) -> Path:
 def test_a_loss_that_is_not_finite_leaves_what_led_to_it_and_can_be_gone_on_with(tmp_path):
     broken = """
 import sys, torch
-import seqrl.losses, seqrl.algorithms
-plain = seqrl.algorithms.clipped_surrogate
+import seqrl.algorithms.ppo
+plain = seqrl.algorithms.ppo.clipped_surrogate
 calls = []
 def spoilt(log_ratio, advantage, clip_range):
     calls.append(1)
     return plain(log_ratio, advantage, clip_range) * (float("nan") if len(calls) > 40 else 1.0)
-seqrl.algorithms.clipped_surrogate = spoilt
+seqrl.algorithms.ppo.clipped_surrogate = spoilt
 from seqrl import train
 train.main()
 """

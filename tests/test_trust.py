@@ -10,12 +10,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from seqrl.complaints import complaint
-from seqrl.configuration import CONF, faults
+from seqrl.config.command_line import arguments
+from seqrl.config.hydra_errors import complaint
+from seqrl.config.paths import CONF
+from seqrl.config.program import completed
+from seqrl.config.trust import public
+from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
-from seqrl.program import completed
-from seqrl.resume import arguments
-from seqrl.trust import public
 
 TINY = ["episodes=1", "parallel=2", "env.max_episode_steps=5", "evaluation.episodes=0", "logger=jsonl"]
 TINY += ["network.hidden_size=8", "network.lstm_hidden_size=8"]
@@ -39,8 +40,8 @@ def composed(*overrides):
         "torch.nn.modules.module.warnings.warn",
         "gymnasium.make",
         "hydra.utils.get_object",
-        "seqrl.records.subprocess.run",
-        "seqrl.envs.vectorize.os.system",
+        "seqrl.runs.manifest.subprocess.run",
+        "seqrl.envs.gym.backends.os.system",
         "seqrl.networks.network.torch.load",
         "seqrl.files.write",
         "my_module.Thing",

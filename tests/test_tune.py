@@ -196,8 +196,8 @@ def test_a_space_that_cannot_be_meant_gets_one_line(tmp_path, text, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["trials=0"], "trials: must be a whole number of at least 1 (got '0')."),
-        (["pruner=medium"], "pruner: must be one of median, halving, none (got 'medium'). Did you mean median?"),
+        (["trials=0"], "trials: must be a whole number of at least 1 (got 0)."),
+        (["pruner=medium"], "pruner: must be median, halving or none (got medium). Did you mean median?"),
         (["tmaze"], "tmaze: cannot be meant. Write key=value; python -m seqrl.tune --help says which."),
         (["-m"], "-m: is not for a search. Leave it out; study=<folder> goes on with one."),
     ],

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqrl.checks import env_checks, network_checks, played
 from seqrl.envs import GymnasiumEnv
 from seqrl.seeds import stream
+from seqrl.verify.checks import env_checks, network_checks, played
 from tests import broken
 from tests.worlds import Script
 

@@ -10,11 +10,11 @@ from gymnasium import spaces
 from PIL import Image
 
 from seqrl.envs import EnvError, GymnasiumEnv, TMaze
-from seqrl.envs.lookup import draws_itself
-from seqrl.evaluation import play
+from seqrl.envs.gym.registry import draws_itself
+from seqrl.evaluate.film import film, gif
 from seqrl.loggers.tensorboard import show
 from seqrl.networks.heads import Categorical
-from seqrl.video import film, gif
+from seqrl.runs.evaluator import play
 from tests.parts import small_network
 from tests.worlds import Script
 

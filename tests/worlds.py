@@ -5,10 +5,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from seqrl.envs import BatchedEnv
 from seqrl.types import Step
 
 
-class Script:
+class Script(BatchedEnv):
     """Environments whose episodes have the lengths written down: environment b plays lengths[b] one after another.
 
     Observation: (environment, episode, step in the episode, 1). Reward: 1 + step in the episode.
@@ -71,7 +72,7 @@ class Script:
         self.clock = self.clock.masked_fill(where, 0)
 
 
-class Cue:
+class Cue(BatchedEnv):
     """A sign is shown at the first step only; the action at the last must match it. Return 1 or -1; 0 without memory.
 
     delay    steps between the cue and the answer

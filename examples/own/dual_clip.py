@@ -2,8 +2,8 @@
 
 import torch
 
-from seqrl.algorithms import SequencePPOAlgorithm
-from seqrl.losses import approximate_kl
+from seqrl.algorithms.losses import approximate_kl
+from seqrl.algorithms.ppo import SequencePPOAlgorithm
 
 
 class DualClipPPO(SequencePPOAlgorithm):
@@ -16,8 +16,8 @@ class DualClipPPO(SequencePPOAlgorithm):
     Source: Ye et al. (2020), "Mastering complex control in MOBA games with deep reinforcement learning".
     """
 
-    def __init__(self, network, shuffle, *, dual_clip, **told):
-        super().__init__(network, shuffle, **told)
+    def __init__(self, network, shuffle, *, dual_clip, **settings):
+        super().__init__(network, shuffle, **settings)
         self.dual_clip = dual_clip
 
     def policy_loss(self, policy, batch, progress):

@@ -11,7 +11,7 @@ import sys
 
 from work import common_work
 
-from seqrl.records import forget_peak_memory, peak_memory_mb
+from seqrl.machine import forget_peak_memory, peak_memory_mb
 
 
 def main() -> None:

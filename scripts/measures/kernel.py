@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from seqrl.networks.memory import LSTM
+from seqrl.networks.memory.lstm import LSTM
 
 STEPS = 128
 THREADS = 2

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from seqrl.build import build, built
-from seqrl.configuration import CONF
+from seqrl.config.paths import CONF
 from seqrl.envs import CartPole
-from seqrl.records import peak_memory_mb
-from seqrl.run import Run
+from seqrl.machine import peak_memory_mb
+from seqrl.runs.build import build, constructor
+from seqrl.runs.run import Run
 from seqrl.types import Step
 
 
@@ -42,7 +42,7 @@ def common_work(work: dict[str, Any]) -> Run:
         overrides += ["env._target_=work.Steady"]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", [*overrides, *work.get("with", [])])
-    device = built(cfg.device)()
+    device = constructor(cfg.device)()
     device.prepare()
     return build(cfg, device)
 

@@ -10,13 +10,13 @@ EnvError        says in one line why an environment cannot be played
 FaultyEnvError  says in one line what an environment did wrong while it was played
 """
 
-from seqrl.envs.adapter import GymnasiumEnv
 from seqrl.envs.base import BatchedEnv
-from seqrl.envs.cards import CountRecall, RepeatFirst, RepeatPrevious
-from seqrl.envs.cartpole import CartPole
-from seqrl.envs.errors import EnvError, FaultyEnvError
-from seqrl.envs.memory_chain import MemoryChain
-from seqrl.envs.tmaze import TMaze
+from seqrl.envs.gym.adapter import GymnasiumEnv
+from seqrl.envs.tasks.cards import CountRecall, RepeatFirst, RepeatPrevious
+from seqrl.envs.tasks.cartpole import CartPole
+from seqrl.envs.tasks.memory_chain import MemoryChain
+from seqrl.envs.tasks.tmaze import TMaze
+from seqrl.errors import EnvError, FaultyEnvError
 
 __all__ = [
     "BatchedEnv",

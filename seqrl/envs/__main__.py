@@ -13,10 +13,10 @@ from typing import Any
 
 from gymnasium import Space, spaces
 
-from seqrl.configuration import nearest
+from seqrl.config.program import fail
 from seqrl.envs.suites import KNOWN_RETURNS, SUITES, Suite
 from seqrl.errors import ConfigError, described
-from seqrl.program import fail
+from seqrl.text import nearest
 
 WIDTH = 100
 

@@ -9,13 +9,13 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from seqrl.envs.base import BatchedEnv, Restorable, Visible
-from seqrl.envs.errors import EnvError
+from seqrl.envs.base import BatchedEnv
+from seqrl.errors import EnvError
 from seqrl.spaces import Array, Joint, Packed, choices
 from seqrl.types import Step
 
 
-class WithInputs:
+class WithInputs(BatchedEnv):
     """An environment whose observation has more parts, in the first step of an episode all of them 0 but for `first`.
 
     previous_action   what was done one step before; choices count from 1
@@ -29,6 +29,7 @@ class WithInputs:
 
     def __init__(self, env: BatchedEnv, inputs: Sequence[str]) -> None:
         self.env, self.batch_size, self.action_space = env, env.batch_size, env.action_space
+        self.backend, self.backend_reason = env.backend, env.backend_reason
         seen = env.observation_space
         # An observation of one part becomes one of several.
         self._alone = None if isinstance(seen, Packed) else Packed({"observation": seen})
@@ -61,17 +62,17 @@ class WithInputs:
         return Step(observation, step.reward, step.terminated, step.truncated, step.valid)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last": self._last, "env": self.env.state_dict() if isinstance(self.env, Restorable) else None}
+        return {"last": self._last, "env": self.env.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
-        if state["env"] is None or not isinstance(self.env, Restorable):
-            return torch.zeros(self.batch_size, dtype=torch.bool)
+        if state["env"] is None:
+            return super().load_state_dict(state)
         goes_on = self.env.load_state_dict(state["env"])
         self._last = {name: it.to(goes_on.device) for name, it in state["last"].items()}
         return goes_on
 
     def render(self) -> Array | None:
-        return self.env.render() if isinstance(self.env, Visible) else None
+        return self.env.render()
 
     def close(self) -> None:
         self.env.close()

@@ -5,7 +5,7 @@ import importlib
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,13 @@ import gymnasium
 import yaml
 from gymnasium import Space
 
-from seqrl import envs, trust
-from seqrl.configuration import CONF, choices
-from seqrl.envs import pool
-from seqrl.envs.base import BatchedEnv
-from seqrl.extras import is_installed
+from seqrl import envs
+from seqrl.config import trust
+from seqrl.config.paths import CONF
+from seqrl.config.resolvers import built_in_tasks
+from seqrl.config.schema import SCHEMAS
+from seqrl.envs.gym import envpool as pool
+from seqrl.packages import is_installed
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,14 @@ class BuiltIn(Suite):
         return "env=ID"
 
     def ids(self) -> list[str]:
-        return [name for name in choices("env") if self._preset(name)[0] is not envs.GymnasiumEnv]
+        return built_in_tasks()
 
     def spaces(self, id: str) -> tuple[Space[Any], Space[Any]]:
-        build, keys = self._preset(id)
-        env = build(batch_size=1, seed=0, **keys)
+        keys = yaml.safe_load((CONF / "env" / f"{id}.yaml").read_text())
+        schema = SCHEMAS[keys.pop("defaults")[0].removeprefix("/schema/").removesuffix("@_here_")]
+        target = keys.pop("_target_", getattr(schema, "_target_", ""))
+        env = getattr(envs, target.rpartition(".")[2])(batch_size=1, seed=0, **keys)
         return env.observation_space, env.action_space
-
-    def _preset(self, name: str) -> tuple[Callable[..., BatchedEnv], dict[str, Any]]:
-        keys = yaml.safe_load((CONF / "env" / f"{name}.yaml").read_text())
-        del keys["defaults"]
-        # A preset that only names others' keys is one of Gymnasium's.
-        return getattr(envs, keys.pop("_target_", "GymnasiumEnv").rpartition(".")[2]), keys
 
 
 class EnvPool(Suite):

@@ -1,8 +1,9 @@
 """What a logger is, and what it may know of the run."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 Row = dict[str, float]
 
@@ -23,22 +24,38 @@ class About:
     overrides: list[str] = field(default_factory=list)
 
 
-class Logger(Protocol):
-    """Where rows of scalars go. Built with the run folder, and the environment steps after which the run goes on.
+class Logger(ABC):
+    """Where rows of scalars go. Built with the run folder, and the environment steps after which the run goes on."""
 
-    Two methods more are called if they are there:
+    def begin(self, about: About) -> str | None:
+        """Prepare for the first row; return a line for the user, if there is one to say."""
+        return None
 
-        begin(about: About) -> str | None    before the first row; returns a line for the user, if there is one to say
-        end(status: str) -> None             before `close`: finished, interrupted or failed
-    """
-
+    @abstractmethod
     def write(self, row: Row, env_steps: int) -> None:
         """Take in the scalars, by name, that hold after `env_steps` environment steps."""
-        ...
 
-    def close(self) -> None:
+    def end(self, status: str) -> None:  # noqa: B027  # most have nothing to say
+        """Called before `close`, with how the run ended: finished, interrupted or failed."""
+
+    def close(self) -> None:  # noqa: B027
         """Flush and release."""
-        ...
+
+
+class Adopted(Logger):
+    """A logger that has the methods of a Logger without being one."""
+
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
+        vars(self).update({name: getattr(logger, name) for name in ("begin", "end", "close") if hasattr(logger, name)})
+
+    def write(self, row: Row, env_steps: int) -> None:
+        self.logger.write(row, env_steps)
+
+
+def adopted(logger: Any) -> Logger:
+    """The logger as a Logger, whose optional methods it need not have."""
+    return logger if isinstance(logger, Logger) else Adopted(logger)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

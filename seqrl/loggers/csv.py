@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from seqrl.files import write
-from seqrl.loggers.base import Row
+from seqrl.loggers.base import Logger, Row
 
 STEPS = "env_steps"
 
 
-class Csv:
+class Csv(Logger):
     """Scalars in metrics.csv, a column each; empty where a row has none.
 
     A name that was not there before becomes one more column, and the file is written anew, whole at any time.

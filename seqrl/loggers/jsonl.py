@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from seqrl.files import write
-from seqrl.loggers.base import Row
+from seqrl.loggers.base import Logger, Row
 
 
-class Jsonl:
+class Jsonl(Logger):
     """Scalars in metrics.jsonl, one JSON object a line; what is not finite is null."""
 
     def __init__(self, folder: Path, env_steps: int = 0) -> None:

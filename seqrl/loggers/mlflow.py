@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.files import write
-from seqrl.loggers.base import About, Row, flat
+from seqrl.loggers.base import About, Logger, Row, flat
 
 # How a run ended, in MLflow's words.
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -34,7 +34,7 @@ def _alone(uri: str | None) -> Iterator[None]:
         yield
 
 
-class Mlflow:
+class Mlflow(Logger):
     """Scalars and configuration in a run of MLflow.
 
     tracking_uri   a database or a server; None: what MLFLOW_TRACKING_URI says

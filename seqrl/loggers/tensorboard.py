@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seqrl.loggers.base import About, Row, flat
+from seqrl.loggers.base import About, Logger, Row, flat
 
 # What a run is compared by: these sections and keys, and what its command line says.
 SECTIONS = ["algorithm", "env", "network", "sequence_learning"]
@@ -17,7 +17,7 @@ METRICS = ["rollout/return_mean", "evaluation/return_mean", "time/steps_per_seco
 Hyperparameters = dict[str, bool | float | str | None]
 
 
-class TensorBoard:
+class TensorBoard(Logger):
     """Scalars in an event file: `tensorboard --logdir outputs`. What the HParams tab shows lies in a file beside it."""
 
     def __init__(self, folder: Path, env_steps: int = 0) -> None:

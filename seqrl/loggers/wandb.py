@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.files import write
-from seqrl.loggers.base import About, Row
+from seqrl.loggers.base import About, Logger, Row
 
 
-class Wandb:
+class Wandb(Logger):
     """Scalars and configuration in a run of Weights & Biases; what it keeps here lies in the run folder.
 
     entity            user or team; None: the user's own

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from seqrl.networks.encoder import Encoder
 from seqrl.networks.heads import Distribution, ValueHead, policy_head
-from seqrl.networks.memory import LSTM, Attention, Block
+from seqrl.networks.memory.attention import Attention
+from seqrl.networks.memory.base import Block
+from seqrl.networks.memory.lstm import LSTM
 from seqrl.types import SequenceBatch, State
 
 
@@ -63,10 +65,10 @@ class Network(nn.Module):
     critic        trunk the value reads, or None to share the actor's
     hidden_size   width of the heads' hidden layers
 
-    products      precision of matrix products where it is another than that of the parameters: torch.bfloat16, or None
+    autocast_dtype      precision of matrix products where it is not that of the parameters: torch.bfloat16, or None
     """
 
-    products: torch.dtype | None = None
+    autocast_dtype: torch.dtype | None = None
 
     def __init__(self, actor: Trunk, critic: Trunk | None, hidden_size: int, action_space: spaces.Space[Any]) -> None:
         super().__init__()
@@ -83,7 +85,7 @@ class Network(nn.Module):
 
     def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
         """Act on one observation [B, *O] each: policy, value [B] and the memory after it."""
-        with self._products(observation.device):
+        with self._autocast(observation.device):
             features, actor_state = self.actor.step(observation, part(state, "actor"))
             after = prefixed("actor", actor_state)
             policy = self.policy(features, self.actor.encoder.allowed(observation))
@@ -91,13 +93,13 @@ class Network(nn.Module):
                 features, critic_state = self.critic.step(observation, part(state, "critic"))
                 after |= prefixed("critic", critic_state)
             value = self.value(features)
-        if self.products is not None:
+        if self.autocast_dtype is not None:
             after = {name: leaf.to(state[name].dtype) for name, leaf in after.items()}
         return policy, value, after
 
     def unroll(self, batch: SequenceBatch) -> tuple[Distribution, Tensor]:
         """Policy and value [M] at every real step of a batch of sequences: the same numbers as `step` by `step`."""
-        with self._products(batch.real.device):
+        with self._autocast(batch.real.device):
             features = self.actor.unroll(batch, part(batch.state, "actor"))
             policy = self.policy(features, self.actor.encoder.allowed(batch.observation))
             if self.critic is not None:
@@ -109,8 +111,8 @@ class Network(nn.Module):
         for trunk in filter(None, (self.actor, self.critic)):
             trunk.encoder.adapt(observation)
 
-    def _products(self, device: torch.device) -> AbstractContextManager[Any]:
-        return nullcontext() if self.products is None else torch.autocast(device.type, self.products)
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        return nullcontext() if self.autocast_dtype is None else torch.autocast(device.type, self.autocast_dtype)
 
 
 def part(state: State, name: str) -> State:

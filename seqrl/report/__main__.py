@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from seqrl.configuration import folder_name
+from seqrl.config.program import fail
+from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
 from seqrl.files import write
-from seqrl.program import fail
 
 EXTRA = "report: needs matplotlib and Jinja2. Install them: pip install 'seqrl[report]'."
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seqrl.errors import ConfigError
 from seqrl.loggers.base import flat
-from seqrl.records import facts_of, is_held
+from seqrl.runs.manifest import facts_of, is_held
 
 Array = NDArray[np.float64]
 # What the configurations of a sweep may differ in without being different answers to its question.
@@ -23,7 +23,13 @@ INCIDENTAL = ("seed", "resume", "validate", "trust", "logger", "checkpoint_", "e
 # Keys of an environment that leave its task as it is.
 HOW_IT_IS_PLAYED = ("env._target_", "env.backend", "env.timeout_seconds")
 # What another key gives its value, or the number of jobs at once does, or a measurement.
-DERIVED = ("env.backend", "algorithm.learners", "algorithm.bptt_length", "algorithm.grad_clip_norm")
+DERIVED = (
+    "env.backend",
+    "algorithm.gradient_threads",
+    "algorithm.learners",
+    "algorithm.bptt_length",
+    "algorithm.grad_clip_norm",
+)
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,23 @@ Every trial is a run of seqrl.train with values that Optuna proposes from what t
 lags behind is stopped early. The search may be stopped, killed, gone on with by the same command, and helped by that
 command in another terminal or on another node that shares the disk.
 
-  search=ppo       what may be tried: a file in conf/search, or in search/ of your own --config-dir
-  trials=40        trials in all, whoever does them
-  workers=1        trials at once; they share the cores
-  seeds=1          runs of each trial, whose mean return counts
-  pruner=median    median, halving or none: when a trial is stopped early
-  seed=0           decides what is proposed, and is the first seed of each trial
-  study=<folder>   where it all goes, or what to go on with; otherwise outputs/studies/<date_time>
+{usage}
 """
 
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from seqrl.complaints import config_dirs, faults_of_run, searchpath
-from seqrl.configuration import nearest
+from seqrl.config.command_line import completed, is_override
+from seqrl.config.hydra_errors import config_dirs, faults_of_run, searchpath
+from seqrl.config.program import fail
+from seqrl.config.words import read as read_words
+from seqrl.config.words import usage
 from seqrl.errors import ConfigError
-from seqrl.extras import is_installed, remedy
-from seqrl.program import completed, fail, is_override
-from seqrl.tune.search import PRUNERS, Plan, Search
+from seqrl.packages import is_installed, remedy
+from seqrl.tune.search import Plan, Search, Words
 from seqrl.tune.space import Dimension, override, read
 
 
@@ -34,32 +29,16 @@ def planned(given: Sequence[str]) -> Plan:
 
     Raises ConfigError with everything that is wrong with it.
     """
-    own: dict[str, Any] = {}
-    arguments, wrong = [], []
-    for word in _joined(given):
-        key, _, value = word.partition("=")
-        if key in ("trials", "workers", "seeds", "seed"):
-            if value.isdigit() and int(value) >= (key != "seed"):
-                own[key] = int(value)
-            else:
-                wrong.append(f"{key}: must be a whole number of at least {int(key != 'seed')} (got {value!r}).")
-        elif key == "study":
-            own[key] = Path(value)
-        elif key in ("search", "pruner"):
-            own[key] = value
-        elif key in ("resume", "validate", "sweep") or word in ("-m", "--multirun") or key == "hydra.run.dir":
+    values, others, wrong = read_words(Words, _joined(given))
+    for word in others:
+        key = word.partition("=")[0]
+        if key in ("resume", "validate", "sweep", "hydra.run.dir") or word in ("-m", "--multirun"):
             wrong.append(f"{key}: is not for a search. Leave it out; study=<folder> goes on with one.")
         elif not (is_override(word) or key == "--config-dir"):
             wrong.append(f"{word}: cannot be meant. Write key=value; python -m seqrl.tune --help says which.")
-        else:
-            arguments.append(word)
-    if own.get("pruner", "median") not in PRUNERS:
-        wrong.append(
-            f"pruner: must be one of {', '.join(PRUNERS)} (got {own['pruner']!r}).{nearest(own['pruner'], PRUNERS)}"
-        )
     if wrong:
         raise ConfigError(wrong)
-    return Plan(**own, arguments=tuple(completed(arguments, leave_nothing=False)))
+    return Plan(**values, arguments=tuple(completed(others, leave_nothing=False)))
 
 
 def _joined(given: Sequence[str]) -> list[str]:
@@ -94,7 +73,7 @@ def checked(plan: Plan) -> list[Dimension]:
 def main() -> None:
     """Entry point of `python -m seqrl.tune` and `seqrl-tune`."""
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
+        print((__doc__ or "").format(usage=usage(Words)))
         return
     try:
         plan = planned(sys.argv[1:])

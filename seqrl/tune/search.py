@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seqrl.configuration import folder_name
+from seqrl.config.resolvers import folder_name
+from seqrl.config.schema import AT_LEAST_1, Rule, key
+from seqrl.config.settle import GRADIENT_THREADS
 from seqrl.errors import ConfigError, NotFiniteError
 from seqrl.files import write
-from seqrl.records import cores, note_command
-from seqrl.sweeps import LEARNERS
+from seqrl.machine import cores
+from seqrl.sweeps import note_command
 from seqrl.tune.space import Dimension, Value, override
 from seqrl.tune.trials import TICKS, Claim, Trial, words
 
 if TYPE_CHECKING:
     import optuna
 
+WHOLE = Rule(lambda x: x >= 0, "a whole number of at least 0")
 PRUNERS = ["median", "halving", "none"]
 # One after another, and the search ends: they all fail alike.
 PATIENCE = 3
@@ -26,15 +29,27 @@ POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the command line asks for; arguments are those of the runs."""
+class Words:
+    """The keys of the command line that are no run's."""
 
-    search: str = "ppo"
-    trials: int = 40
-    workers: int = 1
-    seeds: int = 1
-    pruner: str = "median"
-    seed: int = 0
+    search: str = key("ppo", "what may be tried: a file in conf/search, or in search/ of your own --config-dir")
+    trials: int = key(40, "trials in all, whoever does them", AT_LEAST_1)
+    workers: int = key(1, "trials at once; they share the cores", AT_LEAST_1)
+    seeds: int = key(1, "runs of each trial, whose mean return counts", AT_LEAST_1)
+    pruner: str = key("median", "median, halving or none: when a trial is stopped early", choices=PRUNERS)
+    seed: int = key(0, "decides what is proposed, and is the first seed of each trial", WHOLE)
+    study: Path = key(
+        None, "where it all goes, or what to go on with; otherwise outputs/studies/<date_time>", example="<folder>"
+    )
+
+
+@dataclass(frozen=True)
+class Plan(Words):
+    """What the command line asks for.
+
+    arguments   those of the runs
+    """
+
     study: Path = field(default_factory=lambda: Path("outputs/studies") / time.strftime("%Y-%m-%d_%H-%M-%S"))
     arguments: tuple[str, ...] = ()
 
@@ -131,8 +146,8 @@ class Search:
     def _arguments(self) -> list[str]:
         """Those of the command, and a fair share of the cores."""
         arguments = list(self.plan.arguments)
-        if self.plan.workers > 1 and not any(a.startswith(f"{LEARNERS}=") for a in arguments):
-            arguments.append(f"{LEARNERS}={max(1, min(2, cores() // self.plan.workers))}")
+        if self.plan.workers > 1 and not any(a.startswith(f"{GRADIENT_THREADS}=") for a in arguments):
+            arguments.append(f"{GRADIENT_THREADS}={max(1, min(2, cores() // self.plan.workers))}")
         return arguments
 
     def _look_after(self, number: int) -> None:

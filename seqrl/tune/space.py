@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from seqrl.configuration import CONF, nearest
+from seqrl.config.paths import CONF
 from seqrl.errors import ConfigError
+from seqrl.text import nearest
 
 if TYPE_CHECKING:
     import optuna

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from seqrl.files import write
-from seqrl.records import facts_of, goes_on, is_held
-from seqrl.signals import end_with_parent
+from seqrl.machine import end_with_parent
+from seqrl.runs.manifest import can_go_on, facts_of, is_held, set_aside
 
 # Words of a command line that a run which goes on must hear again.
 HEARD_AGAIN = ("trust=", "--config-dir=")
@@ -114,9 +114,10 @@ class Trial:
 
     def _begin(self, seed: int) -> None:
         folder = self.folders[seed]
-        if folder.exists() and goes_on(folder):
+        if can_go_on(folder):
             arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(HEARD_AGAIN))]
         else:
+            set_aside(folder)
             arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={folder}"]
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("ab") as output:

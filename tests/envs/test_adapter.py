@@ -10,7 +10,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv, pool
+from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
+from seqrl.envs.gym import envpool as pool
 from tests.envs.clocks import Clock
 
 # Processes are forked from one that has run OpenMP threads; they only play.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seqrl.envs import CartPole, EnvError
-from seqrl.envs.cartpole import FORCE, START, moved
+from seqrl.envs.tasks.cartpole import FORCE, START, moved
 
 
 def random_actions(observation: torch.Tensor, t: int) -> torch.Tensor:

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from seqrl.build import built, make_env, settled
-from seqrl.configuration import CONF
-from seqrl.envs import GymnasiumEnv, choice
-from seqrl.envs.choice import Choice, alone, fastest, rate, side_by_side
-from seqrl.envs.vectorize import Order
+from seqrl.config.paths import CONF
+from seqrl.envs import GymnasiumEnv
+from seqrl.envs.gym import auto as choice
+from seqrl.envs.gym.auto import Choice, alone, fastest, rate, side_by_side
+from seqrl.envs.gym.backends import Order
+from seqrl.runs.build import constructor, make_env
 from tests.envs.clocks import Clock
 
 # Processes are forked from one that has run OpenMP threads; they only play.
@@ -102,35 +103,35 @@ def test_episodes_that_end_begin_anew_while_it_is_measured(measured, monkeypatch
 
 def test_the_run_begins_with_environments_that_nobody_has_played():
     with closing(GymnasiumEnv("test/Clock-v0", 2, seed=0)) as env:
-        assert env.choice.why
+        assert env.backend_reason
         assert env.reset().tolist() == [[0, 0], [0, 0]]
 
 
 def test_an_own_vector_form_is_preferred_unmeasured(monkeypatch):
     monkeypatch.setattr(choice, "fastest", None)
     env = GymnasiumEnv("CartPole-v1", 2, seed=0)
-    assert env.choice == Choice("vector", "CartPole-v1 has a form of its own")
+    assert (env.backend, env.backend_reason) == ("vector", "CartPole-v1 has a form of its own")
 
 
 def test_what_is_asked_for_is_not_measured(monkeypatch):
     monkeypatch.setattr(choice, "fastest", None)
-    assert GymnasiumEnv("Acrobot-v1", 2, seed=0, backend="sync").choice == Choice("sync")
+    env = GymnasiumEnv("Acrobot-v1", 2, seed=0, backend="sync")
+    assert (env.backend, env.backend_reason) == ("sync", "")
 
 
 def test_a_choice_is_made_once_for_all_environments_of_a_run(monkeypatch):
     monkeypatch.setattr(choice, "fastest", lambda order: Choice("async", "so that it can be told from the usual"))
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1"])
-    device = replace(built(cfg.device)(), name="cpu")
+    device = replace(constructor(cfg.device)(), name="cpu")
     with closing(make_env(cfg, device, 2, "training")) as env:
-        assert settled(cfg, env) == "environments: async, so that it can be told from the usual"
+        assert (env.backend, env.backend_reason) == ("async", "so that it can be told from the usual")
     monkeypatch.setattr(choice, "fastest", None)
-    with closing(make_env(cfg, device, 2, "evaluation")) as env:
-        assert env.choice == Choice("async")
-        assert settled(cfg, env) == ""
+    with closing(make_env(cfg, device, 2, "evaluation", backend=env.backend)) as env:
+        assert (env.backend, env.backend_reason) == ("async", "")
 
 
 def test_built_in_environments_have_no_choice():
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=tmaze"])
-    assert settled(cfg, make_env(cfg, built(cfg.device)(), 2, "training")) == ""
+    assert make_env(cfg, constructor(cfg.device)(), 2, "training", backend="async").backend == ""

@@ -5,10 +5,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from seqrl.checks import env_checks, network_checks, played
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
 from seqrl.runner import Runner
+from seqrl.verify.checks import env_checks, network_checks, played
 from tests.envs import everything
 from tests.parts import ppo, small_network
 from tests.worlds import Script

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from seqrl.envs import CartPole, TMaze
-from seqrl.envs.pictures import INK, SIGN, WOOD, cart_pole, t_maze
+from seqrl.envs.tasks.pictures import INK, SIGN, WOOD, cart_pole, t_maze
 
 
 def where(picture, colour):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from seqrl.build import built as build_part
-from seqrl.build import make_env, make_network
-from seqrl.configuration import CONF, faults
+from seqrl.config.paths import CONF
+from seqrl.config.validate import faults
 from seqrl.runner import Runner
+from seqrl.runs.build import constructor as build_part
+from seqrl.runs.build import make_env, make_network
 
 popgym = pytest.importorskip("popgym.envs")
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from seqrl.build import build, built, make_env
-from seqrl.configuration import CONF, faults
+from seqrl.config.paths import CONF
+from seqrl.config.validate import faults
 from seqrl.envs import EnvError, GymnasiumEnv
 from seqrl.runner import Runner
+from seqrl.runs.build import build, constructor, make_env
 from tests.parts import ppo, small_network
 
 # What suites warn of is theirs.
@@ -25,7 +26,7 @@ def learns(*overrides):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", [*SMALL, *overrides])
     assert faults(cfg) == []
-    run = build(cfg, built(cfg.device)())
+    run = build(cfg, constructor(cfg.device)())
     with closing(run.runner.env) as env:
         for _ in range(2):
             assert run.iterate()["train/skipped"] == 0
@@ -70,7 +71,7 @@ def test_wrappers_go_around_each_environment():
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1", DELAYED])
     assert faults(cfg) == []
-    with closing(make_env(cfg, built(cfg.device)(), 2, "training")) as env:
+    with closing(make_env(cfg, constructor(cfg.device)(), 2, "training")) as env:
         seen = [env.reset(), *(env.step(torch.tensor([0, 2])).observation for _ in range(3))]
     # The first two are zeros, then what was seen at first.
     assert [bool(observation.any()) for observation in seen] == [False, False, True, True]

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from seqrl.envs import CartPole, CountRecall, MemoryChain, RepeatFirst, RepeatPrevious, TMaze
-from seqrl.envs.base import Restorable
 from tests.test_runner import Asked
 
 TASKS = {
@@ -117,7 +116,7 @@ def test_a_saved_environment_goes_on_as_if_nothing_had_happened(task):
     env, other = task(5, seed=0), task(5, seed=9)
     env.reset()
     story(env, actions(env), steps=33)
-    assert isinstance(env, Restorable)
+    assert env.state_dict() is not None
     assert other.load_state_dict(env.state_dict()).tolist() == [True] * 5
     assert same(story(env, actions(env, seed=1)), story(other, actions(env, seed=1)))
 

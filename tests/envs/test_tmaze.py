@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from seqrl.envs import TMaze
-from seqrl.envs.tmaze import BACK, DOWN, FORWARD, UP
+from seqrl.envs.tasks.tmaze import BACK, DOWN, FORWARD, UP
 
 
 def returns(policy, batch_size=2000, corridor_length=5):

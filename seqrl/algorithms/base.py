@@ -1,0 +1,278 @@
+"""What all algorithms share: from a rollout to a better network."""
+
+import math
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqrl.algorithms import stale_state as replay
+from seqrl.algorithms.adam import Adam
+from seqrl.algorithms.gradients import GradientThreads, Terms, accumulate, add_terms
+from seqrl.algorithms.losses import scaled
+from seqrl.algorithms.returns import gae
+from seqrl.algorithms.reward_scale import RewardScale
+from seqrl.algorithms.sequences import Sequences, split
+from seqrl.errors import NotFiniteError
+from seqrl.networks import Distribution, Network
+from seqrl.types import Rollout, SequenceBatch, State
+
+# Share of the old in the running statistics of value targets, per update.
+VALUE_DECAY = 0.99
+# Fewer real steps than this at once make an update slow and save little memory.
+MIN_CHUNK_STEPS = 1024
+# What is kept of a minibatch that no gradient could be followed for.
+STEPS = ("observation", "action", "log_prob", "advantage", "target", "length")
+# Updates in a row that may be skipped for a gradient that is not finite.
+PATIENCE = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all algorithms can be told: the keys of group `algorithm`, which `AlgorithmConfig` explains.
+
+    As a dataclass it refuses unknown and missing names by itself.
+    """
+
+    learning_rate: float
+    gamma: float
+    gae_lambda: float
+    epochs: int
+    minibatches: int
+    entropy_coefficient: float
+    value_coefficient: float
+    normalize_advantage: str
+    normalize_value: bool
+    normalize_reward: bool
+    anneal: Sequence[str]
+    grad_clip_norm: float | None
+    bptt_length: int
+    stale_state: str
+    burn_in: int
+    max_tokens_per_batch: int | None
+    gradient_threads: int
+
+
+class SequenceAlgorithm(ABC):
+    """Policy gradients through time: gradients follow memory within sequences.
+
+    network    learns in place
+    shuffle    deals sequences to minibatches
+    settings   the fields of `Settings`
+    """
+
+    # An epoch whose minibatches lay farther than this from the collecting policy, on average, is the last.
+    target_kl: float | None = None
+
+    def __init__(self, network: Network, shuffle: np.random.Generator, **settings: Any) -> None:
+        self.network, self.shuffle = network, shuffle
+        self.settings = Settings(**settings)
+        self.reward_scale = RewardScale(self.settings.gamma) if self.settings.normalize_reward else None
+        self.threads = GradientThreads(self.settings.gradient_threads)
+        self.parameters: Terms = {name: it for name, it in network.named_parameters() if it.requires_grad}
+        self.optimizer = Adam(self.parameters.values(), self.settings.learning_rate, epsilon=1e-5)
+        self._skipped_in_a_row = 0
+
+    @property
+    def state_lead(self) -> int:
+        """Steps before a possible sequence at which memory must be stored too."""
+        return self.settings.burn_in if self.settings.stale_state == "burn_in" else 0
+
+    def chunk_steps(self, parallel: int) -> int | None:
+        """Real steps of `parallel` environments that may go through the network at once; None: a minibatch."""
+        settings = self.settings
+        if settings.max_tokens_per_batch is not None or not settings.bptt_length:
+            return settings.max_tokens_per_batch
+        return max(MIN_CHUNK_STEPS, settings.bptt_length * parallel)
+
+    @abstractmethod
+    def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
+        """Loss of the policy on real steps, a scalar, and what else to log."""
+
+    def advantage(self, rollout: Rollout, advantage: Tensor) -> Tensor:
+        """Weight of each action's log-probability [T, B], from its return minus its value."""
+        return advantage
+
+    def centred(self, advantage: Tensor) -> Tensor:
+        """Advantage of a minibatch [M] around zero."""
+        return advantage - advantage.mean()
+
+    def unit_scale(self, advantage: Tensor) -> Tensor:
+        """Advantage of a minibatch [M] in the units that `normalize_advantage` says."""
+        if self.settings.normalize_advantage == "none":
+            return advantage
+        centred = self.centred(advantage)
+        return scaled(centred) if self.settings.normalize_advantage == "batch" else centred / self.network.value.std
+
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """Improve the network by one rollout; `progress` is the share of the run that is over. Returns what to log."""
+        if self.reward_scale is not None:
+            rollout = self.reward_scale.divided(rollout)
+        advantage = gae(rollout, self.settings.gamma, self.settings.gae_lambda)
+        target = advantage + rollout.value
+        sequences = split(rollout, self.advantage(rollout, advantage), target, self.settings.bptt_length)
+        # What is not finite is no statistic; its gradient will not be followed either.
+        if self.settings.normalize_value and sequences.target.isfinite().all():
+            self.network.value.adapt(sequences.target, VALUE_DECAY)
+        learning_rate = self.annealed("learning_rate", progress)
+        self.optimizer.learning_rate = learning_rate
+
+        chunk_steps = self.chunk_steps(rollout.valid.shape[1])
+        log = Log()
+        epochs = 0
+        while epochs < self.settings.epochs:
+            sequences = replace(sequences, state=self._memory(rollout, aged=epochs > 0))
+            epochs += 1
+            epoch = Log()
+            for minibatch in sequences.minibatches(self.settings.minibatches, self.shuffle):
+                epoch.add(self._learn_from(minibatch, chunk_steps, progress))
+            log.extend(epoch)
+            if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
+                break
+        # Only now, as the rollout was played, and learned from, with the statistics of those before it.
+        self.network.adapt(sequences.observation)
+        used = {"train/learning_rate": learning_rate, "train/epochs": epochs}
+        return log.mean() | self._summary(rollout, sequences, target) | used
+
+    def loss(self, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
+        """Mean loss over the real steps of a batch, a scalar, and its terms by name."""
+        policy, value = self.network.unroll(batch)
+        policy_loss, terms = self.policy_loss(policy, batch, progress)
+        value_loss = 0.5 * ((value - batch.target) / self.network.value.std).square().mean()
+        entropy = policy.entropy().mean()
+        weight = self.annealed("entropy_coefficient", progress)
+        loss = policy_loss + self.settings.value_coefficient * value_loss - weight * entropy
+        return loss, {
+            "train/policy_loss": policy_loss.detach(),
+            "train/value_loss": value_loss.detach(),
+            "train/entropy": entropy.detach(),
+            **terms,
+        }
+
+    def annealed(self, name: str, progress: float) -> float:
+        """The coefficient `name` when this share of the run is over."""
+        value: float = {**vars(self.settings), **vars(self)}[name]
+        return value * max(0.0, 1 - progress) if name in self.settings.anneal else value
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides the next update beside the rollout; tensors and plain data."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "shuffle": self.shuffle.bit_generator.state,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "reward_scale": self.reward_scale and self.reward_scale.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. Raises RuntimeError if the network has other parameters."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.shuffle.bit_generator.state = state["shuffle"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+        # None if what was saved had no such scale: then it begins here.
+        if self.reward_scale is not None and (scale := state.get("reward_scale")):
+            self.reward_scale.load_state_dict(scale)
+
+    def _learn_from(self, minibatch: Sequences, chunk_steps: int | None, progress: float) -> Terms:
+        """Take one gradient step on a minibatch, `chunk_steps` real steps at a time; if it is not finite, take none."""
+        minibatch = replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
+        parts = minibatch.parts(self.threads.count)
+        accumulated = partial(
+            accumulate,
+            loss=partial(self.loss, progress=progress),
+            parameters=self.parameters,
+            # All threads together hold what one would.
+            chunk_steps=None if chunk_steps is None else math.ceil(chunk_steps / len(parts)),
+            total_steps=len(minibatch.advantage),
+        )
+        gradients: Terms = {}
+        terms: Terms = {}
+        # Summed in a fixed order, so that bits repeat.
+        for part_gradients, part_terms in self.threads.map(accumulated, parts):
+            gradients, terms = add_terms(gradients, part_gradients), add_terms(terms, part_terms)
+        for name, parameter in self.parameters.items():
+            parameter.grad = gradients.get(name)
+        return terms | self._clip_and_step(minibatch)
+
+    def _clip_and_step(self, minibatch: Sequences) -> Terms:
+        limit = math.inf if self.settings.grad_clip_norm is None else self.settings.grad_clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit, foreach=True)
+        if not norm.isfinite():
+            self._skip(minibatch)
+            return {"train/skipped": torch.ones(())}
+        self.optimizer.step()
+        self._skipped_in_a_row = 0
+        return {
+            "train/gradient_norm": norm,
+            "train/gradient_clipped": (norm > limit).float(),
+            "train/skipped": torch.zeros(()),
+        }
+
+    def _memory(self, rollout: Rollout, aged: bool) -> State:
+        """Stored memory as this epoch is to see it."""
+        if self.settings.stale_state == "zero":
+            return replay.zero(rollout)
+        if aged and self.settings.stale_state == "refresh":
+            return replay.refreshed(self.network, rollout)
+        if aged and self.settings.stale_state == "burn_in":
+            return replay.burned_in(self.network, rollout, self.settings.burn_in)
+        return rollout.state
+
+    def _skip(self, minibatch: Sequences) -> None:
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row == PATIENCE:
+            evidence = {
+                "parameters": self.network.state_dict(),
+                "gradients": {name: parameter.grad for name, parameter in self.parameters.items()},
+                "sequences": {name: torch.as_tensor(getattr(minibatch, name)) for name in STEPS},
+            }
+            raise NotFiniteError(
+                f"loss: the gradient was NaN or infinite {PATIENCE} times in a row, all skipped. Reduce "
+                f"sequence_learning.grad_clip_norm (got {self.settings.grad_clip_norm}), to 2.0 for instance, "
+                f"or algorithm.learning_rate (got {self.settings.learning_rate}).",
+                evidence,
+            )
+
+    def _summary(self, rollout: Rollout, sequences: Sequences, target: Tensor) -> dict[str, float]:
+        spread = sequences.target.var(correction=0)
+        unexplained = (target - rollout.value)[rollout.valid].var(correction=0)
+        scale = {} if self.reward_scale is None else {"train/return_deviation": self.reward_scale.deviation}
+        return {
+            "train/explained_variance": float(1 - unexplained / spread) if spread > 0 else 0.0,
+            "memory/sequences": len(sequences.length),
+            "memory/sequence_length": float(sequences.length.mean()),
+            "memory/carried": float((sequences.state_index >= 0).mean()),
+            **scale,
+        }
+
+
+class SingleSteps:
+    """Shows an algorithm sequences of one step: each starts from its stored memory, without a gradient through time."""
+
+    def __init__(self, network: Network, shuffle: np.random.Generator, **settings: Any) -> None:
+        super().__init__(network, shuffle, **{**settings, "bptt_length": 1})  # type: ignore[call-arg]
+
+
+class Log:
+    """Averages of scalars by name."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, values: Terms) -> None:
+        for name, value in values.items():
+            self._values[name].append(value)
+
+    def extend(self, other: "Log") -> None:
+        for name, values in other._values.items():
+            self._values[name].extend(values)
+
+    def mean(self) -> dict[str, float]:
+        return {name: float(torch.stack(values).mean()) for name, values in self._values.items()}

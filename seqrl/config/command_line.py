@@ -1,0 +1,131 @@
+"""The command line, completed: what it implies, in the words of Hydra."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
+from seqrl.errors import CheckpointError, ConfigError
+from seqrl.packages import is_installed, remedy
+
+KEY = "resume="
+
+
+def arguments(given: list[str]) -> list[str]:
+    """The same command line; with `resume=<run folder>`, behind the choices that began that run, and in its folder.
+
+    Raises CheckpointError if the folder holds no run, ConfigError if it needs configuration that is not named again.
+    """
+    named = [argument.removeprefix(KEY) for argument in given if argument.startswith(KEY)]
+    if not named or named[-1] in ("", "null"):
+        return given
+    folder = Path(named[-1].strip("'\"")).resolve()
+    quoted = str(folder).replace("'", "\\'")
+    others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]
+    # A key that is added once more cannot be there already.
+    again = {_key(argument) for argument in others if argument.startswith("+")}
+    began, config_dir = _beginning(folder)
+    if config_dir is not None and not any(word.startswith(("--config-dir", "-cd")) for word in given):
+        raise ConfigError([f"resume: this run used files of your own. Name them again, --config-dir {config_dir}"])
+    began = [override for override in began if _key(override) not in again and _is_choice(override)]
+    return [*began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _is_choice(override: str) -> bool:
+    """Whether it chooses a value or a group of a run: no option, nothing of Hydra's own, nothing to trust."""
+    return not (override.startswith("-") or re.match(r"(hydra|trust|resume)\b", _key(override)))
+
+
+def _beginning(folder: Path) -> tuple[list[str], str | None]:
+    """Overrides of the command that a run goes by, and the folder of the user's own configuration."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        began = [*manifest["overrides"], *manifest.get("implied", [])]
+        return list(map(str, began)), manifest["config_dir"]
+    except (OSError, TypeError, ValueError, KeyError):
+        raise CheckpointError(f"resume: {folder} holds no run. Name the folder that has manifest.json in it.") from None
+
+
+# What keeps Hydra from making a run folder.
+LEAVE_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.job_logging.root.handlers=[]"]
+
+
+def completed(given: list[str], leave_nothing: bool) -> list[str]:
+    """The command line with what it implies, options first: argparse takes overrides only in one piece.
+
+    Raises ConfigError or CheckpointError if it cannot be meant.
+    """
+    words = arguments(given)
+    # `env.id=…` alone can only mean a Gymnasium environment.
+    if any(w.startswith("env.id=") for w in words) and not any(w.startswith("env=") for w in words):
+        words.append("env=gymnasium")
+    if leave_nothing:
+        words += LEAVE_NOTHING
+    many = {"-m", "--multirun"} & set(given)
+    for key in ("resume", "validate"):
+        if many and any(w.startswith(f"{key}=") for w in given):
+            raise ConfigError([f"{key}: is for one run. Leave out {key}=… or -m."])
+    if not many and any(w.startswith(FOLDER) for w in given):
+        raise ConfigError(["sweep: names the folder of many runs. Add -m, or use hydra.run.dir=… for one."])
+    words = for_hydra(words)
+    if found := faults_of_launcher(words) or (faults_of_sweep(words) if many else faults_of_files(words)):
+        raise ConfigError(found)
+    if many:
+        words.append(only_what_is_swept(words))
+    return [w for w in words if not is_override(w)] + [w for w in words if is_override(w)]
+
+
+def is_override(word: str) -> bool:
+    return not word.startswith("-") and ("=" in word or word.startswith("~"))
+
+
+def is_true(key: str, words: Sequence[str]) -> bool:
+    """Whether a switch is set on the command line, however it is spelt."""
+    return any(w.lower() in (f"{key}=true", f"{key}=yes", f"{key}=on", f"{key}=1") for w in words)
+
+
+# Launchers that come with an extra: where they are, and which.
+EXTRAS = {
+    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
+    "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "slurm_gpu": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "slurm_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+}
+
+LAUNCHER = "hydra/launcher="
+
+# Launchers as their plugin has them, and what conf/hydra/launcher makes of them.
+PRESETS = {f"{LAUNCHER}submitit_slurm": f"{LAUNCHER}slurm", f"{LAUNCHER}submitit_local": f"{LAUNCHER}slurm_local"}
+
+# Folder of a sweep, short for Hydra's name of it.
+FOLDER = "sweep="
+
+
+def for_hydra(words: Sequence[str]) -> list[str]:
+    """The command line of a sweep in the words of Hydra."""
+    words = [PRESETS.get(word, word) for word in words]
+    return [f"hydra.sweep.dir={w.removeprefix(FOLDER)}" if w.startswith(FOLDER) else w for w in words]
+
+
+def faults_of_launcher(words: Sequence[str]) -> list[str]:
+    """Complaint about a launcher on the command line that is not installed."""
+    chosen = [word.removeprefix(LAUNCHER) for word in words if word.startswith(LAUNCHER)]
+    return [
+        f"hydra/launcher: {launcher} is not installed. {remedy(EXTRAS[launcher][1])}"
+        for launcher in chosen
+        if launcher in EXTRAS and not is_installed(EXTRAS[launcher][0])
+    ]
+
+
+def only_what_is_swept(words: Sequence[str]) -> str:
+    """Override that leaves out of the points' names what all of them have in common."""
+    given = OverridesParser.create().parse_overrides([w for w in words if "=" in w and not w.startswith("-")])
+    common = ",".join(f"'{o.key_or_group}'" for o in given if not o.is_sweep_override())
+    return f"hydra.job.config.override_dirname.exclude_keys=[{common}]"

@@ -1,0 +1,260 @@
+"""Exceptions of Hydra, OmegaConf, YAML and the system, said for the person at the keyboard."""
+
+import inspect
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import hydra
+import omegaconf
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from seqrl.config.paths import CONF, choices
+from seqrl.config.trust import SECRET, hydra_distrusted, secrets
+from seqrl.config.validate import faults, keys
+from seqrl.errors import ConfigError, SeqrlError
+from seqrl.text import nearest
+
+COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
+# What a broken file of the user raises; UnicodeDecodeError is a ValueError too.
+FILES = (yaml.YAMLError, OSError)
+# Where what they raise comes from.
+COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
+GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "search"})
+
+
+def complaint(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str], int] | None:
+    """Lines that say what went wrong, and the exit code; None if it is a fault of seqrl.
+
+    arguments   of the command line; all that is wrong with them is said, not only what came first
+    """
+    if (said := _complaint(error, arguments)) is None:
+        return None
+    lines, exit_code = said
+    # What was typed may hold line breaks.
+    return [" ".join(line.split()) for line in lines], exit_code
+
+
+def _complaint(error: Exception, arguments: Sequence[str]) -> tuple[list[str], int] | None:
+    if isinstance(error, ConfigError):
+        return error.faults, error.exit_code
+    if isinstance(error, SeqrlError):
+        return [str(error)], error.exit_code
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        return [_file(error)], ConfigError.exit_code
+    if _is_composition(error):
+        return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
+    if isinstance(error, OSError) and error.filename:
+        return [f"{error.filename}: {error.strerror}. Make room, or choose another run folder, hydra.run.dir=…"], 2
+    return None
+
+
+def faults_of_files(arguments: Sequence[str]) -> list[str]:
+    """What must be known of the user's own files, and of secrets, before Hydra imports anything or writes it down."""
+    overrides = _overrides(arguments)
+    if octal := [line for folder in config_dirs(arguments) for line in _octal(folder)]:
+        return octal
+    if not (own := searchpath(arguments)) and not any(SECRET.search(o.partition("=")[0]) for o in overrides):
+        return []
+    try:
+        return _before_hydra([*own, *overrides])
+    except (*COMPOSITION, *FILES):
+        # Said in full when Hydra composes it.
+        return []
+
+
+def _before_hydra(overrides: list[str]) -> list[str]:
+    return _of_hydra(_composed(overrides, return_hydra_config=True))
+
+
+def _of_hydra(cfg: DictConfig) -> list[str]:
+    return [*hydra_distrusted(cfg.hydra), *secrets(cfg)]
+
+
+def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
+    """What is wrong with the points of a sweep, a line each with the points that it is wrong in."""
+    overrides = OverridesParser.create().parse_overrides(_overrides(arguments))
+    wrong: dict[str, list[int]] = {}
+    for number, point in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
+        for line in faults_of_run([*searchpath(arguments), *point]):
+            wrong.setdefault(line, []).append(number)
+    return [f"point {_few(points)} of the sweep: {line}" for line, points in wrong.items()]
+
+
+def faults_of_run(overrides: list[str]) -> list[str]:
+    """What is wrong with a run that these make."""
+    try:
+        cfg = _composed(overrides, return_hydra_config=True)
+        found = _of_hydra(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return [*found, *faults(cfg)]
+    except COMPOSITION as error:
+        groups = (*GROUPS, "hydra.searchpath")
+        return [_composition(error, others=[o for o in overrides if o.partition("=")[0] in groups])]
+
+
+def _few(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - 4} more" if len(numbers) > 4 else ""
+    return f"{', '.join(map(str, numbers[:4]))}{more}"
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    return [a for a in arguments if "=" in a and not a.startswith(("-", "hydra.", "hydra/"))]
+
+
+def _is_composition(error: Exception) -> bool:
+    """Whether Hydra could not make a configuration of it; for odd values it raises anything."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    innermost = traceback.extract_tb(error.__traceback__)[-1:]
+    return any(Path(frame.filename).is_relative_to(home) for frame in innermost for home in COMPOSERS)
+
+
+def _of_each(arguments: Sequence[str]) -> Iterator[str]:
+    """What is wrong with each override, given those that are right."""
+    right = searchpath(arguments)
+    # Groups first: other keys may be theirs.
+    for override in sorted(_overrides(arguments), key=lambda a: a.partition("=")[0].lstrip("+~") not in GROUPS):
+        try:
+            _composed([*right, override])
+            right.append(override)
+        except UnicodeDecodeError as error:
+            yield _file(error)
+        except Exception as error:
+            if isinstance(error, FILES) and not isinstance(error, COMPOSITION):
+                yield _file(error)
+                continue
+            # Several values are a sweep's, and compose takes none.
+            if "sweep" not in str(error).lower():
+                yield _composition(error, override, right)
+    try:
+        yield from faults(_composed(right))
+    except (*COMPOSITION, *FILES):
+        return
+
+
+def _composed(overrides: list[str], return_hydra_config: bool = False) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", overrides, return_hydra_config=return_hydra_config)
+
+
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """Folders of the user's own configuration. Raises ConfigError if there is no such folder."""
+    folders = [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")]
+    folders += [a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")]
+    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+        there = [path.name for path in Path.cwd().iterdir() if path.is_dir()]
+        raise ConfigError([f"--config-dir: there is no folder {it}.{nearest(it, there)}" for it in missing])
+    return [Path(folder).resolve() for folder in folders]
+
+
+def searchpath(arguments: Sequence[str]) -> list[str]:
+    """Override that has these folders searched too."""
+    return [f"hydra.searchpath=[file://{folder}]" for folder in config_dirs(arguments)]
+
+
+def _octal(folder: Path) -> Iterator[str]:
+    """Numbers that YAML 1.1 reads otherwise than people do: 010 is 8."""
+    for file in sorted(folder.rglob("*.yaml")):
+        with suppress(*FILES, UnicodeDecodeError):
+            for token in yaml.scan(file.read_text()):
+                if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("[-+]?0[0-7_]+", token.value):
+                    read, meant = int(token.value, 8), token.value.lstrip("+-0_") or "0"
+                    where = f"{file}:{token.start_mark.line + 1}"
+                    yield f"{where}: YAML reads {token.value} as {read}. Write {meant}, or quote it."
+
+
+def _composition(error: Exception, override: str = "", others: Sequence[str] = ()) -> str:
+    text = str(error)
+    if found := re.search(r"Could not find '([^/']+)/([^']*)'", text):
+        group, choice = found.groups()
+        there = re.findall(r"^\t(?!provider)(\S+)$", text, re.MULTILINE)
+        extra = (
+            " Another GPU: device=cuda device.name=cuda:1." if group == "device" and choice.startswith("cuda") else ""
+        )
+        meant = nearest(choice, there)
+        own = "" if meant or any(o.startswith("hydra.searchpath") for o in others) else " Your own need --config-dir."
+        return f"{group}: there is no {group}={choice}.{meant} Choices: {', '.join(there)}.{own}{extra}"
+    if "Config group override" in text:
+        group = override.partition("=")[0] or "a group"
+        known = ", ".join(choices(group)) if group in GROUPS else "network=lstm, for instance"
+        return f"{group}: needs a choice (got null). Choices: {known}."
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'$", text, re.MULTILINE):
+        key, values = found.groups()
+        return f"{key}: has several values (got {values}). For a sweep add -m, for a list write {key}=[{values}]."
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown(found.group(1), others)
+    if found := re.search(r"^In '([^']+)': .*?^Key '[^']+' not in .*?full_key: (\S+)", text, re.MULTILINE | re.DOTALL):
+        return f"{found.group(1)}.yaml: {_unknown(found.group(2), [])}"
+    if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        quoted = value.replace('"', r"\"")
+        return f"{key}: its value cannot be read (got {value}). Quote what is special: '{key}=\"{quoted}\"'."
+    if not isinstance(error, COMPOSITION):
+        key, _, value = override.partition("=")
+        return f"{key or 'configuration'}: its value cannot be used (got {value})."
+    if found := re.search(r"Multiple values for (\w+)", text):
+        return f"{found.group(1)}: is a group that is there already. Write {found.group(1)}=… without the plus sign."
+    return _value(error)
+
+
+def _value(error: Exception) -> str:
+    cause = error.__cause__ or error
+    key = re.search(r"full_key: (\S+)", str(error)) or re.search(r"full_key: (\S+)", str(cause))
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    message = str(cause).splitlines()[0].rstrip(".:")
+    if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message):
+        kind = {"Integer": "a whole number", "Float": "a number"}.get(found.group(2), found.group(2))
+        message = f"must be {kind} (got {found.group(1)})"
+    elif found := re.search(r"Value '(.*)' is not a valid bool", message):
+        message = f"must be true or false (got {found.group(1)})"
+    elif "is not a ListConfig" in message:
+        message = "must be a list, such as [a,b]"
+    elif "is not Optional" in message:
+        message = "needs a value (got null)"
+    return f"{key.group(1) if key else 'configuration'}: {message}."
+
+
+def _unknown(key: str, others: Sequence[str]) -> str:
+    """Complaint about a key that is not there, with the nearest one that is."""
+    if key == "env.kwargs" or key.startswith("env.kwargs."):
+        return f"{key}: an argument of the environment is added with a plus sign. Write +{key}=…."
+    known = [k for k in keys(_composed(list(others))) if not k.endswith("_target_")]
+    section, _, name = key.rpartition(".")
+    if section in ("sequence", "sequence_learning") or key == "sequence":
+        remedy = (
+            nearest(f"sequence_learning.{name}", known)
+            or " The keys are sequence_learning.*; sequence= chooses a file."
+        )
+    else:
+        same_name = [k for k in known if name and k.rpartition(".")[2] == name]
+        # That both are of `env` makes two words no more alike.
+        alike = section != "env" or nearest(name, [k.removeprefix("env.") for k in known if k.startswith("env.")])
+        near = nearest(key, known) if alike else ""
+        remedy = near or (f" Did you mean {same_name[0]}?" if same_name else "")
+    if not remedy and section == "env" and "env.kwargs" in known:
+        remedy = f" An argument of the environment is written +env.kwargs.{name}=…."
+    return f"{key}: there is no such key.{remedy} All keys: python -m seqrl.train --cfg job."
+
+
+def _file(error: Exception) -> str:
+    """File, line and problem of a broken file of the user, in one line."""
+    if isinstance(error, UnicodeDecodeError):
+        return "--config-dir: holds a file that is not text in UTF-8. Mend or remove it."
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}:{mark.line + 1}" if mark else getattr(error, "name", "--config-dir")
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
+    return f"{where}: {problem}. Mend the YAML."

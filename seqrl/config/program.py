@@ -1,0 +1,87 @@
+"""How a program of seqrl starts and ends: its arguments, and one line for each fault."""
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, NoReturn
+
+from seqrl.config.command_line import completed
+from seqrl.config.hydra_errors import complaint
+from seqrl.errors import SeqrlError, described
+
+log = logging.getLogger(__name__)
+
+
+class Failures:
+    """How the runs of a program ended.
+
+    worst   exit code of the whole: the largest of any
+    """
+
+    def __init__(self) -> None:
+        self.worst = 0
+
+    def add(self, exit_code: int) -> None:
+        self.worst = max(self.worst, exit_code)
+
+
+# Hydra hands back neither what a job returns nor what its callbacks know.
+FAILURES = Failures()
+
+
+def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
+    """Run a Hydra application on the command line.
+
+    leave_nothing   make no run folder
+    """
+    # Modules beside the user's work can be named, however the program was started.
+    sys.path.insert(0, str(Path.cwd()))
+    # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
+    logging.raiseExceptions = False
+    # What goes wrong in a thread is for the log; whoever waits for the thread says it.
+    threading.excepthook = lambda it: log.error("in a thread", exc_info=(it.exc_type, it.exc_value, it.exc_traceback))  # type: ignore[arg-type]
+    # Hydra then hands its errors over as they are.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        sys.argv[1:] = completed(sys.argv[1:], leave_nothing)
+        job()
+    except KeyboardInterrupt:
+        print("seqrl: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        fail(error, sys.argv[1:])
+
+
+def fail(error: Exception, arguments: Sequence[str] = ()) -> NoReturn:
+    """End with a line for each fault."""
+    sys.exit(report(error, arguments))
+
+
+def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> int:
+    """Print a line for each fault, and return the exit code; a traceback goes to a file alone.
+
+    where   what failed, if there is more than one run
+    """
+    lines, exit_code = complaint(error, arguments) or ([unexpected(error)], 1)
+    if isinstance(error, SeqrlError) and (error.__cause__ or where) and log.hasHandlers():
+        log.error("%s", lines[0], exc_info=error)
+    for line in lines:
+        print(f"seqrl: error: {where}{line}", file=sys.stderr)
+    return exit_code
+
+
+def unexpected(error: Exception) -> str:
+    """Line about an error that nobody foresaw; its traceback goes to the run's log, or else to a file of its own."""
+    logs = [h.baseFilename for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
+    if logs:
+        log.error("unexpected", exc_info=error)
+    else:
+        with NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
+            file.writelines(traceback.format_exception(error))
+        logs = [file.name]
+    return f"unexpected {described(error)}. The traceback is in {logs[0]}."

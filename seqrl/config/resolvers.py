@@ -1,0 +1,100 @@
+"""What the files in conf/ can compute, `${name:arguments}`, and the schemas that they can name."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from seqrl.config.paths import CONF, choices
+from seqrl.config.schema import OPEN, SCHEMAS
+
+
+def learns_sequences(enabled: object, use_lstm: object) -> bool:
+    """The rule that selects the algorithm: learn sequences if that is enabled and the network has an LSTM.
+
+    Raises ValueError for anything but booleans: Hydra reads `off` and `yep` as text, and text is truthy.
+    """
+    for key, value in (("sequence_learning.enabled", enabled), ("network.use_lstm", use_lstm)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{key}: is neither true nor false (got {value!r})")
+    return bool(enabled and use_lstm)
+
+
+def by_sequences(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
+    """`yes` if the run learns sequences, else `no`."""
+    # A network that does not say whether it has an LSTM remembers in another way.
+    has_memory = OmegaConf.select(_root_, "network.use_lstm", default=True)
+    return yes if learns_sequences(_root_.sequence_learning.enabled, has_memory) else no
+
+
+def folder_name(overrides: str) -> str:
+    """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
+    name = re.sub(r"[^\w.=,+-]+", "-", overrides, flags=re.ASCII).rstrip("-")
+    # What is cut off makes the difference between two points.
+    return name if len(name) <= 240 else f"{name[:231]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def point_folder(sweep: str, number: int, name: str, overrides: Sequence[str]) -> str:
+    """Name of a point's folder: its number and what is swept, or the name that it has if the sweep was begun before.
+
+    A sweep may have grown since, and its points may have other numbers.
+    """
+    mine = sorted(OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides)  # type: ignore[arg-type]
+    for path in sorted(Path(sweep).glob("*/manifest.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if sorted(json.loads(path.read_text())["overrides"]) == mine:
+                return path.parent.name
+    return f"{number}_{folder_name(name)}".rstrip("_")
+
+
+def own_choices(sources: Sequence[Mapping[str, str]]) -> str:
+    """What a folder of the user's own adds to the groups, or how to have one."""
+    folders = [Path(source["path"]) for source in sources if source["provider"] == "command-line"]
+    files = sorted(file.relative_to(folder) for folder in folders for file in folder.glob("*/**/*.yaml"))
+    added = [f"{file.parent.as_posix()}={file.stem}" for file in files]
+    return ", ".join(added) or "a file each, in a folder that --config-dir names"
+
+
+def choices_of(group: str) -> str:
+    """The files of a group, for a help text."""
+    return ", ".join(choices(group))
+
+
+def built_in_tasks() -> list[str]:
+    """The files of group env that set a task of seqrl's own."""
+    files = {name: yaml.safe_load((CONF / "env" / f"{name}.yaml").read_text()) for name in choices("env")}
+    return [name for name, keys in files.items() if not any("gymnasium" in str(it) for it in keys["defaults"])]
+
+
+def tasks(built_in: bool) -> str:
+    """The files of group env that are built in, or that are not, for a help text."""
+    return ", ".join(name for name in choices("env") if (name in built_in_tasks()) is built_in)
+
+
+def register() -> None:
+    """Make the schemas and the resolvers known to Hydra and OmegaConf; again does no harm."""
+    resolvers: dict[str, Callable[..., Any]] = {
+        "by_sequences": by_sequences,
+        "folder_name": folder_name,
+        "point_folder": point_folder,
+        "own_choices": own_choices,
+        "choices_of": choices_of,
+        "tasks": tasks,
+        # Files that were copied from seqrl 0.1.0 name these.
+        "learns_sequences": learns_sequences,
+        "choose": lambda condition, yes, no: yes if condition else no,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        # Where keys may be added, `faults` finds those that nobody knows.
+        node = OmegaConf.structured(schema, flags={"struct": False} if name in OPEN else None)
+        store.store(group="schema", name=name, node=node)

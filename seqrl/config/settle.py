@@ -1,0 +1,165 @@
+"""The configuration, settled once: checked, completed with what was left open, and read-only from then on."""
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from seqrl.config.trust import public
+from seqrl.config.validate import faults
+from seqrl.errors import CheckpointError, ConfigError
+
+GRADIENT_THREADS = "algorithm.gradient_threads"
+# Keys of seqrl 0.1.0 that have another name now; the old one is accepted until 0.3.0.
+RENAMED = {"algorithm.learners": GRADIENT_THREADS}
+# Keys that decide nothing of what is learned.
+NO_MATTER = re.compile(r"(resume|trust|logger)(\.|$)")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A final configuration, and where it came from.
+
+    cfg          read-only
+    overrides    of the command line, as they were written: a variable of the system's environment keeps its name
+    implied      overrides that nobody wrote, which going on with the run needs again
+    config_dir   folder of the user's own configuration
+    changes      since the run was begun, if it goes on: `key: before -> now`
+    """
+
+    cfg: DictConfig
+    overrides: list[str]
+    implied: list[str] = field(default_factory=list)
+    config_dir: str | None = None
+    changes: list[str] = field(default_factory=list)
+
+
+def settle(cfg: DictConfig, *, begun_in: Path | None = None, resume: bool = False, cores: int | None = None) -> Settled:
+    """What a composed configuration comes to.
+
+    begun_in   folder where this run was begun before; None: what `resume` says
+    resume     go on from a checkpoint there, though the command line does not say so
+    cores      that the run may use; None: as many as it likes
+
+    Raises ConfigError with all that is wrong with it, CheckpointError if it goes on with what is no run.
+    """
+    cfg = copy.deepcopy(cfg)
+    for old, new in RENAMED.items():
+        _rename(cfg, old, new)
+    check(cfg)
+    if resume:
+        cfg.resume = str(begun_in)
+    folder = begun_in or (Path(cfg.resume) if cfg.resume else None)
+    before = saved(folder) if folder else None
+    implied = _share_cores(cfg, before, cores)
+    if before is not None:
+        keep_backend(cfg, before)
+    OmegaConf.set_readonly(cfg, True)
+    changed = [] if before is None else changes(before, public(cfg))
+    return Settled(cfg, overrides(), implied, config_dir(), changed)
+
+
+def with_values(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:
+    """A copy of a final configuration with some other values, by section."""
+    other = OmegaConf.merge(cfg, values)
+    assert isinstance(other, DictConfig)
+    return other
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError with all that is wrong with the configuration of a job."""
+    if cfg.trust and not any(override.lstrip("+").startswith("trust=") for override in overrides()):
+        modules = ",".join(map(str, cfg.trust))
+        raise ConfigError(
+            [f"trust: is heard on the command line alone, not from a file. Write trust=[{modules}] there."]
+        )
+    if found := faults(cfg):
+        raise ConfigError(found)
+
+
+def overrides() -> list[str]:
+    """Those of a job but for `resume`, as they were written."""
+    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(task, list)
+    return [override for override in map(str, task) if not override.startswith("resume=")]
+
+
+def config_dir() -> str | None:
+    """Folder of the user's own configuration, if the command line names one."""
+    sources = HydraConfig.get().runtime.config_sources
+    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
+
+
+def saved(folder: Path) -> DictConfig | None:
+    """config.yaml of a run folder; None if there is none yet.
+
+    Raises CheckpointError if it cannot be read.
+    """
+    path = folder / "config.yaml"
+    try:
+        before = OmegaConf.load(path)
+        if isinstance(before, DictConfig):
+            return before
+        reason = "it is no mapping"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+    raise CheckpointError(f"resume: {path} is not the configuration of a run: {reason}.")
+
+
+def changes(before: DictConfig, now: DictConfig) -> list[str]:
+    """What differs between two configurations that were saved, `key: before -> now`, and makes it another run."""
+    old, new = dict(leaves(OmegaConf.to_container(before))), dict(leaves(OmegaConf.to_container(now)))
+    for was, name in RENAMED.items():
+        if was in old:
+            old[name] = old.pop(was)
+    keys = [key for key in {**old, **new} if not NO_MATTER.match(key) and old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of nested mappings, by dotted key."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield from leaves(child, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
+
+
+def _rename(cfg: DictConfig, old: str, new: str) -> None:
+    section, _, name = old.rpartition(".")
+    part = cfg.get(section)
+    if isinstance(part, DictConfig) and name in part:
+        OmegaConf.update(cfg, new, part[name])
+        with open_dict(part):
+            del part[name]
+
+
+def _share_cores(cfg: DictConfig, before: DictConfig | None, cores: int | None) -> list[str]:
+    """Let runs side by side share the cores; one that goes on keeps what it had. Returns what that implies."""
+    threads = OmegaConf.select(cfg, GRADIENT_THREADS)
+    asked = any(override.startswith((f"{GRADIENT_THREADS}=", "algorithm.learners=")) for override in overrides())
+    if threads is None or cores is None or asked:
+        return []
+    fair = min(threads, max(1, cores))
+    if before is not None:
+        fair = OmegaConf.select(before, GRADIENT_THREADS) or OmegaConf.select(before, "algorithm.learners")
+    if fair == threads:
+        return []
+    OmegaConf.update(cfg, GRADIENT_THREADS, fair)
+    return [f"{GRADIENT_THREADS}={fair}"]
+
+
+def keep_backend(cfg: DictConfig, before: DictConfig) -> None:
+    """Where env.backend is left open, take what plays already, if the environments are the same."""
+    others = [change for change in changes(before, public(cfg)) if re.match(r"env\.(?!backend:)", change)]
+    if cfg.env.get("backend") == "auto" and not others:
+        cfg.env.backend = before.env.get("backend", "auto")

@@ -1,0 +1,178 @@
+"""All that can be wrong with a composed configuration, a line each."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from seqrl.config.paths import choices
+from seqrl.config.schema import SHARE, NetworkConfig, keys_of
+from seqrl.config.trust import distrusted, shipped
+from seqrl.packages import is_installed, remedy
+from seqrl.text import nearest
+
+GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
+# Packages that loggers need, which are named as their extras are.
+PACKAGES = {"seqrl.loggers.Wandb": "wandb", "seqrl.loggers.Mlflow": "mlflow"}
+
+
+def faults(cfg: DictConfig) -> list[str]:
+    """Everything that is wrong with a composed configuration, a line each: key, fault, value, remedy."""
+    return (
+        [*_empty(cfg)]
+        or [*_unknown_keys(cfg), *_unresolved(cfg)]
+        or [*_values(cfg), *_wrappers(cfg), *_contradictions(cfg), *distrusted(cfg), *_not_installed(cfg)]
+        or [*_too_large(cfg)]
+    )
+
+
+def faults_of_policy(cfg: DictConfig) -> list[str]:
+    """The same of those parts that it takes to play: environment, network, device, evaluation."""
+    return [*_unknown_keys(cfg), *_unresolved(cfg)] or [
+        *_values(cfg), *_wrappers(cfg), *_contradictions(cfg), *distrusted(cfg)
+    ]  # fmt: skip
+
+
+def keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration, dotted."""
+    for key in map(str, cfg):
+        yield f"{prefix}{key}"
+        if (node := _section(cfg, key)) is not None:
+            yield from keys(node, f"{prefix}{key}.")
+
+
+def _section(cfg: DictConfig, key: str) -> DictConfig | None:
+    node = cfg._get_node(key)
+    return node if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() else None
+
+
+def _typed_sections(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, type[Any]]]:
+    """Every section that has a schema: what its keys begin with, the section, and the schema."""
+    schema = cfg._metadata.object_type
+    if isinstance(schema, type) and is_dataclass(schema):
+        yield prefix, cfg, schema
+    for key in map(str, cfg):
+        if (node := _section(cfg, key)) is not None:
+            yield from _typed_sections(node, f"{prefix}{key}.")
+
+
+def _empty(cfg: DictConfig) -> Iterator[str]:
+    for group in GROUPS:
+        if not isinstance(cfg[group], DictConfig) or not cfg[group]:
+            held = "holds no keys" if cfg[group] else "is empty"
+            yield f"{group}: {held}. Choose one, {group.removesuffix('_learning')}=… ({', '.join(choices(group))})."
+    for name, logger in cfg.logger.items():
+        if not isinstance(logger, DictConfig) or "_target_" not in logger:
+            yield f"logger.{name}: must name a class (got {logger}). Write +logger.{name}._target_=module.Class."
+
+
+def _unknown_keys(cfg: DictConfig) -> Iterator[str]:
+    """Keys that were added to a section whose keys are all known."""
+    for prefix, section, schema in _typed_sections(cfg):
+        # A class of the user's own says itself what it takes.
+        if "_target_" in section and not shipped(prefix.partition(".")[0], section._target_):
+            continue
+        known = list(keys_of(schema))
+        for key in map(str, section):
+            if key not in known and key != "_target_":
+                yield f"{prefix}{key}: there is no such key.{nearest(key, known)} Keys here: {', '.join(known)}."
+
+
+def _unresolved(cfg: DictConfig) -> Iterator[str]:
+    for key in keys(cfg):
+        try:
+            if OmegaConf.is_missing(cfg, key):
+                yield f"{key}: is missing. Give it a value, {key}=…"
+            OmegaConf.select(cfg, key, throw_on_resolution_failure=True)
+        except OmegaConfBaseException as error:
+            yield f"{key}: {str(error).splitlines()[0]}."
+
+
+def _values(cfg: DictConfig) -> Iterator[str]:
+    for prefix, section, schema in _typed_sections(cfg):
+        for name, field in keys_of(schema).items():
+            # What follows another key is said of that one.
+            if name in section and not OmegaConf.is_interpolation(section, name):
+                yield from _value(f"{prefix}{name}", section[name], field.metadata, list(map(str, section)))
+
+
+def _value(key: str, value: Any, about: Mapping[str, Any], siblings: list[str]) -> Iterator[str]:
+    """What is wrong with a value; `about` it, its schema says what it must be."""
+    rule, allowed = about.get("rule"), about.get("choices")
+    if value is None:
+        return
+    if rule and not isinstance(value, str) and not rule.holds(value):
+        share = f" Did you mean {value / 100:g}?" if rule is SHARE and 1 < value <= 100 else ""
+        yield f"{key}: must be {rule.meaning} (got {value}).{share}"
+    if allowed and value not in allowed:
+        names = [str(choice).lower() for choice in allowed]
+        yield f"{key}: must be one of {', '.join(names)} (got {value!r}).{nearest(str(value), names)}"
+    if listed := about.get("names"):
+        # A coefficient that this algorithm has not cannot be named.
+        known = [name for name in listed if key != "algorithm.anneal" or name in siblings]
+        for name in value:
+            if name not in known:
+                yield f"{key}: can name {', '.join(known)} (got {name!r}).{nearest(str(name), known)}"
+
+
+def _wrappers(cfg: DictConfig) -> Iterator[str]:
+    for index, wrapper in enumerate(cfg.env.get("wrappers") or []):
+        if not isinstance(wrapper, DictConfig) or "_target_" not in wrapper:
+            yield f"env.wrappers[{index}]: must name a class (got {wrapper}). Write [{{_target_: module.Class}}]."
+
+
+def _not_installed(cfg: DictConfig) -> Iterator[str]:
+    for name, logger in cfg.logger.items():
+        # Package and extra have one name.
+        package = PACKAGES.get(str(logger._target_))
+        if package and not is_installed(package):
+            yield f"logger: {name} needs the package {package}, which is not installed. {remedy(package)}"
+
+
+def _too_large(cfg: DictConfig) -> Iterator[str]:
+    """What could not fit by far, however little each part takes; the rest is found when it happens."""
+    network = cfg.network
+    width = max(int(network.get("hidden_size", 0)), int(network.get("lstm_hidden_size", 0)))
+    # A step holds a dozen numbers, an environment its memory; a weight has a gradient and two moments.
+    needs = {
+        "parallel and rollout_length": 4 * cfg.parallel * (12 * max(1, cfg.rollout_length) + 2 * width),
+        "network.hidden_size and lstm_hidden_size": 4 * 4 * 4 * width**2,
+    }
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for key, need in needs.items():
+        if need > there:
+            yield (
+                f"{key}: need at least {need / 1e9:,.0f} GB of memory, and this machine has {there / 1e9:,.0f}. "
+                "Reduce them."
+            )
+
+
+def _contradictions(cfg: DictConfig) -> Iterator[str]:
+    if cfg.device.name == "mps" and cfg.device.precision == "float64":
+        yield "device.precision: mps has no float64 (got float64). Use device.precision=float32 or device=cpu."
+    if cfg.device.name in ("cpu", "mps") and cfg.device.precision == "tf32":
+        yield f"device.precision: {cfg.device.name} has no tf32 (got tf32). Use float32 or device=cuda."
+    if cfg.evaluation.interval and not cfg.evaluation.episodes:
+        yield (
+            f"evaluation.interval: evaluations need episodes (got evaluation.episodes={cfg.evaluation.episodes}). "
+            "Use evaluation.episodes=50, or evaluation.interval=0."
+        )
+    network = cfg.network
+    if network._metadata.object_type is not NetworkConfig:
+        return
+    meant = "attention" if network.use_attention else "lstm" if network.use_lstm else "mlp"
+    if network.type != meant and network.type in keys_of(NetworkConfig)["type"].metadata["choices"]:
+        yield (
+            f"network.type: {network.type} contradicts use_lstm={str(network.use_lstm).lower()} and "
+            f"use_attention={str(network.use_attention).lower()}, which make it {meant}. Use network={meant}."
+        )
+    width = network.lstm_hidden_size if network.use_lstm else network.hidden_size
+    if network.use_attention and network.heads >= 1 and width >= 1 and width % network.heads:
+        dividing = [n for n in range(1, min(width, 64) + 1) if width % n == 0]
+        yield (
+            f"network.heads: must divide the width that attention sees, {width} (got {network.heads}). "
+            f"These do: {', '.join(map(str, dividing))}."
+        )

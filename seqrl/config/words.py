@@ -1,0 +1,79 @@
+"""Words `key=value` of programs that compose no configuration, such as seqrl.evaluate, read by a schema."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from seqrl.config.schema import default_of, keys_of
+from seqrl.errors import ConfigError
+from seqrl.text import nearest
+
+NAMES = {
+    int: "a whole number",
+    bool: "true or false",
+    str: "a name",
+    list[str]: "a list, such as [my_module]",
+    Path: "a folder",
+}
+
+
+def read(schema: type[Any], words: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The values that words give to the keys of a schema, the other words, and what is wrong with the values."""
+    values: dict[str, Any] = {}
+    others, wrong = [], []
+    keys, kinds = keys_of(schema), get_type_hints(schema)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if key not in keys or not equals:
+            others.append(word)
+            continue
+        # A folder may be called anything, but not nothing.
+        values[key] = (text and Path(text)) if kinds[key] is Path else value_of(word)
+        if not _fits(values[key], kinds[key], keys[key].metadata):
+            near = nearest(text, [str(choice) for choice in keys[key].metadata["choices"]])
+            wrong.append(f"{key}: must be {_meaning(kinds[key], keys[key].metadata)} (got {text}).{near}")
+    return values, others, wrong
+
+
+def value_of(override: str) -> Any:
+    """The value of an override, as Hydra reads it.
+
+    Raises HydraException if it cannot be read, ConfigError if there are several.
+    """
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    if parsed.is_sweep_override():
+        key, _, text = override.partition("=")
+        raise ConfigError([f"{key}: has several values (got {text}). Give one."])
+    return parsed.value()
+
+
+def usage(schema: type[Any]) -> str:
+    """A line for each key of a schema: an example, and what it means."""
+    lines = []
+    for name, field in keys_of(schema).items():
+        default = default_of(field)
+        shown = field.metadata.get("example") or str(default).lower()
+        lines.append(f"  {f'{name}={shown}':26} {field.metadata['help']}")
+    return "\n".join(lines)
+
+
+def _fits(value: Any, kind: Any, about: Mapping[str, Any]) -> bool:
+    kinds = [get_origin(it) or it for it in (get_args(kind) if isinstance(kind, UnionType) else [kind])]
+    # Not isinstance: True is an int.
+    if type(value) not in kinds and not (kind is Path and isinstance(value, Path)):
+        return False
+    if about["choices"] and not any(type(value) is type(it) and value == it for it in about["choices"]):
+        return False
+    return about["rule"] is None or bool(about["rule"].holds(value))
+
+
+def _meaning(kind: Any, about: Mapping[str, Any]) -> str:
+    if about["rule"]:
+        return str(about["rule"].meaning)
+    if about["choices"]:
+        *most, last = (str(it).lower() for it in about["choices"])
+        return f"{', '.join(most)} or {last}"
+    return next(meaning for it, meaning in NAMES.items() if kind in (it, it | None))

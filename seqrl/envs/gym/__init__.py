@@ -1,0 +1,1 @@
+"""Gymnasium's and EnvPool's environments, played as one batched environment."""

@@ -1,0 +1,212 @@
+"""Episodes of a vector environment, whatever its way of beginning the next one.
+
+Gymnasium knows three ways: reset when asked (DISABLED), within the step that ends an episode (SAME_STEP), or with the
+step after it (NEXT_STEP). All are played alike: `reset` begins episodes, `step` returns the final observation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from seqrl import seeds
+from seqrl.envs.gym.history import History, as_arrays, as_tensors
+from seqrl.envs.gym.timeouts import LostError
+from seqrl.errors import EnvError, FaultyEnvError
+from seqrl.spaces import Array
+
+Answer = tuple[Array, Array, Array, Array, Array]
+"""Observation, reward, terminated, truncated, valid; each [B, ...]."""
+
+
+class Episodes(Protocol):
+    """What a strategy does; its methods mean what BatchedEnv's do, in the environment's own units."""
+
+    @property
+    def envs(self) -> VectorEnv[Any, Any, Any]: ...
+
+    def reset(self, where: Array | None = None) -> Array: ...
+
+    def step(self, action: Array) -> Answer: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Array: ...
+
+
+def episode_seed(seed: int, *index: int) -> int:
+    """Seed of one episode, 31 bits: environments hand it on to generators that often take no more."""
+    return seeds.stream(seed, "environment", *index) >> 32
+
+
+class SeededEpisodes:
+    """Episodes of environments that reset when asked, each from the seed of its environment and number.
+
+    In another process they go on from what the environments say of themselves, if they have `state_dict` and
+    `load_state_dict`, or else by playing again, from the same seed, what they were told.
+    """
+
+    def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int) -> None:
+        self.envs, self.seed = envs, seed
+        # Episodes begun so far.
+        self._number = np.zeros(envs.num_envs, dtype=np.int64)
+        self._clock = np.zeros_like(self._number)
+        self._observation: Array = np.empty(0)
+        self._restore_themselves = all(envs.call("restores_itself"))
+        self._history = History(envs.num_envs)
+
+    def reset(self, where: Array | None = None) -> Array:
+        where = np.ones(self.envs.num_envs, dtype=np.bool_) if where is None else where
+        if where.any():
+            self._number += where
+            self._clock[where] = 0
+            self._history.begin(where)
+            self._observation = self._begin(where)
+        return self._observation
+
+    def step(self, action: Array) -> Answer:
+        self._clock += 1
+        if not self._restore_themselves:
+            self._history.add(action)
+        with self._lost_named():
+            self._observation, reward, terminated, truncated, _ = self.envs.step(action)
+        ended = np.asarray(terminated | truncated)
+        if ended.any():
+            self._history.end(ended)
+        return self._observation, reward, terminated, truncated, np.ones(self.envs.num_envs, dtype=np.bool_)
+
+    def state_dict(self) -> dict[str, Any]:
+        playing = self._history.playing
+        said = self.envs.call("own_state") if self._restore_themselves and playing.any() else None
+        return {
+            "number": as_tensors(self._number),
+            "clock": as_tensors(self._clock),
+            "history": as_tensors(self._history.state_dict()),
+            "observation": as_tensors(self._observation),
+            "said": as_tensors(said),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Array:
+        self._number = as_arrays(state["number"])
+        self._history.load_state_dict(as_arrays(state["history"]))
+        playing = self._history.playing
+        if not playing.any():
+            return playing
+        number, clock, seen = self._number.copy(), as_arrays(state["clock"]), as_arrays(state["observation"])
+        everywhere = np.ones_like(playing)
+        observation = np.array(self._begin(everywhere))
+        if state["said"] is not None:
+            self.envs.call("go_on", number, state["said"])
+        else:
+            for index, shown in enumerate(self.envs.call("play_again", number, self._history.episodes())):
+                if shown is not None:
+                    observation[index] = shown
+            inexact = np.issubdtype(observation.dtype, np.inexact)
+            same = [np.array_equal(a, b, equal_nan=inexact) for a, b in zip(observation, seen, strict=True)]
+            self._history.end(~np.array(same))
+        self._clock, self._observation = clock, seen
+        return self._history.playing
+
+    def _begin(self, where: Array) -> Array:
+        """Begin the episodes that have their turn, each from its seed."""
+        seeds = [self._seed(index) if begins else None for index, begins in enumerate(where.tolist())]
+        with self._lost_named():
+            observation: Array = self.envs.reset(seed=seeds, options={"reset_mask": where})[0]
+        return observation
+
+    def _seed(self, index: int) -> int:
+        return episode_seed(self.seed, index, int(self._number[index]) - 1)
+
+    @contextmanager
+    def _lost_named(self) -> Iterator[None]:
+        try:
+            yield
+        except LostError as lost:
+            number, clock = self._number[lost.index], self._clock[lost.index]
+            when = f"episode {number} (seed {self._seed(lost.index)}), step {clock}"
+            raise FaultyEnvError(f"environment {lost.index}, {when}: {lost}.") from lost.__cause__
+
+
+class OwnEpisodes:
+    """Episodes of an environment with a vector form of its own, seeded whenever all of them begin.
+
+    In another process, those in progress do not go on.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int) -> None:
+        self.envs, self.seed = envs, seed
+        self._resets = 0
+        self._observation: Array = np.empty(0)
+        self._ended = np.zeros(envs.num_envs, dtype=np.bool_)
+
+    def reset(self, where: Array | None = None) -> Array:
+        if where is not None:
+            self._begin(where)
+        else:
+            self._observation, _ = self.envs.reset(seed=episode_seed(self.seed, self._resets))
+            self._ended = np.zeros_like(self._ended)
+            self._resets += 1
+        return self._observation
+
+    def _begin(self, where: Array) -> None:
+        """Begin episodes where asked; nothing to do for environments that begin them unasked."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"resets": self._resets}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Array:
+        """Nobody can tell what an own vector form is doing: the next full reset is the one that has its turn."""
+        self._resets = state["resets"]
+        return np.zeros(self.envs.num_envs, dtype=np.bool_)
+
+
+class NextStepEpisodes(OwnEpisodes):
+    """The step after an end is spent on the reset: it plays nothing, and its observation is the new episode's first."""
+
+    def step(self, action: Array) -> Answer:
+        valid = ~self._ended
+        self._observation, reward, terminated, truncated, _ = self.envs.step(action)
+        self._ended = np.asarray(terminated | truncated)
+        return self._observation, reward, terminated, truncated, valid
+
+
+class SameStepEpisodes(OwnEpisodes):
+    """The step that ends an episode begins the next one: `reset` hands out what it began with."""
+
+    def step(self, action: Array) -> Answer:
+        self._observation, reward, terminated, truncated, info = self.envs.step(action)
+        observation, ended = self._observation, np.asarray(terminated | truncated)
+        if ended.any():
+            if "final_obs" not in info:
+                raise EnvError(
+                    "env.backend: the environment's own vector form ends an episode without info['final_obs']. "
+                    "Use env.backend=sync."
+                )
+            observation = np.array(observation)
+            # An array of arrays, None where no episode ended, or simply a batch.
+            observation[ended] = np.stack(np.asarray(info["final_obs"])[ended])
+        return observation, reward, terminated, truncated, np.ones_like(ended)
+
+
+class DisabledEpisodes(OwnEpisodes):
+    """Episodes begin when asked, and at the latest with the next step: what has ended must not be stepped."""
+
+    def _begin(self, where: Array) -> None:
+        if where.any():
+            self._observation, _ = self.envs.reset(options={"reset_mask": where.copy()})
+            self._ended = self._ended & ~where
+
+    def step(self, action: Array) -> Answer:
+        self._begin(self._ended)
+        self._observation, reward, terminated, truncated, _ = self.envs.step(action)
+        self._ended = np.asarray(terminated | truncated)
+        return self._observation, reward, terminated, truncated, np.ones_like(self._ended)
+
+
+OWN_EPISODES: dict[AutoresetMode, type[NextStepEpisodes | SameStepEpisodes | DisabledEpisodes]] = {
+    AutoresetMode.NEXT_STEP: NextStepEpisodes,
+    AutoresetMode.SAME_STEP: SameStepEpisodes,
+    AutoresetMode.DISABLED: DisabledEpisodes,
+}

@@ -1,0 +1,215 @@
+"""Makes many environments out of one: its own vector form, one process, a process each, or EnvPool."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
+
+from seqrl.envs.gym.autoreset import OWN_EPISODES, Episodes, NextStepEpisodes, SeededEpisodes
+from seqrl.envs.gym.envpool import Pool
+from seqrl.envs.gym.flatten import Plain, is_composed
+from seqrl.envs.gym.guard import Single
+from seqrl.envs.gym.registry import find
+from seqrl.envs.gym.timeouts import LostError, OverdueError
+from seqrl.errors import EnvError, described
+from seqrl.machine import end_with_parent
+
+log = logging.getLogger(__name__)
+
+Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
+
+
+class OneProcess(SyncVectorEnv):
+    """Environments of this process, one after another."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        # Gymnasium refuses a step after an end; environments that rest need no such guard.
+        self._autoreset_envs[:] = False
+        return super().step(actions)
+
+
+class ProcessEach(AsyncVectorEnv):
+    """Environments that have a process each.
+
+    timeout_seconds   that they may take for a reset or a step; None: for ever
+    """
+
+    def __init__(self, singles: list[Callable[[], Single]], timeout_seconds: float | None) -> None:
+        super().__init__(singles, **PLAIN)
+        self.timeout_seconds = timeout_seconds
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        with self._lost_process_named():
+            self.reset_async(seed=seed, options=options)
+            return self.reset_wait(timeout=self.timeout_seconds)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        with self._lost_process_named():
+            self.step_async(actions)
+            return self.step_wait(timeout=self.timeout_seconds)
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Ask every process to close its environment; after `timeout` seconds, 5 if None, end it."""
+        patience = 0.0 if terminate else 5.0 if timeout is None else timeout
+        deadline = time.monotonic() + patience
+        # A process that failed has no pipe any more, one that died a broken one; Gymnasium would wait for its answer.
+        pipes = [pipe for pipe in self.parent_pipes if pipe is not None]
+        for pipe in pipes:
+            with suppress(OSError):
+                pipe.send(("close", None))
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()
+            process.join()
+        for pipe in pipes:
+            pipe.close()
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        """Raise what the first process raised; tracebacks go to the log alone."""
+        failed = sorted((self.error_queue.get() for success in successes if not success), key=lambda it: it[0])
+        for index, _, _, trace in failed:
+            log.error("environment %d\n%s", index, trace)
+            self.parent_pipes[index].close()
+            self.parent_pipes[index] = None  # type: ignore[call-overload]  # as Gymnasium does
+        if failed:
+            self._state = AsyncState.DEFAULT
+            raise failed[0][2]
+
+    @contextmanager
+    def _lost_process_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            for process in self.processes:
+                process.join(0.1)
+            dead = [index for index, process in enumerate(self.processes) if not process.is_alive()]
+            raise LostError(
+                (dead or [0])[0],
+                "its process died, perhaps for want of memory. "
+                "Use a smaller parallel, or env.backend=sync to see what happens",
+            ) from error
+        except multiprocessing.TimeoutError as error:
+            assert self.timeout_seconds is not None
+            mute = next(index for index, pipe in enumerate(self.parent_pipes) if not pipe.poll(0))
+            # It will not answer when it is asked to close, either.
+            self.processes[mute].kill()
+            raise LostError(
+                mute, f"{OverdueError(self.timeout_seconds)}. Mend the environment, or allow more"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Order:
+    """Environments that are wanted.
+
+    id                such as Acrobot-v1, or module:Env-v0
+    timeout_seconds   that a reset or a step of all of them may take; None: for ever
+    wrappers          put around each, the first one innermost
+    hidden, action_mask   as in `Plain`
+    """
+
+    id: str
+    kwargs: Mapping[str, Any]
+    batch_size: int
+    seed: int
+    timeout_seconds: float | None
+    wrappers: Sequence[Wrap] = ()
+    hidden: Sequence[Any] = ()
+    action_mask: str | None = None
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        """The environment as Gymnasium knows it; raises EnvError if it does not."""
+        return find(self.id)
+
+    def singles(self) -> list[Callable[[], Single]]:
+        """What builds each of them."""
+        if self.spec.entry_point is None:
+            raise EnvError(f"env.backend: {self.spec.id} has only a vector form of its own. Use env.backend=vector.")
+        home = os.getpid()
+        return [partial(_single, self, index, home) for index in range(self.batch_size)]
+
+    @property
+    def is_wrapped(self) -> bool:
+        return bool(self.wrappers) or self.action_mask is not None
+
+    def environment(self) -> gymnasium.Env[Any, Any]:
+        """One of them, with a single part to see and one to do."""
+        env = gymnasium.make(self.spec, **self.kwargs)
+        for index, wrap in enumerate(self.wrappers):
+            try:
+                env = wrap(env)
+            except (TypeError, ValueError, AssertionError) as error:
+                raise EnvError(
+                    f"env.wrappers[{index}]: it does not fit around {self.spec.id}: {described(error)}. "
+                    "Give what its constructor takes, and mind the order."
+                ) from error
+        if is_composed(env) or self.action_mask is not None:
+            env = Plain(env, self.hidden, self.action_mask)
+        return env
+
+
+def _vector(order: Order) -> Episodes:
+    spec = order.spec
+    if spec.vector_entry_point is None:
+        raise EnvError(f"env.backend: {spec.id} has no vector form of its own. Use env.backend=sync or async.")
+    _refuse_wrapped(order, "vector")
+    envs = gymnasium.make_vec(spec, order.batch_size, vectorization_mode="vector_entry_point", **order.kwargs)
+    mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+    return OWN_EPISODES[mode](envs, order.seed)
+
+
+def _sync(order: Order) -> Episodes:
+    return SeededEpisodes(OneProcess(order.singles(), **PLAIN), order.seed)
+
+
+def _async(order: Order) -> Episodes:
+    try:
+        return SeededEpisodes(ProcessEach(order.singles(), order.timeout_seconds), order.seed)
+    except (EOFError, ConnectionError) as error:
+        raise EnvError(
+            f"env.backend: a process of {order.spec.id} died before it could play. "
+            "Use a smaller parallel, or env.backend=sync to see what happens."
+        ) from error
+
+
+def _envpool(order: Order) -> Episodes:
+    _refuse_wrapped(order, "envpool")
+    return NextStepEpisodes(Pool(order.id, order.batch_size, order.kwargs), order.seed)
+
+
+def _refuse_wrapped(order: Order, backend: str) -> None:
+    if order.is_wrapped:
+        raise EnvError(
+            f"env.backend: env.wrappers and env.action_mask are for single environments (got {backend}). "
+            "Use env.backend=sync or async."
+        )
+
+
+def _single(order: Order, index: int, home: int) -> Single:
+    if os.getpid() != home:
+        # Ctrl-C goes to every process of a terminal; the parent finishes its iteration and then ends this one.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_with_parent(signal.SIGKILL)
+    return Single(order.environment(), index)
+
+
+# The adapter copies, so Gymnasium need not.
+PLAIN: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
+BACKENDS: dict[str, Callable[[Order], Episodes]] = {
+    "vector": _vector,
+    "sync": _sync,
+    "async": _async,
+    "envpool": _envpool,
+}

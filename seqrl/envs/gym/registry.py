@@ -1,0 +1,77 @@
+"""Finds environments in Gymnasium's registry, and says what is wrong where they cannot be had."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from seqrl.errors import EnvError
+from seqrl.packages import fault_of_module
+
+
+def find(id: str) -> EnvSpec:
+    """Registered environment called `id`, such as Acrobot-v1, or module:Env-v0, which imports the module first."""
+    module, _, name = id.rpartition(":")
+    if module and (fault := fault_of_module(module)):
+        raise EnvError(f"env.id: {fault}")
+    if spec := gymnasium.registry.get(name):
+        return spec
+    close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.8)
+    meant = f" Did you mean {' or '.join(close)}?" if close else f" {_registered_by(module)}" if module else ""
+    remedy = "" if module else f" If a package registers it, name its module: env.id=module:{name}."
+    raise EnvError(f"env.id: no environment is registered as {name!r}.{meant}{remedy}")
+
+
+def draws_itself(id: str) -> bool:
+    """Whether an environment says that it makes pictures of itself. Raises EnvError if there is none called `id`."""
+    spec = find(id)
+    try:
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    except MISSING_PACKAGE:
+        # Whoever builds it says so.
+        return False
+    return "rgb_array" in (getattr(creator, "metadata", {}).get("render_modes") or [])
+
+
+def _registered_by(module: str) -> str:
+    """What a module registers, in a sentence."""
+    its = [id for id, spec in gymnasium.registry.items() if f"{_home(spec)}.".startswith(f"{module}.")]
+    if not its:
+        return f"{module} registers none: gymnasium.register(id, entry_point=…) belongs in it."
+    return f"{module} registers {', '.join(its[:5])}{' and more' if len(its) > 5 else ''}."
+
+
+def _home(spec: EnvSpec) -> str:
+    if isinstance(spec.entry_point, str):
+        return spec.entry_point.partition(":")[0]
+    return str(getattr(spec.entry_point, "__module__", ""))
+
+
+MISSING_PACKAGE = (ImportError, gymnasium.error.DependencyNotInstalled)
+
+
+@contextmanager
+def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Turns what can go wrong while an environment is built into an EnvError."""
+    # With arguments, their values may be to blame; without, only one that is missing.
+    argument_errors = (TypeError, ValueError, KeyError) if kwargs else (TypeError,)
+    try:
+        yield
+    except MISSING_PACKAGE as error:
+        hint = "" if "install " in str(error) else " Install it."
+        raise EnvError(f"env.id: {id} needs a package that is missing: {_line(error)}.{hint}") from error
+    except gymnasium.error.Error as error:
+        raise EnvError(f"env.id: {id} cannot be built: {_line(error)}.") from error
+    except argument_errors as error:
+        raise EnvError(
+            f"env.kwargs: {dict(kwargs)} does not suit {id}: {type(error).__name__}, {_line(error)}. "
+            "Give what its constructor takes: +env.kwargs.name=value."
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """First line of a message, without the context that Gymnasium adds."""
+    return str(error).strip().split("\n")[0].split(" was raised from the environment creator")[0].rstrip(".")

@@ -1,0 +1,1 @@
+"""The built-in tasks, as tensor programs."""

@@ -1,0 +1,154 @@
+"""Card games of memory as tensor programs."""
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from gymnasium.spaces import Discrete, MultiDiscrete
+from torch import Tensor
+
+from seqrl.envs.tasks.base import TensorEnv
+from seqrl.errors import EnvError
+
+CARDS = 52  # in a deck
+SUITS = 4
+# What a card can be told apart by, and how many there are of it.
+KINDS = {"colors": 2, "suits": SUITS, "ranks": 13}
+
+
+class CardGame(TensorEnv):
+    """Cards of shuffled decks are shown one after another, and a question about them is to be answered each time.
+
+    Reward: 1 / questions for the right answer, -1 / questions for a wrong one, so that returns lie between -1 and 1. An
+    episode terminates when the last card is shown, which no question follows.
+    """
+
+    _names = ("shown", "answer")
+
+    def __init__(self, batch_size: int, seed: int, device: torch.device | str, decks: int, questions: int) -> None:
+        super().__init__(batch_size, seed, device)
+        self.cards = CARDS * decks
+        self._worth = 1 / questions
+        self._rows = torch.arange(batch_size, device=device)
+        self._shown = torch.zeros(
+            batch_size, self.cards, *(self.observation_space.shape or ()), dtype=torch.int64, device=device
+        )
+        self._answer = torch.zeros(batch_size, self.cards, dtype=torch.int64, device=device)
+
+    def _begin(self, where: Tensor) -> None:
+        shown, answer = self._deal()
+        self._shown = shown.where(where.view(-1, *[1] * (shown.dim() - 1)), self._shown)
+        self._answer = answer.where(where.unsqueeze(1), self._answer)
+
+    def _play(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        answer = self._answer[self._rows, self._place(self._age - 1)]
+        reward = torch.where(action == answer, self._worth, -self._worth).masked_fill(answer < 0, 0.0)
+        terminated = self._age >= self.cards - 1
+        return reward, terminated, torch.zeros_like(terminated)
+
+    def _observation(self) -> Tensor:
+        return self._shown[self._rows, self._place(self._age)]
+
+    def _place(self, age: Tensor) -> Tensor:
+        # Past the end nobody reads what is shown, but it must be there.
+        return age.clamp_max(self.cards - 1)
+
+    def _shuffled(self, kinds: int) -> Tensor:
+        """Decks [B, cards] in random order, each card as its kind; there are equally many of each."""
+        order = torch.rand(self._answer.shape, generator=self._random, device=self._age.device).argsort(1)
+        return order % kinds
+
+    @abstractmethod
+    def _deal(self) -> tuple[Tensor, Tensor]:
+        """What is shown [B, cards, *O], and the right answers [B, cards]; -1: there is no question."""
+
+
+class RepeatFirst(CardGame):
+    """Say at every step the suit of the card that was shown first.
+
+    Observation: the suit of the card that is shown now. Actions: the four suits. Reward: 1 / (cards - 1) for the first
+    card's suit, -1 / (cards - 1) for another one. An episode terminates when all cards have been shown.
+
+    decks    of 52 cards each, shuffled together: 1 in POPGym's RepeatFirstEasy, 8 in Medium, 16 in Hard
+
+    The best mean return is 1. Without memory it is -0.50 (derived), whatever is said: the card that is shown now tells
+    next to nothing.
+    Source: Morad et al. (2023), "POPGym: Benchmarking partially observable reinforcement learning", version 1.0.7.
+    """
+
+    observation_space = Discrete(SUITS)
+    action_space = Discrete(SUITS)
+
+    def __init__(self, batch_size: int, seed: int, device: torch.device | str = "cpu", decks: int = 1) -> None:
+        super().__init__(batch_size, seed, device, decks, questions=CARDS * decks - 1)
+
+    def _deal(self) -> tuple[Tensor, Tensor]:
+        suits = self._shuffled(SUITS)
+        return suits, suits[:, :1].expand_as(suits)
+
+
+class RepeatPrevious(CardGame):
+    """Say at every step the suit of the card that was shown k - 1 steps ago.
+
+    Observation: the suit of the card that is shown now. Actions: the four suits. Reward: 1 / (cards - k) for the right
+    suit, -1 / (cards - k) for another one, nothing before k cards have been shown. An episode terminates when all cards
+    have been shown.
+
+    decks    of 52 cards each, shuffled together
+    k        1: the card that is shown now, 2: the one before it. (decks, k) is (1, 4) in POPGym's RepeatPreviousEasy,
+             (2, 32) in Medium and (3, 64) in Hard
+
+    The best mean return is 1. Without memory it is -0.490, -0.495 and -0.497 in these three (derived): to name any suit
+    but the one that is shown now.
+    Source: as for RepeatFirst.
+    """
+
+    observation_space = Discrete(SUITS)
+    action_space = Discrete(SUITS)
+
+    def __init__(
+        self, batch_size: int, seed: int, device: torch.device | str = "cpu", decks: int = 1, k: int = 4
+    ) -> None:
+        if k >= CARDS * decks:
+            raise EnvError(f"env.k: must be less than the {CARDS * decks} cards of env.decks={decks} (got {k}).")
+        super().__init__(batch_size, seed, device, decks, questions=CARDS * decks - k)
+        self.k = k
+
+    def _deal(self) -> tuple[Tensor, Tensor]:
+        suits = self._shuffled(SUITS)
+        return suits, F.pad(suits[:, : self.cards - self.k + 1], (self.k - 1, 0), value=-1)
+
+
+class CountRecall(CardGame):
+    """Say at every step how many cards of a kind have been shown so far.
+
+    Observation: the kind of the card that is shown now, and the kind that is asked for, dealt from other decks.
+    Actions: the number, from 0. Reward: 1 / (cards - 1) if it is right, -1 / (cards - 1) if not. An episode terminates
+    when all cards have been shown.
+
+    decks     of 52 cards each, shuffled together
+    counted   what cards are told apart by: colors, suits or ranks. (decks, counted) is (1, colors) in POPGym's
+              CountRecallEasy, (2, suits) in Medium and (4, ranks) in Hard
+
+    The best mean return is 1. Without memory it is -0.923, -0.924 and -0.881 in these three (derived): to name always
+    the same number.
+    Source: as for RepeatFirst.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        decks: int = 1,
+        counted: str = "colors",
+    ) -> None:
+        self.kinds = KINDS[counted]
+        self.observation_space = MultiDiscrete([self.kinds, self.kinds])
+        self.action_space = Discrete(CARDS * decks // self.kinds + 1)
+        super().__init__(batch_size, seed, device, decks, questions=CARDS * decks - 1)
+
+    def _deal(self) -> tuple[Tensor, Tensor]:
+        shown, asked = self._shuffled(self.kinds), self._shuffled(self.kinds)
+        count = (shown.unsqueeze(2) == torch.arange(self.kinds, device=shown.device)).cumsum(1)  # [B, cards, kinds]
+        return torch.stack([shown, asked], 2), count.gather(2, asked.unsqueeze(2)).squeeze(2)

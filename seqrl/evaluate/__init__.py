@@ -1,0 +1,1 @@
+"""How good the policy of a run is: `python -m seqrl.evaluate`."""

@@ -1,0 +1,144 @@
+"""Say how good the policy of a run is: `python -m seqrl.evaluate run=<folder> [key=value ...]`.
+
+Plays fresh episodes, the same number of every environment, and prints return and length; then once more with memory
+zeroed before every step, and whether that makes a difference. evaluation.json in the run's folder says the same, and
+the return of each episode. The run may be finished, interrupted or going on; nothing of it is changed.
+
+{usage}
+  env.<key>=<value>          what is to be different from training: env.corridor_length=40
+
+Example:
+
+  python -m seqrl.evaluate run=outputs/runs/<date>/<run> checkpoint=best seed=1 env.corridor_length=40
+"""
+
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from seqrl import seeds
+from seqrl.config.program import fail
+from seqrl.config.settle import changes, with_values
+from seqrl.config.trust import secrets
+from seqrl.config.validate import faults_of_policy
+from seqrl.config.words import usage
+from seqrl.devices.device import Device
+from seqrl.envs.gym.registry import draws_itself
+from seqrl.errors import ConfigError
+from seqrl.evaluate import film as video
+from seqrl.evaluate.findings import counted, findings, table, verdict
+from seqrl.evaluate.request import Request, Words, requested
+from seqrl.files import write
+from seqrl.loggers.tensorboard import show
+from seqrl.machine import cores
+from seqrl.metrics.display import QuietConsole
+from seqrl.networks import Network
+from seqrl.runs import policy
+from seqrl.runs.build import make_device, make_env, make_evaluator, prepare_device
+from seqrl.runs.evaluator import frozen
+
+
+def say(text: str) -> None:
+    QuietConsole(highlight=False).print(text, markup=False, emoji=False, soft_wrap=True)
+
+
+def configuration(request: Request) -> tuple[DictConfig, list[str]]:
+    """What it takes to play as the run did but for what is to be different, and that: `key: before -> now`.
+
+    Raises CheckpointError if there is no run, ConfigError if it cannot, or must not, be played.
+    """
+    cfg = policy.configuration(request.run)
+    before = OmegaConf.create({"env": cfg.env})
+    cfg.trust = list(request.trust)
+    cfg.seed = cfg.seed if request.seed is None else request.seed
+    cfg.evaluation.episodes = request.episodes or cfg.evaluation.episodes or 200
+    cfg.evaluation.greedy = cfg.evaluation.greedy if request.greedy is None else request.greedy
+    cfg.device.name = request.device or cfg.device.name
+    # This machine may have fewer.
+    cfg.device.threads = min(cfg.device.threads, cores())
+    for key, wanted in request.env.items():
+        OmegaConf.update(cfg, key, wanted, force_add=True)
+    if found := [*faults_of_policy(cfg), *secrets(cfg)]:
+        raise ConfigError(found)
+    OmegaConf.set_readonly(cfg, True)
+    return cfg, changes(before, OmegaConf.create({"env": cfg.env}))
+
+
+def evaluate(request: Request) -> None:
+    """Play, print what was found, and write it into the run's folder."""
+    cfg, changed = configuration(request)
+    state, passed_over = policy.checkpoint(request.run, request.checkpoint)
+    device = prepare_device(make_device(cfg), cfg, say)
+    network = policy.network(cfg, device, state)
+    about = {"iterations": state["iterations"], "env_steps": state["steps"], "seed": cfg.seed, "changed": changed}
+    for fault in passed_over:
+        say(f"warning: the checkpoint {fault}; an older one takes its place.")
+    say(f"{request.run}, after {about['iterations']} iterations, {about['env_steps']:,} steps")
+    for change in changed:
+        say(f"changed: {change}")
+    say(f"{counted(cfg.evaluation.episodes)}, seed {cfg.seed}, on {device.torch_device}\n")
+
+    has_memory = bool(network.initial_state(1))
+    control = {"evaluation": {"memoryless_control": request.memoryless_control and has_memory}}
+    with closing(make_evaluator(with_values(cfg, control), device)) as evaluator:
+        found = findings(evaluator.play(network))
+    say(table(found))
+    if request.memoryless_control:
+        say(verdict(**found["memory"]) if "memory" in found else "The network has no memory.")
+    if request.checkpoint == "best" and cfg.evaluation.interval and request.seed is None and not changed:
+        say("It was chosen as the best on these very episodes, and may owe it to them; seed=1 plays others.")
+    written = {"evaluation.json": json.dumps(about | found, allow_nan=False).encode()}
+    if request.video:
+        written["policy.gif"] = filmed(cfg, device, network)
+    keep(request.run, written, about["env_steps"])
+
+
+def keep(run: Path, written: dict[str, bytes], env_steps: int) -> None:
+    """Write files into the folder of a run, if that can be; a film for TensorBoard too."""
+    try:
+        for name, data in written.items():
+            write(run / name, data)
+        if film := written.get("policy.gif"):
+            # Beside the run's own, of which TensorBoard reads the newest alone.
+            (run / "video").mkdir(exist_ok=True)
+            show(run / "video", "policy", film, env_steps)
+            say(f"Film: {run / 'policy.gif'}, and in TensorBoard")
+    except OSError as error:
+        say(f"Not written down: {error.filename}: {error.strerror}.")
+
+
+def filmed(cfg: DictConfig, device: Device, network: Network) -> bytes:
+    """Some episodes, with what memory does in them."""
+    generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
+    with closing(make_env(looked_at(cfg), device, 1, "evaluation")) as env, frozen(network):
+        return video.gif(video.film(env, network, generator))
+
+
+def looked_at(cfg: DictConfig) -> DictConfig:
+    """The same, with an environment that makes pictures of itself if it can."""
+    if cfg.env._target_ == "seqrl.envs.GymnasiumEnv" and draws_itself(cfg.env.id):
+        return with_values(cfg, {"env": {"backend": "sync", "kwargs": {"render_mode": "rgb_array"}}})
+    return cfg
+
+
+def main() -> None:
+    """Entry point of `python -m seqrl.evaluate` and `seqrl-evaluate`."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((__doc__ or "").format(usage=usage(Words)))
+        return
+    # Modules beside the user's work can be named, however the program was started.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        evaluate(requested(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("seqrl: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()

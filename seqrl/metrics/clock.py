@@ -1,0 +1,60 @@
+"""Wall time, and where it went."""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+from seqrl.loggers import Row
+
+
+class Clock:
+    """Wall time of a run, and its share in each of its parts."""
+
+    def __init__(self) -> None:
+        self.start()
+        self._spent: dict[str, float] = defaultdict(float)
+        self._busy = 0.0
+
+    def start(self) -> None:
+        """Begin to count; what came before is no part of the run."""
+        self._lap, self._busy_before = time.perf_counter(), time.process_time()
+
+    def lap(self, part: str, **of_which: float) -> None:
+        """Count the time since the last call to `part`, but for the seconds of other parts that are named."""
+        now, busy = time.perf_counter(), time.process_time()
+        self._spent[part] += now - self._lap - sum(of_which.values())
+        for other, seconds in of_which.items():
+            self._spent[other] += seconds
+        self._busy += busy - self._busy_before
+        self._lap, self._busy_before = now, busy
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that were counted."""
+        return sum(self._spent.values())
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each part in the time that was counted."""
+        return {part: seconds / self.elapsed for part, seconds in self._spent.items()}
+
+    @property
+    def idle(self) -> float:
+        """Share of the time in which this process computed nothing: it waited for other processes, or for its turn."""
+        return max(0.0, 1 - self._busy / self.elapsed)
+
+    def row(self, env_steps: int) -> Row:
+        shares = {f"time/{part}_share": share for part, share in self.shares.items()}
+        return {
+            "time/elapsed_seconds": self.elapsed,
+            "time/steps_per_second": env_steps / self.elapsed,
+            **shares,
+            "time/idle_share": self.idle,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": dict(self._spent), "busy": self._busy}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._spent.update(state["spent"])
+        self._busy = state["busy"]

@@ -1,0 +1,74 @@
+"""The live line in the terminal."""
+
+import logging
+import math
+import os
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from seqrl.loggers import Row
+from seqrl.text import duration, figure
+
+log = logging.getLogger(__name__)
+
+
+class QuietConsole(Console):
+    """Goes on in silence where nobody reads any more, as in `... | head`: a display must not end a run."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Display:
+    """Live line in the terminal: how far, return, steps per second, time left. Elsewhere a plain line per tenth.
+
+    name   of a run that others go on beside; it then says little, and its name with each line
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.console = QuietConsole(highlight=False)
+        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+        self._live = Progress(*columns, console=self.console) if self.console.is_terminal and not name else None
+        self._task = self._live.add_task("starting", total=1.0) if self._live else None
+        self._tenths = 0
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the live one; it goes to the run's log too."""
+        if not self.name:
+            self.console.print(text, soft_wrap=True)
+        log.info(text)
+
+    def end(self, summary: str, score: float, seconds: float) -> None:
+        """Print how the run ended."""
+        text = f"{self.name}: {figure(score)} in {duration(seconds)}" if self.name else summary
+        self.console.print(text, soft_wrap=True)
+
+    def show(self, progress: float, row: Row) -> None:
+        """Show that the share `progress` of the run is over."""
+        progress = min(progress, 1.0)
+        left = row["time/elapsed_seconds"] * (1 - progress) / progress if progress else math.inf
+        mean = figure(row.get("rollout/return_mean", math.nan))
+        if "evaluation/return_mean" in row:
+            mean += f" · evaluated {figure(row['evaluation/return_mean'])}"
+        text = f"return {mean} · {row['time/steps_per_second']:,.0f} steps/s · {duration(left)} left"
+        if self._live and self._task is not None:
+            self._live.update(self._task, completed=progress, description=text)
+        elif int(10 * progress) > self._tenths and not self.name:
+            self._tenths = int(10 * progress)
+            self.console.print(f"{progress:4.0%}  {text}")

@@ -1,0 +1,65 @@
+"""Long short-term memory."""
+
+import torch
+from torch import Tensor, nn
+
+from seqrl.networks.memory.base import Block
+from seqrl.types import State
+
+# Added to a gate before the sigmoid: large enough that the result is exactly 0, in bfloat16 too.
+CLOSED = -1e4
+
+
+class LSTM(Block):
+    """Long short-term memory; resets happen inside the fused kernel.
+
+    An extra input, 1 at unreal steps and 0 elsewhere, closes the input, forget and output gates: sigmoid(-10^4) is
+    exactly 0, so cell and output become exactly 0 there and no gradient passes. Its weights are constant, neither
+    trained nor saved.
+
+    Source: Hochreiter & Schmidhuber (1997); forget gate: Gers et al. (2000); its bias of 1: Jozefowicz et al. (2015).
+    """
+
+    no_bias: Tensor
+    close_gates: Tensor
+
+    def __init__(self, input_size: int, size: int, forget_bias: float = 1.0) -> None:
+        super().__init__()
+        self.size = self.output_size = size
+        # Rows of four gates, in torch's order: input, forget, cell, output.
+        self.weight_input = nn.Parameter(torch.empty(4 * size, input_size))
+        self.weight_hidden = nn.Parameter(torch.empty(4 * size, size))
+        self.bias = nn.Parameter(torch.zeros(4 * size))
+        nn.init.orthogonal_(self.weight_input)
+        nn.init.orthogonal_(self.weight_hidden)
+        nn.init.constant_(self.bias[size : 2 * size].detach(), forget_bias)
+        # torch adds two biases; one is enough.
+        self.register_buffer("no_bias", torch.zeros(4 * size), persistent=False)
+        column = torch.tensor([CLOSED, CLOSED, 0.0, CLOSED]).repeat_interleave(size).unsqueeze(1)
+        self.register_buffer("close_gates", column, persistent=False)
+
+    def initial_state(self, batch_size: int) -> State:
+        zeros = self.bias.new_zeros(batch_size, self.size)
+        return {"hidden": zeros, "cell": zeros}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        before = (state["hidden"], state["cell"])
+        hidden, cell = torch.lstm_cell(x, before, self.weight_input, self.weight_hidden, self.bias, self.no_bias)
+        return hidden, {"hidden": hidden, "cell": cell}
+
+    def unroll(self, x: Tensor, state: State, real: Tensor) -> Tensor:
+        unreal = (~real).to(x.dtype).unsqueeze(-1)
+        weights = [torch.cat([self.weight_input, self.close_gates], 1), self.weight_hidden, self.bias, self.no_bias]
+        before = (state["hidden"].unsqueeze(0), state["cell"].unsqueeze(0))
+        output: Tensor = torch.lstm(
+            torch.cat([x, unreal], -1),
+            before,
+            weights,
+            has_biases=True,
+            num_layers=1,
+            dropout=0.0,
+            train=self.training,
+            bidirectional=False,
+            batch_first=False,
+        )[0]
+        return output

@@ -1,0 +1,190 @@
+"""From the configuration to the parts of a run: all that is named by a `_target_` is built here."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from seqrl import seeds
+from seqrl.config.schema import NetworkConfig
+from seqrl.config.settle import Settled
+from seqrl.devices.device import Device, choose
+from seqrl.devices.probe import probe
+from seqrl.envs.base import BatchedEnv, adopted
+from seqrl.envs.inputs import WithInputs
+from seqrl.errors import ConfigError, SeqrlError, described
+from seqrl.metrics.episodes import EpisodeStatistics
+from seqrl.networks import Graphed, Network
+from seqrl.packages import fault_of_target
+from seqrl.runner import Runner
+from seqrl.runs.checkpoint import Checkpoints
+from seqrl.runs.evaluator import Evaluator
+from seqrl.runs.run import Budget, Run
+from seqrl.text import nearest
+
+
+def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
+    """All parts of a run. `stream` tells the environments' random numbers from those of an earlier part of the run."""
+    env = make_env(cfg, device, cfg.parallel, "training", *stream)
+    network = make_network(cfg, env, device)
+    algorithm = constructor(cfg.algorithm)(network, np.random.default_rng(seeds.stream(cfg.seed, "shuffle")))
+    runner: Runner = constructor(cfg.runner)(
+        env=env,
+        network=Graphed(network) if device.graphs else network,
+        state_interval=algorithm.settings.bptt_length,
+        state_lead=algorithm.state_lead,
+        generator=seeds.generator(cfg.seed, "policy", device.torch_device),
+    )
+    return Run(runner, algorithm, Budget(cfg.episodes * cfg.parallel, cfg.total_steps), EpisodeStatistics(cfg.parallel))
+
+
+def open_run(settled: Settled, device: Device, checkpoints: Checkpoints, say: Callable[[str], None]) -> Run:
+    """A new run, or the one that it goes on with, as its newest sound checkpoint has it.
+
+    say   is told which checkpoints were passed over, and what has changed since
+
+    Raises CheckpointError if there is none to go on from.
+    """
+    cfg = settled.cfg
+    if cfg.resume is None:
+        return build(cfg, device)
+    state, passed_over = checkpoints.newest()
+    for fault in passed_over:
+        say(f"warning: the checkpoint {fault}; an older one takes its place.")
+    if any(change.startswith(("env.", "parallel:", "seed:")) for change in settled.changes):
+        state["runner"]["environment"] = None
+    # An environment that cannot go on must not play its first episodes again.
+    run = build(cfg, device, *([] if state["runner"]["environment"] else [state["iterations"]]))
+    lost = run.load_state_dict(state)
+    anew = f"; {lost} episodes in progress cannot go on, others begin in their place" if lost else ""
+    say(f"goes on after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
+    for change in settled.changes:
+        say(f"changed: {change}")
+    return run
+
+
+def make_device(cfg: DictConfig) -> Device:
+    """The device that is asked for; raises ConfigError if it is not there."""
+    device: Device = constructor(cfg.device)()
+    return device
+
+
+def prepare_device(device: Device, cfg: DictConfig, say: Callable[[str], None]) -> Device:
+    """The device, ready; anything but the CPU is first tried with a small step of the network."""
+    if device.candidates != [torch.device("cpu")]:
+        env = make_env(cfg, replace(device, name="cpu"), 1, "probe")
+        env.close()
+        device = choose(
+            device,
+            lambda it: probe(network_builder(cfg), env.observation_space, env.action_space, it, device.dtype),
+            say,
+        )
+    device.prepare()
+    return device
+
+
+@dataclass(frozen=True)
+class Constructor:
+    """Builds what a section of the configuration names; what is wrong with it is said with the section's name.
+
+    where    the section
+    target   its `_target_`
+    make     what that names, with the section's other keys filled in
+    """
+
+    where: str
+    target: str
+    make: partial[Any]
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        try:
+            return self.make(*given, **named)
+        except (SeqrlError, MemoryError):
+            raise
+        except Exception as error:
+            raise self.fault(error) from error
+
+    def fault(self, error: Exception) -> ConfigError:
+        key = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if isinstance(error, TypeError) and key and key[1] in self.make.keywords:
+            others = [name for name in self.make.keywords if name != key[1]]
+            meant = nearest(key[1], others)
+            return ConfigError([f"{self.where}.{key[1]}: {self.target} takes no such parameter.{meant}"])
+        return ConfigError([f"{self.where}: {self.target}: {described(error)}."])
+
+
+def constructor(part: DictConfig) -> Constructor:
+    """Constructor of what `_target_` names, with the part's other keys filled in.
+
+    Raises ConfigError if it cannot be imported, or has no such parameters.
+    """
+    where = part._get_full_key(None)
+    try:
+        made = Constructor(where, part._target_, instantiate(part, _partial_=True, _convert_="all"))
+    except InstantiationException as error:
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".:")
+        fault = fault_of_target(part._target_) or f"{part._target_}: {reason}."
+        raise ConfigError([f"{where}._target_: {fault}"]) from error
+    try:
+        signature(made.make.func).bind_partial(**made.make.keywords)
+    except TypeError as error:
+        raise made.fault(error) from error
+    return made
+
+
+def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | int, backend: str = "") -> BatchedEnv:
+    """`batch_size` environments, seeded by the stream that is named.
+
+    backend   who plays them where the configuration leaves that open; "": whichever is measured to be faster
+    """
+    purpose, *index = stream
+    seed = seeds.stream(cfg.seed, str(purpose), *map(int, index))
+    part = cfg.env
+    if wrappers := part.get("wrappers"):
+        # They wait for the environment that each of them is put around.
+        part = OmegaConf.merge(part, {"wrappers": [{**wrapper, "_partial_": True} for wrapper in wrappers]})
+    if backend and part.get("backend") == "auto":
+        part = OmegaConf.merge(part, {"backend": backend})
+    env = adopted(constructor(part)(batch_size=batch_size, seed=seed, device=device.torch_device))
+    inputs = cfg.network.get("inputs")
+    return WithInputs(env, inputs) if inputs else env
+
+
+def make_evaluator(cfg: DictConfig, device: Device, backend: str = "") -> Evaluator:
+    """What plays the evaluations of a run, in environments and with random numbers of their own."""
+    wanted = cfg.evaluation
+    return Evaluator(
+        partial(make_env, cfg, device, min(wanted.episodes, cfg.parallel), "evaluation", backend=backend),
+        partial(seeds.generator, cfg.seed, "evaluation policy", device.torch_device),
+        episodes=wanted.episodes,
+        greedy=wanted.greedy,
+        memoryless_control=wanted.memoryless_control,
+        episode_limit=cfg.runner.episode_limit,
+    )
+
+
+def network_builder(cfg: DictConfig) -> Callable[..., Network]:
+    parts = OmegaConf.to_container(cfg.network, resolve=True)
+    assert isinstance(parts, dict)
+    # What the environment shows is not the network's business.
+    parts.pop("inputs", None)
+    if OmegaConf.get_type(cfg.network) is NetworkConfig:
+        # It names what the other keys say, and is no part.
+        del parts["type"]
+    return constructor(OmegaConf.create({"network": parts}).network)
+
+
+def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.stream(cfg.seed, "init"))
+        network = network_builder(cfg)(env.observation_space, env.action_space)
+    network.autocast_dtype = device.autocast_dtype
+    return network.to(device.torch_device, device.dtype)

@@ -1,0 +1,141 @@
+"""Fresh episodes of a policy, without learning from them."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqrl.envs.base import BatchedEnv
+from seqrl.loggers import Row
+from seqrl.networks import Distribution, Network
+from seqrl.runner import Player, Runner
+from seqrl.types import State
+
+# How episodes are played.
+GREEDY, SAMPLED, WITHOUT_MEMORY = "greedy", "sampled", "without_memory"
+
+
+class Forgetful:
+    """A network whose memory is zeroed before every step: what it then reaches, it reaches without memory."""
+
+    def __init__(self, network: Player) -> None:
+        self.network = network
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.network.initial_state(batch_size)
+
+    def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
+        return self.network.step(observation, self.initial_state(len(observation)))
+
+
+def play(
+    env: BatchedEnv, player: Player, episodes: int, generator: torch.Generator | None, episode_limit: int
+) -> tuple[Tensor, Tensor]:
+    """Return and length [episodes] of fresh episodes, in equal shares of every environment.
+
+    generator       draws the actions; None takes the likeliest one
+    episode_limit   steps after which an episode counts as one that never ends
+
+    Which are counted is decided by the environment, never by who ends first: that would favour short episodes.
+    """
+    runner = Runner(env, player, 0, 0, generator, episode_limit=episode_limit)
+    rollouts = [runner.collect() for _ in range(math.ceil(episodes / env.batch_size))]
+    returns = torch.cat([rollout.reward.where(rollout.valid, 0).sum(0) for rollout in rollouts])
+    lengths = torch.cat([rollout.valid.sum(0) for rollout in rollouts])
+    return returns[:episodes].double().cpu(), lengths[:episodes].double().cpu()
+
+
+class Evaluator:
+    """Plays the same fresh episodes whenever it is asked, so that only the policy makes a difference.
+
+    make_env              builds environments of its own; they are kept, and begin anew with every evaluation
+    make_generator        builds what draws the actions where they are sampled; the same one every time
+    episodes              in equal shares of every environment
+    greedy                take the likeliest action; False: a sampled one; "both": one after the other
+    memoryless_control    play them once more with memory zeroed before every step
+    episode_limit         steps after which an episode counts as one that never ends
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], BatchedEnv],
+        make_generator: Callable[[], torch.Generator],
+        episodes: int,
+        greedy: bool | str,
+        memoryless_control: bool,
+        episode_limit: int,
+    ) -> None:
+        self.episodes, self.greedy, self.memoryless_control = episodes, greedy, memoryless_control
+        self._make_env, self._make_generator, self._episode_limit = make_env, make_generator, episode_limit
+        self._env: BatchedEnv | None = None
+        self._beginning: dict[str, Any] | None = None
+
+    def row(self, network: Network) -> Row:
+        """Scalars of an evaluation of a network; {} if no episodes are wanted."""
+        if not self.episodes:
+            return {}
+        played = self.play(network)
+        scalars = row(*next(iter(played.values())))
+        if self.greedy == "both":
+            sampled = row(*played[SAMPLED])
+            del sampled["evaluation/episodes"]
+            scalars |= {name.replace("/", "/sampled_"): value for name, value in sampled.items()}
+        if WITHOUT_MEMORY in played:
+            scalars["evaluation/return_without_memory"] = float(played[WITHOUT_MEMORY][0].mean())
+        return scalars
+
+    def play(self, network: Network) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return and length [episodes] of each episode, by how it is played; the network learns nothing from it."""
+        usual = GREEDY if self.greedy else SAMPLED
+        with frozen(network):
+            played = {usual: self._play(network, usual)}
+            if self.greedy == "both":
+                played[SAMPLED] = self._play(network, SAMPLED)
+            if self.memoryless_control:
+                played[WITHOUT_MEMORY] = self._play(Forgetful(network), usual)
+        return played
+
+    def _play(self, player: Player, how: str) -> tuple[Tensor, Tensor]:
+        generator = self._make_generator() if how == SAMPLED else None
+        return play(self._at_its_beginning(), player, self.episodes, generator, self._episode_limit)
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+
+    def _at_its_beginning(self) -> BatchedEnv:
+        if self._env is not None and self._beginning is not None:
+            # An environment may go on in the very arrays that it is handed.
+            self._env.load_state_dict(copy.deepcopy(self._beginning))
+            return self._env
+        self.close()
+        self._env = self._make_env()
+        self._beginning = copy.deepcopy(self._env.state_dict())
+        return self._env
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Meanwhile nothing that is seen moves a network's running statistics, and no dropout draws random numbers."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def row(returns: Tensor, lengths: Tensor) -> Row:
+    """Scalars of an evaluation."""
+    return {
+        "evaluation/return_mean": float(returns.mean()),
+        "evaluation/return_std": float(returns.std(correction=0)),
+        "evaluation/return_min": float(returns.min()),
+        "evaluation/length_mean": float(lengths.mean()),
+        "evaluation/episodes": len(returns),
+    }

@@ -1,0 +1,75 @@
+"""The loop: iterate until the budget is spent, or somebody asks to stop."""
+
+from omegaconf import DictConfig
+
+from seqrl.errors import NotFiniteError
+from seqrl.loggers import Row
+from seqrl.machine import peak_memory_mb
+from seqrl.metrics.display import Display
+from seqrl.metrics.hints import Hints
+from seqrl.runs.evaluator import Evaluator
+from seqrl.runs.outputs import Outputs
+from seqrl.runs.run import Run
+from seqrl.runs.stop import Stop
+
+
+def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, display: Display, stop: Stop) -> Row:
+    """Iterate until the budget is spent, save what came of it, and return the evaluation of the policy it ends with.
+
+    Returns {} if that policy was not evaluated. Raises StoppedError, once all is saved, if a signal asks to stop.
+    """
+    result: Row = {}
+    latest: Row = {}
+    settings = run.algorithm.settings
+    hints = Hints(settings.minibatches, settings.bptt_length, cfg.rollout_length, settings.grad_clip_norm)
+    run.clock.start()
+    while not (run.budget.spent or stop.wanted):
+        row = _iterate(run, outputs)
+        outputs.write(row, run.budget.steps)
+        result = _evaluate(run, evaluator, outputs) if _is_due(cfg.evaluation.interval, run) else {}
+        latest = result or latest
+        display.show(run.budget.progress, {**row, **latest})
+        for hint in hints.new(row):
+            display.say(f"hint: {hint}")
+        if result or (cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0):
+            outputs.save(run, result)
+        run.clock.lap("other")
+    saved = outputs.save(run)
+    if stop.wanted:
+        raise stop.error(outputs.how_to_go_on, saved)
+    return result
+
+
+def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs) -> Row:
+    """Note what the run took, and evaluate the policy that it ended with; {} if no episodes are wanted."""
+    outputs.note(
+        env_steps=run.budget.steps,
+        steps_per_second=run.budget.steps / run.clock.elapsed,
+        seconds=run.clock.elapsed,
+        peak_memory_mb=peak_memory_mb(),
+    )
+    if result := evaluator.row(run.algorithm.network):
+        outputs.write(result, run.budget.steps)
+    return result
+
+
+def _iterate(run: Run, outputs: Outputs) -> Row:
+    try:
+        return run.iterate()
+    except NotFiniteError as error:
+        dump = outputs.dump("not_finite.pt", error.evidence)
+        raise NotFiniteError(f"{error} Go on with {outputs.how_to_go_on}. What led to it is in {dump}.") from error
+
+
+def _is_due(interval: int, run: Run) -> bool:
+    """Whether to evaluate after this iteration: the policy that a run ends with is one of those."""
+    return bool(interval) and (run.iterations % interval == 0 or run.budget.spent)
+
+
+def _evaluate(run: Run, evaluator: Evaluator, outputs: Outputs) -> Row:
+    """Evaluate the policy as it is now, on a clock of its own; its scalars."""
+    run.clock.lap("other")
+    result = evaluator.row(run.algorithm.network)
+    outputs.write(result, run.budget.steps)
+    run.clock.lap("evaluation")
+    return result

@@ -1,0 +1,159 @@
+"""manifest.json of a run folder: where the run came from, and how it ended."""
+
+import fcntl
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import seqrl
+from seqrl.config.paths import PACKAGE
+from seqrl.errors import ConfigError, StoppedError
+from seqrl.files import write
+
+PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
+
+
+class Manifest:
+    """manifest.json of a run folder, whole at any time: how the run stands, and what is needed to do it again.
+
+    As a context it claims the folder, so that no two runs write there at once. Status: running, then finished,
+    interrupted or failed.
+
+    goes_on   take over a folder whose run has stopped, instead of one that holds none; says nothing before `begin`
+    facts     what it says
+
+    Raises ConfigError if the folder holds a run already, or if that run still goes on.
+    """
+
+    def __init__(self, folder: Path, *, goes_on: bool = False) -> None:
+        self.path = folder / "manifest.json"
+        self.goes_on = goes_on
+        self.facts: dict[str, Any] = {}
+        self._begun = False
+
+    def __enter__(self) -> Self:
+        self._claim()
+        if not self.goes_on:
+            self.begin()
+        return self
+
+    def begin(self) -> dict[str, Any]:
+        """Say that the run goes on; what it had reached stays until it is replaced. Returns what was said before."""
+        before: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.facts = {name: fact for name, fact in before.items() if name not in ("error", "exit_code")}
+        self._begun = True
+        self.update(status="running", **provenance())
+        return before
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None and self._begun:
+                said = f"{type(error).__name__}: {error}".rstrip(": ")
+                # Where it cannot be written, the error itself is what must be said.
+                with suppress(OSError):
+                    status = ending(error)
+                    exit_code = getattr(error, "exit_code", 130 if status == "interrupted" else 1)
+                    self.update(status=status, error=said, exit_code=exit_code)
+        finally:
+            os.close(self._held)
+
+    def update(self, **facts: Any) -> None:
+        """Add or replace facts; a number that is not finite is null."""
+        self.facts |= {
+            name: None if isinstance(fact, float) and not math.isfinite(fact) else fact for name, fact in facts.items()
+        }
+        write(self.path, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
+
+    def _claim(self) -> None:
+        # The system lets go of the folder when the process ends, however it ends.
+        self._held = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._refuse("is in use by a run that still goes on.")
+        if self.path.exists() and not self.goes_on:
+            folder = self.path.parent
+            self._refuse(f"holds a run already. Go on with it, resume={folder}, or choose another, hydra.run.dir=…")
+
+    def _refuse(self, why: str) -> NoReturn:
+        os.close(self._held)
+        raise ConfigError([f"run folder: {self.path.parent} {why}"])
+
+
+def ending(error: BaseException | None) -> str:
+    """How a run ended that raised this: finished, interrupted or failed."""
+    if error is None:
+        return "finished"
+    return "interrupted" if isinstance(error, KeyboardInterrupt | StoppedError) else "failed"
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether there is a checkpoint in a run folder to go on from."""
+    return any((folder / "checkpoints").glob("[0-9]*.json"))
+
+
+def set_aside(folder: Path) -> None:
+    """Keep what was said of a run that cannot go on under another name, so that a new one can begin there."""
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        manifest.rename(folder / f"manifest_before_{len(list(folder.glob('manifest*')))}.json")
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What a run's manifest says; {} if there is none."""
+    try:
+        facts = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a run goes on there."""
+    here = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(here, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(here)
+    return False
+
+
+def provenance() -> dict[str, Any]:
+    """What is needed to do it again: command, git revision of the source, versions, machine."""
+    return {
+        "command": sys.orig_argv,
+        "git": git_revision(),
+        "versions": {"seqrl": seqrl.__version__, "python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+    }
+
+
+def git_revision() -> dict[str, Any] | None:
+    """Commit of the checkout that the package runs from, and whether it had uncommitted changes; None outside one."""
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+    try:
+        return {
+            "commit": _git("rev-parse", "HEAD"),
+            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PACKAGE.parent), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

@@ -1,0 +1,169 @@
+"""Where a run's results go. What fails there is said once and tried again, and the training goes on."""
+
+import io
+import logging
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from omegaconf import OmegaConf
+
+from seqrl.config.settle import Settled
+from seqrl.config.trust import public
+from seqrl.devices.device import Device
+from seqrl.errors import UnsavedError, described
+from seqrl.files import write
+from seqrl.loggers import About, Logger, Row, adopted
+from seqrl.runs.build import constructor
+from seqrl.runs.checkpoint import Checkpoints
+from seqrl.runs.manifest import Manifest, ending
+from seqrl.runs.resume import circumstances, how_to_go_on
+from seqrl.runs.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def open_loggers(
+    loggers: Mapping[str, Callable[[], Any]], about: About, say: Callable[[str], None]
+) -> dict[str, Logger]:
+    """The loggers that can be opened, by name; one that cannot is said and left out.
+
+    loggers   what builds each
+    """
+    there: dict[str, Logger] = {}
+    for name, build in loggers.items():
+        try:
+            logger = adopted(build())
+            if line := logger.begin(about):
+                say(line)
+            there[name] = logger
+        except Exception as failure:
+            say(f"warning: logger {name}: {described(failure)}. It is left out; the run goes on.")
+            log.warning("logger %s", name, exc_info=failure)
+    return there
+
+
+class Outputs:
+    """The folder of a run: manifest, configuration, checkpoints, loggers.
+
+    As a context it claims the folder, and says in the end how the run ended.
+
+    folder            of the run; it exists
+    say               tells the user
+    checkpoint_keep   newest checkpoints to keep
+    goes_on           with the run that the folder holds, instead of beginning one
+
+    Raises ConfigError if the folder holds another run, or if that run still goes on.
+    """
+
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], checkpoint_keep: int = 2, *, goes_on: bool = False
+    ) -> None:
+        self.folder, self.say = folder, say
+        self.manifest = Manifest(folder, goes_on=goes_on)
+        self.checkpoints = Checkpoints(folder, checkpoint_keep)
+        self.loggers: Mapping[str, Logger] = {}
+        # Arguments that go on with the run.
+        self.how_to_go_on = f"resume={folder}"
+        self._failing: set[str] = set()
+        self._saved = False
+
+    def __enter__(self) -> Self:
+        self.manifest.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for name, logger in self.loggers.items():
+            self._attempt(f"logger {name}", partial(logger.end, ending(error)))
+            self._attempt(f"logger {name}", logger.close)
+        self.manifest.__exit__(kind, error, traceback)
+
+    def begin(self, settled: Settled, run: Run, device: Device, sweep: str | None) -> None:
+        """Write down what the run is, open its loggers, and save what it begins with.
+
+        sweep   that it is a point of; None: as it was said before, if it goes on
+        """
+        cfg = settled.cfg
+        self.how_to_go_on = how_to_go_on(self.folder, cfg.trust, settled.config_dir)
+        config = public(cfg)
+        if cfg.env.get("backend") == "auto":
+            # What was measured once is not measured again.
+            config.env.backend = run.runner.env.backend
+        write(self.folder / "config.yaml", OmegaConf.to_yaml(config).encode())
+        before = self.manifest.begin() if self.manifest.goes_on else {}
+        self.manifest.update(
+            seed=cfg.seed,
+            threads=device.threads,
+            device=str(device.torch_device),
+            sweep=sweep or before.get("sweep"),
+            overrides=settled.overrides,
+            implied=settled.implied or before.get("implied", []),
+            config_dir=settled.config_dir,
+        )
+        for change in circumstances(before, self.manifest.facts):
+            self.say(f"changed: {change}; the last digits may be others")
+        facts = self.manifest.facts
+        sections = {str(key): value for key, value in OmegaConf.to_container(config).items()}  # type: ignore[union-attr]
+        about = About(self.folder.name, facts["sweep"], sections, facts["overrides"])
+        builders = {
+            str(name): partial(constructor(it).make, self.folder, run.budget.steps) for name, it in cfg.logger.items()
+        }
+        self.loggers = open_loggers(builders, about, self.say)
+        self.checkpoints.begin(run.state_dict(), run.iterations)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the manifest."""
+        self._attempt("manifest", lambda: self.manifest.update(**facts), OSError)
+
+    def write(self, row: Row, env_steps: int) -> None:
+        """Hand a row of scalars to every logger."""
+        for name, logger in self.loggers.items():
+            self._attempt(f"logger {name}", partial(logger.write, row, env_steps))
+
+    def save(self, run: Run, result: Row | None = None) -> bool:
+        """Write a checkpoint, with the result of its evaluation if it has one; return whether that went well."""
+        row = {**run.episodes.row(), **(result or {})}
+        returns = [row.get(name, math.nan) for name in ("rollout/return_mean", "evaluation/return_mean")]
+        state = run.state_dict()
+        save = partial(self.checkpoints.save, state, run.iterations, *returns)
+        self._saved = self._attempt("checkpoint", save, OSError)
+        return self._saved
+
+    def finish(self, run: Run, result: Row, score: float) -> None:
+        """Say that the run is finished, with what its policy reaches.
+
+        Raises UnsavedError if that policy could not be saved.
+        """
+        if not (self._saved or self.save(run)):
+            raise UnsavedError(
+                f"checkpoint: the final policy could not be saved in {self.folder}. "
+                f"Make room, and train its last part again with {self.how_to_go_on}"
+            )
+        self.note(status="finished", result=score, **{name.replace("/", "_"): value for name, value in result.items()})
+
+    def dump(self, name: str, evidence: dict[str, Any]) -> Path | None:
+        """Write what explains a failure into the run folder; return where, None if that failed too."""
+        data = io.BytesIO()
+        torch.save(evidence, data)
+        path = self.folder / name
+        return path if self._attempt(name, lambda: write(path, data.getvalue()), OSError) else None
+
+    def _attempt(self, name: str, action: Callable[[], object], error: type[Exception] = Exception) -> bool:
+        try:
+            action()
+        except error as failure:
+            if name not in self._failing:
+                self.say(f"warning: {name}: {described(failure)}. The run goes on; what fails is tried again.")
+                log.warning("%s", name, exc_info=failure)
+            self._failing.add(name)
+            return False
+        if name in self._failing:
+            self.say(f"{name}: works again")
+            self._failing.remove(name)
+        return True

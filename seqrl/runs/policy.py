@@ -1,0 +1,89 @@
+"""The policy of a run, from its folder: which may come from anyone, and go on being written.
+
+What it says is data. It chooses values; what is imported for them is for the command line to allow.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from seqrl.config.schema import RunConfig, typed
+from seqrl.devices.device import Device
+from seqrl.errors import CheckpointError
+from seqrl.networks import Network
+from seqrl.runs.build import make_env, make_network
+from seqrl.runs.checkpoint import Checkpoints
+
+
+def configuration(run: Path) -> DictConfig:
+    """What plays in a run, and how it was evaluated: those parts of its config.yaml, which are not checked yet.
+
+    Raises CheckpointError if they cannot be had.
+    """
+    path = run / "config.yaml"
+    try:
+        cfg: Any = OmegaConf.load(path)
+        parts = {
+            "env": typed(cfg.env),
+            "network": typed(cfg.network),
+            "device": cfg.device,
+            # Runs of earlier versions know no interval.
+            "evaluation": {"interval": 0, **cfg.evaluation},
+            "parallel": cfg.parallel,
+            "seed": cfg.seed,
+        }
+        whole = OmegaConf.merge(OmegaConf.structured(RunConfig), parts)
+        assert isinstance(whole, DictConfig)
+        found = OmegaConf.masked_copy(whole, [*parts, "trust"])
+        found.runner = {"episode_limit": cfg.runner.episode_limit}
+        return found
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"run: {run} holds no run. Name the folder that has config.yaml in it.") from None
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CheckpointError(f"run: {path} is not the configuration of a run: {reason}.") from error
+
+
+def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
+    """The state that a run had, and what is to be said of newer ones that are damaged.
+
+    which   last, best, or iterations
+
+    Raises CheckpointError if it is not there, or not sound.
+    """
+    checkpoints = Checkpoints(run)
+    while True:
+        there = checkpoints.iterations
+        try:
+            if which == "last":
+                return checkpoints.newest()
+            best = checkpoints.best if which == "best" else (int(which), 0.0)
+            if best is None:
+                raise CheckpointError(f"{checkpoints.folder}: of none is the return known. Use checkpoint=last.")
+            return checkpoints.load(best[0]), []
+        except CheckpointError:
+            # A run that goes on may have replaced it meanwhile.
+            if checkpoints.iterations == there:
+                raise
+
+
+def network(cfg: DictConfig, device: Device, state: dict[str, Any]) -> Network:
+    """The network of a run as it was in a `checkpoint`.
+
+    Raises CheckpointError if it is another one.
+    """
+    env = make_env(cfg, device, 1, "probe")
+    env.close()
+    made = make_network(cfg, env, device)
+    try:
+        made.load_state_dict(state["algorithm"]["network"])
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        raise CheckpointError(
+            f"run: its checkpoint is of another network: {reason}. With other observations or actions than in training "
+            "there is nothing to evaluate."
+        ) from error
+    return made

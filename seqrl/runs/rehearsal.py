@@ -1,0 +1,27 @@
+"""One tiny iteration of a run, to see that everything fits: `validate=true`."""
+
+from omegaconf import DictConfig
+
+from seqrl.config.settle import with_values
+from seqrl.metrics.display import Display
+from seqrl.runs.build import build, make_device, prepare_device
+from seqrl.runs.memory_need import footprint
+from seqrl.runs.summary import introduction, sizes
+
+# Environments that are enough to see what one needs.
+FEW = 4
+
+
+def rehearse(cfg: DictConfig) -> None:
+    """Build all parts, play and learn one tiny iteration, and say how large the real one is; leaves no run behind."""
+    display = Display()
+    device = prepare_device(make_device(cfg), cfg, display.say)
+    run = build(with_values(cfg, {"parallel": min(cfg.parallel, FEW)}), device)
+    try:
+        rollout = run.runner.collect()
+        need = footprint(run.algorithm, rollout, cfg.parallel)
+        run.algorithm.update(rollout, 0.0)
+    finally:
+        run.runner.env.close()
+    display.say(introduction(cfg, run, device))
+    display.console.print(sizes(cfg, run, rollout, need), soft_wrap=True)

@@ -1,0 +1,115 @@
+"""A run: collect, learn, count, as often as the budget allows."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from seqrl.algorithms.base import SequenceAlgorithm
+from seqrl.errors import CheckpointError, OutOfMemoryError
+from seqrl.loggers import Row
+from seqrl.machine import peak_memory_mb
+from seqrl.metrics.clock import Clock
+from seqrl.metrics.episodes import EpisodeStatistics
+from seqrl.runner import Runner
+from seqrl.runs.memory_need import footprint, free_bytes, is_out_of_memory, remedy
+from seqrl.types import Rollout
+
+
+@dataclass
+class Budget:
+    """How much of a run is over: ended episodes or environment steps, whichever comes first."""
+
+    episodes_to_end: int
+    steps_to_take: int | None
+    steps: int = 0
+    episodes: int = 0
+
+    def count(self, steps: int, episodes: int) -> None:
+        self.steps += steps
+        self.episodes += episodes
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent; may pass 1 with the last rollout."""
+        share = self.episodes / self.episodes_to_end
+        return share if self.steps_to_take is None else max(share, self.steps / self.steps_to_take)
+
+    @property
+    def spent(self) -> bool:
+        return self.progress >= 1
+
+
+@dataclass
+class Run:
+    """The parts of a run, and how far it is."""
+
+    runner: Runner
+    algorithm: SequenceAlgorithm
+    budget: Budget
+    episodes: EpisodeStatistics
+    clock: Clock = field(default_factory=Clock)
+    iterations: int = 0
+
+    def iterate(self) -> Row:
+        """Collect a rollout and learn from it; return the scalars that hold after it."""
+        before = self.runner.environment_seconds
+        rollout = self._collect()
+        self.clock.lap("inference", environment=self.runner.environment_seconds - before)
+        learned = self._learn(rollout)
+        self.clock.lap("update")
+        self.budget.count(int(rollout.valid.sum()), len(self.episodes.update(rollout)))
+        self.iterations += 1
+        time = self.clock.row(self.budget.steps)
+        return {**self.episodes.row(), **learned, **time, "memory/peak_mb": peak_memory_mb()}
+
+    def _collect(self) -> Rollout:
+        try:
+            return self.runner.collect()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"memory: a rollout of {self.runner.env.batch_size} environments does not fit. Use a smaller parallel."
+            ) from error
+
+    def _learn(self, rollout: Rollout) -> Row:
+        try:
+            return self.algorithm.update(rollout, self.budget.progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            # Without its frames, and so without what filled the memory.
+            failure = error.with_traceback(None)
+        self.algorithm.optimizer.zero_grad()
+        parallel = rollout.valid.shape[1]
+        need = footprint(self.algorithm, rollout, parallel)
+        said = remedy(need, free_bytes(rollout.reward.device), parallel, self.algorithm.settings.bptt_length)
+        raise OutOfMemoryError(f"memory: {said}") from failure
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the run goes on; tensors and plain data."""
+        return {
+            "iterations": self.iterations,
+            "steps": self.budget.steps,
+            "ended_episodes": self.budget.episodes,
+            "algorithm": self.algorithm.state_dict(),
+            "runner": self.runner.state_dict(),
+            "episodes": self.episodes.state_dict(),
+            "clock": self.clock.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """Go on from there; return how many episodes were in progress and could not go on.
+
+        Raises CheckpointError if the state is that of another network or algorithm.
+        """
+        try:
+            self.algorithm.load_state_dict(state["algorithm"])
+            lost = self.runner.load_state_dict(state["runner"])
+            self.episodes.load_state_dict(state["episodes"], lost)
+            self.clock.load_state_dict(state["clock"])
+            self.iterations = state["iterations"]
+            self.budget.count(state["steps"], state["ended_episodes"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+            raise CheckpointError(f"resume: the checkpoint is of another network or algorithm: {reason}.") from error
+        return int(lost.sum())

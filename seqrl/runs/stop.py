@@ -1,0 +1,49 @@
+"""Signals that ask a run to stop, heard between two iterations."""
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from seqrl.errors import StoppedError
+
+HEARD = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """While it is a context, the first SIGINT or SIGTERM is noted and the second ends the process at once.
+
+    told   who else may ask for it: returns a signal, or None
+    """
+
+    def __init__(self, told: Callable[[], signal.Signals | None] = lambda: None) -> None:
+        self._told = told
+        self._heard: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def wanted(self) -> signal.Signals | None:
+        """The signal that asks for it, or None."""
+        return self._heard or self._told()
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._hear) for number in HEARD}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def error(self, how_to_go_on: str, saved: bool) -> StoppedError:
+        """What ends the run, with the exit code that shells expect of a signal."""
+        assert self.wanted is not None
+        how = "" if saved else "from an older checkpoint, as this could not be saved, "
+        return StoppedError(f"stopped by {self.wanted.name}. Go on {how}with {how_to_go_on}", 128 + self.wanted)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._heard is not None:
+            os._exit(128 + number)
+        self._heard = signal.Signals(number)

@@ -1,0 +1,92 @@
+"""What a run says at its beginning and at its end."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from seqrl.devices.device import Device
+from seqrl.loggers import Row
+from seqrl.machine import cores
+from seqrl.metrics.hints import faster
+from seqrl.networks import Network
+from seqrl.runs.memory_need import Footprint
+from seqrl.runs.run import Run
+from seqrl.text import duration, figure
+from seqrl.types import Rollout
+
+
+def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
+    """What learns, why it was selected, and where; and who plays, if that was measured."""
+    size = f"{parameters(run.algorithm.network):,} parameters"
+    learns = f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {device.torch_device}"
+    env = run.runner.env
+    return f"{learns}\nenvironments: {env.backend}, {env.backend_reason}" if env.backend_reason else learns
+
+
+def reason(cfg: DictConfig) -> str:
+    """Why this algorithm was selected."""
+    if not cfg.network.get("use_lstm", True):
+        return "as the network has no LSTM"
+    if not cfg.sequence_learning.enabled:
+        return "as sequence_learning.enabled is false"
+    length = cfg.sequence_learning.bptt_length
+    why = "the network has an LSTM" if "use_lstm" in cfg.network else "sequence_learning.enabled is true"
+    return f"as {why}: gradients reach back {f'{length} steps' if length else 'to the episode start'}"
+
+
+def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None, folder: Path) -> str:
+    """The short table at the end of a run.
+
+    best   iterations of the best policy that was evaluated, and its return; None where there is only the final one
+    """
+    # Whatever was chosen to be written.
+    curves = "tensorboard --logdir {}" if any(folder.glob("events.out.tfevents.*")) else "{}/metrics.jsonl"
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    if result:
+        over = (
+            f"over {result['evaluation/episodes']:.0f} fresh episodes, worst {figure(result['evaluation/return_min'])}"
+        )
+    else:
+        over = "over the last episodes of training"
+    kept = f"\n  best policy   {figure(best[1])} after {best[0]} of {run.iterations} iterations" if best else ""
+    steps, clock = run.budget.steps, run.clock
+    shares = {part: share for part, share in clock.shares.items() if part != "other" or share > 0.05}
+    spent = ", ".join(f"{part} {share:.0%}" for part, share in sorted(shares.items(), key=lambda item: -item[1]))
+    return f"""
+  mean return   [bold]{figure(score)}[/bold] {over}
+  played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
+{steps / clock.elapsed:,.0f} steps/s
+  time went to  {spent}; idle {clock.idle:.0%}
+  faster with   {faster(clock.shares, run.algorithm.settings.bptt_length, run.algorithm.threads.count, cores())}
+  run folder    {folder}{kept}
+  curves        {curves.format(folder)}
+"""
+
+
+def sizes(cfg: DictConfig, run: Run, rollout: Rollout, need: Footprint) -> str:
+    """What validation found, as a table."""
+    env, network = run.runner.env, run.algorithm.network
+    mean_length = float(rollout.valid.sum() / rollout.valid.shape[1])
+    limit = run.algorithm.chunk_steps(cfg.parallel)
+    if cfg.rollout_length:
+        later = ""
+    elif limit is None:
+        later = "; more with longer episodes, unless max_tokens_per_batch bounds it"
+    else:
+        later = f"; at most {limit * need.bytes_per_step / 1e6:,.0f} MB for {limit:,}, with longer episodes"
+    played = (
+        f"rollouts of {mean_length:.0f} steps" if cfg.rollout_length else f"episodes of {mean_length:.0f} steps now"
+    )
+    return f"""
+  observation   {env.observation_space}
+  action        {env.action_space}
+  parameters    {parameters(network):,}
+  iteration     {cfg.parallel * mean_length:,.0f} steps: {cfg.parallel} environments, {played}
+  update        {need.megabytes:,.0f} MB for {need.steps:,} steps at once{later}
+  valid         without validate=true, this command trains
+"""
+
+
+def parameters(network: Network) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,26 @@
+"""Words and figures as a person reads them."""
+
+import difflib
+import math
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """`Did you mean …?` where a word is close to one of `words`, otherwise nothing."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 4 s, 2 min 05 s, 3 h 20 min."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def figure(number: float) -> str:
+    """A return with as many digits as tell something: 481.3, 0.97."""
+    return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
