@@ -17,7 +17,7 @@ def is_installed(package: str) -> bool:
         return False
 
 
-def remedy(extra: str) -> str:
+def how_to_install(extra: str) -> str:
     return f"Install it: pip install 'seqrl[{extra}]'."
 
 
@@ -30,7 +30,9 @@ def fault_of_module(module: str) -> str | None:
             return f"the module {module!r} cannot be imported: {error}. Install what it needs."
         if module.endswith(".py"):
             return f"there is no module {module!r}. Name it without .py."
-        how = remedy(EXTRAS[module]) if module in EXTRAS else "Install it, or check the spelling and PYTHONPATH."
+        how = (
+            how_to_install(EXTRAS[module]) if module in EXTRAS else "Install it, or check the spelling and PYTHONPATH."
+        )
         return f"there is no module {module!r}. {how}"
     except Exception as error:
         return f"the module {module!r} cannot be imported: {described(error)}. Mend it."

@@ -174,7 +174,7 @@ def numbers(space: Space[Any]) -> int:
     return int(np.prod(space.shape or ()))
 
 
-def choices(space: Space[Any]) -> list[int]:
+def alternatives(space: Space[Any]) -> list[int]:
     """Number of alternatives of each choice that a space has; none if it has no choices."""
     match space:
         case Discrete():
@@ -186,11 +186,11 @@ def choices(space: Space[Any]) -> list[int]:
     return []
 
 
-def masked_choices(space: Space[Any]) -> list[int]:
+def masked_alternatives(space: Space[Any]) -> list[int]:
     """Number of alternatives of each choice that a mask speaks of."""
     if isinstance(space, Joint):
-        return [n for part in space.parts.values() for n in masked_choices(part)]
-    return [] if isinstance(space, MultiBinary) else choices(space)
+        return [n for part in space.parts.values() for n in masked_alternatives(part)]
+    return [] if isinstance(space, MultiBinary) else alternatives(space)
 
 
 def _named(parts: Parts) -> str:

@@ -2,6 +2,8 @@
 
 import difflib
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 def nearest(word: str, words: list[str]) -> str:
@@ -24,3 +26,12 @@ def duration(seconds: float) -> str:
 def figure(number: float) -> str:
     """A return with as many digits as tell something: 481.3, 0.97."""
     return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
+
+
+def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of nested mappings, by dotted key; a list is one value."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -75,8 +75,8 @@ class SequenceBatch:
     observation   [M, *O]
     action        [M, *A]
     log_prob, advantage, target  [M]
-    place         [M] int     time * N + row: where a step lies in the grid, flattened
-    real          [L, N] bool true where a step lies
+    grid_index    [M] int     time * N + row: where a step lies in the grid, flattened
+    mask          [L, N] bool true where a step lies
     state         leaves [N, ...]  memory before the first step of each row
     """
 
@@ -85,6 +85,6 @@ class SequenceBatch:
     log_prob: Tensor
     advantage: Tensor
     target: Tensor
-    place: Tensor
-    real: Tensor
+    grid_index: Tensor
+    mask: Tensor
     state: State

@@ -69,24 +69,24 @@ for defect in (Walk, Unseeded, Endless, OutOfBounds, FirstForFinal):
 class Leaky(LSTM):
     """Does not forget where an episode ends."""
 
-    def unroll(self, x, state, real):
-        return super().unroll(x, state, torch.ones_like(real))
+    def unroll(self, x, state, mask):
+        return super().unroll(x, state, torch.ones_like(mask))
 
 
 class Centred(LSTM):
     """Learns from what differs from the batch's mean."""
 
-    def unroll(self, x, state, real):
-        output = super().unroll(x, state, real)
+    def unroll(self, x, state, mask):
+        output = super().unroll(x, state, mask)
         return output - 0.1 * output.mean(1, keepdim=True)
 
 
 class StopsGradient(LSTM):
     """Lets no gradient pass through time."""
 
-    def unroll(self, x, state, real):
+    def unroll(self, x, state, mask):
         outputs = []
-        for step, is_real in zip(x, real, strict=True):
+        for step, is_real in zip(x, mask, strict=True):
             output, state = self.step(step, {name: leaf.detach() for name, leaf in state.items()})
             state = {name: leaf * is_real.unsqueeze(1) for name, leaf in state.items()}
             outputs.append(output)
@@ -113,8 +113,8 @@ class ForgetsWhenActing(Attention):
 class DropsOut(LSTM):
     """Is never the same twice."""
 
-    def unroll(self, x, state, real):
-        return torch.nn.functional.dropout(super().unroll(x, state, real), 0.1)
+    def unroll(self, x, state, mask):
+        return torch.nn.functional.dropout(super().unroll(x, state, mask), 0.1)
 
 
 BLOCKS = {

@@ -5,7 +5,7 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
-from seqrl.config.hydra_errors import complaint
+from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
 from seqrl.errors import OutOfMemoryError
@@ -108,7 +108,7 @@ def begun(folder, monkeypatch):
 def test_a_fault_of_an_own_part_is_one_line_with_its_section(begun, overrides, said):
     with pytest.raises(Exception) as caught:  # noqa: PT011
         begun(*overrides)
-    (line,), exit_code = complaint(caught.value)
+    (line,), exit_code = message_for(caught.value)
     assert exit_code == 2
     assert line.startswith(said)
     assert "\n" not in line

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.algorithms.base import Settings, SingleSteps
 from seqrl.config.hydra_errors import GROUPS as GROUPS_OF_RUNS
-from seqrl.config.hydra_errors import complaint, faults_of_files
+from seqrl.config.hydra_errors import faults_of_files, message_for
 from seqrl.config.paths import CONF, choices
 from seqrl.config.resolvers import folder_name, learns_sequences, own_choices, tasks
 from seqrl.config.schema import SCHEMAS, AlgorithmConfig, EvaluationConfig, RunConfig, RunnerConfig, keys_of
@@ -31,7 +31,7 @@ def what_is_said(*overrides: str) -> list[str]:
     try:
         return faults(composed(*overrides))
     except Exception as error:
-        lines, exit_code = complaint(error, overrides)
+        lines, exit_code = message_for(error, overrides)
         assert exit_code == 2
         return lines
 
@@ -294,7 +294,7 @@ def test_an_unknown_section_of_a_file_is_named_with_the_file(tmp_path):
     (tmp_path / "profile" / "own.yaml").write_text("# @package _global_\nnetwrk: {a: 1}\n")
     with pytest.raises(ConfigCompositionException) as caught:
         composed(f"hydra.searchpath=[file://{tmp_path}]", "profile=own")
-    (line,), _ = complaint(caught.value, ["--config-dir", str(tmp_path), "profile=own"])
+    (line,), _ = message_for(caught.value, ["--config-dir", str(tmp_path), "profile=own"])
     assert line.startswith("profile/own.yaml: netwrk: there is no such key. Did you mean network?")
 
 
@@ -416,7 +416,7 @@ def test_several_values_of_one_run_are_named_with_what_they_could_mean():
     overrides = OverridesParser.create().parse_overrides(["logger=csv,wandb"])
     with pytest.raises(ConfigCompositionException) as raised:
         ConfigLoaderImpl.validate_sweep_overrides_legal(overrides, run_mode=RunMode.RUN, from_shell=True)
-    assert complaint(raised.value) == (
+    assert message_for(raised.value) == (
         ["logger: has several values (got csv,wandb). For a sweep add -m, for a list write logger=[csv,wandb]."],
         2,
     )

@@ -63,8 +63,8 @@ def test_the_discount_uses_the_end_of_the_step_before():
 def test_chunks_are_padded_to_the_longest_episode():
     _, _, rollout = played([[500], [2], [2], [2]], 0, 4)
     (batch,) = sequences_of(rollout, 4).batches(max_steps=None)
-    assert len(batch.real) == 4
-    assert batch.real.numel() <= 1.1 * batch.real.sum()
+    assert len(batch.mask) == 4
+    assert batch.mask.numel() <= 1.1 * batch.mask.sum()
 
 
 def test_memory_is_zeroed_at_each_rollout():

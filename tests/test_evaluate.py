@@ -13,8 +13,8 @@ import yaml
 
 from seqrl.config.schema import keys_of
 from seqrl.evaluate.__main__ import main
-from seqrl.evaluate.findings import memory, verdict
 from seqrl.evaluate.request import Words
+from seqrl.evaluate.results import memory, verdict
 from seqrl.runs.checkpoint import Checkpoints
 from tests.test_train import TINY, train
 

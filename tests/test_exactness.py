@@ -188,7 +188,7 @@ def missed_reset(patch):
 def forgotten_separator(patch):
     """Learning does not reset between the sequences of a row."""
     plain = LSTM.unroll
-    patch.setattr(LSTM, "unroll", lambda self, x, state, real: plain(self, x, state, torch.ones_like(real)))
+    patch.setattr(LSTM, "unroll", lambda self, x, state, mask: plain(self, x, state, torch.ones_like(mask)))
 
 
 def late_cut(patch):
@@ -273,7 +273,7 @@ def padding_in_a_mean(patch):
 
     def loss(self, batch, progress):
         found, terms = plain(self, batch, progress)
-        return found * batch.real.sum() / batch.real.numel(), terms
+        return found * batch.mask.sum() / batch.mask.numel(), terms
 
     patch.setattr(SequencePPOAlgorithm, "loss", loss)
 
@@ -294,10 +294,10 @@ def window_one_too_short(patch):
     """Learning attends one step less far back than acting."""
     plain = Attention.unroll
 
-    def unroll(self, x, state, real):
+    def unroll(self, x, state, mask):
         self.window, window = self.window - 1, self.window
         try:
-            return plain(self, x, {name: leaf[:, 1:] for name, leaf in state.items()}, real)
+            return plain(self, x, {name: leaf[:, 1:] for name, leaf in state.items()}, mask)
         finally:
             self.window = window
 

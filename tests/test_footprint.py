@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seqrl.runner import Runner
-from seqrl.runs.memory_need import USABLE, Footprint, footprint, free_bytes, is_out_of_memory, remedy, round_down
+from seqrl.runs.memory_need import USABLE, Footprint, advice, footprint, free_bytes, is_out_of_memory, round_down
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 
@@ -117,7 +117,7 @@ def test_the_need_that_is_said_is_the_one_that_is_measured():
     ],
 )
 def test_what_would_fit_is_named(need, free, parallel, bptt_length, said):
-    assert remedy(need, free, parallel, bptt_length) == said
+    assert advice(need, free, parallel, bptt_length) == said
 
 
 @pytest.mark.parametrize("free_steps", [300, 700, 1500, 4000])
@@ -131,7 +131,7 @@ def test_every_setting_that_is_named_would_fit(lengths, bptt_length, free_steps)
     free = free_steps * need.bytes_per_step / USABLE + 1
     if need.steps <= free_steps:
         return
-    ways = remedy(need, int(free), parallel, bptt_length).split(" Use ")[1].rstrip(".").split(" or ")
+    ways = advice(need, int(free), parallel, bptt_length).split(" Use ")[1].rstrip(".").split(" or ")
     for way in ways:
         changed = {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", way)}
         fewer = changed.pop("parallel", parallel)

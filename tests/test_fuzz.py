@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from seqrl.config.hydra_errors import complaint
+from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF, choices
 from seqrl.config.program import completed
 from seqrl.config.validate import faults, keys
@@ -70,7 +70,7 @@ def answer(given_words):
             raise ConfigError(found)
         rehearse(cfg)
     except Exception as error:
-        said = complaint(error, typed)
+        said = message_for(error, typed)
         if said is None:
             raise
         lines, code = said

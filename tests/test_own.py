@@ -121,12 +121,12 @@ def test_the_gru_at_once_is_the_gru_step_by_step():
     torch.manual_seed(0)
     block = GRU(5, 4).double()
     torch.nn.init.normal_(block.bias)
-    x, real = torch.randn(9, 3, 5, dtype=torch.float64), torch.rand(9, 3) > 0.4
+    x, mask = torch.randn(9, 3, 5, dtype=torch.float64), torch.rand(9, 3) > 0.4
     state = {"hidden": torch.randn(3, 4, dtype=torch.float64)}
     parameters = list(block.parameters())
-    outputs = [block.unroll(x, state, real)[real], Block.unroll(block, x, state, real)[real]]
+    outputs = [block.unroll(x, state, mask)[mask], Block.unroll(block, x, state, mask)[mask]]
     gradients = [torch.autograd.grad(output.square().sum(), parameters) for output in outputs]
-    assert not real.all()
+    assert not mask.all()
     assert torch.allclose(*outputs, rtol=0, atol=1e-14)
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients, strict=True))
 

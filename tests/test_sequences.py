@@ -94,9 +94,9 @@ def test_every_played_step_appears_once_in_time_order_and_no_sequence_crosses_an
     for minibatch in sequences.minibatches(3, np.random.default_rng(0)):
         (batch,) = minibatch.batches(max_steps=None)
         seen += map(tuple, batch.observation.tolist())
-        rows = batch.real.shape[1]
-        step = dict(zip(batch.place.tolist(), batch.observation.tolist(), strict=True))
-        assert sorted(step) == batch.real.flatten().nonzero().flatten().tolist()
+        rows = batch.mask.shape[1]
+        step = dict(zip(batch.grid_index.tolist(), batch.observation.tolist(), strict=True))
+        assert sorted(step) == batch.mask.flatten().nonzero().flatten().tolist()
         for place, (env, episode, clock, _) in step.items():
             if place - rows in step:  # contiguous in the grid: the same episode, one step earlier
                 assert step[place - rows][:3] == [env, episode, clock - 1]

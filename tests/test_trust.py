@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from seqrl.config.command_line import arguments
-from seqrl.config.hydra_errors import complaint
+from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
 from seqrl.config.program import completed
 from seqrl.config.trust import public
@@ -141,7 +141,7 @@ def test_an_evil_file_is_refused_and_creates_nothing(evil, monkeypatch, name):
     # Of any kind that is answered in lines.
     with pytest.raises(Exception) as caught:  # noqa: PT011
         begin()
-    lines, exit_code = complaint(caught.value, words)
+    lines, exit_code = message_for(caught.value, words)
     assert exit_code == 2
     assert any(said in line for line in lines), lines
     assert not (evil / "created").exists()

@@ -36,8 +36,8 @@ class GRU(Block):
         hidden = torch.gru_cell(x, state["hidden"], self.weight_input, self.weight_hidden, self.no_bias, self.bias)
         return hidden, {"hidden": hidden}
 
-    def unroll(self, x, state, real):
-        unreal = ~real.unsqueeze(-1)
+    def unroll(self, x, state, mask):
+        unreal = ~mask.unsqueeze(-1)
         x = torch.cat([x.masked_fill(unreal, 0), unreal.to(x.dtype)], -1)
         weights = [torch.cat([self.weight_input, self.close_gates], 1), self.weight_hidden, self.no_bias, self.bias]
         return torch.gru(x, state["hidden"].unsqueeze(0), weights, True, 1, 0.0, self.training, False, False)[0]

@@ -23,13 +23,13 @@ THREADS = 2
 
 def separated(rows: int, random: torch.Generator) -> torch.Tensor:
     """Which steps [128, rows] are real: episodes end to end, one unreal step between two."""
-    real = torch.ones(STEPS, rows, dtype=torch.bool)
+    mask = torch.ones(STEPS, rows, dtype=torch.bool)
     for row in range(rows):
         end = 0
         while (end := end + int(torch.randint(20, 151, (), generator=random))) < STEPS:
-            real[end, row] = False
+            mask[end, row] = False
             end += 1
-    return real
+    return mask
 
 
 def rate(task: Callable[[int], None], steps: int, seconds: float) -> float:

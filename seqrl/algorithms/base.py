@@ -183,7 +183,7 @@ class SequenceAlgorithm(ABC):
     def _learn_from(self, minibatch: Sequences, chunk_steps: int | None, progress: float) -> Terms:
         """Take one gradient step on a minibatch, `chunk_steps` real steps at a time; if it is not finite, take none."""
         minibatch = replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
-        parts = minibatch.parts(self.threads.count)
+        parts = minibatch.shares(self.threads.count)
         accumulated = partial(
             accumulate,
             loss=partial(self.loss, progress=progress),

@@ -54,7 +54,7 @@ class Sequences:
         for chosen in balanced(self.length, count, random):
             yield self.select(chosen)
 
-    def parts(self, count: int) -> list["Sequences"]:
+    def shares(self, count: int) -> list["Sequences"]:
         """All sequences once, in at most `count` parts whose numbers of real steps differ by at most the longest."""
         if count == 1:
             return [self]
@@ -64,7 +64,9 @@ class Sequences:
     def select(self, chosen: Ints) -> "Sequences":
         """The sequences `chosen` [n], in that order."""
         length = self.length[chosen]
-        steps = torch.from_numpy(np.repeat(self.begin[chosen], length) + within(length)).to(self.observation.device)
+        steps = torch.from_numpy(np.repeat(self.begin[chosen], length) + step_in_sequence(length)).to(
+            self.observation.device
+        )
         return Sequences(
             observation=self.observation[steps],
             action=self.action[steps],
@@ -99,10 +101,12 @@ class Sequences:
         row, offset, shape = pack(length, carried)
         steps = slice(int(self.begin[first]), int(self.begin[last - 1] + length[-1]))
         device = self.observation.device
-        place = torch.from_numpy((np.repeat(offset, length) + within(length)) * shape[1] + np.repeat(row, length))
-        place = place.to(device)
-        real = torch.zeros(shape[0] * shape[1], dtype=torch.bool, device=device)
-        real[place] = True
+        grid_index = torch.from_numpy(
+            (np.repeat(offset, length) + step_in_sequence(length)) * shape[1] + np.repeat(row, length)
+        )
+        grid_index = grid_index.to(device)
+        mask = torch.zeros(shape[0] * shape[1], dtype=torch.bool, device=device)
+        mask[grid_index] = True
         carried_row = torch.from_numpy(row[carried]).to(device)
         carried_index = torch.from_numpy(state_index[carried]).to(device)
         return SequenceBatch(
@@ -111,8 +115,8 @@ class Sequences:
             log_prob=self.log_prob[steps],
             advantage=self.advantage[steps],
             target=self.target[steps],
-            place=place,
-            real=real.view(shape),
+            grid_index=grid_index,
+            mask=mask.view(shape),
             state={
                 name: leaf.new_zeros(shape[1], *leaf.shape[1:]).index_copy_(0, carried_row, leaf[carried_index])
                 for name, leaf in self.state.items()
@@ -120,7 +124,7 @@ class Sequences:
         )
 
 
-def within(length: Ints) -> Ints:
+def step_in_sequence(length: Ints) -> Ints:
     """Place of each step in its sequence: 0, 1, ..., length[0] - 1, 0, 1, ..., length[1] - 1, ..."""
     return np.arange(length.sum()) - np.repeat(length.cumsum() - length, length)
 

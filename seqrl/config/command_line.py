@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.packages import is_installed, remedy
+from seqrl.packages import how_to_install, is_installed
 
 KEY = "resume="
 
@@ -118,7 +118,7 @@ def faults_of_launcher(words: Sequence[str]) -> list[str]:
     """Complaint about a launcher on the command line that is not installed."""
     chosen = [word.removeprefix(LAUNCHER) for word in words if word.startswith(LAUNCHER)]
     return [
-        f"hydra/launcher: {launcher} is not installed. {remedy(EXTRAS[launcher][1])}"
+        f"hydra/launcher: {launcher} is not installed. {how_to_install(EXTRAS[launcher][1])}"
         for launcher in chosen
         if launcher in EXTRAS and not is_installed(EXTRAS[launcher][0])
     ]

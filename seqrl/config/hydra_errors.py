@@ -33,19 +33,19 @@ COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegac
 GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "search"})
 
 
-def complaint(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str], int] | None:
+def message_for(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str], int] | None:
     """Lines that say what went wrong, and the exit code; None if it is a fault of seqrl.
 
     arguments   of the command line; all that is wrong with them is said, not only what came first
     """
-    if (said := _complaint(error, arguments)) is None:
+    if (said := _message_for(error, arguments)) is None:
         return None
     lines, exit_code = said
     # What was typed may hold line breaks.
     return [" ".join(line.split()) for line in lines], exit_code
 
 
-def _complaint(error: Exception, arguments: Sequence[str]) -> tuple[list[str], int] | None:
+def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str], int] | None:
     if isinstance(error, ConfigError):
         return error.faults, error.exit_code
     if isinstance(error, SeqrlError):

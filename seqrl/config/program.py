@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
 
 from seqrl.config.command_line import completed
-from seqrl.config.hydra_errors import complaint
+from seqrl.config.hydra_errors import message_for
 from seqrl.errors import SeqrlError, described
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
 
     where   what failed, if there is more than one run
     """
-    lines, exit_code = complaint(error, arguments) or ([unexpected(error)], 1)
+    lines, exit_code = message_for(error, arguments) or ([unexpected(error)], 1)
     if isinstance(error, SeqrlError) and (error.__cause__ or where) and log.hasHandlers():
         log.error("%s", lines[0], exc_info=error)
     for line in lines:

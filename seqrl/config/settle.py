@@ -2,7 +2,6 @@
 
 import copy
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seqrl.config.trust import public
 from seqrl.config.validate import faults
 from seqrl.errors import CheckpointError, ConfigError
+from seqrl.text import dotted
 
 GRADIENT_THREADS = "algorithm.gradient_threads"
 # Keys of seqrl 0.1.0 that have another name now; the old one is accepted until 0.3.0.
@@ -117,7 +117,7 @@ def saved(folder: Path) -> DictConfig | None:
 
 def changes(before: DictConfig, now: DictConfig) -> list[str]:
     """What differs between two configurations that were saved, `key: before -> now`, and makes it another run."""
-    old, new = dict(leaves(OmegaConf.to_container(before))), dict(leaves(OmegaConf.to_container(now)))
+    old, new = (_dotted(it) for it in (before, now))
     for was, name in RENAMED.items():
         if was in old:
             old[name] = old.pop(was)
@@ -125,13 +125,10 @@ def changes(before: DictConfig, now: DictConfig) -> list[str]:
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
 
 
-def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """All values of nested mappings, by dotted key."""
-    if isinstance(node, dict):
-        for key, child in node.items():
-            yield from leaves(child, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
+def _dotted(cfg: DictConfig) -> dict[str, Any]:
+    sections = OmegaConf.to_container(cfg)
+    assert isinstance(sections, dict)
+    return dict(dotted({str(key): value for key, value in sections.items()}))
 
 
 def _rename(cfg: DictConfig, old: str, new: str) -> None:

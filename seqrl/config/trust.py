@@ -40,7 +40,7 @@ SECRET = re.compile(r"(^|[_.])(password|passwd|secret|token|api_?key|credentials
 
 def shipped(section: str, target: str) -> bool:
     """Whether what a section of the configuration builds is seqrl's own."""
-    return _within(target, ROOMS.get(section, []))
+    return _is_under(target, ROOMS.get(section, []))
 
 
 def distrusted(cfg: DictConfig) -> Iterator[str]:
@@ -66,7 +66,7 @@ def _strangers(cfg: DictConfig, trusted: list[str]) -> Iterator[tuple[str, str]]
 
 
 def _target(where: str, target: str, allowed: list[str]) -> Iterator[tuple[str, str]]:
-    if not _within(target, allowed):
+    if not _is_under(target, allowed):
         yield f"{where}._target_: {target} is not of seqrl", target
         return
     try:
@@ -75,18 +75,18 @@ def _target(where: str, target: str, allowed: list[str]) -> Iterator[tuple[str, 
         # Whoever builds it says why it cannot be had.
         return
     home = str(getattr(found, "__module__", None) or type(found).__module__)
-    if not _within(home, allowed):
+    if not _is_under(home, allowed):
         yield f"{where}._target_: {target} is of the module {home}", home
 
 
 def _module(where: str, id: str, trusted: list[str]) -> Iterator[tuple[str, str]]:
     """An environment's id may name a module to import, module:Env-v0."""
     module, colon, _ = id.rpartition(":")
-    if colon and not _within(module, trusted):
+    if colon and not _is_under(module, trusted):
         yield f"{where}.id: would import {module} (got {id})", module
 
 
-def _within(name: str, modules: list[str]) -> bool:
+def _is_under(name: str, modules: list[str]) -> bool:
     return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
@@ -108,7 +108,7 @@ def hydra_distrusted(hydra: DictConfig) -> Iterator[str]:
         target = node.get("_target_")
         if part in ("callbacks", "job_logging", "hydra_logging"):
             target = target or node.get("()") or node.get("class")
-            if target and not _within(str(target), ["logging", "seqrl.sweeps"]):
+            if target and not _is_under(str(target), ["logging", "seqrl.sweeps"]):
                 yield f"{where}: would import {target}. Leave it out, or give it on the command line."
 
 

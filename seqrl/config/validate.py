@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seqrl.config.paths import choices
 from seqrl.config.schema import SHARE, NetworkConfig, keys_of
 from seqrl.config.trust import distrusted, shipped
-from seqrl.packages import is_installed, remedy
+from seqrl.packages import how_to_install, is_installed
 from seqrl.text import nearest
 
 GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
@@ -129,7 +129,7 @@ def _not_installed(cfg: DictConfig) -> Iterator[str]:
         # Package and extra have one name.
         package = PACKAGES.get(str(logger._target_))
         if package and not is_installed(package):
-            yield f"logger: {name} needs the package {package}, which is not installed. {remedy(package)}"
+            yield f"logger: {name} needs the package {package}, which is not installed. {how_to_install(package)}"
 
 
 def _too_large(cfg: DictConfig) -> Iterator[str]:

@@ -128,7 +128,7 @@ def numbers(network: Network, observation: Tensor, action: Tensor) -> dict[str, 
     zero = torch.zeros(len(action), device=device)
     place = REAL.flatten().nonzero().squeeze(-1).to(device)
     policy, value = network.unroll(
-        SequenceBatch(observation, action, zero, zero, zero, place=place, real=REAL.to(device), state=state)
+        SequenceBatch(observation, action, zero, zero, zero, grid_index=place, mask=REAL.to(device), state=state)
     )
     log_prob = policy.log_prob(action)
     (log_prob + value + policy.entropy()).sum().backward()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import EnvError
-from seqrl.spaces import Array, Joint, Packed, choices
+from seqrl.spaces import Array, Joint, Packed, alternatives
 from seqrl.types import Step
 
 
@@ -82,7 +82,7 @@ class WithInputs(BatchedEnv):
         space = self.action_space
         told = space.split(action) if isinstance(space, Joint) else {"": action}
         spaces = space.parts if isinstance(space, Joint) else {"": space}
-        actions = {_part(name): it + 1 if choices(spaces[name]) else it for name, it in told.items()}
+        actions = {_part(name): it + 1 if alternatives(spaces[name]) else it for name, it in told.items()}
         first = torch.zeros_like(reward).unsqueeze(1)
         return {**actions, "previous_reward": reward.unsqueeze(1), "first": first}
 
@@ -108,7 +108,7 @@ def _before(action_space: Space[Any]) -> dict[str, Space[Any]]:
         case Box():
             # What lies outside the bounds is clipped by the environment, later.
             return {_part(""): Box(-np.inf, np.inf, action_space.shape)}
-    return {_part(""): MultiDiscrete([n + 1 for n in choices(action_space)])}
+    return {_part(""): MultiDiscrete([n + 1 for n in alternatives(action_space)])}
 
 
 def _part(name: str) -> str:

@@ -29,8 +29,8 @@ from seqrl.devices.device import Device
 from seqrl.envs.gym.registry import draws_itself
 from seqrl.errors import ConfigError
 from seqrl.evaluate import film as video
-from seqrl.evaluate.findings import counted, findings, table, verdict
 from seqrl.evaluate.request import Request, Words, requested
+from seqrl.evaluate.results import counted, results, table, verdict
 from seqrl.files import write
 from seqrl.loggers.tensorboard import show
 from seqrl.machine import cores
@@ -84,7 +84,7 @@ def evaluate(request: Request) -> None:
     has_memory = bool(network.initial_state(1))
     control = {"evaluation": {"memoryless_control": request.memoryless_control and has_memory}}
     with closing(make_evaluator(with_values(cfg, control), device)) as evaluator:
-        found = findings(evaluator.play(network))
+        found = results(evaluator.play(network))
     say(table(found))
     if request.memoryless_control:
         say(verdict(**found["memory"]) if "memory" in found else "The network has no memory.")

@@ -1,7 +1,6 @@
 """What a logger is, and what it may know of the run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,12 +55,3 @@ class Adopted(Logger):
 def adopted(logger: Any) -> Logger:
     """The logger as a Logger, whose optional methods it need not have."""
     return logger if isinstance(logger, Logger) else Adopted(logger)
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys of all sections, dotted, with their values; a list is one value."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.files import write
-from seqrl.loggers.base import About, Logger, Row, flat
+from seqrl.loggers.base import About, Logger, Row
+from seqrl.text import dotted
 
 # How a run ended, in MLflow's words.
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -109,7 +110,7 @@ class Mlflow(Logger):
         run = self._client.create_run(self._experiment_id(), tags=tags, run_name=self._name or about.name)
         self._run_id = run.info.run_id
         write(self._folder / "mlflow_run_id", self._run_id.encode())
-        params = [Param(key, str(value)) for key, value in flat(about.config)]
+        params = [Param(key, str(value)) for key, value in dotted(about.config)]
         for first in range(0, len(params), AT_ONCE):
             self._client.log_batch(self._run_id, params=params[first : first + AT_ONCE])
 

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seqrl.loggers.base import About, Logger, Row, flat
+from seqrl.loggers.base import About, Logger, Row
+from seqrl.text import dotted
 
 # What a run is compared by: these sections and keys, and what its command line says.
 SECTIONS = ["algorithm", "env", "network", "sequence_learning"]
@@ -77,7 +78,7 @@ def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
 
 def hyperparameters(about: About) -> Hyperparameters:
     """What a run is compared by, by dotted key: single values, None where a key is empty."""
-    known = dict(flat(about.config))
+    known = dict(dotted(about.config))
     said = dict(override.lstrip("+~").partition("=")[::2] for override in about.overrides)
     found = {
         key: known.get(key, text)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
 from seqrl.networks.layers import linear, tanh_
-from seqrl.spaces import ACTION_MASK, Packed, choices, numbers, parts
+from seqrl.spaces import ACTION_MASK, Packed, alternatives, numbers, parts
 
 # Images with fewer rows or columns are looked at in full detail.
 SMALLEST_PICTURE = 36
@@ -119,7 +119,7 @@ class Choices(nn.Module):
     def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__()
         self.dimensions = len(space.shape or ())
-        sizes = choices(space)
+        sizes = alternatives(space)
         self.output_size = sum(sizes)
         self.register_buffer("first", torch.tensor([0, *sizes[:-1]]).cumsum(0), persistent=False)
 

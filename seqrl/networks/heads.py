@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
 from seqrl.networks.layers import hidden_layer, linear
-from seqrl.spaces import Joint, choices, masked_choices
+from seqrl.spaces import Joint, alternatives, masked_alternatives
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 # Standard deviations beyond which there is nothing, in float64 too.
@@ -187,7 +187,7 @@ class CategoricalHead(Head):
 
     def __init__(self, input_size: int, hidden_size: int, action_space: spaces.Space[Any]) -> None:
         super().__init__()
-        self.sizes = choices(action_space)
+        self.sizes = alternatives(action_space)
         self.is_one = isinstance(action_space, spaces.Discrete)
         self.logits = nn.Sequential(
             hidden_layer(input_size, hidden_size), linear(hidden_size, sum(self.sizes), gain=0.01)
@@ -229,7 +229,7 @@ class JointHead(Head):
         self.space = action_space
         # Modules have no dots in their names.
         self.heads = nn.ModuleList(policy_head(input_size, hidden_size, part) for part in action_space.parts.values())
-        self.masked = [sum(masked_choices(part)) for part in action_space.parts.values()]
+        self.masked = [sum(masked_alternatives(part)) for part in action_space.parts.values()]
 
     def forward(self, features: Tensor, allowed: Tensor | None = None) -> JointDistribution:
         masks = [None] * len(self.masked) if allowed is None else allowed.split(self.masked, -1)

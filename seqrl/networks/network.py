@@ -39,7 +39,7 @@ class Trunk(nn.Module):
         x: Tensor = self.encoder(observation)
         after: State = {}
         for name, block in self._blocks():
-            x, block_state = block.step(x, part(state, name))
+            x, block_state = block.step(x, leaves_under(state, name))
             after.update({f"{name}.{leaf}": tensor for leaf, tensor in block_state.items()})
         return x, after
 
@@ -48,11 +48,11 @@ class Trunk(nn.Module):
         x: Tensor = self.encoder(batch.observation)  # [M, H]
         if not self.memory:
             return x
-        length, rows = batch.real.shape
-        x = x.new_zeros(length * rows, x.shape[-1]).index_copy_(0, batch.place, x).view(length, rows, -1)
+        length, rows = batch.mask.shape
+        x = x.new_zeros(length * rows, x.shape[-1]).index_copy_(0, batch.grid_index, x).view(length, rows, -1)
         for name, block in self._blocks():
-            x = block.unroll(x, part(state, name), batch.real)
-        return x.flatten(0, 1).index_select(0, batch.place)
+            x = block.unroll(x, leaves_under(state, name), batch.mask)
+        return x.flatten(0, 1).index_select(0, batch.grid_index)
 
     def _blocks(self) -> list[tuple[str, Block]]:
         return list(self.memory.items())  # type: ignore[arg-type]  # ModuleDict forgets what it holds
@@ -86,11 +86,11 @@ class Network(nn.Module):
     def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
         """Act on one observation [B, *O] each: policy, value [B] and the memory after it."""
         with self._autocast(observation.device):
-            features, actor_state = self.actor.step(observation, part(state, "actor"))
+            features, actor_state = self.actor.step(observation, leaves_under(state, "actor"))
             after = prefixed("actor", actor_state)
             policy = self.policy(features, self.actor.encoder.allowed(observation))
             if self.critic is not None:
-                features, critic_state = self.critic.step(observation, part(state, "critic"))
+                features, critic_state = self.critic.step(observation, leaves_under(state, "critic"))
                 after |= prefixed("critic", critic_state)
             value = self.value(features)
         if self.autocast_dtype is not None:
@@ -99,11 +99,11 @@ class Network(nn.Module):
 
     def unroll(self, batch: SequenceBatch) -> tuple[Distribution, Tensor]:
         """Policy and value [M] at every real step of a batch of sequences: the same numbers as `step` by `step`."""
-        with self._autocast(batch.real.device):
-            features = self.actor.unroll(batch, part(batch.state, "actor"))
+        with self._autocast(batch.mask.device):
+            features = self.actor.unroll(batch, leaves_under(batch.state, "actor"))
             policy = self.policy(features, self.actor.encoder.allowed(batch.observation))
             if self.critic is not None:
-                features = self.critic.unroll(batch, part(batch.state, "critic"))
+                features = self.critic.unroll(batch, leaves_under(batch.state, "critic"))
             return policy, self.value(features)
 
     def adapt(self, observation: Tensor) -> None:
@@ -115,7 +115,7 @@ class Network(nn.Module):
         return nullcontext() if self.autocast_dtype is None else torch.autocast(device.type, self.autocast_dtype)
 
 
-def part(state: State, name: str) -> State:
+def leaves_under(state: State, name: str) -> State:
     """The leaves under `name`, without that prefix."""
     prefix = f"{name}."
     return {leaf.removeprefix(prefix): tensor for leaf, tensor in state.items() if leaf.startswith(prefix)}

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from seqrl.report.findings import Findings, Group, between, median, number, pooled, probability, scores, shown
-from seqrl.report.runs import Array, Run, short
+from seqrl.report.runs import Array, RunRecord, short
 from seqrl.statistics import Estimate, estimate
 
 STYLE: dict[Any, Any] = {
@@ -346,7 +346,7 @@ def colours_of(levels: Sequence[Any], key: str) -> dict[Any, Any]:
     return {level: scale[index % len(scale)] for index, level in enumerate(levels)}
 
 
-def _curve(strata: list[list[Run]]) -> tuple[Array, Estimate] | None:
+def _curve(strata: list[list[RunRecord]]) -> tuple[Array, Estimate] | None:
     """Steps [POINTS] and training return at them, as far as all runs have come; of finished runs, if there are any."""
     runs = [[run for run in group if len(run.returns) > 1] for group in strata]
     if any(run.status == "finished" for group in runs for run in group):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from seqrl.report.runs import Array, Run, Study, short
+from seqrl.report.runs import Array, RunRecord, Study, short
 from seqrl.statistics import Estimate, difference, estimate, holm
 
 SIGNIFICANT = 0.05
@@ -22,7 +22,7 @@ class Group:
     """
 
     point: tuple[Any, ...]
-    runs: list[Run]
+    runs: list[RunRecord]
     returns: Estimate | None
     reached: int
     steps_to_threshold: float
@@ -157,22 +157,22 @@ def findings(study: Study, threshold: float | None = None) -> Findings:
     return Findings(study, threshold, groups, chosen, comparisons)
 
 
-def pooled(study: Study, keys: Sequence[str]) -> dict[tuple[Any, ...], list[list[Run]]]:
+def pooled(study: Study, keys: Sequence[str]) -> dict[tuple[Any, ...], list[list[RunRecord]]]:
     """Runs by the values of some keys; within each, a list for each configuration of the others."""
     chosen = [study.keys.index(key) for key in keys]
-    found: dict[tuple[Any, ...], list[list[Run]]] = defaultdict(list)
+    found: dict[tuple[Any, ...], list[list[RunRecord]]] = defaultdict(list)
     for point, runs in study.groups.items():
         found[tuple(point[index] for index in chosen)].append(runs)
     return dict(found)
 
 
-def counted(runs: list[Run]) -> list[Run]:
+def counted(runs: list[RunRecord]) -> list[RunRecord]:
     """Runs whose returns compare: those that are finished; if none is, all that have come some way."""
     known = [run for run in runs if np.isfinite(run.score)]
     return [run for run in known if run.status == "finished"] or known
 
 
-def scores(runs: list[Run]) -> Array:
+def scores(runs: list[RunRecord]) -> Array:
     """Final returns [runs] of those that count."""
     return np.array([run.score for run in counted(runs)], dtype=np.float64)
 
@@ -206,7 +206,7 @@ def probability(p: float, sign: str = "=") -> str:
     return f"p {sign} {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
-def _group(point: tuple[Any, ...], runs: list[Run], threshold: float) -> Group:
+def _group(point: tuple[Any, ...], runs: list[RunRecord], threshold: float) -> Group:
     final = scores(runs)
     steps = [run.first(threshold, run.env_steps) for run in runs]
     return Group(
@@ -219,7 +219,7 @@ def _group(point: tuple[Any, ...], runs: list[Run], threshold: float) -> Group:
     )
 
 
-def _threshold(runs: list[Run]) -> float:
+def _threshold(runs: list[RunRecord]) -> float:
     curves = [run.returns for run in runs if len(run.returns)]
     if not curves:
         return np.nan
@@ -252,10 +252,10 @@ def _comparisons(study: Study, key: str, value: Any) -> list[Comparison]:
     return [replace(c, p=adjusted.get(id(c), 1.0)) for c in made]
 
 
-def _pairs(study: Study, key: str, value: Any, against: Any) -> list[tuple[list[Run], list[Run]]]:
+def _pairs(study: Study, key: str, value: Any, against: Any) -> list[tuple[list[RunRecord], list[RunRecord]]]:
     """Configurations that differ in nothing but this key, which has the one value and the other."""
     others = [k for k in study.keys if k != key]
-    found: dict[tuple[Any, ...], dict[Any, list[Run]]] = defaultdict(dict)
+    found: dict[tuple[Any, ...], dict[Any, list[RunRecord]]] = defaultdict(dict)
     for runs in study.groups.values():
         found[tuple(runs[0].value(k) for k in others)][runs[0].value(key)] = runs
     pairs = [(by[value], by[against]) for by in found.values() if value in by and against in by]
@@ -263,7 +263,7 @@ def _pairs(study: Study, key: str, value: Any, against: Any) -> list[tuple[list[
     return [(a, b) for a, b in finished if len(scores(a)) and len(scores(b))]
 
 
-def _by_seed(pairs: list[tuple[list[Run], list[Run]]], side: int) -> Array:
+def _by_seed(pairs: list[tuple[list[RunRecord], list[RunRecord]]], side: int) -> Array:
     """Final return [seeds] on one side, averaged over pairs.
 
     Runs of one seed begin with the same weights and play the same episodes; often they are the same run, as where no
@@ -279,7 +279,7 @@ def _by_seed(pairs: list[tuple[list[Run], list[Run]]], side: int) -> Array:
     return np.array([np.mean(values) for values in found.values()])
 
 
-def _same(pairs: list[tuple[list[Run], list[Run]]]) -> float:
+def _same(pairs: list[tuple[list[RunRecord], list[RunRecord]]]) -> float:
     """Share of the seeds whose runs are equal to the last digit on both sides."""
     equal = [a.fingerprint == b.fingerprint for one, other in pairs for a in one for b in other if a.seed == b.seed]
     return float(np.mean(equal)) if equal else 0.0

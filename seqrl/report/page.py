@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from seqrl.report import tables
 from seqrl.report.findings import Findings, between, number, probability, shown
-from seqrl.report.runs import Run, lines_of, short
+from seqrl.report.runs import RunRecord, lines_of, short
 
 TITLES = {
     "learning_curves": "Learning curves",
@@ -95,7 +95,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else number(value)
 
 
-def commands(runs: list[Run]) -> list[tuple[str, str]]:
+def commands(runs: list[RunRecord]) -> list[tuple[str, str]]:
     """What made the runs, and how long it took."""
     took: dict[str, dict[str, dict[str, Any]]] = {}
     for folder in dict.fromkeys(run.folder.parent for run in runs):
@@ -113,7 +113,7 @@ def _time(times: list[dict[str, Any]]) -> str:
     return f"{begun}, {seconds / 60:.1f} minutes{goes}{ended}"
 
 
-def circumstances(runs: list[Run]) -> list[tuple[str, str]]:
+def circumstances(runs: list[RunRecord]) -> list[tuple[str, str]]:
     """Source, versions and machines of the runs, and what they cost together; all that there were."""
     facts: dict[str, dict[str, None]] = {}
 

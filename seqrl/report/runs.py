@@ -14,8 +14,8 @@ import yaml
 from numpy.typing import NDArray
 
 from seqrl.errors import ConfigError
-from seqrl.loggers.base import flat
 from seqrl.runs.manifest import facts_of, is_held
+from seqrl.text import dotted
 
 Array = NDArray[np.float64]
 # What the configurations of a sweep may differ in without being different answers to its question.
@@ -33,7 +33,7 @@ DERIVED = (
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run, at whatever point it is.
 
     status       running, finished, interrupted, failed, killed, or pruned by a search
@@ -92,7 +92,7 @@ class Run:
         return value if isinstance(value, int | float | str | None) else str(value)
 
 
-def found(folders: Iterable[Path]) -> list[Run]:
+def found(folders: Iterable[Path]) -> list[RunRecord]:
     """All runs in some folders, at any depth.
 
     Raises ConfigError if there are none.
@@ -115,7 +115,7 @@ def found(folders: Iterable[Path]) -> list[Run]:
     return runs
 
 
-def read(folder: Path) -> Run | None:
+def read(folder: Path) -> RunRecord | None:
     """The run in a folder; None while it has not begun."""
     facts = facts_of(folder)
     if "status" not in facts:
@@ -123,14 +123,14 @@ def read(folder: Path) -> Run | None:
     # A run that failed while it was built has no configuration; what was said remains.
     settings: dict[str, Any] = {}
     with suppress(OSError, ValueError, AttributeError, yaml.YAMLError):
-        settings = dict(flat(yaml.safe_load((folder / "config.yaml").read_text())))
+        settings = dict(dotted(yaml.safe_load((folder / "config.yaml").read_text())))
     overrides = dict(_split(override) for override in facts.get("overrides", []))
     rows = [row for row in lines_of(folder / "metrics.jsonl") if row.get("rollout/return_mean") is not None]
     last = rows[-1] if rows else {}
     status = facts["status"]
     if status == "running" and not is_held(folder):
         status = "killed"
-    return Run(
+    return RunRecord(
         folder=folder,
         status=status,
         settings=settings,
@@ -146,9 +146,9 @@ def read(folder: Path) -> Run | None:
     )
 
 
-def by_task(runs: list[Run]) -> dict[str, list[Run]]:
+def by_task(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
     """Runs of each task apart, by its name: returns of different ones do not compare."""
-    tasks: dict[tuple[tuple[str, Any], ...], list[Run]] = defaultdict(list)
+    tasks: dict[tuple[tuple[str, Any], ...], list[RunRecord]] = defaultdict(list)
     for run in runs:
         of_task = {key: str(value) for key, value in run.settings.items() if key.startswith("env.")}
         tasks[tuple((key, value) for key, value in of_task.items() if key not in HOW_IT_IS_PLAYED)].append(run)
@@ -156,7 +156,7 @@ def by_task(runs: list[Run]) -> dict[str, list[Run]]:
     named = [key for key in keys if len({str(task[0].value(key)) for task in tasks.values()}) > 1]
     if any(key in run.overrides for key in named for run in runs):
         named = [key for key in named if any(key in run.overrides for run in runs)]
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[RunRecord]] = {}
     for task in tasks.values():
         name = " ".join(f"{short(key)} {task[0].value(key)}" for key in named)
         found[f"{name} ({len(found) + 1})" if name in found else name] = task
@@ -174,15 +174,15 @@ class Study:
     groups   runs of each configuration, by the values of the keys
     """
 
-    def __init__(self, runs: list[Run]) -> None:
+    def __init__(self, runs: list[RunRecord]) -> None:
         self.runs = runs
         self.keys = swept(runs)
-        groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+        groups: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
         for run in runs:
             groups[self.point(run)].append(run)
         self.groups = dict(sorted(groups.items(), key=lambda item: self._rank(item[0])))
 
-    def point(self, run: Run) -> tuple[Any, ...]:
+    def point(self, run: RunRecord) -> tuple[Any, ...]:
         return tuple(run.value(key) for key in self.keys)
 
     def levels(self, key: str) -> list[Any]:
@@ -193,12 +193,12 @@ class Study:
         return [rank(key, value) for key, value in zip(self.keys, point, strict=True)]
 
 
-def swept(runs: list[Run]) -> list[str]:
+def swept(runs: list[RunRecord]) -> list[str]:
     """Keys that tell configurations apart: those that were said, and what else differs where they agree."""
     said = list(dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith(INCIDENTAL)))
     keys = [key for key in said if len({run.value(key) for run in runs}) > 1]
     while True:
-        alike: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+        alike: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
         for run in runs:
             alike[tuple(run.value(key) for key in keys)].append(run)
         apart = next((key for group in alike.values() for key in _differing(group)), None)
@@ -219,7 +219,7 @@ def short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _differing(group: list[Run]) -> Iterator[str]:
+def _differing(group: list[RunRecord]) -> Iterator[str]:
     for key in group[0].settings:
         if not key.startswith((*INCIDENTAL, *DERIVED)) and len({run.value(key) for run in group}) > 1:
             yield key

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from seqrl.files import write
 from seqrl.report.findings import Findings, Group, between, number, probability, shown
-from seqrl.report.runs import Run, short
+from seqrl.report.runs import RunRecord, short
 
 Rows = list[dict[str, Any]]
 
@@ -91,7 +91,7 @@ def save(rows: Rows, path: Path) -> None:
     write(path, text.getvalue().encode())
 
 
-def statuses(all_runs: list[Run]) -> str:
+def statuses(all_runs: list[RunRecord]) -> str:
     """How many runs stand how: 74 finished, 1 failed."""
     return ", ".join(f"{count} {status}" for status, count in Counter(run.status for run in all_runs).items())
 

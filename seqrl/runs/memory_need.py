@@ -95,7 +95,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(re.search(WANT, str(error), re.IGNORECASE))
 
 
-def remedy(need: Footprint, free: int | None, parallel: int, bptt_length: int) -> str:
+def advice(need: Footprint, free: int | None, parallel: int, bptt_length: int) -> str:
     """What is needed, what there is, and which settings would fit."""
     said = f"an update of {need.steps:,} steps at once needs about {need.megabytes:,.0f} MB"
     if free is None:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from seqrl.config.settle import leaves
+from seqrl.text import dotted
 
 
 def how_to_go_on(folder: Path, trusted: Collection[str], config_dir: str | None) -> str:
@@ -17,6 +17,6 @@ def how_to_go_on(folder: Path, trusted: Collection[str], config_dir: str | None)
 
 def circumstances(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two manifests and may change the last bits: threads, device, machine, versions."""
-    old, new = dict(leaves(before)), dict(leaves(now))
+    old, new = dict(dotted(before)), dict(dotted(now))
     keys = [key for key in new if key.startswith(("threads", "device", "platform", "versions.", "git."))]
     return [f"{key}: {old[key]} -> {new[key]}" for key in keys if key in old and old[key] != new[key]]

@@ -10,7 +10,7 @@ from seqrl.machine import peak_memory_mb
 from seqrl.metrics.clock import Clock
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.runner import Runner
-from seqrl.runs.memory_need import footprint, free_bytes, is_out_of_memory, remedy
+from seqrl.runs.memory_need import advice, footprint, free_bytes, is_out_of_memory
 from seqrl.types import Rollout
 
 
@@ -82,7 +82,7 @@ class Run:
         self.algorithm.optimizer.zero_grad()
         parallel = rollout.valid.shape[1]
         need = footprint(self.algorithm, rollout, parallel)
-        said = remedy(need, free_bytes(rollout.reward.device), parallel, self.algorithm.settings.bptt_length)
+        said = advice(need, free_bytes(rollout.reward.device), parallel, self.algorithm.settings.bptt_length)
         raise OutOfMemoryError(f"memory: {said}") from failure
 
     def state_dict(self) -> dict[str, Any]:

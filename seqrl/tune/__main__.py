@@ -19,7 +19,7 @@ from seqrl.config.program import fail
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError
-from seqrl.packages import is_installed, remedy
+from seqrl.packages import how_to_install, is_installed
 from seqrl.tune.search import Plan, Search, Words
 from seqrl.tune.space import Dimension, override, read
 
@@ -55,7 +55,7 @@ def _joined(given: Sequence[str]) -> list[str]:
 def checked(plan: Plan) -> list[Dimension]:
     """The space of a plan. Raises ConfigError with all that is wrong with it, or with the runs that it makes."""
     if not is_installed("optuna"):
-        raise ConfigError([f"seqrl.tune: Optuna is not installed. {remedy('tune')}"])
+        raise ConfigError([f"seqrl.tune: Optuna is not installed. {how_to_install('tune')}"])
     space = read(plan.search, config_dirs(plan.arguments))
     own = [*searchpath(plan.arguments), *(a for a in plan.arguments if is_override(a))]
     wrong = faults_of_run(own)

@@ -19,7 +19,7 @@ from seqrl.algorithms.sequences import Sequences, split
 from seqrl.envs import BatchedEnv
 from seqrl.networks import Network
 from seqrl.runner import Runner
-from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, choices, masked_choices, parts
+from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, alternatives, masked_alternatives, parts
 from seqrl.types import Rollout, SequenceBatch, State
 
 # Environments that play, and steps that each of them plays between two looks at the memory.
@@ -394,11 +394,11 @@ def _drawn(space: spaces.Space[Any], count: int, random: np.random.Generator, al
     if isinstance(space, Joint):
         drawn, end = [], 0
         for part in space.parts.values():
-            begin, end = end, end + sum(masked_choices(part))
+            begin, end = end, end + sum(masked_alternatives(part))
             mask = None if allowed is None or begin == end else allowed[:, begin:end]
             drawn.append(_drawn(part, count, random, mask).reshape(count, -1))
         return np.concatenate(drawn, 1).astype(np.float32)
-    if sizes := choices(space):
+    if sizes := alternatives(space):
         scores = [random.random((count, n)) for n in sizes]
         if allowed is not None:
             scores = [

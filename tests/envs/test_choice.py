@@ -10,7 +10,7 @@ from seqrl.config.paths import CONF
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym import auto as choice
 from seqrl.envs.gym.auto import Choice, alone, fastest, rate, side_by_side
-from seqrl.envs.gym.backends import Order
+from seqrl.envs.gym.backends import EnvRequest
 from seqrl.runs.build import constructor, make_env
 from tests.envs.clocks import Clock
 
@@ -18,13 +18,13 @@ from tests.envs.clocks import Clock
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
-def order(id="test/Clock-v0", batch_size=16):
-    return Order(id, {}, batch_size, seed=0, timeout_seconds=60.0)
+def request(id="test/Clock-v0", batch_size=16):
+    return EnvRequest(id, {}, batch_size, seed=0, timeout_seconds=60.0)
 
 
 def chosen(batch_size, one, processes):
     """The choice, if one environment plays `one` steps a second, and processes `processes` together."""
-    return fastest(order(batch_size=batch_size), lambda order: one, lambda order: processes)
+    return fastest(request(batch_size=batch_size), lambda request: one, lambda request: processes)
 
 
 @pytest.mark.parametrize(
@@ -42,18 +42,18 @@ def test_the_faster_one_plays(batch_size, one, processes, expected):
 
 
 def test_no_process_is_started_where_a_message_takes_longer_than_a_step():
-    def never(order):
+    def never(request):
         raise AssertionError("started")
 
     why = "41,000 steps/s (vector: none; async: not tried, a message to a process takes longer than a step)"
-    assert fastest(order(), lambda order: 41_234, never) == Choice("sync", why)
+    assert fastest(request(), lambda request: 41_234, never) == Choice("sync", why)
 
 
 def test_what_fails_while_it_is_measured_plays_in_one_process_and_is_said():
-    def fails(order):
+    def fails(request):
         raise RuntimeError("no more memory.\nTraceback")
 
-    for it in (fastest(order(), fails, fails), fastest(order(), lambda order: 1, fails)):
+    for it in (fastest(request(), fails, fails), fastest(request(), lambda request: 1, fails)):
         assert it.backend == "sync"
         assert it.why.startswith("as speed could not be measured: RuntimeError: no more memory (")
 
@@ -96,7 +96,7 @@ def test_episodes_that_end_begin_anew_while_it_is_measured(measured, monkeypatch
     # Two of three random actions end the episode of a clock, which minds a step after its end.
     monkeypatch.setattr(choice, "STEPS", 40)
     Clock.steps.clear()
-    assert measured(order(batch_size=2)) > 0
+    assert measured(request(batch_size=2)) > 0
     # Others play in processes of their own.
     assert (sum(Clock.steps.values()) > 20) == (measured is alone)
 
@@ -120,7 +120,7 @@ def test_what_is_asked_for_is_not_measured(monkeypatch):
 
 
 def test_a_choice_is_made_once_for_all_environments_of_a_run(monkeypatch):
-    monkeypatch.setattr(choice, "fastest", lambda order: Choice("async", "so that it can be told from the usual"))
+    monkeypatch.setattr(choice, "fastest", lambda request: Choice("async", "so that it can be told from the usual"))
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1"])
     device = replace(constructor(cfg.device)(), name="cpu")

@@ -42,13 +42,13 @@ def some_memory(block, dtype=torch.float64):
 
 def grid_with_gaps():
     """Several pieces to a row, one unreal step or more between them, some at the very ends."""
-    real = torch.ones(LENGTH, ROWS, dtype=torch.bool)
-    real[5, 0] = real[9, 0] = real[11:13, 1] = real[1, 1] = real[20:, 2] = False
-    return real
+    mask = torch.ones(LENGTH, ROWS, dtype=torch.bool)
+    mask[5, 0] = mask[9, 0] = mask[11:13, 1] = mask[1, 1] = mask[20:, 2] = False
+    return mask
 
 
-def plain(block, x, state, real):
-    """Step by step; a new episode after a step that is not real. Unreal steps yield zeros."""
+def plain(block, x, state, mask):
+    """Step by step; a new episode after a step that is not mask. Unreal steps yield zeros."""
     fresh = block.initial_state(1)
     rows = []
     for n in range(x.shape[1]):
@@ -56,7 +56,7 @@ def plain(block, x, state, real):
         outputs = []
         for t in range(len(x)):
             y, memory = block.step(x[t, n : n + 1], memory)
-            if not real[t, n]:
+            if not mask[t, n]:
                 y, memory = torch.zeros_like(y), fresh
             outputs.append(y.squeeze(0))
         rows.append(torch.stack(outputs))
@@ -69,40 +69,40 @@ def relative(a, b):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_unrolled_sequence_equals_acting_step_by_step_in_value_and_gradient(name):
-    block, real = random_block(name), grid_with_gaps()
+    block, mask = random_block(name), grid_with_gaps()
     state = some_memory(block)
-    x = torch.randn(LENGTH, ROWS, WIDTH, dtype=torch.float64) * real.unsqueeze(-1)
-    weight = torch.randn(LENGTH, ROWS, WIDTH, dtype=torch.float64) * real.unsqueeze(-1)
+    x = torch.randn(LENGTH, ROWS, WIDTH, dtype=torch.float64) * mask.unsqueeze(-1)
+    weight = torch.randn(LENGTH, ROWS, WIDTH, dtype=torch.float64) * mask.unsqueeze(-1)
 
     outputs, gradients = [], []
     for unroll in (block.unroll, lambda *inputs: plain(block, *inputs)):
         inputs = x.clone().requires_grad_()
-        output = unroll(inputs, state, real)
+        output = unroll(inputs, state, mask)
         gradients.append(torch.autograd.grad((output * weight).sum(), [inputs, *block.parameters()]))
-        outputs.append(output[real])
+        outputs.append(output[mask])
     assert (outputs[0] - outputs[1]).abs().max() < 1e-10
     assert all(relative(fast, slow) < 1e-10 for fast, slow in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_nothing_passes_a_step_that_is_not_real(name):
-    block, real = random_block(name), torch.ones(LENGTH, ROWS, dtype=torch.bool)
-    real[10] = False
+    block, mask = random_block(name), torch.ones(LENGTH, ROWS, dtype=torch.bool)
+    mask[10] = False
     state = some_memory(block)
     x = torch.randn(LENGTH, ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
-    output = block.unroll(x, state, real)
+    output = block.unroll(x, state, mask)
     (gradient,) = torch.autograd.grad(output[11:].square().sum(), x)
     assert (gradient[:11] == 0).all()
     changed = torch.where(torch.arange(LENGTH).view(-1, 1, 1) < 10, 5.0, x)
-    assert torch.equal(block.unroll(changed, state, real)[11:], output[11:])
+    assert torch.equal(block.unroll(changed, state, mask)[11:], output[11:])
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_output_is_finite_everywhere(name):
-    block, real = random_block(name, torch.float32), torch.zeros(LENGTH, ROWS, dtype=torch.bool)
-    real[3] = True
+    block, mask = random_block(name, torch.float32), torch.zeros(LENGTH, ROWS, dtype=torch.bool)
+    mask[3] = True
     x = torch.randn(LENGTH, ROWS, WIDTH)
-    assert block.unroll(x, block.initial_state(ROWS), real).isfinite().all()
+    assert block.unroll(x, block.initial_state(ROWS), mask).isfinite().all()
 
 
 def test_lstm_equals_torch_lstm():
@@ -132,8 +132,8 @@ def test_constant_weights_of_the_reset_are_neither_trained_nor_saved():
 def test_attention_sees_window_steps_back_and_no_farther():
     block = random_block("attention")  # window 4
     x = torch.randn(LENGTH, 1, WIDTH, dtype=torch.float64, requires_grad=True)
-    real = torch.ones(LENGTH, 1, dtype=torch.bool)
-    output = block.unroll(x, block.initial_state(1), real)
+    mask = torch.ones(LENGTH, 1, dtype=torch.bool)
+    output = block.unroll(x, block.initial_state(1), mask)
     (gradient,) = torch.autograd.grad(output[15].sum(), x)
     seen = (gradient.abs().sum((1, 2)) > 0).nonzero().flatten().tolist()
     assert seen == [11, 12, 13, 14, 15]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.gym.auto import episodes
-from seqrl.envs.gym.backends import Order, Wrap
+from seqrl.envs.gym.backends import EnvRequest, Wrap
 from seqrl.envs.gym.registry import MISSING_PACKAGE
-from seqrl.envs.gym.timeouts import OverdueError, within
+from seqrl.envs.gym.timeouts import OverdueError, time_limit
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, described
 from seqrl.spaces import Array
@@ -64,8 +64,8 @@ class GymnasiumEnv(BatchedEnv):
     ) -> None:
         self.batch_size, self.device = batch_size, torch.device(device)
         self._id, self._render_mode = id, (kwargs or {}).get("render_mode")
-        order = Order(id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
-        self._episodes, choice = episodes(order, backend)
+        request = EnvRequest(id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
+        self._episodes, choice = episodes(request, backend)
         self.backend, self.backend_reason = choice.backend, choice.why
         envs = self._episodes.envs
         # Where environments have processes of their own, it is their answers that are waited for.
@@ -79,14 +79,14 @@ class GymnasiumEnv(BatchedEnv):
 
     def reset(self, where: Tensor | None = None) -> Tensor:
         """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
-        with self._faults_named(), within(self._alarm_seconds):
+        with self._faults_named(), time_limit(self._alarm_seconds):
             observation = self._episodes.reset(None if where is None else where.cpu().numpy())
         return self._observation(observation)
 
     def step(self, action: Tensor) -> Step:
         """Play one action [B, *A] each."""
         meant = self._meant(action.cpu().numpy())
-        with self._faults_named(), within(self._alarm_seconds):
+        with self._faults_named(), time_limit(self._alarm_seconds):
             observation, reward, terminated, truncated, valid = self._episodes.step(meant)
         return Step(
             observation=self._observation(observation),
@@ -111,7 +111,7 @@ class GymnasiumEnv(BatchedEnv):
         """
         if self._render_mode != "rgb_array":
             return None
-        with self._faults_named(), within(self._alarm_seconds):
+        with self._faults_named(), time_limit(self._alarm_seconds):
             try:
                 pictures = self._episodes.envs.render()
             except MISSING_PACKAGE as error:

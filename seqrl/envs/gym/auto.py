@@ -8,10 +8,10 @@ from itertools import cycle
 
 import numpy as np
 
-from seqrl.envs.gym.autoreset import Episodes
-from seqrl.envs.gym.backends import BACKENDS, Order, ProcessEach
+from seqrl.envs.gym.autoreset import VectorEpisodes
+from seqrl.envs.gym.backends import BACKENDS, EnvRequest, ProcessEach
 from seqrl.envs.gym.registry import MISSING_PACKAGE, explained
-from seqrl.envs.gym.timeouts import within
+from seqrl.envs.gym.timeouts import time_limit
 from seqrl.errors import EnvError, described
 
 # A measurement ends when either is over.
@@ -34,36 +34,36 @@ class Choice:
     why: str = ""
 
 
-def episodes(order: Order, backend: str) -> tuple[Episodes, Choice]:
+def episodes(request: EnvRequest, backend: str) -> tuple[VectorEpisodes, Choice]:
     """Episodes of environments, and who plays them: the `backend` that is asked for, or what auto chooses."""
     if backend not in ("auto", *BACKENDS):
         raise EnvError(f"env.backend: there is no backend {backend!r}. Use one of auto, {', '.join(BACKENDS)}.")
-    with explained(order.id if backend == "envpool" else order.spec.id, order.kwargs):
-        if backend == "auto" and (own := _own_form(order)):
-            return own, Choice("vector", f"{order.spec.id} has a form of its own")
-        choice = fastest(order) if backend == "auto" else Choice(backend)
-        return BACKENDS[choice.backend](order), choice
+    with explained(request.id if backend == "envpool" else request.spec.id, request.kwargs):
+        if backend == "auto" and (own := _own_form(request)):
+            return own, Choice("vector", f"{request.spec.id} has a form of its own")
+        choice = fastest(request) if backend == "auto" else Choice(backend)
+        return BACKENDS[choice.backend](request), choice
 
 
-def _own_form(order: Order) -> Episodes | None:
+def _own_form(request: EnvRequest) -> VectorEpisodes | None:
     """An environment's own vector form, if it can be had.
 
     It is taken unmeasured: it draws other random numbers, and which ones a run sees must not depend on the time of day.
     """
-    spec = order.spec
-    if spec.vector_entry_point is None or order.is_wrapped or (spec.additional_wrappers and spec.entry_point):
+    spec = request.spec
+    if spec.vector_entry_point is None or request.is_wrapped or (spec.additional_wrappers and spec.entry_point):
         return None
     try:
-        return BACKENDS["vector"](order)
+        return BACKENDS["vector"](request)
     except MISSING_PACKAGE:
         if spec.entry_point is None:
             raise
         return None
 
 
-def alone(order: Order) -> float:
+def alone(request: EnvRequest) -> float:
     """Steps a second of one environment in this process."""
-    with closing(order.singles()[0]()) as single, within(order.timeout_seconds):
+    with closing(request.singles()[0]()) as single, time_limit(request.timeout_seconds):
         single.action_space.seed(0)
         actions = cycle([single.action_space.sample() for _ in range(100)])
         single.reset(seed=0)
@@ -77,10 +77,10 @@ def alone(order: Order) -> float:
         return rate(play)
 
 
-def side_by_side(order: Order) -> float:
+def side_by_side(request: EnvRequest) -> float:
     """Steps a second of all environments together, with a process each."""
-    with within(order.timeout_seconds):
-        envs = ProcessEach(order.singles(), order.timeout_seconds)
+    with time_limit(request.timeout_seconds):
+        envs = ProcessEach(request.singles(), request.timeout_seconds)
     with closing(envs):
         envs.action_space.seed(0)
         actions = cycle([envs.action_space.sample() for _ in range(100)])
@@ -91,7 +91,7 @@ def side_by_side(order: Order) -> float:
             ended = np.asarray(terminated | truncated)
             if ended.any():
                 envs.reset(options={"reset_mask": ended})
-            return order.batch_size
+            return request.batch_size
 
         return rate(play)
 
@@ -109,22 +109,24 @@ def rate(play: Callable[[], int], clock: Callable[[], float] = time.perf_counter
 
 
 def fastest(
-    order: Order, alone: Callable[[Order], float] = alone, side_by_side: Callable[[Order], float] = side_by_side
+    request: EnvRequest,
+    alone: Callable[[EnvRequest], float] = alone,
+    side_by_side: Callable[[EnvRequest], float] = side_by_side,
 ) -> Choice:
     """sync or async, whichever plays more steps a second; what cannot be measured is sync.
 
     Both play the same episodes. What is played here is thrown away: the run begins with environments of its own.
     """
-    if order.batch_size == 1:
+    if request.batch_size == 1:
         return Choice("sync", "as there is only one")
     try:
-        sync = alone(order)
+        sync = alone(request)
         if sync * MESSAGE_SECONDS > 1:
             why = "not tried, a message to a process takes longer than a step"
             return Choice("sync", f"{_figure(sync)} steps/s (vector: none; async: {why})")
         # As many as one process plays in turn while it is measured.
-        number = min(order.batch_size, max(FEW, min(MANY, int(sync * SECONDS))))
-        processes = side_by_side(replace(order, batch_size=number))
+        number = min(request.batch_size, max(FEW, min(MANY, int(sync * SECONDS))))
+        processes = side_by_side(replace(request, batch_size=number))
     except Exception as error:
         return Choice("sync", f"as speed could not be measured: {described(error)}")
     said = f"{_figure(processes)} steps/s with {number} processes"

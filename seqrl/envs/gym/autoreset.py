@@ -21,7 +21,7 @@ Answer = tuple[Array, Array, Array, Array, Array]
 """Observation, reward, terminated, truncated, valid; each [B, ...]."""
 
 
-class Episodes(Protocol):
+class VectorEpisodes(Protocol):
     """What a strategy does; its methods mean what BatchedEnv's do, in the environment's own units."""
 
     @property

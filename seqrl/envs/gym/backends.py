@@ -16,10 +16,10 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
-from seqrl.envs.gym.autoreset import OWN_EPISODES, Episodes, NextStepEpisodes, SeededEpisodes
+from seqrl.envs.gym.autoreset import OWN_EPISODES, NextStepEpisodes, SeededEpisodes, VectorEpisodes
 from seqrl.envs.gym.envpool import Pool
-from seqrl.envs.gym.flatten import Plain, is_composed
-from seqrl.envs.gym.guard import Single
+from seqrl.envs.gym.flatten import FlattenedEnv, is_composed
+from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.registry import find
 from seqrl.envs.gym.timeouts import LostError, OverdueError
 from seqrl.errors import EnvError, described
@@ -45,8 +45,8 @@ class ProcessEach(AsyncVectorEnv):
     timeout_seconds   that they may take for a reset or a step; None: for ever
     """
 
-    def __init__(self, singles: list[Callable[[], Single]], timeout_seconds: float | None) -> None:
-        super().__init__(singles, **PLAIN)
+    def __init__(self, singles: list[Callable[[], GuardedEnv]], timeout_seconds: float | None) -> None:
+        super().__init__(singles, **VECTOR_OPTIONS)
         self.timeout_seconds = timeout_seconds
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -110,13 +110,13 @@ class ProcessEach(AsyncVectorEnv):
 
 
 @dataclass(frozen=True)
-class Order:
+class EnvRequest:
     """Environments that are wanted.
 
     id                such as Acrobot-v1, or module:Env-v0
     timeout_seconds   that a reset or a step of all of them may take; None: for ever
     wrappers          put around each, the first one innermost
-    hidden, action_mask   as in `Plain`
+    hidden, action_mask   as in `FlattenedEnv`
     """
 
     id: str
@@ -133,7 +133,7 @@ class Order:
         """The environment as Gymnasium knows it; raises EnvError if it does not."""
         return find(self.id)
 
-    def singles(self) -> list[Callable[[], Single]]:
+    def singles(self) -> list[Callable[[], GuardedEnv]]:
         """What builds each of them."""
         if self.spec.entry_point is None:
             raise EnvError(f"env.backend: {self.spec.id} has only a vector form of its own. Use env.backend=vector.")
@@ -156,58 +156,58 @@ class Order:
                     "Give what its constructor takes, and mind the order."
                 ) from error
         if is_composed(env) or self.action_mask is not None:
-            env = Plain(env, self.hidden, self.action_mask)
+            env = FlattenedEnv(env, self.hidden, self.action_mask)
         return env
 
 
-def _vector(order: Order) -> Episodes:
-    spec = order.spec
+def _vector(request: EnvRequest) -> VectorEpisodes:
+    spec = request.spec
     if spec.vector_entry_point is None:
         raise EnvError(f"env.backend: {spec.id} has no vector form of its own. Use env.backend=sync or async.")
-    _refuse_wrapped(order, "vector")
-    envs = gymnasium.make_vec(spec, order.batch_size, vectorization_mode="vector_entry_point", **order.kwargs)
+    _refuse_wrapped(request, "vector")
+    envs = gymnasium.make_vec(spec, request.batch_size, vectorization_mode="vector_entry_point", **request.kwargs)
     mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-    return OWN_EPISODES[mode](envs, order.seed)
+    return OWN_EPISODES[mode](envs, request.seed)
 
 
-def _sync(order: Order) -> Episodes:
-    return SeededEpisodes(OneProcess(order.singles(), **PLAIN), order.seed)
+def _sync(request: EnvRequest) -> VectorEpisodes:
+    return SeededEpisodes(OneProcess(request.singles(), **VECTOR_OPTIONS), request.seed)
 
 
-def _async(order: Order) -> Episodes:
+def _async(request: EnvRequest) -> VectorEpisodes:
     try:
-        return SeededEpisodes(ProcessEach(order.singles(), order.timeout_seconds), order.seed)
+        return SeededEpisodes(ProcessEach(request.singles(), request.timeout_seconds), request.seed)
     except (EOFError, ConnectionError) as error:
         raise EnvError(
-            f"env.backend: a process of {order.spec.id} died before it could play. "
+            f"env.backend: a process of {request.spec.id} died before it could play. "
             "Use a smaller parallel, or env.backend=sync to see what happens."
         ) from error
 
 
-def _envpool(order: Order) -> Episodes:
-    _refuse_wrapped(order, "envpool")
-    return NextStepEpisodes(Pool(order.id, order.batch_size, order.kwargs), order.seed)
+def _envpool(request: EnvRequest) -> VectorEpisodes:
+    _refuse_wrapped(request, "envpool")
+    return NextStepEpisodes(Pool(request.id, request.batch_size, request.kwargs), request.seed)
 
 
-def _refuse_wrapped(order: Order, backend: str) -> None:
-    if order.is_wrapped:
+def _refuse_wrapped(request: EnvRequest, backend: str) -> None:
+    if request.is_wrapped:
         raise EnvError(
             f"env.backend: env.wrappers and env.action_mask are for single environments (got {backend}). "
             "Use env.backend=sync or async."
         )
 
 
-def _single(order: Order, index: int, home: int) -> Single:
+def _single(request: EnvRequest, index: int, home: int) -> GuardedEnv:
     if os.getpid() != home:
         # Ctrl-C goes to every process of a terminal; the parent finishes its iteration and then ends this one.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent(signal.SIGKILL)
-    return Single(order.environment(), index)
+    return GuardedEnv(request.environment(), index)
 
 
 # The adapter copies, so Gymnasium need not.
-PLAIN: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
-BACKENDS: dict[str, Callable[[Order], Episodes]] = {
+VECTOR_OPTIONS: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
+BACKENDS: dict[str, Callable[[EnvRequest], VectorEpisodes]] = {
     "vector": _vector,
     "sync": _sync,
     "async": _async,

@@ -13,13 +13,13 @@ from gymnasium.vector.utils import batch_space
 
 from seqrl.envs.gym.autoreset import episode_seed
 from seqrl.errors import EnvError
-from seqrl.packages import is_installed, remedy
+from seqrl.packages import how_to_install, is_installed
 
 
 def library() -> Any:
     """EnvPool itself; raises EnvError if it is not installed."""
     if not is_installed("envpool"):
-        raise EnvError(f"env.backend: envpool is not installed. {remedy('envpool')}")
+        raise EnvError(f"env.backend: envpool is not installed. {how_to_install('envpool')}")
     import envpool
 
     return envpool

@@ -10,7 +10,7 @@ from gymnasium.spaces import Dict, MultiBinary, Tuple
 
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError
-from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_choices, nested, numbers, values
+from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_alternatives, nested, numbers, values
 
 # As `action_mask`: the mask is no part of the observation.
 INFO = "info"
@@ -21,7 +21,7 @@ def is_composed(env: gymnasium.Env[Any, Any]) -> bool:
     return any(isinstance(space, Dict | Tuple) for space in (env.observation_space, env.action_space))
 
 
-class Plain(gymnasium.Wrapper[Any, Any, Any, Any]):
+class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Shows all parts of an observation as one vector of bytes, and hears all parts of an action as one of numbers.
 
     hidden        parts that the policy does not see, by name; of an observation that is a vector, indices
@@ -42,7 +42,7 @@ class Plain(gymnasium.Wrapper[Any, Any, Any, Any]):
 
         shown = dict(leaves(env.observation_space))
         self._names = list(shown)
-        self._choices = masked_choices(self.action_space)
+        self._choices = masked_alternatives(self.action_space)
         self._mask_in_info = action_mask == INFO
         self._mask_parts = [] if self._mask_in_info else self._parts_of_mask(action_mask, shown)
         by_index, by_name = (hidden, []) if "" in shown else ([], self._hidden_parts(hidden))

@@ -21,7 +21,7 @@ API = (
 )
 
 
-class Single(gymnasium.Wrapper[Any, Any, Any, Any]):
+class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Rests after an episode's end, and names what the environment does wrong.
 
     While it rests, `step` costs nothing and changes nothing until `reset`.

@@ -23,7 +23,7 @@ class LostError(Exception):
 
 
 @contextmanager
-def within(seconds: float | None) -> Iterator[None]:
+def time_limit(seconds: float | None) -> Iterator[None]:
     """Raise OverdueError in the middle of a block that takes longer. None: it may take for ever.
 
     Works by an alarm, which only the main thread can hear, and which waits for what runs outside Python to return.

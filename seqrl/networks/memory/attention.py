@@ -53,7 +53,7 @@ class Attention(Block):
         value = torch.einsum("bhi,hdi->bhd", weight @ seen, self.value.weight.view(per_head))
         return x + self.output(value.flatten(1)), {"inputs": seen[:, 1:], "real": real[:, 1:]}
 
-    def unroll(self, x: Tensor, state: State, real: Tensor) -> Tensor:
+    def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
         """Attend in blocks of C steps, each to its own steps and those of the k blocks before it, k C ≥ W: work grows
         with L, not L²."""
         length, rows, width = x.shape
@@ -72,9 +72,9 @@ class Attention(Block):
             return torch.cat([tiles[i : i + blocks] for i in range(reach + 1)], 3)
 
         # Piece numbers tell one episode from the next; 0 is the state's.
-        piece = (~real).cumsum(0)  # [L, N]
+        piece = (~mask).cumsum(0)  # [L, N]
         past = torch.where(state["real"].T, 0, -1)
-        key_piece = torch.cat([past, piece.masked_fill(~real, -1)])
+        key_piece = torch.cat([past, piece.masked_fill(~mask, -1)])
         key_piece = nn.functional.pad(key_piece, (0, 0, reach * block - self.window, padding), value=-1)
         key_tiles = key_piece.view(-1, block, rows)
         key_piece = torch.cat([key_tiles[i : i + blocks] for i in range(reach + 1)], 1)  # [blocks, (k+1) C, N]

@@ -24,16 +24,17 @@ class Block(nn.Module, ABC):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take in one step x [B, I]; return output [B, output_size] and the memory after it."""
 
-    def unroll(self, x: Tensor, state: State, real: Tensor) -> Tensor:
+    def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
         """Take in sequences x [L, N, I]; return output [L, N, output_size], finite everywhere.
 
         Step by step here. Override it with what computes the same at once.
 
         state   leaves [N, ...], memory before the first step of each row
-        real    [L, N] bool; memory is that of a new episode after a step that is not real, whatever finite x lies there
+        mask    [L, N] bool, true on real steps; after any other step, memory is that of a new episode, whatever finite
+                x lies there
         """
         outputs = []
-        for x_t, unreal in zip(x, ~real, strict=True):
+        for x_t, unreal in zip(x, ~mask, strict=True):
             output, state = self.step(x_t, state)
             state = {
                 name: leaf.masked_fill(unreal.view(-1, *[1] * (leaf.dim() - 1)), 0) for name, leaf in state.items()

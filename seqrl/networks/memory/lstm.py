@@ -47,8 +47,8 @@ class LSTM(Block):
         hidden, cell = torch.lstm_cell(x, before, self.weight_input, self.weight_hidden, self.bias, self.no_bias)
         return hidden, {"hidden": hidden, "cell": cell}
 
-    def unroll(self, x: Tensor, state: State, real: Tensor) -> Tensor:
-        unreal = (~real).to(x.dtype).unsqueeze(-1)
+    def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
+        unreal = (~mask).to(x.dtype).unsqueeze(-1)
         weights = [torch.cat([self.weight_input, self.close_gates], 1), self.weight_hidden, self.bias, self.no_bias]
         before = (state["hidden"].unsqueeze(0), state["cell"].unsqueeze(0))
         output: Tensor = torch.lstm(

@@ -14,7 +14,7 @@ NAMES = {GREEDY: "likeliest actions", SAMPLED: "sampled actions", WITHOUT_MEMORY
 FEWEST = 10
 
 
-def findings(played: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+def results(played: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
     """What there is to say of episodes, by how they were played, and of what memory is worth in them."""
     found: dict[str, Any] = {how: figures(*(it.numpy() for it in episodes)) for how, episodes in played.items()}
     if WITHOUT_MEMORY in played:
