@@ -395,7 +395,7 @@ class EvaluationConfig:
 @schema("run")
 @dataclass
 class RunConfig:
-    """A run: its groups, which the user's own files may extend, and its own keys."""
+    """A run: keys beside the groups, which files of your own may extend."""
 
     env: Any = MISSING
     network: Any = MISSING
