@@ -149,10 +149,8 @@ class Point:
     def refuse_another(self, settled: Settled) -> None:
         """Raise ConfigError if it was begun with another configuration."""
         if settled.changes:
-            changed = "; ".join(settled.changes)
-            raise ConfigError(
-                [f"{self.folder.name}: was begun with another configuration, {changed}. Choose another sweep=…"]
-            )
+            changed = f"was started with another configuration: {'; '.join(settled.changes)}"
+            raise ConfigError([f"{self.folder.name}: {changed}. Choose another folder, sweep=…"])
 
     def set_aside(self) -> None:
         """Make room for a new beginning where there is nothing to go on from; what was said of the old one is kept."""
@@ -190,13 +188,13 @@ class Sweep(Callback):
         failures = Failures()
         for name, facts in points.items():
             if facts["status"] == "running" and is_held(folder / name):
-                print(f"  {name}: goes on elsewhere")
+                print(f"  {name}: still running in another process")
             elif facts["status"] != "finished":
                 print(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
                 failures.add(int(facts.get("exit_code", 1)))
         FAILURES.add(failures.worst)
         if failures.worst:
-            print(f"The same command with sweep={folder} goes on with what is not finished.")
+            print(f"Run the same command with sweep={folder} to finish the rest.")
 
 
 def _in_order(name: str) -> tuple[int, str]:

@@ -91,7 +91,7 @@ def point_of_sweep(cfg: DictConfig, folder: Path) -> float:
         context = HydraConfig.get()
         exit_code = report(error, where=f"point {context.job.num} of the sweep: ")
         if isinstance(error, StoppedError) and workers is None:
-            print(f"seqrl: the same command with sweep={context.sweep.dir} goes on with the sweep", file=sys.stderr)
+            print(f"seqrl: run the same command with sweep={context.sweep.dir} to continue the sweep", file=sys.stderr)
             sys.exit(exit_code)
         if workers and workers.abandoned:
             # Nobody waits for the result, and nobody would end this process.
@@ -107,10 +107,10 @@ def play_point(cfg: DictConfig, point: Point) -> float:
     settled = settle(cfg, begun_in=point.folder, resume=point.can_go_on, cores=point.share_of_cores)
     point.refuse_another(settled)
     if point.elsewhere:
-        print(f"{point.folder.name}: goes on elsewhere, and is left to it")
+        print(f"{point.folder.name}: is running in another process, skipped")
         return nan
     if point.finished:
-        print(f"{point.folder.name}: is finished, {figure(point.result)}")
+        print(f"{point.folder.name}: already finished, {figure(point.result)}")
         return point.result
     point.set_aside()
     return train(settled, point.folder, point)

@@ -202,7 +202,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("algorithm.learning_rate=inf", r"algorithm.learning_rate: must be a finite number above 0 \(got inf"),
         ("checkpoint_interval=-1", r"checkpoint_interval: must be 0 or more \(got -1\)"),
         ("seed=${nope.a}", r"seed: Interpolation key 'nope.a' not found"),
-        ("+experiment=masked_cartpole", r"experiment: is a group that is there already. Write experiment=…"),
+        ("+experiment=masked_cartpole", r"experiment: is already in the configuration. Write experiment=…"),
         ("trust=os", r"trust: must be a list, such as \[a,b\]\."),
         ("network.inputs=[first,last]", r"network.inputs: can name previous_action, .* \(got 'last'\)"),
         ("evaluation.interval=-1", r"evaluation.interval: must be 0 or more \(got -1\)"),
@@ -274,7 +274,7 @@ BROKEN = {
     "tabs": (b"a:\n\tb: 1\n", r"network/tabs.yaml:2: found character"),
     "twice": (b"a: 1\na: 2\n", r"network/twice.yaml:2: found duplicate key a"),
     "nul": (b"a: \x00\n", r"network/nul.yaml: special characters are not allowed"),
-    "binary": (b"a: \xff\n", r"--config-dir: holds a file that is not text"),
+    "binary": (b"a: \xff\n", r"--config-dir: contains a file that is not UTF-8 text"),
     "list": (b"- 1\n- 2\n", r"network: holds no keys. Choose one"),
     "empty": (b"", r"network: is empty. Choose one"),
 }

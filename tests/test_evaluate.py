@@ -235,9 +235,9 @@ def contents(folder):
         ([], 2, "run: is missing. Name the folder of a run, such as outputs/runs/<date>/<run>."),
         (["run="], 2, "run: must be the folder of a run"),
         (["run"], 2, "run: cannot be meant. Write key=value"),
-        (["run=nowhere"], 3, "run: nowhere holds no run. Name the folder that has config.yaml in it."),
-        (["run=."], 3, "run: . holds no run."),
-        (["run=mine.py"], 3, "run: mine.py holds no run."),
+        (["run=nowhere"], 3, "run: nowhere is not a run folder. Name the one that has config.yaml in it."),
+        (["run=."], 3, "run: . is not a run folder."),
+        (["run=mine.py"], 3, "run: mine.py is not a run folder."),
         ([*GIVEN, "episodes=0"], 2, "episodes: must be a whole number of at least 1 (got 0)."),
         ([*GIVEN, "episodes=many"], 2, "episodes: must be a whole number of at least 1 (got many)."),
         ([*GIVEN, "episodes=true"], 2, "episodes: must be a whole number of at least 1 (got true)."),
@@ -311,7 +311,7 @@ def test_the_newest_sound_checkpoint_takes_the_place_of_a_damaged_one(run, evalu
     damaged.write_bytes(damaged.read_bytes()[:-1])
     found, said = evaluated(*GIVEN)
     assert found["iterations"] == 1
-    assert "warning: the checkpoint 00000002.pt is damaged; an older one takes its place.\n" in said
+    assert "warning: checkpoint 00000002.pt is damaged; using an older one.\n" in said
     (run / "checkpoints" / "00000001.pt").write_bytes(b"")
     line, code = refused(*GIVEN, "checkpoint=best")
     assert (line, code) == ("run/checkpoints: 00000001.pt is damaged. Use another one.", 3)

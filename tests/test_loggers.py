@@ -248,8 +248,8 @@ def test_a_logger_that_cannot_be_opened_is_said_once_and_the_run_goes_on(tmp_pat
     assert (done.returncode, done.stderr) == (0, "")
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning:")]
     assert warnings == [
-        "warning: logger a: OSError: no room (mine.py:2). It is left out; the run goes on.",
-        "warning: logger b: RuntimeError: no answer (mine.py:5). It is left out; the run goes on.",
+        "warning: logger a: OSError: no room (mine.py:2). Training continues without it.",
+        "warning: logger b: RuntimeError: no answer (mine.py:5). Training continues without it.",
     ]
     assert f"curves        {Path('run') / 'metrics.jsonl'}" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -45,7 +45,7 @@ def test_a_result_that_is_not_finite_is_null(tmp_path):
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):
     with Manifest(tmp_path) as manifest:
         manifest.update(seed=3)
-    with pytest.raises(ConfigError, match=r"holds a run already.*resume="), Manifest(tmp_path):
+    with pytest.raises(ConfigError, match=r"already holds a run.*resume="), Manifest(tmp_path):
         pass
     assert facts(tmp_path)["seed"] == 3
 

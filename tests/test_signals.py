@@ -41,9 +41,9 @@ def test_signals_mean_what_they_did_before_when_the_run_is_over():
 def test_what_could_not_be_saved_is_said_with_how_to_go_on():
     stop = Stop()
     stop._hear(signal.SIGTERM, None)
-    assert str(stop.error("resume=x", saved=True)) == "stopped by SIGTERM. Go on with resume=x"
+    assert str(stop.error("resume=x", saved=True)) == "stopped by SIGTERM. Continue with resume=x"
     error = stop.error("resume=x", saved=False)
     assert str(error) == (
-        "stopped by SIGTERM. Go on from an older checkpoint, as this could not be saved, with resume=x"
+        "stopped by SIGTERM. Continue from an older checkpoint (the newest could not be saved) with resume=x"
     )
     assert error.exit_code == 143

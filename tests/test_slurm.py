@@ -67,7 +67,7 @@ def test_a_job_whose_time_is_over_goes_on_from_its_checkpoint_in_another(tmp_pat
     for name, facts in sweep(tmp_path, "total_steps=1600", *limits).items():
         assert facts["status"] == "finished"
         log = (tmp_path / "s" / name / "train.log").read_text()
-        assert "goes on after" in log
+        assert "resumed after" in log
         rows = (tmp_path / "s" / name / "metrics.jsonl").read_text().splitlines()
         steps = [json.loads(row)["env_steps"] for row in rows]
         assert steps[:50] == list(range(32, 1601, 32))

@@ -78,7 +78,7 @@ def test_the_same_command_again_finishes_what_failed_or_was_not_begun_and_nothin
     assert "Traceback" in log
     assert "moody.py" in log
     assert "sweep: 2 finished, 1 failed, in s" in first.stdout
-    assert "The same command with sweep=s goes on" in first.stdout
+    assert "Run the same command with sweep=s" in first.stdout
 
     (tmp_path / "b.broken").unlink()
     done = {name: everything(tmp_path / "s" / name) for name in (a, c)}
@@ -89,7 +89,7 @@ def test_the_same_command_again_finishes_what_failed_or_was_not_begun_and_nothin
     assert {facts["status"] for facts in known.values()} == {"finished"}
     assert "error" not in known[b]
     assert {name: everything(tmp_path / "s" / name) for name in (a, c)} == done
-    assert f"{a}: is finished" in second.stdout
+    assert f"{a}: already finished" in second.stdout
 
 
 def test_jobs_side_by_side_share_the_cores_and_leave_the_bits_of_one_learner(tmp_path):
@@ -117,7 +117,7 @@ def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path)
     own.write_text("# @package _global_\nparallel: 3\n")
     again = sweep(tmp_path, *arguments, "seed=0,1")
     assert again.returncode == 2
-    assert "was begun with another configuration, parallel: 2 -> 3. Choose another sweep=…" in again.stderr
+    assert "was started with another configuration: parallel: 2 -> 3. Choose another folder, sweep=…" in again.stderr
     assert len(again.stderr.splitlines()) == 2
     # What was complained of is in the points' logs; multirun.yaml is Hydra's, about the last command.
     new = ("train.log", "multirun.yaml", "commands.jsonl")
@@ -160,7 +160,7 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_stopped(tmp_path, number):
     if number != signal.SIGKILL:
         assert process.returncode == 128 + number
         assert f"point 0 of the sweep: stopped by {number.name}." in said
-        assert "the same command with sweep=s goes on with the sweep" in said
+        assert "run the same command with sweep=s to continue the sweep" in said
         assert facts["status"] == "interrupted"
     before = rows(tmp_path / "s" / name)
     assert len(before) < 40
@@ -206,12 +206,12 @@ def test_points_side_by_side_save_themselves_when_their_command_is_stopped(tmp_p
     assert ends(process.pid)
     known = manifests(tmp_path)
     assert [facts["status"] for facts in known.values()] == ["interrupted", "interrupted"]
-    assert all(f"stopped by {heard}. Go on with" in facts["error"] for facts in known.values())
+    assert all(f"stopped by {heard}. Continue with" in facts["error"] for facts in known.values())
     assert "Traceback" not in said
     if number != signal.SIGKILL:
         assert process.returncode == 128 + number
         assert "sweep: 2 interrupted, in s" in printed
-        assert "The same command with sweep=s goes on with what is not finished." in printed
+        assert "Run the same command with sweep=s to finish the rest." in printed
 
 
 def test_the_folder_of_a_point_is_found_again_whatever_its_number(tmp_path):
@@ -252,7 +252,7 @@ def test_a_folder_for_many_runs_needs_many_runs(tmp_path):
     command = [sys.executable, "-m", "seqrl.train", "sweep=s"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "sweep: names the folder of many runs. Add -m" in done.stderr
+    assert "sweep: is the folder of a sweep. Add -m" in done.stderr
 
 
 @pytest.mark.parametrize(("launcher", "extra"), [("joblib", "joblib"), ("slurm", "slurm"), ("slurm_gpu", "slurm")])

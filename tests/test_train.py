@@ -254,7 +254,7 @@ def test_all_points_of_a_sweep_are_checked_before_the_first_begins(tmp_path):
         (["device=cuda", "device.name=cuda:99"], "device.name: "),
         (["hydra.run.dir=${nope.a}"], "hydra.run.dir: Interpolation key 'nope.a' not found"),
         (["-m", "network=lstm,mlpp"], "network: there is no network=mlpp"),
-        (["-m", "seed=0,1", "validate=true"], "validate: is for one run"),
+        (["-m", "seed=0,1", "validate=true"], "validate: works for a single run only"),
     ],
 )
 def test_a_wrong_argument_ends_in_one_line_and_exit_code_2(tmp_path, arguments, said):
@@ -288,7 +288,7 @@ def test_a_run_goes_on_where_it_stopped_and_further_if_asked(tmp_path):
     done = train(tmp_path, f"resume={run.relative_to(tmp_path)}", "episodes=4")
     assert done.returncode == 0, done.stderr
     assert the_run(tmp_path) == run
-    assert f"goes on after 2 iterations, {first[-1]['env_steps']} steps\n" in done.stdout
+    assert f"resumed after 2 iterations, {first[-1]['env_steps']} steps\n" in done.stdout
     assert "changed: episodes: 2 -> 4" in done.stdout
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[:2] == first[:2]
@@ -374,7 +374,7 @@ def test_resuming_what_is_no_run_ends_in_one_line_and_exit_code_3(tmp_path):
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
     assert line.startswith("seqrl: error: resume: ")
-    assert "holds no run" in line
+    assert "is not a run folder" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -404,7 +404,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_at_the_iterations_edge(tmp_path
         said = going.stderr.read()
     assert going.returncode == 128 + number
     run = the_run(tmp_path)
-    assert said.splitlines()[-1] == f"seqrl: error: stopped by {number.name}. Go on with resume={run}"
+    assert said.splitlines()[-1] == f"seqrl: error: stopped by {number.name}. Continue with resume={run}"
     manifest = json.loads((run / "manifest.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert manifest["status"] == "interrupted"
@@ -430,7 +430,7 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(tmp_path):
         going.send_signal(signal.SIGTERM)
         rest, errors = going.communicate(timeout=60)
     assert going.returncode == 143
-    assert errors.splitlines()[-1].startswith("seqrl: error: stopped by SIGTERM. Go on with resume=")
+    assert errors.splitlines()[-1].startswith("seqrl: error: stopped by SIGTERM. Continue with resume=")
     assert "Traceback" not in errors
     assert "logger jsonl: works again\n" in [*said, *rest.splitlines(keepends=True)]
     assert (run / "metrics.jsonl").read_text().startswith(before)
@@ -477,7 +477,7 @@ train.main()
     assert re.search(
         r"^seqrl: error: loss: .* 3 times in a row, all skipped\. Reduce sequence_learning\.grad_clip_norm", line
     )
-    assert line.endswith(f"Go on with resume={run}. What led to it is in {run / 'not_finite.pt'}.")
+    assert line.endswith(f"Continue with resume={run}. What led to it is in {run / 'not_finite.pt'}.")
     import torch
 
     dump = torch.load(run / "not_finite.pt", weights_only=True)

@@ -202,7 +202,7 @@ def test_files_of_ones_own_are_named_again_on_resuming(tmp_path):
     manifest = {"overrides": ["network=own"], "config_dir": "/mine"}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
-        Exception, match=r"^resume: this run used files of your own\. Name them again, --config-dir /mine$"
+        Exception, match=r"^resume: this run used configuration files of your own\. Add --config-dir /mine$"
     ):
         arguments([f"resume={tmp_path}"])
     assert arguments([f"resume={tmp_path}", "--config-dir", "/moved"])[0] == "network=own"

@@ -101,7 +101,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_trial_it_was_at(tmp_path, nu
     assert done.returncode == 0, done.stderr
     ((name, facts),) = manifests(tmp_path).items()
     assert facts["status"] == "finished"
-    assert "goes on after" in (tmp_path / "s" / "output" / "0.txt").read_text()
+    assert "resumed after" in (tmp_path / "s" / "output" / "0.txt").read_text()
     steps = [
         json.loads(line)["env_steps"] for line in (tmp_path / "s" / name / "metrics.jsonl").read_text().splitlines()
     ]

@@ -29,7 +29,7 @@ def arguments(given: list[str]) -> list[str]:
     again = {_key(argument) for argument in others if argument.startswith("+")}
     began, config_dir = _beginning(folder)
     if config_dir is not None and not any(word.startswith(("--config-dir", "-cd")) for word in given):
-        raise ConfigError([f"resume: this run used files of your own. Name them again, --config-dir {config_dir}"])
+        raise ConfigError([f"resume: this run used configuration files of your own. Add --config-dir {config_dir}"])
     began = [override for override in began if _key(override) not in again and _is_choice(override)]
     return [*began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
 
@@ -50,7 +50,9 @@ def _beginning(folder: Path) -> tuple[list[str], str | None]:
         began = [*manifest["overrides"], *manifest.get("implied", [])]
         return list(map(str, began)), manifest["config_dir"]
     except (OSError, TypeError, ValueError, KeyError):
-        raise CheckpointError(f"resume: {folder} holds no run. Name the folder that has manifest.json in it.") from None
+        raise CheckpointError(
+            f"resume: {folder} is not a run folder. Name the one that has manifest.json in it."
+        ) from None
 
 
 # What keeps Hydra from making a run folder.
@@ -71,9 +73,9 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     many = {"-m", "--multirun"} & set(given)
     for key in ("resume", "validate"):
         if many and any(w.startswith(f"{key}=") for w in given):
-            raise ConfigError([f"{key}: is for one run. Leave out {key}=… or -m."])
+            raise ConfigError([f"{key}: works for a single run only. Remove {key}=… or -m."])
     if not many and any(w.startswith(FOLDER) for w in given):
-        raise ConfigError(["sweep: names the folder of many runs. Add -m, or use hydra.run.dir=… for one."])
+        raise ConfigError(["sweep: is the folder of a sweep. Add -m, or use hydra.run.dir=… for a single run."])
     words = for_hydra(words)
     if found := faults_of_launcher(words) or (faults_of_sweep(words) if many else faults_of_files(words)):
         raise ConfigError(found)

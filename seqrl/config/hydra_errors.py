@@ -55,7 +55,9 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
     if _is_composition(error):
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
     if isinstance(error, OSError) and error.filename:
-        return [f"{error.filename}: {error.strerror}. Make room, or choose another run folder, hydra.run.dir=…"], 2
+        return [
+            f"{error.filename}: {error.strerror}. Free some space, or choose another run folder with hydra.run.dir=…"
+        ], 2
     return None
 
 
@@ -201,12 +203,12 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
         quoted = value.replace('"', r"\"")
-        return f"{key}: its value cannot be read (got {value}). Quote what is special: '{key}=\"{quoted}\"'."
+        return f"{key}: its value cannot be read (got {value}). Quote special characters: '{key}=\"{quoted}\"'."
     if not isinstance(error, COMPOSITION):
         key, _, value = override.partition("=")
         return f"{key or 'configuration'}: its value cannot be used (got {value})."
     if found := re.search(r"Multiple values for (\w+)", text):
-        return f"{found.group(1)}: is a group that is there already. Write {found.group(1)}=… without the plus sign."
+        return f"{found.group(1)}: is already in the configuration. Write {found.group(1)}=… without the plus sign."
     return _value(error)
 
 
@@ -253,8 +255,8 @@ def _unknown(key: str, others: Sequence[str]) -> str:
 def _file(error: Exception) -> str:
     """File, line and problem of a broken file of the user, in one line."""
     if isinstance(error, UnicodeDecodeError):
-        return "--config-dir: holds a file that is not text in UTF-8. Mend or remove it."
+        return "--config-dir: contains a file that is not UTF-8 text. Fix or remove it."
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}:{mark.line + 1}" if mark else getattr(error, "name", "--config-dir")
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
-    return f"{where}: {problem}. Mend the YAML."
+    return f"{where}: {problem}. Fix the YAML."

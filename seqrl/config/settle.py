@@ -77,9 +77,7 @@ def check(cfg: DictConfig) -> None:
     """Raise ConfigError with all that is wrong with the configuration of a job."""
     if cfg.trust and not any(override.lstrip("+").startswith("trust=") for override in overrides()):
         modules = ",".join(map(str, cfg.trust))
-        raise ConfigError(
-            [f"trust: is heard on the command line alone, not from a file. Write trust=[{modules}] there."]
-        )
+        raise ConfigError([f"trust: works only on the command line, not in a file. Add trust=[{modules}] there."])
     if found := faults(cfg):
         raise ConfigError(found)
 

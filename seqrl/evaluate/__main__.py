@@ -75,7 +75,7 @@ def evaluate(request: Request) -> None:
     network = policy.network(cfg, device, state)
     about = {"iterations": state["iterations"], "env_steps": state["steps"], "seed": cfg.seed, "changed": changed}
     for fault in passed_over:
-        say(f"warning: the checkpoint {fault}; an older one takes its place.")
+        say(f"warning: checkpoint {fault}; using an older one.")
     say(f"{request.run}, after {about['iterations']} iterations, {about['env_steps']:,} steps")
     for change in changed:
         say(f"changed: {change}")

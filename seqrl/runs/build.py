@@ -58,14 +58,14 @@ def open_run(settled: Settled, device: Device, checkpoints: Checkpoints, say: Ca
         return build(cfg, device)
     state, passed_over = checkpoints.newest()
     for fault in passed_over:
-        say(f"warning: the checkpoint {fault}; an older one takes its place.")
+        say(f"warning: checkpoint {fault}; using an older one.")
     if any(change.startswith(("env.", "parallel:", "seed:")) for change in settled.changes):
         state["runner"]["environment"] = None
     # An environment that cannot go on must not play its first episodes again.
     run = build(cfg, device, *([] if state["runner"]["environment"] else [state["iterations"]]))
     lost = run.load_state_dict(state)
-    anew = f"; {lost} episodes in progress cannot go on, others begin in their place" if lost else ""
-    say(f"goes on after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
+    anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
+    say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
     for change in settled.changes:
         say(f"changed: {change}")
     return run

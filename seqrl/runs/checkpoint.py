@@ -78,7 +78,7 @@ class Checkpoints:
             raise ConfigError(
                 [
                     f"run folder: {free / 1e6:.1f} MB are free in {self.folder.parent}, and its checkpoints need "
-                    f"{need / 1e6:.1f} MB. Make room, or choose another, hydra.run.dir=…"
+                    f"{need / 1e6:.1f} MB. Free some space, or choose another folder with hydra.run.dir=…"
                 ]
             )
 

@@ -58,7 +58,7 @@ def _iterate(run: Run, outputs: Outputs) -> Row:
         return run.iterate()
     except NotFiniteError as error:
         dump = outputs.dump("not_finite.pt", error.evidence)
-        raise NotFiniteError(f"{error} Go on with {outputs.how_to_go_on}. What led to it is in {dump}.") from error
+        raise NotFiniteError(f"{error} Continue with {outputs.how_to_go_on}. What led to it is in {dump}.") from error
 
 
 def _is_due(interval: int, run: Run) -> bool:

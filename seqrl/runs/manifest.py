@@ -80,10 +80,12 @@ class Manifest:
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._refuse("is in use by a run that still goes on.")
+            self._refuse("is in use by a run that is still running.")
         if self.path.exists() and not self.goes_on:
             folder = self.path.parent
-            self._refuse(f"holds a run already. Go on with it, resume={folder}, or choose another, hydra.run.dir=…")
+            self._refuse(
+                f"already holds a run. Continue it with resume={folder}, or choose another folder with hydra.run.dir=…"
+            )
 
     def _refuse(self, why: str) -> NoReturn:
         os.close(self._held)

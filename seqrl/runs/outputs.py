@@ -42,7 +42,7 @@ def open_loggers(
                 say(line)
             there[name] = logger
         except Exception as failure:
-            say(f"warning: logger {name}: {described(failure)}. It is left out; the run goes on.")
+            say(f"warning: logger {name}: {described(failure)}. Training continues without it.")
             log.warning("logger %s", name, exc_info=failure)
     return there
 
@@ -107,7 +107,7 @@ class Outputs:
             config_dir=settled.config_dir,
         )
         for change in circumstances(before, self.manifest.facts):
-            self.say(f"changed: {change}; the last digits may be others")
+            self.say(f"changed: {change}; results may differ in the last digits")
         facts = self.manifest.facts
         sections = {str(key): value for key, value in OmegaConf.to_container(config).items()}  # type: ignore[union-attr]
         about = About(self.folder.name, facts["sweep"], sections, facts["overrides"])
@@ -143,7 +143,7 @@ class Outputs:
         if not (self._saved or self.save(run)):
             raise UnsavedError(
                 f"checkpoint: the final policy could not be saved in {self.folder}. "
-                f"Make room, and train its last part again with {self.how_to_go_on}"
+                f"Free some space and train the last part again with {self.how_to_go_on}"
             )
         self.note(status="finished", result=score, **{name.replace("/", "_"): value for name, value in result.items()})
 
@@ -159,7 +159,7 @@ class Outputs:
             action()
         except error as failure:
             if name not in self._failing:
-                self.say(f"warning: {name}: {described(failure)}. The run goes on; what fails is tried again.")
+                self.say(f"warning: {name}: {described(failure)}. Training continues and will retry.")
                 log.warning("%s", name, exc_info=failure)
             self._failing.add(name)
             return False

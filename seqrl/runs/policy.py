@@ -41,7 +41,7 @@ def configuration(run: Path) -> DictConfig:
         found.runner = {"episode_limit": cfg.runner.episode_limit}
         return found
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"run: {run} holds no run. Name the folder that has config.yaml in it.") from None
+        raise CheckpointError(f"run: {run} is not a run folder. Name the one that has config.yaml in it.") from None
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise CheckpointError(f"run: {path} is not the configuration of a run: {reason}.") from error

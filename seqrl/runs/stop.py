@@ -40,8 +40,8 @@ class Stop:
     def error(self, how_to_go_on: str, saved: bool) -> StoppedError:
         """What ends the run, with the exit code that shells expect of a signal."""
         assert self.wanted is not None
-        how = "" if saved else "from an older checkpoint, as this could not be saved, "
-        return StoppedError(f"stopped by {self.wanted.name}. Go on {how}with {how_to_go_on}", 128 + self.wanted)
+        how = "" if saved else "from an older checkpoint (the newest could not be saved) "
+        return StoppedError(f"stopped by {self.wanted.name}. Continue {how}with {how_to_go_on}", 128 + self.wanted)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._heard is not None:
