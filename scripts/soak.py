@@ -61,7 +61,7 @@ def soak(folder: Path, overrides: list[str], kills: int, longest: float, chance:
     """Run into `folder`, killed after up to `longest` seconds, `kills` times."""
     soaked, began = Soaked(), time.monotonic()
     while True:
-        saved = list((folder / "checkpoints").glob("*.json"))
+        saved = list((folder / "checkpoints").glob("*.pt"))
         process = train(f"resume={folder}") if saved else train(*overrides, f"hydra.run.dir='{folder}'")
         if soaked.kills == kills:
             finished(process)
@@ -74,7 +74,7 @@ def soak(folder: Path, overrides: list[str], kills: int, longest: float, chance:
             process.communicate()
             soaked.kills += 1
             soaked.unsaved += not saved
-            if not list((folder / "checkpoints").glob("*.json")):
+            if not list((folder / "checkpoints").glob("*.pt")):
                 # Killed before its first checkpoint: there is no run yet, only the place for one.
                 (folder / "manifest.json").unlink(missing_ok=True)
             print(f"kill {soaked.kills}: {newest(folder)} iterations", flush=True)
@@ -84,7 +84,7 @@ def soak(folder: Path, overrides: list[str], kills: int, longest: float, chance:
 
 
 def newest(folder: Path) -> int:
-    return max((int(file.stem) for file in (folder / "checkpoints").glob("*.json")), default=0)
+    return max((int(file.stem) for file in (folder / "checkpoints").glob("*.pt")), default=0)
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:

@@ -38,10 +38,17 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that this process may still take; None where the system does not tell."""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable"))
+        return min([int(available.split()[1]) * 1024, *_limits()])
+    return None
+
+
 def _limits() -> list[int]:
     """Room that is left under the limits of this process and of its control group."""
-    import resource  # not on Windows; nor is /proc
-
     room: list[int] = []
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:

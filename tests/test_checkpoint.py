@@ -1,14 +1,18 @@
+import hashlib
+import io
 import json
 import multiprocessing
 import os
 import random
 import time
+import zipfile
 
 import pytest
 import torch
 
 from seqrl.errors import CheckpointError
-from seqrl.runs.checkpoint import Checkpoints
+from seqrl.files import STRAY
+from seqrl.runs.checkpoint import Checkpoints, unpacked
 
 
 def saved(tmp_path, *iterations):
@@ -22,8 +26,18 @@ def files(tmp_path):
     return {path.name for path in (tmp_path / "checkpoints").iterdir()}
 
 
-def both(*iterations):
-    return {f"{iteration:08d}.{suffix}" for iteration in iterations for suffix in ("pt", "json")}
+def of(*iterations):
+    return {f"{iteration:08d}.pt" for iteration in iterations}
+
+
+def pair(tmp_path, iteration, facts=None, **returns):
+    """A checkpoint as 0.1.0 wrote it."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{iteration:08d}.pt"
+    torch.save({"iterations": iteration}, path)
+    written = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **returns}
+    path.with_suffix(".json").write_text(json.dumps(written) if facts is None else facts)
 
 
 def test_the_newest_comes_back_as_it_was_and_older_ones_go(tmp_path):
@@ -31,7 +45,7 @@ def test_the_newest_comes_back_as_it_was_and_older_ones_go(tmp_path):
     assert state["iterations"] == 11
     assert torch.equal(state["weight"], torch.arange(1000.0) + 11)
     assert passed_over == []
-    assert files(tmp_path) == both(10, 11)
+    assert files(tmp_path) == of(10, 11)
 
 
 def test_as_many_are_kept_as_is_asked_for_and_the_best(tmp_path):
@@ -39,10 +53,10 @@ def test_as_many_are_kept_as_is_asked_for_and_the_best(tmp_path):
     for iteration, score in enumerate([1.0, float("nan"), 7.0, 7.0, 2.0, 3.0, 4.0]):
         checkpoints.save({"iterations": iteration}, iteration, score)
     # Of two that are equal, the one that has learned more.
-    assert files(tmp_path) == both(3, 4, 5, 6)
+    assert files(tmp_path) == of(3, 4, 5, 6)
     assert checkpoints.newest()[0]["iterations"] == 6
     checkpoints.save({"iterations": 7}, 7, 8.0)
-    assert files(tmp_path) == both(5, 6, 7)
+    assert files(tmp_path) == of(5, 6, 7)
 
 
 def test_where_policies_were_evaluated_the_best_is_one_of_those(tmp_path):
@@ -54,7 +68,7 @@ def test_where_policies_were_evaluated_the_best_is_one_of_those(tmp_path):
         checkpoints.save({"iterations": iteration}, iteration, training, evaluation)
         bests.append(checkpoints.best)
     assert bests == [(0, 90.0), (1, 5.0), (1, 5.0), (3, 7.0), (3, 7.0), (5, 7.0), (5, 7.0)]
-    assert files(tmp_path) == both(5, 6)
+    assert files(tmp_path) == of(5, 6)
 
 
 def test_what_is_saved_once_more_without_its_returns_stays_the_best(tmp_path):
@@ -66,24 +80,34 @@ def test_what_is_saved_once_more_without_its_returns_stays_the_best(tmp_path):
     assert checkpoints.best == (1, 9.0)
     for iteration in (2, 3):
         checkpoints.save({"iterations": iteration}, iteration, 100.0)
-    assert files(tmp_path) == both(1, 3)
+    assert files(tmp_path) == of(1, 3)
     assert checkpoints.newest()[0]["iterations"] == 3
 
 
 @pytest.mark.parametrize("facts", ["{}", '{"return_mean": null}', '{"return_mean": "9"}'])
 def test_where_no_return_is_known_none_is_the_best(tmp_path, facts):
-    checkpoints = saved(tmp_path, 1)
-    (tmp_path / "checkpoints" / "00000001.json").write_text(facts)
-    assert checkpoints.best is None
+    pair(tmp_path, 1, facts)
+    assert Checkpoints(tmp_path).best is None
 
 
 def test_what_a_run_has_left_behind_does_not_come_back(tmp_path):
     checkpoints = saved(tmp_path, 8, 9)
     (tmp_path / "checkpoints" / "00000009.pt").write_bytes(b"damaged")
     assert checkpoints.newest()[0]["iterations"] == 8
+    checkpoints.begin({"iterations": 8}, 8)
+    assert files(tmp_path) == of(8)
+    checkpoints.save({"iterations": 9.5}, 9)
+    assert checkpoints.newest()[0]["iterations"] == 9.5
+
+
+def test_what_is_saved_is_never_written_again(tmp_path):
+    checkpoints = saved(tmp_path, 8)
+    path = tmp_path / "checkpoints" / "00000008.pt"
+    before = path.stat()
     checkpoints.save({"iterations": 8.5}, 8)
-    assert files(tmp_path) == both(8)
-    assert checkpoints.newest()[0]["iterations"] == 8.5
+    after = path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert checkpoints.newest()[0]["iterations"] == 8
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -101,14 +125,11 @@ def test_a_flipped_bit_or_a_lost_end_is_noticed_and_the_one_before_is_used(tmp_p
     assert said == ["00000002.pt is damaged"]
 
 
-@pytest.mark.parametrize("damage", ["empty", "gone"])
-def test_a_lost_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path, damage):
+def test_an_empty_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path):
     checkpoints = saved(tmp_path, 1, 2)
-    path = tmp_path / "checkpoints" / "00000002.pt"
-    path.unlink() if damage == "gone" else path.write_bytes(b"")
-    state, (said,) = checkpoints.newest()
-    assert state["iterations"] == 1
-    assert "00000002.pt" in said
+    (tmp_path / "checkpoints" / "00000002.pt").write_bytes(b"")
+    state, wrong = checkpoints.newest()
+    assert (state["iterations"], wrong) == (1, ["00000002.pt is damaged"])
 
 
 def test_where_none_is_sound_the_run_does_not_start_from_scratch(tmp_path):
@@ -120,20 +141,76 @@ def test_where_none_is_sound_the_run_does_not_start_from_scratch(tmp_path):
 
 
 @pytest.mark.parametrize("facts", ["", "[1]", "{", "\0", "{}", '{"sha256": "of another"}'])
-def test_with_damaged_facts_a_checkpoint_is_damaged(tmp_path, facts):
-    checkpoints = saved(tmp_path, 1, 2)
-    (tmp_path / "checkpoints" / "00000002.json").write_text(facts)
-    state, said = checkpoints.newest()
-    assert (state["iterations"], said) == (1, ["00000002.pt is damaged"])
+def test_with_damaged_facts_a_checkpoint_of_0_1_0_is_damaged(tmp_path, facts):
+    pair(tmp_path, 1)
+    pair(tmp_path, 2, facts)
+    checkpoints = Checkpoints(tmp_path)
+    state, wrong = checkpoints.newest()
+    assert (state["iterations"], wrong) == (1, ["00000002.pt is damaged"])
     checkpoints.save({"iterations": 3}, 3)
     assert checkpoints.newest()[0]["iterations"] == 3
 
 
-def test_a_checkpoint_that_was_not_finished_is_none(tmp_path):
-    checkpoints = saved(tmp_path, 1, 2)
+def test_a_checkpoint_of_0_1_0_that_was_not_finished_is_none(tmp_path):
+    pair(tmp_path, 1)
+    pair(tmp_path, 2)
     (tmp_path / "checkpoints" / "00000002.json").unlink()
-    state, said = checkpoints.newest()
-    assert (state["iterations"], said) == (1, [])
+    state, wrong = Checkpoints(tmp_path).newest()
+    assert (state["iterations"], wrong) == (1, [])
+
+
+def test_checkpoints_of_0_1_0_are_kept_and_left_like_others(tmp_path):
+    for iteration, score in enumerate([1.0, 9.0, 2.0]):
+        pair(tmp_path, iteration, return_mean=score)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints.best == (1, 9.0)
+    checkpoints.begin({"iterations": 2}, 2)
+    assert files(tmp_path) == {"00000001.pt", "00000001.json", "00000002.pt", "00000002.json"}
+    checkpoints.save({"iterations": 3}, 3, 10.0)
+    assert files(tmp_path) == of(3)
+
+
+@pytest.mark.parametrize(("mine", "sound"), [("a", True), ("b", False), (None, True)])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, mine, sound):
+    Checkpoints(tmp_path, run="a").save({"iterations": 1}, 1)
+    if sound:
+        assert Checkpoints(tmp_path, run=mine).newest()[0] == {"iterations": 1}
+    else:
+        with pytest.raises(CheckpointError, match=r"00000001\.pt belongs to another run"):
+            Checkpoints(tmp_path, run=mine).newest()
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("seqrl.runs.checkpoint.VERSION", 2)
+        saved(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="is of a newer version of seqrl"):
+        Checkpoints(tmp_path).newest()
+
+
+def test_a_checkpoint_that_grows_when_it_is_read_is_refused(tmp_path):
+    """Ten thousand times as much: zeros, packed."""
+    data = io.BytesIO()
+    torch.save({"weight": torch.zeros(10_000)}, data)
+    grows = io.BytesIO()
+    with zipfile.ZipFile(data) as plain, zipfile.ZipFile(grows, "w", zipfile.ZIP_DEFLATED) as deflated:
+        for entry in plain.infolist():
+            deflated.writestr(entry.filename, plain.read(entry))
+    with pytest.raises(ValueError, match="is packed, and would grow"):
+        unpacked(grows.getvalue())
+
+
+@pytest.mark.parametrize("where", ["checkpoints", "checkpoints/00000001.pt"])
+def test_no_link_is_followed(tmp_path, where):
+    saved(tmp_path, 1)
+    path = tmp_path / where
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises((CheckpointError, OSError), match=r"link|symbolic"):
+        Checkpoints(tmp_path).newest()
+    if where == "checkpoints":
+        with pytest.raises(OSError, match="is a link"):
+            saved(tmp_path, 2)
 
 
 def test_where_nothing_was_saved_there_is_no_checkpoint(tmp_path):
@@ -153,7 +230,7 @@ def test_a_save_that_fails_half_way_leaves_the_older_one(tmp_path, monkeypatch):
             checkpoints.save({"iterations": 2}, 2)
     assert checkpoints.newest()[0]["iterations"] == 1
     checkpoints.save({"iterations": 3}, 3)
-    assert files(tmp_path) == both(1, 3)
+    assert files(tmp_path) == of(1, 3)
 
 
 def save_for_ever(folder):
@@ -177,16 +254,17 @@ def test_a_process_killed_while_saving_leaves_a_sound_checkpoint(tmp_path):
     # It was killed while it saved, not before.
     assert max(reached) > 1
     saved(tmp_path, 10**6)
-    assert not list((tmp_path / "checkpoints").glob("*.tmp"))
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if STRAY.fullmatch(path.name)]
 
 
 def test_what_is_not_a_checkpoint_is_left_alone(tmp_path):
     checkpoints = saved(tmp_path, 1)
     (tmp_path / "checkpoints" / "mine.pt").write_bytes(b"precious")
     (tmp_path / "checkpoints" / "folder").mkdir()
-    (tmp_path / "checkpoints" / "00000002.pt.tmp").write_bytes(b"stray")
+    (tmp_path / "checkpoints" / "00000002.pt.tmp").write_bytes(b"precious")
+    (tmp_path / "checkpoints" / ".seqrl-0123456789abcdef.tmp").write_bytes(b"stray")
     checkpoints.save({"iterations": 3}, 3)
-    assert files(tmp_path) == {*both(1, 3), "mine.pt", "folder"}
+    assert files(tmp_path) == {*of(1, 3), "mine.pt", "folder", "00000002.pt.tmp"}
 
 
 def test_nothing_but_plain_data_is_loaded(tmp_path):
@@ -194,13 +272,8 @@ def test_nothing_but_plain_data_is_loaded(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "created"), "w"))
 
-    import hashlib
-
-    checkpoints = saved(tmp_path, 1)
-    path = tmp_path / "checkpoints" / "00000001.pt"
-    torch.save({"iterations": Evil()}, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_suffix(".json").write_text(json.dumps({"sha256": digest}))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"iterations": Evil()}, 1)
     with pytest.raises(CheckpointError, match="more than plain data"):
         checkpoints.newest()
     assert not (tmp_path / "created").exists()

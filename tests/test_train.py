@@ -420,7 +420,7 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(tmp_path):
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as going:
         # Not its first, which must succeed.
-        run = waited_for(tmp_path, "outputs/runs/*/*/checkpoints/*[1-9].json").parent.parent
+        run = waited_for(tmp_path, "outputs/runs/*/*/checkpoints/*[1-9].pt").parent.parent
         before = (run / "metrics.jsonl").read_text()
         # Every write fails, as on a full disk.
         resource.prlimit(going.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
@@ -433,7 +433,11 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(tmp_path):
     assert errors.splitlines()[-1].startswith("seqrl: error: stopped by SIGTERM. Continue with resume=")
     assert "Traceback" not in errors
     assert "logger jsonl: works again\n" in [*said, *rest.splitlines(keepends=True)]
-    assert (run / "metrics.jsonl").read_text().startswith(before)
+    text = (run / "metrics.jsonl").read_text()
+    assert text.startswith(before)
+    # Rows that could not be written were written later: each of 16 steps of 3 environments.
+    steps = [json.loads(line)["env_steps"] for line in text.splitlines()]
+    assert steps == [48 * number for number in range(1, len(steps) + 1)]
     assert train(tmp_path, f"resume={run}", "total_steps=1").returncode == 0
 
 

@@ -34,6 +34,9 @@ class Logger(ABC):
     def write(self, row: Row, env_steps: int) -> None:
         """Take in the scalars, by name, that hold after `env_steps` environment steps."""
 
+    def sync(self) -> None:  # noqa: B027
+        """Wait until all that was written is on the disk; called before every checkpoint."""
+
     def end(self, status: str) -> None:  # noqa: B027  # most have nothing to say
         """Called before `close`, with how the run ended: finished, interrupted or failed."""
 
@@ -46,7 +49,9 @@ class Adopted(Logger):
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
-        vars(self).update({name: getattr(logger, name) for name in ("begin", "end", "close") if hasattr(logger, name)})
+        vars(self).update(
+            {name: getattr(logger, name) for name in ("begin", "sync", "end", "close") if hasattr(logger, name)}
+        )
 
     def write(self, row: Row, env_steps: int) -> None:
         self.logger.write(row, env_steps)

@@ -5,10 +5,12 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from seqrl.files import write
+from seqrl.files import Lines, read_text, write
 from seqrl.loggers.base import Logger, Row
 
 STEPS = "env_steps"
+# Far more than any run writes.
+MOST_BYTES = 2**33
 
 
 class Csv(Logger):
@@ -23,11 +25,12 @@ class Csv(Logger):
         rows = list(self._rows())
         self._columns = list(dict.fromkeys([STEPS, *(name for row in rows for name in row)]))
         self._replace([row for row in rows if int(row[STEPS]) <= env_steps])
-        self._file = self._path.open("a", buffering=1, newline="")
+        self._lines = Lines(self._path)
 
     def write(self, row: Row, env_steps: int) -> None:
         if new := [name for name in row if name not in self._columns]:
-            self._file.flush()
+            # What waits must be in the file before that is written again.
+            self._lines.sync()
             rows = list(self._rows())
             before, self._columns = self._columns, [*self._columns, *new]
             try:
@@ -35,18 +38,21 @@ class Csv(Logger):
             except OSError:
                 self._columns = before
                 raise
-            self._file.close()
-            self._file = self._path.open("a", buffering=1, newline="")
-        self._file.write(self._line({STEPS: env_steps, **row}))
+            self._lines.close()
+            self._lines = Lines(self._path)
+        self._lines.add(self._line({STEPS: env_steps, **row}))
+
+    def sync(self) -> None:
+        self._lines.sync()
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
 
     def _rows(self) -> Iterator[dict[str, str]]:
         """What the file holds, but for a line that was cut off when a run was killed."""
         if not self._path.exists():
             return
-        lines = self._path.read_text().splitlines(keepends=True)
+        lines = read_text(self._path, MOST_BYTES).splitlines(keepends=True)
         for row in csv.DictReader(line for line in lines if line.endswith("\n")):
             if row.get(STEPS, "").isdecimal():
                 yield row

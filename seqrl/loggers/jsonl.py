@@ -5,8 +5,11 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from seqrl.files import write
-from seqrl.loggers.base import Logger, Row
+from seqrl.files import Lines, read_text, write
+from seqrl.loggers.base import About, Logger, Row
+
+# Far more than any run writes.
+MOST_BYTES = 2**33
 
 
 class Jsonl(Logger):
@@ -14,21 +17,33 @@ class Jsonl(Logger):
 
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
         path = folder / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if self._precedes(line, env_steps)]
+        kept: list[str] = []
+        if path.exists() or path.is_symlink():
+            lines = read_text(path, MOST_BYTES).splitlines()
+            kept = [line for line in lines if 0 <= _steps(line) <= env_steps]
             write(path, "".join(f"{line}\n" for line in kept).encode())
-        self._file = path.open("a", buffering=1)
+        self._last, self._now = (_steps(kept[-1]) if kept else 0), env_steps
+        self._lines = Lines(path)
+
+    def begin(self, about: About) -> str | None:
+        if self._last == self._now:
+            return None
+        gap = f"ends at {self._last:,} steps and the run resumes at {self._now:,}"
+        return f"warning: metrics.jsonl {gap}: the rows between are lost"
 
     def write(self, row: Row, env_steps: int) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._file.write(json.dumps({"env_steps": env_steps, **finite}) + "\n")
+        self._lines.add(json.dumps({"env_steps": env_steps, **finite}) + "\n")
+
+    def sync(self) -> None:
+        self._lines.sync()
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
 
-    @staticmethod
-    def _precedes(line: str, env_steps: int) -> bool:
-        """Whether a line is whole, and holds until `env_steps`."""
-        with suppress(ValueError, KeyError):
-            return bool(json.loads(line)["env_steps"] <= env_steps)
-        return False
+
+def _steps(line: str) -> int:
+    """Steps after which a line holds; -1 if it is not whole."""
+    with suppress(ValueError, KeyError, TypeError):
+        return int(json.loads(line)["env_steps"])
+    return -1

@@ -1,26 +1,39 @@
 """Saves a run and finds its newest sound state again.
 
-`checkpoints/` holds a file of tensors for each checkpoint, 00000120.pt after 120 iterations, and beside it, in
-00000120.json, its sha256 and its return, in training and in an evaluation if it had one. These are written last: a
-checkpoint without them was never finished, and one that is not what they say has been damaged.
+A checkpoint is one file, `checkpoints/00000120.pt` after 120 iterations, written once and never replaced:
+
+    seqrl checkpoint 1 <sha256 of the version and of all that follows>
+    {"iteration": 120, "run": "…", "seed": 0, "return_mean": 31.5, "evaluation_return_mean": 42.0}
+    <the state, as torch.save writes it>
+
+It appears whole, by one rename. What it presumes, the curves and the configuration, is on the disk before it.
+
+Version 0.1.0 wrote two files, the state in 00000120.pt and its sha256 and returns in 00000120.json. Those still load.
 """
 
 import hashlib
 import io
 import json
 import math
+import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import write
+from seqrl.files import read, remove_strays, write
+from seqrl.machine import free_memory
 
 # Returns that are known of a checkpoint, by their names in its facts.
 TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
+MAGIC, VERSION = b"seqrl checkpoint ", 1
+# The first two lines are far shorter.
+HEADER_BYTES = 65536
+DIGITS = 8
 
 
 class Checkpoints:
@@ -30,11 +43,14 @@ class Checkpoints:
     ones the newest, which has learned more.
 
     folder   of the run
-    keep     how many of the newest to keep; more than one, lest a damaged one is the only one
+    keep     how many of the newest to keep; more than one, so that a damaged one is never the only one
+    run      what tells this run from others; None: any run's checkpoints will do
+    seed     of the run, for the record
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, run: str | None = None, seed: int | None = None) -> None:
         self.folder, self.keep = folder / "checkpoints", keep
+        self.run, self.seed = run, seed
 
     def save(
         self,
@@ -43,35 +59,28 @@ class Checkpoints:
         return_mean: float = math.nan,
         evaluation_return_mean: float = math.nan,
     ) -> None:
-        """Write the state after an iteration; tensors and plain data only.
+        """Write the state after an iteration, as tensors and plain data, unless it is there already.
 
-        What was known of its returns stays known where they are NaN now. Older checkpoints survive a failure. Those of
-        later iterations, which the run has left behind by going on from an older one, are removed.
+        Older checkpoints survive a failure. Those of later iterations, which the run has left behind by resuming from
+        an older one, are removed.
         """
         self.folder.mkdir(exist_ok=True)
-        data = io.BytesIO()
-        torch.save(state, data)
-        path = self.folder / f"{iteration:08d}.pt"
-        write(path, data.getvalue())
-        returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
-        facts = {
-            **self._facts(path.stem),
-            "sha256": hashlib.sha256(data.getvalue()).hexdigest(),
-            **{name: mean for name, mean in returns.items() if math.isfinite(mean)},
-        }
-        write(path.with_suffix(".json"), json.dumps(facts).encode())
-        kept = self._worth_keeping(path.stem)
-        for file in [*self.folder.glob("*.tmp"), *self.folder.glob("[0-9]*.json"), *self.folder.glob("[0-9]*.pt")]:
-            if file.suffix == ".tmp" or file.stem not in kept:
-                file.unlink()
+        self._insist_on_own_folder()
+        path = self._path(iteration)
+        if not path.exists():
+            returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
+            known = {name: mean for name, mean in returns.items() if math.isfinite(mean)}
+            facts = {"iteration": iteration, "run": self.run, "seed": self.seed, **known}
+            write(path, packed(state, facts))
+        self._clean(iteration)
 
     def begin(self, state: dict[str, Any], iteration: int) -> None:
-        """Save what a run begins with, so that what is wrong with the folder is noticed before anything is learned.
+        """Save what a run starts with, so that what is wrong with the folder is noticed before anything is learned.
 
         Raises OSError if it cannot be written, ConfigError if there is no room for those to come.
         """
         self.save(state, iteration)
-        size = (self.folder / f"{iteration:08d}.pt").stat().st_size
+        size = self._path(iteration).stat().st_size
         # The newest and the best, and one more while it is written; logs grow beside them.
         need, free = (self.keep + 1) * size, shutil.disk_usage(self.folder).free
         if free < need:
@@ -83,80 +92,160 @@ class Checkpoints:
             )
 
     def newest(self) -> tuple[dict[str, Any], list[str]]:
-        """The newest sound state, and what is to be said of those that were passed over.
+        """The newest sound state, and what is wrong with the newer ones.
 
-        Raises CheckpointError if there is none. Nothing but tensors and plain data is loaded.
+        Raises CheckpointError if there is none. Only tensors and plain data are loaded.
         """
         damaged: list[str] = []
-        for name in reversed(self._names()):
+        for iteration in reversed(self.iterations):
             try:
-                return self._load(name), damaged
+                return self._load(iteration), damaged
             except OSError as error:
-                damaged.append(f"{name}.pt cannot be read ({error.strerror})")
+                damaged.append(f"{iteration:0{DIGITS}d}.pt cannot be read ({error.strerror})")
             except ValueError as error:
-                damaged.append(f"{name}.pt {error}")
-        found = f": {', '.join(damaged)}" if damaged else ""
-        raise CheckpointError(f"{self.folder}: holds no checkpoint that can be used{found}. Start a new run.")
+                damaged.append(f"{iteration:0{DIGITS}d}.pt {error}")
+        reasons = f": {', '.join(damaged)}" if damaged else ""
+        raise CheckpointError(f"{self.folder}: holds no checkpoint that can be used{reasons}. Start a new run.")
 
     def load(self, iteration: int) -> dict[str, Any]:
         """The state after so many iterations. Raises CheckpointError if it is not there, or not sound."""
-        name = f"{iteration:08d}"
         if iteration not in self.iterations:
             known = ", ".join(map(str, self.iterations)) or "nothing"
             raise CheckpointError(
                 f"{self.folder}: holds none after {iteration} iterations (got {known}). Use another one."
             )
         try:
-            return self._load(name)
+            return self._load(iteration)
         except OSError as error:
             fault = f"cannot be read ({error.strerror})"
         except ValueError as error:
             fault = str(error)
-        raise CheckpointError(f"{self.folder}: {name}.pt {fault}. Use another one.")
+        raise CheckpointError(f"{self.folder}: {iteration:0{DIGITS}d}.pt {fault}. Use another one.")
 
     @property
     def iterations(self) -> list[int]:
         """Those after which there is a checkpoint."""
-        return [int(name) for name in self._names()]
+        return saved_iterations(self.folder)
 
     @property
     def best(self) -> tuple[int, float] | None:
         """Iterations of the best one, and the return that makes it so; None if no return is known."""
-        best = self._best(self._names())
-        return best and (int(best[0]), best[1])
+        return self._best(self.iterations)
 
-    def _load(self, name: str) -> dict[str, Any]:
+    def _load(self, iteration: int) -> dict[str, Any]:
         """Raises OSError or ValueError if it cannot be used."""
-        facts = self._facts(name)
-        data = (self.folder / f"{name}.pt").read_bytes()
-        if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
+        self._insist_on_own_folder()
+        free = free_memory()
+        data = read(self._path(iteration), most=2**40 if free is None else free)
+        if not data.startswith(MAGIC):
+            digest = _facts_of_pair(self._path(iteration)).get("sha256")
+            return unpacked(data, digest)
+        first, _, rest = data.partition(b"\n")
+        version, _, digest = first.removeprefix(MAGIC).partition(b" ")
+        if _digest(version, rest) != digest:
             raise ValueError("is damaged")
-        try:
-            state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-        except pickle.UnpicklingError as error:
-            raise ValueError("holds more than plain data") from error
-        return state
+        if int(version) > VERSION:
+            raise ValueError("is of a newer version of seqrl")
+        line, _, state_bytes = rest.partition(b"\n")
+        if self.run is not None and json.loads(line)["run"] != self.run:
+            raise ValueError("belongs to another run")
+        return unpacked(state_bytes)
 
-    def _worth_keeping(self, now: str) -> set[str]:
-        names = [name for name in self._names() if name <= now]
-        best = self._best(names)
-        return {*names[-self.keep :], *(best[:1] if best else [])}
+    def _clean(self, now: int) -> None:
+        """Remove checkpoints that are not worth keeping, and what interrupted writes left behind."""
+        remove_strays(self.folder)
+        there = self.iterations
+        until_now = [iteration for iteration in there if iteration <= now]
+        best = self._best(until_now)
+        kept = {*until_now[-self.keep :], *([best[0]] if best else [])}
+        for iteration in set(there) - kept:
+            for suffix in (".json", ".pt"):
+                self._path(iteration).with_suffix(suffix).unlink(missing_ok=True)
 
-    def _best(self, names: list[str]) -> tuple[str, float] | None:
-        facts = {name: self._facts(name) for name in names}
+    def _best(self, iterations: list[int]) -> tuple[int, float] | None:
+        facts = {iteration: self._facts(iteration) for iteration in iterations}
         for kind in (EVALUATION, TRAINING):
-            known = {name: it[kind] for name, it in facts.items() if isinstance(it.get(kind), float)}
+            known = {iteration: it[kind] for iteration, it in facts.items() if isinstance(it.get(kind), float)}
             if known:
                 return max(known.items(), key=lambda item: (item[1], item[0]))
         return None
 
-    def _names(self) -> list[str]:
-        """All that were finished, in the order of their iterations."""
-        return sorted(file.stem for file in self.folder.glob("[0-9]*.json") if file.stem.isdecimal())
-
-    def _facts(self, name: str) -> dict[str, Any]:
+    def _facts(self, iteration: int) -> dict[str, Any]:
+        """What the second line of a checkpoint says; {} if that cannot be read."""
+        path = self._path(iteration)
         try:
-            facts = json.loads((self.folder / f"{name}.json").read_bytes())
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                first, line = file.readline(HEADER_BYTES), file.readline(HEADER_BYTES)
+            facts = json.loads(line) if first.startswith(MAGIC) else _facts_of_pair(path)
         except (OSError, ValueError):
             return {}
         return facts if isinstance(facts, dict) else {}
+
+    def _path(self, iteration: int) -> Path:
+        return self.folder / f"{iteration:0{DIGITS}d}.pt"
+
+    def _insist_on_own_folder(self) -> None:
+        if self.folder.is_symlink():
+            raise OSError(40, "is a link, and could lead anywhere", str(self.folder))
+
+
+def saved_iterations(folder: Path) -> list[int]:
+    """Iterations after which there is a checkpoint in a folder `checkpoints`, in their order."""
+    names = [file.stem for file in folder.glob("[0-9]*.pt") if file.stem.isdecimal() and len(file.stem) >= DIGITS]
+    # The state of a pair that has no facts yet was never finished.
+    return sorted(int(name) for name in names if _is_finished(folder / f"{name}.pt"))
+
+
+def packed(state: dict[str, Any], facts: dict[str, Any]) -> bytes:
+    """A checkpoint as bytes."""
+    data = io.BytesIO()
+    torch.save(state, data)
+    rest = json.dumps(facts).encode() + b"\n" + data.getvalue()
+    version = str(VERSION).encode()
+    return MAGIC + version + b" " + _digest(version, rest) + b"\n" + rest
+
+
+def _digest(version: bytes, rest: bytes) -> bytes:
+    return hashlib.sha256(version + b"\n" + rest).hexdigest().encode()
+
+
+def unpacked(data: bytes, digest: str | None = None) -> dict[str, Any]:
+    """The state from what torch.save wrote; raises ValueError if it is not that, or not of this digest.
+
+    A file that grows when it is unpacked is refused before it does.
+    """
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError("is damaged")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
+            raise ValueError("is packed, and would grow when it is read")
+        state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        raise ValueError("holds more than plain data") from error
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        raise ValueError("is damaged") from error
+    if not isinstance(state, dict):
+        raise ValueError("holds no state of a run")
+    return state
+
+
+def _is_finished(path: Path) -> bool:
+    if path.with_suffix(".json").exists():
+        return True
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            # One that is damaged at its very beginning is there all the same, and must be passed over aloud.
+            return not file.read(4).startswith(b"PK")
+    except OSError:
+        return True
+
+
+def _facts_of_pair(path: Path) -> dict[str, Any]:
+    """What 0.1.0 wrote beside a state; with a digest that nothing has if there is none."""
+    try:
+        facts = json.loads(read(path.with_suffix(".json"), HEADER_BYTES))
+    except (OSError, ValueError):
+        facts = {}
+    return {"sha256": "", **facts} if isinstance(facts, dict) else {"sha256": ""}

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import subprocess
 import sys
 from contextlib import suppress
@@ -16,9 +17,13 @@ from typing import Any, NoReturn, Self
 import seqrl
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError, StoppedError
-from seqrl.files import write
+from seqrl.files import links, read_text, remove_strays, write
 
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
+
+
+# What a run writes, beside its manifest: where one of these stands without a manifest, it is somebody else's.
+OWN = ["config.yaml", "metrics.jsonl", "metrics.csv", "checkpoints", "evaluation.json", "policy.gif", "not_finite.pt"]
 
 
 class Manifest:
@@ -47,8 +52,10 @@ class Manifest:
 
     def begin(self) -> dict[str, Any]:
         """Say that the run goes on; what it had reached stays until it is replaced. Returns what was said before."""
-        before: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.facts = {name: fact for name, fact in before.items() if name not in ("error", "exit_code")}
+        before = facts_of(self.path.parent)
+        # Its checkpoints carry the same id, so that another run's are not taken for its own.
+        new = {} if before else {"id": secrets.token_hex(16)}
+        self.facts = new | {name: fact for name, fact in before.items() if name not in ("error", "exit_code")}
         self._begun = True
         self.update(status="running", **provenance())
         return before
@@ -81,8 +88,13 @@ class Manifest:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._refuse("is in use by a run that is still running.")
+        folder = self.path.parent
+        if found := [*links(folder), *links(folder / "checkpoints")]:
+            self._refuse(f"holds a link, {found[0].name}, which could lead anywhere. Remove it.")
+        remove_strays(folder)
+        if not self.goes_on and not self.path.exists() and (foreign := [it for it in OWN if (folder / it).exists()]):
+            self._refuse(f"holds {foreign[0]}, which seqrl did not write. Choose another folder with hydra.run.dir=…")
         if self.path.exists() and not self.goes_on:
-            folder = self.path.parent
             self._refuse(
                 f"already holds a run. Continue it with resume={folder}, or choose another folder with hydra.run.dir=…"
             )
@@ -101,7 +113,7 @@ def ending(error: BaseException | None) -> str:
 
 def can_go_on(folder: Path) -> bool:
     """Whether there is a checkpoint in a run folder to go on from."""
-    return any((folder / "checkpoints").glob("[0-9]*.json"))
+    return any((folder / "checkpoints").glob("[0-9]*.pt"))
 
 
 def set_aside(folder: Path) -> None:
@@ -114,7 +126,7 @@ def set_aside(folder: Path) -> None:
 def facts_of(folder: Path) -> dict[str, Any]:
     """What a run's manifest says; {} if there is none."""
     try:
-        facts = json.loads((folder / "manifest.json").read_text())
+        facts = json.loads(read_text(folder / "manifest.json"))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

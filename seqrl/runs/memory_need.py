@@ -3,9 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from seqrl.algorithms.base import MIN_CHUNK_STEPS, SequenceAlgorithm
 from seqrl.algorithms.sequences import Sequences, split
-from seqrl.machine import _limits
+from seqrl.machine import free_memory
 from seqrl.types import Rollout
 
 # Steps that are enough to tell what one step needs.
@@ -81,11 +79,7 @@ def free_bytes(device: torch.device) -> int | None:
     """Memory that is free on a device; None where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(line for line in lines if line.startswith("MemAvailable"))
-        return min([int(available.split()[1]) * 1024, *_limits()])
-    return None
+    return free_memory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

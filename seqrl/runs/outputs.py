@@ -115,6 +115,7 @@ class Outputs:
             str(name): partial(constructor(it).make, self.folder, run.budget.steps) for name, it in cfg.logger.items()
         }
         self.loggers = open_loggers(builders, about, self.say)
+        self.checkpoints.run, self.checkpoints.seed = facts.get("id"), cfg.seed
         self.checkpoints.begin(run.state_dict(), run.iterations)
 
     def note(self, **facts: Any) -> None:
@@ -131,6 +132,9 @@ class Outputs:
         row = {**run.episodes.row(), **(result or {})}
         returns = [row.get(name, math.nan) for name in ("rollout/return_mean", "evaluation/return_mean")]
         state = run.state_dict()
+        for name, logger in self.loggers.items():
+            # The curves that a checkpoint presumes are on the disk before it.
+            self._attempt(f"logger {name}", logger.sync)
         save = partial(self.checkpoints.save, state, run.iterations, *returns)
         self._saved = self._attempt("checkpoint", save, OSError)
         return self._saved
