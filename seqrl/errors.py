@@ -5,6 +5,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from seqrl.text import masked
+
 PACKAGE = Path(__file__).resolve().parent
 # Where nothing of the user's own lies.
 LIBRARIES = [PACKAGE, Path(sys.prefix), Path(sys.base_prefix)]
@@ -69,7 +71,7 @@ def described(error: Exception) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return f"{said}{_place(error)}"
+    return masked(f"{said}{_place(error)}")
 
 
 def _place(error: Exception) -> str:

@@ -1,8 +1,10 @@
 """Words and figures as a person reads them."""
 
 import difflib
+import logging
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -35,3 +37,43 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+# What was read from the system's environment, by value: the variable's name.
+_FROM_ENVIRONMENT: dict[str, str] = {}
+_READ: list[set[str]] = []
+# Shorter values stand in too many words that have nothing to do with them.
+SHORTEST_SECRET = 4
+
+
+def read_environment(name: str, value: str) -> None:
+    """Remember that a configuration took a variable's value, which must not be shown."""
+    _FROM_ENVIRONMENT[value] = name
+    for names in _READ:
+        names.add(name)
+
+
+@contextmanager
+def environment_read() -> Iterator[set[str]]:
+    """The names of the variables that are read meanwhile."""
+    names: set[str] = set()
+    _READ.append(names)
+    try:
+        yield names
+    finally:
+        _READ.remove(names)
+
+
+def masked(text: str) -> str:
+    """A text in which values from the system's environment are replaced by their variables' names."""
+    for value in sorted(_FROM_ENVIRONMENT, key=len, reverse=True):
+        if len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, f"${{oc.env:{_FROM_ENVIRONMENT[value]}}}")
+    return text
+
+
+class MaskedFormatter(logging.Formatter):
+    """Of a log: tracebacks included, no value from the system's environment is written."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))

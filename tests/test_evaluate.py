@@ -314,7 +314,10 @@ def test_the_newest_sound_checkpoint_takes_the_place_of_a_damaged_one(run, evalu
     assert "warning: checkpoint 00000002.pt is damaged; using an older one.\n" in said
     (run / "checkpoints" / "00000001.pt").write_bytes(b"")
     line, code = refused(*GIVEN, "checkpoint=best")
-    assert (line, code) == ("run/checkpoints: 00000001.pt is damaged. Use another one.", 3)
+    assert (line, code) == (
+        "run/checkpoints: 00000001.pt is damaged, and may have been the best. Use checkpoint=last.",
+        3,
+    )
     (run / "checkpoints" / "00000000.pt").unlink()
     line, code = refused(*GIVEN)
     assert code == 3

@@ -1,20 +1,24 @@
 """Nothing is imported that the command line has not named, and no secret is written down."""
 
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+import seqrl
 from seqrl.config.command_line import arguments
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
 from seqrl.config.program import completed
-from seqrl.config.trust import public
+from seqrl.config.trust import BUILDABLE, _target, public
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 
@@ -114,11 +118,11 @@ FILES = {
     "a tag": ("_target_: !!python/object/apply:os.system ['touch created']\n", "could not determine a constructor"),
     "callback": (
         "# @package _global_\nhydra: {callbacks: {evil: {_target_: evil.thing}}}\n",
-        "hydra.callbacks.evil: would import evil.thing",
+        "hydra.callbacks.evil._target_: a file sets it (got evil.thing)",
     ),
     "log handler": (
         "# @package _global_\nhydra: {job_logging: {handlers: {evil: {(): evil.thing}}}}\n",
-        "hydra.job_logging.handlers.evil: would import evil.thing",
+        "hydra.job_logging.handlers.evil.(): a file sets it (got evil.thing)",
     ),
     "resolver": ("# @package _global_\nseed: '${evil:1}'\n", "seed: "),
 }
@@ -250,5 +254,138 @@ def test_variables_keep_their_names_in_what_is_saved(monkeypatch):
 def test_a_secret_that_is_typed_is_refused_before_it_is_written_down(tmp_path, words):
     done = train(tmp_path, "env=gymnasium", *words)
     assert done.returncode == 2
-    assert "looks like a secret, and is saved with the run. Export it as a variable, and write" in done.stderr
+    assert "looks like a secret, and would be saved with the run. Export it as a variable, and write" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def everything_callable():
+    """Every callable that can be reached under a name of seqrl's, however it got there, by that name."""
+    for module in pkgutil.walk_packages(seqrl.__path__, "seqrl."):
+        if module.name.endswith("__main__") or ".conf" in module.name:
+            continue
+        for name, thing in vars(importlib.import_module(module.name)).items():
+            if callable(thing):
+                yield f"{module.name}.{name}"
+
+
+def test_of_all_that_seqrl_holds_only_what_stands_in_the_table_can_be_built():
+    cfg = composed("env=gymnasium", "env.wrappers=[{_target_: x}]")
+    OmegaConf.set_struct(cfg, False)
+    names = list(everything_callable())
+    assert len(names) > 1000
+    places = ["algorithm", "device", "env", "env.wrappers[0]", "env.kwargs.part", "logger.jsonl", "network", "runner"]
+    tables = {place: place.replace("[0]", "[*]").replace("logger.jsonl", "logger.*") for place in places}
+    reached = {place: set() for place in places}
+    for name in names:
+        for place in places:
+            node = OmegaConf.select(cfg, place) if place != "env.kwargs.part" else {}
+            if not list(_target(place, name, [])):
+                reached[place].add(name)
+            assert node is not None
+    for place in places:
+        assert reached[place] <= set(BUILDABLE.get(tables[place], [])), place
+    # A name that stands there is no other thing by its name.
+    for place, table in BUILDABLE.items():
+        for name in (it for it in table if it.startswith("seqrl.") and "minigrid" not in it):
+            assert get_object(name).__module__.startswith("seqrl."), (place, name)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("+env._args_=[shared.payload:X-v0]", "env._args_: "),
+        ("+network._partial_=true", "network._partial_: "),
+        ("+env.kwargs.x={_args_: [1]}", "env.kwargs.x._args_: only classes of your own may have it (got [1])"),
+        ("+env.kwargs.x={_target_: seqrl.envs.gym.registry.find}", "env.kwargs.x._target_: seqrl.envs.gym.registry"),
+        ("+env.kwargs.x={_target_: seqrl.envs.GymnasiumEnv}", "env.kwargs.x._target_: seqrl.envs.GymnasiumEnv is not"),
+        ("env.wrappers=[{_target_: seqrl.envs.GymnasiumEnv}]", "env.wrappers[0]._target_: seqrl.envs.GymnasiumEnv"),
+        ("env._target_=seqrl.envs.gym.adapter.GymnasiumEnv", "env._target_: seqrl.envs.gym.adapter.GymnasiumEnv"),
+        ("+logger.x={_target_: torch.nn.Tanh}", ""),
+        ("+logger.x={_target_: torch.nn.init.normal_}", "logger.x._target_: torch.nn.init.normal_ is not of seqrl"),
+    ],
+)
+def test_exact_names_are_built_where_they_belong_and_nowhere_else(override, line):
+    wrong = [it for it in faults(composed("env=gymnasium", override)) if not it.startswith("env.wrappers[0]: ")]
+    assert [it[: len(line)] for it in wrong] == ([line] if line else []), wrong
+
+
+def test_a_module_beside_the_work_is_not_the_suite_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "popgym.py").write_text("from pathlib import Path\nPath('created').touch()\n")
+    done = train(tmp_path, "env.id=popgym:popgym-RepeatFirstEasy-v0", *TINY[:2])
+    assert done.returncode == 2
+    assert not (tmp_path / "created").exists()
+    trusting = train(tmp_path, "env.id=popgym:popgym-RepeatFirstEasy-v0", *TINY[:2], "trust=[other]")
+    assert trusting.returncode == 2
+    assert not (tmp_path / "created").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hydra: {job_logging: {handlers: {file: {stream: 'ext://sys.stderr'}}}}",
+        "hydra: {job: {env_set: {GIT_SSH_COMMAND: touch created}}}",
+        "hydra: {job: {chdir: true}}",
+        "hydra: {sweeper: {max_batch_size: 7}}",
+        "hydra: {hydra_logging: {handlers: {console: {class: logging.os.system}}}}",
+    ],
+)
+@pytest.mark.parametrize("spelling", [["--config-dir", "conf"], ["--config-dir=conf"], ["-cd", "conf"], ["-cd=conf"]])
+def test_a_file_sets_nothing_of_hydras_own_unless_that_is_trusted(evil, monkeypatch, text, spelling):
+    (evil / "conf" / "profile").mkdir(parents=True)
+    (evil / "conf" / "profile" / "bad.yaml").write_text(f"# @package _global_\n{text}\n")
+    monkeypatch.chdir(evil)
+    for words in ([*spelling, "profile=bad"], ["-m", *spelling, "profile=bad", "seed=0,1"]):
+        with pytest.raises(ConfigError, match=r"hydra\..*: a file sets it .* or add trust=\[hydra\]"):
+            completed(words, leave_nothing=False)
+    assert completed([*spelling, "profile=bad", "trust=[hydra]"], leave_nothing=False)
+
+
+@pytest.mark.parametrize("option", ["--config-name=evil", "-cn=evil", "--config-path", "-cp", "--config-n", "--con"])
+def test_the_files_that_come_with_seqrl_are_not_replaced(option):
+    with pytest.raises(ConfigError, match="seqrl has its own"):
+        completed([option], leave_nothing=False)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "saved"),
+    [
+        ("{a: {b: [{c: '${oc.env:MY_KEY}'}]}}", {"a": {"b": [{"c": "${oc.env:MY_KEY}"}]}}),
+        ("{n: '${oc.decode:${oc.env:MY_NUMBER}}'}", {"n": "${oc.decode:${oc.env:MY_NUMBER}}"}),
+        ("{d: '${oc.env:NOT_THERE,fallback}'}", {"d": "fallback"}),
+        ("{d: '${oc.env:MY_KEY,fallback}'}", {"d": "${oc.env:MY_KEY,fallback}"}),
+        ("{x: '${oc.create:{y: \"${oc.env:MY_KEY}\"}}'}", {"x": '${oc.create:{y: "${oc.env:MY_KEY}"}}'}),
+        ("{a: '${oc.env:MY_KEY}', b: '${env.kwargs.a}'}", {"a": "${oc.env:MY_KEY}", "b": "${oc.env:MY_KEY}"}),
+        ("{seed: '${seed}'}", {"seed": 0}),
+    ],
+)
+def test_what_is_saved_keeps_the_words_of_a_variable_and_plays_the_same(monkeypatch, kwargs, saved):
+    monkeypatch.setenv("MY_KEY", "hush-hush")
+    monkeypatch.setenv("MY_NUMBER", "31337")
+    cfg = composed("env=gymnasium", f"+env.kwargs={kwargs}")
+    written = OmegaConf.to_container(public(cfg).env.kwargs)
+    assert written == saved
+    again = OmegaConf.create(OmegaConf.to_yaml(public(cfg)))
+    played, before = (OmegaConf.to_container(it.env.kwargs, resolve=True) for it in (again, cfg))
+    assert played == before
+
+
+def test_whatever_raises_no_value_of_a_variable_is_shown(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium as gym\n"
+        "class Env(gym.Env):\n"
+        "    def __init__(self, key): raise ValueError(f'{key} is refused')\n"
+        "gym.register('Mine-v0', entry_point=Env)\n"
+    )
+    words = ["env.id=mine:Mine-v0", "+env.kwargs.key=${oc.env:MY_KEY}", "trust=[mine]", "hydra.run.dir=run"]
+    done = train(tmp_path, *words, *TINY[:2], MY_KEY="hush-hush-4711")
+    assert done.returncode == 2
+    assert "${oc.env:MY_KEY} is refused" in done.stderr
+    texts = [path.read_text(errors="replace") for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any("is refused" in text for text in texts)
+    assert not [text for text in [*texts, done.stdout, done.stderr] if "hush-hush" in text]
+
+
+def test_a_secret_in_a_mapping_is_found(tmp_path):
+    done = train(tmp_path, "env=gymnasium", "+env.kwargs={deep: {password: hush-hush}}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("seqrl: error: env.kwargs.deep.password: looks like a secret")

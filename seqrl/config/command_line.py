@@ -84,6 +84,12 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     return [w for w in words if not is_override(w)] + [w for w in words if is_override(w)]
 
 
+def names_modules(words: Sequence[str]) -> bool:
+    """Whether the command line trusts modules of the user's own."""
+    values = [word.partition("=")[2].strip("'\" []") for word in words if word.lstrip("+").startswith("trust=")]
+    return bool(values and values[-1])
+
+
 def is_override(word: str) -> bool:
     return not word.startswith("-") and ("=" in word or word.startswith("~"))
 

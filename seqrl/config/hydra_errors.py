@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.paths import CONF, choices
-from seqrl.config.trust import SECRET, hydra_distrusted, secrets
+from seqrl.config.trust import SECRET_SOMEWHERE, hydra_distrusted, secrets
 from seqrl.config.validate import faults, keys
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.text import nearest
@@ -66,29 +66,47 @@ def faults_of_files(arguments: Sequence[str]) -> list[str]:
     overrides = _overrides(arguments)
     if octal := [line for folder in config_dirs(arguments) for line in _octal(folder)]:
         return octal
-    if not (own := searchpath(arguments)) and not any(SECRET.search(o.partition("=")[0]) for o in overrides):
+    if not (own := searchpath(arguments)) and not any(SECRET_SOMEWHERE.search(o) for o in overrides):
         return []
     try:
-        return _before_hydra([*own, *overrides])
+        words = [*own, *(a for a in arguments if is_hydra(a)), *overrides]
+        return _of_hydra(_composed(words, return_hydra_config=True), words)
     except (*COMPOSITION, *FILES):
         # Said in full when Hydra composes it.
         return []
 
 
-def _before_hydra(overrides: list[str]) -> list[str]:
-    return _of_hydra(_composed(overrides, return_hydra_config=True))
+def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What is wrong with Hydra's own section, and what would be written down.
 
-
-def _of_hydra(cfg: DictConfig) -> list[str]:
-    return [*hydra_distrusted(cfg.hydra), *secrets(cfg)]
+    overrides   that made it
+    """
+    own = any(override.startswith("hydra.searchpath=") for override in overrides)
+    if not own:
+        return list(secrets(cfg))
+    try:
+        plain = _composed(
+            [
+                o
+                for o in overrides
+                if o.startswith(("hydra.", "hydra/", "+hydra", "~hydra")) and not o.startswith("hydra.searchpath=")
+            ],
+            return_hydra_config=True,
+        )
+    except COMPOSITION as error:
+        return [f"{_composition(error)} A file of your own needs trust=[hydra]."]
+    trusted = [str(module) for module in cfg.trust or []]
+    return [*hydra_distrusted(cfg.hydra, plain.hydra, trusted), *secrets(cfg)]
 
 
 def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     """What is wrong with the points of a sweep, a line each with the points that it is wrong in."""
     overrides = OverridesParser.create().parse_overrides(_overrides(arguments))
     wrong: dict[str, list[int]] = {}
+    # Only where files of the user's own could set more of it.
+    hydra = [a for a in arguments if is_hydra(a)] if config_dirs(arguments) else []
     for number, point in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
-        for line in faults_of_run([*searchpath(arguments), *point]):
+        for line in faults_of_run([*searchpath(arguments), *hydra, *point]):
             wrong.setdefault(line, []).append(number)
     return [f"point {_few(points)} of the sweep: {line}" for line, points in wrong.items()]
 
@@ -97,7 +115,7 @@ def faults_of_run(overrides: list[str]) -> list[str]:
     """What is wrong with a run that these make."""
     try:
         cfg = _composed(overrides, return_hydra_config=True)
-        found = _of_hydra(cfg)
+        found = _of_hydra(cfg, overrides)
         with open_dict(cfg):
             del cfg["hydra"]
         return [*found, *faults(cfg)]
@@ -111,8 +129,13 @@ def _few(numbers: list[int]) -> str:
     return f"{', '.join(map(str, numbers[:4]))}{more}"
 
 
+def is_hydra(override: str) -> bool:
+    """Whether an override is of Hydra's own section, or of a group of it."""
+    return "=" in override and override.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
 def _overrides(arguments: Sequence[str]) -> list[str]:
-    return [a for a in arguments if "=" in a and not a.startswith(("-", "hydra.", "hydra/"))]
+    return [a for a in arguments if "=" in a and not a.startswith("-") and not is_hydra(a)]
 
 
 def _is_composition(error: Exception) -> bool:
@@ -153,9 +176,16 @@ def _composed(overrides: list[str], return_hydra_config: bool = False) -> DictCo
 
 
 def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """Folders of the user's own configuration. Raises ConfigError if there is no such folder."""
+    """Folders of the user's own configuration.
+
+    Raises ConfigError if there is no such folder, or for an option that would take the place of seqrl's own files.
+    """
+    for word in arguments:
+        name = word.partition("=")[0]
+        if re.match(r"--config-[^d]|-c[npd].|-cn$|-cp$|--con?f?i?g?$|--config-d?i?$", name) and name not in ("--cfg",):
+            raise ConfigError([f"{name}: seqrl has its own. A folder with files of yours: --config-dir <folder>."])
     folders = [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")]
-    folders += [a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")]
+    folders += [a.partition("=")[2] for a in arguments if a.startswith(("--config-dir=", "-cd="))]
     if missing := [folder for folder in folders if not Path(folder).is_dir()]:
         there = [path.name for path in Path.cwd().iterdir() if path.is_dir()]
         raise ConfigError([f"--config-dir: there is no folder {it}.{nearest(it, there)}" for it in missing])

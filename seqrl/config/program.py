@@ -6,13 +6,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
 
-from seqrl.config.command_line import completed
+from seqrl.config.command_line import completed, names_modules
 from seqrl.config.hydra_errors import message_for
+from seqrl.config.trust import restrict_imports
 from seqrl.errors import SeqrlError, described
+from seqrl.text import masked
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
 
     leave_nothing   make no run folder
     """
-    # Modules beside the user's work can be named, however the program was started.
-    sys.path.insert(0, str(Path.cwd()))
+    restrict_imports(trusted=names_modules(sys.argv[1:]))
     # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
     logging.raiseExceptions = False
     # What goes wrong in a thread is for the log; whoever waits for the thread says it.
@@ -71,7 +71,7 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
     if isinstance(error, SeqrlError) and (error.__cause__ or where) and log.hasHandlers():
         log.error("%s", lines[0], exc_info=error)
     for line in lines:
-        print(f"seqrl: error: {where}{line}", file=sys.stderr)
+        print(masked(f"seqrl: error: {where}{line}"), file=sys.stderr)
     return exit_code
 
 
@@ -82,6 +82,6 @@ def unexpected(error: Exception) -> str:
         log.error("unexpected", exc_info=error)
     else:
         with NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
-            file.writelines(traceback.format_exception(error))
+            file.write(masked("".join(traceback.format_exception(error))))
         logs = [file.name]
     return f"unexpected {described(error)}. The traceback is in {logs[0]}."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,9 +12,13 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from seqrl.config.paths import CONF, choices
 from seqrl.config.schema import OPEN, SCHEMAS
+from seqrl.text import read_environment
+
+NO_DEFAULT: Any = object()
 
 
 def learns_sequences(enabled: object, use_lstm: object) -> bool:
@@ -62,6 +67,14 @@ def own_choices(sources: Sequence[Mapping[str, str]]) -> str:
     return ", ".join(added) or "a file each, in a folder that --config-dir names"
 
 
+def env(name: str, default: str | None = NO_DEFAULT) -> str | None:
+    """OmegaConf's own oc.env, which remembers what it has read."""
+    value = oc.env(name) if default is NO_DEFAULT else oc.env(name, default)
+    if name in os.environ:
+        read_environment(name, os.environ[name])
+    return value
+
+
 def choices_of(group: str) -> str:
     """The files of a group, for a help text."""
     return ", ".join(choices(group))
@@ -81,6 +94,7 @@ def tasks(built_in: bool) -> str:
 def register() -> None:
     """Make the schemas and the resolvers known to Hydra and OmegaConf; again does no harm."""
     resolvers: dict[str, Callable[..., Any]] = {
+        "oc.env": env,
         "by_sequences": by_sequences,
         "folder_name": folder_name,
         "point_folder": point_folder,

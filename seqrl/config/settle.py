@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from seqrl.config.trust import public
+from seqrl.config.trust import public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.text import dotted
@@ -78,7 +78,7 @@ def check(cfg: DictConfig) -> None:
     if cfg.trust and not any(override.lstrip("+").startswith("trust=") for override in overrides()):
         modules = ",".join(map(str, cfg.trust))
         raise ConfigError([f"trust: works only on the command line, not in a file. Add trust=[{modules}] there."])
-    if found := faults(cfg):
+    if found := [*faults(cfg), *secrets(cfg)]:
         raise ConfigError(found)
 
 

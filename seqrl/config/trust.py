@@ -1,50 +1,72 @@
-"""What a configuration may import, and what may be saved of it.
+"""What a configuration may build, and what may be saved of it. SECURITY.md states the policy.
 
-Only the command line can widen the first: a file, an old run or a checkpoint can not.
+Each section may build what stands in a table, by exact names. Only the command line can add to it, `trust=[module]`: a
+file, an old run or a checkpoint can not.
 """
 
+import contextlib
+import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from omegaconf.resolvers import oc
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
 
-# What each section of the configuration may build, beside the modules that are trusted.
-ROOMS = {
-    "algorithm": ["seqrl.algorithms"],
-    "device": ["seqrl.devices"],
-    "env": ["seqrl.envs"],
-    "logger": ["seqrl.loggers"],
-    "network": ["seqrl.networks"],
-    "runner": ["seqrl.runner"],
-}
-# What does nothing but compute may stand anywhere.
-HARMLESS = ["torch.nn", "torch.optim", "gymnasium.spaces"]
-# Wrappers of environments that do nothing but compute; others write videos, or open windows.
-WRAPPERS = [
-    f"gymnasium.wrappers.{name}"
-    for name in (
-        "AtariPreprocessing", "ClipAction", "ClipReward", "DelayObservation", "DiscretizeAction", "DtypeObservation",
-        "FilterObservation", "FlattenObservation", "FrameStackObservation", "GrayscaleObservation",
-        "MaxAndSkipObservation", "RepeatAction", "RescaleAction", "RescaleObservation", "ReshapeObservation",
-        "ResizeObservation", "StickyAction", "TimeAwareObservation", "TimeLimit",
-    )
-]  # fmt: skip
-# Modules that register environments.
+from seqrl.config.paths import PACKAGE
+from seqrl.config.schema import SCHEMAS
+from seqrl.text import dotted, environment_read
+
+TASKS = [it._target_ for it in SCHEMAS.values() if getattr(it, "_target_", "").startswith("seqrl.envs.")]
+# What each section may build, by the place of its `_target_`; `*` is any name.
+BUILDABLE: dict[str, list[str]] = {
+    "algorithm": [
+        f"seqrl.algorithms.{name}"
+        for name in ("PPOAlgorithm", "ReinforceAlgorithm", "SequencePPOAlgorithm", "SequenceReinforceAlgorithm")
+    ],
+    "device": ["seqrl.devices.Device"],
+    "env": TASKS,
+    # They do nothing but compute; others write videos, or open windows.
+    "env.wrappers[*]": [
+        "seqrl.envs.minigrid.Symbols",
+        *(
+            f"gymnasium.wrappers.{name}"
+            for name in (
+                "AtariPreprocessing", "ClipAction", "ClipReward", "DelayObservation", "DiscretizeAction",
+                "DtypeObservation", "FilterObservation", "FlattenObservation", "FrameStackObservation",
+                "GrayscaleObservation", "MaxAndSkipObservation", "RepeatAction", "RescaleAction", "RescaleObservation",
+                "ReshapeObservation", "ResizeObservation", "StickyAction", "TimeAwareObservation", "TimeLimit",
+            )
+        ),
+    ],
+    "logger.*": [f"seqrl.loggers.{name}" for name in ("Csv", "Jsonl", "Mlflow", "TensorBoard", "Wandb")],
+    "network": ["seqrl.networks.recurrent_network"],
+    "runner": ["seqrl.runner.Runner"],
+}  # fmt: skip
+# Classes that only compute may stand anywhere beneath a section.
+COMPUTING = re.compile(r"(torch\.nn|torch\.optim|gymnasium\.spaces)\.[A-Z][A-Za-z0-9]*")
+# Keys that change how Hydra builds what `_target_` names.
+SPECIAL = ("_args_", "_partial_", "_recursive_", "_convert_")
+# Modules that register environments: as they are installed, never from the working folder.
 SUITES = ["gymnasium", "popgym", "minigrid", "ale_py"]
+# Of Hydra's own section, what files of the user's own may set.
+HYDRA_OPEN = re.compile(
+    r"hydra\.(run\.dir|sweep\.(dir|subdir)|job\.(config_name|override_dirname)|runtime|overrides|searchpath)\b"
+)
+SECRET_SOMEWHERE = re.compile(r"password|passwd|secret|token|api_?key|credential", re.IGNORECASE)
 SECRET = re.compile(r"(^|[_.])(password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
 
 
 def shipped(section: str, target: str) -> bool:
     """Whether what a section of the configuration builds is seqrl's own."""
-    return _is_under(target, ROOMS.get(section, []))
+    return any(target in names for place, names in BUILDABLE.items() if place.partition(".")[0] == section)
 
 
 def distrusted(cfg: DictConfig) -> Iterator[str]:
-    """Complaints about all that a composed configuration would import and nobody has named in `trust`."""
+    """Complaints about all that a composed configuration would build or import, and nobody has named in `trust`."""
     trusted = [str(module) for module in cfg.trust]
     complaints = list(_strangers(cfg, trusted))
     # One list for all of them, as the last one given counts alone.
@@ -54,36 +76,77 @@ def distrusted(cfg: DictConfig) -> Iterator[str]:
 
 
 def _strangers(cfg: DictConfig, trusted: list[str]) -> Iterator[tuple[str, str]]:
-    """What would be imported and is neither seqrl's nor trusted: a complaint and the module."""
+    """What is neither seqrl's nor trusted: a complaint, and the module."""
     sections = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(sections, dict)
+    yield from _module(str(OmegaConf.select(cfg, "env.id") or ""), trusted)
     for key, section in sections.items():
-        allowed = [*trusted, *HARMLESS, *ROOMS.get(str(key), [])]
         for where, node in _nodes(section, str(key)):
-            if "_target_" in node and not (key == "env" and node["_target_"] in WRAPPERS):
-                yield from _target(where, str(node["_target_"]), allowed)
-                yield from _module(where, str(node.get("id", "")), [*trusted, *SUITES])
+            target = str(node.get("_target_", ""))
+            if target and _is_under(target, trusted):
+                # A class of the user's own, whose keys it knows itself.
+                yield from _home(where, target, trusted)
+                continue
+            if target:
+                yield from _target(where, target, trusted)
+            for special in (name for name in SPECIAL if name in node):
+                yield f"{where}.{special}: only classes of your own may have it (got {node[special]})", "my_module"
 
 
-def _target(where: str, target: str, allowed: list[str]) -> Iterator[tuple[str, str]]:
-    if not _is_under(target, allowed):
-        yield f"{where}._target_: {target} is not of seqrl", target
+def _target(where: str, target: str, trusted: list[str]) -> Iterator[tuple[str, str]]:
+    place = re.sub(r"\[\d+\]", "[*]", where)
+    place = re.sub(r"^logger\.[^.]+$", "logger.*", place)
+    if target in BUILDABLE.get(place, []):
         return
+    if COMPUTING.fullmatch(target) and "." in where:
+        yield from _home(where, target, [*trusted, "torch.nn", "torch.optim", "gymnasium.spaces"])
+        return
+    yield f"{where}._target_: {target} is not of seqrl", target
+
+
+def _home(where: str, target: str, allowed: list[str]) -> Iterator[tuple[str, str]]:
+    """Complaint about a name that leads into another module: my_module.os.system, for instance."""
     try:
         found = get_object(target)
     except Exception:
-        # Whoever builds it says why it cannot be had.
+        # Whoever builds it says what is wrong with it.
         return
     home = str(getattr(found, "__module__", None) or type(found).__module__)
     if not _is_under(home, allowed):
         yield f"{where}._target_: {target} is of the module {home}", home
 
 
-def _module(where: str, id: str, trusted: list[str]) -> Iterator[tuple[str, str]]:
+def _module(id: str, trusted: list[str]) -> Iterator[tuple[str, str]]:
     """An environment's id may name a module to import, module:Env-v0."""
     module, colon, _ = id.rpartition(":")
-    if colon and not _is_under(module, trusted):
-        yield f"{where}.id: would import {module} (got {id})", module
+    if not colon or _is_under(module, trusted):
+        return
+    if not _is_under(module, SUITES):
+        yield f"env.id: would import {module} (got {id})", module
+    elif local := _beside_the_work(module):
+        yield f"env.id: would import {local}, which is not the package {module}", module
+
+
+def _beside_the_work(module: str) -> Path | None:
+    """Where a module would be imported from, if that is the working folder."""
+    with contextlib.suppress(ImportError, ValueError):
+        spec = find_spec(module.partition(".")[0])
+        for place in [spec.origin, *(spec.submodule_search_locations or [])] if spec else []:
+            if place and Path.cwd() in (Path(place).parent, Path(place).parent.parent):
+                return Path(place)
+    return None
+
+
+def restrict_imports(trusted: bool) -> None:
+    """Import nothing from the working folder, unless the command line trusts modules of the user's own.
+
+    Then what is installed still comes first. What PYTHONPATH names, and the checkout that seqrl runs from, stay.
+    """
+    here = Path.cwd()
+    named = {str(Path(entry).resolve()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here or str(here) in named]
+    if (trusted or PACKAGE.parent == here) and str(here) not in sys.path:
+        sys.path.append(str(here))
 
 
 def _is_under(name: str, modules: list[str]) -> bool:
@@ -101,57 +164,80 @@ def _nodes(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _nodes(child, f"{where}[{index}]")
 
 
-def hydra_distrusted(hydra: DictConfig) -> Iterator[str]:
-    """Complaints about what Hydra itself would import before any run begins."""
-    for where, node in _nodes(OmegaConf.to_container(hydra), "hydra"):
-        part = where.split(".")[1] if "." in where else ""
-        target = node.get("_target_")
-        if part in ("callbacks", "job_logging", "hydra_logging"):
-            target = target or node.get("()") or node.get("class")
-            if target and not _is_under(str(target), ["logging", "seqrl.sweeps"]):
-                yield f"{where}: would import {target}. Leave it out, or give it on the command line."
+def hydra_distrusted(hydra: DictConfig, plain: DictConfig, trusted: Sequence[str]) -> Iterator[str]:
+    """Complaints about what files of the user's own set in Hydra's own section, which could run anything.
+
+    hydra   as it is composed
+    plain   as it would be without those files
+    """
+    if "hydra" in trusted:
+        return
+    now, before = (dict(dotted(_plain(it), "hydra.")) for it in (hydra, plain))
+    for key in sorted({*now, *before}):
+        if now.get(key) != before.get(key) and not HYDRA_OPEN.match(key):
+            yield (
+                f"{key}: a file sets it (got {now.get(key)}), and could run anything with it. Set it on the command "
+                "line, or add trust=[hydra]."
+            )
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    sections = OmegaConf.to_container(cfg)
+    assert isinstance(sections, dict)
+    return {str(key): value for key, value in sections.items()}
 
 
 def secrets(cfg: DictConfig) -> Iterator[str]:
     """Complaints about what looks like a secret and would be saved with the run."""
-    own = {key: value for key, value in OmegaConf.to_container(cfg).items() if key != "hydra"}  # type: ignore[union-attr]
+    own = {key: value for key, value in _plain(cfg).items() if key != "hydra"}
     for where, node in _nodes(own, ""):
         for key, value in node.items():
-            if isinstance(value, str) and SECRET.search(str(key)) and not value.startswith("${"):
+            if isinstance(value, str | int) and SECRET.search(str(key)) and not str(value).startswith("${"):
                 name = f"{where}.{key}".strip(".")
                 yield (
-                    f"{name}: looks like a secret, and is saved with the run. Export it as a variable, and write "
+                    f"{name}: looks like a secret, and would be saved with the run. Export it as a variable, and write "
                     f"'{name}=${{oc.env:{str(key).upper()}}}'."
                 )
 
 
 def public(cfg: DictConfig) -> DictConfig:
-    """A configuration resolved but for variables of the system's environment, which keep their names."""
-    real = OmegaConf.to_container(cfg, resolve=True)
-    OmegaConf.register_new_resolver("oc.env", _name_of_variable, replace=True)
-    try:
-        named = OmegaConf.create(_resolved(cfg, real))
-    finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    """A configuration resolved but for what comes from the system's environment, which keeps its words.
+
+    It plays the same: what decodes a variable, or gives it a default, stays as it was written.
+    """
+    named = OmegaConf.create(_public(cfg, cfg))
     assert isinstance(named, DictConfig)
     return named
 
 
-def _name_of_variable(name: str, *default: Any) -> str:
-    return f"${{oc.env:{name}}}"
-
-
-def _resolved(node: Any, real: Any) -> Any:
-    """A node as plain data, with the value from `real` where it cannot be text."""
+def _public(node: Any, root: DictConfig) -> Any:
     if isinstance(node, DictConfig):
-        return {key: _resolved(_child(node, key, value), value) for key, value in real.items()}
+        return {key: _public_child(node, key, root) for key in node}
     if isinstance(node, ListConfig):
-        return [_resolved(_child(node, index, value), value) for index, value in enumerate(real)]
+        return [_public_child(node, index, root) for index in range(len(node))]
     return node
 
 
-def _child(node: DictConfig | ListConfig, key: Any, otherwise: Any) -> Any:
-    try:
-        return node[key]
-    except OmegaConfBaseException:
-        return otherwise
+def _public_child(node: DictConfig | ListConfig, key: Any, root: DictConfig) -> Any:
+    child = node._get_node(key)
+    if child is None or not child._is_interpolation():  # type: ignore[union-attr]
+        return _public(node[key], root)
+    with environment_read() as names:
+        value = OmegaConf.to_container(node[key], resolve=True) if OmegaConf.is_config(node[key]) else node[key]
+    # A number of seqrl's own, such as the seed, tells nothing and is needed to read the run.
+    if not names or isinstance(child, IntegerNode | FloatNode | BooleanNode):
+        return value
+    return _as_written(str(child._value()), root)  # type: ignore[union-attr]
+
+
+def _as_written(text: str, root: DictConfig) -> str:
+    """An interpolation with the words of those that it refers to in their place: alone it still means the same."""
+
+    def written(reference: re.Match[str]) -> str:
+        node = OmegaConf.select(root, reference[1].rpartition(".")[0]) if "." in reference[1] else root
+        child = node._get_node(reference[1].rpartition(".")[2]) if isinstance(node, DictConfig) else None
+        if child is not None and child._is_interpolation():
+            return _as_written(str(child._value()), root)
+        return str(OmegaConf.select(root, reference[1]))
+
+    return re.sub(r"\$\{([A-Za-z_][\w.]*)\}", written, text)

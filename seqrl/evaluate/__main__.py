@@ -20,9 +20,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
+from seqrl.config.command_line import names_modules
 from seqrl.config.program import fail
 from seqrl.config.settle import changes, with_values
-from seqrl.config.trust import secrets
+from seqrl.config.trust import restrict_imports, secrets
 from seqrl.config.validate import faults_of_policy
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
@@ -39,10 +40,11 @@ from seqrl.networks import Network
 from seqrl.runs import policy
 from seqrl.runs.build import make_device, make_env, make_evaluator, prepare_device
 from seqrl.runs.evaluator import frozen
+from seqrl.text import masked
 
 
 def say(text: str) -> None:
-    QuietConsole(highlight=False).print(text, markup=False, emoji=False, soft_wrap=True)
+    QuietConsole(highlight=False).print(masked(text), markup=False, emoji=False, soft_wrap=True)
 
 
 def configuration(request: Request) -> tuple[DictConfig, list[str]]:
@@ -129,8 +131,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").format(usage=usage(Words)))
         return
-    # Modules beside the user's work can be named, however the program was started.
-    sys.path.insert(0, str(Path.cwd()))
+    restrict_imports(trusted=names_modules(sys.argv[1:]))
     try:
         evaluate(requested(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from seqrl.loggers import Row
-from seqrl.text import duration, figure
+from seqrl.text import duration, figure, masked
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line, above the live one; it goes to the run's log too."""
+        text = masked(text)
         if not self.name:
             self.console.print(text, soft_wrap=True)
         log.info(text)

@@ -132,14 +132,19 @@ class Checkpoints:
         """Iterations of the best one, and the return that makes it so; None if no return is known."""
         return self._best(self.iterations)
 
+    @property
+    def unreadable(self) -> list[str]:
+        """Checkpoints that do not even say what they are: one of them may have been the best."""
+        return [f"{iteration:0{DIGITS}d}.pt" for iteration in self.iterations if not self._facts(iteration)]
+
     def _load(self, iteration: int) -> dict[str, Any]:
         """Raises OSError or ValueError if it cannot be used."""
         self._insist_on_own_folder()
         free = free_memory()
         data = read(self._path(iteration), most=2**40 if free is None else free)
         if not data.startswith(MAGIC):
-            digest = _facts_of_pair(self._path(iteration)).get("sha256")
-            return unpacked(data, digest)
+            # No digest is that of anything.
+            return unpacked(data, str(_facts_of_pair(self._path(iteration)).get("sha256", "")))
         first, _, rest = data.partition(b"\n")
         version, _, digest = first.removeprefix(MAGIC).partition(b" ")
         if _digest(version, rest) != digest:
@@ -243,9 +248,9 @@ def _is_finished(path: Path) -> bool:
 
 
 def _facts_of_pair(path: Path) -> dict[str, Any]:
-    """What 0.1.0 wrote beside a state; with a digest that nothing has if there is none."""
+    """What 0.1.0 wrote beside a state; {} if it cannot be read."""
     try:
         facts = json.loads(read(path.with_suffix(".json"), HEADER_BYTES))
     except (OSError, ValueError):
         facts = {}
-    return {"sha256": "", **facts} if isinstance(facts, dict) else {"sha256": ""}
+    return facts if isinstance(facts, dict) else {}

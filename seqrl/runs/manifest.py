@@ -18,6 +18,7 @@ import seqrl
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError, StoppedError
 from seqrl.files import links, read_text, remove_strays, write
+from seqrl.text import masked
 
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
 
@@ -79,7 +80,7 @@ class Manifest:
         self.facts |= {
             name: None if isinstance(fact, float) and not math.isfinite(fact) else fact for name, fact in facts.items()
         }
-        write(self.path, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
+        write(self.path, masked(json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
 
     def _claim(self) -> None:
         # The system lets go of the folder when the process ends, however it ends.
