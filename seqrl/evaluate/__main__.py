@@ -20,7 +20,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
-from seqrl.config.program import fail
+from seqrl.config.program import errors_in_one_line
 from seqrl.config.settle import changes, with_values
 from seqrl.config.trust import secrets
 from seqrl.config.validate import faults_of_policy
@@ -131,13 +131,8 @@ def main() -> None:
         return
     # Modules beside the user's work can be named, however the program was started.
     sys.path.insert(0, str(Path.cwd()))
-    try:
+    with errors_in_one_line(when_interrupted="seqrl: interrupted"):
         evaluate(requested(sys.argv[1:]))
-    except KeyboardInterrupt:
-        print("seqrl: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        fail(error)
 
 
 if __name__ == "__main__":

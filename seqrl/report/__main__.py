@@ -5,14 +5,13 @@ summary. Folders may hold a sweep, several, or a single run; runs that still go 
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from seqrl.config.program import fail
+from seqrl.config.program import errors_in_one_line
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
 from seqrl.files import write
@@ -77,13 +76,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     to = arguments.to or arguments.folders[0] / "report"
-    try:
+    with errors_in_one_line():
         while report(arguments.folders, to, arguments.threshold, arguments.watch) and arguments.watch:
             time.sleep(arguments.watch)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        fail(error)
 
 
 if __name__ == "__main__":

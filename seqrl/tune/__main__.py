@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from seqrl.config.command_line import completed, is_override
 from seqrl.config.hydra_errors import config_dirs, faults_of_run, searchpath
-from seqrl.config.program import fail
+from seqrl.config.program import errors_in_one_line
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError
@@ -75,11 +75,9 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").format(usage=usage(Words)))
         return
-    try:
+    with errors_in_one_line(sys.argv[1:]):
         plan = planned(sys.argv[1:])
         search = Search(plan, checked(plan))
-    except Exception as error:
-        fail(error, sys.argv[1:])
 
     def end(number: int, frame: object) -> NoReturn:
         for heard in (signal.SIGINT, signal.SIGTERM):
@@ -90,12 +88,13 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    try:
-        search.run()
-        print(search.best())
-    except Exception as error:
-        search.stop()
-        fail(error, sys.argv[1:])
+    with errors_in_one_line(sys.argv[1:]):
+        try:
+            search.run()
+            print(search.best())
+        except Exception:
+            search.stop()
+            raise
 
 
 if __name__ == "__main__":
