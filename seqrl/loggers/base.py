@@ -6,6 +6,55 @@ from typing import Any
 
 Row = dict[str, float]
 
+# Every scalar that seqrl writes, and what it means. An evaluation's names begin with sampled_ where the policy is
+# evaluated both ways and these episodes took sampled actions.
+SCALARS: dict[str, str] = {
+    # The latest training episodes: 100, or one per environment if there are more environments.
+    "rollout/return_mean": "mean return",
+    "rollout/return_min": "lowest return",
+    "rollout/return_max": "highest return",
+    "rollout/length_mean": "mean length, in steps",
+    "rollout/episodes": "episodes ended so far",
+    # The update: means over its gradient steps, unless stated otherwise.
+    "train/policy_loss": "loss of the policy",
+    "train/value_loss": "loss of the value function",
+    "train/entropy": "entropy of the policy",
+    "train/explained_variance": "share of the variance of the returns that the value function explains",
+    "train/kl": "approximate KL divergence between the policy that acted and the updated one",
+    "train/clip_fraction": "share of steps whose probability ratio PPO clipped",
+    "train/learning_rate": "learning rate in use",
+    "train/epochs": "epochs done, fewer than algorithm.epochs if target_kl stopped them",
+    "train/return_deviation": "number that rewards are divided by, with algorithm.normalize_reward=true",
+    "train/gradient_norm": "norm of the gradient before clipping",
+    "train/gradient_clipped": "share of gradient steps that were clipped",
+    "train/skipped": "share of gradient steps skipped because they were not finite",
+    # How the rollout was cut, and what it took.
+    "memory/sequences": "sequences the rollout was cut into",
+    "memory/sequence_length": "mean length of a sequence, in steps",
+    "memory/carried": "share of sequences that begin with memory from before",
+    "memory/peak_mb": "most memory the process has held, in MB",
+    # Wall time since the run began, evaluations at intervals included.
+    "time/elapsed_seconds": "seconds so far",
+    "time/steps_per_second": "environment steps per second",
+    "time/environment_share": "share spent in the environments",
+    "time/inference_share": "share spent choosing actions",
+    "time/update_share": "share spent learning",
+    "time/evaluation_share": "share spent on evaluations",
+    "time/other_share": "share spent on everything else: logging, checkpoints",
+    "time/idle_share": "share in which this process computed nothing",
+    # Fresh episodes, without learning.
+    "evaluation/return_mean": "mean return",
+    "evaluation/return_std": "standard deviation of the return",
+    "evaluation/return_min": "lowest return",
+    "evaluation/length_mean": "mean length, in steps",
+    "evaluation/episodes": "episodes played",
+    "evaluation/sampled_return_mean": "mean return",
+    "evaluation/sampled_return_std": "standard deviation of the return",
+    "evaluation/sampled_return_min": "lowest return",
+    "evaluation/sampled_length_mean": "mean length, in steps",
+    "evaluation/return_without_memory": "mean return with memory zeroed before every step",
+}
+
 
 @dataclass(frozen=True)
 class About:
