@@ -1,4 +1,4 @@
-"""Where the scalars of a run go. Each library is imported when a run begins to write there, and not before."""
+"""Where the scalars of a run go. Each library is imported only when a run starts logging to it."""
 
 from seqrl.loggers.base import SCALARS, About, Logger, Row, adopted
 from seqrl.loggers.csv import Csv

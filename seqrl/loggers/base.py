@@ -1,4 +1,4 @@
-"""What a logger is, and what it may know of the run."""
+"""What a logger is, what it may know about the run, and the scalars that it gets."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -58,12 +58,12 @@ SCALARS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class About:
-    """What a run is called and made of.
+    """A run's name and configuration.
 
-    name        of its folder; a point of a sweep carries there what is swept
-    group       name of the sweep that it is a point of
-    config      resolved, in sections; variables of the system's environment keep their names
-    overrides   of the command line
+    name        of the run folder; for a point of a sweep it contains the swept values
+    group       name of the sweep that the run is a point of
+    config      resolved, in sections; environment variables appear by name, not by value
+    overrides   from the command line
     """
 
     name: str
@@ -73,20 +73,20 @@ class About:
 
 
 class Logger(ABC):
-    """Where rows of scalars go. Built with the run folder, and the environment steps after which the run goes on."""
+    """Where rows of scalars go. Built with the run folder and the environment steps after which the run resumes."""
 
     def begin(self, about: About) -> str | None:
-        """Prepare for the first row; return a line for the user, if there is one to say."""
+        """Prepare for the first row; return a line for the user, or None."""
         return None
 
     @abstractmethod
     def write(self, row: Row, env_steps: int) -> None:
-        """Take in the scalars, by name, that hold after `env_steps` environment steps."""
+        """Log scalars, by name, as they are after `env_steps` environment steps."""
 
-    def sync(self) -> None:  # noqa: B027
-        """Wait until all that was written is on the disk; called before every checkpoint."""
+    def sync(self) -> None:  # noqa: B027  # most loggers need none of these three
+        """Wait until everything written is on disk; called before every checkpoint."""
 
-    def end(self, status: str) -> None:  # noqa: B027  # most have nothing to say
+    def end(self, status: str) -> None:  # noqa: B027
         """Called before `close`, with how the run ended: finished, interrupted or failed."""
 
     def close(self) -> None:  # noqa: B027
@@ -94,7 +94,7 @@ class Logger(ABC):
 
 
 class Adopted(Logger):
-    """A logger that has the methods of a Logger without being one."""
+    """Wraps a logger that has the methods of a Logger without being one."""
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
@@ -107,5 +107,5 @@ class Adopted(Logger):
 
 
 def adopted(logger: Any) -> Logger:
-    """The logger as a Logger, whose optional methods it need not have."""
+    """The logger as a Logger, even if it lacks the optional methods."""
     return logger if isinstance(logger, Logger) else Adopted(logger)
