@@ -1,8 +1,8 @@
 """Search for good hyperparameters: `python -m seqrl.tune [search=ppo] [trials=40] [any arguments of seqrl.train]`.
 
 Every trial is a run of seqrl.train with values that Optuna proposes from the results of earlier trials; a trial that
-lags behind is stopped early. You may stop or kill the search and continue it with the same command. To speed it up, run
-that command in another terminal too, or on another node that shares the disk.
+lags behind is stopped early. You may stop or kill the search: the same command with study=<its folder> continues it.
+Run that command in another terminal, or on another node that shares the disk, to speed the search up.
 
 {usage}
 """
