@@ -1,7 +1,7 @@
 """Measure how fast each backend plays an environment: python scripts/backends.py CartPole-v1 --parallel 16 64
 
-Random actions, as the runner asks for them; the median of three seconds. Steps that are spent on a reset do not count.
-Two environments are of this script: Computes-v0 and Waits-v0, 5 ms a step.
+Plays random actions, as the runner would; prints the median of three one-second measurements. Steps spent on a reset do
+not count. This script defines two environments of its own, Computes-v0 and Waits-v0, which take 5 ms per step.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SECONDS = 0.005
 
 
 class Waits(gymnasium.Env[Any, Any]):
-    """Sleeps through every step, as if it waited for a simulator elsewhere."""
+    """Sleeps during every step, as if waiting for an external simulator."""
 
     observation_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (4,))
     action_space: spaces.Space[Any] = spaces.Discrete(2)
@@ -43,7 +43,7 @@ class Waits(gymnasium.Env[Any, Any]):
 
 
 class Computes(Waits):
-    """Keeps a core busy through every step."""
+    """Keeps a core busy during every step."""
 
     def spend(self) -> None:
         until = time.process_time() + SECONDS
@@ -59,13 +59,13 @@ def steps_per_second(id: str, backend: str, parallel: int) -> float:
     with closing(GymnasiumEnv(id, parallel, seed=0, backend=backend)) as env:
         actions = batch_space(env.action_space, parallel)
         actions.seed(0)
-        told = [torch.from_numpy(actions.sample()) for _ in range(64)]
+        samples = [torch.from_numpy(actions.sample()) for _ in range(64)]
         env.reset()
         rates = []
         for _ in range(3):
             began, steps, calls = time.perf_counter(), 0, 0
             while time.perf_counter() - began < 1:
-                step = env.step(told[calls % len(told)])
+                step = env.step(samples[calls % len(samples)])
                 steps, calls = steps + int(step.valid.sum()), calls + 1
                 ended = step.terminated | step.truncated
                 if ended.any():

@@ -1,14 +1,14 @@
-"""Compare the speed of seqrl and of its peers at the same work, side by side, and seqrl with itself: `make bench`.
+"""Compare the speed of seqrl with that of its peers on the same work, and with itself: `make bench`.
 
 python scripts/bench.py outputs/bench
 
-The work: CartPole-v1 with hidden velocities; encoder, one LSTM, policy and value with a hidden layer each; PPO with 128
-steps of every environment, 4 epochs of 4 minibatches, gradients through the whole rollout; early, when episodes are
-short, and late, when all have 500 steps. Steps a second count collecting and learning, without the first iteration.
+The work: CartPole-v1 with hidden velocities; encoder, one LSTM, policy and value with one hidden layer each; PPO with
+128 steps of every environment, 4 epochs of 4 minibatches, gradients through the whole rollout; early, when episodes are
+short, and late, when all have 500 steps. Steps per second count collecting and learning, without the first iteration.
 
-Peers are installed into virtual environments of their own, and take as many threads as they like; seqrl runs with its
-defaults. All take turns, so that what the machine does meanwhile falls on all of them; the ratio of two turns side by
-side is what counts. Parts that are not asked for with --parts keep what they found last time.
+Peers are installed in virtual environments of their own and use as many threads as they like; seqrl runs with its
+defaults. All take turns, so that other load on the machine affects all of them; what counts is the ratio of two
+neighbouring turns. Parts left out of --parts keep their previous results.
 """
 
 import argparse
@@ -26,16 +26,16 @@ from typing import Any
 import torch
 
 HERE = Path(__file__).resolve().parent
-# What is installed for each, and the script that does the work with it.
+# The package to install for each, and the script that does the work with it.
 PEERS = {"sb3-contrib": ("sb3-contrib==2.9.2", "sb3.py"), "sheeprl": ("sheeprl==0.8.4", "sheep.py")}
 
 Measured = dict[str, float]
 Turns = dict[str, list[Measured]]
 
 
-def turn(python: Path | str, script: str, told: dict[str, Any]) -> Measured:
-    """What a script that measures prints, in a process of its own."""
-    command = [str(python), str(HERE / script), json.dumps(told)]
+def turn(python: Path | str, script: str, settings: dict[str, Any]) -> Measured:
+    """Run a measuring script in a process of its own; return what it prints."""
+    command = [str(python), str(HERE / script), json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"bench: {script} failed\n{done.stderr}")
@@ -43,12 +43,12 @@ def turn(python: Path | str, script: str, told: dict[str, Any]) -> Measured:
     return measured
 
 
-def ours(script: str, told: dict[str, Any]) -> Measured:
-    return turn(sys.executable, f"measures/{script}", told)
+def ours(script: str, settings: dict[str, Any]) -> Measured:
+    return turn(sys.executable, f"measures/{script}", settings)
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Measured]], times: int) -> Turns:
-    """What each measured, turn by turn."""
+    """Measurements of each contender, turn by turn."""
     turns: Turns = {name: [] for name in contenders}
     for _ in range(times):
         for name, contender in contenders.items():
@@ -57,19 +57,19 @@ def take_turns(contenders: Mapping[str, Callable[[], Measured]], times: int) -> 
 
 
 def repeat(measure: Callable[[], Measured], times: int) -> Turns:
-    """What was measured each time, where there is nothing to take turns with."""
+    """Repeated measurements, without other contenders."""
     return take_turns({"seqrl": measure}, times)
 
 
 def installed(peer: str, folder: Path) -> Path:
-    """Python of the virtual environment in which a peer lives, made if it is not there."""
+    """Path to the Python of a peer's virtual environment, which is created if necessary."""
     python = folder / peer / "bin" / "python"
     if not (folder / peer / "installed").exists():
         print(f"installing {peer} into {folder / peer}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder / peer)], check=True)
         version = torch.__version__.split("+")[0]
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        # The same torch, so that the libraries are compared and not what they stand on.
+        # The same version of torch, so that only the libraries are compared.
         subprocess.run([*pip, f"torch=={version}"], check=True)
         subprocess.run([*pip, f"torch=={version}", PEERS[peer][0]], check=True)
         (folder / peer / "installed").touch()
@@ -78,7 +78,7 @@ def installed(peer: str, folder: Path) -> Path:
 
 def against_peers(given: argparse.Namespace) -> dict[str, Turns]:
     pythons = {peer: installed(peer, given.folder.resolve()) for peer in given.peers}
-    found = {}
+    results = {}
     for size in given.sizes:
         for late in (False, True):
             parallel, width = map(int, size.split(":"))
@@ -87,14 +87,14 @@ def against_peers(given: argparse.Namespace) -> dict[str, Turns]:
             for peer, python in pythons.items():
                 contenders[peer] = partial(turn, python, f"peers/{PEERS[peer][1]}", work)
             name = f"N = {parallel}, H = {width}, {'late' if late else 'early'}"
-            found[name] = take_turns(contenders, given.pairs)
-            report(f"{name}: " + ratios(found[name], "seqrl", *pythons))
-    return found
+            results[name] = take_turns(contenders, given.pairs)
+            report(f"{name}: " + ratios(results[name], "seqrl", *pythons))
+    return results
 
 
-def against_peers_table(found: dict[str, Turns]) -> str:
+def against_peers_table(results: dict[str, Turns]) -> str:
     rows = []
-    for work, turns in found.items():
+    for work, turns in results.items():
         for library, measured in turns.items():
             shares = [f"{statistics.median(t[name] for t in measured):.0%}" for name in ("collecting", "idle")]
             peak = statistics.median(t["peak_mb"] for t in measured)
@@ -103,7 +103,7 @@ def against_peers_table(found: dict[str, Turns]) -> str:
     return table(["work", "library", "steps/s", "times as fast", "collecting", "idle", "peak MB"], rows)
 
 
-# Pairs of ways to do the work: what is told to the one, and to the other.
+# Pairs of ways to do the work: the settings of the one, and of the other.
 FULL = {"parallel": 64, "width": 128, "late": False}
 WIDE = {"parallel": 100, "width": 256, "late": False}
 ITSELF: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -113,7 +113,7 @@ ITSELF: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**FULL, "late": True},
     ),
     "whole episodes against 128 steps, early": ({**FULL, "with": ["rollout_length=0"]}, FULL),
-    # 372 episodes have about as many steps as 128 of 64 environments.
+    # 372 whole episodes have about as many steps as 64 environments with 128 steps each.
     "the same, early, at as many steps": ({**FULL, "parallel": 372, "with": ["rollout_length=0"]}, FULL),
     "LSTM and attention (window 64) against LSTM": ({**FULL, "with": ["network=attention"]}, FULL),
     "two gradient_threads against one": (FULL, {**FULL, "with": ["algorithm.gradient_threads=1"]}),
@@ -123,36 +123,36 @@ ITSELF: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def against_itself(given: argparse.Namespace) -> dict[str, Turns]:
-    found = {}
+    results = {}
     for name, (one, other) in ITSELF.items():
         sides = {"one": one, "other": other}
         contenders = {
             side: partial(ours, "work.py", {**work, "seconds": given.seconds}) for side, work in sides.items()
         }
-        found[name] = take_turns(contenders, given.pairs)
-        report(f"{name}: {ratios(found[name], 'one', 'other')}")
-    return found
+        results[name] = take_turns(contenders, given.pairs)
+        report(f"{name}: {ratios(results[name], 'one', 'other')}")
+    return results
 
 
-def against_itself_table(found: dict[str, Turns]) -> str:
+def against_itself_table(results: dict[str, Turns]) -> str:
     rows = [
         [name, *(spread(speeds(turns[side]), 0) for side in ("one", "other")), ratios(turns, "one", "other")]
-        for name, turns in found.items()
+        for name, turns in results.items()
     ]
     return table(["", "steps/s", "of the other", "ratio"], rows)
 
 
 def kernels(given: argparse.Namespace) -> dict[str, Turns]:
-    found = {}
+    results = {}
     for rows, width in ((16, 128), (64, 128), (100, 256)):
-        told = {"rows": rows, "width": width, "seconds": 2}
-        found[f"B = {rows}, H = {width}"] = repeat(partial(ours, "kernel.py", told), given.pairs)
-    return found
+        settings = {"rows": rows, "width": width, "seconds": 2}
+        results[f"B = {rows}, H = {width}"] = repeat(partial(ours, "kernel.py", settings), given.pairs)
+    return results
 
 
-def kernels_table(found: dict[str, Turns]) -> str:
+def kernels_table(results: dict[str, Turns]) -> str:
     rows = []
-    for shape, turns in found.items():
+    for shape, turns in results.items():
         lstm, floor = ([measured[name] for measured in turns["seqrl"]] for name in ("lstm", "floor"))
         share = [a / b for a, b in zip(lstm, floor, strict=True)]
         rows.append([shape, spread(lstm, 0), spread(floor, 0), spread(share, 2)])
@@ -173,7 +173,7 @@ def commands(given: argparse.Namespace) -> dict[str, Turns]:
 
 
 def command(folder: Path, *overrides: str) -> Measured:
-    """Wall time of a run of `seqrl.train`, and the mean return of its evaluation if it has one."""
+    """Wall time of a run of `seqrl.train`, and the mean return of its evaluation, if any."""
     if folder.exists():
         folder.rename(folder.with_name(f"{folder.name}_before_{time.time_ns()}"))
     words = [sys.executable, "-m", "seqrl.train", *overrides, f"hydra.run.dir='{folder.resolve()}'"]
@@ -186,9 +186,9 @@ def command(folder: Path, *overrides: str) -> Measured:
     return {"seconds": took, "return": rows[-1].get("evaluation/return_mean", float("nan"))}
 
 
-def commands_table(found: dict[str, Turns]) -> str:
+def commands_table(results: dict[str, Turns]) -> str:
     rows = []
-    for name, turns in found.items():
+    for name, turns in results.items():
         returns = [measured["return"] for measured in turns["seqrl"]]
         seconds = [measured["seconds"] for measured in turns["seqrl"]]
         rows.append([name, spread(seconds, 1), "" if math.isnan(returns[0]) else spread(returns, 1)])
@@ -196,18 +196,18 @@ def commands_table(found: dict[str, Turns]) -> str:
 
 
 def scale(given: argparse.Namespace) -> dict[str, Turns]:
-    found = {}
+    results = {}
     for width in (64, 128, 256):
         for parallel in (16, 64, 256, 1024, 4096):
             work = {"parallel": parallel, "width": width, "late": False, "seconds": min(3.0, given.seconds)}
-            found[f"{width}:{parallel}"] = repeat(partial(ours, "work.py", work), 1)
-    return found
+            results[f"{width}:{parallel}"] = repeat(partial(ours, "work.py", work), 1)
+    return results
 
 
-def scale_table(found: dict[str, Turns]) -> str:
-    speed = {name: turns["seqrl"][0]["steps_per_second"] for name, turns in found.items()}
-    widths = list(dict.fromkeys(name.split(":")[0] for name in found))
-    sizes = list(dict.fromkeys(name.split(":")[1] for name in found))
+def scale_table(results: dict[str, Turns]) -> str:
+    speed = {name: turns["seqrl"][0]["steps_per_second"] for name, turns in results.items()}
+    widths = list(dict.fromkeys(name.split(":")[0] for name in results))
+    sizes = list(dict.fromkeys(name.split(":")[1] for name in results))
     rows = [[f"H = {width}", *(f"{speed[f'{width}:{size}']:,.0f}" for size in sizes)] for width in widths]
     return table(["steps/s", *(f"N = {size}" for size in sizes)], rows)
 
@@ -219,18 +219,18 @@ GROWTH = {
 
 
 def growth(given: argparse.Namespace) -> dict[str, Turns]:
-    found = {}
+    results = {}
     for panel, points in GROWTH.items():
         for parallel, episode, bptt_length in points:
-            told = {"parallel": parallel, "width": 128, "episode": episode, "bptt_length": bptt_length}
+            settings = {"parallel": parallel, "width": 128, "episode": episode, "bptt_length": bptt_length}
             name = f"{panel}:{parallel}:{episode}:{bptt_length}"
-            found[name] = repeat(partial(ours, "growth.py", told), 1)
-    return found
+            results[name] = repeat(partial(ours, "growth.py", settings), 1)
+    return results
 
 
-def growth_table(found: dict[str, Turns]) -> str:
+def growth_table(results: dict[str, Turns]) -> str:
     rows = []
-    for name, turns in found.items():
+    for name, turns in results.items():
         _, parallel, episode, bptt_length = name.split(":")
         (measured,) = turns["seqrl"]
         episodes = int(parallel) * 128 // int(episode)
@@ -238,7 +238,7 @@ def growth_table(found: dict[str, Turns]) -> str:
     return table(["steps", "episodes", "bptt_length", "MB"], rows)
 
 
-# What is measured, and how it is told.
+# For each part, the function that measures and the one that makes a table of the results.
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Turns]], Callable[[dict[str, Turns]], str]]] = {
     "peers": (against_peers, against_peers_table),
     "itself": (against_itself, against_itself_table),
@@ -254,7 +254,7 @@ def speeds(turns: list[Measured]) -> list[float]:
 
 
 def ratios(turns: Turns, one: str, *others: str) -> str:
-    """How many times as fast the one was as each of the others, pair by pair."""
+    """How many times as fast one was as each of the others, pair by pair."""
     pairs = [[a / b for a, b in zip(speeds(turns[one]), speeds(turns[other]), strict=True)] for other in others]
     return ", ".join(spread(of_other, 2) for of_other in pairs)
 
@@ -267,7 +267,7 @@ def spread(numbers: Iterable[float], digits: int) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """In Markdown."""
+    """A table in Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
 
@@ -277,22 +277,24 @@ def report(line: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where peers are installed and results go, such as outputs/bench")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="of the benchmark (all)")
-    parser.add_argument("--pairs", type=int, default=5, help="turns of each (5)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="that are measured in each turn (8)")
+    parser.add_argument("folder", type=Path, help="folder for peers and results, such as outputs/bench")
+    parser.add_argument(
+        "--parts", nargs="+", default=list(PARTS), choices=PARTS, help="parts of the benchmark to run (default: all)"
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="turns of each contender (default: 5)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds measured in each turn (default: 8)")
     parser.add_argument("--sizes", nargs="+", default=["16:128", "64:128", "100:256"], metavar="N:H")
     parser.add_argument("--peers", nargs="*", default=["sb3-contrib"], choices=PEERS)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    results = given.folder / "bench.json"
-    found = json.loads(results.read_text()) if results.exists() else {}
+    path = given.folder / "bench.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
     for part in given.parts:
         report(f"\n{part}")
-        measure, tell = PARTS[part]
-        found[part] = measure(given)
-        results.write_text(json.dumps(found, indent=2))
-        report(tell(found[part]))
+        measure, table_of = PARTS[part]
+        results[part] = measure(given)
+        path.write_text(json.dumps(results, indent=2))
+        report(table_of(results[part]))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Draw what scripts/bench.py has measured: steps a second by size, and the memory of an update.
+"""Plot the results of scripts/bench.py: steps per second by size, and the memory of an update.
 
 python scripts/bench_figures.py outputs/bench docs
 
-Reads bench.json of the one folder; writes speed_by_size.png and update_memory.png into the other.
+Reads bench.json from the first folder; writes speed_by_size.png and update_memory.png to the second.
 """
 
 import argparse
@@ -29,16 +29,16 @@ def axes_of(count: int, ylabel: str) -> tuple[Any, list[Any]]:
 
 
 def lines(axes: Any, named: dict[str, Points]) -> None:
-    """Draw each with its name behind its last point."""
+    """Draw each line, with its name after its last point."""
     for colour, (name, points) in zip(COLOURS, named.items(), strict=False):
         axes.plot(*zip(*points, strict=True), "o-", color=colour, clip_on=False)
         axes.annotate(name, points[-1], xytext=(8, 0), textcoords="offset points", color=colour, va="center")
     axes.set_ylim(0)
 
 
-def speed_by_size(found: dict[str, Any]) -> Any:
+def speed_by_size(results: dict[str, Any]) -> Any:
     named: dict[str, Points] = defaultdict(list)
-    for name, turns in found.items():
+    for name, turns in results.items():
         width, parallel = name.split(":")
         named[f"H = {width}"].append((int(parallel), turns["seqrl"][0]["steps_per_second"] / 1000))
     figure, (axes,) = axes_of(1, "thousand steps/s")
@@ -50,10 +50,10 @@ def speed_by_size(found: dict[str, Any]) -> Any:
     return figure
 
 
-def update_memory(found: dict[str, Any]) -> Any:
+def update_memory(results: dict[str, Any]) -> Any:
     by_steps: dict[str, Points] = defaultdict(list)
     by_episodes: Points = []
-    for name, turns in found.items():
+    for name, turns in results.items():
         panel, _, episode, bptt_length = name.split(":")
         measured = turns["seqrl"][0]
         if panel == "steps":
@@ -77,13 +77,13 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, help="folder to write to, such as docs")
     given = parser.parse_args()
     path = given.measured / "bench.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    missing = [part for part in ("scale", "growth") if part not in found]
+    results = json.loads(path.read_text()) if path.exists() else {}
+    missing = [part for part in ("scale", "growth") if part not in results]
     if missing:
-        parser.error(f"{path}: holds no {' and no '.join(missing)}. Run scripts/bench.py {given.measured} first")
+        parser.error(f"{path}: has no results for {' and '.join(missing)}. Run scripts/bench.py {given.measured} first")
     for name, figure in {
-        "speed_by_size": speed_by_size(found["scale"]),
-        "update_memory": update_memory(found["growth"]),
+        "speed_by_size": speed_by_size(results["scale"]),
+        "update_memory": update_memory(results["growth"]),
     }.items():
         figure.savefig(given.pictures / f"{name}.png", bbox_inches="tight")
 

@@ -1,9 +1,9 @@
-"""Sit the exam: train on every memory task, with several seeds, and say in a table which were passed.
+"""Run the exam: train on every memory task with several seeds, and print a table of which were passed.
 
 python scripts/exam.py outputs/exam --jobs 2
 
-One sweep: each run is that of `experiment=<task>`, evaluated on 200 fresh episodes and once more with memory zeroed at
-every step. Runs that are finished are not done again; one that was interrupted goes on.
+One sweep: each run is `experiment=<task>`, evaluated on 200 fresh episodes and again with memory zeroed at every step.
+Finished runs are not repeated; interrupted ones are resumed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Task:
-    """What a task is passed with, and what is reached without memory."""
+    """The mean return that passes a task, and the best without memory."""
 
     passed_with: float
     memoryless: float
@@ -37,7 +37,7 @@ NETWORKS = ["lstm", "attention"]
 
 
 def sit(given: argparse.Namespace) -> int:
-    """Train what is not trained yet; exit code of the sweep."""
+    """Train whatever is not trained yet; return the exit code of the sweep."""
     words = [f"experiment={','.join(given.tasks)}", f"network={','.join(given.networks)}", f"seed=range({given.seeds})"]
     words += ["evaluation.memoryless_control=true", f"sweep={given.folder}", *given.overrides]
     if given.jobs > 1:
@@ -46,14 +46,14 @@ def sit(given: argparse.Namespace) -> int:
 
 
 def finished(exam: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """What finished runs left behind, by task and network."""
-    found = defaultdict(list)
+    """Manifests of the finished runs, by task and network."""
+    manifests = defaultdict(list)
     for path in sorted(exam.glob("*/manifest.json")):
         manifest = json.loads(path.read_text())
         chosen = dict(override.split("=", 1) for override in manifest["overrides"])
         if manifest["status"] == "finished":
-            found[chosen["experiment"], chosen["network"]].append(manifest)
-    return found
+            manifests[chosen["experiment"], chosen["network"]].append(manifest)
+    return manifests
 
 
 def table(exam: Path, tasks: Sequence[str], networks: Sequence[str]) -> str:
@@ -62,9 +62,9 @@ def table(exam: Path, tasks: Sequence[str], networks: Sequence[str]) -> str:
         "| task | network | runs | median (worst to best) | memory zeroed | passed with | steps | seconds | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    found = finished(exam)
-    for task, network in [(task, network) for task in tasks for network in networks if found[task, network]]:
-        runs = found[task, network]
+    manifests = finished(exam)
+    for task, network in [(task, network) for task in tasks for network in networks if manifests[task, network]]:
+        runs = manifests[task, network]
         results = sorted(run["result"] for run in runs)
         median = statistics.median(results)
         zeroed = statistics.median(run["evaluation_return_without_memory"] for run in runs)
@@ -84,12 +84,14 @@ def figure(number: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the runs go, such as outputs/exam")
+    parser.add_argument("folder", type=Path, help="folder of the runs, such as outputs/exam")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="lstm, attention")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each task and network (5)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side (1); needs seqrl[joblib]")
-    parser.add_argument("--with", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="of every run")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each task and network (default: 5)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs in parallel (default: 1); needs seqrl[joblib]")
+    parser.add_argument(
+        "--with", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every run"
+    )
     given = parser.parse_args()
     code = sit(given)
     print(table(given.folder, given.tasks, given.networks))

@@ -24,7 +24,7 @@ command line, `key=value`. `python -m seqrl.train --cfg job` shows the values of
 
 Built-in tasks: {", ".join(built_in_tasks())}.
 """
-# In the order of the page: what stands before the keys of each.
+# In the order of the page: the prefix of each group's keys.
 PREFIXES = {
     "run": "",
     "sequence_learning": "sequence_learning.",

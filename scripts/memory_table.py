@@ -1,9 +1,9 @@
-"""Measure how much memory an update takes for several bptt_length: 100 environments, whole episodes of 500 steps.
+"""Measure the memory of an update for several values of bptt_length: 100 environments, whole episodes of 500 steps.
 
 python scripts/memory_table.py
 
-Prints a Markdown table. Each row is measured in a process of its own: the growth of its resident memory while it learns
-from one rollout, with one minibatch an epoch, and the memory of the rollout itself.
+Prints a Markdown table. Each row is measured in a process of its own: how much its resident memory grows while it
+learns from one rollout, with one minibatch per epoch, and the memory of the rollout itself.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROWS = [(0, None), (50, None), (20, None), (10, None), (0, 2000)]
 
 
 class Noise(BatchedEnv):
-    """Environments that show noise for LENGTH steps."""
+    """Environments whose observations are noise, for LENGTH steps."""
 
     batch_size = PARALLEL
     observation_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (8,))
@@ -53,7 +53,7 @@ class Noise(BatchedEnv):
 
 @dataclass(frozen=True)
 class Measured:
-    """What one update of a setting took."""
+    """Cost of one update with some setting."""
 
     steps_at_once: int
     expected_mb: float
@@ -62,10 +62,7 @@ class Measured:
     seconds: float
 
 
-def measure(bptt_length: int, max_tokens: int | None, hidden_size: int) -> Measured:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    env = Noise()
+def make_algorithm(env: BatchedEnv, bptt_length: int, max_tokens: int | None, hidden_size: int) -> SequencePPOAlgorithm:
     network = recurrent_network(
         env.observation_space,
         env.action_space,
@@ -77,7 +74,7 @@ def measure(bptt_length: int, max_tokens: int | None, hidden_size: int) -> Measu
         heads=1,
         separate_critic=False,
     )
-    algorithm = SequencePPOAlgorithm(
+    return SequencePPOAlgorithm(
         network,
         np.random.default_rng(0),
         clip_range=0.2,
@@ -100,8 +97,15 @@ def measure(bptt_length: int, max_tokens: int | None, hidden_size: int) -> Measu
         gradient_threads=1,
         max_tokens_per_batch=max_tokens,
     )
+
+
+def measure(bptt_length: int, max_tokens: int | None, hidden_size: int) -> Measured:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    env = Noise()
+    algorithm = make_algorithm(env, bptt_length, max_tokens, hidden_size)
     empty = peak_memory_mb()
-    rollout = Runner(env, network, 0, bptt_length, torch.Generator().manual_seed(0)).collect()
+    rollout = Runner(env, algorithm.network, 0, bptt_length, torch.Generator().manual_seed(0)).collect()
     need = footprint(algorithm, rollout, PARALLEL)
     forget_peak_memory()
     before = peak_memory_mb()
@@ -113,16 +117,16 @@ def measure(bptt_length: int, max_tokens: int | None, hidden_size: int) -> Measu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden-size", type=int, default=128, help="width of the encoder and the LSTM (128)")
+    parser.add_argument("--hidden-size", type=int, default=128, help="width of the encoder and the LSTM (default: 128)")
     width = parser.parse_args().hidden_size
     print("| bptt_length | max_tokens_per_batch | steps at once | update, MB | expected, MB | rollout, MB | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for bptt_length, max_tokens in ROWS:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-            it = alone.submit(measure, bptt_length, max_tokens, width).result()
+            cost = alone.submit(measure, bptt_length, max_tokens, width).result()
         print(
-            f"| {bptt_length} | {max_tokens or 'null'} | {it.steps_at_once:,} | {it.update_mb:,.0f} | "
-            f"{it.expected_mb:,.0f} | {it.rollout_mb:,.0f} | {it.seconds:.1f} |",
+            f"| {bptt_length} | {max_tokens or 'null'} | {cost.steps_at_once:,} | {cost.update_mb:,.0f} | "
+            f"{cost.expected_mb:,.0f} | {cost.rollout_mb:,.0f} | {cost.seconds:.1f} |",
             flush=True,
         )
 

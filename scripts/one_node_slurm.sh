@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Start a Slurm of this one machine, run a command in it, end it: to try out sweeps on a cluster. Needs root, and on
-# Debian: apt-get install slurm-wlm munge
+# Start Slurm on this machine, run a command in it, shut it down: to try out sweeps without a cluster. Needs root, and
+# on Debian: apt-get install slurm-wlm munge
 #
 #   sudo scripts/one_node_slurm.sh python -m seqrl.train -m hydra/launcher=slurm 'seed=0,1'
 set -euo pipefail

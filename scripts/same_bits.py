@@ -1,9 +1,9 @@
 """Show that a change leaves training as it was: the same runs by two versions of seqrl, compared to the last digit.
 
-    python scripts/same_bits.py main             # the checkout as it is against a revision of git
+    python scripts/same_bits.py main             # this checkout against a revision of git
 
 Ten short runs cover PPO and REINFORCE, the networks, ways to cut sequences, whole episodes and fixed rollouts, and the
-ways to play environments. Every scalar of metrics.jsonl must be equal, but for times and memory. Exit code 1 if one
+ways to play environments. Every scalar of metrics.jsonl must be equal, except times and memory. Exit code 1 if one
 is not.
 """
 
@@ -47,7 +47,7 @@ RUNS = {
 
 
 def rows(checkout: Path, command: str) -> list[dict[str, float]]:
-    """What a run wrote of its learning, by a version of seqrl that lies in a checkout."""
+    """Run a command with the seqrl of a checkout; return the scalars of its learning."""
     with tempfile.TemporaryDirectory() as folder:
         words = [*shlex.split(f"{SHARED} {command}"), f"hydra.run.dir={folder}/run"]
         subprocess.run(
@@ -65,7 +65,7 @@ def rows(checkout: Path, command: str) -> list[dict[str, float]]:
 
 
 def differences(one: list[dict[str, float]], other: list[dict[str, float]]) -> Iterator[str]:
-    """Scalars that are not equal, a line each; first of all, other numbers of rows."""
+    """A line for each scalar that differs, after one if the numbers of rows differ."""
     if len(one) != len(other):
         yield f"{len(one)} rows, {len(other)} rows"
     for number, (a, b) in enumerate(zip(one, other, strict=False)):
@@ -76,11 +76,11 @@ def differences(one: list[dict[str, float]], other: list[dict[str, float]]) -> I
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("revision", help="of git, such as main or HEAD~3")
-    parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("revision", help="git revision, such as main or HEAD~3")
+    parser.add_argument("--only", default="", help="only runs whose name contains this")
     arguments = parser.parse_args()
     git = ["git", "-C", str(ROOT), "worktree"]
-    found = 0
+    failures = 0
     with tempfile.TemporaryDirectory() as folder:
         before = Path(folder) / "before"
         subprocess.run([*git, "add", "--detach", "--quiet", before, arguments.revision], check=True)
@@ -95,11 +95,11 @@ def main() -> None:
                 print(f"{name}: {verdict}", flush=True)
                 for line in differ[:5]:
                     print(f"    {line}")
-                # A run that says nothing shows nothing.
-                found += len(differ) + (not scalars)
+                # A run without scalars proves nothing.
+                failures += len(differ) + (not scalars)
         finally:
             subprocess.run([*git, "remove", "--force", before], check=True)
-    sys.exit(bool(found))
+    sys.exit(bool(failures))
 
 
 if __name__ == "__main__":

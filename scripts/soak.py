@@ -2,7 +2,7 @@
 
 python scripts/soak.py outputs/soak --kills 50
 
-Trains once without interruption and once more, killed (SIGKILL) at random times and resumed. Says whether parameters,
+Trains once without interruption and once killed (SIGKILL) at random times and resumed. Prints whether parameters,
 optimizer, random streams and curves are equal to the last bit. Exit code 0 if they are, else 1.
 """
 
@@ -20,7 +20,7 @@ import torch
 
 from seqrl.runs.checkpoint import Checkpoints
 
-# Episodes in progress are carried from rollout to rollout, and must be played again when it goes on.
+# Episodes in progress are carried from rollout to rollout, and must be replayed when the run resumes.
 RUN = [
     "env.id=CartPole-v1",
     "env=gymnasium",
@@ -34,9 +34,9 @@ RUN += ["episodes=1000000", "total_steps=250000", "algorithm.epochs=4", "evaluat
 
 @dataclass
 class Soaked:
-    """What became of the run that was killed.
+    """What happened to the run that was killed.
 
-    kills       that hit the process while it ran
+    kills       times the process was killed while it ran
     unsaved     of these, before there was anything to resume
     seconds     from its first start to its end
     """
@@ -58,7 +58,7 @@ def finished(process: subprocess.Popen[str]) -> None:
 
 
 def soak(folder: Path, overrides: list[str], kills: int, longest: float, chance: random.Random) -> Soaked:
-    """Run into `folder`, killed after up to `longest` seconds, `kills` times."""
+    """Do the run in `folder`, killing it `kills` times, each after up to `longest` seconds."""
     soaked, began = Soaked(), time.monotonic()
     while True:
         saved = list((folder / "checkpoints").glob("*.pt"))
@@ -75,12 +75,12 @@ def soak(folder: Path, overrides: list[str], kills: int, longest: float, chance:
             soaked.kills += 1
             soaked.unsaved += not saved
             if not list((folder / "checkpoints").glob("*.pt")):
-                # Killed before its first checkpoint: there is no run yet, only the place for one.
+                # Killed before its first checkpoint: there is no run yet, only its folder.
                 (folder / "manifest.json").unlink(missing_ok=True)
             print(f"kill {soaked.kills}: {newest(folder)} iterations", flush=True)
         else:
             finished(process)
-            sys.exit(f"soak: the run was over after {soaked.kills} kills. Give it a larger total_steps.")
+            sys.exit(f"soak: the run finished after {soaked.kills} kills. Use a larger total_steps.")
 
 
 def newest(folder: Path) -> int:
@@ -88,13 +88,13 @@ def newest(folder: Path) -> int:
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """Places in two states that are not equal to the last bit; the time a run took is not compared."""
+    """Paths in two states that are not equal to the last bit; the time a run took is not compared."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         keys = [key for key in one if f"{where}.{key}" != ".clock"]
-        return [place for key in keys for place in differences(one[key], other[key], f"{where}.{key}")]
+        return [path for key in keys for path in differences(one[key], other[key], f"{where}.{key}")]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
-        return [place for index, (a, b) in pairs for place in differences(a, b, f"{where}[{index}]")]
+        return [path for index, (a, b) in pairs for path in differences(a, b, f"{where}[{index}]")]
     same = (
         torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other
     )
@@ -102,34 +102,34 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl without what depends on the clock and the process."""
+    """Rows of metrics.jsonl, without scalars that depend on the clock or the process."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if not k.startswith("time/") and k != "memory/peak_mb"} for row in rows]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the two runs go, such as outputs/soak; must not be there yet")
-    parser.add_argument("--kills", type=int, default=50, help="how often the run is killed (50)")
-    parser.add_argument("--longest", type=float, default=8.0, help="seconds after which a kill comes at the latest (8)")
-    parser.add_argument("--seed", type=int, default=0, help="of the times of the kills (0)")
+    parser.add_argument("folder", type=Path, help="folder for the two runs, such as outputs/soak; must not exist")
+    parser.add_argument("--kills", type=int, default=50, help="how often to kill the run (default: 50)")
+    parser.add_argument("--longest", type=float, default=8.0, help="latest time of a kill, in seconds (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times of the kills (default: 0)")
     given, overrides = parser.parse_known_args()
     if given.folder.exists():
-        parser.error(f"{given.folder} is there already")
+        parser.error(f"{given.folder} already exists")
     whole, killed = given.folder.resolve() / "whole", given.folder.resolve() / "killed"
     overrides = [*RUN, *overrides]
     began = time.monotonic()
     finished(train(*overrides, f"hydra.run.dir='{whole}'"))
     alone = time.monotonic() - began
     soaked = soak(killed, overrides, given.kills, given.longest, random.Random(given.seed))
-    found = differences(Checkpoints(whole).newest()[0], Checkpoints(killed).newest()[0])
-    found += [] if curves(whole) == curves(killed) else ["metrics.jsonl"]
+    unequal = differences(Checkpoints(whole).newest()[0], Checkpoints(killed).newest()[0])
+    unequal += [] if curves(whole) == curves(killed) else ["metrics.jsonl"]
     print(
         f"\n{newest(whole)} iterations; left alone {alone:.0f} s; with {soaked.kills} kills, {soaked.unsaved} of them "
         f"before the first checkpoint, {soaked.seconds:.0f} s\n"
-        f"{'equal to the last bit' if not found else 'different: ' + ', '.join(found[:10])}"
+        f"{'equal to the last bit' if not unequal else 'different: ' + ', '.join(unequal[:10])}"
     )
-    sys.exit(bool(found))
+    sys.exit(bool(unequal))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Train as the configuration guide says, from its flat YAML files and flags.
+"""Train with the flat YAML files and flags of the configuration guide.
 
 python scripts/train.py --config config/train_config.yml --episodes 100
 python scripts/train.py --episodes 1 --parallel 1 --device cpu
 
-Prints the command `python -m seqrl.train ...` that it stands for, and runs it. Any of its overrides may follow.
+Prints the equivalent command, `python -m seqrl.train ...`, and runs it. You may add any of its overrides.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
         usage="%(prog)s [--config FILE] [--flag VALUE ...] [key=value ...]",
         allow_abbrev=False,
     )
-    # A flag without a value is not argparse's to refuse: every fault is said at once.
+    # argparse must not reject a flag without a value: all faults are reported at once.
     parser.add_argument("--config", nargs="?", const="", metavar="FILE", help="flat YAML file")
     parser.add_argument("--print", action="store_true", help="print the command, do not run it")
     for key, flag in FLAGS.items():
@@ -37,7 +37,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     print(shlex.join(["python", "-m", "seqrl.train", *overrides]), flush=True)
     if not given.print:
-        # Here, as torch takes seconds to load and a translation does without.
+        # Not at the top: torch takes seconds to load, and --print does not need it.
         from seqrl import train
 
         sys.argv = [train.__file__, *overrides]

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and what it has used. Imports no torch."""
+"""What this process may use of the machine, and what it has used. Does not import torch."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ def cores() -> int:
 
 
 def forget_peak_memory() -> None:
-    """Begin `peak_memory_mb` anew, where the system can: a sweep runs job after job in one process."""
+    """Reset `peak_memory_mb`, where the system can: a sweep runs job after job in one process."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -28,18 +28,18 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-# Of Linux's prctl.
+# From Linux's prctl.
 PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(number: int) -> None:
-    """Have this process sent a signal when its parent ends, however that ends; only Linux can."""
+    """Have the system send this process a signal when its parent ends, however it ends; Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that this process may still take; None where the system does not tell."""
+    """Bytes of memory that this process can still use; None if the system does not tell."""
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable"))
@@ -48,7 +48,7 @@ def free_memory() -> int | None:
 
 
 def _limits() -> list[int]:
-    """Room that is left under the limits of this process and of its control group."""
+    """Bytes left under the limits of this process and of its control group."""
     room: list[int] = []
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:

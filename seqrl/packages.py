@@ -1,4 +1,4 @@
-"""Modules and packages that may not be there, and what to do then."""
+"""Modules and packages that may be missing, and what to do then."""
 
 import difflib
 import importlib
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from seqrl.errors import described
 
-# Modules of environments, and the extras of seqrl that bring them.
+# Environment modules, and the extras of seqrl that install them.
 EXTRAS = {"popgym": "popgym", "minigrid": "minigrid", "ale_py": "atari"}
 
 
@@ -35,17 +35,17 @@ def fault_of_module(module: str) -> str | None:
         )
         return f"there is no module {module!r}. {how}"
     except Exception as error:
-        return f"the module {module!r} cannot be imported: {described(error)}. Mend it."
+        return f"the module {module!r} cannot be imported: {described(error)}. Fix it."
     return None
 
 
 def fault_of_target(target: str) -> str | None:
-    """Why there is no such thing as module.name, and what to do; None if there is."""
+    """Why module.name does not exist, and what to do; None if it does."""
     module, _, name = target.rpartition(".")
     if fault := fault_of_module(module):
         return fault
-    there = vars(importlib.import_module(module))
-    if name in there:
+    names = vars(importlib.import_module(module))
+    if name in names:
         return None
-    close = difflib.get_close_matches(name, there, n=1)
+    close = difflib.get_close_matches(name, names, n=1)
     return f"{module} has no {name}." + (f" Did you mean {close[0]}?" if close else " Check its spelling.")

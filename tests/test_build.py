@@ -83,7 +83,7 @@ def begun(folder, monkeypatch):
         (
             ["network=unreadable"],
             "network._target_: the module 'unreadable' cannot be imported: SyntaxError: invalid syntax "
-            "(unreadable.py, line 1). Mend it.",
+            "(unreadable.py, line 1). Fix it.",
         ),
         (
             ["network=lacking"],

@@ -5,13 +5,13 @@ from seqrl.devices.device import HINTS, Device, choose
 from seqrl.errors import ConfigError
 
 
-def test_auto_takes_a_device_that_is_there():
+def test_auto_takes_an_available_device():
     device = Device("auto", threads=1, precision="float32").torch_device
     assert torch.zeros(2, device=device).sum() == 0
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "tpu", "cpu:1", "cuda:x", ""])
-def test_a_device_that_is_not_there_is_refused_with_a_remedy(name):
+def test_an_unavailable_device_is_refused_with_a_remedy(name):
     with pytest.raises(ConfigError, match=r"device\.name: .*device=cpu"):
         Device(name, threads=1, precision="float32")
 
@@ -22,29 +22,29 @@ def test_cuda_without_a_gpu_names_the_remedy():
         Device("cuda", threads=1, precision="float32")
 
 
-def auto(monkeypatch, *there) -> Device:
+def auto(monkeypatch, *available) -> Device:
     """Device auto on a machine with these accelerators."""
     for name in ("cuda", "mps"):
-        monkeypatch.setattr(getattr(torch, name), "is_available", lambda name=name: name in there)
+        monkeypatch.setattr(getattr(torch, name), "is_available", lambda name=name: name in available)
         monkeypatch.setattr(getattr(torch, name), "device_count", lambda: 1)
     return Device("auto", threads=2, precision="float64")
 
 
 @pytest.mark.parametrize(
-    ("there", "faulty", "name", "said"),
+    ("available", "faulty", "name", "messages"),
     [
         ([], [], "cpu", []),
         (["cuda"], [], "cuda", [HINTS["cuda"]]),
-        (["cuda"], ["cuda"], "cpu", ["device=auto passes over cuda: it hangs."]),
+        (["cuda"], ["cuda"], "cpu", ["device=auto skips cuda: it hangs."]),
         (["mps"], [], "mps", [HINTS["mps"]]),
-        (["cuda", "mps"], ["cuda"], "mps", ["device=auto passes over cuda: it hangs.", HINTS["mps"]]),
-        (["cuda", "mps"], ["cuda", "mps"], "cpu", [f"device=auto passes over {d}: it hangs." for d in ("cuda", "mps")]),
+        (["cuda", "mps"], ["cuda"], "mps", ["device=auto skips cuda: it hangs.", HINTS["mps"]]),
+        (["cuda", "mps"], ["cuda", "mps"], "cpu", [f"device=auto skips {d}: it hangs." for d in ("cuda", "mps")]),
     ],
 )
-def test_auto_takes_the_first_that_passes(monkeypatch, there, faulty, name, said):
-    heard = []
-    device = choose(auto(monkeypatch, *there), lambda d: "it hangs" if d.type in faulty else None, heard.append)
-    assert (device.name, device.threads, device.dtype, heard) == (name, 2, torch.float64, said)
+def test_auto_takes_the_first_that_passes(monkeypatch, available, faulty, name, messages):
+    printed = []
+    device = choose(auto(monkeypatch, *available), lambda d: "it hangs" if d.type in faulty else None, printed.append)
+    assert (device.name, device.threads, device.dtype, printed) == (name, 2, torch.float64, messages)
 
 
 def test_the_cpu_is_never_probed():
@@ -52,7 +52,7 @@ def test_the_cpu_is_never_probed():
     assert choose(device, pytest.fail, pytest.fail) == device
 
 
-def test_a_device_that_does_not_pass_is_refused_with_a_remedy(monkeypatch):
+def test_a_device_that_fails_the_probe_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setattr(torch.mps, "is_available", lambda: True)
     device = Device("mps", threads=1, precision="float32")
     with pytest.raises(ConfigError, match=r"^device\.name: it hangs \(got 'mps'\)\. Use device=cpu\.$"):
@@ -60,7 +60,7 @@ def test_a_device_that_does_not_pass_is_refused_with_a_remedy(monkeypatch):
 
 
 @pytest.mark.parametrize(("precision", "products"), [("float32", "ieee"), ("bf16", "ieee"), ("tf32", "tf32")])
-def test_cudnn_rounds_factors_only_where_it_is_told_to(precision, products):
+def test_cudnn_rounds_factors_only_when_asked_to(precision, products):
     Device("cpu", threads=1, precision=precision).prepare()
     assert torch.backends.cudnn.rnn.fp32_precision == products
     assert torch.backends.cuda.matmul.fp32_precision == products

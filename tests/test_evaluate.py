@@ -1,4 +1,4 @@
-"""`python -m seqrl.evaluate` says of any run how good its policy is, and harms none."""
+"""`python -m seqrl.evaluate` evaluates the policy of any run, and harms none."""
 
 import fcntl
 import hashlib
@@ -18,7 +18,8 @@ from seqrl.evaluate.results import memory, verdict
 from seqrl.runs.checkpoint import Checkpoints
 from tests.test_train import TINY, train
 
-# A network with one number: how well it remembers the sign of the T-maze. It turns as it remembers, up if it does not.
+# A network with one number: how well it remembers the sign of the T-maze. It turns as it remembers, and up if it does
+# not remember.
 MINE = """
 import torch
 from torch import nn
@@ -53,14 +54,14 @@ CONFIG = {
     "evaluation": {"episodes": 40, "greedy": True},
     "parallel": 16,
     "seed": 3,
-    # Not heard from here.
+    # Ignored: only the command line may trust.
     "trust": ["mine"],
 }
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Folder of a run, beside the module that its network is from; its policy has just begun to remember."""
+    """Folder of a run, beside the module that defines its network; its policy has just begun to remember."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
@@ -69,7 +70,7 @@ def run(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     checkpoints = Checkpoints(folder)
-    # The first is the best by its return in training, the second by its evaluation.
+    # The first is the best by training return, the second by evaluation.
     for iteration, (trust, training, evaluation) in enumerate([(0.0, 0.9, 0.5), (1.0, 0.8, 1.0), (1.0, 0.7, 0.4)]):
         state = {"algorithm": {"network": {"trust_in_memory": torch.tensor(trust)}}}
         checkpoints.keep = 3
@@ -79,7 +80,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture
 def evaluated(run, monkeypatch, capsys):
-    """Runs the program; returns what it wrote down, and what it printed."""
+    """Runs the program; returns what it wrote to evaluation.json, and what it printed."""
 
     def evaluate(*words):
         monkeypatch.setattr(sys, "argv", ["evaluate", *words])
@@ -91,7 +92,7 @@ def evaluated(run, monkeypatch, capsys):
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Runs the program in vain; returns the line it says, and its exit code."""
+    """Runs the program, which refuses; returns its error line and its exit code."""
 
     def evaluate(*words):
         monkeypatch.setattr(sys, "argv", ["evaluate", *words])
@@ -107,91 +108,95 @@ def refused(monkeypatch, capsys):
 GIVEN = ["run=run", "trust=[mine]"]
 
 
-def test_memory_that_is_used_is_told_from_memory_that_is_not(evaluated):
-    found, said = evaluated(*GIVEN)
-    assert (found["iterations"], found["env_steps"], found["seed"], found["changed"]) == (2, 200, 3, [])
-    assert found["greedy"]["returns"] == [1.0] * 40
-    assert found["greedy"]["lengths"] == [6.0] * 40
-    assert 0.2 < found["without_memory"]["return_mean"] < 0.8
-    low, high = found["memory"]["interval"]
-    assert 0 < low < found["memory"]["return_lost"] < high
-    assert found["memory"]["return_lost"] == pytest.approx(1 - found["without_memory"]["return_mean"])
-    assert "Memory is used: zeroing it costs 0." in said
+def test_memory_in_use_is_distinguished_from_memory_not_in_use(evaluated):
+    measured, printed = evaluated(*GIVEN)
+    assert (measured["iterations"], measured["env_steps"], measured["seed"], measured["changed"]) == (2, 200, 3, [])
+    assert measured["greedy"]["returns"] == [1.0] * 40
+    assert measured["greedy"]["lengths"] == [6.0] * 40
+    assert 0.2 < measured["without_memory"]["return_mean"] < 0.8
+    low, high = measured["memory"]["interval"]
+    assert 0 < low < measured["memory"]["return_lost"] < high
+    assert measured["memory"]["return_lost"] == pytest.approx(1 - measured["without_memory"]["return_mean"])
+    assert "Memory is used: zeroing it costs 0." in printed
 
-    found, said = evaluated(*GIVEN, "checkpoint=0")
-    assert found["greedy"]["returns"] == found["without_memory"]["returns"]
-    assert "That memory is used cannot be seen" in said
+    measured, printed = evaluated(*GIVEN, "checkpoint=0")
+    assert measured["greedy"]["returns"] == measured["without_memory"]["returns"]
+    assert "No sign that memory is used" in printed
 
 
-def test_figures_are_those_of_the_episodes(evaluated):
-    found, said = evaluated(*GIVEN, "checkpoint=0", "episodes=99")
-    returns = torch.tensor(found["greedy"]["returns"])
+def test_statistics_are_those_of_the_episodes(evaluated):
+    measured, printed = evaluated(*GIVEN, "checkpoint=0", "episodes=99")
+    returns = torch.tensor(measured["greedy"]["returns"])
     assert len(returns) == 99
     assert set(returns.tolist()) == {0.0, 1.0}
     mean = float(returns.mean())
-    assert found["greedy"]["return_mean"] == pytest.approx(mean)
-    low, high = found["greedy"]["return_interval"]
+    assert measured["greedy"]["return_mean"] == pytest.approx(mean)
+    low, high = measured["greedy"]["return_interval"]
     half = 1.96 * float(returns.std()) / 99**0.5
     assert (mean - low, high - mean) == (pytest.approx(half, rel=0.15), pytest.approx(half, rel=0.15))
-    assert (found["greedy"]["return_min"], found["greedy"]["return_max"]) == (0, 1)
-    assert found["greedy"]["return_median"] == float(mean > 0.5)
-    assert f"{mean:.2f}        {low:.2f} to {high:.2f}" in said
+    assert (measured["greedy"]["return_min"], measured["greedy"]["return_max"]) == (0, 1)
+    assert measured["greedy"]["return_median"] == float(mean > 0.5)
+    assert f"{mean:.2f}        {low:.2f} to {high:.2f}" in printed
 
 
-def test_another_environment_than_in_training_is_played_and_said(evaluated):
-    found, said = evaluated(*GIVEN, "env.corridor_length=40")
-    assert found["greedy"]["lengths"] == [41.0] * 40
-    assert found["greedy"]["return_mean"] == 1
-    assert found["changed"] == ["env.corridor_length: 5 -> 40"]
-    assert "changed: env.corridor_length: 5 -> 40\n" in said
+def test_a_changed_environment_is_played_and_the_change_reported(evaluated):
+    measured, printed = evaluated(*GIVEN, "env.corridor_length=40")
+    assert measured["greedy"]["lengths"] == [41.0] * 40
+    assert measured["greedy"]["return_mean"] == 1
+    assert measured["changed"] == ["env.corridor_length: 5 -> 40"]
+    assert "changed: env.corridor_length: 5 -> 40\n" in printed
 
 
-def test_the_seed_of_the_run_plays_its_episodes_and_another_one_others(evaluated):
+def test_the_seed_of_the_run_plays_its_episodes_and_another_seed_plays_others(evaluated):
     first, again, other = (
         evaluated(*GIVEN, "checkpoint=0", *seed)[0]["greedy"]["returns"] for seed in ([], ["seed=3"], ["seed=4"])
     )
     assert first == again != other
 
 
-def test_both_policies_are_played_if_that_is_asked_for(evaluated):
-    found, said = evaluated(*GIVEN, "greedy=both", "memoryless_control=false")
-    assert "memory" not in found
-    assert found["sampled"]["return_mean"] < found["greedy"]["return_mean"] == 1
-    assert "likeliest actions" in said
-    assert "sampled actions" in said
-    assert "emory" not in said
+def test_both_policies_are_played_if_asked_for(evaluated):
+    measured, printed = evaluated(*GIVEN, "greedy=both", "memoryless_control=false")
+    assert "memory" not in measured
+    assert measured["sampled"]["return_mean"] < measured["greedy"]["return_mean"] == 1
+    assert "likeliest actions" in printed
+    assert "sampled actions" in printed
+    assert "emory" not in printed
 
 
 @pytest.mark.parametrize(("which", "iterations"), [("last", 2), ("best", 1), ("0", 0), ("1", 1)])
-def test_the_checkpoint_that_is_meant_is_played(evaluated, which, iterations):
+def test_the_checkpoint_asked_for_is_played(evaluated, which, iterations):
     assert evaluated(*GIVEN, f"checkpoint={which}")[0]["iterations"] == iterations
 
 
-def test_what_was_chosen_by_the_same_episodes_is_said_to_owe_to_them(run, evaluated):
+def test_a_checkpoint_chosen_by_the_same_episodes_comes_with_a_warning(run, evaluated):
     config = {**CONFIG, "evaluation": {**CONFIG["evaluation"], "interval": 5}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    note = "It was chosen as the best on these very episodes"
-    for words, owes in {"checkpoint=best": True, "checkpoint=last": False, "checkpoint=best seed=1": False}.items():
-        assert (note in evaluated(*GIVEN, *words.split())[1]) == owes
+    note = "This checkpoint was chosen as the best on these very episodes"
+    for words, is_warned in {
+        "checkpoint=best": True,
+        "checkpoint=last": False,
+        "checkpoint=best seed=1": False,
+    }.items():
+        assert (note in evaluated(*GIVEN, *words.split())[1]) == is_warned
 
 
-def test_few_episodes_say_nothing_about_memory(evaluated):
-    found, said = evaluated(*GIVEN, "episodes=1")
-    assert found["greedy"]["return_interval"] is None
-    assert "Whether memory is used cannot be told from 1 episode." in said
-    assert "cannot be told from 9 episodes." in evaluated(*GIVEN, "episodes=9")[1]
+def test_few_episodes_show_nothing_about_memory(evaluated):
+    measured, printed = evaluated(*GIVEN, "episodes=1")
+    assert measured["greedy"]["return_interval"] is None
+    assert "1 episode cannot show whether memory is used." in printed
+    assert "9 episodes cannot show whether memory is used." in evaluated(*GIVEN, "episodes=9")[1]
 
 
 @pytest.mark.parametrize(
-    ("zeroed", "said"),
-    [(0.0, "Memory is used: zeroing it costs 1.50 (1."), (3.0, "Memory does harm: zeroing it gains 1.50 (1.")],
+    ("zeroed", "sentence"),
+    [(0.0, "Memory is used: zeroing it costs 1.50 (1."), (3.0, "Memory hurts: zeroing it gains 1.50 (1.")],
 )
-def test_the_verdict_says_which_way(zeroed, said):
+def test_the_verdict_says_which_way(zeroed, sentence):
     returns = 1 + torch.arange(20).remainder(2).double().numpy()
-    assert verdict(**memory(returns, 0 * returns + zeroed)).startswith(said)
+    assert verdict(**memory(returns, 0 * returns + zeroed)).startswith(sentence)
 
 
-# Where an environment's numbers come from, and what plays.
+# Runs with different environments, networks and policies.
 RUNS = {
     "cartpole": ["network=attention"],
     "sync": ["env=gymnasium", "env.backend=sync", "env.hidden=[1]", "evaluation.greedy=both", "network=lstm"],
@@ -199,7 +204,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_it_finds_to_the_last_bit_what_the_run_has_found(tmp_path, monkeypatch, name):
+def test_it_measures_to_the_last_bit_what_the_run_measured(tmp_path, monkeypatch, name):
     tiny = [word for word in TINY if name == "cartpole" or not word.startswith("env.")]
     more = ["evaluation.episodes=10", "evaluation.memoryless_control=true", "hydra.run.dir=trained", "logger=jsonl"]
     done = train(tmp_path, *tiny, *more, *RUNS[name])
@@ -209,15 +214,15 @@ def test_it_finds_to_the_last_bit_what_the_run_has_found(tmp_path, monkeypatch, 
     before = contents(trained)
     monkeypatch.setattr(sys, "argv", ["evaluate", f"run={trained}"])
     main()
-    found = json.loads((trained / "evaluation.json").read_text())
+    measured = json.loads((trained / "evaluation.json").read_text())
     for how, prefix in {"greedy": "", "sampled": "sampled_"}.items():
         for figure in ("return_mean", "return_std", "return_min", "length_mean"):
-            if how in found:
-                assert found[how][figure] == facts[f"evaluation_{prefix}{figure}"]
-    assert ("sampled" in found) == (name == "sync")
-    assert found["without_memory"]["return_mean"] == facts["evaluation_return_without_memory"]
-    assert len(set(found["greedy"]["returns"])) > 1
-    # And nothing of the run is touched.
+            if how in measured:
+                assert measured[how][figure] == facts[f"evaluation_{prefix}{figure}"]
+    assert ("sampled" in measured) == (name == "sync")
+    assert measured["without_memory"]["return_mean"] == facts["evaluation_return_without_memory"]
+    assert len(set(measured["greedy"]["returns"])) > 1
+    # Nothing else in the run's folder has changed.
     assert {path: data for path, data in contents(trained).items() if path != "evaluation.json"} == before
 
 
@@ -230,11 +235,11 @@ def contents(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "exit_code", "said"),
+    ("words", "exit_code", "message"),
     [
         ([], 2, "run: is missing. Name the folder of a run, such as outputs/runs/<date>/<run>."),
         (["run="], 2, "run: must be the folder of a run"),
-        (["run"], 2, "run: cannot be meant. Write key=value"),
+        (["run"], 2, "run: is not key=value. Run python -m seqrl.evaluate --help for the keys."),
         (["run=nowhere"], 3, "run: nowhere is not a run folder. Name the one that has config.yaml in it."),
         (["run=."], 3, "run: . is not a run folder."),
         (["run=mine.py"], 3, "run: mine.py is not a run folder."),
@@ -244,7 +249,7 @@ def contents(folder):
         ([*GIVEN, "epsiodes=3"], 2, "epsiodes: there is no such key. Did you mean episodes? Keys: run, checkpoint,"),
         ([*GIVEN, "network.hidden_size=3"], 2, "network.hidden_size: there is no such key."),
         ([*GIVEN, "env=tmaze"], 2, "env: there is no such key."),
-        ([*GIVEN, "--fast"], 2, "--fast: cannot be meant."),
+        ([*GIVEN, "--fast"], 2, "--fast: is not key=value."),
         ([*GIVEN, "seed=-1"], 2, "seed: must be a whole number of at least 0 (got -1)."),
         ([*GIVEN, "greedy=maybe"], 2, "greedy: must be true, false or both (got maybe)."),
         ([*GIVEN, "video=mp4"], 2, "video: must be true or false (got mp4)."),
@@ -269,28 +274,28 @@ def contents(folder):
         ),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_with_a_remedy(run, refused, words, exit_code, said):
+def test_a_faulty_command_line_gets_one_line_with_a_remedy(run, refused, words, exit_code, message):
     before = contents(run)
     line, code = refused(*words)
-    assert (line[: len(said)], code) == (said, exit_code)
+    assert (line[: len(message)], code) == (message, exit_code)
     assert contents(run) == before
 
 
-def test_what_the_command_line_does_not_name_is_not_imported(run, refused):
-    # Though the run's own configuration trusts it.
+def test_a_module_that_the_command_line_does_not_trust_is_not_imported(run, refused):
+    # Even though the run's own configuration trusts it.
     line, code = refused("run=run")
     assert (line, code) == ("network._target_: mine.network is not of seqrl. If you trust it, add trust=[mine].", 2)
     assert not (run.parent / "imported").exists()
 
 
-def test_all_that_is_wrong_is_said_at_once(run, monkeypatch, capsys):
+def test_all_faults_are_reported_at_once(run, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate", "episodes=0", "greedy=no", "sed=1"])
     with pytest.raises(SystemExit):
         main()
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
-def test_a_secret_that_is_typed_is_refused(run, refused):
+def test_a_secret_on_the_command_line_is_refused(run, refused):
     config = {**CONFIG, "env": {"_target_": "seqrl.envs.GymnasiumEnv", "id": "CartPole-v1", "kwargs": {}, "hidden": []}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     line, code = refused(*GIVEN, "+env.kwargs.api_key=hush")
@@ -298,7 +303,7 @@ def test_a_secret_that_is_typed_is_refused(run, refused):
     assert line.startswith("env.kwargs.api_key: looks like a secret")
 
 
-def test_a_checkpoint_of_another_network_is_said_to_be_one(run, refused):
+def test_a_checkpoint_of_another_network_is_reported_as_such(run, refused):
     recurrent = {"_target_": "seqrl.networks.recurrent_network", "use_lstm": True, "use_attention": False}
     (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "network": {**recurrent, "type": "lstm"}}))
     line, code = refused("run=run")
@@ -309,9 +314,9 @@ def test_a_checkpoint_of_another_network_is_said_to_be_one(run, refused):
 def test_the_newest_sound_checkpoint_takes_the_place_of_a_damaged_one(run, evaluated, refused):
     damaged = run / "checkpoints" / "00000002.pt"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    found, said = evaluated(*GIVEN)
-    assert found["iterations"] == 1
-    assert "warning: checkpoint 00000002.pt is damaged; using an older one.\n" in said
+    measured, printed = evaluated(*GIVEN)
+    assert measured["iterations"] == 1
+    assert "warning: checkpoint 00000002.pt is damaged; using an older one.\n" in printed
     (run / "checkpoints" / "00000001.pt").write_bytes(b"")
     line, code = refused(*GIVEN, "checkpoint=best")
     assert (line, code) == (
@@ -324,7 +329,7 @@ def test_the_newest_sound_checkpoint_takes_the_place_of_a_damaged_one(run, evalu
     assert line.startswith("run/checkpoints: holds no checkpoint that can be used: 00000002.pt is damaged, ")
 
 
-def test_a_run_that_goes_on_is_evaluated_and_not_disturbed(run, evaluated):
+def test_a_run_still_going_is_evaluated_and_not_disturbed(run, evaluated):
     held = os.open(run, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     try:
@@ -333,37 +338,37 @@ def test_a_run_that_goes_on_is_evaluated_and_not_disturbed(run, evaluated):
         os.close(held)
 
 
-def test_where_nothing_can_be_written_it_is_printed_all_the_same(run, monkeypatch, capsys):
-    # A folder where a file is expected fails for everyone, also for root.
+def test_results_are_printed_even_if_they_cannot_be_written(run, monkeypatch, capsys):
+    # A folder where a file is expected fails for everyone, even root.
     (run / "evaluation.json").mkdir()
     monkeypatch.setattr(sys, "argv", ["evaluate", *GIVEN])
     main()
-    said = capsys.readouterr().out
-    assert "Memory is used" in said
-    assert said.splitlines()[-1] == "Not written down: run/evaluation.json: Is a directory."
+    printed = capsys.readouterr().out
+    assert "Memory is used" in printed
+    assert printed.splitlines()[-1] == "Could not write run/evaluation.json: Is a directory."
     assert not list(run.glob("*.tmp"))
 
 
-def test_a_film_lies_in_the_run_folder(run, evaluated):
-    _, said = evaluated(*GIVEN, "video=true")
-    assert said.endswith("Film: run/policy.gif, and in TensorBoard\n")
+def test_a_film_is_written_to_the_run_folder(run, evaluated):
+    _, printed = evaluated(*GIVEN, "video=true")
+    assert printed.endswith("Film: run/policy.gif, and in TensorBoard\n")
     (events,) = (run / "video").iterdir()
     film = (run / "policy.gif").read_bytes()
     assert film.startswith(b"GIF89a")
     assert film in events.read_bytes()
 
 
-def test_a_reader_that_has_gone_stops_nothing(run):
+def test_a_reader_that_has_gone_does_not_stop_the_program(run):
     command = [sys.executable, "-m", "seqrl.evaluate", *GIVEN]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=run.parent, stdout=pipe, stderr=pipe) as going:
-        going.stdout.close()
-        said = going.stderr.read()
-    assert (going.returncode, said) == (0, b"")
+    with subprocess.Popen(command, cwd=run.parent, stdout=pipe, stderr=pipe) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (0, b"")
     assert (run / "evaluation.json").exists()
 
 
-def test_help_says_every_key(tmp_path):
+def test_help_lists_every_key(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "seqrl.evaluate", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )

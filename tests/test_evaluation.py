@@ -10,7 +10,7 @@ from tests.worlds import Cue, Script
 
 
 @pytest.mark.parametrize(("episodes", "lengths"), [(2, [3, 4]), (3, [3, 4, 5]), (7, [3, 4, 5, 4, 3, 4, 5])])
-def test_episodes_are_counted_in_equal_shares_never_by_who_ends_first(episodes, lengths):
+def test_episodes_are_counted_in_equal_shares_not_by_which_end_first(episodes, lengths):
     env = Script([[3, 5], [4]])
     returns, played = play(env, small_network(env), episodes, None, 100)
     assert played.tolist() == lengths
@@ -28,7 +28,7 @@ def test_scalars_of_an_evaluation():
     }
 
 
-# How to build environments, and whether they can begin anew without being built again.
+# How to build environments, and whether they can start over without being rebuilt.
 WORLDS = {
     "cartpole": (lambda: CartPole(3, seed=1), True),
     "tmaze": (lambda: TMaze(3, seed=1, corridor_length=2), True),
@@ -56,7 +56,7 @@ def test_every_evaluation_plays_the_same_episodes(world, greedy):
         return built[-1]
 
     evaluations = evaluator(build, greedy=greedy)
-    # One that does not do the same in all of these worlds.
+    # A network that does not always act the same in these worlds.
     network = small_network(make_env(), seed=9)
     (first,) = evaluations.play(network).values()
     evaluations.play(small_network(make_env(), seed=1))
@@ -64,13 +64,13 @@ def test_every_evaluation_plays_the_same_episodes(world, greedy):
     assert [part.tolist() for part in again] == [part.tolist() for part in first]
     assert len(built) == (1 if are_kept else 3)
     evaluations.close()
-    # Not because there is only one episode.
+    # The episodes do differ from one another.
     returns, _ = play(make_env(), network, 60, None if greedy else torch.Generator().manual_seed(5), 1000)
     assert len(set(returns.tolist())) > 1
     assert returns[:7].tolist() == first[0].tolist()
 
 
-def test_both_policies_and_the_one_without_memory_are_told_apart():
+def test_both_policies_and_the_control_without_memory_have_their_own_scalars():
     scalars = evaluator(lambda: Script([[3], [4]]), 2, "both", True).row(small_network(Script([[3]])))
     assert scalars == {
         "evaluation/return_mean": 8.0,
@@ -87,7 +87,7 @@ def test_both_policies_and_the_one_without_memory_are_told_apart():
 
 
 @pytest.mark.parametrize(("greedy", "likeliest"), [(True, True), (False, False)])
-def test_the_likeliest_or_a_sampled_action_is_taken_as_asked(greedy, likeliest):
+def test_the_likeliest_or_a_sampled_action_is_taken_as_asked_for(greedy, likeliest):
     make_env, _ = WORLDS["cartpole"]
     network = small_network(make_env())
     means = [evaluator(make_env, 30, kind).row(network)["evaluation/return_mean"] for kind in (greedy, True, False)]
@@ -95,12 +95,12 @@ def test_the_likeliest_or_a_sampled_action_is_taken_as_asked(greedy, likeliest):
     assert means[0] == means[1 if likeliest else 2]
 
 
-def test_without_episodes_nothing_is_built_and_nothing_is_said():
+def test_without_episodes_nothing_is_built_or_logged():
     assert evaluator(lambda: pytest.fail("built"), episodes=0).row(None) == {}
 
 
 class Adapts(nn.Module):
-    """Moves a statistic with whatever it sees while it learns, and forgets some of it at random."""
+    """Updates a statistic with everything it sees in training, and drops out at random."""
 
     def __init__(self):
         super().__init__()
@@ -117,7 +117,7 @@ class Adapts(nn.Module):
         return Categorical(self.noise(observation)), torch.zeros(len(observation)), {}
 
 
-def test_an_evaluation_changes_nothing_of_the_network_nor_of_torchs_own_randomness():
+def test_an_evaluation_changes_neither_the_network_nor_torchs_random_state():
     network = Adapts()
     random = torch.get_rng_state()
     first = evaluator(lambda: Script([[3], [4]])).row(network)
@@ -131,7 +131,7 @@ def test_an_evaluation_changes_nothing_of_the_network_nor_of_torchs_own_randomne
 
 
 class Remembers:
-    """Knows the cue of tests.worlds.Cue by heart, and answers with it."""
+    """Memorizes the cue of tests.worlds.Cue, and answers with it."""
 
     def initial_state(self, batch_size):
         return {"cue": torch.zeros(batch_size)}

@@ -39,7 +39,7 @@ def test_fewer_steps_go_through_the_network_at_once_where_gradients_reach_less_f
     assert footprint(algorithm, rollout, 20).steps == at_once
 
 
-def test_more_environments_of_the_same_kind_need_as_much_more():
+def test_three_times_the_environments_need_three_times_the_memory():
     network, rollout = rollout_of(LONG, 0)
     algorithm = ppo(network, minibatches=2)
     few, many = (footprint(algorithm, rollout, parallel) for parallel in (20, 60))
@@ -75,13 +75,13 @@ print(need.megabytes, peak_memory_mb() - before)
 def test_the_need_that_is_said_is_the_one_that_is_measured():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    said, measured = map(float, done.stdout.split())
-    assert said == pytest.approx(measured, rel=0.35)
+    predicted, measured = map(float, done.stdout.split())
+    assert predicted == pytest.approx(measured, rel=0.35)
     assert measured > 100
 
 
 @pytest.mark.parametrize(
-    ("need", "free", "parallel", "bptt_length", "said"),
+    ("need", "free", "parallel", "bptt_length", "sentence"),
     [
         (
             Footprint(50_000, 10_000, 500, 50_000),
@@ -116,14 +116,14 @@ def test_the_need_that_is_said_is_the_one_that_is_measured():
         ),
     ],
 )
-def test_what_would_fit_is_named(need, free, parallel, bptt_length, said):
-    assert advice(need, free, parallel, bptt_length) == said
+def test_settings_that_fit_are_named(need, free, parallel, bptt_length, sentence):
+    assert advice(need, free, parallel, bptt_length) == sentence
 
 
 @pytest.mark.parametrize("free_steps", [300, 700, 1500, 4000])
 @pytest.mark.parametrize("bptt_length", [0, 20, 200])
 @pytest.mark.parametrize("lengths", [LONG, [[40]] * 60])
-def test_every_setting_that_is_named_would_fit(lengths, bptt_length, free_steps):
+def test_every_setting_named_does_fit(lengths, bptt_length, free_steps):
     network, rollout = rollout_of(lengths, bptt_length)
     parallel = len(lengths)
     settings = {"bptt_length": bptt_length, "max_tokens_per_batch": None, "minibatches": 2}
@@ -144,7 +144,7 @@ def test_a_number_that_fits_is_rounded_down_to_two_digits(number, rounded):
 
 
 @pytest.mark.parametrize(
-    ("error", "is_it"),
+    ("error", "expected"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: 12 GB"), True),
@@ -153,10 +153,10 @@ def test_a_number_that_fits_is_rounded_down_to_two_digits(number, rounded):
         (ValueError("out of memory"), False),
     ],
 )
-def test_want_of_memory_is_told_from_other_faults(error, is_it):
-    assert is_out_of_memory(error) is is_it
+def test_running_out_of_memory_is_distinguished_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
 
 
-def test_free_memory_is_some_of_what_there_is():
+def test_free_memory_is_a_plausible_number():
     free = free_bytes(torch.device("cpu"))
     assert free is None or 0 < free < 2**50

@@ -11,7 +11,7 @@ CALM = {
 SETTINGS = {"minibatches": 4, "bptt_length": 0, "rollout_length": 0, "grad_clip_norm": 5.0}
 
 
-def said(settings, row, updates=WINDOW):
+def hints_of(settings, row, updates=WINDOW):
     hints = Hints(**{**SETTINGS, **settings})
     return [text for _ in range(updates) for text in hints.new({**CALM, **row})]
 
@@ -24,9 +24,9 @@ def said(settings, row, updates=WINDOW):
         ({"rollout_length": 128}, {"rollout/length_mean": 101.0}, []),
         ({"bptt_length": 20}, {"rollout/length_mean": 500.0}, []),
         ({"bptt_length": 50, "rollout_length": 32}, {}, ["50 steps in rollouts of 32"]),
-        ({}, {"memory/sequences": 3.0}, ["fewer sequences: 3", "algorithm.minibatches=4"]),
+        ({}, {"memory/sequences": 3.0}, ["only 3 sequences", "algorithm.minibatches=4"]),
         ({}, {"train/gradient_clipped": 0.95}, ["95% of the gradients were clipped", "raise it"]),
-        ({}, {"train/gradient_clipped": 0.0}, ["no gradient was clipped", "4 in the largest update", "lower it"]),
+        ({}, {"train/gradient_clipped": 0.0}, ["no gradient was clipped", "at most 4 in any update", "lower it"]),
         (
             {"grad_clip_norm": None},
             {"train/gradient_clipped": 0.0},
@@ -35,25 +35,25 @@ def said(settings, row, updates=WINDOW):
     ],
 )
 def test_what_the_figures_say_of_the_settings_is_said_once(settings, row, fragments):
-    texts = said(settings, row, updates=3 * WINDOW)
+    texts = hints_of(settings, row, updates=3 * WINDOW)
     assert len(texts) == bool(fragments)
     assert all(fragment in texts[0] for fragment in fragments)
 
 
 def test_a_hint_about_clipping_waits_until_it_is_sure():
-    assert said({}, {"train/gradient_clipped": 1.0}, updates=WINDOW - 1) == []
+    assert hints_of({}, {"train/gradient_clipped": 1.0}, updates=WINDOW - 1) == []
 
 
 @pytest.mark.parametrize(
-    ("slowest", "bptt_length", "gradient_threads", "said"),
+    ("slowest", "bptt_length", "gradient_threads", "expected"),
     [
-        ("environment", 0, 2, "a larger parallel; env.backend=envpool, if EnvPool has the environment"),
+        ("environment", 0, 2, "a larger parallel; env.backend=envpool, if EnvPool supports the environment"),
         ("inference", 0, 2, "a larger parallel"),
         (
             "update",
             0,
             2,
-            "fewer algorithm.epochs; sequence_learning.bptt_length=20; algorithm.gradient_threads=4, if as many",
+            "fewer algorithm.epochs; sequence_learning.bptt_length=20; algorithm.gradient_threads=4, if that many",
         ),
         ("update", 50, 4, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
         ("update", 10, 8, "fewer algorithm.epochs"),
@@ -62,11 +62,11 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
         ("other", 0, 2, "fewer loggers; a larger checkpoint_interval"),
     ],
 )
-def test_the_slowest_part_decides_what_would_be_faster(slowest, bptt_length, gradient_threads, said):
+def test_the_slowest_part_decides_what_would_be_faster(slowest, bptt_length, gradient_threads, expected):
     shares = {"environment": 0.2, "inference": 0.2, "update": 0.2, "other": 0.2, slowest: 0.4}
     answer = faster(shares, bptt_length, gradient_threads, cores=4)
-    assert answer.startswith(said)
+    assert answer.startswith(expected)
     assert ("bptt_length" in answer, "gradient_threads" in answer) == (
-        "bptt_length" in said,
-        "gradient_threads" in said,
+        "bptt_length" in expected,
+        "gradient_threads" in expected,
     )

@@ -1,4 +1,4 @@
-"""Where scalars go: what is written can be read by those it is written for, and goes on where a run goes on."""
+"""Every logger writes what its tool can read, and continues when a run is resumed."""
 
 import csv
 import json
@@ -54,14 +54,14 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_jsonl_writes_null_for_what_is_not_finite(tmp_path):
+def test_jsonl_writes_null_for_values_that_are_not_finite(tmp_path):
     logger = Jsonl(tmp_path)
     logger.write({"a": 1.5, "b": math.nan}, 7)
     logger.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"env_steps": 7, "a": 1.5, "b": None}
 
 
-def test_csv_grows_a_column_for_a_name_that_is_new(tmp_path):
+def test_csv_adds_a_column_for_a_new_name(tmp_path):
     logger = Csv(tmp_path)
     logger.write({"a": 1.5}, 10)
     assert (tmp_path / "metrics.csv").read_text() == "env_steps,a\n10,1.5\n"
@@ -71,7 +71,7 @@ def test_csv_grows_a_column_for_a_name_that_is_new(tmp_path):
     assert (tmp_path / "metrics.csv").read_text() == 'env_steps,a,"b, quoted"\n10,1.5,\n20,nan,2.0\n30,,3.0\n'
 
 
-def test_csv_goes_on_after_the_checkpoint_and_drops_what_was_cut_off(tmp_path):
+def test_csv_resumes_after_the_checkpoint_and_drops_a_line_that_was_cut_off(tmp_path):
     logger = Csv(tmp_path)
     for step in (10, 20, 30):
         logger.write({"a": step / 10}, step)
@@ -88,7 +88,7 @@ def test_csv_goes_on_after_the_checkpoint_and_drops_what_was_cut_off(tmp_path):
     ]
 
 
-def test_csv_keeps_its_rows_where_a_column_cannot_be_added(tmp_path, monkeypatch):
+def test_csv_keeps_its_rows_if_a_column_cannot_be_added(tmp_path, monkeypatch):
     logger = Csv(tmp_path)
     logger.write({"a": 1.0}, 1)
     with monkeypatch.context() as patch:
@@ -139,7 +139,7 @@ def test_tensorboard_compares_the_points_of_a_sweep(tmp_path):
         assert clipped == name.endswith("grad_clip_norm-5")
         assert hparams["algorithm"].string_value == "SequencePPOAlgorithm"
         assert facts["sweep"] == "s"
-        # Whatever is chosen, reports have what they read.
+        # Whatever you choose, reports find their file.
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
 
 
@@ -152,7 +152,7 @@ def test_tensorboard_compares_the_points_of_a_sweep(tmp_path):
         ("failed", "", api_pb2.STATUS_UNKNOWN),
     ],
 )
-def test_a_run_that_goes_on_is_one_session_with_the_status_of_its_end(tmp_path, first, then, shown):
+def test_a_resumed_run_is_one_session_with_its_final_status(tmp_path, first, then, shown):
     for step, status in enumerate([first, then]):
         if status is not None:
             logger = TensorBoard(tmp_path / "run", step)
@@ -166,7 +166,7 @@ def test_a_run_that_goes_on_is_one_session_with_the_status_of_its_end(tmp_path, 
     assert session.status == shown
 
 
-def test_hyperparameters_are_single_values_of_what_is_compared():
+def test_hyperparameters_are_the_single_values_that_runs_are_compared_by():
     config = {
         "seed": 1,
         "checkpoint_keep": 2,
@@ -175,8 +175,8 @@ def test_hyperparameters_are_single_values_of_what_is_compared():
         "env": {"_target_": "seqrl.envs.TMaze", "hidden": [1, 3], "kwargs": {"size": 3, "key": "${oc.env:KEY}"}},
         "logger": {"jsonl": {"_target_": "seqrl.loggers.Jsonl"}},
     }
-    said = ["network=mlp", "total_steps=null", "env.hidden=[1,3]", "logger=csv", "trust=[a]", "hydra.run.dir=x"]
-    assert hyperparameters(About("", None, config, said)) == {
+    overrides = ["network=mlp", "total_steps=null", "env.hidden=[1,3]", "logger=csv", "trust=[a]", "hydra.run.dir=x"]
+    assert hyperparameters(About("", None, config, overrides)) == {
         "network": "mlp",
         "total_steps": None,
         "env.hidden": "[1, 3]",
@@ -189,28 +189,28 @@ def test_hyperparameters_are_single_values_of_what_is_compared():
     }
 
 
-class Told(Logger):
-    """Keeps what it is told."""
+class Recorder(Logger):
+    """Keeps every call."""
 
     def __init__(self, folder=None, env_steps=0):
-        self.heard = []
+        self.calls = []
 
     def begin(self, about):
-        self.heard.append(about.name)
+        self.calls.append(about.name)
         return "hello"
 
     def write(self, row, env_steps):
-        self.heard.append(env_steps)
+        self.calls.append(env_steps)
 
     def end(self, status):
-        self.heard.append(status)
+        self.calls.append(status)
 
     def close(self):
-        self.heard.append("closed")
+        self.calls.append("closed")
 
 
 class Plain:
-    """A logger as it was before there was anything to be told."""
+    """A logger without the optional methods."""
 
     def __init__(self, folder, env_steps): ...
 
@@ -222,20 +222,20 @@ class Plain:
 @pytest.mark.parametrize(
     ("error", "status"), [(None, "finished"), (StoppedError("", 143), "interrupted"), (OSError(), "failed")]
 )
-def test_loggers_hear_how_a_run_begins_and_ends(tmp_path, error, status):
-    said = []
-    loggers = open_loggers({"told": Told, "plain": lambda: Plain(tmp_path, 0)}, ABOUT, said.append)
-    outputs = Outputs(tmp_path, said.append)
+def test_loggers_learn_how_a_run_begins_and_ends(tmp_path, error, status):
+    printed = []
+    loggers = open_loggers({"recorder": Recorder, "plain": lambda: Plain(tmp_path, 0)}, ABOUT, printed.append)
+    outputs = Outputs(tmp_path, printed.append)
     outputs.loggers = loggers
     with suppress(OSError, StoppedError), outputs:
         outputs.write({}, 5)
         if error:
             raise error
-    assert loggers["told"].heard == ["0_seed-3", 5, status, "closed"]
-    assert said == ["hello"]
+    assert loggers["recorder"].calls == ["0_seed-3", 5, status, "closed"]
+    assert printed == ["hello"]
 
 
-def test_a_logger_that_cannot_be_opened_is_said_once_and_the_run_goes_on(tmp_path):
+def test_a_logger_that_cannot_be_opened_is_reported_once_and_the_run_continues(tmp_path):
     (tmp_path / "mine.py").write_text(
         "class NoFolder:\n"
         "    def __init__(self, folder, env_steps): raise OSError('no room\\nat all')\n"
@@ -268,7 +268,7 @@ def test_a_logger_whose_package_is_missing_is_named_with_its_extra(monkeypatch, 
     ]
 
 
-def test_a_run_without_the_package_of_its_logger_does_not_begin(tmp_path):
+def test_a_run_does_not_start_if_its_loggers_package_is_missing(tmp_path):
     done = train(tmp_path, "logger=wandb", program="import sys; sys.modules['wandb'] = None")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
@@ -277,11 +277,11 @@ def test_a_run_without_the_package_of_its_logger_does_not_begin(tmp_path):
 
 
 @pytest.mark.parametrize("choice", ["tensorboard", "jsonl", "csv", "[csv,jsonl]", "[]"])
-def test_whatever_is_chosen_metrics_jsonl_is_written(choice):
+def test_metrics_jsonl_is_written_whatever_you_choose(choice):
     assert composed(f"logger={choice}").logger.jsonl._target_ == "seqrl.loggers.Jsonl"
 
 
-def test_where_a_run_logs_makes_it_no_other_run():
+def test_a_run_with_other_loggers_is_the_same_run():
     before = OmegaConf.create({"logger": {"jsonl": {"_target_": "seqrl.loggers.Jsonl"}}, "seed": 0, "loggers": 1})
     now = OmegaConf.create({"logger": {"csv": {"_target_": "seqrl.loggers.Csv"}}, "seed": 0, "loggers": 2})
     assert changes(before, now) == ["loggers: 1 -> 2"]
@@ -289,7 +289,7 @@ def test_where_a_run_logs_makes_it_no_other_run():
 
 @pytest.fixture
 def wandb(tmp_path, monkeypatch):
-    """The library, as where nobody is logged in."""
+    """The library, on a machine where nobody is logged in."""
     library = pytest.importorskip("wandb")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
@@ -302,21 +302,21 @@ def wandb(tmp_path, monkeypatch):
 
 
 def records(path: Path):
-    """What an offline run holds: a log in LevelDB's form, of protocol buffers. A block of 32 KB is enough here."""
+    """Records of an offline run: protocol buffers in a log of LevelDB's format. One block of 32 KB is enough here."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data, place = path.read_bytes(), 7
+    data, offset = path.read_bytes(), 7
     assert len(data) < 32768
-    while place < len(data):
-        _, length, kind = struct.unpack_from("<IHB", data, place)
+    while offset < len(data):
+        _, length, kind = struct.unpack_from("<IHB", data, offset)
         assert kind == 1
         record = Record()
-        record.ParseFromString(data[place + 7 : place + 7 + length])
+        record.ParseFromString(data[offset + 7 : offset + 7 + length])
         yield record
-        place += 7 + length
+        offset += 7 + length
 
 
-def test_wandb_keeps_an_offline_run_and_asks_nobody(tmp_path, wandb):
+def test_wandb_keeps_an_offline_run_without_a_prompt(tmp_path, wandb):
     logger = Wandb(tmp_path, project="memory", mode="offline")
     assert logger.begin(ABOUT) is None
     logger.write({"rollout/return_mean": 1.0}, 10)
@@ -345,9 +345,11 @@ def test_wandb_keeps_an_offline_run_and_asks_nobody(tmp_path, wandb):
 
 
 @pytest.mark.parametrize(
-    ("key", "why"), [("", "nobody is logged in"), ("0" * 40, "no run could be begun online")], ids=["login", "network"]
+    ("key", "why"),
+    [("", "you are not logged in"), ("0" * 40, "it could not start a run online")],
+    ids=["login", "network"],
 )
-def test_wandb_goes_on_offline_without_login_or_network_and_says_so(tmp_path, wandb, monkeypatch, key, why):
+def test_wandb_continues_offline_without_login_or_network_and_says_so(tmp_path, wandb, monkeypatch, key, why):
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     logger = Wandb(tmp_path, timeout_seconds=1.0)
@@ -360,7 +362,7 @@ def test_wandb_goes_on_offline_without_login_or_network_and_says_so(tmp_path, wa
     assert line.endswith(f"/wandb/{path.name}")
 
 
-def test_wandb_sends_only_what_is_not_there_yet(tmp_path):
+def test_wandb_sends_only_new_rows(tmp_path):
     class Run:
         starting_step, sent = 21, []
 
@@ -374,7 +376,7 @@ def test_wandb_sends_only_what_is_not_there_yet(tmp_path):
     assert Run.sent == [(1, 21), (2, 30)]
 
 
-def test_mlflow_keeps_a_run_and_goes_on_with_it(tmp_path, monkeypatch):
+def test_mlflow_keeps_a_run_and_resumes_it(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}"

@@ -33,13 +33,13 @@ def test_whole_episodes_are_counted_once_each():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(4.4, "4 s"), (125, "2 min 05 s"), (12000, "3 h 20 min"), (math.inf, "?"), (3599.9, "1 h 00 min")],
 )
-def test_duration_as_a_person_says_it(seconds, said):
-    assert duration(seconds) == said
+def test_a_duration_is_readable(seconds, text):
+    assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(("number", "said"), [(481.26, "481.3"), (-21.0, "-21.0"), (0.974, "0.97"), (math.nan, "nan")])
-def test_a_return_has_as_many_digits_as_tell_something(number, said):
-    assert figure(number) == said
+@pytest.mark.parametrize(("number", "text"), [(481.26, "481.3"), (-21.0, "-21.0"), (0.974, "0.97"), (math.nan, "nan")])
+def test_a_return_is_rounded_to_its_meaningful_digits(number, text):
+    assert figure(number) == text

@@ -1,4 +1,4 @@
-"""The example of an environment, a network, an algorithm and a logger of one's own: every command of its README."""
+"""The example with an environment, network, algorithm and logger of your own: every command of its README."""
 
 import json
 import re
@@ -22,12 +22,12 @@ EXAMPLE = ROOT / "examples" / "own"
 README = (ROOT / "README.md").read_text()
 COMMAND = re.compile(r"^    (python -m seqrl\..+)$", re.MULTILINE)
 COMMANDS = COMMAND.findall((EXAMPLE / "README.md").read_text())
-# Of the front page, that of a network which stands there whole.
+# And from the front page, the commands for the network printed there in full.
 COMMANDS += [command for command in COMMAND.findall(README) if "network=deep" in command]
-# Enough for some updates.
+# Enough for a few updates.
 SHORT = ["total_steps=100", "parallel=4", "evaluation.episodes=2", "algorithm.epochs=1"]
-# One process for all of them, as most of a short command is the import of torch.
-ONE_AFTER_THE_OTHER = """
+# One process for all commands, because a short one spends most of its time importing torch.
+ALL_IN_ONE_PROCESS = """
 import json, runpy, sys
 from hydra.core.global_hydra import GlobalHydra
 for module, *words in json.loads(sys.argv[1]):
@@ -52,15 +52,15 @@ def in_the_example(folder: Path, *words: str | Path) -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """Folder, and what each command printed, with its exit code."""
+    """The folder, and for each command its output, its exit code and all error output."""
     folder = tmp_path_factory.mktemp("work") / "own"
     calls = []
     for command in COMMANDS:
         _, _, module, *words = shlex.split(command)
-        # The last of two values counts. A run that goes on is as short as it was, but for some steps more.
+        # The last of two values counts. A resumed run gets a few steps more than it had.
         short = ["total_steps=200"] if "resume" in command else SHORT
         calls.append([module, *words, *(short if module == "seqrl.train" else [])])
-    ran = in_the_example(folder, sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(calls))
+    ran = in_the_example(folder, sys.executable, "-c", ALL_IN_ONE_PROCESS, json.dumps(calls))
     printed = re.split(r"\n---- (\d+)\n", ran.stdout)
     assert len(printed) == 2 * len(COMMANDS) + 1, ran.stderr
     return folder, {c: (printed[2 * n], int(printed[2 * n + 1]), ran.stderr) for n, c in enumerate(COMMANDS)}
@@ -68,19 +68,19 @@ def done(tmp_path_factory):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_works_as_written(done, command):
-    printed, exit_code, said = done[1][command]
-    assert exit_code == 0, said
+    printed, exit_code, errors = done[1][command]
+    assert exit_code == 0, errors
     if "--help" in command:
         for choice in ("algorithm=dual_clip", "experiment=echo", "logger=sparkline", "network=gru"):
             assert choice in printed.partition("your own")[2].partition("\n")[0]
     elif "verify" in command:
-        assert "11 of 11 hold" in printed
+        assert "11 of 11 checks pass" in printed
     else:
         assert "mean return" in printed
         assert "warning" not in printed
 
 
-def test_all_that_is_of_ones_own_was_at_work(done):
+def test_every_part_of_your_own_was_used(done):
     folder, _ = done
     configs = "".join(path.read_text() for path in folder.glob("outputs/**/config.yaml"))
     for part in ("echo:Echo-v0", "gru.gru_network", "dual_clip.DualClipPPO", "sparkline.Sparkline"):
@@ -94,8 +94,8 @@ def test_all_that_is_of_ones_own_was_at_work(done):
 
 
 @pytest.mark.slow
-def test_the_console_script_and_workers_of_a_sweep_find_modules_beside_the_work(tmp_path):
-    """It lies elsewhere, and Python looks for modules beside it."""
+def test_the_console_script_and_workers_of_a_sweep_find_modules_in_the_current_folder(tmp_path):
+    """The script is in another folder, where Python would look for modules."""
     script = tmp_path / "bin" / "seqrl-train"
     script.parent.mkdir()
     script.write_text("from seqrl.train import main\nmain()\n")
@@ -107,15 +107,15 @@ def test_the_console_script_and_workers_of_a_sweep_find_modules_beside_the_work(
 
 
 @pytest.fixture
-def _beside_the_work(monkeypatch):
+def _in_the_example_folder(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLE)
     yield
     for name in ("echo", "gru", "dual_clip"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.usefixtures("_beside_the_work")
-def test_the_gru_at_once_is_the_gru_step_by_step():
+@pytest.mark.usefixtures("_in_the_example_folder")
+def test_the_unrolled_gru_equals_the_gru_step_by_step():
     from gru import GRU
 
     torch.manual_seed(0)
@@ -131,7 +131,7 @@ def test_the_gru_at_once_is_the_gru_step_by_step():
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.usefixtures("_beside_the_work")
+@pytest.mark.usefixtures("_in_the_example_folder")
 @pytest.mark.parametrize(
     ("ratio", "advantage", "expected"),
     [
@@ -142,13 +142,13 @@ def test_the_gru_at_once_is_the_gru_step_by_step():
         (4.0, -1.0, 3.0),  # bounded, c = 3
     ],
 )
-def test_the_loss_of_the_second_clip_by_hand(ratio, advantage, expected):
+def test_the_dual_clip_loss_matches_values_computed_by_hand(ratio, advantage, expected):
     from dual_clip import DualClipPPO
 
     policy = SimpleNamespace(log_prob=lambda action: torch.tensor([ratio]).log())
     batch = SimpleNamespace(action=None, log_prob=torch.zeros(1), advantage=torch.tensor([advantage]))
-    told = {**SHARED, "clip_range": 0.2, "target_kl": None, "dual_clip": 3.0}
-    loss, terms = DualClipPPO(small_network(Script([[3]])), None, **told).policy_loss(policy, batch, 0.0)
+    settings = {**SHARED, "clip_range": 0.2, "target_kl": None, "dual_clip": 3.0}
+    loss, terms = DualClipPPO(small_network(Script([[3]])), None, **settings).policy_loss(policy, batch, 0.0)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert terms["train/bounded"] == (expected == 3.0)
 

@@ -1,4 +1,4 @@
-"""A run's folder is data, whoever wrote it, and may still be written."""
+"""A run's folder is untrusted data, and may still be changing."""
 
 import pytest
 import torch
@@ -26,20 +26,20 @@ CONFIG = {
 
 
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in ("env", "network") for name in choices(group)])
-def test_every_part_that_plays_has_its_types_again(choice):
+def test_every_part_that_plays_gets_its_types_back(choice):
     cfg = composed(choice)
     for part in (cfg.env, cfg.network):
         assert schema_of(part._target_) is OmegaConf.get_type(part)
 
 
-def test_parts_that_a_version_did_not_know_have_their_defaults(tmp_path):
+def test_parts_that_an_older_version_did_not_know_get_their_defaults(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     cfg = policy.configuration(tmp_path)
     assert OmegaConf.get_type(cfg.network) is NetworkConfig
     assert (cfg.network.hidden_size, cfg.device.threads, cfg.evaluation.interval) == (128, 1, 0)
 
 
-def test_a_network_from_a_file_of_ones_own_is_taken_as_it_is(tmp_path):
+def test_a_network_from_a_file_of_your_own_is_taken_as_it_is(tmp_path):
     own = {"_target_": "seqrl.networks.recurrent_network", "use_lstm": True, "use_attention": False, "window": 3}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "network": own}))
     assert policy.configuration(tmp_path).network == own
@@ -64,7 +64,7 @@ def test_a_network_from_a_file_of_ones_own_is_taken_as_it_is(tmp_path):
         yaml.safe_dump({**CONFIG, "seed": "${evil:1}"}),
     ],
 )
-def test_a_damaged_configuration_is_one_line(tmp_path, monkeypatch, text):
+def test_a_damaged_configuration_gets_one_line(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(CheckpointError, match=r"^run: \S+config.yaml is not the configuration of a run: [^\n]+\.$"):
@@ -72,7 +72,7 @@ def test_a_damaged_configuration_is_one_line(tmp_path, monkeypatch, text):
     assert not (tmp_path / "created").exists()
 
 
-def test_a_checkpoint_that_is_replaced_meanwhile_is_looked_for_again(tmp_path, monkeypatch):
+def test_a_checkpoint_replaced_in_the_meantime_is_looked_up_again(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save({"iterations": 1, "weight": torch.ones(1)}, 1, 5.0)
     load, asked = Checkpoints.load, []
@@ -80,7 +80,7 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_looked_for_again(tmp_path, m
     def load_too_late(self, iteration):
         asked.append(iteration)
         if iteration < 4:
-            # As a run does that goes on.
+            # As a run does that is still going.
             checkpoints.save({"iterations": iteration + 1}, iteration + 1, 5.0 + iteration)
         return load(self, iteration)
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_looked_for_again(tmp_path, m
     assert (state["iterations"], asked) == (4, [1, 2, 3, 4])
 
 
-def test_without_a_known_return_there_is_no_best(tmp_path):
+def test_without_a_known_return_there_is_no_best_checkpoint(tmp_path):
     Checkpoints(tmp_path).save({}, 1)
     with pytest.raises(CheckpointError, match=r"checkpoints: of none is the return known\. Use checkpoint=last\.$"):
         policy.checkpoint(tmp_path, "best")

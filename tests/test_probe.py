@@ -1,4 +1,4 @@
-"""A device is tried before it is trained on; here the CPU plays the device, and the network is the faulty one."""
+"""A device is tested before it is used; here the CPU stands in for the device, and the network is faulty."""
 
 import os
 import time
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Faulty(Network):
-    """Sound while it runs on the CPU to be compared with, which is twice; faulty the third time, on the device."""
+    """Sound for its two runs on the CPU, the reference; faulty the third time, on the device."""
 
     def __init__(self, observation_space, action_space, *, fault):
         super().__init__(Trunk(Encoder(observation_space, 4), {"lstm": LSTM(4, 4)}), None, 4, action_space)
@@ -77,9 +77,9 @@ def test_what_no_exception_handler_outlives_becomes_a_sentence(fault, timeout_se
     assert probe.probe(build, BOX, DISCRETE, CPU, timeout_seconds=timeout_seconds) == sentence
 
 
-def test_a_network_that_no_child_can_build_is_a_sentence():
+def test_a_network_that_no_child_can_build_is_reported_in_a_sentence():
     fault = probe.probe(lambda *spaces: None, BOX, DISCRETE, torch.device("mps"))
-    assert "cannot be tried on mps, as a child process cannot build it: " in fault
+    assert "cannot be tested on mps, because a child process cannot build it: " in fault
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_a_wrong_number_is_named(fault, sentence):
 @pytest.mark.parametrize(
     "observation_space", [BOX, spaces.Discrete(5), spaces.MultiBinary(3), spaces.Box(0, 255, (4, 2))]
 )
-def test_every_network_is_sound(kind, action_space, observation_space):
+def test_every_network_passes(kind, action_space, observation_space):
     assert probe.fault(network_of(kind), observation_space, action_space, CPU, torch.float32) is None
-    # Not for want of anything to compare.
+    # There was something to compare.
     data = probe.samples(observation_space, 0), probe.samples(action_space, 1)
     numbers = probe.numbers(network_of(kind)(observation_space, action_space), *data)
     assert all(torch.isfinite(tensor).all() for tensor in numbers.values())
@@ -122,5 +122,5 @@ def test_a_network_that_draws_at_random_only_has_to_run():
     assert probe.fault(with_dropout, BOX, DISCRETE, CPU, torch.float32) is None
 
 
-def test_a_network_that_fails_on_the_cpu_is_no_fault_of_the_device():
+def test_a_network_that_fails_on_the_cpu_is_not_blamed_on_the_device():
     assert probe.fault(lambda *spaces: 1 / 0, BOX, DISCRETE, torch.device("mps"), torch.float32) is None

@@ -1,4 +1,4 @@
-"""Reports on runs whose figures are known."""
+"""Reports on runs with known results."""
 
 import csv
 import json
@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import yaml
 
-from seqrl.report import runs as runs_room
+from seqrl.report import runs as runs_module
 from seqrl.report.__main__ import main
 from seqrl.report.findings import findings, median
-from seqrl.report.runs import Study, by_task, found
+from seqrl.report.runs import Study, by_task, find
 
 BPTT = "sequence_learning.bptt_length"
 CLIP = "sequence_learning.grad_clip_norm"
 
 
 def put(folder: Path, final: float, seed: int = 0, status: str = "finished", rows: int = 20, **swept: object) -> None:
-    """A run that rises from 0 to its final return, as the trainer leaves it."""
+    """Write the folder of a run whose return rises from 0 to `final`."""
     folder.mkdir(parents=True)
     keys = {name.replace("__", "."): value for name, value in swept.items()}
     config: dict = {"seed": seed, "algorithm": {"learning_rate": 0.001}}
@@ -50,7 +50,7 @@ def put(folder: Path, final: float, seed: int = 0, status: str = "finished", row
 
 
 def grid(folder: Path, seeds: int = 6) -> Path:
-    """bptt_length decides (5: half), grad_clip_norm does not; noise by seed."""
+    """Runs in which bptt_length matters (5: half the return) and grad_clip_norm does not; noise by seed."""
     for bptt in (0, 5, 50):
         for clip in (1.0, 5.0):
             for seed in range(seeds):
@@ -65,57 +65,57 @@ def report(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_what_was_swept_is_found_in_command_lines_and_in_configurations(tmp_path):
+def test_swept_keys_are_found_in_command_lines_and_configurations(tmp_path):
     put(tmp_path / "a", 1.0, network="lstm", algorithm__gamma=0.9)
     put(tmp_path / "b", 1.0, seed=1, network="mlp", algorithm__gamma=0.9)
-    assert Study(found([tmp_path])).keys == ["network"]
-    # A file of the user's own may have changed between two commands that read alike.
+    assert Study(find([tmp_path])).keys == ["network"]
+    # A file of the user's own may change between two runs of the same command.
     config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
     config["algorithm"]["learning_rate"] = 0.1
     put(tmp_path / "c", 1.0, network="lstm", algorithm__gamma=0.9)
     (tmp_path / "c" / "config.yaml").write_text(yaml.safe_dump(config))
-    assert Study(found([tmp_path])).keys == ["network", "algorithm.learning_rate"]
+    assert Study(find([tmp_path])).keys == ["network", "algorithm.learning_rate"]
 
 
-def test_values_stand_in_order_and_whole_episodes_last(tmp_path):
+def test_values_are_in_order_with_whole_episodes_last(tmp_path):
     for value in (10, 0, 5):
         put(tmp_path / str(value), 1.0, sequence_learning__bptt_length=value)
-    assert Study(found([tmp_path])).levels(BPTT) == [5, 10, 0]
+    assert Study(find([tmp_path])).levels(BPTT) == [5, 10, 0]
 
 
-def test_a_real_difference_is_told_from_noise(tmp_path):
-    said = findings(Study(found([grid(tmp_path)])))
-    assert said.chosen is not None
-    verdicts = {(c.key, c.against): c.real for c in said.comparisons}
+def test_a_real_difference_is_distinguished_from_noise(tmp_path):
+    conclusions = findings(Study(find([grid(tmp_path)])))
+    assert conclusions.chosen is not None
+    verdicts = {(c.key, c.against): c.real for c in conclusions.comparisons}
     assert verdicts[BPTT, 5]
     assert not any(real for (key, against), real in verdicts.items() if (key, against) != (BPTT, 5))
-    assert re.search(r"^Use bptt_length = .* is better than 5 \(by 0\.45\), p ≤ 0\.0\d\d", said.recommendation)
-    assert "grad_clip_norm" in said.recommendation
+    assert re.search(r"^Use bptt_length = .* is better than 5 \(by 0\.45\), p ≤ 0\.0\d\d", conclusions.recommendation)
+    assert "grad_clip_norm" in conclusions.recommendation
 
 
-def test_runs_that_are_equal_to_the_last_digit_are_no_evidence(tmp_path):
+def test_identical_runs_are_no_evidence(tmp_path):
     for clip in (5.0, 10.0):
         for seed in range(5):
             put(tmp_path / f"{clip}_{seed}", 0.1 * seed, seed, sequence_learning__grad_clip_norm=clip)
-    said = findings(Study(found([tmp_path])))
-    (comparison,) = said.comparisons
+    conclusions = findings(Study(find([tmp_path])))
+    (comparison,) = conclusions.comparisons
     assert comparison.same == 1
     assert not comparison.real
-    assert "is to the last digit the same as" in said.recommendation
+    assert "gives exactly the same runs as" in conclusions.recommendation
 
 
-def test_what_is_the_same_to_the_last_digit_makes_no_other_comparison_harder(tmp_path):
+def test_identical_runs_do_not_make_other_comparisons_harder(tmp_path):
     for clip, better in ((1.0, 0.0), (5.0, 1.0), (10.0, 1.0)):
         for seed in range(5):
             put(tmp_path / f"{clip}_{seed}", better + 0.1 * seed, seed, sequence_learning__grad_clip_norm=clip)
-    by = {c.against: c for c in findings(Study(found([tmp_path]))).comparisons}
+    by = {c.against: c for c in findings(Study(find([tmp_path]))).comparisons}
     assert by[10.0].same == 1
     # 2 of the 252 ways to deal out ten seeds.
     assert by[1.0].p == pytest.approx(2 / 252)
 
 
 def test_a_seed_counts_once_however_many_configurations_it_ran_in(tmp_path):
-    # Three seeds cannot tell anything, though there are eight configurations of each.
+    # Three seeds prove nothing, even with eight configurations of each.
     for gamma in range(8):
         for bptt in (5, 50):
             for seed in range(3):
@@ -123,7 +123,7 @@ def test_a_seed_counts_once_however_many_configurations_it_ran_in(tmp_path):
                 put(
                     tmp_path / name, 0.1 + bptt / 100, seed, algorithm__gamma=gamma, sequence_learning__bptt_length=bptt
                 )
-    (comparison,) = (c for c in findings(Study(found([tmp_path]))).comparisons if c.key == BPTT)
+    (comparison,) = (c for c in findings(Study(find([tmp_path]))).comparisons if c.key == BPTT)
     assert comparison.seeds == (3, 3)
     assert comparison.p == pytest.approx(0.1)
 
@@ -132,12 +132,12 @@ def test_the_threshold_is_timed_where_it_is_reached(tmp_path):
     for seed in range(3):
         put(tmp_path / f"a{seed}", 1.0, seed, sequence_learning__bptt_length=0)
         put(tmp_path / f"b{seed}", 0.2, seed, sequence_learning__bptt_length=5)
-    by = {group.point[0]: group for group in findings(Study(found([tmp_path])), threshold=0.5).groups}
+    by = {group.point[0]: group for group in findings(Study(find([tmp_path])), threshold=0.5).groups}
     assert (by[0].reached, by[0].steps_to_threshold, by[0].seconds_to_threshold) == (3, 1000, 1.0)
     assert (by[5].reached, by[5].steps_to_threshold) == (0, np.inf)
 
 
-def test_the_page_needs_nothing_beside_it_and_the_tables_hold_the_figures(tmp_path):
+def test_the_page_is_self_contained_and_the_tables_hold_the_numbers(tmp_path):
     done = report(grid(tmp_path / "sweep"), "--to", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "out" / "report.html").read_text()
@@ -161,7 +161,7 @@ def test_the_page_needs_nothing_beside_it_and_the_tables_hold_the_figures(tmp_pa
     assert "36 runs: 36 finished" in done.stdout
 
 
-def test_runs_that_go_on_failed_or_have_not_begun_are_said_as_such(tmp_path, monkeypatch):
+def test_runs_that_are_running_failed_or_not_started_are_reported_as_such(tmp_path, monkeypatch):
     put(tmp_path / "0", 1.0, 0, network="lstm")
     put(tmp_path / "1", 0.3, 1, "failed", network="lstm")
     put(tmp_path / "2", 0.5, 2, "running", rows=5, network="mlp")
@@ -171,8 +171,8 @@ def test_runs_that_go_on_failed_or_have_not_begun_are_said_as_such(tmp_path, mon
     (tmp_path / "4").mkdir()
     put(tmp_path / "5", 1.0)
     (tmp_path / "5" / "manifest.json").write_text("[]")
-    monkeypatch.setattr(runs_room, "is_held", lambda folder: folder.name == "2")
-    known = {run.folder.name: run for run in found([tmp_path])}
+    monkeypatch.setattr(runs_module, "is_held", lambda folder: folder.name == "2")
+    known = {run.folder.name: run for run in find([tmp_path])}
     assert {name: run.status for name, run in known.items()} == {
         "0": "finished", "1": "failed", "2": "running", "3": "killed",
     }  # fmt: skip
@@ -190,47 +190,47 @@ def test_runs_without_curves_are_compared_by_their_results(tmp_path):
         for seed in range(5):
             put(tmp_path / f"{clip}_{seed}", final + 0.01 * seed, seed, sequence_learning__grad_clip_norm=clip)
             (tmp_path / f"{clip}_{seed}" / "metrics.jsonl").unlink()
-    (comparison,) = findings(Study(found([tmp_path]))).comparisons
+    (comparison,) = findings(Study(find([tmp_path]))).comparisons
     assert comparison.real
     assert comparison.same == 0
 
 
-def test_what_is_not_finished_is_neither_chosen_nor_compared(tmp_path):
+def test_unfinished_runs_are_neither_chosen_nor_compared(tmp_path):
     for seed in range(5):
         put(tmp_path / f"lstm{seed}", 0.5, seed, network="lstm")
         put(tmp_path / f"mlp{seed}", 0.9, seed, "pruned" if seed else "failed", network="mlp")
-    said = findings(Study(found([tmp_path])))
-    assert said.chosen.point == ("lstm",)
-    assert said.comparisons == []
-    only = findings(Study([run for run in found([tmp_path]) if run.status == "pruned"]))
-    assert only.recommendation.startswith("No run is finished; training return 0.90")
+    conclusions = findings(Study(find([tmp_path])))
+    assert conclusions.chosen.point == ("lstm",)
+    assert conclusions.comparisons == []
+    only = findings(Study([run for run in find([tmp_path]) if run.status == "pruned"]))
+    assert only.recommendation.startswith("No run is finished; best training return so far: 0.90")
 
 
-def test_seeds_that_were_played_in_different_ways_are_of_one_configuration(tmp_path):
+def test_seeds_played_by_different_backends_belong_to_one_configuration(tmp_path):
     for seed, backend in enumerate(["sync", "async", "sync", "async"]):
         put(tmp_path / str(seed), 1.0, seed, network="lstm")
         with (tmp_path / str(seed) / "config.yaml").open("a") as file:
             file.write(f"env: {{backend: {backend}}}")
-    (group,) = findings(Study(found([tmp_path]))).groups
+    (group,) = findings(Study(find([tmp_path]))).groups
     assert len(group.runs) == 4
 
 
-def test_of_equal_returns_many_seeds_are_preferred_to_one(tmp_path):
+def test_many_seeds_beat_one_with_the_same_return(tmp_path):
     put(tmp_path / "mlp", 1.0, network="mlp")
     for seed in range(4):
         put(tmp_path / f"lstm{seed}", 1.0, seed, network="lstm")
-    assert findings(Study(found([tmp_path]))).chosen.point == ("lstm",)
+    assert findings(Study(find([tmp_path]))).chosen.point == ("lstm",)
 
 
 def test_a_run_that_failed_before_it_had_a_configuration_is_listed(tmp_path):
     put(tmp_path / "0", 1.0, 0, "failed", network="lstm")
     (tmp_path / "0" / "config.yaml").unlink()
     (tmp_path / "0" / "metrics.jsonl").unlink()
-    (run,) = found([tmp_path, tmp_path / "0"])
+    (run,) = find([tmp_path, tmp_path / "0"])
     assert (run.status, run.value("network"), run.seed) == ("failed", "lstm", 0)
 
 
-def test_the_median_of_runs_of_which_half_arrive_is_that_of_the_slowest_to_do_so():
+def test_if_half_of_the_runs_arrive_the_median_is_the_slowest_of_these():
     assert median([1.0, 2.0, np.inf, np.inf]) == 2.0
     assert median([1.0, np.inf, np.inf]) == np.inf
     assert median([1.0, 2.0, np.nan]) == 1.5
@@ -238,7 +238,7 @@ def test_the_median_of_runs_of_which_half_arrive_is_that_of_the_slowest_to_do_so
 
 
 @pytest.mark.parametrize("keys", [0, 1, 3])
-def test_it_groups_by_whatever_was_swept(tmp_path, monkeypatch, keys):
+def test_runs_are_grouped_by_whatever_was_swept(tmp_path, monkeypatch, keys):
     for number in range(2**keys * 3):
         point, seed = divmod(number, 3)
         swept = {
@@ -254,19 +254,19 @@ def test_it_groups_by_whatever_was_swept(tmp_path, monkeypatch, keys):
         assert "One configuration: final return" in page
 
 
-def test_tasks_keep_their_runs_whatever_they_are_called(tmp_path):
+def test_tasks_of_the_same_name_keep_their_own_runs(tmp_path):
     put(tmp_path / "a", 1.0, parallel=8, env__length=1)
     put(tmp_path / "b", 1.0, parallel=16, env__length=2)
     put(tmp_path / "c", 1.0, parallel=16, env__length=2, env__backend="sync")
     for name in "ab":
-        # As a file of the user's own that has changed would do it: nobody said so.
+        # As if a file of the user's own had changed, which no override shows.
         manifest = tmp_path / name / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"env.length=', '"other='))
-    tasks = by_task(found([tmp_path]))
+    tasks = by_task(find([tmp_path]))
     assert sorted(len(runs) for runs in tasks.values()) == [1, 2]
 
 
-def test_tasks_are_reported_apart_as_their_returns_do_not_compare(tmp_path, monkeypatch):
+def test_each_task_is_reported_separately(tmp_path, monkeypatch):
     for number in range(12):
         seed, which = divmod(number, 4)
         network, length = ("lstm", "mlp")[which % 2], (10, 20)[which // 2]
@@ -283,18 +283,18 @@ def test_tasks_are_reported_apart_as_their_returns_do_not_compare(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("folder", "said"),
-    [("nowhere", "nowhere is no folder. Name one that holds runs"), ("empty", "there are no runs in")],
+    ("folder", "message"),
+    [("nowhere", "nowhere is not a folder. Name one that holds runs"), ("empty", "there are no runs in")],
 )
-def test_a_folder_without_runs_gets_one_line(tmp_path, folder, said):
+def test_a_folder_without_runs_gets_one_line(tmp_path, folder, message):
     (tmp_path / "empty").mkdir()
     done = report(tmp_path / folder)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_it_is_quick_to_start_as_it_needs_no_torch(tmp_path):
+def test_it_starts_quickly_because_it_does_not_import_torch(tmp_path):
     program = f"import sys; sys.argv = ['report', {str(grid(tmp_path, seeds=1))!r}]\n"
     program += "from seqrl.report.__main__ import main; main(); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Searches as a user starts them, and what may be searched."""
+"""Searches as a user starts them, and search spaces."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from seqrl.tune.space import Dimension, override, read
 from seqrl.tune.trials import Claim, Trial
 
 pytest.importorskip("optuna")
-# Some twenty iterations of a tiny network.
+# A tiny network.
 TINY = [
     "network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2", "logger=jsonl",
     "rollout_length=16", "episodes=1000000", "env.max_episode_steps=20", "--config-dir=own", "search=small", "study=s",
@@ -42,7 +42,7 @@ def manifests(folder: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("s/*/manifest.json"))}
 
 
-def test_a_search_tries_values_of_its_space_and_says_the_best(tmp_path):
+def test_a_search_tries_values_of_its_space_and_prints_the_best(tmp_path):
     space(tmp_path)
     done = tune(tmp_path, *TINY, "total_steps=320", "trials=2", "workers=2", "pruner=none")
     assert done.returncode == 0, done.stderr
@@ -52,26 +52,28 @@ def test_a_search_tries_values_of_its_space_and_says_the_best(tmp_path):
     best = max(results, key=lambda number: results[number])
     assert f"2 finished. Best, trial {best}: {results[best]:.4g}" in done.stdout
     for name, facts in known.items():
-        said = dict(o.split("=") for o in facts["overrides"])
-        assert 1e-4 <= float(said["algorithm.learning_rate"]) <= 1e-2
-        assert said["algorithm.epochs"] in "123"
-        assert f"epochs-{said['algorithm.epochs']}_bptt_length-{said['sequence_learning.bptt_length']}" in name
+        overrides = dict(o.split("=") for o in facts["overrides"])
+        assert 1e-4 <= float(overrides["algorithm.learning_rate"]) <= 1e-2
+        assert overrides["algorithm.epochs"] in "123"
+        assert (
+            f"epochs-{overrides['algorithm.epochs']}_bptt_length-{overrides['sequence_learning.bptt_length']}" in name
+        )
     command = next(line for line in done.stdout.splitlines() if "python -m seqrl.train" in line)
     assert (
         f"algorithm.epochs={dict(o.split('=') for o in known[_folder(known, best)]['overrides'])['algorithm.epochs']}"
         in command
     )
 
-    # More of the same, and not the same again.
+    # More trials; the earlier ones are not repeated.
     more = tune(tmp_path, *TINY, "total_steps=320", "trials=3", "pruner=none")
     assert more.returncode == 0, more.stderr
-    assert "goes on after 2 trials in s" in more.stdout
+    assert "resuming after 2 trials in s" in more.stdout
     assert {name: facts for name, facts in manifests(tmp_path).items() if name in known} == known
     assert len(manifests(tmp_path)) == 3
 
     other = tune(tmp_path, *TINY, "total_steps=640", "trials=3")
     assert other.returncode == 2
-    assert "was begun with arguments=" in other.stderr
+    assert "was started with arguments=" in other.stderr
     assert len(other.stderr.splitlines()) == 1
 
 
@@ -81,20 +83,20 @@ def _folder(known: dict[str, dict], number: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_search_that_was_stopped_goes_on_with_the_trial_it_was_at(tmp_path, number):
+def test_a_stopped_search_resumes_its_unfinished_trial(tmp_path, number):
     space(tmp_path)
     arguments = [*TINY, "total_steps=3200", "trials=1"]
     command = [sys.executable, "-m", "seqrl.tune", *arguments]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as going:
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("s/*/metrics.jsonl")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        going.send_signal(number)
-        said = going.stderr.read()
+        process.send_signal(number)
+        errors = process.stderr.read()
     if number is signal.SIGTERM:
-        assert going.returncode == 143
-        assert said == "seqrl: stopped; the same command with study=s goes on with the search\n"
+        assert process.returncode == 143
+        assert errors == "seqrl: stopped; run the same command with study=s to continue the search\n"
         ((name, facts),) = manifests(tmp_path).items()
         assert facts["status"] == "interrupted"
     done = tune(tmp_path, *arguments)
@@ -109,7 +111,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_trial_it_was_at(tmp_path, nu
 
 
 @pytest.mark.slow
-def test_trials_that_all_fail_end_the_search_and_say_why(tmp_path):
+def test_a_search_whose_trials_all_fail_ends_with_the_reason(tmp_path):
     (tmp_path / "broken.py").write_text(
         "import gymnasium as gym\ngym.register('Broken-v0', entry_point='nowhere:Broken')\n"
     )
@@ -118,11 +120,11 @@ def test_trials_that_all_fail_end_the_search_and_say_why(tmp_path):
     done = tune(tmp_path, *arguments, "env.id=broken:Broken-v0", "trust=[broken]")
     assert done.returncode == 2
     assert done.stdout.count("failed: ") == 3
-    assert "3 trials failed one after another, the last with: " in done.stderr
+    assert "3 trials in a row failed, the last with: " in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_lagging_trial_is_known_by_its_curve(tmp_path):
+def test_a_trial_reports_its_curve_at_every_twentieth(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text("{episodes: 1000, parallel: 2, total_steps: 100}")
@@ -137,11 +139,11 @@ def test_a_lagging_trial_is_known_by_its_curve(tmp_path):
     assert trial.ticks() == []
     with (run / "metrics.jsonl").open("a") as file:
         file.write('ut/return_mean": 0.6}\n{"env_steps": 100, "rollout/return_mean": 0.9}\n')
-    # At its end a run is finished, and no longer compared.
+    # A run at its end is finished, and no longer compared.
     assert trial.ticks() == [(12, 0.6)]
 
 
-def test_what_was_stopped_early_is_marked_in_its_folder(tmp_path):
+def test_a_trial_stopped_early_is_marked_as_pruned_in_its_folder(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text(
         '{"status": "interrupted", "error": "x", "exit_code": 143, "seed": 1}'
@@ -150,7 +152,7 @@ def test_what_was_stopped_early_is_marked_in_its_folder(tmp_path):
     assert json.loads((tmp_path / "run" / "manifest.json").read_text()) == {"status": "pruned", "seed": 1}
 
 
-def test_a_trial_has_one_that_sees_to_it(tmp_path):
+def test_only_one_process_runs_a_trial(tmp_path):
     mine = Claim(tmp_path / "claims" / "0")
     with pytest.raises(BlockingIOError):
         Claim(tmp_path / "claims" / "0")
@@ -159,56 +161,56 @@ def test_a_trial_has_one_that_sees_to_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ppo", "reinforce", "memory"])
-def test_the_spaces_that_come_with_it_hold(name):
+def test_the_shipped_spaces_have_no_fault(name):
     assert read(name, [])
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: {low: 1, high: 1}", "search small: a: low must be below high (got 1 and 1)."),
         ("a: {low: 0, high: 1, log: true}", "search small: a: log: true needs low above 0 (got 0)."),
-        ("a: {low: 1}", "search small: a: must have choices, or low and high."),
+        ("a: {low: 1}", "search small: a: needs choices, or low and high."),
         (
             "a: {low: 1, high: 2, choices: [1]}",
             "search small: a: has choices and a range. Give low and high, or choices.",
         ),
         (
             "a: {lo: 1, high: 2}",
-            "search small: a: there is no lo. Did you mean low? There are low, high, log, step, choices.",
+            "search small: a: there is no lo. Did you mean low? Choose from low, high, log, step, choices.",
         ),
         ("a: 3", "search small: a: must be a range or choices (got 3), such as {low: 0.1, high: 1.0}."),
         (
             "a: {low: x, high: 2}",
-            "search small: a: low, high and step must be numbers (got ['x', 2]). Write 1.0e-4, with a point.",
+            "search small: a: low, high and step must be numbers (got ['x', 2]). Write 1.0e-4, with a decimal point.",
         ),
         ("a: {choices: 3}", "search small: a: choices must be a list (got 3)."),
         ("a: {choices: [[1]]}", "search small: a: a choice must be a single value (got [[1]])."),
     ],
 )
-def test_a_space_that_cannot_be_meant_gets_one_line(tmp_path, text, said):
+def test_a_faulty_space_gets_one_line(tmp_path, text, message):
     space(tmp_path, text)
     with pytest.raises(ConfigError) as refused:
         read("small", [tmp_path / "own"])
-    assert refused.value.faults == [said]
+    assert refused.value.faults == [message]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["trials=0"], "trials: must be a whole number of at least 1 (got 0)."),
         (["pruner=medium"], "pruner: must be median, halving or none (got medium). Did you mean median?"),
-        (["tmaze"], "tmaze: cannot be meant. Write key=value; python -m seqrl.tune --help says which."),
-        (["-m"], "-m: is not for a search. Leave it out; study=<folder> goes on with one."),
+        (["tmaze"], "tmaze: is not key=value. Run python -m seqrl.tune --help for the keys."),
+        (["-m"], "-m: does not apply to a search. Remove it; study=<folder> continues a search."),
     ],
 )
-def test_a_command_that_cannot_be_meant_gets_one_line(words, said):
+def test_a_faulty_command_gets_one_line(words, message):
     with pytest.raises(ConfigError) as refused:
         planned(words)
-    assert refused.value.faults == [said]
+    assert refused.value.faults == [message]
 
 
-def test_values_out_of_bounds_are_said_before_the_first_trial(tmp_path):
+def test_values_out_of_bounds_are_reported_before_the_first_trial(tmp_path):
     space(tmp_path, "algorithm.gamma: {low: 0.9, high: 2.0}\nnetwork.hiden_size: {choices: [8]}\n")
     done = tune(tmp_path, *TINY)
     assert done.returncode == 2

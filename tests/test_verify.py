@@ -1,4 +1,4 @@
-"""`python -m seqrl.verify` passes what is sound and reports what is not."""
+"""`python -m seqrl.verify` passes sound parts and reports defects."""
 
 import subprocess
 import sys
@@ -85,7 +85,7 @@ def test_a_planted_defect_of_an_environment_is_reported(name, reported):
 
 
 @pytest.mark.parametrize("backend", ["vector", "sync"])
-def test_a_sound_environment_passes_however_it_begins_its_episodes(backend):
+def test_a_sound_environment_passes_with_any_backend(backend):
     def make_env(batch_size, purpose):
         return GymnasiumEnv("CartPole-v1", batch_size, seed=stream(0, purpose), backend=backend)
 
@@ -99,14 +99,14 @@ def verified(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def beside_the_work(tmp_path):
-    """A folder with the user's module and a network in his own configuration."""
+    """A folder with a user's module and a configuration file for its network."""
     (tmp_path / "mine.py").write_text(Path(broken.__file__).read_text())
     (tmp_path / "conf" / "network").mkdir(parents=True)
     (tmp_path / "conf" / "network" / "own.yaml").write_text("_target_: mine.network\nuse_lstm: true\nblock: sound\n")
     return tmp_path
 
 
-def test_the_program_passes_what_is_sound_and_leaves_nothing(beside_the_work):
+def test_the_program_passes_sound_parts_and_writes_no_files(beside_the_work):
     before = sorted(beside_the_work.rglob("*.y*"))
     sound = ["--config-dir", "conf", "network=own", "trust=[mine]", "env.id=mine:broken/Walk-v0"]
     done = verified(beside_the_work, *sound)
@@ -125,7 +125,7 @@ def test_the_program_reports_defects_with_remedies_and_exit_code_1(beside_the_wo
     assert "FAIL  nothing leaks across a reset" in done.stdout
 
 
-def test_a_wrong_configuration_is_answered_as_by_the_program_that_trains(tmp_path):
+def test_a_faulty_configuration_gets_the_same_answer_as_from_seqrl_train(tmp_path):
     done = verified(tmp_path, "env.id=Nope-v0")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

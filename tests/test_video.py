@@ -1,4 +1,4 @@
-"""Films show what was played, and what memory does in it."""
+"""Films show what was played, and what memory did."""
 
 import io
 
@@ -20,7 +20,7 @@ from tests.worlds import Script
 
 
 class Remembers:
-    """Walks down a T-maze and turns as its sign said; without memory, up."""
+    """Walks down a T-maze and turns as the sign showed; without memory, up."""
 
     def initial_state(self, batch_size):
         return {"sign": torch.zeros(batch_size)}
@@ -33,7 +33,7 @@ class Remembers:
 
 
 class Grey(gymnasium.Env):
-    """Shows nothing but its clock: each step is ten shades lighter."""
+    """A grey screen, ten shades lighter with each step."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     observation_space = spaces.Box(-1.0, 1.0, (12,))
@@ -64,54 +64,54 @@ gymnasium.register("test/Grey-v0", Grey, disable_env_checker=True)
 gymnasium.register("test/Undrawn-v0", Undrawn, disable_env_checker=True)
 
 
-def test_memory_is_seen_to_decide_where_it_does_and_nowhere_else():
+def test_curves_part_exactly_where_memory_decides():
     films = film(TMaze(1, seed=0, corridor_length=5), Remembers(), None, episodes=4)
-    assert [it.reward.tolist() for it in films] == [[0.0] * 5 + [1.0]] * 4
-    signs = [it.curves["value"][0, 0] for it in films]
+    assert [episode.reward.tolist() for episode in films] == [[0.0] * 5 + [1.0]] * 4
+    signs = [episode.curves["value"][0, 0] for episode in films]
     assert set(signs) == {-1.0, 1.0}
-    for it, sign in zip(films, signs, strict=True):
-        with_memory, zeroed = it.curves["probability of the action"].T
+    for episode, sign in zip(films, signs, strict=True):
+        with_memory, zeroed = episode.curves["probability of the action"].T
         assert (np.abs(with_memory - zeroed)[:5] < 0.01).all()
         assert with_memory[5] > 0.98
-        # It turns up without memory: right if that is where the sign pointed.
+        # Without memory it turns up, which is right if the sign pointed there.
         assert zeroed[5] == pytest.approx(1 / (1 + np.exp(-2 * sign)), abs=0.01)
-        assert it.curves["value"][:, 1].tolist() == [sign, 0, 0, 0, 0, 0]
+        assert episode.curves["value"][:, 1].tolist() == [sign, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("ghosts", [False, True])
 @pytest.mark.parametrize(("episodes", "steps", "lengths"), [(3, 500, [3, 60, 3]), (9, 100, [3, 60, 3, None])])
-def test_episodes_are_whole_but_for_one_that_takes_too_long(ghosts, episodes, steps, lengths):
+def test_episodes_are_whole_except_one_that_takes_too_long(ghosts, episodes, steps, lengths):
     env = Script([[3, 60]], ghosts=ghosts)
     films = film(env, small_network(env), None, episodes, steps)
     cut = steps - sum(length or 0 for length in lengths) - 3 * ghosts
-    assert [len(it.reward) for it in films] == [length or cut for length in lengths]
+    assert [len(episode.reward) for episode in films] == [length or cut for length in lengths]
     # Rewards are 1, 2, 3, ... in each episode.
-    assert all(it.reward.tolist() == list(range(1, len(it.reward) + 1)) for it in films)
-    assert all(len(line) == len(it.reward) for it in films for line in it.curves.values())
-    assert [it.curves["observation"][0, 1] for it in films] == list(range(len(lengths)))
+    assert all(episode.reward.tolist() == list(range(1, len(episode.reward) + 1)) for episode in films)
+    assert all(len(line) == len(episode.reward) for episode in films for line in episode.curves.values())
+    assert [episode.curves["observation"][0, 1] for episode in films] == list(range(len(lengths)))
 
 
-def test_without_memory_there_is_one_line_of_each():
+def test_without_memory_each_curve_has_one_line():
     env = Script([[3]])
     with_memory, without = (film(env, small_network(env, kind), None, 1)[0] for kind in ("lstm", "memoryless"))
     for name in ("value", "probability of the action"):
         assert (with_memory.curves[name].shape[1], without.curves[name].shape[1]) == (2, 1)
 
 
-def test_what_has_a_picture_is_seen_and_what_has_none_is_told_by_its_observation():
+def test_an_environment_without_pictures_is_shown_by_its_observation():
     env = GymnasiumEnv("test/Grey-v0", 1, seed=0, backend="sync", kwargs={"render_mode": "rgb_array"})
-    (seen,) = film(env, small_network(env), None, 1)
-    assert [picture.shape for picture in seen.pictures] == [(240, 480, 3)] * 4
-    assert [int(picture.mean()) for picture in seen.pictures] == [0, 10, 20, 30]
-    assert list(seen.curves) == ["value", "log-density of the action"]
+    (with_pictures,) = film(env, small_network(env), None, 1)
+    assert [picture.shape for picture in with_pictures.pictures] == [(240, 480, 3)] * 4
+    assert [int(picture.mean()) for picture in with_pictures.pictures] == [0, 10, 20, 30]
+    assert list(with_pictures.curves) == ["value", "log-density of the action"]
     env = GymnasiumEnv("CartPole-v1", 1, seed=0, backend="sync")
-    (told,) = film(env, small_network(env), None, 1)
-    assert set(told.pictures) == {None}
-    assert list(told.curves) == ["observation", "value", "probability of the action"]
-    assert told.curves["observation"].shape == (len(told.reward), 4)
+    (without,) = film(env, small_network(env), None, 1)
+    assert set(without.pictures) == {None}
+    assert list(without.curves) == ["observation", "value", "probability of the action"]
+    assert without.curves["observation"].shape == (len(without.reward), 4)
 
 
-def test_the_first_episode_filmed_is_the_first_that_is_evaluated():
+def test_the_first_episode_filmed_is_the_first_evaluated():
     env = GymnasiumEnv("test/Grey-v0", 5, seed=3, backend="sync")
     network = small_network(env)
     returns, _ = play(env, network, 5, None, 100)
@@ -119,7 +119,7 @@ def test_the_first_episode_filmed_is_the_first_that_is_evaluated():
     assert filmed.reward.sum() == pytest.approx(float(returns[0]))
 
 
-def test_who_can_draw_itself_says_so_and_what_is_missing_for_it_is_named():
+def test_an_environment_that_can_draw_itself_is_recognized_and_a_missing_package_named():
     assert [draws_itself(id) for id in ("test/Grey-v0", "CartPole-v1", "test/Undrawn-v0")] == [True, True, True]
     env = GymnasiumEnv("test/Undrawn-v0", 1, seed=0, backend="sync", kwargs={"render_mode": "rgb_array"})
     with pytest.raises(
@@ -128,13 +128,13 @@ def test_who_can_draw_itself_says_so_and_what_is_missing_for_it_is_named():
         film(env, small_network(env), None, 1)
 
 
-def test_a_film_has_a_frame_for_each_step_and_rests_on_the_last_of_an_episode():
+def test_a_film_has_a_frame_for_each_step_and_pauses_at_the_end_of_an_episode():
     env = GymnasiumEnv("test/Grey-v0", 1, seed=0, backend="sync", kwargs={"render_mode": "rgb_array"})
     image = Image.open(io.BytesIO(gif(film(env, small_network(env), None, 2))))
     assert (image.format, image.n_frames, image.info["loop"]) == ("GIF", 8, 0)
     shades, durations = [], []
-    for place in range(8):
-        image.seek(place)
+    for frame in range(8):
+        image.seek(frame)
         shades.append(np.asarray(image.convert("RGB"))[:240].mean())
         durations.append(image.info["duration"])
     assert shades == pytest.approx([0, 10, 20, 30] * 2, abs=2)
@@ -150,7 +150,7 @@ def test_an_episode_of_any_length_can_be_drawn(steps):
     assert image.n_frames == steps
 
 
-def test_tensorboard_has_the_last_film_alone(tmp_path):
+def test_tensorboard_has_only_the_last_film(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     env = Script([[3]])

@@ -1,4 +1,4 @@
-"""An algorithm of one's own: PPO with a second clip."""
+"""An algorithm of your own: PPO with a second clip."""
 
 import torch
 
@@ -7,7 +7,7 @@ from seqrl.algorithms.ppo import SequencePPOAlgorithm
 
 
 class DualClipPPO(SequencePPOAlgorithm):
-    """PPO whose loss is bounded where an action was bad and has become likely.
+    """PPO whose loss stays bounded when a bad action has become likely.
 
         - mean( max( L, c A ) where A < 0, else L )     L = min( ρ A, clip(ρ, 1 - ε, 1 + ε) A )
 

@@ -1,13 +1,14 @@
-"""An environment of one's own: a melody is heard note by note, then played from memory."""
+"""An environment of your own: hear a melody note by note, then play it from memory."""
 
 import gymnasium as gym
 import numpy as np
 
 
 class Echo(gym.Env):
-    """A melody of `length` notes is heard, then it is your turn; each right note brings 1 / length.
+    """The agent hears a melody of `length` notes, then plays it; each right note is worth 1 / length.
 
-    The observation says which of the `notes` sounds, or that it is your turn. Best return 1; without memory 1 / notes.
+    The observation is one-hot: which of the `notes` sounds, or that it is the agent's turn. Best return 1; without
+    memory 1 / notes.
     """
 
     def __init__(self, length=3, notes=4):
@@ -18,15 +19,15 @@ class Echo(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.melody, self.clock = self.np_random.integers(self.notes, size=self.length), 0
-        return self.seen(), {}
+        return self.observe(), {}
 
     def step(self, action):
         turn = self.clock - self.length
         right = turn >= 0 and action == self.melody[turn]
         self.clock += 1
-        return self.seen(), right / self.length, self.clock == 2 * self.length, False, {}
+        return self.observe(), right / self.length, self.clock == 2 * self.length, False, {}
 
-    def seen(self):
+    def observe(self):
         observation = np.zeros(self.notes + 1, dtype=np.float32)
         observation[self.melody[self.clock] if self.clock < self.length else self.notes] = 1.0
         return observation

@@ -1,4 +1,4 @@
-"""A network of one's own: encoder, gated recurrent unit, heads."""
+"""A network of your own: encoder, gated recurrent unit, heads."""
 
 import torch
 from torch import nn
@@ -9,8 +9,8 @@ from seqrl.networks import Block, Encoder, Network, Trunk
 class GRU(Block):
     """Gated recurrent unit; resets happen inside the fused kernel.
 
-    Where a step is unreal, the input is 0 and an extra input closes both gates: sigmoid(-10^4) is exactly 0, so that
-    tanh(0) = 0 becomes the new memory, and no gradient passes.
+    At an unreal step, the input is 0 and an extra input closes both gates: sigmoid(-10^4) is exactly 0, so the new
+    memory is tanh(0) = 0, and no gradient passes.
 
     Source: Cho et al. (2014), "Learning phrase representations using RNN encoder-decoder".
     """
@@ -24,7 +24,7 @@ class GRU(Block):
         self.bias = nn.Parameter(torch.zeros(3 * size))
         nn.init.orthogonal_(self.weight_input)
         nn.init.orthogonal_(self.weight_hidden)
-        # A second bias, of the input, would be what the memory becomes at an unreal step.
+        # No second bias for the input: memory would become this bias at an unreal step.
         self.register_buffer("no_bias", torch.zeros(3 * size), persistent=False)
         column = torch.tensor([-1e4, -1e4, 0.0]).repeat_interleave(size).unsqueeze(1)
         self.register_buffer("close_gates", column, persistent=False)

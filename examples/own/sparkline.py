@@ -1,10 +1,10 @@
-"""A logger of one's own: the learning curve as a line of text."""
+"""A logger of your own: the learning curve as a line of text."""
 
 BARS = "▁▂▃▄▅▆▇█"
 
 
 class Sparkline:
-    """Draws the mean return in curve.txt, a bar for every update, from `low` to `high`."""
+    """Draws the mean return in curve.txt, one bar per update, scaled from `low` to `high`."""
 
     def __init__(self, folder, env_steps, low, high):
         self.low, self.high = low, high

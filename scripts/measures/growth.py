@@ -2,8 +2,8 @@
 
 python scripts/measures/growth.py '{"parallel": 64, "width": 128, "episode": 128, "bptt_length": 0}'
 
-128 steps of so many environments, in episodes of so many steps, learned from in one minibatch. What counts is by how
-much the process grows with its first update.
+The update learns in one minibatch from 128 steps of `parallel` environments, in episodes of `episode` steps. Measures
+how much the process grows during this first update.
 """
 
 import json
@@ -15,10 +15,13 @@ from seqrl.machine import forget_peak_memory, peak_memory_mb
 
 
 def main() -> None:
-    told = json.loads(sys.argv[1])
-    overrides = [f"env.max_episode_steps={told['episode']}", f"sequence_learning.bptt_length={told['bptt_length']}"]
+    settings = json.loads(sys.argv[1])
+    overrides = [
+        f"env.max_episode_steps={settings['episode']}",
+        f"sequence_learning.bptt_length={settings['bptt_length']}",
+    ]
     overrides += ["algorithm.epochs=1", "algorithm.minibatches=1"]
-    run = common_work({**told, "late": True, "with": overrides})
+    run = common_work({**settings, "late": True, "with": overrides})
     rollout = run.runner.collect()
     forget_peak_memory()
     before = peak_memory_mb()

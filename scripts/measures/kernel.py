@@ -1,10 +1,10 @@
-"""Learning of the LSTM alone against the matrix products in it; prints thousands of steps a second as JSON.
+"""Speed of learning with the LSTM alone, against its matrix products; prints thousands of steps per second as JSON.
 
 python scripts/measures/kernel.py '{"rows": 16, "width": 128, "seconds": 3}'
 
-LSTM: forward and backward through 128 steps of so many environments whose episodes have 20 to 150 steps, laid end to
-end as in an update and shared by two threads. Floor: the products of all these steps alone, as six large ones, by two
-threads as well.
+lstm: forward and backward through 128 steps of `rows` environments whose episodes have 20 to 150 steps, laid end to end
+as in an update, split between two threads. floor: only the matrix products of all these steps, as six large ones, also
+split between two threads.
 """
 
 import json
@@ -22,7 +22,7 @@ THREADS = 2
 
 
 def separated(rows: int, random: torch.Generator) -> torch.Tensor:
-    """Which steps [128, rows] are real: episodes end to end, one unreal step between two."""
+    """Which steps [128, rows] are real: episodes end to end, with one unreal step between them."""
     mask = torch.ones(STEPS, rows, dtype=torch.bool)
     for row in range(rows):
         end = 0
@@ -33,7 +33,7 @@ def separated(rows: int, random: torch.Generator) -> torch.Tensor:
 
 
 def rate(task: Callable[[int], None], steps: int, seconds: float) -> float:
-    """Thousands of steps a second when every thread does its task over and over; after half a second of it."""
+    """Thousands of steps per second with every thread repeating its task, after half a second of warm-up."""
 
     def repeat(thread: int) -> float:
         begin = time.perf_counter() + 0.5
@@ -48,8 +48,8 @@ def rate(task: Callable[[int], None], steps: int, seconds: float) -> float:
 
 
 def main() -> None:
-    told = json.loads(sys.argv[1])
-    rows, width = told["rows"] // THREADS, told["width"]
+    settings = json.loads(sys.argv[1])
+    rows, width = settings["rows"] // THREADS, settings["width"]
     torch.set_num_threads(1)
     random = torch.Generator().manual_seed(0)
     lstm = LSTM(width, width)
@@ -74,7 +74,7 @@ def main() -> None:
             x.T @ gates  # gradient of the weights
 
     steps = STEPS * rows
-    measured = {"lstm": rate(learn, steps, told["seconds"]), "floor": rate(multiply, steps, told["seconds"])}
+    measured = {"lstm": rate(learn, steps, settings["seconds"]), "floor": rate(multiply, steps, settings["seconds"])}
     print(json.dumps(measured))
 
 

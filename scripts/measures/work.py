@@ -1,8 +1,8 @@
-"""The common work of scripts/bench.py with seqrl, in this process; prints what was measured as JSON.
+"""The common work of scripts/bench.py with seqrl, in this process; prints the measurements as JSON.
 
 python scripts/measures/work.py '{"parallel": 64, "width": 128, "late": false, "seconds": 10}'
 
-"with" may name more overrides, which come last.
+"with" may list more overrides, which are applied last.
 """
 
 import json
@@ -22,7 +22,7 @@ from seqrl.types import Step
 
 
 class Steady(CartPole):
-    """A cart-pole whose pole may fall: all episodes have the same length, as under a policy that has learned."""
+    """A cart-pole that ignores falls: all episodes have the same length, as with a trained policy."""
 
     def step(self, action: torch.Tensor) -> Step:
         step = super().step(action)
@@ -31,12 +31,12 @@ class Steady(CartPole):
 
 
 def common_work(work: dict[str, Any]) -> Run:
-    """A run that does it."""
+    """A run that does the common work."""
     overrides = ["env=masked_cartpole", "network=lstm", "sequence=full", "episodes=1000000000", "rollout_length=128"]
     overrides += [f"parallel={work['parallel']}"]
     overrides += [f"network.hidden_size={work['width']}", f"network.lstm_hidden_size={work['width']}"]
     overrides += ["algorithm.epochs=4", "algorithm.minibatches=4", "sequence_learning.grad_clip_norm=0.5"]
-    # Next to nothing, so that early stays early: the policy remains the random one it begins as.
+    # Almost zero, so that early stays early: the policy stays as random as it starts.
     overrides += ["algorithm.learning_rate=1e-9"]
     if work["late"]:
         overrides += ["env._target_=work.Steady"]

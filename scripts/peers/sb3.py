@@ -1,4 +1,4 @@
-"""The common work of scripts/bench.py with sb3-contrib's RecurrentPPO; runs in a virtual environment of its own.
+"""The common work of scripts/bench.py with sb3-contrib's RecurrentPPO; runs in its own virtual environment.
 
 python sb3.py '{"parallel": 64, "width": 128, "late": false, "seconds": 20}'
 """
@@ -53,7 +53,7 @@ def main() -> None:
         batch_size=STEPS * parallel // 4,
         n_epochs=4,
         learning_rate=LEARNING_RATE,
-        # One LSTM for policy and value, as in seqrl's network; two, its default, take longer.
+        # One LSTM for policy and value, as in seqrl's network; two, the default, take longer.
         policy_kwargs={
             "features_extractor_class": Encoder,
             "features_extractor_kwargs": {"features_dim": width},

@@ -1,4 +1,4 @@
-"""The common work of scripts/bench.py with SheepRL's recurrent PPO; runs in a virtual environment of its own.
+"""The common work of scripts/bench.py with SheepRL's recurrent PPO; runs in its own virtual environment.
 
 python sheep.py '{"parallel": 64, "width": 128, "late": false, "seconds": 20}'
 """
@@ -17,13 +17,13 @@ from world import LEARNING_RATE, STEPS, Masked, Watch
 def main() -> None:
     work = json.loads(sys.argv[1])
     parallel, width = work["parallel"], work["width"]
-    gymnasium.register("Masked-v0", lambda **told: Masked(work["late"], **told))
+    gymnasium.register("Masked-v0", lambda **kwargs: Masked(work["late"], **kwargs))
     watch = Watch(work["seconds"])
     learn = ppo_recurrent.train
 
-    def watched(*told) -> int:
+    def watched(*arguments) -> int:
         watch.rollout_ends()
-        steps = learn(*told)
+        steps = learn(*arguments)
         if watch.rollout_begins():
             watch.report(parallel)
             os._exit(0)

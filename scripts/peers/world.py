@@ -1,4 +1,4 @@
-"""What the peers of scripts/bench.py have in common: the task, and how they report. Imported next to them."""
+"""What the peers of scripts/bench.py share: the task, and how they report. Imported from beside them."""
 
 import json
 import resource
@@ -7,17 +7,17 @@ import time
 import gymnasium
 import numpy as np
 
-# Of every environment in each rollout.
+# Steps of every environment in each rollout.
 STEPS = 128
-# Next to nothing, so that early stays early: the policy remains the random one it begins as.
+# Almost zero, so that early stays early: the policy stays as random as it starts.
 LEARNING_RATE = 1e-9
 
 
 class Masked(gymnasium.ObservationWrapper):
-    """CartPole-v1 without its velocities; `late`: that never falls, as under a policy that has learned."""
+    """CartPole-v1 without its velocities; if `late`, the pole never falls, as with a trained policy."""
 
-    def __init__(self, late: bool, **told) -> None:
-        super().__init__(gymnasium.make("CartPole-v1", **told))
+    def __init__(self, late: bool, **kwargs) -> None:
+        super().__init__(gymnasium.make("CartPole-v1", **kwargs))
         self.late = late
         space = self.env.observation_space
         self.observation_space = gymnasium.spaces.Box(space.low[[0, 2]], space.high[[0, 2]])
@@ -25,19 +25,19 @@ class Masked(gymnasium.ObservationWrapper):
             self.unwrapped.theta_threshold_radians = self.unwrapped.x_threshold = np.inf
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        seen = observation[[0, 2]]
-        return np.clip(seen, -4.8, 4.8) if self.late else seen
+        positions = observation[[0, 2]]
+        return np.clip(positions, -4.8, 4.8) if self.late else positions
 
 
 class Watch:
-    """Times iterations after the first, of which each is a rollout and then an update."""
+    """Times iterations after the first; each is a rollout followed by an update."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.iterations = seconds, -1
         self.began = self.busy = self.collecting = self.mark = 0.0
 
     def rollout_begins(self) -> bool:
-        """Note the time; say whether there has been enough."""
+        """Note the time; return whether enough time has passed."""
         self.mark, self.iterations = time.perf_counter(), self.iterations + 1
         if self.iterations == 1:
             self.began, self.busy, self.collecting = self.mark, time.process_time(), 0.0
@@ -47,7 +47,7 @@ class Watch:
         self.collecting += time.perf_counter() - self.mark
 
     def report(self, parallel: int) -> None:
-        """Print what was measured, as scripts/measures/work.py does."""
+        """Print the measurements, as scripts/measures/work.py does."""
         took = self.mark - self.began
         measured = {
             "steps_per_second": (self.iterations - 1) * STEPS * parallel / took,

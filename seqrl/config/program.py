@@ -5,7 +5,8 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
 
@@ -55,6 +56,23 @@ def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
         sys.exit(130)
     except Exception as error:
         fail(error, sys.argv[1:])
+
+
+@contextmanager
+def errors_in_one_line(arguments: Sequence[str] = (), when_interrupted: str = "") -> Iterator[None]:
+    """End the program with one line for each fault; exit code 130 after Ctrl-C.
+
+    arguments          the program's own, where Hydra reads them
+    when_interrupted   line to print after Ctrl-C
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if when_interrupted:
+            print(when_interrupted, file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        fail(error, arguments)
 
 
 def fail(error: Exception, arguments: Sequence[str] = ()) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Where tensors live, and whether that place computes what the CPU does."""
+"""Which device a run uses, and whether it computes what the CPU does."""
 
 from seqrl.devices.device import Device
 

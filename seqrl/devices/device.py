@@ -1,4 +1,4 @@
-"""Where tensors live: cpu, cuda or mps; threads and precision."""
+"""The device of a run: cpu, cuda or mps, its threads and its precision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,12 +12,12 @@ from seqrl.errors import ConfigError
 class Device:
     """Device of a run.
 
-    name        cpu, cuda, cuda:1, mps, or auto for the first of cuda, mps and cpu that `choose` finds fit
-    threads     of torch on the processor
-    precision   float32 or float64, of parameters and memory; float32 but for matrix products: bf16, in bfloat16; tf32,
-                of factors rounded to 10 bits, on an NVIDIA GPU
+    name        cpu, cuda, cuda:1, mps, or auto: the first of cuda, mps and cpu that passes `choose`
+    threads     CPU threads of torch
+    precision   of parameters and memory: float32 or float64. bf16 and tf32 keep float32 except in matrix products:
+                bf16 computes them in bfloat16, tf32 rounds their factors to 10 bits (NVIDIA GPUs only)
 
-    Raises ConfigError if the device is not there.
+    Raises ConfigError if the device is not available.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Device:
 
     @property
     def candidates(self) -> list[torch.device]:
-        """Devices that are there and meant, the preferred one first."""
+        """Available devices that `name` allows, the preferred one first."""
         if self.name != "auto":
             return [torch.device(self.name)]
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.mps.is_available(), "cpu": True}
-        return [torch.device(name) for name in there if there[name]]
+        available = {"cuda": torch.cuda.is_available(), "mps": torch.mps.is_available(), "cpu": True}
+        return [torch.device(name) for name in available if available[name]]
 
     @property
     def torch_device(self) -> torch.device:
@@ -41,12 +41,12 @@ class Device:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of parameters and memory."""
+        """Type of parameters and memory."""
         return torch.float64 if self.precision == "float64" else torch.float32
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
-        """Of matrix products, where it is another than that of what they multiply."""
+        """Type of matrix products, where it differs from that of their factors."""
         return torch.bfloat16 if self.precision == "bf16" else None
 
     @property
@@ -55,25 +55,25 @@ class Device:
         return self.torch_device.type == "cuda"
 
     def prepare(self) -> None:
-        """Set what holds for the whole process."""
+        """Apply the settings that hold for the whole process."""
         torch.set_num_threads(self.threads)
-        # Where nothing is said, cuDNN's LSTM multiplies in TF32.
+        # By default, cuDNN's LSTM multiplies in TF32.
         precision = "tf32" if self.precision == "tf32" else "ieee"
         torch.backends.cudnn.rnn.fp32_precision = torch.backends.cuda.matmul.fp32_precision = precision  # type: ignore[attr-defined]
 
     def _check(self) -> None:
         kind, _, index = self.name.partition(":")
-        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         remedy = "Use device=cpu."
         if kind not in ("cpu", "cuda", "mps", "auto") or (index and not (kind == "cuda" and index.isdigit())):
             fault = f"there is no such device (got {self.name!r}). Use device=cpu, cuda, mps or auto."
-        elif kind == "cuda" and not there:
+        elif kind == "cuda" and not gpus:
             reason = (
                 "this build of torch has no CUDA" if not torch.backends.cuda.is_built() else "no NVIDIA GPU is visible"
             )
             fault = f"{reason} (got {self.name!r}). {remedy}"
-        elif kind == "cuda" and int(index or 0) >= there:
-            fault = f"there are {there} GPUs, from cuda:0 on (got {self.name!r}). Use one of them or device=cpu."
+        elif kind == "cuda" and int(index or 0) >= gpus:
+            fault = f"there are {gpus} GPUs, numbered from cuda:0 (got {self.name!r}). Use one of them or device=cpu."
         elif kind == "mps" and not torch.mps.is_available():
             fault = f"this machine has no Apple GPU that torch can use (got 'mps'). {remedy}"
         else:
@@ -82,12 +82,12 @@ class Device:
 
 
 def choose(device: Device, probe: Callable[[torch.device], str | None], say: Callable[[str], None]) -> Device:
-    """The same settings on the first candidate that is fit to train on; the CPU always is, and is not probed.
+    """The same settings on the first candidate that passes the probe; the CPU always does, and is not probed.
 
-    probe   what is wrong with a device, without a full stop, or None
-    say     is told why a device was passed over, and what to know of the chosen one
+    probe   returns what is wrong with a device, without a full stop, or None
+    say     prints why a device was skipped, and a hint about the chosen one
 
-    Raises ConfigError if the one device that is meant is not fit.
+    Raises ConfigError if the only device allowed fails the probe.
     """
     for candidate in device.candidates:
         if candidate.type == "cpu":
@@ -97,7 +97,7 @@ def choose(device: Device, probe: Callable[[torch.device], str | None], say: Cal
             say(HINTS[candidate.type])
             return replace(device, name=str(candidate))
         if device.name == "auto":
-            say(f"device=auto passes over {candidate}: {fault}.")
+            say(f"device=auto skips {candidate}: {fault}.")
     raise ConfigError([f"device.name: {fault} (got {device.name!r}). Use device=cpu."])
 
 

@@ -1,10 +1,10 @@
-"""Whether a network computes on a device what it computes on the CPU, tried in a child process.
+"""Whether a network computes the same on a device as on the CPU, tested in a child process.
 
-A fault of a device may be an abort, which no exception handler outlives: only another process can find out.
+A faulty device may abort the process, which no exception handler survives: only another process can find out.
 
-The child is given how to build the network, not the network: constructor and spaces are pickled by reference, so any
-class that the configuration can name will do, whatever its instances hold. They travel through the child's standard
-input; no file is written.
+The child gets the means to build the network, not the network itself: constructor and spaces are pickled by reference,
+so any class that the configuration can name works, whatever its instances hold. They are sent through the child's
+standard input; no file is written.
 """
 
 import os
@@ -25,11 +25,11 @@ from seqrl.types import SequenceBatch
 
 Build = Callable[[Space[Any], Space[Any]], Network]
 PASSED = "passed"
-# TF32, with which cuDNN's LSTM multiplies by default, rounds to 2^-11 and was seen to move numbers by up to half a per
-# cent here; a wrong gradient is off by far more than this.
+# TF32, in which cuDNN's LSTM multiplies by default, rounds to 2^-11 and was seen to shift results by up to half a
+# percent here; a wrong gradient is off by far more than this.
 TOLERANCE = 2e-2
-# A gradient that all but cancels is rounding noise: below this share of the whole gradient it counts as that large.
-# Not more, as a policy head that starts small leaves the memory beneath it a thousandth of the whole.
+# A gradient that all but cancels is rounding noise: below this share of the whole gradient, it counts as that large.
+# Not larger, because a policy head that starts small leaves the memory beneath it a thousandth of the whole.
 NOISE = 1e-5
 
 
@@ -41,23 +41,23 @@ def probe(
     dtype: torch.dtype = torch.float32,
     timeout_seconds: float = 120,
 ) -> str | None:
-    """Compare a small forward and backward on `device` with the CPU; return what is wrong, or None.
+    """Compare a small forward and backward pass on `device` with the CPU; return what is wrong, or None.
 
-    build   makes the network from the spaces of observation and action; what it names must be importable
+    build   makes the network from the observation and action spaces; everything it names must be importable
 
-    A network that fails on the CPU too passes: that is no fault of the device, and training will show it.
+    A network that also fails on the CPU passes: the device is not at fault, and training will show the error.
     """
     try:
         parts = pickle.dumps((build, observation_space, action_space, dtype))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        return f"the network cannot be tried on {device}, as a child process cannot build it: {first_line(error)}"
+        return f"the network cannot be tested on {device}, because a child process cannot build it: {first_line(error)}"
     try:
         child = subprocess.run(
             [sys.executable, "-m", "seqrl.devices.probe", str(device)],
             input=parts,
             capture_output=True,
             timeout=timeout_seconds,
-            # What this process can import, the child can.
+            # The child can import whatever this process can.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
     except subprocess.TimeoutExpired:
@@ -69,7 +69,7 @@ def probe(
 
 
 def death(code: int, stderr: bytes) -> str:
-    """How a child ended that gave no answer, with the line of its complaint that says most."""
+    """How a child that gave no answer ended, with the most telling line of its error output."""
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if "assert" in line.lower()] or lines[-1:]
     how = f"kills the process with {signal.Signals(-code).name}" if code < 0 else f"ends the process with code {code}"
@@ -79,52 +79,52 @@ def death(code: int, stderr: bytes) -> str:
 def fault(
     build: Build, observation_space: Space[Any], action_space: Space[Any], device: torch.device, dtype: torch.dtype
 ) -> str | None:
-    """What the child finds wrong; where the device kills, it does not return."""
+    """What the child finds wrong; does not return if the device kills the process."""
     try:
         torch.manual_seed(0)
         network = build(observation_space, action_space).to(dtype=dtype)
         data = samples(observation_space, 0), samples(action_space, 1)
         expected = numbers(network, *data)
-        # Dropout, for instance: then to run is all that can be asked.
+        # With dropout, for instance, all we can ask is that it runs.
         random = disagreement(expected, numbers(network, *data))
     except Exception:
         return None
     try:
-        found = numbers(network.to(device), *(part.to(device) for part in data))
+        computed = numbers(network.to(device), *(part.to(device) for part in data))
     except Exception as error:
         return f"the network fails on {device}: {type(error).__name__}: {first_line(error)}"
-    differs = None if random else disagreement(expected, found)
+    differs = None if random else disagreement(expected, computed)
     return differs and f"{differs} on {device}, not what the CPU computes"
 
 
-def disagreement(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
-    """The first number that is not as expected, and how far off it is relative to its size (L2)."""
+def disagreement(expected: dict[str, Tensor], computed: dict[str, Tensor]) -> str | None:
+    """The first result that is not as expected, and how far off it is relative to its size (L2)."""
     whole = sum(float(tensor.norm()) for name, tensor in expected.items() if name.startswith("the gradient"))
     for name, reference in expected.items():
         least = NOISE * whole if name.startswith("the gradient") else 1e-6
-        difference = float((found[name] - reference).norm()) / max(float(reference.norm()), least)
-        # NaN disagrees too.
+        difference = float((computed[name] - reference).norm()) / max(float(reference.norm()), least)
+        # NaN disagrees, too.
         if not difference <= TOLERANCE:
             return f"{name} is off by {difference:.2g} times its size"
     return None
 
 
 LENGTH, ROWS = 7, 3
-# Unreal steps: between two sequences of a row, and behind the last.
+# Unreal steps: between two sequences of a row, and after the last.
 REAL = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]], dtype=torch.bool)
 
 
 def numbers(network: Network, observation: Tensor, action: Tensor) -> dict[str, Tensor]:
-    """All that the network computes from M observations and actions, on the CPU and in float64, by name."""
+    """Everything that the network computes from M observations and actions, by name, moved to the CPU in float64."""
     device = observation.device
     network.zero_grad()
     state = network.initial_state(ROWS)
-    # As a rollout does: memory that is not empty.
+    # As in a rollout, with memory that is not empty.
     with torch.no_grad():
         for x in observation[: 2 * ROWS].split(ROWS):
             policy, step_value, state = network.step(x, state)
             policy.sample(torch.Generator(device).manual_seed(0))
-    # As an update does.
+    # As in an update.
     zero = torch.zeros(len(action), device=device)
     place = REAL.flatten().nonzero().squeeze(-1).to(device)
     policy, value = network.unroll(
@@ -141,7 +141,7 @@ def numbers(network: Network, observation: Tensor, action: Tensor) -> dict[str, 
 
 
 def samples(space: Space[Any], seed: int) -> Tensor:
-    """M random elements of a space, [M, *shape]; of a Box, normal numbers, as its bounds may lie anywhere."""
+    """M random elements of a space, [M, *shape]; for a Box, normal numbers, as its bounds may lie anywhere."""
     steps = int(REAL.sum())
     if type(space) is spaces.Box and space.dtype == np.float32:
         return torch.randn(steps, *space.shape, generator=torch.Generator().manual_seed(seed))
@@ -156,7 +156,7 @@ def first_line(error: Exception) -> str:
 def main() -> None:
     """The child: read the parts, write the answer."""
     build, observation_space, action_space, dtype = pickle.load(sys.stdin.buffer)
-    # The answer stands alone, whatever libraries print.
+    # Whatever libraries print goes to stderr, so that stdout holds only the answer.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with answer:

@@ -13,7 +13,7 @@ from typing import Any
 
 from gymnasium import Space, spaces
 
-from seqrl.config.program import fail
+from seqrl.config.program import errors_in_one_line
 from seqrl.envs.suites import KNOWN_RETURNS, SUITES, Suite
 from seqrl.errors import ConfigError, described
 from seqrl.text import nearest
@@ -104,18 +104,15 @@ def main() -> None:
     )
     parser.add_argument("words", nargs="*", metavar="word", help="such as tmaze, popgym, CartPole")
     arguments, unknown = parser.parse_known_args()
-    try:
+    with errors_in_one_line():
         if unknown:
             raise ConfigError([f"seqrl.envs: there is no option {unknown[0]}. Give words, such as popgym, or --help."])
-        for line in listing(arguments.words):
-            print(line, flush=True)
-    except BrokenPipeError:
-        # Nobody reads any more, as in `... | head`; nor what Python writes when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        fail(error)
+        try:
+            for line in listing(arguments.words):
+                print(line, flush=True)
+        except BrokenPipeError:
+            # Nobody reads any more, as in `... | head`; nor what Python writes when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

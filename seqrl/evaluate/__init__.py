@@ -1,1 +1,1 @@
-"""How good the policy of a run is: `python -m seqrl.evaluate`."""
+"""Evaluate the policy of a run: `python -m seqrl.evaluate`."""

@@ -1,11 +1,12 @@
-"""Say how good the policy of a run is: `python -m seqrl.evaluate run=<folder> [key=value ...]`.
+"""Evaluate the policy of a run: `python -m seqrl.evaluate run=<folder> [key=value ...]`.
 
-Plays fresh episodes, the same number of every environment, and prints return and length; then once more with memory
-zeroed before every step, and whether that makes a difference. evaluation.json in the run's folder says the same, and
-the return of each episode. The run may be finished, interrupted or going on; nothing of it is changed.
+Plays fresh episodes, the same number in every environment, and prints their return and length; then plays them again
+with memory zeroed before every step, and says whether that makes a difference. The results, with the return of each
+episode, are written to evaluation.json in the run's folder. The run may be finished, interrupted or still running; it
+is not changed.
 
 {usage}
-  env.<key>=<value>          what is to be different from training: env.corridor_length=40
+  env.<key>=<value>          change the environment: env.corridor_length=40
 
 Example:
 
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
 from seqrl.config.command_line import names_modules
-from seqrl.config.program import fail
+from seqrl.config.program import errors_in_one_line
 from seqrl.config.settle import changes, with_values
 from seqrl.config.trust import restrict_imports, secrets
 from seqrl.config.validate import faults_of_policy
@@ -48,7 +49,7 @@ def say(text: str) -> None:
 
 
 def configuration(request: Request) -> tuple[DictConfig, list[str]]:
-    """What it takes to play as the run did but for what is to be different, and that: `key: before -> now`.
+    """The configuration to play with, and how its environment differs from the run's: `key: before -> now`.
 
     Raises CheckpointError if there is no run, ConfigError if it cannot, or must not, be played.
     """
@@ -61,16 +62,16 @@ def configuration(request: Request) -> tuple[DictConfig, list[str]]:
     cfg.device.name = request.device or cfg.device.name
     # This machine may have fewer.
     cfg.device.threads = min(cfg.device.threads, cores())
-    for key, wanted in request.env.items():
-        OmegaConf.update(cfg, key, wanted, force_add=True)
-    if found := [*faults_of_policy(cfg), *secrets(cfg)]:
-        raise ConfigError(found)
+    for key, value in request.env.items():
+        OmegaConf.update(cfg, key, value, force_add=True)
+    if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
+        raise ConfigError(faults)
     OmegaConf.set_readonly(cfg, True)
     return cfg, changes(before, OmegaConf.create({"env": cfg.env}))
 
 
 def evaluate(request: Request) -> None:
-    """Play, print what was found, and write it into the run's folder."""
+    """Play, print the results, and write them to the run's folder."""
     cfg, changed = configuration(request)
     state, passed_over = policy.checkpoint(request.run, request.checkpoint)
     device = prepare_device(make_device(cfg), cfg, say)
@@ -86,41 +87,41 @@ def evaluate(request: Request) -> None:
     has_memory = bool(network.initial_state(1))
     control = {"evaluation": {"memoryless_control": request.memoryless_control and has_memory}}
     with closing(make_evaluator(with_values(cfg, control), device)) as evaluator:
-        found = results(evaluator.play(network))
-    say(table(found))
+        measured = results(evaluator.play(network))
+    say(table(measured))
     if request.memoryless_control:
-        say(verdict(**found["memory"]) if "memory" in found else "The network has no memory.")
+        say(verdict(**measured["memory"]) if "memory" in measured else "The network has no memory.")
     if request.checkpoint == "best" and cfg.evaluation.interval and request.seed is None and not changed:
-        say("It was chosen as the best on these very episodes, and may owe it to them; seed=1 plays others.")
-    written = {"evaluation.json": json.dumps(about | found, allow_nan=False).encode()}
+        say("This checkpoint was chosen as the best on these very episodes, which favours it; seed=1 plays others.")
+    written = {"evaluation.json": json.dumps(about | measured, allow_nan=False).encode()}
     if request.video:
         written["policy.gif"] = filmed(cfg, device, network)
     keep(request.run, written, about["env_steps"])
 
 
 def keep(run: Path, written: dict[str, bytes], env_steps: int) -> None:
-    """Write files into the folder of a run, if that can be; a film for TensorBoard too."""
+    """Write files to the folder of a run, if possible; a film also for TensorBoard."""
     try:
         for name, data in written.items():
             write(run / name, data)
         if film := written.get("policy.gif"):
-            # Beside the run's own, of which TensorBoard reads the newest alone.
+            # In a folder of its own, because TensorBoard reads only the newest event file of a folder.
             (run / "video").mkdir(exist_ok=True)
             show(run / "video", "policy", film, env_steps)
             say(f"Film: {run / 'policy.gif'}, and in TensorBoard")
     except OSError as error:
-        say(f"Not written down: {error.filename}: {error.strerror}.")
+        say(f"Could not write {error.filename}: {error.strerror}.")
 
 
 def filmed(cfg: DictConfig, device: Device, network: Network) -> bytes:
-    """Some episodes, with what memory does in them."""
+    """An animation of some episodes, and of what memory does in them."""
     generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
-    with closing(make_env(looked_at(cfg), device, 1, "evaluation")) as env, frozen(network):
+    with closing(make_env(rendered(cfg), device, 1, "evaluation")) as env, frozen(network):
         return video.gif(video.film(env, network, generator))
 
 
-def looked_at(cfg: DictConfig) -> DictConfig:
-    """The same, with an environment that makes pictures of itself if it can."""
+def rendered(cfg: DictConfig) -> DictConfig:
+    """The same configuration, with an environment that renders itself if it can."""
     if cfg.env._target_ == "seqrl.envs.GymnasiumEnv" and draws_itself(cfg.env.id):
         return with_values(cfg, {"env": {"backend": "sync", "kwargs": {"render_mode": "rgb_array"}}})
     return cfg
@@ -132,13 +133,8 @@ def main() -> None:
         print((__doc__ or "").format(usage=usage(Words)))
         return
     restrict_imports(trusted=names_modules(sys.argv[1:]))
-    try:
+    with errors_in_one_line(when_interrupted="seqrl: interrupted"):
         evaluate(requested(sys.argv[1:]))
-    except KeyboardInterrupt:
-        print("seqrl: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        fail(error)
 
 
 if __name__ == "__main__":

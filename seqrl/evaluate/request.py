@@ -19,24 +19,24 @@ FOLDER = "the folder of a run, such as outputs/runs/<date>/<run>"
 
 @dataclass(frozen=True)
 class Words:
-    """The keys of the command line; None: as the run has it."""
+    """Keys of the command line; None means the run's own value."""
 
-    run: Path = key(None, "of a run, where its config.yaml is", Rule(bool, FOLDER), example="<folder>")
+    run: Path = key(None, "folder of the run, which holds its config.yaml", Rule(bool, FOLDER), example="<folder>")
     checkpoint: str | int = key(
-        "last", "last, best, or the iterations after which it was saved: checkpoint=120", CHECKPOINT
+        "last", "last, best, or the number of iterations after which it was saved: checkpoint=120", CHECKPOINT
     )
-    episodes: int | None = key(None, "otherwise as many as the run's own evaluation has", AT_LEAST_1, example="200")
+    episodes: int | None = key(None, "default: as many as the run's own evaluation", AT_LEAST_1, example="200")
     greedy: bool | str | None = key(
         None,
-        "the likeliest actions; false: sampled ones; both; otherwise as the run has it",
+        "true: the likeliest actions; false: sampled ones; or both; default: as in the run",
         choices=[True, False, "both"],
         example="true",
     )
-    seed: int | None = key(None, "other episodes than those that the run was evaluated on", WHOLE, example="1")
-    memoryless_control: bool = key(True, "play them once more with memory zeroed")
-    video: bool = key(False, "true: film it, with what its memory does, for policy.gif and TensorBoard")
+    seed: int | None = key(None, "play other episodes than the run was evaluated on", WHOLE, example="1")
+    memoryless_control: bool = key(True, "play the episodes again with memory zeroed")
+    video: bool = key(False, "true: film the policy and what its memory does, for policy.gif and TensorBoard")
     device: str | None = key(
-        None, "otherwise where the run was trained", Rule(bool, "cpu, cuda, mps or auto"), example="cpu"
+        None, "default: the device the run was trained on", Rule(bool, "cpu, cuda, mps or auto"), example="cpu"
     )
     trust: list[str] = key([], "modules of your own that the run needs", example="[my_module]")
 
@@ -45,23 +45,23 @@ class Words:
 class Request(Words):
     """What a command line asks for.
 
-    env   what is to be different of the environment, by dotted key
+    env   changes to the environment, by dotted key
     """
 
     env: dict[str, Any] = field(default_factory=dict)
 
 
 def requested(given: Sequence[str]) -> Request:
-    """What a command line asks for.
+    """Read a command line.
 
-    Raises ConfigError with everything that is wrong with it.
+    Raises ConfigError with all of its faults.
     """
     values, others, wrong = read(Words, [word.lstrip("+").removeprefix("evaluation.") for word in given])
     env: dict[str, Any] = {}
     for word in others:
         name, equals, _ = word.partition("=")
         if not equals or word.startswith("-"):
-            wrong.append(f"{word}: cannot be meant. Write key=value; python -m seqrl.evaluate --help says which.")
+            wrong.append(f"{word}: is not key=value. Run python -m seqrl.evaluate --help for the keys.")
         elif name.startswith("env."):
             env[name] = value_of(word)
         else:

@@ -1,4 +1,4 @@
-"""What there is to say of the episodes that were played."""
+"""Statistics of the episodes played, and the verdict on memory."""
 
 from typing import Any
 
@@ -10,21 +10,23 @@ from seqrl.statistics import Array, Estimate, mean
 from seqrl.text import figure
 
 NAMES = {GREEDY: "likeliest actions", SAMPLED: "sampled actions", WITHOUT_MEMORY: "memory zeroed"}
-# With fewer episodes an interval says nothing.
+# With fewer episodes, an interval means nothing.
 FEWEST = 10
 
 
 def results(played: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
-    """What there is to say of episodes, by how they were played, and of what memory is worth in them."""
-    found: dict[str, Any] = {how: figures(*(it.numpy() for it in episodes)) for how, episodes in played.items()}
+    """Statistics of episodes, by how they were played, and how much return memory is worth in them."""
+    measured: dict[str, Any] = {
+        how: figures(returns.numpy(), lengths.numpy()) for how, (returns, lengths) in played.items()
+    }
     if WITHOUT_MEMORY in played:
         returns, zeroed = (played[how][0].numpy() for how in (next(iter(played)), WITHOUT_MEMORY))
-        found["memory"] = memory(returns, zeroed)
-    return found
+        measured["memory"] = memory(returns, zeroed)
+    return measured
 
 
 def figures(returns: Array, lengths: Array) -> dict[str, Any]:
-    """Of some episodes, and each of them."""
+    """Statistics of some episodes, and the return and length of each."""
     return {
         "return_mean": float(returns.mean()),
         "return_interval": ends(mean(returns)),
@@ -40,7 +42,7 @@ def figures(returns: Array, lengths: Array) -> dict[str, Any]:
 
 
 def memory(returns: Array, zeroed: Array) -> dict[str, Any]:
-    """How much return is lost [episodes] where memory is zeroed, in episodes that begin alike."""
+    """How much return zeroing the memory costs, over pairs of episodes that begin alike: both arguments [episodes]."""
     lost = mean(returns - zeroed)
     return {"return_lost": float(lost.value), "interval": ends(lost), "episodes": len(returns)}
 
@@ -48,31 +50,30 @@ def memory(returns: Array, zeroed: Array) -> dict[str, Any]:
 def verdict(return_lost: float, interval: list[float] | None, episodes: int) -> str:
     """Whether memory is used."""
     if interval is None or episodes < FEWEST:
-        return f"Whether memory is used cannot be told from {counted(episodes)}. Play more of them, episodes=200."
+        return f"{counted(episodes)} cannot show whether memory is used. Play more, such as episodes=200."
     low, high = interval
     if low <= 0 <= high:
-        return (
-            f"That memory is used cannot be seen: zeroing it costs {figure(return_lost)} ({span(interval)}) of return."
-        )
+        return f"No sign that memory is used: zeroing it costs {figure(return_lost)} ({span(interval)}) of return."
     if low > 0:
         return f"Memory is used: zeroing it costs {figure(return_lost)} ({span(interval)}) of return."
-    return f"Memory does harm: zeroing it gains {figure(-return_lost)} ({span([-high, -low])}) of return."
+    return f"Memory hurts: zeroing it gains {figure(-return_lost)} ({span([-high, -low])}) of return."
 
 
-def table(found: dict[str, dict[str, Any]]) -> str:
+def table(measured: dict[str, dict[str, Any]]) -> str:
     """A line for each way of playing."""
     lines = [f"{'':18}{'return':>9}{'95 % interval':>20}{'median':>9}{'min':>9}{'max':>9}{'length':>9}"]
     for how, name in NAMES.items():
-        if (it := found.get(how)) is None:
+        if (statistics := measured.get(how)) is None:
             continue
-        shown = [figure(it[key]) for key in ("return_median", "return_min", "return_max", "length_mean")]
+        shown = [figure(statistics[key]) for key in ("return_median", "return_min", "return_max", "length_mean")]
         columns = "".join(f"{number:>9}" for number in shown)
-        lines.append(f"{name:18}{figure(it['return_mean']):>9}{span(it['return_interval']):>20}{columns}")
+        mean_return, interval = figure(statistics["return_mean"]), span(statistics["return_interval"])
+        lines.append(f"{name:18}{mean_return:>9}{interval:>20}{columns}")
     return "\n".join([*lines, ""])
 
 
 def ends(estimate: Estimate) -> list[float] | None:
-    """Of its interval; None where it has none."""
+    """Ends of the interval of an estimate; None if it has none."""
     return None if np.isnan(estimate.low) else [float(estimate.low), float(estimate.high)]
 
 

@@ -1,4 +1,4 @@
-"""What a logger is, and what it may know of the run."""
+"""What a logger is, what it may know about the run, and the scalars that it gets."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -6,15 +6,64 @@ from typing import Any
 
 Row = dict[str, float]
 
+# Every scalar that seqrl writes, and what it means. An evaluation's names begin with sampled_ where the policy is
+# evaluated both ways and these episodes took sampled actions.
+SCALARS: dict[str, str] = {
+    # The latest training episodes: 100, or one per environment if there are more environments.
+    "rollout/return_mean": "mean return",
+    "rollout/return_min": "lowest return",
+    "rollout/return_max": "highest return",
+    "rollout/length_mean": "mean length, in steps",
+    "rollout/episodes": "episodes ended so far",
+    # The update: means over its gradient steps, unless stated otherwise.
+    "train/policy_loss": "loss of the policy",
+    "train/value_loss": "loss of the value function",
+    "train/entropy": "entropy of the policy",
+    "train/explained_variance": "share of the variance of the returns that the value function explains",
+    "train/kl": "approximate KL divergence between the policy that acted and the updated one",
+    "train/clip_fraction": "share of steps whose probability ratio PPO clipped",
+    "train/learning_rate": "learning rate in use",
+    "train/epochs": "epochs done, fewer than algorithm.epochs if target_kl stopped them",
+    "train/return_deviation": "number that rewards are divided by, with algorithm.normalize_reward=true",
+    "train/gradient_norm": "norm of the gradient before clipping",
+    "train/gradient_clipped": "share of gradient steps that were clipped",
+    "train/skipped": "share of gradient steps skipped because they were not finite",
+    # How the rollout was cut, and what it took.
+    "memory/sequences": "sequences the rollout was cut into",
+    "memory/sequence_length": "mean length of a sequence, in steps",
+    "memory/carried": "share of sequences that begin with memory from before",
+    "memory/peak_mb": "most memory the process has held, in MB",
+    # Wall time since the run began, evaluations at intervals included.
+    "time/elapsed_seconds": "seconds so far",
+    "time/steps_per_second": "environment steps per second",
+    "time/environment_share": "share spent in the environments",
+    "time/inference_share": "share spent choosing actions",
+    "time/update_share": "share spent learning",
+    "time/evaluation_share": "share spent on evaluations",
+    "time/other_share": "share spent on everything else: logging, checkpoints",
+    "time/idle_share": "share in which this process computed nothing",
+    # Fresh episodes, without learning.
+    "evaluation/return_mean": "mean return",
+    "evaluation/return_std": "standard deviation of the return",
+    "evaluation/return_min": "lowest return",
+    "evaluation/length_mean": "mean length, in steps",
+    "evaluation/episodes": "episodes played",
+    "evaluation/sampled_return_mean": "mean return",
+    "evaluation/sampled_return_std": "standard deviation of the return",
+    "evaluation/sampled_return_min": "lowest return",
+    "evaluation/sampled_length_mean": "mean length, in steps",
+    "evaluation/return_without_memory": "mean return with memory zeroed before every step",
+}
+
 
 @dataclass(frozen=True)
 class About:
-    """What a run is called and made of.
+    """A run's name and configuration.
 
-    name        of its folder; a point of a sweep carries there what is swept
-    group       name of the sweep that it is a point of
-    config      resolved, in sections; variables of the system's environment keep their names
-    overrides   of the command line
+    name        of the run folder; for a point of a sweep it contains the swept values
+    group       name of the sweep that the run is a point of
+    config      resolved, in sections; environment variables appear by name, not by value
+    overrides   from the command line
     """
 
     name: str
@@ -24,20 +73,20 @@ class About:
 
 
 class Logger(ABC):
-    """Where rows of scalars go. Built with the run folder, and the environment steps after which the run goes on."""
+    """Where rows of scalars go. Built with the run folder and the environment steps after which the run resumes."""
 
     def begin(self, about: About) -> str | None:
-        """Prepare for the first row; return a line for the user, if there is one to say."""
+        """Prepare for the first row; return a line for the user, or None."""
         return None
 
     @abstractmethod
     def write(self, row: Row, env_steps: int) -> None:
-        """Take in the scalars, by name, that hold after `env_steps` environment steps."""
+        """Log scalars, by name, as they are after `env_steps` environment steps."""
 
-    def sync(self) -> None:  # noqa: B027
-        """Wait until all that was written is on the disk; called before every checkpoint."""
+    def sync(self) -> None:  # noqa: B027  # most loggers need none of these three
+        """Wait until everything written is on disk; called before every checkpoint."""
 
-    def end(self, status: str) -> None:  # noqa: B027  # most have nothing to say
+    def end(self, status: str) -> None:  # noqa: B027
         """Called before `close`, with how the run ended: finished, interrupted or failed."""
 
     def close(self) -> None:  # noqa: B027
@@ -45,7 +94,7 @@ class Logger(ABC):
 
 
 class Adopted(Logger):
-    """A logger that has the methods of a Logger without being one."""
+    """Wraps a logger that has the methods of a Logger without being one."""
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
@@ -58,5 +107,5 @@ class Adopted(Logger):
 
 
 def adopted(logger: Any) -> Logger:
-    """The logger as a Logger, whose optional methods it need not have."""
+    """The logger as a Logger, even if it lacks the optional methods."""
     return logger if isinstance(logger, Logger) else Adopted(logger)

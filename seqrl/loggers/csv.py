@@ -14,9 +14,9 @@ MOST_BYTES = 2**33
 
 
 class Csv(Logger):
-    """Scalars in metrics.csv, a column each; empty where a row has none.
+    """Scalars in metrics.csv, one column each; empty where a row has no value.
 
-    A name that was not there before becomes one more column, and the file is written anew, whole at any time.
+    A new name becomes a new column, and the file is rewritten atomically.
     """
 
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
@@ -29,7 +29,7 @@ class Csv(Logger):
 
     def write(self, row: Row, env_steps: int) -> None:
         if new := [name for name in row if name not in self._columns]:
-            # What waits must be in the file before that is written again.
+            # Pending lines must reach the file before it is rewritten.
             self._lines.sync()
             rows = list(self._rows())
             before, self._columns = self._columns, [*self._columns, *new]
@@ -49,7 +49,7 @@ class Csv(Logger):
         self._lines.close()
 
     def _rows(self) -> Iterator[dict[str, str]]:
-        """What the file holds, but for a line that was cut off when a run was killed."""
+        """Rows in the file, except a last line cut off when a run was killed."""
         if not self._path.exists():
             return
         lines = read_text(self._path, MOST_BYTES).splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, what reports read."""
+"""metrics.jsonl: one JSON object per line, which reports read."""
 
 import json
 import math
@@ -13,7 +13,7 @@ MOST_BYTES = 2**33
 
 
 class Jsonl(Logger):
-    """Scalars in metrics.jsonl, one JSON object a line; what is not finite is null."""
+    """Scalars in metrics.jsonl, one JSON object per line; values that are not finite become null."""
 
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
         path = folder / "metrics.jsonl"
@@ -43,7 +43,7 @@ class Jsonl(Logger):
 
 
 def _steps(line: str) -> int:
-    """Steps after which a line holds; -1 if it is not whole."""
+    """Environment steps of a line; -1 if it is incomplete."""
     with suppress(ValueError, KeyError, TypeError):
         return int(json.loads(line)["env_steps"])
     return -1

@@ -14,17 +14,17 @@ from seqrl.files import write
 from seqrl.loggers.base import About, Logger, Row
 from seqrl.text import dotted
 
-# How a run ended, in MLflow's words.
+# How a run ended, in MLflow's terms.
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-# Parameters that MLflow takes at once.
-AT_ONCE = 100
-# What precedes the path of a database in a file.
+# Parameters that MLflow accepts per call.
+BATCH = 100
+# Prefix of the URI of a database in a file.
 FILE = "sqlite:///"
 
 
 @contextmanager
 def _alone(uri: str | None) -> Iterator[None]:
-    """Keep other runs from making the same database at the same time, which would fail for all but one."""
+    """Keep other runs from creating the same database at the same time, which would fail for all but one."""
     if uri is None or not uri.startswith(FILE):
         yield
         return
@@ -38,9 +38,9 @@ def _alone(uri: str | None) -> Iterator[None]:
 class Mlflow(Logger):
     """Scalars and configuration in a run of MLflow.
 
-    tracking_uri   a database or a server; None: what MLFLOW_TRACKING_URI says
-    experiment     that the run belongs to
-    name           None: the run folder's name
+    tracking_uri   a database or a server; None: MLFLOW_TRACKING_URI
+    experiment     the experiment that the run belongs to
+    name           of the run; None: the run folder's name
     """
 
     def __init__(
@@ -54,27 +54,27 @@ class Mlflow(Logger):
         self._folder, self._uri, self._experiment, self._name = folder, tracking_uri, experiment, name
         self._client: Any = None
         self._run_id = ""
-        # Steps until which its rows are there already.
+        # Rows up to this step are already there.
         self._sent = 0
 
     def begin(self, about: About) -> None:
-        # A server that is away must not hold every update up for minutes.
+        # A server that is down must not delay every update by minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        # A database that is not there yet is made, with much to say.
+        # Creating a new database prints a lot.
         with warnings.catch_warnings(action="ignore"), _alone(self._uri):
             self._client = MlflowClient(self._uri)
-            if not self._goes_on():
+            if not self._resumes():
                 self._create(about)
 
     def write(self, row: Row, env_steps: int) -> None:
         from mlflow.entities import Metric
 
-        # Nothing sent is replaced; the evaluation has the same steps as the last row.
+        # Nothing sent can be replaced. An evaluation has the same steps as the last row.
         if env_steps >= self._sent:
             now = time.time_ns() // 1_000_000
             self._client.log_batch(self._run_id, [Metric(name, value, now, env_steps) for name, value in row.items()])
@@ -83,10 +83,10 @@ class Mlflow(Logger):
         self._client.set_terminated(self._run_id, STATUS[status])
 
     def close(self) -> None:
-        """Nothing is open between two rows."""
+        """Nothing stays open between two rows."""
 
-    def _goes_on(self) -> bool:
-        """Whether this run is known there; it then goes on."""
+    def _resumes(self) -> bool:
+        """Reopen the run if MLflow knows it; return whether it does."""
         from mlflow import MlflowException
 
         path = self._folder / "mlflow_run_id"
@@ -111,16 +111,16 @@ class Mlflow(Logger):
         self._run_id = run.info.run_id
         write(self._folder / "mlflow_run_id", self._run_id.encode())
         params = [Param(key, str(value)) for key, value in dotted(about.config)]
-        for first in range(0, len(params), AT_ONCE):
-            self._client.log_batch(self._run_id, params=params[first : first + AT_ONCE])
+        for first in range(0, len(params), BATCH):
+            self._client.log_batch(self._run_id, params=params[first : first + BATCH])
 
     def _experiment_id(self) -> Any:
         from mlflow import MlflowException
 
-        if found := self._client.get_experiment_by_name(self._experiment):
-            return found.experiment_id
+        if experiment := self._client.get_experiment_by_name(self._experiment):
+            return experiment.experiment_id
         try:
             return self._client.create_experiment(self._experiment)
         except MlflowException:
-            # Another run, on another machine, has made it meanwhile.
+            # Another run, on another machine, has created it in the meantime.
             return self._client.get_experiment_by_name(self._experiment).experiment_id

@@ -9,7 +9,7 @@ from typing import Any
 from seqrl.loggers.base import About, Logger, Row
 from seqrl.text import dotted
 
-# What a run is compared by: these sections and keys, and what its command line says.
+# What runs are compared by: these sections and keys, and the overrides of their command lines.
 SECTIONS = ["algorithm", "env", "network", "sequence_learning"]
 KEYS = ["parallel", "rollout_length", "seed"]
 NO_HYPERPARAMETERS = ["hydra", "logger", "resume", "trust", "validate"]
@@ -19,23 +19,23 @@ Hyperparameters = dict[str, bool | float | str | None]
 
 
 class TensorBoard(Logger):
-    """Scalars in an event file: `tensorboard --logdir outputs`. What the HParams tab shows lies in a file beside it."""
+    """Scalars in an event file, and the HParams tab's data in a file beside it: `tensorboard --logdir outputs`."""
 
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not everyone wants it
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not always needed
         from torch.utils.tensorboard.writer import FileWriter
 
         self._folder = folder
         self._open = partial(SummaryWriter, str(folder))
         self._open_hparams = partial(FileWriter, str(folder), filename_suffix=".hparams")
-        # What was written after the checkpoint that the run goes on from, it will write again.
+        # The run will write again whatever it wrote after the checkpoint that it resumes from.
         self._writer: SummaryWriter | None = self._open(purge_step=env_steps + 1 if env_steps else None)
         self._hparams: FileWriter | None = None
 
     def begin(self, about: About) -> None:
-        # Of a run in several files TensorBoard believes the first that it reads: what was said before must go.
-        for before in self._folder.glob("events.out.tfevents.*.hparams"):
-            before.unlink()
+        # If a run has several such files, TensorBoard believes the first it reads: the old ones must go.
+        for old in self._folder.glob("events.out.tfevents.*.hparams"):
+            old.unlink()
         self._hparams = self._open_hparams()
         for summary in _began(hyperparameters(about)):
             self._hparams.add_summary(summary)
@@ -47,7 +47,7 @@ class TensorBoard(Logger):
             for name, value in row.items():
                 self._writer.add_scalar(name, value, env_steps)
         except Exception:
-            # A writer that has failed once never writes again.
+            # A writer that has failed once never writes again: the next row opens a new one.
             self._writer = None
             raise
 
@@ -62,14 +62,14 @@ class TensorBoard(Logger):
 
 
 def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
-    """Put a moving picture into an event file of a folder, instead of those that are there."""
+    """Put an animation into a new event file of a folder, replacing those there."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from torch.utils.tensorboard.writer import FileWriter
 
-    for before in folder.glob("events.out.tfevents.*"):
-        before.unlink()
-    # After its signature, a GIF begins with its size.
-    width, height = (int.from_bytes(gif[place : place + 2], "little") for place in (6, 8))
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    # A GIF's size follows its signature.
+    width, height = (int.from_bytes(gif[offset : offset + 2], "little") for offset in (6, 8))
     image = Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)
     writer = FileWriter(str(folder))
     writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), env_steps)
@@ -77,25 +77,27 @@ def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
 
 
 def hyperparameters(about: About) -> Hyperparameters:
-    """What a run is compared by, by dotted key: single values, None where a key is empty."""
-    known = dict(dotted(about.config))
-    said = dict(override.lstrip("+~").partition("=")[::2] for override in about.overrides)
-    found = {
-        key: known.get(key, text)
-        for key, text in said.items()
+    """Values to compare runs by, by dotted key: single values only, None where a key is null."""
+    settings = dict(dotted(about.config))
+    overrides = dict(override.lstrip("+~").partition("=")[::2] for override in about.overrides)
+    compared = {
+        key: settings.get(key, text)
+        for key, text in overrides.items()
         if key.partition(".")[0].partition("/")[0] not in NO_HYPERPARAMETERS
     }
-    for key, value in known.items():
+    for key, value in settings.items():
         section, _, name = key.partition(".")
         if name == "_target_" and section in ("algorithm", "env"):
-            found[section] = str(value).rpartition(".")[2]
+            compared[section] = str(value).rpartition(".")[2]
         elif key in KEYS or (section in SECTIONS and not key.endswith("_target_") and not isinstance(value, list)):
-            found[key] = value
-    return {key: value if isinstance(value, bool | float | int | None) else str(value) for key, value in found.items()}
+            compared[key] = value
+    return {
+        key: value if isinstance(value, bool | float | int | None) else str(value) for key, value in compared.items()
+    }
 
 
 def _began(hparams: Hyperparameters) -> Iterator[Any]:
-    """Columns of the table, and the cells of this run."""
+    """The columns of the table, and this run's cells."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
@@ -111,7 +113,7 @@ def _began(hparams: Hyperparameters) -> Iterator[Any]:
             start.hparams[name].string_value = value
         elif value is not None:
             start.hparams[name].number_value = value
-        # The column of what is null here stays: TensorBoard takes the columns of all runs from one of them.
+        # A null value keeps its column: TensorBoard takes the columns of all runs from one of them.
         columns.append(column)
     shown = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in METRICS]
     experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=shown)
@@ -120,7 +122,7 @@ def _began(hparams: Hyperparameters) -> Iterator[Any]:
 
 
 def _ended(status: str) -> Any:
-    """How this run ended; one that was interrupted may go on, and its status stays unknown."""
+    """How this run ended; unknown if it was interrupted, as it may be resumed."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     names = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
@@ -129,7 +131,7 @@ def _ended(status: str) -> Any:
 
 
 def _summary(tag: str, content: Mapping[str, Any]) -> Any:
-    """What the HParams plugin reads: data in the metadata of a tensor without numbers."""
+    """A summary for the HParams plugin, which reads the metadata of an empty tensor."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 

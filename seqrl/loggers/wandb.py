@@ -1,4 +1,4 @@
-"""Weights & Biases, without a question and without waiting for a network that is not there."""
+"""Weights & Biases, without prompts and without waiting for an unreachable network."""
 
 import secrets
 from os.path import relpath
@@ -10,14 +10,14 @@ from seqrl.loggers.base import About, Logger, Row
 
 
 class Wandb(Logger):
-    """Scalars and configuration in a run of Weights & Biases; what it keeps here lies in the run folder.
+    """Scalars and configuration in a run of Weights & Biases; its local files are kept in the run folder.
 
     entity            user or team; None: the user's own
     group             None: the sweep's name
     name              None: the run folder's name
-    mode              online, offline or disabled; None: what WANDB_MODE says, otherwise online. Nobody logged in, or no
-                      network, is offline
-    timeout_seconds   that the network may take to begin a run, and three times that to end it
+    mode              online, offline or disabled; None: WANDB_MODE, otherwise online. Falls back to offline without
+                      login or network
+    timeout_seconds   limit for starting a run; three times that for ending it
     """
 
     def __init__(
@@ -42,26 +42,27 @@ class Wandb(Logger):
         mode = self._mode or session.settings.mode
         why = ""
         if mode == "online" and not wandb.login(prompt=False, verify=False):
-            mode, why = "offline", "nobody is logged in, `wandb login` would do it"
+            mode, why = "offline", "you are not logged in (`wandb login`)"
         try:
-            self._run = self._begun(about, mode)
+            self._run = self._start(about, mode)
         except wandb.Error as error:
             if mode != "online":
                 raise
             first = str(error).partition("\n")[0].rstrip(".:")
-            mode, why = "offline", f"no run could be begun online ({first})"
-            # Its service would hold the run's id.
+            mode, why = "offline", f"it could not start a run online ({first})"
+            # Its service would keep hold of the run's id.
             wandb.teardown()
             wandb.setup(settings=wandb.Settings(silent=True))
-            self._run = self._begun(about, mode)
+            self._run = self._start(about, mode)
         if mode == "online":
             return f"wandb: {self._run.url}"
         if why:
-            return f"wandb: {why}. Goes on offline; send it later: wandb sync {relpath(Path(self._run.dir).parent)}"
+            folder = relpath(Path(self._run.dir).parent)
+            return f"wandb: {why}. Continuing offline. Upload the run later: wandb sync {folder}"
         return None
 
     def write(self, row: Row, env_steps: int) -> None:
-        # Nothing sent can be taken back: of a run that goes on, what is there already stays. The evaluation has the
+        # Nothing sent can be taken back: when a run resumes, rows that are already there stay. An evaluation has the
         # same steps as the last row.
         if env_steps + 1 >= self._run.starting_step:
             self._run.log(row, step=max(env_steps, self._run.starting_step))
@@ -72,7 +73,7 @@ class Wandb(Logger):
     def close(self) -> None:
         self._run.finish()
 
-    def _begun(self, about: About, mode: str) -> Any:
+    def _start(self, about: About, mode: str) -> Any:
         import wandb
 
         return wandb.init(
@@ -93,7 +94,7 @@ class Wandb(Logger):
         )
 
     def _id(self) -> str:
-        """The same whenever the run goes on."""
+        """The run's id, the same whenever the run resumes."""
         path = self._folder / "wandb_run_id"
         if not path.exists():
             write(path, secrets.token_hex(4).encode())

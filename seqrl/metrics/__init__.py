@@ -1,1 +1,1 @@
-"""What is measured of a run, and shown while it goes on."""
+"""What is measured during a run, and shown while it runs."""

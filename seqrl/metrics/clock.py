@@ -1,4 +1,4 @@
-"""Wall time, and where it went."""
+"""Wall time, and where it goes."""
 
 import time
 from collections import defaultdict
@@ -8,7 +8,7 @@ from seqrl.loggers import Row
 
 
 class Clock:
-    """Wall time of a run, and its share in each of its parts."""
+    """Wall time of a run, and the share spent in each of its parts."""
 
     def __init__(self) -> None:
         self.start()
@@ -16,11 +16,11 @@ class Clock:
         self._busy = 0.0
 
     def start(self) -> None:
-        """Begin to count; what came before is no part of the run."""
+        """Start counting; earlier time is not part of the run."""
         self._lap, self._busy_before = time.perf_counter(), time.process_time()
 
     def lap(self, part: str, **of_which: float) -> None:
-        """Count the time since the last call to `part`, but for the seconds of other parts that are named."""
+        """Add the time since the last call to `part`, except for the seconds that `of_which` gives to other parts."""
         now, busy = time.perf_counter(), time.process_time()
         self._spent[part] += now - self._lap - sum(of_which.values())
         for other, seconds in of_which.items():
@@ -30,17 +30,17 @@ class Clock:
 
     @property
     def elapsed(self) -> float:
-        """Seconds that were counted."""
+        """Seconds counted so far."""
         return sum(self._spent.values())
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each part in the time that was counted."""
+        """Share of each part in the time counted so far."""
         return {part: seconds / self.elapsed for part, seconds in self._spent.items()}
 
     @property
     def idle(self) -> float:
-        """Share of the time in which this process computed nothing: it waited for other processes, or for its turn."""
+        """Share of the time in which this process computed nothing, but waited for other processes or for a core."""
         return max(0.0, 1 - self._busy / self.elapsed)
 
     def row(self, env_steps: int) -> Row:

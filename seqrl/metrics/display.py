@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 class QuietConsole(Console):
-    """Goes on in silence where nobody reads any more, as in `... | head`: a display must not end a run."""
+    """A console that falls silent once its reader is gone, as in `... | head`: a display must not end a run."""
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Display:
-    """Live line in the terminal: how far, return, steps per second, time left. Elsewhere a plain line per tenth.
+    """Live line in the terminal: progress, return, steps per second, time left. Elsewhere, a plain line every tenth.
 
-    name   of a run that others go on beside; it then says little, and its name with each line
+    name   of a run with others running beside it: it then prints only how it ended, with its name
     """
 
     def __init__(self, name: str = "") -> None:
@@ -49,7 +49,7 @@ class Display:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Print a line, above the live one; it goes to the run's log too."""
+        """Print a line above the live one, and write it to the run's log."""
         text = masked(text)
         if not self.name:
             self.console.print(text, soft_wrap=True)
@@ -61,7 +61,7 @@ class Display:
         self.console.print(text, soft_wrap=True)
 
     def show(self, progress: float, row: Row) -> None:
-        """Show that the share `progress` of the run is over."""
+        """Show that the share `progress` of the run is done."""
         progress = min(progress, 1.0)
         left = row["time/elapsed_seconds"] * (1 - progress) / progress if progress else math.inf
         mean = figure(row.get("rollout/return_mean", math.nan))

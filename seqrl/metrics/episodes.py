@@ -1,4 +1,4 @@
-"""Return and length of the episodes that ended."""
+"""Return and length of finished episodes."""
 
 from collections import deque
 from typing import Any
@@ -10,11 +10,11 @@ from seqrl.types import Rollout
 
 
 class EpisodeStatistics:
-    """Return and length of the episodes that ended, across rollouts.
+    """Return and length of finished episodes, across rollouts.
 
-    recent   deque of (return, length) of the last 100 episodes, or of one an environment where there are more: the last
-             100 of 1000 episodes played at once would be the longest
-    ended    episodes that ended so far
+    recent   deque of (return, length) of the last 100 episodes, or one per environment if there are more environments:
+             the last 100 of 1000 episodes played side by side would be the longest
+    ended    episodes ended so far
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -24,11 +24,11 @@ class EpisodeStatistics:
         self._open: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(self, rollout: Rollout) -> list[tuple[float, int]]:
-        """Take in a rollout; return (return, length) of the episodes that ended in it, in the order of their ends."""
+        """Add a rollout; return (return, length) of the episodes that ended in it, in the order in which they ended."""
         reward = rollout.reward.where(rollout.valid, 0).cpu().double()
         length = rollout.valid.cpu().long()
         ended = (rollout.ended & rollout.valid).cpu()
-        # An episode's sum is the running sum at its end minus that at the end before.
+        # An episode's sum is the running sum at its end minus that at the previous episode's end.
         sums = [reward.cumsum(0), length.cumsum(0)]
         if self._open is not None:
             sums = [s + carried for s, carried in zip(sums, self._open, strict=True)]
@@ -61,7 +61,7 @@ class EpisodeStatistics:
         return {"recent": list(self.recent), "ended": self.ended, "open": self._open}
 
     def load_state_dict(self, state: dict[str, Any], lost: torch.Tensor) -> None:
-        """Go on counting, but forget the episodes in progress where `lost` [B] is true."""
+        """Continue from a saved state, but forget the episodes in progress where `lost` [B] is true."""
         self.recent.extend(state["recent"])
         self.ended = state["ended"]
         if state["open"] is not None and not lost.all():

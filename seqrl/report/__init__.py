@@ -1,1 +1,1 @@
-"""What a sweep says: `python -m seqrl.report outputs/sweeps/<...>` writes a page, its pictures and its tables."""
+"""Report on a sweep: `python -m seqrl.report outputs/sweeps/<...>` writes a page, its figures and its tables."""

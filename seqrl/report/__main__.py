@@ -1,29 +1,28 @@
-"""Say what runs have found: `python -m seqrl.report outputs/sweeps/<...>`.
+"""Report on runs: `python -m seqrl.report outputs/sweeps/<...>`.
 
-Writes report.html, one page that needs nothing beside it, its pictures as PNG and PDF and its tables as CSV; prints a
-summary. Folders may hold a sweep, several, or a single run; runs that still go on are taken as they are.
+Writes report.html, a single self-contained page, with its figures as PNG and PDF and its tables as CSV, and prints a
+summary. Each folder may hold one sweep, several, or a single run; runs still going count with what they have so far.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from seqrl.config.program import fail
+from seqrl.config.program import errors_in_one_line
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
 from seqrl.files import write
 
-EXTRA = "report: needs matplotlib and Jinja2. Install them: pip install 'seqrl[report]'."
+EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
 
 
 def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: float | None) -> bool:
-    """Write the report on some folders of runs; return whether any of these goes on.
+    """Write the report on the runs in some folders; return whether any is still running.
 
-    watch   seconds until the next report, which the page then waits for
+    watch   seconds until the next report; the page reloads at that pace
     """
     try:
         from seqrl.report import figures, page
@@ -31,28 +30,30 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
         raise ConfigError([EXTRA]) from error
     from seqrl.report import findings, runs, tables
 
-    known = runs.found(folders)
+    records = runs.find(folders)
     console = Console(highlight=False)
     sections = []
-    tasks = runs.by_task(known)
+    tasks = runs.by_task(records)
     for task, of_task in tasks.items():
-        found = findings.findings(runs.Study(of_task), threshold)
+        concluded = findings.findings(runs.Study(of_task), threshold)
         folder = to / folder_name(task.replace(" ", "_")) if len(tasks) > 1 else to
         folder.mkdir(parents=True, exist_ok=True)
-        sections.append(page.Section(task if len(tasks) > 1 else "", found, folder, figures.draw(found, folder)))
+        sections.append(
+            page.Section(task if len(tasks) > 1 else "", concluded, folder, figures.draw(concluded, folder))
+        )
         for name in ("configurations", "comparisons", "runs"):
-            tables.save(getattr(tables, name)(found), folder / f"{name}.csv")
-    goes_on = any(run.status == "running" for run in known)
+            tables.save(getattr(tables, name)(concluded), folder / f"{name}.csv")
+    still_running = any(run.status == "running" for run in records)
     again = ["python", "-m", "seqrl.report", *map(str, folders)]
     again += [f"--threshold={threshold:g}"] if threshold is not None else []
-    write(to / "report.html", page.page(sections, again, watch if goes_on else None).encode())
+    write(to / "report.html", page.page(sections, again, watch if still_running else None).encode())
     for section in sections:
         if section.task:
             console.print(f"\n{section.task}", style="bold", markup=False)
-        tables.show(section.found, console)
-    said = f"\n{len(known)} runs: {tables.statuses(known)}. Page: {to / 'report.html'}"
-    console.print(said, markup=False, soft_wrap=True)
-    return goes_on
+        tables.show(section.findings, console)
+    summary = f"\n{len(records)} runs: {tables.statuses(records)}. Page: {to / 'report.html'}"
+    console.print(summary, markup=False, soft_wrap=True)
+    return still_running
 
 
 def main() -> None:
@@ -60,12 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m seqrl.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", type=Path, nargs="+", help="where runs lie, such as outputs/sweeps/how_far_back")
-    parser.add_argument("--to", type=Path, help="folder to write to; otherwise `report` in the first of them")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", help="folders that hold runs, such as outputs/sweeps/how_far_back"
+    )
+    parser.add_argument("--to", type=Path, help="folder to write to; default: `report` in the first folder")
     parser.add_argument(
         "--threshold",
         type=float,
-        help="training return whose reaching is timed; otherwise nine tenths of the way to the best",
+        help="time runs until their training return reaches this; default: nine tenths of the way to the best",
     )
     parser.add_argument(
         "--watch",
@@ -73,17 +76,13 @@ def main() -> None:
         nargs="?",
         const=60.0,
         metavar="SECONDS",
-        help="do it again, every minute, while runs go on",
+        help="write the report again every 60 (or SECONDS) seconds while runs are going",
     )
     arguments = parser.parse_args()
     to = arguments.to or arguments.folders[0] / "report"
-    try:
+    with errors_in_one_line():
         while report(arguments.folders, to, arguments.threshold, arguments.watch) and arguments.watch:
             time.sleep(arguments.watch)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        fail(error)
 
 
 if __name__ == "__main__":

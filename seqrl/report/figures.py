@@ -1,4 +1,4 @@
-"""The pictures: learning curves, final returns, costs, and which differences are real."""
+"""The figures: learning curves, final returns, costs, and which differences are real."""
 
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -24,15 +24,15 @@ STYLE: dict[Any, Any] = {
     "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.color": "#444444", "ytick.color": "#444444",
     "axes.grid": False, "legend.frameon": False, "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42,
 }  # fmt: skip
-# Okabe and Ito (2008): told apart by the colour-blind too.
+# Okabe and Ito (2008): distinct for colour-blind readers, too.
 DISTINCT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 PANELS = 8
-# Values of a key that are told apart by colour, row or column; of more, each is a point.
+# Up to this many values, a key's values get a colour, row or column each; beyond, each is a point.
 FEW = 12
 POINTS = 150
 GREY = "#8a8a8a"
 
-# Figures of a configuration beside its return: title, what it is, whether less is better.
+# Numbers of a configuration besides its return: title, value, whether less is better.
 COSTS: list[tuple[str, Callable[[Group], float], bool]] = [
     ("thousand steps to threshold", lambda group: group.steps_to_threshold / 1000, True),
     ("seconds to threshold", lambda group: group.seconds_to_threshold, True),
@@ -43,8 +43,8 @@ COSTS: list[tuple[str, Callable[[Group], float], bool]] = [
 ]
 
 
-def draw(found: Findings, folder: Path) -> dict[str, str]:
-    """Write the pictures as PNG and PDF; return the caption of each by its name."""
+def draw(findings: Findings, folder: Path) -> dict[str, str]:
+    """Write the figures as PNG and PDF; return their captions by name."""
     captions: dict[str, str] = {}
     with mpl.rc_context(STYLE):
         for name, picture in {
@@ -55,7 +55,7 @@ def draw(found: Findings, folder: Path) -> dict[str, str]:
             "costs": costs,
             "differences": differences,
         }.items():
-            drawn = picture(found)
+            drawn = picture(findings)
             if drawn is None:
                 continue
             figure, captions[name] = drawn
@@ -65,12 +65,12 @@ def draw(found: Findings, folder: Path) -> dict[str, str]:
     return captions
 
 
-def learning_curves(found: Findings) -> tuple[Figure, str] | None:
+def learning_curves(findings: Findings) -> tuple[Figure, str] | None:
     """Training return against environment steps: a colour for each value of one key, a panel for each of another."""
-    study = found.study
-    if crowded(found):
-        return _all_curves(found)
-    keys = by_importance(found)[:2]
+    study = findings.study
+    if crowded(findings):
+        return _all_curves(findings)
+    keys = by_importance(findings)[:2]
     if len(keys) == 2 and len(study.levels(keys[1])) > PANELS:
         keys = keys[:1]
     colours = colours_of(study.levels(keys[0]), keys[0]) if keys else {None: DISTINCT[0]}
@@ -81,36 +81,24 @@ def learning_curves(found: Findings) -> tuple[Figure, str] | None:
         rows, columns, figsize=(min(7.2, 2 + 2.2 * columns), 0.6 + 2 * rows), sharex=True, sharey=True, squeeze=False
     )  # fmt: skip
     strata = pooled(study, keys)
-    drawn = False
     for panel, ax in zip(panels, axes.flat, strict=False):
-        for width, (level, colour) in zip(np.linspace(2.0, 1.3, len(colours)), colours.items(), strict=True):
-            point = () if not keys else (level,) if len(keys) == 1 else (level, panel)
-            if curve := _curve(strata.get(point, [])):
-                steps, mean = curve
-                ax.fill_between(steps / 1000, mean.low, mean.high, color=colour, alpha=0.16, linewidth=0)
-                ax.plot(steps / 1000, mean.value, color=colour, linewidth=width)
-                drawn = True
-        if np.isfinite(found.threshold):
-            ax.axhline(found.threshold, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+        points = [() if not keys else (level,) if len(keys) == 1 else (level, panel) for level in colours]
+        _plot_curves(ax, [strata.get(point, []) for point in points], list(colours.values()))
         if len(keys) > 1:
             ax.set_title(f"{short(keys[1])} = {shown(keys[1], panel)}")
+    if not any(ax.lines for ax in axes.flat):
+        plt.close(figure)
+        return None
+    for ax in list(axes.flat)[: len(panels)]:
+        if np.isfinite(findings.threshold):
+            ax.axhline(findings.threshold, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
         ax.margins(x=0)
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_visible(False)
-    if not drawn:
-        plt.close(figure)
-        return None
-    axes[0][0].set_ylabel("training return")
-    for row in axes[1:]:
+    for row in axes:
         row[0].set_ylabel("training return")
     if keys:
-        handles = [
-            Line2D([], [], color=colour, linewidth=2, label=shown(keys[0], level)) for level, colour in colours.items()
-        ]
-        figure.legend(
-            handles=handles, title=short(keys[0]), loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8,
-            alignment="left",
-        )  # fmt: skip
+        _legend(figure, colours, keys[0])
     figure.tight_layout(w_pad=1.2)
     middle = (axes[-1][0].get_position().x0 + axes[-1][-1].get_position().x1) / 2
     figure.supxlabel("thousand environment steps", fontsize=8, x=middle, y=0.02, va="top")
@@ -118,17 +106,34 @@ def learning_curves(found: Findings) -> tuple[Figure, str] | None:
     over = f", pooled over {' and '.join(others)}" if others else ""
     return figure, (
         f"Training return (mean of the latest episodes): interquartile mean over seeds{over}, with its 95 % interval "
-        "from a stratified bootstrap; of finished runs, where there are any. Dashed: the threshold."
+        "from a stratified bootstrap; of finished runs only, if there are any. Dashed: the threshold."
     )
 
 
-def _all_curves(found: Findings) -> tuple[Figure, str] | None:
+def _plot_curves(ax: Axes, strata: list[list[list[RunRecord]]], colours: list[Any]) -> None:
+    """Curves with their intervals, each thinner than the one before so that none is hidden."""
+    for runs, colour, width in zip(strata, colours, np.linspace(2.0, 1.3, len(colours)), strict=True):
+        if curve := _curve(runs):
+            steps, mean = curve
+            ax.fill_between(steps / 1000, mean.low, mean.high, color=colour, alpha=0.16, linewidth=0)
+            ax.plot(steps / 1000, mean.value, color=colour, linewidth=width)
+
+
+def _legend(figure: Figure, colours: dict[Any, Any], key: str) -> None:
+    handles = [Line2D([], [], color=colour, linewidth=2, label=shown(key, level)) for level, colour in colours.items()]
+    figure.legend(
+        handles=handles, title=short(key), loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8,
+        alignment="left",
+    )  # fmt: skip
+
+
+def _all_curves(findings: Findings) -> tuple[Figure, str] | None:
     """Training return of all configurations, the chosen one in colour."""
     figure, ax = plt.subplots(figsize=(5.2, 2.8))
     # The chosen one last, above the others.
-    for group in sorted(found.groups, key=lambda group: group is found.chosen):
+    for group in sorted(findings.groups, key=lambda group: group is findings.chosen):
         if curve := _curve([group.runs]):
-            is_chosen = group is found.chosen
+            is_chosen = group is findings.chosen
             look: dict[str, Any] = (
                 {"color": DISTINCT[0], "linewidth": 2} if is_chosen else {"color": GREY, "alpha": 0.4}
             )
@@ -142,26 +147,24 @@ def _all_curves(found: Findings) -> tuple[Figure, str] | None:
     return figure, "Training return (mean of the latest episodes) of every configuration; blue: the recommended one."
 
 
-def values(found: Findings) -> tuple[Figure, str] | None:
-    """Final return over the values of each key, where they are too many for a map."""
-    if not crowded(found):
+def values(findings: Findings) -> tuple[Figure, str] | None:
+    """Final return over the values of each key, if there are too many values for a map."""
+    if not crowded(findings):
         return None
-    keys = found.study.keys
+    keys = findings.study.keys
     columns = min(3, len(keys))
     rows = -(-len(keys) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(7.2, 0.3 + 1.7 * rows), sharey=True, squeeze=False)
     for index, (key, ax) in enumerate(zip(keys, axes.flat, strict=False)):
-        levels = found.study.levels(key)
+        levels = findings.study.levels(key)
         in_order = len(levels) <= FEW or not all(isinstance(level, int | float) for level in levels)
-        for group in found.groups:
+        for group in findings.groups:
             value = group.point[index]
-            is_chosen = group is found.chosen
+            is_chosen = group is findings.chosen
             finals = [run.score for run in group.runs]
-            place = levels.index(value) if in_order else value
+            x = levels.index(value) if in_order else value
             colour = DISTINCT[0] if is_chosen else "#333333"
-            ax.plot(
-                [place] * len(finals), finals, "o", color=colour, markersize=6 if is_chosen else 3, alpha=0.6, mew=0
-            )
+            ax.plot([x] * len(finals), finals, "o", color=colour, markersize=6 if is_chosen else 3, alpha=0.6, mew=0)
         if in_order:
             ax.set_xticks(range(len(levels)), [shown(key, level) for level in levels], fontsize=6.5)
             ax.set_xlim(-0.5, len(levels) - 0.5)
@@ -176,21 +179,21 @@ def values(found: Findings) -> tuple[Figure, str] | None:
     return figure, "Final return of every run over the value of each key; blue: the recommended configuration."
 
 
-def crowded(found: Findings) -> bool:
-    """Whether some key has so many values that each is hardly ever tried twice, as in a search."""
-    return any(len(found.study.levels(key)) > FEW for key in found.study.keys)
+def crowded(findings: Findings) -> bool:
+    """Whether some key has so many values that few are tried twice, as in a search."""
+    return any(len(findings.study.levels(key)) > FEW for key in findings.study.keys)
 
 
-def final_return(found: Findings) -> tuple[Figure, str] | None:
+def final_return(findings: Findings) -> tuple[Figure, str] | None:
     """Final return of every run, and the interquartile mean of each configuration with its interval."""
-    groups = [group for group in found.groups if group.returns is not None]
+    groups = [group for group in findings.groups if group.returns is not None]
     if not groups:
         return None
-    best_first = sorted(groups, key=lambda group: (*_value(group), group is found.chosen))[-40:]
+    best_first = sorted(groups, key=lambda group: (*_value(group), group is findings.chosen))[-40:]
     figure, ax = plt.subplots(figsize=(7.2, 0.7 + 0.21 * len(best_first)))
     for row, group in enumerate(best_first):
         assert group.returns is not None
-        is_chosen = group is found.chosen
+        is_chosen = group is findings.chosen
         ax.plot(
             [group.returns.low, group.returns.high],
             [row, row],
@@ -203,7 +206,7 @@ def final_return(found: Findings) -> tuple[Figure, str] | None:
         spread = np.linspace(-0.22, 0.22, len(group.runs)) if len(group.runs) > 1 else np.zeros(1)
         for run, off in zip(sorted(group.runs, key=lambda r: r.seed), spread, strict=True):
             ax.plot(run.score, row + off, "o", color="#333333", markersize=2.4, markeredgewidth=0, alpha=0.8)
-        label = ", ".join(_brief(k, v) for k, v in zip(found.study.keys, group.point, strict=True)) or "all runs"
+        label = ", ".join(_brief(k, v) for k, v in zip(findings.study.keys, group.point, strict=True)) or "all runs"
         ax.annotate(
             label, (0, row), xytext=(-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             ha="right", va="center", fontweight="bold" if is_chosen else "normal", fontsize=7.5,
@@ -212,9 +215,9 @@ def final_return(found: Findings) -> tuple[Figure, str] | None:
     ax.spines["left"].set_visible(False)
     ax.set_ylim(-0.7, len(best_first) - 0.3)
     ax.set_xlabel("return of the final policy")
-    if found.study.keys:
+    if findings.study.keys:
         ax.annotate(
-            ", ".join(map(short, found.study.keys)), (0, 1), xytext=(-6, 5), xycoords="axes fraction",
+            ", ".join(map(short, findings.study.keys)), (0, 1), xytext=(-6, 5), xycoords="axes fraction",
             textcoords="offset points", ha="right", color="#444444", fontsize=7.5, fontstyle="italic",
         )  # fmt: skip
     left_out = f" The best {len(best_first)} of {len(groups)} configurations." if len(groups) > len(best_first) else ""
@@ -224,34 +227,34 @@ def final_return(found: Findings) -> tuple[Figure, str] | None:
     )
 
 
-def heat_map(found: Findings) -> tuple[Figure, str] | None:
+def heat_map(findings: Findings) -> tuple[Figure, str] | None:
     """Final return over two keys."""
-    keys = _plane(found)
+    keys = _plane(findings)
     if keys is None:
         return None
-    levels = [found.study.levels(key) for key in keys]
+    levels = [findings.study.levels(key) for key in keys]
     estimates = {
         point: estimate(finals)
-        for point, strata in pooled(found.study, keys).items()
+        for point, strata in pooled(findings.study, keys).items()
         if (finals := [s for s in map(scores, strata) if len(s)])
     }
     cells = _cells(levels, {point: float(e.value) for point, e in estimates.items()})
     if not np.isfinite(cells).any():
         return None
     figure, ax = plt.subplots(figsize=(1.6 + 0.95 * len(levels[1]), 0.9 + 0.5 * len(levels[0])))
-    said = {
+    texts = {
         point: f"{number(float(e.value))}\n{between(float(e.low), float(e.high))}" for point, e in estimates.items()
     }
-    _heat(ax, keys, levels, cells, said, less_is_better=False)
-    return figure, f"Final return: interquartile mean over seeds{_over(found, keys)}, and its 95 % interval below."
+    _heat(ax, keys, levels, cells, texts, less_is_better=False)
+    return figure, f"Final return: interquartile mean over seeds{_over(findings, keys)}, and its 95 % interval below."
 
 
-def costs(found: Findings) -> tuple[Figure, str] | None:
-    """What each configuration cost: a small map for each figure, or bars if one key was swept."""
-    keys = _plane(found) or tuple(by_importance(found)[:1])
-    if not keys or crowded(found):
+def costs(findings: Findings) -> tuple[Figure, str] | None:
+    """What each configuration cost: a small map for each cost, or bars if one key was swept."""
+    keys = _plane(findings) or tuple(by_importance(findings)[:1])
+    if not keys or crowded(findings):
         return None
-    by_point = _groups_by(found, keys)
+    by_point = _groups_by(findings, keys)
     drawn, constant = [], []
     for title, figure_of, less_is_better in COSTS:
         figures = {point: median([figure_of(group) for group in groups]) for point, groups in by_point.items()}
@@ -264,7 +267,7 @@ def costs(found: Findings) -> tuple[Figure, str] | None:
         return None
     columns = min(3, len(drawn))
     lines = -(-len(drawn) // columns)
-    levels = [found.study.levels(key) for key in keys]
+    levels = [findings.study.levels(key) for key in keys]
     if len(keys) == 2:
         size = (min(7.2, columns * (0.8 + 0.62 * len(levels[1]))), lines * (0.75 + 0.27 * len(levels[0])))
     else:
@@ -272,8 +275,8 @@ def costs(found: Findings) -> tuple[Figure, str] | None:
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
     for (title, figures, less_is_better), ax in zip(drawn, axes.flat, strict=False):
         if len(keys) == 2:
-            said = {point: number(value) for point, value in figures.items()}
-            _heat(ax, keys, levels, _cells(levels, figures), said, less_is_better)
+            texts = {point: number(value) for point, value in figures.items()}
+            _heat(ax, keys, levels, _cells(levels, figures), texts, less_is_better)
         else:
             _bars(ax, keys[0], levels[0], figures)
         ax.set_title(title)
@@ -282,16 +285,16 @@ def costs(found: Findings) -> tuple[Figure, str] | None:
     for ax in list(axes.flat)[len(drawn) :]:
         ax.set_visible(False)
     figure.tight_layout(w_pad=1.5, h_pad=1.2)
-    same = f" The same everywhere: {'; '.join(constant)}." if constant else ""
+    same = f" The same for all: {'; '.join(constant)}." if constant else ""
     return figure, (
-        f"What it costs: medians over runs{_over(found, keys)}; – where fewer than half of them reach the threshold of "
-        f"{number(found.threshold)}. Darker is better.{same}"
+        f"Costs: medians over runs{_over(findings, keys)}; – where fewer than half of the runs reach the threshold of "
+        f"{number(findings.threshold)}. Darker is better.{same}"
     )
 
 
-def differences(found: Findings) -> tuple[Figure, str] | None:
-    """How the chosen values compare with the others, all else equal."""
-    compared = [c for c in found.comparisons if c.same < 1][::-1]
+def differences(findings: Findings) -> tuple[Figure, str] | None:
+    """How the chosen values compare with the others, all else being equal."""
+    compared = [c for c in findings.comparisons if c.same < 1][::-1]
     if not compared:
         return None
     figure, ax = plt.subplots(figsize=(5.2, 0.7 + 0.25 * len(compared)))
@@ -314,19 +317,20 @@ def differences(found: Findings) -> tuple[Figure, str] | None:
     ax.set_ylim(-0.6, len(compared) - 0.4)
     ax.set_xlabel("difference in mean final return")
     return figure, (
-        "By how much the recommended value of each key is above another, averaged over all that both were combined "
-        "with, and the 95 % interval of a bootstrap over seeds. Blue: real, the permutation test over seeds rejects at "
-        "5 % after Holm's correction for the values of that key. Grey: cannot be told from noise with these seeds."
+        "How much better the recommended value of each key is than another, averaged over all settings that both were "
+        "combined with, and the 95 % interval of a bootstrap over seeds. Blue: real, the permutation test over seeds "
+        "rejects at 5 % after Holm's correction for the values of that key. Grey: not distinguishable from noise with "
+        "these seeds."
     )
 
 
-def by_importance(found: Findings) -> list[str]:
-    """Swept keys, that whose values differ most in return first."""
+def by_importance(findings: Findings) -> list[str]:
+    """Swept keys, starting with the one whose values differ most in return."""
     spread = {}
-    for key in found.study.keys:
+    for key in findings.study.keys:
         means = [
             float(np.mean([scores(runs).mean() for runs in strata if len(scores(runs))]))
-            for strata in pooled(found.study, [key]).values()
+            for strata in pooled(findings.study, [key]).values()
             if any(len(scores(runs)) for runs in strata)
         ]
         spread[key] = np.ptp(means) if means else 0.0
@@ -334,7 +338,7 @@ def by_importance(found: Findings) -> list[str]:
 
 
 def colours_of(levels: Sequence[Any], key: str) -> dict[Any, Any]:
-    """A colour for each value: along one scale for numbers, as different as can be for names."""
+    """A colour for each value: along one scale for numbers, as distinct as possible for names."""
     if len(levels) > 2 and all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels):
         viridis = mpl.colormaps["viridis"]
         return {
@@ -347,7 +351,7 @@ def colours_of(levels: Sequence[Any], key: str) -> dict[Any, Any]:
 
 
 def _curve(strata: list[list[RunRecord]]) -> tuple[Array, Estimate] | None:
-    """Steps [POINTS] and training return at them, as far as all runs have come; of finished runs, if there are any."""
+    """Steps [POINTS] and the training return there, as far as every run has got; only finished runs, if any are."""
     runs = [[run for run in group if len(run.returns) > 1] for group in strata]
     if any(run.status == "finished" for group in runs for run in group):
         runs = [[run for run in group if run.status == "finished"] for group in runs]
@@ -363,25 +367,25 @@ def _curve(strata: list[list[RunRecord]]) -> tuple[Array, Estimate] | None:
     return steps, estimate(curves)
 
 
-def _plane(found: Findings) -> tuple[str, str] | None:
+def _plane(findings: Findings) -> tuple[str, str] | None:
     """The two keys that a map is drawn over: rows, columns."""
-    keys = by_importance(found)
-    if len(keys) < 2 or crowded(found):
+    keys = by_importance(findings)
+    if len(keys) < 2 or crowded(findings):
         return None
-    if len(found.study.levels(keys[1])) > 2 * len(found.study.levels(keys[0])):
+    if len(findings.study.levels(keys[1])) > 2 * len(findings.study.levels(keys[0])):
         return keys[1], keys[0]
     return keys[0], keys[1]
 
 
-def _over(found: Findings, keys: Sequence[str]) -> str:
-    others = [short(key) for key in found.study.keys if key not in keys]
+def _over(findings: Findings, keys: Sequence[str]) -> str:
+    others = [short(key) for key in findings.study.keys if key not in keys]
     return f" and {' and '.join(others)}" if others else ""
 
 
-def _groups_by(found: Findings, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Group]]:
-    chosen = [found.study.keys.index(key) for key in keys]
+def _groups_by(findings: Findings, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Group]]:
+    chosen = [findings.study.keys.index(key) for key in keys]
     by: dict[tuple[Any, ...], list[Group]] = {}
-    for group in found.groups:
+    for group in findings.groups:
         by.setdefault(tuple(group.point[index] for index in chosen), []).append(group)
     return by
 
@@ -396,17 +400,17 @@ def _heat(
     keys: Sequence[str],
     levels: Sequence[list[Any]],
     cells: Array,
-    said: dict[tuple[Any, ...], str],
+    texts: dict[tuple[Any, ...], str],
     less_is_better: bool,
 ) -> None:
     rows, columns = levels
     scale = mpl.colormaps["Blues_r" if less_is_better else "Blues"].with_extremes(bad="#f2f2f2")
     low, high = np.nanmin(cells), np.nanmax(cells)
-    # A few percent are not worth a colour, and the ends of the scale, white and near black, tell little.
+    # A few percent do not deserve a colour, and the ends of the scale, white and near black, show little.
     reach = max(high - low, 0.2 * max(abs(low), abs(high))) or 1.0
     ax.imshow(np.ma.masked_invalid(cells), cmap=scale, vmin=low - 0.25 * reach, vmax=high + 0.25 * reach, aspect="auto")
     for row, column in product(range(len(rows)), range(len(columns))):
-        text = said.get((rows[row], columns[column]), "")
+        text = texts.get((rows[row], columns[column]), "")
         first, _, rest = text.partition("\n")
         share = (cells[row, column] - low) / reach
         dark = (share < 0.45) if less_is_better else (share > 0.55)

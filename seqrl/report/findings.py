@@ -1,4 +1,4 @@
-"""What can be concluded: the best configuration, which differences are real, and one sentence that says so."""
+"""Conclusions: the best configuration, which differences are real, and a recommendation in one sentence."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -17,8 +17,8 @@ SIGNIFICANT = 0.05
 class Group:
     """A configuration, and how its runs did.
 
-    returns                          final return; None while no run has one
-    steps_to_threshold, seconds_...  of the median run; infinite if fewer than half get there
+    returns                          final return; None until a run has one
+    steps_to_threshold, seconds_...  of the median run; infinite if fewer than half of the runs reach it
     """
 
     point: tuple[Any, ...]
@@ -46,7 +46,7 @@ class Group:
 
     @property
     def diverged(self) -> float:
-        """Share of the runs."""
+        """Share of the runs that diverged."""
         return float(np.mean([run.diverged for run in self.runs]))
 
 
@@ -54,10 +54,10 @@ class Group:
 class Comparison:
     """Two values of a key, compared where all else is equal.
 
-    by     by how much the mean final return with `value` is above that with `against`
-    p      of a permutation test over seeds, after Holm's correction for the other values of this key
-    seeds  with either value
-    same   share of the runs that are equal to the last digit with both
+    by     mean final return with `value` minus that with `against`
+    p      from a permutation test over seeds, after Holm's correction for the other values of this key
+    seeds  number of seeds with either value
+    same   share of the runs that are identical to the last digit with both
     """
 
     key: str
@@ -81,11 +81,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that the report says.
+    """Everything that the report concludes.
 
-    threshold     training return whose first reaching is timed
-    chosen        configuration to use; None while nothing has a return
-    comparisons   of each of its values with each other value of that key
+    threshold     runs are timed until their training return first reaches it
+    chosen        configuration to use; None until some run has a return
+    comparisons   of each of its values with every other value of that key
     """
 
     study: Study
@@ -96,12 +96,12 @@ class Findings:
 
     @property
     def recommendation(self) -> str:
-        """What to use, and why: one sentence."""
+        """What to use, and why, in one sentence."""
         if self.chosen is None or self.chosen.returns is None:
             return "No run has a return yet."
         count = len(scores(self.chosen.runs))
         if not any(run.status == "finished" for run in self.chosen.runs):
-            return f"No run is finished; training return {interval(self.chosen.returns)} so far, at best."
+            return f"No run is finished; best training return so far: {interval(self.chosen.returns)}."
         figures = f"final return {interval(self.chosen.returns)} over {_count(count, 'run')}"
         if not self.study.keys:
             return f"One configuration: {figures}."
@@ -113,28 +113,29 @@ class Findings:
         return f"Use {use}: {figures}; {'; '.join(clauses)}."
 
     def _of(self, key: str) -> str:
-        """What is known of the other values of a key."""
+        """How the chosen value of a key compares with its other values."""
         mine = [c for c in self.comparisons if c.key == key]
-        said = []
+        clauses = []
         if better := [c for c in mine if c.real and c.by.value > 0]:
             others = _series([f"{shown(key, c.against)} (by {number(float(c.by.value))})" for c in better])
-            said.append(f"is better than {others}, {probability(max(c.p for c in better), '≤')}")
+            clauses.append(f"is better than {others}, {probability(max(c.p for c in better), '≤')}")
         if worse := [c for c in mine if c.real and c.by.value < 0]:
-            said.append(f"in other company is worse than {_series([shown(key, c.against) for c in worse])}")
+            others = _series([shown(key, c.against) for c in worse])
+            clauses.append(f"is worse than {others} on average over the other settings")
         if alike := [c for c in mine if not c.real and c.same < 1]:
-            said.append(f"cannot be told from {_series([shown(key, c.against) for c in alike])}")
+            clauses.append(f"cannot be distinguished from {_series([shown(key, c.against) for c in alike])}")
         if same := [c for c in mine if c.same == 1]:
-            said.append(f"is to the last digit the same as {_series([shown(key, c.against) for c in same])}")
+            clauses.append(f"gives exactly the same runs as {_series([shown(key, c.against) for c in same])}")
         assert self.chosen is not None
         value = shown(key, self.chosen.point[self.study.keys.index(key)])
-        return f"{short(key)} {value} {_series(said)}"
+        return f"{short(key)} {value} {_series(clauses)}"
 
 
 def findings(study: Study, threshold: float | None = None) -> Findings:
-    """Conclude.
+    """Draw the conclusions.
 
-    threshold   training return whose first reaching is timed; None: nine tenths of the way from where runs begin to
-                the best
+    threshold   time runs until their training return reaches this; None: nine tenths of the way from the start of the
+                runs to the best
     """
     if threshold is None:
         threshold = _threshold(study.runs)
@@ -142,14 +143,14 @@ def findings(study: Study, threshold: float | None = None) -> Findings:
     means = {key: _level_means(study, key) for key in study.keys}
 
     def rating(group: Group) -> tuple[float, ...]:
-        """What does not diverge first; of equal returns the steadier, the sooner, the one good in other company."""
+        """Higher is better: finished, not diverging, high return; then steady, fast, good with other settings."""
         assert group.returns is not None
-        company = sum(means[key][value] for key, value in zip(study.keys, group.point, strict=True))
-        # One run may be luck.
+        other_settings = sum(means[key][value] for key, value in zip(study.keys, group.point, strict=True))
+        # A single run may be luck.
         low = -np.inf if np.isnan(group.returns.low) else group.returns.low
         estimated = (round(float(figure), 9) for figure in (group.returns.value, low))
         is_finished = any(run.status == "finished" for run in group.runs)
-        return (is_finished, -group.diverged, *estimated, -group.steps_to_threshold, company)
+        return (is_finished, -group.diverged, *estimated, -group.steps_to_threshold, other_settings)
 
     chosen = max((group for group in groups if group.returns is not None), key=rating, default=None)
     values = dict(zip(study.keys, chosen.point, strict=True)) if chosen else {}
@@ -158,47 +159,47 @@ def findings(study: Study, threshold: float | None = None) -> Findings:
 
 
 def pooled(study: Study, keys: Sequence[str]) -> dict[tuple[Any, ...], list[list[RunRecord]]]:
-    """Runs by the values of some keys; within each, a list for each configuration of the others."""
+    """Runs by the values of some keys; within each, a list for each configuration of the other keys."""
     chosen = [study.keys.index(key) for key in keys]
-    found: dict[tuple[Any, ...], list[list[RunRecord]]] = defaultdict(list)
+    strata: dict[tuple[Any, ...], list[list[RunRecord]]] = defaultdict(list)
     for point, runs in study.groups.items():
-        found[tuple(point[index] for index in chosen)].append(runs)
-    return dict(found)
+        strata[tuple(point[index] for index in chosen)].append(runs)
+    return dict(strata)
 
 
 def counted(runs: list[RunRecord]) -> list[RunRecord]:
-    """Runs whose returns compare: those that are finished; if none is, all that have come some way."""
+    """Runs whose returns are comparable: the finished ones, or if none is finished, all that have a return."""
     known = [run for run in runs if np.isfinite(run.score)]
     return [run for run in known if run.status == "finished"] or known
 
 
 def scores(runs: list[RunRecord]) -> Array:
-    """Final returns [runs] of those that count."""
+    """Final returns [runs] of the runs that count."""
     return np.array([run.score for run in counted(runs)], dtype=np.float64)
 
 
 def shown(key: str, value: Any) -> str:
-    """A value as a person reads it."""
+    """A value in readable form."""
     if short(key) == "bptt_length" and value == 0:
         return "0 (whole episode)"
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def number(value: float) -> str:
-    """With as many digits as tell something."""
+    """A number, rounded to its meaningful digits."""
     if not np.isfinite(value):
         return "–"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def interval(of: Estimate) -> str:
-    """A figure, and its interval where it has one."""
+    """An estimate, with its interval if it has one."""
     around = "" if np.isnan(of.low) else f" (95 % interval {between(float(of.low), float(of.high))})"
     return f"{number(float(of.value))}{around}"
 
 
 def between(low: float | None, high: float | None) -> str:
-    """An interval; a dash where there is none."""
+    """An interval, or a dash if there is none."""
     return "–" if low is None or high is None or np.isnan(low) else f"{number(low)} to {number(high)}"
 
 
@@ -228,17 +229,17 @@ def _threshold(runs: list[RunRecord]) -> float:
 
 
 def _level_means(study: Study, key: str) -> dict[Hashable, float]:
-    """Mean final return with each value of a key, averaged over the configurations of the others."""
+    """Mean final return with each value of a key, averaged over the configurations of the other keys."""
     means = {}
     for (level,), strata in pooled(study, [key]).items():
-        found = [scores(runs).mean() for runs in strata if len(scores(runs))]
-        if found:
-            means[level] = float(np.mean(found))
+        returns = [scores(runs).mean() for runs in strata if len(scores(runs))]
+        if returns:
+            means[level] = float(np.mean(returns))
     return means
 
 
 def _comparisons(study: Study, key: str, value: Any) -> list[Comparison]:
-    """Of one value of a key with each other one; the p-values are of all of them together."""
+    """Compare one value of a key with every other; the p-values are corrected for all of them together."""
     made = []
     for against in study.levels(key):
         pairs = _pairs(study, key, value, against) if against != value else []
@@ -246,19 +247,19 @@ def _comparisons(study: Study, key: str, value: Any) -> list[Comparison]:
             a, b = (_by_seed(pairs, side) for side in (0, 1))
             by, p = difference(a, b)
             made.append(Comparison(key, value, against, by, p, (len(a), len(b)), _same(pairs)))
-    # What is the same to the last digit needs no test.
+    # Identical runs need no test.
     tested = [c for c in made if c.same < 1]
     adjusted = dict(zip(map(id, tested), holm([c.p for c in tested]), strict=True))
     return [replace(c, p=adjusted.get(id(c), 1.0)) for c in made]
 
 
 def _pairs(study: Study, key: str, value: Any, against: Any) -> list[tuple[list[RunRecord], list[RunRecord]]]:
-    """Configurations that differ in nothing but this key, which has the one value and the other."""
+    """Pairs of configurations that differ only in this key, having one value and the other."""
     others = [k for k in study.keys if k != key]
-    found: dict[tuple[Any, ...], dict[Any, list[RunRecord]]] = defaultdict(dict)
+    by_others: dict[tuple[Any, ...], dict[Any, list[RunRecord]]] = defaultdict(dict)
     for runs in study.groups.values():
-        found[tuple(runs[0].value(k) for k in others)][runs[0].value(key)] = runs
-    pairs = [(by[value], by[against]) for by in found.values() if value in by and against in by]
+        by_others[tuple(runs[0].value(k) for k in others)][runs[0].value(key)] = runs
+    pairs = [(by[value], by[against]) for by in by_others.values() if value in by and against in by]
     finished = [tuple([run for run in side if run.status == "finished"] for side in pair) for pair in pairs]
     return [(a, b) for a, b in finished if len(scores(a)) and len(scores(b))]
 
@@ -266,27 +267,27 @@ def _pairs(study: Study, key: str, value: Any, against: Any) -> list[tuple[list[
 def _by_seed(pairs: list[tuple[list[RunRecord], list[RunRecord]]], side: int) -> Array:
     """Final return [seeds] on one side, averaged over pairs.
 
-    Runs of one seed begin with the same weights and play the same episodes; often they are the same run, as where no
-    gradient is ever clipped. They count once.
+    Runs with the same seed begin with the same weights and play the same episodes; often they are the same run, for
+    instance if no gradient is ever clipped. They count once.
     """
-    found: dict[int, list[float]] = defaultdict(list)
+    returns: dict[int, list[float]] = defaultdict(list)
     for pair in pairs:
-        # What the other keys do, on both sides.
+        # Subtract the effect of the other keys, which is the same on both sides.
         level = (scores(pair[0]).mean() + scores(pair[1]).mean()) / 2
         for run in pair[side]:
             if np.isfinite(run.score):
-                found[run.seed].append(run.score - level)
-    return np.array([np.mean(values) for values in found.values()])
+                returns[run.seed].append(run.score - level)
+    return np.array([np.mean(values) for values in returns.values()])
 
 
 def _same(pairs: list[tuple[list[RunRecord], list[RunRecord]]]) -> float:
-    """Share of the seeds whose runs are equal to the last digit on both sides."""
+    """Share of the seeds whose runs are identical to the last digit on both sides."""
     equal = [a.fingerprint == b.fingerprint for one, other in pairs for a in one for b in other if a.seed == b.seed]
     return float(np.mean(equal)) if equal else 0.0
 
 
 def median(values: list[float]) -> float:
-    """Of those that are known; infinite if more than half are."""
+    """Median of the known values; infinite if more than half are."""
     known = np.sort([value for value in values if not np.isnan(value)])
     if not len(known):
         return np.nan

@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing beside it."""
+"""The report as a single self-contained page."""
 
 import base64
 import shlex
@@ -17,31 +17,31 @@ from seqrl.report.runs import RunRecord, lines_of, short
 
 TITLES = {
     "learning_curves": "Learning curves",
-    "final_return": "Every run's end",
+    "final_return": "Final return of every run",
     "heat_map": "Final return",
-    "values": "Return over each value",
+    "values": "Final return by value",
     "differences": "Real or noise",
-    "costs": "What it costs",
+    "costs": "Costs",
 }
 
 
 @dataclass(frozen=True)
 class Section:
-    """What is said of one task.
+    """The part of the report about one task.
 
-    task        its name; empty if there is but one
-    folder      holds the pictures
-    captions    of the pictures that there are, by name
+    task        its name; empty if it is the only one
+    folder      holds the figures
+    captions    of the figures drawn, by name
     """
 
     task: str
-    found: Findings
+    findings: Findings
     folder: Path
     captions: Mapping[str, str]
 
     @property
     def pictures(self) -> list[tuple[str, str, str, int]]:
-        """Title and caption, the picture as text, the width to show it with."""
+        """Title, caption, the image as text, and its width on the page."""
         return [
             (title, self.captions[name], *_embedded((self.folder / f"{name}.png").read_bytes()))
             for name, title in TITLES.items()
@@ -50,32 +50,32 @@ class Section:
 
     @property
     def configurations(self) -> list[tuple[dict[str, Any], bool]]:
-        """Rows of the table, and whether that is the recommended one."""
-        chosen, keys = self.found.chosen, self.found.study.keys
+        """Rows of the table, and whether each is the recommended one."""
+        chosen, keys = self.findings.chosen, self.findings.study.keys
         return [
             (row, chosen is not None and [row[key] for key in keys] == list(chosen.point))
-            for row in tables.configurations(self.found)
+            for row in tables.configurations(self.findings)
         ]
 
     @property
     def runs(self) -> list[dict[str, Any]]:
-        return tables.runs(self.found)
+        return tables.runs(self.findings)
 
 
 def page(sections: Sequence[Section], again: Sequence[str], refresh: float | None) -> str:
     """HTML of the whole report.
 
-    again      command that makes the report again
-    refresh    seconds after which a browser shall look for a newer one; None: never
+    again      command that writes the report again
+    refresh    seconds after which the browser reloads the page; None: never
     """
-    runs = [run for section in sections for run in section.found.study.runs]
+    runs = [run for section in sections for run in section.findings.study.runs]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters.update(number=_number, short=short, probability=probability)
     environment.globals.update(shown=shown, between=between)
     template = environment.from_string(files("seqrl.report").joinpath("page.html.j2").read_text())
     return template.render(
         sections=sections,
-        keys=list(dict.fromkeys(short(key) for section in sections for key in section.found.study.keys)),
+        keys=list(dict.fromkeys(short(key) for section in sections for key in section.findings.study.keys)),
         count=len(runs),
         statuses=tables.statuses(runs),
         commands=commands(runs),
@@ -87,7 +87,7 @@ def page(sections: Sequence[Section], again: Sequence[str], refresh: float | Non
 
 
 def _embedded(png: bytes) -> tuple[str, int]:
-    """A picture as text, and the width to show it with, so that letters are as large in all."""
+    """An image as text, and its width on the page, such that letters have the same size in all images."""
     return base64.b64encode(png).decode(), round(0.55 * int.from_bytes(png[16:20], "big"))
 
 
@@ -96,25 +96,25 @@ def _number(value: float | None) -> str:
 
 
 def commands(runs: list[RunRecord]) -> list[tuple[str, str]]:
-    """What made the runs, and how long it took."""
+    """The commands that made the runs, and how long they took."""
     took: dict[str, dict[str, dict[str, Any]]] = {}
     for folder in dict.fromkeys(run.folder.parent for run in runs):
         for line in lines_of(folder / "commands.jsonl"):
-            # At its end, a command leaves another line, with its seconds.
+            # When it ends, a command writes another line, with its duration.
             took.setdefault(line["command"], {})[line["begun"]] = line
     return [(command, _time(list(times.values()))) for command, times in took.items()]
 
 
 def _time(times: list[dict[str, Any]]) -> str:
     seconds = sum(line.get("seconds", 0) for line in times)
-    begun = f"begun {times[0]['begun'][:16].replace('T', ' ')} on {times[-1]['cores']} cores"
-    goes = f" in {len(times)} goes" if len(times) > 1 else ""
-    ended = "" if all("seconds" in line for line in times) else "; one has not come to its end"
-    return f"{begun}, {seconds / 60:.1f} minutes{goes}{ended}"
+    begun = f"started {times[0]['begun'][:16].replace('T', ' ')} on {times[-1]['cores']} cores"
+    sittings = f" in {len(times)} sessions" if len(times) > 1 else ""
+    ended = "" if all("seconds" in line for line in times) else "; not all finished"
+    return f"{begun}, {seconds / 60:.1f} minutes{sittings}{ended}"
 
 
 def circumstances(runs: list[RunRecord]) -> list[tuple[str, str]]:
-    """Source, versions and machines of the runs, and what they cost together; all that there were."""
+    """Source, versions and devices of the runs, every one that occurred, and what the runs cost in total."""
     facts: dict[str, dict[str, None]] = {}
 
     def add(name: str, value: object) -> None:
@@ -129,5 +129,5 @@ def circumstances(runs: list[RunRecord]) -> list[tuple[str, str]]:
         add("device", f"{run.facts.get('device', '?')}, {run.facts.get('threads', '?')} thread(s)")
     spent = sum(float(run.seconds[-1]) for run in runs if len(run.seconds))
     return [(name, ", ".join(values)) for name, values in facts.items()] + [
-        ("computing", f"{spent / 60:,.0f} minutes in all")
+        ("computing", f"{spent / 60:,.0f} minutes in total")
     ]

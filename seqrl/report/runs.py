@@ -1,4 +1,4 @@
-"""Runs as they lie on the disk, and what was varied between them."""
+"""Runs read from disk, and what was varied between them."""
 
 import json
 from collections import defaultdict
@@ -18,11 +18,11 @@ from seqrl.runs.manifest import facts_of, is_held
 from seqrl.text import dotted
 
 Array = NDArray[np.float64]
-# What the configurations of a sweep may differ in without being different answers to its question.
+# Keys in which runs may differ and still belong to the same configuration of a sweep.
 INCIDENTAL = ("seed", "resume", "validate", "trust", "logger", "checkpoint_", "evaluation", "hydra", "sweep")
-# Keys of an environment that leave its task as it is.
+# Keys of an environment that do not change its task.
 HOW_IT_IS_PLAYED = ("env._target_", "env.backend", "env.timeout_seconds")
-# What another key gives its value, or the number of jobs at once does, or a measurement.
+# Keys whose values follow from another key, from the number of parallel jobs, or from a measurement.
 DERIVED = (
     "env.backend",
     "algorithm.gradient_threads",
@@ -34,14 +34,14 @@ DERIVED = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, at whatever point it is.
+    """One run, finished or not.
 
     status       running, finished, interrupted, failed, killed, or pruned by a search
     settings     its configuration, by dotted key
-    overrides    what its command line said, by key
-    facts        of manifest.json
-    env_steps, returns, seconds     [rows] mean training return of the latest episodes, after so many steps and seconds
-    norms        [rows] of the gradient
+    overrides    of its command line, by key
+    facts        from manifest.json
+    returns      [rows] mean training return of the latest episodes, after env_steps [rows] and seconds [rows]
+    norms        [rows] of the gradients
     clipped      share of its gradients that were clipped
     """
 
@@ -64,63 +64,61 @@ class RunRecord:
 
     @property
     def score(self) -> float:
-        """Mean return of the final policy in its evaluation; before that, of the latest training episodes."""
+        """Mean return of the final policy in its evaluation; until then, of the latest training episodes."""
         if self.facts.get("result") is not None and self.status == "finished":
             return float(self.facts["result"])
         return float(self.returns[-1]) if len(self.returns) else np.nan
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss or gradient was not finite, and stayed so."""
+        """Whether its loss or gradient became, and stayed, non-finite."""
         return "NotFiniteError" in str(self.facts.get("error", ""))
 
     def first(self, threshold: float, of: Array) -> float:
-        """Entry of `of` [rows] at which the training return reaches a threshold; infinite if it never does."""
+        """Entry of `of` [rows] where the training return first reaches a threshold; infinite if it never does."""
         reached = np.flatnonzero(self.returns >= threshold)
         return float(of[reached[0]]) if len(reached) else np.inf
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """Equal for runs that are equal to the last digit; of a run without curves, its own."""
+        """Equal for runs that are identical to the last digit; unique for a run without curves."""
         if not len(self.norms):
             return str(self.folder).encode()
         return b"".join(curve.tobytes() for curve in (self.env_steps, self.returns, self.norms))
 
     def value(self, key: str) -> Any:
-        """What it has for a key or a group."""
+        """Its value of a key, or its choice for a group."""
         value = self.settings.get(key, self.overrides.get(key, "default"))
         return value if isinstance(value, int | float | str | None) else str(value)
 
 
-def found(folders: Iterable[Path]) -> list[RunRecord]:
+def find(folders: Iterable[Path]) -> list[RunRecord]:
     """All runs in some folders, at any depth.
 
     Raises ConfigError if there are none.
     """
-    places: dict[Path, Path] = {}
+    run_folders: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(
-                [f"report: {folder} is no folder. Name one that holds runs, such as outputs/sweeps/<name>."]
+                [f"report: {folder} is not a folder. Name one that holds runs, such as outputs/sweeps/<name>."]
             )
         for path in sorted(folder.rglob("manifest.json"), key=_in_order):
-            # The same folder may be named twice.
-            places.setdefault(path.parent.resolve(), path.parent)
-    runs = [run for place in places.values() if (run := read(place))]
+            # A folder may be named twice.
+            run_folders.setdefault(path.parent.resolve(), path.parent)
+    runs = [run for folder in run_folders.values() if (run := read(folder))]
     if not runs:
         named = ", ".join(map(str, folders))
-        raise ConfigError(
-            [f"report: there are no runs in {named}. Name a folder that `python -m seqrl.train` has written."]
-        )
+        raise ConfigError([f"report: there are no runs in {named}. Name a folder written by `python -m seqrl.train`."])
     return runs
 
 
 def read(folder: Path) -> RunRecord | None:
-    """The run in a folder; None while it has not begun."""
+    """The run in a folder; None if it has not started."""
     facts = facts_of(folder)
     if "status" not in facts:
         return None
-    # A run that failed while it was built has no configuration; what was said remains.
+    # A run that failed while being built has no configuration, only overrides.
     settings: dict[str, Any] = {}
     with suppress(OSError, ValueError, AttributeError, yaml.YAMLError):
         settings = dict(dotted(yaml.safe_load((folder / "config.yaml").read_text())))
@@ -147,7 +145,7 @@ def read(folder: Path) -> RunRecord | None:
 
 
 def by_task(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs of each task apart, by its name: returns of different ones do not compare."""
+    """Runs grouped by the name of their task, as returns of different tasks are not comparable."""
     tasks: dict[tuple[tuple[str, Any], ...], list[RunRecord]] = defaultdict(list)
     for run in runs:
         of_task = {key: str(value) for key, value in run.settings.items() if key.startswith("env.")}
@@ -156,11 +154,11 @@ def by_task(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
     named = [key for key in keys if len({str(task[0].value(key)) for task in tasks.values()}) > 1]
     if any(key in run.overrides for key in named for run in runs):
         named = [key for key in named if any(key in run.overrides for run in runs)]
-    found: dict[str, list[RunRecord]] = {}
+    by_name: dict[str, list[RunRecord]] = {}
     for task in tasks.values():
         name = " ".join(f"{short(key)} {task[0].value(key)}" for key in named)
-        found[f"{name} ({len(found) + 1})" if name in found else name] = task
-    return found
+        by_name[f"{name} ({len(by_name) + 1})" if name in by_name else name] = task
+    return by_name
 
 
 def _names_task(key: str) -> bool:
@@ -168,9 +166,9 @@ def _names_task(key: str) -> bool:
 
 
 class Study:
-    """Runs, ordered by what was varied between them.
+    """Runs, grouped by what was varied between them.
 
-    keys     what was swept, seeds aside
+    keys     swept keys, without the seed
     groups   runs of each configuration, by the values of the keys
     """
 
@@ -186,7 +184,7 @@ class Study:
         return tuple(run.value(key) for key in self.keys)
 
     def levels(self, key: str) -> list[Any]:
-        """Values that a key has, in order."""
+        """Values of a key, in order."""
         return sorted({run.value(key) for run in self.runs}, key=lambda value: rank(key, value))
 
     def _rank(self, point: tuple[Any, ...]) -> list[tuple[Any, ...]]:
@@ -194,9 +192,9 @@ class Study:
 
 
 def swept(runs: list[RunRecord]) -> list[str]:
-    """Keys that tell configurations apart: those that were said, and what else differs where they agree."""
-    said = list(dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith(INCIDENTAL)))
-    keys = [key for key in said if len({run.value(key) for run in runs}) > 1]
+    """Keys that distinguish configurations: overrides first, then whatever else differs where those agree."""
+    overridden = list(dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith(INCIDENTAL)))
+    keys = [key for key in overridden if len({run.value(key) for run in runs}) > 1]
     while True:
         alike: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
         for run in runs:
@@ -208,7 +206,7 @@ def swept(runs: list[RunRecord]) -> list[str]:
 
 
 def rank(key: str, value: Any) -> tuple[Any, ...]:
-    """Where a value stands among those of its key: numbers first, by size; a bptt_length of 0 is the longest."""
+    """Sort key of a value among those of its key: numbers first, by size; a bptt_length of 0 is the longest."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (0, np.inf if key.endswith("bptt_length") and value == 0 else value, "")
     return (1, 0.0, str(value))
@@ -226,16 +224,16 @@ def _differing(group: list[RunRecord]) -> Iterator[str]:
 
 
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a JSONL file, if it is there."""
+    """Objects of a JSONL file, if it exists."""
     with suppress(OSError):
         for line in path.read_text().splitlines():
-            # The last line may be half written.
+            # The last line may be incomplete.
             with suppress(ValueError):
                 yield json.loads(line)
 
 
 def _mean(values: Array) -> float:
-    """Of what is known."""
+    """Mean of the known values."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else np.nan
 

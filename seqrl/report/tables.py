@@ -1,4 +1,4 @@
-"""The same as tables: configurations, comparisons and runs, as CSV and in the terminal."""
+"""The tables: configurations, comparisons and runs, as CSV and in the terminal."""
 
 import csv
 import io
@@ -18,13 +18,13 @@ from seqrl.report.runs import RunRecord, short
 Rows = list[dict[str, Any]]
 
 
-def configurations(found: Findings) -> Rows:
+def configurations(findings: Findings) -> Rows:
     """A row for each configuration, the best first."""
     rows = []
-    for group in sorted(found.groups, key=lambda group: _rating(group, found), reverse=True):
+    for group in sorted(findings.groups, key=lambda group: _rating(group, findings), reverse=True):
         estimate = group.returns
         rows.append(
-            dict(zip(found.study.keys, group.point, strict=True))
+            dict(zip(findings.study.keys, group.point, strict=True))
             | {
                 "runs": len(group.runs),
                 "finished": group.finished,
@@ -43,7 +43,7 @@ def configurations(found: Findings) -> Rows:
     return rows
 
 
-def comparisons(found: Findings) -> Rows:
+def comparisons(findings: Findings) -> Rows:
     """A row for each comparison."""
     return [
         {
@@ -58,15 +58,15 @@ def comparisons(found: Findings) -> Rows:
             "equal_to_the_last_digit": c.same,
             "verdict": c.verdict,
         }
-        for c in found.comparisons
+        for c in findings.comparisons
     ]
 
 
-def runs(found: Findings) -> Rows:
+def runs(findings: Findings) -> Rows:
     """A row for each run."""
     return [
         {"folder": str(run.folder), "seed": run.seed}
-        | dict(zip(found.study.keys, found.study.point(run), strict=True))
+        | dict(zip(findings.study.keys, findings.study.point(run), strict=True))
         | {
             "status": run.status,
             "return": _finite(run.score),
@@ -75,10 +75,10 @@ def runs(found: Findings) -> Rows:
             "steps_per_second": _finite(run.steps_per_second),
             "peak_memory_mb": _finite(run.peak_memory_mb),
             "clipped_share": _finite(run.clipped),
-            "steps_to_threshold": _finite(run.first(found.threshold, run.env_steps)),
+            "steps_to_threshold": _finite(run.first(findings.threshold, run.env_steps)),
             "error": run.facts.get("error"),
         }
-        for run in found.study.runs
+        for run in findings.study.runs
     ]
 
 
@@ -92,44 +92,44 @@ def save(rows: Rows, path: Path) -> None:
 
 
 def statuses(all_runs: list[RunRecord]) -> str:
-    """How many runs stand how: 74 finished, 1 failed."""
+    """Number of runs by status: 74 finished, 1 failed."""
     return ", ".join(f"{count} {status}" for status, count in Counter(run.status for run in all_runs).items())
 
 
-def show(found: Findings, console: Console) -> None:
+def show(findings: Findings, console: Console) -> None:
     """Print the recommendation, the best configurations and the comparisons."""
-    console.print(f"\n{found.recommendation}\n", style="bold", markup=False, soft_wrap=True)
+    console.print(f"\n{findings.recommendation}\n", style="bold", markup=False, soft_wrap=True)
     table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
-    for key in found.study.keys:
+    for key in findings.study.keys:
         table.add_column(short(key), no_wrap=True)
     for title in ("runs", "return", "95 % interval", "reached", "steps/s", "MB"):
         table.add_column(title, justify="right", no_wrap=True)
-    rows = configurations(found)
+    rows = configurations(findings)
     for row in rows[:20]:
-        values = ["null" if row[key] is None else str(row[key]) for key in found.study.keys]
+        values = ["null" if row[key] is None else str(row[key]) for key in findings.study.keys]
         spread = between(row["return_low"], row["return_high"])
         reached = f"{row['reached_threshold']}/{row['runs']}"
         figures = [_number(row[name]) for name in ("return_iqm", "steps_per_second", "peak_memory_mb")]
         table.add_row(
             *map(escape, values), f"{row['finished']}/{row['runs']}", figures[0], spread, reached, *figures[1:]
         )
-    # As wide as it is, in a narrow terminal and in a file too.
+    # In full width, even in a narrow terminal or a file.
     Console(width=console.measure(table, options=console.options.update(width=1000)).maximum).print(table)
     if len(rows) > 20:
         console.print(f"and {len(rows) - 20} more, in configurations.csv")
-    if found.comparisons:
+    if findings.comparisons:
         console.print()
-    for c in found.comparisons:
+    for c in findings.comparisons:
         by = f"{number(float(c.by.value))} ({between(float(c.by.low), float(c.by.high))})"
-        said = c.verdict if c.same == 1 else f"by {by}: {c.verdict}, {probability(c.p)}"
+        verdict = c.verdict if c.same == 1 else f"by {by}: {c.verdict}, {probability(c.p)}"
         compared = f"{short(c.key)} {shown(c.key, c.value)} over {shown(c.key, c.against)}"
-        console.print(f"  {compared}: {said}", markup=False, soft_wrap=True)
+        console.print(f"  {compared}: {verdict}", markup=False, soft_wrap=True)
 
 
-def _rating(group: Group, found: Findings) -> tuple[float, ...]:
+def _rating(group: Group, findings: Findings) -> tuple[float, ...]:
     if group.returns is None:
         return (-np.inf,)
-    return float(group.returns.value), group is found.chosen, float(np.nan_to_num(group.returns.low))
+    return float(group.returns.value), group is findings.chosen, float(np.nan_to_num(group.returns.low))
 
 
 def _number(value: float | None) -> str:

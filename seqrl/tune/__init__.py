@@ -1,1 +1,1 @@
-"""Search for good values: `python -m seqrl.tune` proposes trials, sees to them, and learns from how they end."""
+"""Search for good hyperparameters: `python -m seqrl.tune` proposes trials, runs them, and learns from the results."""

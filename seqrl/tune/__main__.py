@@ -1,8 +1,8 @@
-"""Search for good values: `python -m seqrl.tune [search=ppo] [trials=40] [any arguments of seqrl.train]`.
+"""Search for good hyperparameters: `python -m seqrl.tune [search=ppo] [trials=40] [any arguments of seqrl.train]`.
 
-Every trial is a run of seqrl.train with values that Optuna proposes from what the trials before have reached; one that
-lags behind is stopped early. The search may be stopped, killed, gone on with by the same command, and helped by that
-command in another terminal or on another node that shares the disk.
+Every trial is a run of seqrl.train with values that Optuna proposes from the results of earlier trials; a trial that
+lags behind is stopped early. You may stop or kill the search: the same command with study=<its folder> continues it.
+Run that command in another terminal, or on another node that shares the disk, to speed the search up.
 
 {usage}
 """
@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from seqrl.config.command_line import completed, is_override
 from seqrl.config.hydra_errors import config_dirs, faults_of_run, searchpath
-from seqrl.config.program import fail
+from seqrl.config.program import errors_in_one_line
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError
@@ -25,24 +25,24 @@ from seqrl.tune.space import Dimension, override, read
 
 
 def planned(given: Sequence[str]) -> Plan:
-    """The plan that a command line means.
+    """Read a command line.
 
-    Raises ConfigError with everything that is wrong with it.
+    Raises ConfigError with all of its faults.
     """
     values, others, wrong = read_words(Words, _joined(given))
     for word in others:
         key = word.partition("=")[0]
         if key in ("resume", "validate", "sweep", "hydra.run.dir") or word in ("-m", "--multirun"):
-            wrong.append(f"{key}: is not for a search. Leave it out; study=<folder> goes on with one.")
+            wrong.append(f"{key}: does not apply to a search. Remove it; study=<folder> continues a search.")
         elif not (is_override(word) or key == "--config-dir"):
-            wrong.append(f"{word}: cannot be meant. Write key=value; python -m seqrl.tune --help says which.")
+            wrong.append(f"{word}: is not key=value. Run python -m seqrl.tune --help for the keys.")
     if wrong:
         raise ConfigError(wrong)
     return Plan(**values, arguments=tuple(completed(others, leave_nothing=False)))
 
 
 def _joined(given: Sequence[str]) -> list[str]:
-    """The same words, with an option's folder in one word with it."""
+    """The same words, with each option and its folder joined into one word."""
     words: list[str] = []
     for word in given:
         if words and words[-1] in ("--config-dir", "-cd"):
@@ -53,7 +53,7 @@ def _joined(given: Sequence[str]) -> list[str]:
 
 
 def checked(plan: Plan) -> list[Dimension]:
-    """The space of a plan. Raises ConfigError with all that is wrong with it, or with the runs that it makes."""
+    """The search space of a plan. Raises ConfigError with all faults of the space and of the runs it would start."""
     if not is_installed("optuna"):
         raise ConfigError([f"seqrl.tune: Optuna is not installed. {how_to_install('tune')}"])
     space = read(plan.search, config_dirs(plan.arguments))
@@ -75,27 +75,27 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").format(usage=usage(Words)))
         return
-    try:
+    with errors_in_one_line(sys.argv[1:]):
         plan = planned(sys.argv[1:])
         search = Search(plan, checked(plan))
-    except Exception as error:
-        fail(error, sys.argv[1:])
 
     def end(number: int, frame: object) -> NoReturn:
-        for heard in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(heard, lambda number, _: os._exit(128 + number))
+        # A second signal ends the program at once.
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ending, lambda number, _: os._exit(128 + number))
         search.stop()
-        print(f"seqrl: stopped; the same command with study={plan.study} goes on with the search", file=sys.stderr)
+        print(f"seqrl: stopped; run the same command with study={plan.study} to continue the search", file=sys.stderr)
         sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    try:
-        search.run()
-        print(search.best())
-    except Exception as error:
-        search.stop()
-        fail(error, sys.argv[1:])
+    with errors_in_one_line(sys.argv[1:]):
+        try:
+            search.run()
+            print(search.best())
+        except Exception:
+            search.stop()
+            raise
 
 
 if __name__ == "__main__":

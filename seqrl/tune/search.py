@@ -1,4 +1,4 @@
-"""A search for good values: proposes trials, sees to them, and learns from how they end."""
+"""A search for good hyperparameters: proposes trials, runs them, and learns from the results."""
 
 import shlex
 import time
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 WHOLE = Rule(lambda x: x >= 0, "a whole number of at least 0")
 PRUNERS = ["median", "halving", "none"]
-# One after another, and the search ends: they all fail alike.
+# Failed trials in a row after which the search ends: they all fail for the same reason.
 PATIENCE = 3
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Words:
-    """The keys of the command line that are no run's."""
+    """Keys of the command line that belong to the search, not to its runs."""
 
-    search: str = key("ppo", "what may be tried: a file in conf/search, or in search/ of your own --config-dir")
-    trials: int = key(40, "trials in all, whoever does them", AT_LEAST_1)
-    workers: int = key(1, "trials at once; they share the cores", AT_LEAST_1)
-    seeds: int = key(1, "runs of each trial, whose mean return counts", AT_LEAST_1)
-    pruner: str = key("median", "median, halving or none: when a trial is stopped early", choices=PRUNERS)
-    seed: int = key(0, "decides what is proposed, and is the first seed of each trial", WHOLE)
+    search: str = key("ppo", "search space: a file in conf/search, or in search/ of your own --config-dir")
+    trials: int = key(40, "trials in total, over all processes", AT_LEAST_1)
+    workers: int = key(1, "trials in parallel; they share the cores", AT_LEAST_1)
+    seeds: int = key(1, "runs per trial, scored by their mean return", AT_LEAST_1)
+    pruner: str = key("median", "when to stop a trial early: median, halving or none", choices=PRUNERS)
+    seed: int = key(0, "seed of the proposals, and the first seed of each trial", WHOLE)
     study: Path = key(
-        None, "where it all goes, or what to go on with; otherwise outputs/studies/<date_time>", example="<folder>"
+        None, "folder to write to, or of a search to continue; default: outputs/studies/<date_time>", example="<folder>"
     )
 
 
@@ -47,7 +47,7 @@ class Words:
 class Plan(Words):
     """What the command line asks for.
 
-    arguments   those of the runs
+    arguments   of the runs
     """
 
     study: Path = field(default_factory=lambda: Path("outputs/studies") / time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -55,7 +55,7 @@ class Plan(Words):
 
 
 class Search:
-    """Trials, one batch of workers after another, on a journal that others may share.
+    """Trials, several in parallel, recorded in a journal that other processes may share.
 
     Raises ConfigError if the folder holds another search.
     """
@@ -68,7 +68,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan, self.space = plan, space
         plan.study.mkdir(parents=True, exist_ok=True)
-        # Its lock is a link to this path, which must lead there from anywhere.
+        # Its lock is a symbolic link to this path, which must be absolute to work from anywhere.
         storage = JournalStorage(JournalFileBackend(str(plan.study.absolute() / "journal.log")))
         pruner: optuna.pruners.BasePruner = {
             "median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=TICKS // 5),
@@ -82,35 +82,35 @@ class Search:
         self._agree("arguments", words(plan.arguments))
         self._agree("seeds", str(plan.seeds))
         self._failed = 0
-        self.going: dict[int, tuple[Trial, Claim, optuna.Trial | None]] = {}
+        self.running: dict[int, tuple[Trial, Claim, optuna.Trial | None]] = {}
 
     def run(self) -> None:
-        """Go on until there are as many trials as were asked for."""
+        """Run trials until there are as many as asked for."""
         begun = time.time()
         note_command(self.plan.study, begun)
         if before := self._count("COMPLETE", "PRUNED"):
-            print(f"goes on after {before} trials in {self.plan.study}")
+            print(f"resuming after {before} trials in {self.plan.study}")
         while True:
-            while len(self.going) < self.plan.workers and self._begin_next():
+            while len(self.running) < self.plan.workers and self._begin_next():
                 pass
-            if not self.going:
+            if not self.running:
                 note_command(self.plan.study, begun, ended=True)
                 return
-            for number in list(self.going):
-                self._look_after(number)
+            for number in list(self.running):
+                self._check(number)
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """Let the trials at work save themselves; they go on with the search."""
-        for trial, _, _ in self.going.values():
+        """Let the running trials save themselves; they resume when the search does."""
+        for trial, _, _ in self.running.values():
             trial.stop()
 
     def _begin_next(self) -> bool:
-        """Take up a trial that nobody sees to any more, or else a new one; return whether there was one to do."""
+        """Resume an abandoned trial, or else start a new one; return whether there was one to start."""
         for known in self.study.get_trials(deepcopy=False):
             if (
                 known.state.name == "RUNNING"
-                and known.number not in self.going
+                and known.number not in self.running
                 and self._take(known.number, known.params)
             ):
                 return True
@@ -121,7 +121,7 @@ class Search:
         return self._take(proposed.number, values, proposed)
 
     def _ask(self) -> "optuna.Trial":
-        """A new trial; what it proposes follows from the seed and the trials before, stopped in between or not."""
+        """A new trial; its proposal depends only on the seed and the earlier trials, not on interruptions."""
         import optuna
 
         seed = 1_000_003 * self.plan.seed + len(self.study.get_trials(deepcopy=False))
@@ -129,29 +129,30 @@ class Search:
         return self.study.ask()
 
     def _take(self, number: int, values: dict[str, Any], proposed: "optuna.Trial | None" = None) -> bool:
-        """Begin or go on with a trial; return False if somebody else has."""
+        """Start or resume a trial; return False if another process runs it."""
         try:
             claim = Claim(self.plan.study / "claims" / str(number))
         except BlockingIOError:
             return False
-        said = [override(key, value) for key, value in values.items()]
+        overrides = [override(key, value) for key, value in values.items()]
         named = "_".join(f"{key.rpartition('.')[2]}-{_short(value)}" for key, value in values.items())
         seeds = range(self.plan.seed, self.plan.seed + self.plan.seeds)
         suffixes = {seed: f"_s{seed}" if self.plan.seeds > 1 else "" for seed in seeds}
         folders = {s: self.plan.study / folder_name(f"{number}_{named}{suffix}") for s, suffix in suffixes.items()}
         output = self.plan.study / "output" / f"{number}.txt"
-        self.going[number] = Trial(number, [*self._arguments(), *said], folders, output), claim, proposed
+        self.running[number] = Trial(number, [*self._arguments(), *overrides], folders, output), claim, proposed
         return True
 
     def _arguments(self) -> list[str]:
-        """Those of the command, and a fair share of the cores."""
+        """Arguments of the command, and a fair share of the cores."""
         arguments = list(self.plan.arguments)
         if self.plan.workers > 1 and not any(a.startswith(f"{GRADIENT_THREADS}=") for a in arguments):
             arguments.append(f"{GRADIENT_THREADS}={max(1, min(2, cores() // self.plan.workers))}")
         return arguments
 
-    def _look_after(self, number: int) -> None:
-        trial, _, proposed = self.going[number]
+    def _check(self, number: int) -> None:
+        """Record a trial that has ended; stop one that lags behind."""
+        trial, _, proposed = self.running[number]
         if not trial.poll():
             if proposed is not None and self._lags(trial, proposed):
                 trial.stop()
@@ -164,33 +165,33 @@ class Search:
             return
         error, exit_code = trial.error
         if exit_code == NotFiniteError.exit_code:
-            # Values to keep away from, and no fault.
-            self._end(number, "PRUNED", said="diverged")
+            # Values to avoid, not an error.
+            self._end(number, "PRUNED", outcome="diverged")
             return
         self._failed += 1
-        self._end(number, "FAIL", said=f"failed: {error}")
+        self._end(number, "FAIL", outcome=f"failed: {error}")
         if self._failed == PATIENCE:
             self.stop()
-            raise ConfigError([f"search: {PATIENCE} trials failed one after another, the last with: {error}"])
+            raise ConfigError([f"search: {PATIENCE} trials in a row failed, the last with: {error}"])
 
     def _lags(self, trial: Trial, proposed: "optuna.Trial") -> bool:
-        """Tell Optuna how a trial does; return whether it is hopeless."""
+        """Report a trial's progress to Optuna; return whether the pruner gives up on it."""
         for tick, mean in trial.ticks():
             proposed.report(mean, tick)
             if proposed.should_prune():
                 return True
         return False
 
-    def _end(self, number: int, state: str, value: float | None = None, said: str = "") -> None:
+    def _end(self, number: int, state: str, value: float | None = None, outcome: str = "") -> None:
         from optuna.trial import TrialState
 
-        _, claim, _ = self.going.pop(number)
+        _, claim, _ = self.running.pop(number)
         ended = self.study.tell(number, value, TrialState[state])
         claim.release()
-        said = said or (f"return {value:.4g}" if value is not None else "stopped, as it lagged behind")
+        outcome = outcome or (f"return {value:.4g}" if value is not None else "stopped early, lagging behind")
         best = f" (best {self.study.best_value:.4g}, trial {self.study.best_trial.number})" if self.done else ""
         print(
-            f"trial {number}: {said}{best}; {' '.join(map(_shown, *zip(*ended.params.items(), strict=True)))}",
+            f"trial {number}: {outcome}{best}; {' '.join(map(_shown, *zip(*ended.params.items(), strict=True)))}",
             flush=True,
         )
 
@@ -198,22 +199,22 @@ class Search:
         return sum(trial.state.name in states for trial in self.study.get_trials(deepcopy=False))
 
     def _agree(self, name: str, value: str, content: str = "") -> None:
-        """Note what the search is about, or refuse another."""
+        """Record a property of the search; raise ConfigError if the folder holds a search that differs in it."""
         before = self.study.user_attrs.get(name, [value, content])
         if before != [value, content]:
-            other = f"{name}={before[0]}" if before[0] != value else f"another {name}={value} than now"
-            raise ConfigError([f"study: {self.plan.study} was begun with {other}. Choose another study=…"])
+            other = f"{name}={before[0]}" if before[0] != value else f"a different {name}={value}"
+            raise ConfigError([f"study: {self.plan.study} was started with {other}. Choose another study=…"])
         self.study.set_user_attr(name, before)
 
     @property
     def done(self) -> int:
-        """Trials that have come to their end."""
+        """Trials that have finished."""
         return self._count("COMPLETE")
 
     def best(self) -> str:
-        """What was found, and the command that does it again; best.yaml says it too."""
+        """The best trial, and the command to repeat it; best.yaml holds both."""
         if not self.done:
-            return "No trial has come to its end."
+            return "No trial has finished."
         best = self.study.best_trial
         values = [override(key, value) for key, value in best.params.items()]
         command = shlex.join(["python", "-m", "seqrl.train", *self.plan.arguments, *values])
@@ -221,10 +222,10 @@ class Search:
         write(self.plan.study / "best.yaml", yaml.safe_dump(content, sort_keys=False, width=1000).encode())
         ends = {"finished": "COMPLETE", "stopped early": "PRUNED", "failed": "FAIL"}
         counts = {how: count for how, state in ends.items() if (count := self._count(state))}
-        said = ", ".join(f"{count} {how}" for how, count in counts.items())
+        summary = ", ".join(f"{count} {how}" for how, count in counts.items())
         return (
-            f"{said}. Best, trial {best.number}: {best.value:.4g}\n\n  {command}\n\n"
-            f"All of them: python -m seqrl.report {self.plan.study}"
+            f"{summary}. Best, trial {best.number}: {best.value:.4g}\n\n  {command}\n\n"
+            f"To see all of them: python -m seqrl.report {self.plan.study}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a search may try: keys of the configuration, and the values of each."""
+"""The search space: keys of the configuration, and the values to try for each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ Value = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Dimension:
-    """Values of one key: those of a range, or a choice of some.
+    """Values to try for one key: a range, or a list of choices.
 
     low, high   both included; whole numbers if both are whole
-    log         propose orders of magnitude alike
-    step        between two values of a range; None: any, or 1
+    log         sample on a log scale
+    step        between two values of a range; None: any value, or 1 for whole numbers
     choices     instead of a range
     """
 
@@ -48,14 +48,14 @@ class Dimension:
 
     @property
     def extremes(self) -> list[Value]:
-        """Values that stand for all when a configuration is checked."""
+        """Values that represent all the others when a configuration is checked."""
         return list(self.choices) or [self.low, self.high]
 
     def faults(self) -> Iterator[str]:
         if self.choices and (self.low is not None or self.high is not None):
             yield "has choices and a range. Give low and high, or choices"
         elif not self.choices and (self.low is None or self.high is None):
-            yield "must have choices, or low and high"
+            yield "needs choices, or low and high"
         elif any(not isinstance(value, bool | int | float | str | None) for value in self.choices):
             yield f"a choice must be a single value (got {list(self.choices)})"
         elif not self.choices:
@@ -64,7 +64,7 @@ class Dimension:
     def _faults_of_range(self) -> Iterator[str]:
         numbers = [x for x in (self.low, self.high, self.step) if x is not None]
         if any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
-            yield f"low, high and step must be numbers (got {numbers}). Write 1.0e-4, with a point"
+            yield f"low, high and step must be numbers (got {numbers}). Write 1.0e-4, with a decimal point"
             return
         assert self.low is not None
         assert self.high is not None
@@ -73,35 +73,35 @@ class Dimension:
         if self.log and self.low <= 0:
             yield f"log: true needs low above 0 (got {self.low})"
         if self.log and self.step is not None:
-            yield "log: true goes without a step"
+            yield "log: true cannot have a step"
         if self.step is not None and self.step <= 0:
             yield f"step must be above 0 (got {self.step})"
 
 
 def override(key: str, value: Value) -> str:
-    """A value as the command line says it."""
+    """A value in the form of the command line."""
     return f"{key}={'null' if value is None else f'{value:.6g}' if isinstance(value, float) else value}"
 
 
 def read(name: str, config_dirs: Sequence[Path]) -> list[Dimension]:
-    """The space `name` of group `search`, in a folder of the user's own or among those that come with seqrl.
+    """The space `name` of group `search`, from one of the user's folders or from those shipped with seqrl.
 
-    Raises ConfigError with everything that is wrong with it.
+    Raises ConfigError with all of its faults.
     """
     folders = [*config_dirs, CONF]
     files = [folder / "search" / f"{name}.yaml" for folder in folders]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         known = sorted({path.stem for folder in folders for path in (folder / "search").glob("*.yaml")})
-        raise ConfigError([f"search: there is no {name}.{nearest(name, known)} There are {', '.join(known)}."])
+        raise ConfigError([f"search: there is no {name}.{nearest(name, known)} Choose from {', '.join(known)}."])
     space: Any = OmegaConf.to_container(OmegaConf.load(file))
     if not isinstance(space, dict) or not space:
-        raise ConfigError([f"search: {file} names no keys. Write algorithm.epochs: {{choices: [2, 4]}}."])
+        raise ConfigError([f"search: {file} has no keys. Write algorithm.epochs: {{choices: [2, 4]}}."])
     dimensions: list[Dimension] = []
     wrong: list[str] = []
-    for key, said in space.items():
+    for key, values in space.items():
         try:
-            dimension = _dimension(str(key), said)
+            dimension = _dimension(str(key), values)
         except ValueError as error:
             wrong.append(f"search {name}: {key}: {error}.")
             continue
@@ -112,12 +112,12 @@ def read(name: str, config_dirs: Sequence[Path]) -> list[Dimension]:
     return dimensions
 
 
-def _dimension(key: str, said: Any) -> Dimension:
-    if not isinstance(said, dict):
-        raise ValueError(f"must be a range or choices (got {said!r}), such as {{low: 0.1, high: 1.0}}")
-    if unknown := [word for word in said if word not in WORDS]:
-        raise ValueError(f"there is no {unknown[0]}.{nearest(str(unknown[0]), WORDS)} There are {', '.join(WORDS)}")
-    choices = said.get("choices", [])
+def _dimension(key: str, values: Any) -> Dimension:
+    if not isinstance(values, dict):
+        raise ValueError(f"must be a range or choices (got {values!r}), such as {{low: 0.1, high: 1.0}}")
+    if unknown := [word for word in values if word not in WORDS]:
+        raise ValueError(f"there is no {unknown[0]}.{nearest(str(unknown[0]), WORDS)} Choose from {', '.join(WORDS)}")
+    choices = values.get("choices", [])
     if not isinstance(choices, list):
         raise ValueError(f"choices must be a list (got {choices!r})")
-    return Dimension(key, **{**said, "choices": tuple(choices)})
+    return Dimension(key, **{**values, "choices": tuple(choices)})

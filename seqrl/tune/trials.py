@@ -1,4 +1,4 @@
-"""Trials of a search: runs in processes of their own, one for each seed, that harm nobody when they fail."""
+"""Trials of a search: runs in processes of their own, one per seed, whose failures do no harm."""
 
 import fcntl
 import json
@@ -19,9 +19,9 @@ from seqrl.files import write
 from seqrl.machine import end_with_parent
 from seqrl.runs.manifest import can_go_on, facts_of, is_held, set_aside
 
-# Words of a command line that a run which goes on must hear again.
-HEARD_AGAIN = ("trust=", "--config-dir=")
-# Points of a run at which it is compared with others.
+# Arguments that must be given again when a run is resumed.
+GIVEN_AGAIN = ("trust=", "--config-dir=")
+# Points in a run at which it is compared with others.
 TICKS = 20
 
 
@@ -29,9 +29,9 @@ TICKS = 20
 class Trial:
     """Runs with the same values and different seeds, one after another.
 
-    arguments   of seqrl.train, but for seed and folder
+    arguments   of seqrl.train, except seed and folder
     folders     of the runs, by seed
-    output      file for what they print
+    output      file for their output
     """
 
     number: int
@@ -43,7 +43,7 @@ class Trial:
     _tick: int = 0
 
     def poll(self) -> bool:
-        """See to it that the runs go on, one after another; return whether there is nothing left to do."""
+        """Start the next run if none is running; return whether there is nothing left to do."""
         if self._process is not None:
             if self._process.poll() is None:
                 return False
@@ -53,13 +53,13 @@ class Trial:
         left = next((seed for seed in self.folders if not self._finished(seed)), None)
         if left is None:
             return True
-        # The run of a search that was killed may still be saving itself.
+        # If the search was killed, its run may still be saving itself.
         if not (self.folders[left].exists() and is_held(self.folders[left])):
             self._begin(left)
         return False
 
     def stop(self) -> None:
-        """Ask the present run to save itself and end, and wait until it has."""
+        """Ask the current run to save itself and end, and wait until it has."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
@@ -67,25 +67,25 @@ class Trial:
 
     @property
     def results(self) -> list[float]:
-        """Return of each run that is finished."""
+        """Return of each finished run."""
         facts = [facts_of(folder) for folder in self.folders.values()]
-        return [float(it["result"]) for it in facts if it.get("status") == "finished" and it["result"] is not None]
+        return [float(run["result"]) for run in facts if run.get("status") == "finished" and run["result"] is not None]
 
     @property
     def error(self) -> tuple[str, int]:
-        """What ended a run, and its exit code."""
+        """The error that ended a run, and its exit code."""
         for folder in self.folders.values():
             facts = facts_of(folder)
             if facts.get("status") not in (None, "finished"):
                 return str(facts.get("error", "was killed")), int(facts.get("exit_code", 1))
-        # It ended before it had a folder.
+        # The run ended before it had a folder.
         lines = self.output.read_text(errors="replace").splitlines() if self.output.exists() else []
         return (lines[-1] if lines else "was killed").removeprefix("seqrl: error: "), 2
 
     def ticks(self) -> list[tuple[int, float]]:
-        """Mean training return of the first run at every twentieth of its budget; what is new since the last call."""
+        """Mean training return of the first run at every twentieth of its budget: those new since the last call."""
         folder = next(iter(self.folders.values()))
-        found: dict[int, float] = {}
+        means: dict[int, float] = {}
         with suppress(OSError, yaml.YAMLError):
             budget = yaml.safe_load((folder / "config.yaml").read_text())
             with (folder / "metrics.jsonl").open("rb") as file:
@@ -96,13 +96,13 @@ class Trial:
                     self._read += len(line)
                     row = json.loads(line)
                     if row.get("rollout/return_mean") is not None:
-                        found.setdefault(int(TICKS * _progress(row, budget)), row["rollout/return_mean"])
-        new = {tick: mean for tick, mean in found.items() if self._tick < tick < TICKS}
+                        means.setdefault(int(TICKS * _progress(row, budget)), row["rollout/return_mean"])
+        new = {tick: mean for tick, mean in means.items() if self._tick < tick < TICKS}
         self._tick = max([self._tick, *new])
         return sorted(new.items())
 
     def mark_pruned(self) -> None:
-        """Say in the folder of a run that was stopped why it was."""
+        """Mark the folders of runs that were stopped early as pruned."""
         for folder in self.folders.values():
             facts = facts_of(folder)
             if facts.get("status") == "interrupted":
@@ -115,7 +115,7 @@ class Trial:
     def _begin(self, seed: int) -> None:
         folder = self.folders[seed]
         if can_go_on(folder):
-            arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(HEARD_AGAIN))]
+            arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(GIVEN_AGAIN))]
         else:
             set_aside(folder)
             arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={folder}"]
@@ -126,21 +126,21 @@ class Trial:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C is for the search, which then lets its trials save themselves; so is its sudden end.
+                # Ctrl-C goes to the search, which lets its trials save themselves; if the search dies, so do they.
                 start_new_session=True,
                 preexec_fn=partial(end_with_parent, signal.SIGTERM),
             )
 
 
 class Claim:
-    """A trial that this process sees to, and no other of the same search.
+    """A trial that this process runs, and no other process of the same search.
 
-    Raises BlockingIOError if another one does.
+    Raises BlockingIOError if another process runs it.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The system lets go of it when the process ends, however it ends.
+        # The system releases the lock when the process ends, however it ends.
         self._file = path.open("a")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,11 +154,11 @@ class Claim:
 
 
 def words(arguments: Sequence[str]) -> str:
-    """Arguments without what they need not have in common: what two searches must agree in."""
+    """The arguments in which two commands of the same search must agree, in one string."""
     return " ".join(sorted(a for a in arguments if not a.startswith(("trust=", "logger"))))
 
 
 def _progress(row: dict[str, Any], budget: dict[str, Any]) -> float:
-    """Share of a run that is over."""
+    """Share of a run that is done."""
     share = float(row.get("rollout/episodes", 0) / (budget["episodes"] * budget["parallel"]))
     return max(share, float(row["env_steps"] / budget["total_steps"])) if budget["total_steps"] else share

@@ -1,1 +1,1 @@
-"""Whether an environment and a network can be learned with exactly: `python -m seqrl.verify`."""
+"""Check an environment and a network before training: `python -m seqrl.verify`."""

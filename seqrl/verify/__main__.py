@@ -1,7 +1,7 @@
 """Check the environment and the network of a configuration: `python -m seqrl.verify [any arguments of seqrl.train]`.
 
-Says for each thing that must hold whether it does, what was measured and what to do. Exit code 0 if all hold, else 1.
-Leaves nothing behind.
+Prints for each check whether it passes, what was measured, and what to do if it fails. Exit code 0 if all pass, else 1.
+Writes no files.
 """
 
 import sys
@@ -20,7 +20,7 @@ from seqrl.verify.checks import Finding, env_checks, network_checks, played
 
 
 def verify(cfg: DictConfig) -> list[Finding]:
-    """What holds for the environment and the network of a configuration, on the CPU."""
+    """Check the environment and the network of a configuration, on the CPU."""
     device = replace(make_device(cfg), name="cpu")
     device.prepare()
 
@@ -36,14 +36,14 @@ def verify(cfg: DictConfig) -> list[Finding]:
 
 
 def table(findings: list[Finding]) -> str:
-    """A line for each finding; under what failed, the remedy."""
+    """A line for each finding, with the remedy below those that failed."""
     lines = []
     for finding in findings:
         lines.append(f"  {'pass' if finding.passed else 'FAIL'}  {finding.name:42}  {finding.figure}")
         if not finding.passed:
             lines.append(f"        -> {finding.remedy}")
     failed = sum(not finding.passed for finding in findings)
-    lines.append(f"\n  {len(findings) - failed} of {len(findings)} hold")
+    lines.append(f"\n  {len(findings) - failed} of {len(findings)} checks pass")
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
-"""What must hold for an environment and a network before anything is learned with them, each as a check.
+"""Checks that an environment and a network must pass before you train with them.
 
 The checks play a little and compare: what acting computed with what learning computes, a batch with its parts, one
-environment with its twin. Networks are checked in float64 with every parameter shaken, so that heads that begin near
-zero hide nothing; one that cannot be converted is checked in float32, with its wider tolerances.
+environment with its twin. Networks are checked in float64, with noise added to every parameter so that heads that start
+near zero hide nothing; a network that cannot be converted is checked in float32, with wider tolerances.
 """
 
 import math
@@ -22,18 +22,18 @@ from seqrl.runner import Runner
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, alternatives, masked_alternatives, parts
 from seqrl.types import Rollout, SequenceBatch, State
 
-# Environments that play, and steps that each of them plays between two looks at the memory.
+# Number of environments, and steps of each in a rollout.
 BATCH, LENGTH = 4, 64
-# Rollouts to wait for an episode's end, and steps after which an episode that has not ended counts as endless.
+# Rollouts to wait for an episode to end, and steps after which an episode counts as endless.
 PATIENCE, ENDLESS = 32, 20_000
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """Result of a check.
 
     figure   what was measured, and what is allowed
-    remedy   what to do if it did not pass
+    remedy   what to do if the check failed
     """
 
     name: str
@@ -46,10 +46,10 @@ class Finding:
 class Subject:
     """What is checked, and what it has played.
 
-    make_env      environments by their number and the name of their random stream; the same name is the same stream
-    network       with its parameters shaken
-    bptt_length   cut after so many steps
-    rollout       steps that began with carried memory and saw an episode end, if there was one to see
+    make_env      builds environments from their number and the name of their random stream; same name, same stream
+    network       with noise added to its parameters
+    bptt_length   steps after which sequences are cut
+    rollout       begins with carried memory and contains the end of an episode, if any episode ended
     """
 
     make_env: Callable[[int, str], BatchedEnv]
@@ -66,7 +66,7 @@ class Subject:
 
 
 def played(make_env: Callable[[int, str], BatchedEnv], network: Network, bptt_length: int) -> Subject:
-    """Shake the network and play with it."""
+    """Add noise to the parameters of the network, and play with it."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -87,7 +87,7 @@ def _played(make_env: Callable[[int, str], BatchedEnv], network: Network, bptt_l
         runner.collect()
         for _ in range(PATIENCE):
             rollout = runner.collect()
-            # Not at the very end: what follows is of interest.
+            # In the first half: the checks need the steps that follow.
             if rollout.ended[: LENGTH // 2].any():
                 break
     finally:
@@ -96,7 +96,7 @@ def _played(make_env: Callable[[int, str], BatchedEnv], network: Network, bptt_l
 
 
 def network_checks(subject: Subject) -> Iterator[Finding]:
-    """Whether the network computes the same in all ways, and nothing from where it must not."""
+    """Whether the network computes the same either way, and uses nothing that it must not."""
     yield _ratio(subject)
     yield _values(subject)
     yield _gradients(subject)
@@ -107,16 +107,16 @@ def network_checks(subject: Subject) -> Iterator[Finding]:
 
 
 def env_checks(make_env: Callable[[int, str], BatchedEnv]) -> Iterator[Finding]:
-    """Whether the environment is one that can be learned from, and repeated."""
+    """Whether the environment is repeatable and fit to learn from."""
     yield _repeats(make_env)
     yield from _interface(make_env)
 
 
 def _sequences(subject: Subject, rollout: Rollout | None = None) -> Sequences:
-    """The rollout cut into sequences; as the advantage of each step its place t * B + b, to tell steps apart."""
+    """The rollout cut into sequences, with the index t * B + b of each step in place of its advantage."""
     rollout = rollout or subject.rollout
-    place = torch.arange(rollout.valid.numel(), dtype=torch.float64).view(rollout.valid.shape)
-    return split(rollout, place, rollout.value, subject.bptt_length)
+    index = torch.arange(rollout.valid.numel(), dtype=torch.float64).view(rollout.valid.shape)
+    return split(rollout, index, rollout.value, subject.bptt_length)
 
 
 def _batch(subject: Subject, rollout: Rollout | None = None) -> SequenceBatch:
@@ -133,8 +133,8 @@ def _ratio(subject: Subject) -> Finding:
         float(log_ratio.abs().max()),
         subject.allowed(1e-10, 1e-5),
         "largest |Δ log π|",
-        "`unroll` and `step` compute different policies: dropout, batch statistics or a memory that is not reset at an "
-        "unreal step are the usual reasons.",
+        "`unroll` and `step` compute different policies; the usual causes are dropout, batch statistics or memory that "
+        "is not reset at an unreal step.",
     )
 
 
@@ -153,7 +153,7 @@ def _values(subject: Subject) -> Finding:
 
 
 def _gradients(subject: Subject) -> Finding:
-    """Against one step after another, one environment at a time."""
+    """Compare gradients with those of a plain reference: one environment at a time, step by step."""
     network, parameters = subject.network, list(subject.network.parameters())
     batch = _batch(subject)
     weight = torch.randn(2, len(batch.action), generator=torch.Generator().manual_seed(1)).to(parameters[0].dtype)
@@ -174,7 +174,7 @@ def _gradients(subject: Subject) -> Finding:
         errors[worst],
         subject.allowed(1e-9, 1e-3),
         f"largest relative Δ, of {name}",
-        "the backward pass of `unroll` reaches too far, or not far enough; see whether a cut or a reset stops it.",
+        "the backward pass of `unroll` reaches too far or not far enough: check that it stops at every cut and reset.",
     )
 
 
@@ -202,16 +202,16 @@ def _one_by_one(subject: Subject) -> tuple[Tensor, Tensor]:
 
 
 def _no_leak(subject: Subject) -> Finding:
-    """Change what was seen before an episode began: nothing computed within it may change."""
+    """Change the observations before an episode began: nothing computed within it may change."""
     name = "nothing leaks across a reset"
     rollout = subject.rollout
-    later = (rollout.age == 0).cummax(0).values & rollout.valid  # [T, B], from the first episode that began here on
+    later = (rollout.age == 0).cummax(0).values & rollout.valid  # [T, B], from the first episode that begins here
     before = ~(rollout.age == 0).cummax(0).values
     if not (later.any() and before.any()):
         return Finding(name, True, f"no episode began within {LENGTH} steps", "")
     observation = rollout.observation.clone()
     shuffled = observation.flip(0).roll(1, 1)
-    # Other observations that the environment can make: any space may be shuffled.
+    # Replace them by other observations of this environment, which are valid in any space.
     observation[before] = shuffled[before]
     changed = replace(rollout, observation=observation)
     with torch.no_grad():
@@ -223,13 +223,13 @@ def _no_leak(subject: Subject) -> Finding:
         name,
         worst,
         subject.allowed(1e-12, 1e-6),
-        "largest Δ value behind a reset",
-        "memory is not that of a new episode behind an unreal step: see Block.unroll.",
+        "largest Δ value after a reset",
+        "after an unreal step, memory is not that of a new episode: see Block.unroll.",
     )
 
 
 def _alone(subject: Subject) -> Finding:
-    """A sequence in a batch of its own is what it is among others."""
+    """A sequence gives the same results alone as in a batch."""
     sequences = _sequences(subject)
     with torch.no_grad():
         (batch,) = sequences.batches(max_steps=None)
@@ -249,7 +249,7 @@ def _alone(subject: Subject) -> Finding:
 
 
 def _forgets(subject: Subject) -> Finding:
-    """The memory of a new episode is zeros, and an episode's first step is computed from it."""
+    """The memory of a new episode is zero, and its first step is computed from that."""
     rollout, network = subject.rollout, subject.network
     state = network.initial_state(BATCH)
     left = max((float(leaf.double().abs().max()) for leaf in state.values() if leaf.numel()), default=0.0)
@@ -262,35 +262,35 @@ def _forgets(subject: Subject) -> Finding:
         "nothing is left in memory after a reset",
         left,
         subject.allowed(1e-10, 1e-4),
-        "largest rest",
+        "largest remainder",
         "`initial_state` must be zeros: the runner forgets an episode by zeroing its memory.",
     )
 
 
 def _chunks(subject: Subject) -> Finding:
     rollout, sequences = subject.rollout, _sequences(subject)
-    place = sequences.advantage.long()
+    index = sequences.advantage.long()
     envs = rollout.valid.shape[1]
-    age = rollout.age.flatten()[place]
-    faults = int((place.bincount(minlength=rollout.valid.numel()).view_as(rollout.valid) != rollout.valid.long()).sum())
+    age = rollout.age.flatten()[index]
+    faults = int((index.bincount(minlength=rollout.valid.numel()).view_as(rollout.valid) != rollout.valid.long()).sum())
     for begin, length in zip(sequences.begin, sequences.length, strict=True):
-        steps, ages = place[begin : begin + length], age[begin : begin + length]
+        steps, ages = index[begin : begin + length], age[begin : begin + length]
         faults += int((steps.diff() != envs).sum() + (ages.diff() != 1).sum())
         faults += int(bool(subject.bptt_length) and length > subject.bptt_length)
     return Finding(
         "every step once, in unbroken sequences",
         faults == 0,
-        f"{faults} faults in {len(sequences.length)} sequences of {len(place)} steps, 0 allowed",
-        "please report this: the splitter is seqrl's own.",
+        f"{faults} faults in {len(sequences.length)} sequences of {len(index)} steps, 0 allowed",
+        "please report this: the splitter is part of seqrl.",
     )
 
 
 def _repeats(make_env: Callable[[int, str], BatchedEnv]) -> Finding:
-    """Two environments of one seed tell the same story if they are told the same."""
-    first, again = (_story(make_env(BATCH, "verify")) for _ in range(2))
+    """Two environments with the same seed answer the same actions alike."""
+    first, again = (_answers(make_env(BATCH, "verify")) for _ in range(2))
     differing = _differences(first, again)
     figure = f"{differing} of {len(first)} answers differ, 0 allowed"
-    if not differing and not _differences(first, _story(make_env(BATCH, "verify another seed"))):
+    if not differing and not _differences(first, _answers(make_env(BATCH, "verify another seed"))):
         figure += "; the seed changes nothing"
     return Finding(
         "environment repeats with seed and actions",
@@ -300,7 +300,7 @@ def _repeats(make_env: Callable[[int, str], BatchedEnv]) -> Finding:
     )
 
 
-def _story(env: BatchedEnv) -> list[Tensor]:
+def _answers(env: BatchedEnv) -> list[Tensor]:
     random = np.random.default_rng(0)
     try:
         observation = env.reset()
@@ -319,56 +319,77 @@ def _story(env: BatchedEnv) -> list[Tensor]:
 
 
 def _differences(one: list[Tensor], other: list[Tensor]) -> int:
-    """Answers that differ; where one story has more of them, those too."""
+    """Number of answers that differ, plus those that only one side has."""
     return sum(not torch.equal(a, b) for a, b in zip(one, other, strict=False)) + abs(len(one) - len(other))
 
 
+@dataclass
+class Tally:
+    """What was counted while an environment played.
+
+    outside   observations outside their space
+    steps     steps played
+    ends      episodes that ended
+    own       of these, episodes whose final observation is not the next episode's first
+    """
+
+    outside: int = 0
+    steps: int = 0
+    ends: int = 0
+    own: int = 0
+
+
 def _interface(make_env: Callable[[int, str], BatchedEnv]) -> Iterator[Finding]:
-    """Shapes, types, bounds; episodes that end, and end with an observation of their own."""
+    """Shapes, types and bounds are right; episodes end, and end with an observation of their own."""
     env = make_env(1, "verify")
-    random = np.random.default_rng(0)
-    outside, steps, ends, own = 0, 0, 0, 0
     try:
-        observation = env.reset()
-        while ends < 3 and steps < ENDLESS:
-            outside += not _contains(env.observation_space, observation)
-            step = env.step(_action(env, observation, random))
-            steps += 1
-            observation = step.observation
-            if (step.terminated | step.truncated).any():
-                outside += not _contains(env.observation_space, observation)
-                ends += 1
-                final = observation.clone()
-                observation = env.reset(step.terminated | step.truncated)
-                if torch.equal(final, observation):
-                    # Unless this step is spent on the reset, it is one of the new episode.
-                    step = env.step(_action(env, observation, random))
-                    observation = step.observation
-                    own += not step.valid.all() and not torch.equal(final, observation)
-                else:
-                    own += 1
+        tally = _tally(env)
     finally:
         env.close()
     yield Finding(
         "observations lie in their space",
-        outside == 0,
-        f"{outside} of {steps + ends} do not, 0 allowed",
-        "widen observation_space, or mend what the environment shows: its shape, its type and its bounds.",
+        tally.outside == 0,
+        f"{tally.outside} of {tally.steps + tally.ends} do not, 0 allowed",
+        "widen observation_space, or fix the observations of the environment: their shape, type and bounds.",
     )
     yield Finding(
         "episodes end",
-        ends > 0,
-        f"{ends} ended within {steps:,} random steps",
-        "give it a time limit, +env.kwargs.max_episode_steps=1000 for instance, or use rollout_length=128.",
+        tally.ends > 0,
+        f"{tally.ends} ended within {tally.steps:,} random steps",
+        "give the environment a time limit, such as +env.kwargs.max_episode_steps=1000, or use rollout_length=128.",
     )
-    if ends:
+    if tally.ends:
         yield Finding(
             "the final observation is its own",
-            own > 0,
-            f"{ends - own} of {ends} equal the next episode's first one",
-            "return the last observation of the episode that ended, not the next one's first; a time limit is "
-            "bootstrapped from it. If the two look alike by design, never mind.",
+            tally.own > 0,
+            f"{tally.ends - tally.own} of {tally.ends} equal the next episode's first one",
+            "return the last observation of the episode that ended, not the first of the next; a time limit is "
+            "bootstrapped from it. If the two look alike by design, ignore this.",
         )
+
+
+def _tally(env: BatchedEnv) -> Tally:
+    """Play random actions in one environment until three episodes have ended, or for ENDLESS steps."""
+    random, tally = np.random.default_rng(0), Tally()
+    observation = env.reset()
+    while tally.ends < 3 and tally.steps < ENDLESS:
+        tally.outside += not _contains(env.observation_space, observation)
+        step = env.step(_action(env, observation, random))
+        tally.steps += 1
+        observation = step.observation
+        if (step.terminated | step.truncated).any():
+            tally.outside += not _contains(env.observation_space, observation)
+            tally.ends += 1
+            final = observation.clone()
+            observation = env.reset(step.terminated | step.truncated)
+            if torch.equal(final, observation):
+                # Unless this step is spent on the reset, it belongs to the new episode.
+                step = env.step(_action(env, observation, random))
+                observation = step.observation
+                tally.own += not step.valid.all() and not torch.equal(final, observation)
+            else:
+                tally.own += 1
+    return tally
 
 
 def _contains(space: spaces.Space[Any], observation: Tensor) -> bool:
@@ -384,7 +405,7 @@ def _contains(space: spaces.Space[Any], observation: Tensor) -> bool:
 
 
 def _action(env: BatchedEnv, observation: Tensor, random: np.random.Generator) -> Tensor:
-    """Random actions [B, *A], allowed ones if there is a mask; continuous ones may lie outside their bounds."""
+    """Random actions [B, *A], only allowed ones if there is a mask; continuous ones may lie outside their bounds."""
     mask = parts(env.observation_space, observation).get(ACTION_MASK)
     drawn = _drawn(env.action_space, env.batch_size, random, None if mask is None else mask.cpu().numpy() != 0)
     return torch.from_numpy(drawn).to(observation.device)
@@ -409,5 +430,5 @@ def _drawn(space: spaces.Space[Any], count: int, random: np.random.Generator, al
 
 
 def _small(name: str, figure: float, allowed: float, what: str, remedy: str) -> Finding:
-    # NaN does not pass.
+    # NaN fails.
     return Finding(name, figure <= allowed, f"{what} {figure:.1e}, allowed {allowed:.0e}", remedy)

@@ -1,0 +1,48 @@
+"""A program ends with one line for each fault, and an exit code that says what kind."""
+
+import logging
+
+import pytest
+
+from seqrl.config.program import errors_in_one_line
+from seqrl.errors import CheckpointError, ConfigError
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "lines"),
+    [
+        (ConfigError(["a: is wrong.", "b: is wrong."]), 2, ["a: is wrong.", "b: is wrong."]),
+        (CheckpointError("c: is damaged."), 3, ["c: is damaged."]),
+    ],
+)
+def test_an_expected_error_gets_a_line_for_each_fault_and_its_exit_code(capsys, error, exit_code, lines):
+    with pytest.raises(SystemExit) as ended, errors_in_one_line():
+        raise error
+    assert ended.value.code == exit_code
+    assert capsys.readouterr().err.splitlines() == [f"seqrl: error: {line}" for line in lines]
+
+
+def test_an_unexpected_error_gets_one_line_that_names_the_file_with_its_traceback(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    # pytest's own handlers would take the traceback.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with pytest.raises(SystemExit) as ended, errors_in_one_line():
+        _ = 1 / 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert line.startswith("seqrl: error: unexpected ZeroDivisionError")
+    (log,) = tmp_path.iterdir()
+    assert line.endswith(f"The traceback is in {log}.")
+
+
+@pytest.mark.parametrize(("when_interrupted", "printed"), [("", ""), ("stopped", "stopped\n")])
+def test_ctrl_c_ends_with_130(capsys, when_interrupted, printed):
+    with pytest.raises(SystemExit) as ended, errors_in_one_line(when_interrupted=when_interrupted):
+        raise KeyboardInterrupt
+    assert (ended.value.code, capsys.readouterr().err) == (130, printed)
+
+
+def test_without_an_error_the_program_continues(capsys):
+    with errors_in_one_line():
+        pass
+    assert capsys.readouterr().err == ""
