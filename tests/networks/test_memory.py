@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from seqrl.networks import LSTM, Attention, Block
+from seqrl.networks.memory.attention import distances, visibility
 
 LENGTH, ROWS, WIDTH = 23, 3, 8
 
@@ -137,6 +138,38 @@ def test_attention_sees_window_steps_back_and_no_farther():
     (gradient,) = torch.autograd.grad(output[15].sum(), x)
     seen = (gradient.abs().sum((1, 2)) > 0).nonzero().flatten().tolist()
     assert seen == [11, 12, 13, 14, 15]
+
+
+def test_distances_count_back_from_each_query_of_a_block():
+    assert distances(window=2, block=2, device="cpu").tolist() == [[2, 1, 0, -1], [3, 2, 1, 0]]
+    assert distances(window=1, block=3, device="cpu").tolist() == [
+        [3, 2, 1, 0, -1, -2],
+        [4, 3, 2, 1, 0, -1],
+        [5, 4, 3, 2, 1, 0],
+    ]
+
+
+def test_a_step_sees_the_real_steps_of_its_own_piece_within_the_window():
+    # Two rows of five steps in blocks of two. Row 0: one carried input exists, and step 2 is unreal. Row 1: both
+    # carried inputs exist, and every step is real.
+    mask = torch.tensor([[1, 1], [1, 1], [0, 1], [1, 1], [1, 1]], dtype=torch.bool)
+    real = torch.tensor([[0, 1], [1, 1]], dtype=torch.bool)
+    visible = visibility(mask, real, window=2, distance=distances(2, 2, "cpu"))
+    expected = [
+        [  # keys: both carried inputs, steps 0 and 1
+            [[0, 1, 1, 0], [0, 1, 1, 1]],  # the carried input that exists; never a step ahead
+            [[1, 1, 1, 0], [0, 1, 1, 1]],  # step 1: the older carried input lies beyond the window
+        ],
+        [  # keys: steps 0 to 3
+            [[0, 0, 0, 0], [0, 0, 0, 1]],  # unreal step 2 sees nothing; step 3 sees no other piece and no unreal step
+            [[1, 1, 1, 0], [0, 1, 1, 1]],  # step 3: step 0 lies beyond the window
+        ],
+        [  # keys: steps 2 to 4 and padding
+            [[0, 1, 1, 0], [0, 0, 0, 0]],  # padding sees nothing and is not seen
+            [[1, 1, 1, 0], [0, 0, 0, 0]],
+        ],
+    ]
+    assert visible.int().tolist() == expected
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
