@@ -12,6 +12,7 @@ from seqrl.algorithms.sequences import split
 from seqrl.errors import NotFiniteError
 from seqrl.runner import Runner
 from seqrl.runs import evaluator as evaluation
+from tests import reference
 from tests.parts import NETWORKS, ppo, reinforce, small_network
 from tests.worlds import Script
 
@@ -41,29 +42,10 @@ def sequences_of(rollout, bptt_length):
     return split(rollout, advantage, advantage + rollout.value, bptt_length)
 
 
-def by_step(rollout, network, bptt_length):
-    """log π(action) and value of every played step, in the order of `split`; the memory lets no gradient past a cut.
-
-    The plain reference: one environment after another, one step after another, memory reset where an episode begins.
-    """
-    log_probs, values = [], []
-    for b in range(rollout.valid.shape[1]):
-        state = None
-        for t in range(len(rollout.valid)):
-            if not rollout.valid[t, b]:
-                continue
-            age = int(rollout.age[t, b])
-            if age == 0:
-                state = network.initial_state(1)
-            elif state is None or t == 0:
-                stored = int(rollout.state_index[t, b])
-                state = {name: leaf[stored : stored + 1] for name, leaf in rollout.state.items()}
-            elif bptt_length and age % bptt_length == 0:
-                state = {name: leaf.detach() for name, leaf in state.items()}
-            policy, value, state = network.step(rollout.observation[t, b : b + 1], state)
-            log_probs.append(policy.log_prob(rollout.action[t, b : b + 1]))
-            values.append(value)
-    return torch.cat(log_probs), torch.cat(values)
+def by_reference(rollout, network, bptt_length):
+    """log π(action) and value of every played step, in the order of `split`."""
+    log_probs, _, values = zip(*reference.unrolled(network, rollout, bptt_length).values(), strict=True)
+    return torch.stack(log_probs), torch.stack(values)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -95,7 +77,7 @@ def test_gradients_equal_a_plain_reference(world, kind, rollout_length, bptt_len
     batch = all_sequences(rollout, bptt_length)
     policy, value = network.unroll(batch)
     fast = gradients(policy.log_prob(batch.action), value)
-    slow = gradients(*by_step(rollout, network, bptt_length))
+    slow = gradients(*by_reference(rollout, network, bptt_length))
     for (name, _), a, b in zip(network.named_parameters(), fast, slow, strict=True):
         assert (a - b).norm() <= 1e-10 * b.norm() + 1e-13, name
 
@@ -224,7 +206,7 @@ def test_the_loss_of_ppo_is_the_one_of_the_paper_written_out(world, progress):
     # Ratios on both sides of the clip range.
     shift = torch.linspace(-0.4, 0.4, len(batch.log_prob), dtype=torch.float64)
     batch = dataclasses.replace(batch, log_prob=batch.log_prob + shift)
-    log_prob, value = by_step(rollout, network, 0)
+    log_prob, value = by_reference(rollout, network, 0)
     ratio, epsilon = (log_prob - batch.log_prob).exp(), 0.2 * (1 - progress)
     surrogate = [
         min(r * a, min(max(r, 1 - epsilon), 1 + epsilon) * a)
@@ -290,7 +272,7 @@ def test_reinforce_follows_the_gradient_of_the_log_likelihood():
     )
     batch = all_sequences(rollout, 0)
     loss, _ = algorithm.loss(batch, 0.0)
-    log_prob, _ = by_step(rollout, network, 0)
+    log_prob, _ = by_reference(rollout, network, 0)
     expected = -(batch.advantage * log_prob).mean()
     parameters = [p for name, p in network.named_parameters() if not name.startswith("value")]
     for a, b in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
