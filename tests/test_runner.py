@@ -119,7 +119,7 @@ def test_greedy_play_repeats_and_sampled_play_differs():
     assert plays[0] == plays[1] != plays[2]
 
 
-class Asked(TorchDispatchMode):
+class Waits(TorchDispatchMode):
     """Notes every operation for whose answer an accelerator would have to be waited for."""
 
     def __init__(self):
@@ -150,14 +150,14 @@ def test_a_rollout_of_some_steps_on_an_accelerator_asks_once_at_its_end(monkeypa
     play = runner(task(8, 0, **arguments), rollout_length=50)
     # In inference mode, torch does not show all that is asked.
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
-    with Asked() as asked:
+    with Waits() as waits:
         play.collect()
-    assert len(asked.operations) > 50  # so on the CPU, where it costs nothing
+    assert len(waits.operations) > 50  # so on the CPU, where it costs nothing
     as_on_an_accelerator(monkeypatch)
     play.collect()
-    with Asked() as asked:
+    with Waits() as waits:
         play.collect()
-    assert asked.operations == ["_local_scalar_dense"]  # whether all of it was finite
+    assert waits.operations == ["_local_scalar_dense"]  # whether all of it was finite
 
 
 @pytest.mark.parametrize("ghosts", [False, True])

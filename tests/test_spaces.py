@@ -34,7 +34,7 @@ def test_what_is_packed_is_split_again_in_any_shape_of_batch():
 
 
 def test_a_part_of_another_shape_is_named():
-    with pytest.raises(ValueError, match=r"its observation 'place' has the shape \(2,\), not \(3,\)"):
+    with pytest.raises(ValueError, match=r"its observation 'place' has shape \(2,\), not \(3,\)"):
         Packed({"place": spaces.Box(-1, 1, (3,))}).pack([np.zeros(2)])
 
 
