@@ -1,4 +1,4 @@
-"""Files that are whole at any time."""
+"""Atomic file writes."""
 
 import os
 from contextlib import suppress
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all, also if the machine dies meanwhile.
+    """Write `data` to `path`, completely or not at all, even if the machine crashes meanwhile.
 
-    Raises OSError that names the path; what was there before is then still there.
+    Raises OSError with the path; a file that was there before is then unchanged.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:

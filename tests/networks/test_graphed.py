@@ -56,7 +56,7 @@ def stands_still(function):
 
 
 @pytest.mark.parametrize(
-    ("capture", "why"), [(refuses, "not permitted when stream is capturing"), (stands_still, "says something else")]
+    ("capture", "why"), [(refuses, "not permitted when stream is capturing"), (stands_still, "gives different results")]
 )
 def test_a_network_that_cannot_be_captured_acts_as_it_comes_and_says_why(caplog, capture, why):
     env = CartPole(4, 0)
