@@ -1,4 +1,4 @@
-"""Files that are whole at any time, and that lead nowhere else: no link is followed, no name can be guessed."""
+"""Files that are whole at any time, and safe in a folder of somebody else: no link is followed, no name guessed."""
 
 import errno
 import os
@@ -16,9 +16,9 @@ TEXT_BYTES = 16 * 2**20
 
 
 def write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all, even if the machine dies meanwhile.
+    """Write `data` to `path`, completely or not at all, even if the machine crashes meanwhile.
 
-    A link at `path` is replaced, never followed. Raises OSError that names the path; then what was there still is.
+    A link at `path` is replaced, never followed. Raises OSError with the path; a file that was there is then unchanged.
     """
     temporary = path.with_name(f".seqrl-{secrets.token_hex(8)}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""Plays: steps B environments with a network, carries its memory, fills a Rollout."""
+"""Plays rollouts: steps B environments with a network, carries its memory, fills a Rollout."""
 
 import math
 import time
@@ -16,37 +16,37 @@ from seqrl.types import Rollout, State, Step
 
 
 class Player(Protocol):
-    """What acts: all that the runner asks of a network."""
+    """The part of a network that the runner needs to act."""
 
     def initial_state(self, batch_size: int) -> State: ...
 
     def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
-        """Policy, value and the memory after this step, which is written over where an episode ends."""
+        """Policy, value and the memory after this step; the runner overwrites the memory where an episode ends."""
         ...
 
 
 def waits(answer: Tensor) -> bool:
-    """Whether to look at these numbers is to wait for an accelerator: better to work in vain than to ask."""
+    """Whether reading these numbers would wait for an accelerator. Computing too much is then cheaper than asking."""
     return answer.device.type != "cpu"
 
 
 class Runner:
     """Plays rollouts, one after another.
 
-    On an accelerator, rollouts of k steps of environments that live there are played without waiting for any answer,
-    unless memory is to be stored within them; whole episodes are asked after every step which of them go on.
+    If the environments live on an accelerator, rollouts of k steps never wait for it, unless memory is stored within
+    them. Whole episodes wait after every step, to learn which of them continue.
 
     env              B environments
-    network          acts, and remembers
-    rollout_length   0: exactly one episode of every environment, none favoured for being short; those that have
-                     finished are not shown to the network any more. k: k steps of every environment; episodes and
-                     memory are carried over from rollout to rollout
-    state_interval   memory is stored every so many steps of an episode; 0: only where the rollout begins
-    state_lead       and also that many steps before each of these
-    generator        draws the actions; None takes the likeliest one
-    episode_limit    steps after which a whole episode counts as one that never ends
+    network          acts and remembers
+    rollout_length   0: exactly one episode of every environment, so that short ones are not favoured; the network no
+                     longer sees those that have finished. k: k steps of every environment; episodes and memory carry
+                     over from rollout to rollout
+    state_interval   store memory every so many steps of an episode; 0: only where the rollout begins
+    state_lead       store it also this many steps before each of those
+    generator        draws the actions; None: take the most likely action
+    episode_limit    steps after which a whole episode counts as endless
 
-    `collect` raises FaultyEnvError if it does not end, or if an environment returns NaN or an infinite number.
+    `collect` raises FaultyEnvError if an episode is endless, or if an environment returns NaN or an infinite number.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Runner:
         with torch.inference_mode():
             last_value = self._play_steps(recorder) if self.rollout_length else self._play_whole_episodes(recorder)
             self._check_finite()
-        # Outside, so that gradients may pass through what is learned from.
+        # Outside inference mode, because learning computes gradients from these tensors.
         return recorder.rollout(last_value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream of random actions is, and the episodes in progress."""
+        """State of the action generator and of the episodes in progress."""
         return {
             "generator": None if self.generator is None else self.generator.get_state(),
             "environment": self.env.state_dict(),
@@ -86,26 +86,26 @@ class Runner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
-        """Go on from there; return where [B] an episode was in progress that cannot go on: another takes its place.
+        """Restore the state; return [B] bool, true where an episode was lost and a new one takes its place.
 
-        Without a state of the environment, which must then be a fresh one, none can.
+        If there is no state of the environment, all episodes in progress are lost, and the environment must be fresh.
         """
         if self.generator is not None:
             self.generator.set_state(state["generator"])
-        goes_on = torch.zeros(self.env.batch_size, dtype=torch.bool)
+        continues = torch.zeros(self.env.batch_size, dtype=torch.bool)
         if state["environment"] is not None:
-            goes_on = self.env.load_state_dict(state["environment"])
+            continues = self.env.load_state_dict(state["environment"])
         self._unfinished = None
         if state["episodes"] is None:
-            return torch.zeros_like(goes_on)
-        if goes_on.any():
-            self._unfinished = Episodes.of(state["episodes"], goes_on.device)
-            if not goes_on.all():
-                self._unfinished.replace(~goes_on, self._reset(~goes_on))
-        return ~goes_on
+            return torch.zeros_like(continues)
+        if continues.any():
+            self._unfinished = Episodes.of(state["episodes"], continues.device)
+            if not continues.all():
+                self._unfinished.replace(~continues, self._reset(~continues))
+        return ~continues
 
     def _play_whole_episodes(self, recorder: "Recorder") -> Tensor:
-        """Play one episode each; return the value of what follows the last step [B], where there is nothing."""
+        """Play one episode each; return the value of what follows the last step [B]: zeros, as nothing does."""
         episodes = self._begin()
         while len(episodes.rows):
             step = self._play(episodes, recorder)
@@ -115,19 +115,19 @@ class Runner:
             if len(recorder.places) == self.episode_limit and len(episodes.rows):
                 raise FaultyEnvError(
                     f"environment {int(episodes.rows[0])}: its episode has not ended after {self.episode_limit:,} "
-                    "steps. Limit it, with +env.kwargs.max_episode_steps=1000 for instance, or use rollout_length=128."
+                    "steps. Set a limit, such as +env.kwargs.max_episode_steps=1000, or use rollout_length=128."
                 )
         return recorder.values[0].new_zeros(self.env.batch_size)
 
     def _play_steps(self, recorder: "Recorder") -> Tensor:
-        """Play `rollout_length` steps; return the value of what follows the last one [B], where its episode goes on."""
+        """Play `rollout_length` steps; return the value [B] of the observation after the last one."""
         episodes = self._unfinished or self._begin()
         for _ in range(self.rollout_length):
             step = self._play(episodes, recorder)
             ended = step.terminated | step.truncated
             if waits(ended) or ended.any():
                 episodes.observation = self._reset(ended)
-            # Where the environment spent the step on its reset, the episode begins after it, not before.
+            # If the environment spent the step on its reset, the episode begins after the step, not before.
             episodes.forget(ended | ~step.valid)
         self._unfinished = episodes
         return self._value(episodes.observation, episodes.state)
@@ -144,9 +144,9 @@ class Runner:
         began = time.perf_counter()
         step = episodes.step(self.env, action)
         self.environment_seconds += time.perf_counter() - began
-        # One number tells whether all are finite.
-        seen = sum(numbers.sum() for numbers in parts(self.env.observation_space, step.observation).values())
-        self._unchecked.append((seen + step.reward.sum(), replace(episodes), step))
+        # A single sum shows whether all numbers are finite.
+        total = sum(numbers.sum() for numbers in parts(self.env.observation_space, step.observation).values())
+        self._unchecked.append((total + step.reward.sum(), replace(episodes), step))
         if not waits(step.reward):
             self._check_finite()
 
@@ -157,22 +157,22 @@ class Runner:
         return step
 
     def _final_value(self, step: Step, value: Tensor, state: State) -> Tensor:
-        """Value [n] of the final observation where the clock ended an episode, not failure; memory is not yet reset."""
+        """Value [n] of the final observation of truncated episodes, 0 elsewhere; memory is not yet reset."""
         truncated = step.truncated & ~step.terminated
-        nothing = torch.zeros_like(value)
+        final_value = torch.zeros_like(value)
         if waits(truncated):
-            return self._value(step.observation, state).where(truncated, nothing)
+            return self._value(step.observation, state).where(truncated, final_value)
         if truncated.any():
             memory = {name: leaf[truncated] for name, leaf in state.items()}
-            nothing[truncated] = self._value(step.observation[truncated], memory)
-        return nothing
+            final_value[truncated] = self._value(step.observation[truncated], memory)
+        return final_value
 
     def _check_finite(self) -> None:
-        """Raise FaultyEnvError if anything that was not looked at yet is NaN or infinite; say where."""
+        """Raise FaultyEnvError if any number not checked yet is NaN or infinite; say where."""
         if self._unchecked and not math.isfinite(sum(total for total, _, _ in self._unchecked)):
             for _, episodes, step in self._unchecked:
-                seen = parts(self.env.observation_space, step.observation)
-                observations = {f"observation {name!r}" if name else "observation": it for name, it in seen.items()}
+                by_name = parts(self.env.observation_space, step.observation)
+                observations = {f"observation {name!r}" if name else "observation": x for name, x in by_name.items()}
                 check_finite(episodes, step.valid, {"reward": step.reward, **observations})
         self._unchecked.clear()
 
@@ -187,7 +187,7 @@ class Runner:
 
 
 def check_finite(episodes: "Episodes", valid: Tensor, answers: dict[str, Tensor]) -> None:
-    """Raise FaultyEnvError for the first environment that really played and answered NaN or an infinite number."""
+    """Raise FaultyEnvError for the first environment whose real step returned NaN or an infinite number."""
     for name, numbers in answers.items():
         faulty = valid & ~numbers.isfinite().reshape(len(numbers), -1).all(1)
         if faulty.any():
@@ -195,7 +195,7 @@ def check_finite(episodes: "Episodes", valid: Tensor, answers: dict[str, Tensor]
             number = numbers[first][~numbers[first].isfinite()].flatten()[0]
             raise FaultyEnvError(
                 f"environment {int(episodes.rows[first])}, step {int(episodes.age[first]) + 1} of its episode: "
-                f"its {name} is {number:g}. Mend the environment."
+                f"its {name} is {number:g}. Fix the environment."
             )
 
 
@@ -203,9 +203,9 @@ def check_finite(episodes: "Episodes", valid: Tensor, answers: dict[str, Tensor]
 class Episodes:
     """n episodes in progress.
 
-    rows          [n]      the environments they take place in
+    rows          [n]      index of the environment of each
     observation   [n, *O]  what the policy sees next
-    state         leaves [n, ...]  memory before that observation is seen
+    state         leaves [n, ...]  memory before it sees that observation
     age           [n]      steps played so far
     """
 
@@ -216,7 +216,7 @@ class Episodes:
 
     @classmethod
     def of(cls, state: dict[str, Any], device: torch.device) -> Self:
-        """Episodes of all environments, as their `state_dict` said."""
+        """Episodes of all environments, restored from a `state_dict`."""
         memory = {name: leaf.to(device, copy=True) for name, leaf in state["state"].items()}
         age = state["age"].to(device, copy=True)
         return cls(torch.arange(len(age), device=device), state["observation"].to(device), memory, age)
@@ -225,10 +225,10 @@ class Episodes:
         return {"observation": self.observation, "state": self.state, "age": self.age}
 
     def step(self, env: BatchedEnv, action: Tensor) -> Step:
-        """Play `action` [n, *A]; return the rows of these episodes."""
+        """Play `action` [n, *A]; return the step of these episodes only."""
         if len(self.rows) == env.batch_size:
             return env.step(action)
-        # Environments that have finished ignore their action.
+        # Finished environments ignore their action.
         everywhere = action.new_zeros(env.batch_size, *action.shape[1:])
         everywhere[self.rows] = action
         step = env.step(everywhere)
@@ -240,12 +240,12 @@ class Episodes:
         return Episodes(self.rows[these], self.observation[these], state, self.age[these])
 
     def replace(self, where: Tensor, observation: Tensor) -> None:
-        """Where `where` [n] is true, go on with an episode that begins with its row of `observation` [n, *O]."""
+        """Where `where` [n] is true, start an episode from that row of `observation` [n, *O]."""
         self.observation = observation.where(where.view(-1, *[1] * (observation.dim() - 1)), self.observation)
         self.forget(where)
 
     def forget(self, where: Tensor) -> None:
-        """Begin anew where `where` [n] is true: no memory, no age."""
+        """Set memory and age to zero where `where` [n] is true."""
         leaves = (self.age, *self.state.values())
         if waits(where):
             for leaf in leaves:
@@ -257,7 +257,7 @@ class Episodes:
 
 
 class Recorder:
-    """Writes down a rollout step by step, for as many environments as are still playing."""
+    """Records a rollout step by step, for the environments that are still playing."""
 
     def __init__(self, batch_size: int, state_interval: int, state_lead: int) -> None:
         self.batch_size, self.state_interval, self.state_lead = batch_size, state_interval, state_lead
@@ -270,7 +270,7 @@ class Recorder:
     def record(
         self, episodes: Episodes, action: Tensor, log_prob: Tensor, value: Tensor, step: Step, final_value: Tensor
     ) -> None:
-        """Add what was seen, known and done before `step`, and what it brought; all [n, ...]."""
+        """Add one step of `episodes`: what the policy saw and did, and the result; all [n, ...]."""
         place = len(self.places) * self.batch_size + episodes.rows
         self._store_state(episodes, place)
         self.places.append(place)
@@ -289,22 +289,22 @@ class Recorder:
             self._columns.setdefault(name, []).append(column)
 
     def _store_state(self, episodes: Episodes, place: Tensor) -> None:
-        """Keep memory where a sequence may begin with one; at an episode's start there is none."""
-        worth = episodes.age > 0
+        """Store memory where a sequence may begin with it; at an episode's start there is none."""
+        needed = episodes.age > 0
         if self.places:
             if not self.state_interval:
                 return
             here, ahead = episodes.age % self.state_interval, (episodes.age + self.state_lead) % self.state_interval
-            worth &= (here == 0) | (ahead == 0)
-            if not worth.any():
+            needed &= (here == 0) | (ahead == 0)
+            if not needed.any():
                 return
-        # At the first step all of it rather than to ask where there is none.
-        chosen = slice(None) if not self.places and waits(worth) else worth
+        # At the first step, store all memory rather than wait for an accelerator to say where there is none.
+        chosen = slice(None) if not self.places and waits(needed) else needed
         self._state_places.append(place[chosen])
         self._states.append({name: leaf[chosen] for name, leaf in episodes.state.items()})
 
     def rollout(self, last_value: Tensor) -> Rollout:
-        """All that was recorded. `last_value` [B]: of what follows the last step, where its episode goes on."""
+        """The recorded rollout. `last_value` [B]: value of the observation after the last step."""
         place = torch.cat(self.places)
         length = len(self.places)
 
@@ -329,7 +329,7 @@ class Recorder:
         return {name: torch.cat([state[name] for state in self._states]) for name in self._states[0]}
 
     def _state_index(self, age: Tensor) -> Tensor:
-        """Which row of the stored memory precedes each step [T, B]; -1: none is stored."""
+        """Row of the stored memory before each step [T, B]; -1 where none is stored."""
         stored = torch.cat(self._state_places)
         index = torch.full_like(age, -1)
         index.view(-1)[stored] = torch.arange(len(stored), device=age.device)

@@ -1,7 +1,7 @@
-"""Composed spaces: several parts in one tensor, so that what carries, cuts and stores them need not know of parts.
+"""Composed spaces: several parts in one tensor, so that code that moves or stores tensors need not know the parts.
 
-Packed   an observation of several parts, their bytes end to end
-Joint    several actions at once, their numbers side by side
+Packed   an observation of several parts: their bytes, end to end
+Joint    several actions at once: their numbers, side by side
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ Parts = Mapping[str, Space[Any]]
 
 # The part of an observation that says which choices are allowed.
 ACTION_MASK = "action_mask"
-# Every part begins at a multiple of so many bytes, whatever its numbers are.
+# Every part begins at a multiple of this many bytes, which suits every dtype.
 ALIGNMENT = 8
 
 
@@ -39,15 +39,15 @@ class Packed(Box):
         super().__init__(0, 255, (end,), np.uint8)
 
     def pack(self, values: Iterable[Any]) -> Array:
-        """One observation from the values of its parts, in their order.
+        """One observation from the values of its parts, in order.
 
-        Raises ValueError for one that has not the shape of its part.
+        Raises ValueError if a value does not have the shape of its part.
         """
         packed = np.zeros(self.shape, np.uint8)
         for (name, space), value in zip(self.parts.items(), values, strict=True):
             array = np.ascontiguousarray(value, dtype(space))
             if np.shape(value) != space.shape:
-                raise ValueError(f"its observation {name!r} has the shape {np.shape(value)}, not {space.shape}")
+                raise ValueError(f"its observation {name!r} has shape {np.shape(value)}, not {space.shape}")
             packed[self._bytes[name]] = array.reshape(-1).view(np.uint8)
         return packed
 
@@ -82,7 +82,7 @@ class Packed(Box):
 
 
 class Joint(Box):
-    """Several actions at once, each a vector of numbers: choices counted from 0, and what is continuous as it is.
+    """Several actions at once, as one vector of numbers: choices count from 0, continuous numbers stay unchanged.
 
     parts   space of each, by name: Discrete, MultiDiscrete, MultiBinary or Box, of at most one dimension
     """
@@ -117,7 +117,7 @@ class Joint(Box):
 
 
 def leaves(space: Space[Any], name: str = "") -> Iterator[tuple[str, Space[Any]]]:
-    """The spaces that a nested Dict or Tuple is made of, by names such as `arm.0`; any other space is its own leaf."""
+    """The leaf spaces of a nested Dict or Tuple, by names such as `arm.0`; any other space is its own leaf."""
     children = space.spaces.items() if isinstance(space, Dict) else None
     if isinstance(space, Tuple):
         children = enumerate(space.spaces)  # type: ignore[assignment]
@@ -129,7 +129,7 @@ def leaves(space: Space[Any], name: str = "") -> Iterator[tuple[str, Space[Any]]
 
 
 def values(space: Space[Any], element: Any) -> Iterator[Any]:
-    """The values that an element of a nested space is made of, in the order of `leaves`."""
+    """The leaf values of an element of a nested space, in the order of `leaves`."""
     if isinstance(space, Dict):
         for key, child in space.spaces.items():
             yield from values(child, element[key])
@@ -150,12 +150,12 @@ def nested(space: Space[Any], given: Iterator[Any]) -> Any:
 
 
 def parts(space: Space[Any], observation: Tensor) -> dict[str, Tensor]:
-    """Values of all parts of observations; one that is not composed is its own only part, without a name."""
+    """Values of all parts of observations; an observation without parts is a single part named ''."""
     return space.split(observation) if isinstance(space, Packed) else {"": observation}
 
 
 def dtype(space: Space[Any]) -> np.dtype[Any]:
-    """Type of a part's numbers as the policy sees them."""
+    """dtype of a part as the policy sees it."""
     match space:
         case Discrete() | MultiDiscrete():
             return np.dtype(np.int64)
@@ -165,17 +165,17 @@ def dtype(space: Space[Any]) -> np.dtype[Any]:
 
 
 def tensor_dtype(space: Space[Any]) -> torch.dtype:
-    """The same, as torch has it."""
+    """The same as a torch dtype."""
     return torch.from_numpy(np.empty(0, dtype(space))).dtype
 
 
 def numbers(space: Space[Any]) -> int:
-    """How many numbers an element has."""
+    """Number of numbers in an element."""
     return int(np.prod(space.shape or ()))
 
 
 def alternatives(space: Space[Any]) -> list[int]:
-    """Number of alternatives of each choice that a space has; none if it has no choices."""
+    """Number of alternatives of each choice in a space; empty if it has no choices."""
     match space:
         case Discrete():
             return [int(space.n)]
@@ -187,7 +187,7 @@ def alternatives(space: Space[Any]) -> list[int]:
 
 
 def masked_alternatives(space: Space[Any]) -> list[int]:
-    """Number of alternatives of each choice that a mask speaks of."""
+    """Number of alternatives of each choice that an action mask covers."""
     if isinstance(space, Joint):
         return [n for part in space.parts.values() for n in masked_alternatives(part)]
     return [] if isinstance(space, MultiBinary) else alternatives(space)

@@ -1,4 +1,4 @@
-"""Interquartile means, stratified bootstrap intervals, and tests by permutation.
+"""Interquartile means, stratified bootstrap intervals, and permutation tests.
 
 Source: Agarwal et al. (2021), Deep reinforcement learning at the edge of the statistical precipice; Holm (1979), A
 simple sequentially rejective multiple test procedure.
@@ -16,15 +16,15 @@ Array = NDArray[np.float64]
 RESAMPLES = 2000
 PERMUTATIONS = 20_000
 LEVEL = 0.95
-# Of a curve: memory grows with them, the number of runs and that of resamples.
+# Points of a curve to resample together: memory grows with points × runs × resamples.
 POINTS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and the interval that holds it with 95 % confidence; the same shape, whatever that is.
+    """A value and its 95 % confidence interval, all of one shape.
 
-    The interval is NaN where a single run says nothing about it.
+    The interval is NaN where it would have to come from a single run.
     """
 
     value: Array
@@ -33,7 +33,7 @@ class Estimate:
 
 
 def interquartile_mean(values: Array, axis: int = 0) -> Array:
-    """Mean of the middle half: a quarter of the values, rounded down, is left out at either end."""
+    """Mean of the middle half: drops a quarter of the values, rounded down, at either end."""
     values = np.sort(values, axis=axis)
     count = values.shape[axis]
     cut = count // 4
@@ -41,15 +41,15 @@ def interquartile_mean(values: Array, axis: int = 0) -> Array:
 
 
 def estimate(strata: Sequence[Array]) -> Estimate:
-    """Interquartile mean of runs, and its interval by a bootstrap that draws within each stratum.
+    """Interquartile mean of runs, with an interval from a bootstrap that resamples within each stratum.
 
-    strata   [runs, ...] each: runs of one configuration
+    strata   each [runs, ...]: the runs of one configuration
     """
     value = interquartile_mean(np.concatenate(strata))
     if all(len(stratum) == 1 for stratum in strata):
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     if value.ndim and value.size > POINTS_AT_ONCE:
-        # All points of a curve are drawn alike, whatever is done at once.
+        # The seed is fixed, so every chunk of the curve uses the same resamples.
         pieces = [
             estimate([s[:, i : i + POINTS_AT_ONCE] for s in strata]) for i in range(0, value.size, POINTS_AT_ONCE)
         ]
@@ -61,11 +61,11 @@ def estimate(strata: Sequence[Array]) -> Estimate:
 
 
 def mean(values: Array) -> Estimate:
-    """Mean of independent values [n], and its interval by a bootstrap."""
+    """Mean of independent values [n], with a bootstrap interval."""
     random = np.random.default_rng(0)
     if len(values) == 1:
         return Estimate(values[0], np.array(np.nan), np.array(np.nan))
-    # One by one: there may be many values.
+    # One resample at a time, because there may be many values.
     drawn = [values[random.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
     return Estimate(values.mean(), *_interval(np.array(drawn)))
 
@@ -73,8 +73,8 @@ def mean(values: Array) -> Estimate:
 def difference(a: Array, b: Array) -> tuple[Estimate, float]:
     """How much larger the mean of `a` is than that of `b`, and the p-value.
 
-    The p-value is that of a permutation test, two-sided: how often is the difference as large if all are dealt out to
-    the two sides anew? Every way of dealing is counted where there are few.
+    The p-value comes from a two-sided permutation test: the share of random splits of all values into two such groups
+    whose difference is at least as large. If there are few splits, all of them are counted.
 
     a, b    [units] and [units], independent of each other
     """
@@ -88,14 +88,14 @@ def difference(a: Array, b: Array) -> tuple[Estimate, float]:
         dealt, more = random.random((PERMUTATIONS, len(both))).argsort(1)[:, : len(a)], 1
     mean = both[dealt].mean(1)
     differences = mean - (both.sum() - mean * len(a)) / len(b)
-    # Of equal differences some come out a rounding smaller.
+    # Rounding makes some equal differences come out slightly smaller.
     as_large = np.abs(differences) >= abs(value) - 1e-9 * np.ptp(both)
     interval = _interval(means[0] - means[1]) if len(a) > 1 and len(b) > 1 else (np.array(np.nan), np.array(np.nan))
     return Estimate(value, *interval), float((more + as_large.sum()) / (more + len(dealt)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values as they are when so many comparisons are made at once."""
+    """p-values adjusted for this many simultaneous comparisons."""
     adjusted = np.empty(len(p_values))
     largest = 0.0
     for position, index in enumerate(np.argsort(p_values, kind="stable")):

@@ -1,22 +1,22 @@
-"""The data that flows between the rooms: T steps, B environments, M real steps, L × N places in memory's grid."""
+"""The data passed between modules: T steps, B environments, M real steps, a memory grid of L × N."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 State = dict[str, Tensor]
-"""What a network remembers: leaves [B, ...], batch first; {} if it is memoryless. Zeros at an episode's start."""
+"""A network's memory: leaves [B, ...], batch first; {} if it is memoryless. Zeros at an episode's start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a batch of environments answers to one action each.
+    """Result of one action in each environment.
 
-    observation   [B, *O]  after the action; at an episode's end its final observation, never the reset one
+    observation   [B, *O]  after the action; at an episode's end its final observation, never the next one's first
     reward        [B]
     terminated    [B] bool the task itself ended the episode
-    truncated     [B] bool a limit outside the task ended it, a clock for instance
-    valid         [B] bool false where nothing was played: the environment spent the step on its own reset
+    truncated     [B] bool a limit outside the task ended it, such as a time limit
+    valid         [B] bool false where nothing was played because the environment spent the step on its reset
     """
 
     observation: Tensor
@@ -28,21 +28,21 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """T steps of B environments, time first. Nothing may be read where `valid` is false.
+    """T steps of B environments, time first. Entries where `valid` is false must not be used.
 
     observation   [T, B, *O]  what the policy saw
     action        [T, B, *A]
     log_prob      [T, B]      of the action, when it was taken
     value         [T, B]      when the action was taken
-    next_value    [T, B]      value of what followed step t: the final observation at an episode's end, never the
-                              reset one; 0 after termination
+    next_value    [T, B]      value of the observation after step t: the final one at an episode's end, never the next
+                              episode's first; 0 after termination
     reward        [T, B]
-    terminated    [T, B] bool of step t itself, never "done before t"
+    terminated    [T, B] bool at step t itself, never "done before t"
     truncated     [T, B] bool
-    valid         [T, B] bool false where nothing was really played
+    valid         [T, B] bool false where nothing was played
     age           [T, B] int  steps played in the episode before t
-    state         leaves [K, ...]  memory before observation[t] was seen, stored where a sequence may begin
-    state_index   [T, B] int  row of `state` that holds the memory before step t; -1 where none is stored
+    state         leaves [K, ...]  memory before the policy sees observation[t], stored where a sequence may begin
+    state_index   [T, B] int  row of `state` with the memory before step t; -1 where none is stored
     """
 
     observation: Tensor
@@ -66,17 +66,16 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class SequenceBatch:
-    """Sequences for one gradient: M real steps, stored flat, and where each of them lies in memory's grid.
+    """Sequences for one gradient: M real steps, stored flat, and the position of each in the memory grid.
 
-    Only memory needs time, so only memory sees the grid [L, N]: several sequences lie end to end in one row, at least
-    one unreal step apart, and memory is zero after an unreal step. Everything else works on real steps and meets no
-    padding.
+    Only memory needs time, so only memory sees the grid [L, N]: a row holds several sequences end to end, at least one
+    unreal step apart, and memory is zero after an unreal step. Everything else works on real steps and sees no padding.
 
     observation   [M, *O]
     action        [M, *A]
     log_prob, advantage, target  [M]
-    grid_index    [M] int     time * N + row: where a step lies in the grid, flattened
-    mask          [L, N] bool true where a step lies
+    grid_index    [M] int     time * N + row: position of each step in the flattened grid
+    mask          [L, N] bool true on real steps
     state         leaves [N, ...]  memory before the first step of each row
     """
 

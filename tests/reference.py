@@ -1,6 +1,6 @@
-"""The whole computation once more, in float64, one environment and one step after another, from the formulas alone.
+"""An independent reference in float64, one environment and one step at a time, from the formulas alone.
 
-Nothing here calls what it is compared with: only parameters and recorded numbers are read.
+It calls none of the code it is compared with, and reads only parameters and recorded numbers.
 """
 
 import math
@@ -17,7 +17,7 @@ def lstm_step(block, x, hidden, cell):
 
 
 def attend(block, inputs):
-    """Output at the last of `inputs`, a list of [H], for all of which it may look back `window` steps."""
+    """Output at the last of `inputs`, a list of [H], attending to it and the `window` before it."""
     seen = inputs[-(block.window + 1) :]
     width = block.output_size // block.heads
     mixed = []
@@ -36,10 +36,10 @@ def attend(block, inputs):
 
 
 class Memory:
-    """What one trunk of a network remembers of one episode."""
+    """The memory of one trunk of a network within one episode."""
 
     def __init__(self, trunk, stored):
-        """`stored` leaves [...] of the state before the next step, or {} at an episode's start."""
+        """`stored`: leaves [...] of the state before the next step, or {} at an episode's start."""
         self.trunk, self.lstm, self.inputs = trunk, None, []
         if "lstm" in trunk.memory:
             zeros = torch.zeros(trunk.memory["lstm"].size, dtype=torch.float64)
@@ -49,12 +49,13 @@ class Memory:
             self.inputs = [x for x, is_real in zip(stored["attention.inputs"], real, strict=True) if is_real]
 
     def cut(self):
-        """Let no gradient pass."""
+        """Stop gradients here."""
         if self.lstm is not None:
             self.lstm = tuple(part.detach() for part in self.lstm)
         self.inputs = [x.detach() for x in self.inputs]
 
     def see(self, observation):
+        """Features of one more step."""
         layer = self.trunk.encoder.layer
         x = torch.tanh(layer.weight @ observation + layer.bias)
         if self.lstm is not None:
@@ -83,7 +84,7 @@ def heads(network, features, critic_features, action):
         log_prob += -0.5 * ((a - m) / torch.exp(s)) ** 2 - s - 0.5 * math.log(2 * math.pi)
         entropy += 0.5 + 0.5 * math.log(2 * math.pi) + s
         if bounded:
-            # What is left of the normal distribution between -1 and 1.
+            # The part of the normal distribution between -1 and 1.
             low, high = (-1 - m) / torch.exp(s), (1 - m) / torch.exp(s)
             within = 0.5 * (torch.erf(high / math.sqrt(2)) - torch.erf(low / math.sqrt(2)))
             density_low, density_high = (torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) for z in (low, high))
@@ -93,7 +94,7 @@ def heads(network, features, critic_features, action):
 
 
 def unrolled(network, rollout, bptt_length):
-    """{(t, b): (log π, entropy, value)} of every played step; memory lets no gradient past a cut."""
+    """{(t, b): (log π, entropy, value)} of every played step, b by b; no gradient passes a cut through memory."""
     answers = {}
     trunks = {"actor": network.actor} | ({} if network.critic is None else {"critic": network.critic})
     for b in range(rollout.valid.shape[1]):
@@ -121,7 +122,7 @@ def unrolled(network, rollout, bptt_length):
 
 
 def advantages(rollout, gamma, lambda_):
-    """{(t, b): A} as a sum over what follows in the episode: Σ (γλ)^k δ_{t+k}."""
+    """{(t, b): A} as the sum over the rest of the episode: Σ (γλ)^k δ_{t+k}."""
     answers = {}
     for b in range(rollout.valid.shape[1]):
         for t in range(len(rollout.valid)):

@@ -12,6 +12,7 @@ from seqrl.algorithms.sequences import split
 from seqrl.errors import NotFiniteError
 from seqrl.runner import Runner
 from seqrl.runs import evaluator as evaluation
+from tests import reference
 from tests.parts import NETWORKS, ppo, reinforce, small_network
 from tests.worlds import Script
 
@@ -23,7 +24,7 @@ WORLDS = {
 
 
 def collected(world, kind, rollout_length, bptt_length, dtype=torch.float64):
-    """Network, and its second rollout: memory is carried into it where rollouts have a length."""
+    """Network and its second rollout, into which memory carries over if rollouts have a length."""
     env = WORLDS[world]()
     network = small_network(env, kind, dtype)
     runner = Runner(env, network, rollout_length, bptt_length, torch.Generator().manual_seed(0))
@@ -41,29 +42,10 @@ def sequences_of(rollout, bptt_length):
     return split(rollout, advantage, advantage + rollout.value, bptt_length)
 
 
-def by_step(rollout, network, bptt_length):
-    """log π(action) and value of every played step, in the order of `split`; the memory lets no gradient past a cut.
-
-    The plain reference: one environment after another, one step after another, memory reset where an episode begins.
-    """
-    log_probs, values = [], []
-    for b in range(rollout.valid.shape[1]):
-        state = None
-        for t in range(len(rollout.valid)):
-            if not rollout.valid[t, b]:
-                continue
-            age = int(rollout.age[t, b])
-            if age == 0:
-                state = network.initial_state(1)
-            elif state is None or t == 0:
-                stored = int(rollout.state_index[t, b])
-                state = {name: leaf[stored : stored + 1] for name, leaf in rollout.state.items()}
-            elif bptt_length and age % bptt_length == 0:
-                state = {name: leaf.detach() for name, leaf in state.items()}
-            policy, value, state = network.step(rollout.observation[t, b : b + 1], state)
-            log_probs.append(policy.log_prob(rollout.action[t, b : b + 1]))
-            values.append(value)
-    return torch.cat(log_probs), torch.cat(values)
+def by_reference(rollout, network, bptt_length):
+    """log π(action) and value of every played step, in the order of `split`."""
+    log_probs, _, values = zip(*reference.unrolled(network, rollout, bptt_length).values(), strict=True)
+    return torch.stack(log_probs), torch.stack(values)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -95,13 +77,13 @@ def test_gradients_equal_a_plain_reference(world, kind, rollout_length, bptt_len
     batch = all_sequences(rollout, bptt_length)
     policy, value = network.unroll(batch)
     fast = gradients(policy.log_prob(batch.action), value)
-    slow = gradients(*by_step(rollout, network, bptt_length))
+    slow = gradients(*by_reference(rollout, network, bptt_length))
     for (name, _), a, b in zip(network.named_parameters(), fast, slow, strict=True):
         assert (a - b).norm() <= 1e-10 * b.norm() + 1e-13, name
 
 
-def test_a_missed_reset_would_be_seen():
-    # The mutation that the test above must catch: one episode's memory runs on into the next.
+def test_a_missed_reset_would_be_noticed():
+    # The mutation that the test above must catch: an episode's memory leaks into the next.
     network, rollout = collected("uneven episodes", "lstm", 11, 0)
     honest = all_sequences(rollout, 0)
     ages = rollout.age.clone()
@@ -112,7 +94,7 @@ def test_a_missed_reset_would_be_seen():
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_full_equals_truncated_at_the_episode_length_and_not_one_step_below(kind):
+def test_full_equals_truncated_at_the_episode_length_but_not_one_step_below(kind):
     gradients = []
     for bptt_length in (0, 20, 19):
         network, rollout = collected("uneven episodes", kind, 0, bptt_length)
@@ -120,7 +102,7 @@ def test_full_equals_truncated_at_the_episode_length_and_not_one_step_below(kind
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, network.parameters())]))
     full, whole, cut = gradients
     assert torch.equal(full, whole)
-    # Without memory a cut cuts nothing off; only the order of sums may differ.
+    # Without memory a cut changes nothing but the order of sums.
     difference = (full - cut).norm() / full.norm()
     assert (difference > 1e-6) if kind != "memoryless" else (difference < 1e-12)
 
@@ -167,7 +149,7 @@ def test_accumulated_gradients_equal_those_of_the_minibatch_at_once(bptt_length,
 
 
 @pytest.mark.parametrize("max_tokens", [1, 7, 25])
-def test_no_more_steps_go_through_the_network_at_once_than_allowed(max_tokens):
+def test_no_chunk_exceeds_the_step_limit_unless_one_sequence_does(max_tokens):
     _, rollout = collected("uneven episodes", "lstm", 0, 4)
     sequences = sequences_of(rollout, 4)
     batches = list(sequences.batches(max_tokens))
@@ -214,7 +196,7 @@ def test_annealed_coefficients_fall_linearly():
 
 @pytest.mark.parametrize("progress", [0.0, 0.5])
 @pytest.mark.parametrize("world", ["uneven episodes", "continuous"])
-def test_the_loss_of_ppo_is_the_one_of_the_paper_written_out(world, progress):
+def test_ppos_loss_equals_the_papers_written_out(world, progress):
     network, rollout = collected(world, "lstm+attention", 0, 0)
     algorithm = ppo(
         network, anneal=["clip_range", "entropy_coefficient"], entropy_coefficient=0.3, value_coefficient=0.7
@@ -224,7 +206,7 @@ def test_the_loss_of_ppo_is_the_one_of_the_paper_written_out(world, progress):
     # Ratios on both sides of the clip range.
     shift = torch.linspace(-0.4, 0.4, len(batch.log_prob), dtype=torch.float64)
     batch = dataclasses.replace(batch, log_prob=batch.log_prob + shift)
-    log_prob, value = by_step(rollout, network, 0)
+    log_prob, value = by_reference(rollout, network, 0)
     ratio, epsilon = (log_prob - batch.log_prob).exp(), 0.2 * (1 - progress)
     surrogate = [
         min(r * a, min(max(r, 1 - epsilon), 1 + epsilon) * a)
@@ -242,13 +224,13 @@ def test_the_loss_of_ppo_is_the_one_of_the_paper_written_out(world, progress):
     assert 0 < clipped < 1
 
 
-def test_target_kl_ends_the_epochs_early():
+def test_target_kl_stops_the_epochs_early():
     network, rollout = collected("uneven episodes", "lstm", 0, 0)
     row = ppo(network, target_kl=1e-9, epochs=50, learning_rate=0.1).update(rollout, 0.0)
     assert row["train/epochs"] < 50
 
 
-def test_values_keep_their_prediction_when_the_scale_of_returns_moves():
+def test_value_predictions_stay_when_the_scale_of_returns_moves():
     network, rollout = collected("uneven episodes", "lstm", 0, 0)
     batch = all_sequences(rollout, 0)
     network.value.adapt(batch.target, 0.99)
@@ -258,7 +240,7 @@ def test_values_keep_their_prediction_when_the_scale_of_returns_moves():
     assert network.value.mean.item() > 400
 
 
-def test_same_seed_same_bits():
+def test_the_same_seed_gives_the_same_bits():
     def parameters(seed):
         network, rollout = collected("uneven episodes", "lstm+attention", 11, 4, torch.float32)
         algorithm = ppo(network, bptt_length=4, seed=seed)
@@ -271,16 +253,16 @@ def test_same_seed_same_bits():
 
 
 @pytest.mark.parametrize("baseline", ["value", "batch_mean", "none"])
-def test_reinforce_weighs_by_the_return_minus_its_baseline(baseline):
+def test_reinforce_weights_by_the_return_minus_its_baseline(baseline):
     network, rollout = collected("uneven episodes", "lstm", 0, 0)
     algorithm = reinforce(network, baseline=baseline, gamma=1.0)
-    given = gae(rollout, 1.0, 1.0)
-    weight = algorithm.advantage(rollout, given)
+    advantage = gae(rollout, 1.0, 1.0)
+    weight = algorithm.advantage(rollout, advantage)
     env, first = 1, 0  # 20 steps with rewards 1, 2, ..., 20; episode 1 of this world is truncated
     returns = sum(range(1, 21)) + rollout.next_value[19, env]
-    every_return = (given + rollout.value)[rollout.valid]
-    less = {"value": rollout.value[first, env], "batch_mean": every_return.mean(), "none": 0}[baseline]
-    assert weight[first, env].item() == pytest.approx((returns - less).item(), abs=1e-9)
+    every_return = (advantage + rollout.value)[rollout.valid]
+    expected = {"value": rollout.value[first, env], "batch_mean": every_return.mean(), "none": 0}[baseline]
+    assert weight[first, env].item() == pytest.approx((returns - expected).item(), abs=1e-9)
 
 
 def test_reinforce_follows_the_gradient_of_the_log_likelihood():
@@ -290,7 +272,7 @@ def test_reinforce_follows_the_gradient_of_the_log_likelihood():
     )
     batch = all_sequences(rollout, 0)
     loss, _ = algorithm.loss(batch, 0.0)
-    log_prob, _ = by_step(rollout, network, 0)
+    log_prob, _ = by_reference(rollout, network, 0)
     expected = -(batch.advantage * log_prob).mean()
     parameters = [p for name, p in network.named_parameters() if not name.startswith("value")]
     for a, b in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
@@ -305,14 +287,14 @@ def test_reinforce_follows_the_gradient_of_the_log_likelihood():
         ("none", [1.0, 2.0, 6.0]),
     ],
 )
-def test_advantages_come_in_the_units_that_were_chosen(units, expected):
+def test_advantages_have_the_chosen_units(units, expected):
     network, _ = collected("uneven episodes", "lstm", 0, 0)
     network.value.adapt(torch.tensor([90.0, 110.0], dtype=torch.float64), 0.99)
     unit = ppo(network, normalize_advantage=units).unit_scale(torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64))
     assert unit.tolist() == pytest.approx(expected, rel=1e-6)
 
 
-def test_in_units_of_the_returns_small_advantages_stay_small():
+def test_small_advantages_stay_small_in_units_of_the_returns():
     network, _ = collected("uneven episodes", "lstm", 0, 0)
     network.value.adapt(torch.tensor([-1.0, 1.0], dtype=torch.float64), 0.99)
     noise = 1e-3 * torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
@@ -321,7 +303,7 @@ def test_in_units_of_the_returns_small_advantages_stay_small():
 
 
 @pytest.mark.parametrize(("baseline", "centred"), [("value", True), ("batch_mean", True), ("none", False)])
-def test_reinforce_is_centred_only_if_it_has_a_baseline(baseline, centred):
+def test_reinforce_centres_advantages_only_with_a_baseline(baseline, centred):
     network, _ = collected("uneven episodes", "lstm", 0, 0)
     unit = reinforce(network, baseline=baseline).unit_scale(torch.tensor([1.0, 2.0, 6.0]))
     assert (abs(unit.mean().item()) < 1e-6) is centred
@@ -330,13 +312,13 @@ def test_reinforce_is_centred_only_if_it_has_a_baseline(baseline, centred):
 
 @pytest.mark.parametrize("max_tokens", [None, 16])
 @pytest.mark.parametrize("gradient_threads", [2, 3, 100])
-def test_learners_side_by_side_follow_the_gradient_of_one(gradient_threads, max_tokens):
-    """Also where some have nothing to do."""
+def test_gradient_threads_compute_the_gradient_of_one(gradient_threads, max_tokens):
+    """Even if some threads have nothing to do."""
     gradients, logs = [], []
     for count in (1, gradient_threads, gradient_threads):
         network, rollout = collected("uneven episodes", "lstm+attention", 11, 4)
-        told = {"max_tokens_per_batch": max_tokens, "epochs": 1, "minibatches": 1, "bptt_length": 4}
-        algorithm = ppo(network, gradient_threads=count, **told)
+        changes = {"max_tokens_per_batch": max_tokens, "epochs": 1, "minibatches": 1, "bptt_length": 4}
+        algorithm = ppo(network, gradient_threads=count, **changes)
         logs.append(algorithm.update(rollout, 0.0))
         gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -347,8 +329,8 @@ def test_learners_side_by_side_follow_the_gradient_of_one(gradient_threads, max_
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_learners_side_by_side_take_the_steps_of_one(kind):
-    """Among them gradients that come as pieces of larger ones, as those of an LSTM with separators do."""
+def test_gradient_threads_take_the_steps_of_one(kind):
+    """Including gradients that are slices of larger tensors, like those of an LSTM with separators."""
     moved = []
     for gradient_threads in (1, 2):
         network, rollout = collected("uneven episodes", kind, 11, 0)
@@ -359,7 +341,7 @@ def test_learners_side_by_side_take_the_steps_of_one(kind):
         assert (step - moved[1][name]).norm() <= 1e-6 * step.norm(), name
 
 
-def test_what_goes_wrong_with_a_learner_is_raised(monkeypatch):
+def test_an_exception_in_a_gradient_thread_is_raised(monkeypatch):
     network, rollout = collected("uneven episodes", "lstm", 11, 4)
     algorithm = ppo(network, gradient_threads=2)
 
@@ -371,27 +353,27 @@ def test_what_goes_wrong_with_a_learner_is_raised(monkeypatch):
         algorithm.update(rollout, 0.0)
 
 
-def test_when_a_learner_fails_the_others_have_come_to_an_end():
-    """What they hold is free again: a remedy for want of memory is measured right then."""
+def test_when_a_gradient_thread_fails_the_others_finish_first():
+    """Then their memory is free again when the remedy for running out of memory is measured."""
     done = []
 
-    def fail_first_of_all(part):
+    def fail_on_the_first(part):
         if part == 0:
             raise MemoryError("no room")
         time.sleep(0.1)
         done.append(part)
 
     with pytest.raises(MemoryError):
-        GradientThreads(3).map(fail_first_of_all, [0, 1, 2])
+        GradientThreads(3).map(fail_on_the_first, [0, 1, 2])
     assert sorted(done) == [1, 2]
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_products_in_bfloat16_give_nearly_the_same_gradient_and_leave_everything_else_in_float32(kind):
+def test_bfloat16_autocast_gives_nearly_the_same_gradient_and_keeps_everything_else_in_float32(kind):
     gradients = []
-    for products in (None, torch.bfloat16):
+    for autocast_dtype in (None, torch.bfloat16):
         network, rollout = collected("uneven episodes", kind, 11, 4, torch.float32)
-        network.autocast_dtype = products
+        network.autocast_dtype = autocast_dtype
         memory = dict(network.initial_state(4).items())
         policy, value, after = network.step(rollout.observation[0], memory)
         assert {name: leaf.dtype for name, leaf in after.items()} == {name: leaf.dtype for name, leaf in memory.items()}
@@ -401,12 +383,12 @@ def test_products_in_bfloat16_give_nearly_the_same_gradient_and_leave_everything
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
     exact, coarse = gradients
     assert coarse.dtype == torch.float32
-    # bfloat16 has 8 bits: 0.4 % a number.
+    # bfloat16 has 8 significant bits: an error of 0.4 % per number.
     assert 1e-6 < (coarse - exact).norm() / exact.norm() < 0.05
 
 
 @pytest.mark.parametrize("kind", ["lstm", "separate critic"])
-def test_observations_are_normalised_by_what_was_played_before_and_learned_from_alike(kind):
+def test_acting_and_learning_normalise_observations_by_the_same_earlier_rollouts(kind):
     env = WORLDS["uneven episodes"]()
     network = small_network(env, kind, torch.float64, normalize_observations=True)
     runner = Runner(env, network, 11, 4, torch.Generator().manual_seed(0))
@@ -425,4 +407,4 @@ def test_observations_are_normalised_by_what_was_played_before_and_learned_from_
             assert torch.allclose(statistics.variance, torch.cat(seen).var(0, correction=0))
     before = copy.deepcopy(network.state_dict())
     evaluation.play(env, network, 8, None, 100)
-    assert all(torch.equal(it, before[name]) for name, it in network.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -1,4 +1,4 @@
-"""Defects that were found in published libraries, each with the test that would have found it here."""
+"""Defects found in published libraries, each with a test that would catch it here."""
 
 import copy
 
@@ -31,7 +31,7 @@ def sequences_of(rollout, bptt_length):
     return split(rollout, rollout.reward, rollout.value, bptt_length)
 
 
-def test_the_branch_of_whole_episodes_cannot_run():
+def test_the_whole_episode_branch_cannot_run():
     network, _, rollout = played(MANY, 0, 0)
     row = ppo(network, bptt_length=0).update(rollout, 0.0)
     assert row["memory/sequence_length"] == rollout.valid.sum() / 4
@@ -119,7 +119,7 @@ def test_sequences_begin_with_no_stored_memory():
 
 def test_a_time_limit_bootstraps_from_the_wrong_observation():
     network, _, rollout = played([[5]], 0, 0, ends="truncated")
-    # The world's clock shows 5 in the final observation, 0 in the next episode's first.
+    # The world's clock shows 5 in the final observation, and 0 in the first one of the next episode.
     final = torch.tensor([[0.0, float(rollout.observation[4, 0, 1]), 5.0, 1.0]])
     state = network.initial_state(1)
     for t in range(5):
@@ -128,7 +128,7 @@ def test_a_time_limit_bootstraps_from_the_wrong_observation():
 
 
 def test_the_return_that_scales_rewards_runs_on_through_a_time_limit():
-    # Rewards 1, 2, 3 and the clock; again. γ = 1 tells the sums.
+    # Rewards 1, 2, 3, then the time limit, twice. With γ = 1 the returns are plain sums.
     _, _, rollout = played([[3]], 6, 0, ends="truncated")
     scale = RewardScale(1.0)
     scale.divided(rollout)

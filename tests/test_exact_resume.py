@@ -205,5 +205,7 @@ def test_an_episode_longer_than_is_remembered_begins_anew_and_its_return_with_it
 def test_what_is_no_plain_data_is_said_when_it_is_to_be_saved(tmp_path):
     run = begun("env=gymnasium", "env.id=test/Unspeakable-v0", FIXED)
     run.iterate()
-    with pytest.raises(Exception, match=r"environment 0, .*: its state_dict raised TypeError: Unspeakable is no plain"):
+    with pytest.raises(
+        Exception, match=r"environment 0, .*: its state_dict raised TypeError: Unspeakable is not plain"
+    ):
         run.state_dict()

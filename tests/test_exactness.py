@@ -1,4 +1,4 @@
-"""Random worlds against the reference, and for each property a mutation that it must see."""
+"""Random worlds compared with the reference, and for each property a mutation that it must catch."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ GAMMA, LAMBDA = 0.9, 0.8
 
 @dataclass(frozen=True)
 class World:
-    """Environments, how they are played, and how the rollout is cut."""
+    """Environments, how to play them, and how to cut the rollout."""
 
     lengths: list[list[int]]
     ends: str = "mixed"
@@ -43,13 +43,13 @@ WORLDS = st.builds(
     bptt_length=st.integers(0, 7),
     kind=st.sampled_from(["lstm", "lstm+attention", "separate critic", "memoryless"]),
 )
-# One that every mutation below shows in: carried memory, both ends, one-step episodes, cuts.
+# A world in which every mutation below shows: carried memory, both kinds of end, one-step episodes, cuts.
 ROUGH = World([[3, 5, 1], [20], [2, 9], [1]], rollout_length=11, bptt_length=4)
 random_worlds = settings(max_examples=100, deadline=None, derandomize=True)
 
 
 def played(world):
-    """Network, and its second rollout."""
+    """Network and its second rollout."""
     env = Script(world.lengths, world.ends, world.ghosts, world.continuous)
     network = small_network(env, world.kind, torch.float64)
     runner = Runner(env, network, world.rollout_length, world.bptt_length, torch.Generator().manual_seed(0))
@@ -96,8 +96,8 @@ def check_that_acting_and_learning_equal_the_reference(world):
     answers = reference.unrolled(network, rollout, world.bptt_length)
     in_order = [answers[step] for sequence in places(rollout, world.bptt_length) for step in sequence]
     expected = [torch.stack(column) for column in zip(*in_order, strict=True)]
-    for found, wanted in zip((log_prob, entropy, value), expected, strict=True):
-        assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-10)
+    for actual, wanted in zip((log_prob, entropy, value), expected, strict=True):
+        assert torch.allclose(actual, wanted, rtol=1e-10, atol=1e-10)
     assert (log_prob - batch.log_prob).abs().max() < 1e-10
     weight = torch.randn(3, len(in_order), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     parameters = dict(network.named_parameters())
@@ -113,14 +113,14 @@ def check_that_acting_and_learning_equal_the_reference(world):
 
 def check_that_advantages_are_the_sum_in_the_paper(world):
     _, rollout = played(world)
-    found = gae(rollout, GAMMA, LAMBDA)
+    actual = gae(rollout, GAMMA, LAMBDA)
     for step, advantage in reference.advantages(rollout, GAMMA, LAMBDA).items():
-        assert found[step].item() == pytest.approx(advantage, rel=1e-9, abs=1e-9)
-    assert (found[~rollout.valid] == 0).all()
+        assert actual[step].item() == pytest.approx(advantage, rel=1e-9, abs=1e-9)
+    assert (actual[~rollout.valid] == 0).all()
 
 
-def check_that_what_follows_is_valued_as_it_ended(world):
-    """0 after termination; V(final observation) at a time limit, with the memory of the episode that ended."""
+def check_that_next_values_match_how_steps_ended(world):
+    """0 after termination; V(final observation) at a time limit, with the ended episode's memory."""
     network, rollout = played(world)
     trunk = network.critic or network.actor
     name = "actor" if network.critic is None else "critic"
@@ -165,13 +165,13 @@ CHECKS = {
     "sequences": check_that_sequences_hold_every_step_once_and_cross_nothing,
     "reference": check_that_acting_and_learning_equal_the_reference,
     "advantages": check_that_advantages_are_the_sum_in_the_paper,
-    "what follows": check_that_what_follows_is_valued_as_it_ended,
+    "next values": check_that_next_values_match_how_steps_ended,
     "loss": check_that_the_loss_is_a_mean_over_real_steps,
 }
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_it_holds_in_random_worlds(name):
+def test_a_property_holds_in_random_worlds(name):
     @given(WORLDS)
     @random_worlds
     def holds(world):
@@ -186,13 +186,13 @@ def missed_reset(patch):
 
 
 def forgotten_separator(patch):
-    """Learning does not reset between the sequences of a row."""
+    """Learning does not reset memory between the sequences of a row."""
     plain = LSTM.unroll
     patch.setattr(LSTM, "unroll", lambda self, x, state, mask: plain(self, x, state, torch.ones_like(mask)))
 
 
 def late_cut(patch):
-    """Sequences are cut a step late."""
+    """Sequences are cut one step late."""
 
     def starts(age, bptt_length):
         start = (age % bptt_length == 1) if bptt_length else age == 0
@@ -208,11 +208,11 @@ def wrong_rollout(patch, change):
 
 
 def post_step_state(patch):
-    """The memory that is stored is the one after the step."""
+    """The stored memory is the one after the step."""
 
     def collect(self):
         rollout = plain(self)
-        # One step on, with the network that played.
+        # Advance by one step with the network that played.
         first = rollout.state_index[0] >= 0
         rows = rollout.state_index[0][first]
         before = {name: leaf[rows] for name, leaf in rollout.state.items()}
@@ -237,7 +237,7 @@ def ends_shifted_by_one(patch):
 
 
 def value_of_the_reset_observation(patch):
-    """A time limit is bootstrapped from what the next episode begins with."""
+    """A time limit bootstraps from the first observation of the next episode."""
 
     def change(rollout):
         following = torch.cat([rollout.value[1:], rollout.value[-1:]])
@@ -247,7 +247,7 @@ def value_of_the_reset_observation(patch):
 
 
 def time_limit_as_termination(patch):
-    """A time limit keeps no bootstrap."""
+    """A time limit does not bootstrap."""
     wrong_rollout(
         patch, lambda r: dataclasses.replace(r, next_value=r.next_value.masked_fill(r.truncated | r.terminated, 0))
     )
@@ -266,14 +266,14 @@ def chain_not_cut(patch):
 
 
 def padding_in_a_mean(patch):
-    """The loss is divided by all places of the grid."""
+    """The loss is divided by all cells of the grid."""
     from seqrl.algorithms.ppo import SequencePPOAlgorithm
 
     plain = SequencePPOAlgorithm.loss
 
     def loss(self, batch, progress):
-        found, terms = plain(self, batch, progress)
-        return found * batch.mask.sum() / batch.mask.numel(), terms
+        mean, terms = plain(self, batch, progress)
+        return mean * batch.mask.sum() / batch.mask.numel(), terms
 
     patch.setattr(SequencePPOAlgorithm, "loss", loss)
 
@@ -314,15 +314,15 @@ def window_one_too_short(patch):
         (lost_step, "sequences", {}),
         (post_step_state, "reference", {}),
         (ends_shifted_by_one, "sequences", {}),
-        (ends_shifted_by_one, "what follows", {}),
-        (value_of_the_reset_observation, "what follows", {"ends": "truncated"}),
-        (time_limit_as_termination, "what follows", {"ends": "truncated"}),
+        (ends_shifted_by_one, "next values", {}),
+        (value_of_the_reset_observation, "next values", {"ends": "truncated"}),
+        (time_limit_as_termination, "next values", {"ends": "truncated"}),
         (chain_not_cut, "advantages", {}),
         (padding_in_a_mean, "loss", {}),
         (window_one_too_short, "reference", {}),
     ],
 )
-def test_a_mutation_is_seen(mutation, name, changes):
+def test_a_mutation_is_caught(mutation, name, changes):
     world = dataclasses.replace(ROUGH, **changes)
     CHECKS[name](world)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""An LSTM learns what a memoryless policy cannot: the positive control and the negative one."""
+"""An LSTM learns what a memoryless policy cannot: a positive and a negative control."""
 
 from statistics import median
 
@@ -34,10 +34,10 @@ def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterat
 @pytest.mark.parametrize("rollout_length", [0, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["lstm", pytest.param("lstm+attention", marks=pytest.mark.slow)])
 def test_a_network_with_memory_learns_to_remember_a_cue(kind, rollout_length):
-    # Of three seeds the median, as in the exam: a policy may settle before it has found out what the cue is for.
+    # The median of three seeds, as in the exam: a policy may settle before it discovers the use of the cue.
     returns = [mean_return_after_training(kind, rollout_length, bptt_length=0, seed=seed) for seed in range(3)]
     assert median(returns) > 0.95
 
 
-def test_a_memoryless_network_cannot():
+def test_a_memoryless_network_cannot_learn_to_remember():
     assert abs(mean_return_after_training("memoryless", 0, bptt_length=1)) < 0.3

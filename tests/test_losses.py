@@ -11,12 +11,12 @@ from seqrl.algorithms.losses import approximate_kl, clipped_surrogate, scaled
     [
         (1.0, 2.0, -2.0),
         (1.5, 2.0, -2.4),  # clipped: no gain beyond 1.2
-        (0.5, 2.0, -1.0),  # a loss is never clipped away
+        (0.5, 2.0, -1.0),  # the pessimistic side is never clipped
         (1.5, -2.0, 3.0),
         (0.5, -2.0, 1.6),
     ],
 )
-def test_clipped_surrogate_takes_the_worse_of_both(ratio, advantage, loss):
+def test_clipped_surrogate_takes_the_worse_of_the_two(ratio, advantage, loss):
     log_ratio = torch.tensor([math.log(ratio)], dtype=torch.float64)
     assert clipped_surrogate(log_ratio, torch.tensor([advantage], dtype=torch.float64), 0.2).item() == pytest.approx(
         loss

@@ -10,26 +10,26 @@ from seqrl.algorithms.adam import Adam
 def parameters():
     random = torch.Generator().manual_seed(0)
     plain = [torch.randn(shape, generator=random) for shape in ((3, 2), (4,), ())]
-    # Its numbers lie column by column.
+    # The last one is stored column by column.
     return [parameter.requires_grad_() for parameter in (*plain, torch.randn(4, 3, generator=random).T)]
 
 
 def descend(optimizer, params, steps, idle=1):
-    """Follow some gradients; the parameter `idle` has none at every other step."""
+    """Take some steps; the parameter `idle` has no gradient at every other one."""
     for step in range(steps):
         for i, parameter in enumerate(params):
             parameter.grad = None if i == idle and step % 2 else parameter.detach().sin() + step
         optimizer.step()
 
 
-def test_it_moves_parameters_as_torch_does_bit_for_bit():
+def test_adam_updates_parameters_as_torch_does_bit_for_bit():
     mine, theirs = parameters(), parameters()
     descend(Adam(mine, 0.01, 1e-5), mine, 7)
     descend(torch.optim.Adam(theirs, lr=0.01, eps=1e-5, fused=True), theirs, 7)
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
-def test_a_gradient_that_is_a_piece_of_a_larger_one_moves_the_right_numbers():
+def test_a_gradient_that_is_a_slice_of_a_larger_tensor_updates_the_right_numbers():
     larger = torch.arange(12.0).view(3, 4)
     for shape in (torch.zeros(3, 2), torch.zeros(2, 3).T):
         whole, piece = shape.clone().requires_grad_(), shape.clone().requires_grad_()
@@ -41,7 +41,7 @@ def test_a_gradient_that_is_a_piece_of_a_larger_one_moves_the_right_numbers():
 
 
 @pytest.mark.parametrize("saved_by", ["Adam", "torch"])
-def test_it_goes_on_from_a_state(saved_by):
+def test_adam_continues_exactly_from_a_saved_state(saved_by):
     params, again = parameters(), parameters()
     optimizer = (
         Adam(params, 0.01, 1e-5) if saved_by == "Adam" else torch.optim.Adam(params, lr=0.01, eps=1e-5, fused=True)
@@ -62,8 +62,8 @@ def test_a_state_of_other_parameters_is_refused():
         Adam([torch.zeros(2)], 0.01, 1e-5).load_state_dict(Adam([torch.zeros(3)], 0.01, 1e-5).state_dict())
 
 
-def test_training_starts_without_the_compiler():
-    """Its import takes a second of every start."""
+def test_training_starts_without_torchs_compiler():
+    """Importing it takes a second at every start."""
     program = """
 import sys
 from hydra import compose, initialize_config_dir

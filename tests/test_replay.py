@@ -8,7 +8,7 @@ from tests.worlds import Script
 
 
 def played(kind, rollout_length, state_lead=0, ghosts=False):
-    """Network, and its second rollout with memory stored every 4 steps."""
+    """Network and its second rollout, with memory stored every 4 steps."""
     env = Script([[3, 5, 1], [20], [2, 9], [6]], ghosts=ghosts)
     network = small_network(env, kind, torch.float64)
     runner = Runner(env, network, rollout_length, 4, torch.Generator().manual_seed(0), state_lead)
@@ -23,8 +23,10 @@ def changed(network):
 
 
 def by_hand(network, rollout, index, back):
-    """Memory of one stored row: the stored one `back` steps earlier, or where the episode or the rollout begins, and
-    then step by step."""
+    """Memory for one stored row, recomputed step by step.
+
+    It starts from the memory stored `back` steps earlier, or from the start of the episode or the rollout if later.
+    """
     (t, b) = (rollout.state_index == index).nonzero()[0].tolist()
     begin = max(0, t - min(back, int(rollout.age[t, b])))
     first = int(rollout.state_index[begin, b])
@@ -39,14 +41,14 @@ def by_hand(network, rollout, index, back):
 
 
 def starts(rollout):
-    """Stored rows at which a sequence of bptt_length 4 may begin."""
+    """Stored rows at which a sequence with bptt_length 4 may begin."""
     at_start = (rollout.age % 4 == 0) | (torch.arange(len(rollout.age)).unsqueeze(1) == 0)
     return rollout.state_index[at_start & (rollout.state_index >= 0)].tolist()
 
 
 @pytest.mark.parametrize("kind", ["lstm", "lstm+attention"])
 @pytest.mark.parametrize(("rollout_length", "ghosts"), [(0, False), (15, False), (15, True)])
-def test_memory_that_has_not_aged_is_recomputed_as_it_was(kind, rollout_length, ghosts):
+def test_recomputing_memory_that_is_not_stale_changes_nothing(kind, rollout_length, ghosts):
     network, rollout = played(kind, rollout_length, state_lead=3, ghosts=ghosts)
     rows = starts(rollout)
     assert len(rows) > 3
@@ -60,7 +62,7 @@ def test_memory_that_has_not_aged_is_recomputed_as_it_was(kind, rollout_length, 
 @pytest.mark.parametrize("kind", ["lstm", "lstm+attention"])
 @pytest.mark.parametrize("rollout_length", [0, 15])
 @pytest.mark.parametrize("way", ["refresh", "burn_in"])
-def test_aged_memory_is_computed_anew_with_the_present_network(kind, rollout_length, way):
+def test_stale_memory_is_recomputed_with_the_current_network(kind, rollout_length, way):
     network, rollout = played(kind, rollout_length, state_lead=3)
     network = changed(network)
     if way == "refresh":
@@ -80,7 +82,7 @@ def test_zero_memory_makes_every_sequence_begin_like_an_episode():
 
 
 @pytest.mark.parametrize("stale_state", ["keep", "refresh", "burn_in", "zero"])
-def test_every_way_learns_and_leaves_the_rollout_alone(stale_state):
+def test_every_way_learns_and_leaves_the_rollout_unchanged(stale_state):
     network, rollout = played("lstm+attention", 15, state_lead=3)
     before = {name: leaf.clone() for name, leaf in rollout.state.items()}
     algorithm = ppo(network, bptt_length=4, stale_state=stale_state, epochs=3, learning_rate=0.01)
@@ -89,7 +91,7 @@ def test_every_way_learns_and_leaves_the_rollout_alone(stale_state):
     assert all(torch.equal(leaf, rollout.state[name]) for name, leaf in before.items())
 
 
-def test_every_way_learns_something_else():
+def test_every_way_learns_something_different():
     learned = {}
     for stale_state in ("keep", "refresh", "burn_in", "zero"):
         network, rollout = played("lstm", 15, state_lead=6)

@@ -5,7 +5,7 @@ from seqrl.types import Rollout
 
 
 def rollout(reward, value, next_value, terminated=(), truncated=(), invalid=()) -> Rollout:
-    """One environment, T steps; ends and unplayed steps by their index."""
+    """One environment, T steps; ends and unplayed steps are given by index."""
     steps = len(reward)
 
     def at(indices):
@@ -31,7 +31,7 @@ def rollout(reward, value, next_value, terminated=(), truncated=(), invalid=()) 
 
 
 def test_gae_by_hand():
-    # γ = λ = 0.5. Step 1 terminates (next value 0), step 3 hits a time limit (next value V(final) = 8), step 4 goes on.
+    # γ = λ = 0.5. Step 1 terminates (next value 0), step 3 is truncated (next value V(final) = 8), step 4 continues.
     played = rollout(
         reward=[1, 2, 3, 4, 5],
         value=[10, 20, 30, 40, 50],
@@ -55,7 +55,7 @@ def test_an_episode_that_terminates_at_its_time_limit_has_no_bootstrap():
     assert gae(played, 0.9, 0.9).item() == 1
 
 
-def test_unplayed_steps_reach_no_advantage_even_if_they_hold_nan():
+def test_unplayed_steps_affect_no_advantage_even_if_they_are_nan():
     nan = float("nan")
     played = rollout([1, nan, 2], [0, nan, 0], [0, nan, 4], terminated=[0], invalid=[1])
     assert gae(played, 0.5, 0.5).flatten().tolist() == [1, 0, 4]

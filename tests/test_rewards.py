@@ -23,7 +23,7 @@ def played(env, rollout_length, rollouts, seed=0):
 
 
 class Plain:
-    """One environment after another, one step after another, told by the ends alone."""
+    """A plain loop over environments and steps, which looks only at rewards and ends."""
 
     def __init__(self, environments, gamma):
         self.gamma, self.every, self.now = gamma, [], [0.0] * environments
@@ -44,7 +44,7 @@ class Plain:
 @pytest.mark.parametrize("rollout_length", [0, 1, 7])
 @pytest.mark.parametrize("ghosts", [False, True])
 @pytest.mark.parametrize("ends", ["terminated", "truncated", "both", "mixed"])
-def test_rewards_are_divided_as_by_a_plain_loop(ends, ghosts, rollout_length, seed):
+def test_rewards_are_divided_as_in_a_plain_loop(ends, ghosts, rollout_length, seed):
     draw = random.Random(seed)
     lengths = [[draw.randint(1, 12) for _ in range(5)] for _ in range(4)]
     scale, plain = RewardScale(0.9), Plain(4, 0.9)
@@ -59,7 +59,7 @@ def test_rewards_are_divided_as_by_a_plain_loop(ends, ghosts, rollout_length, se
 
 
 @pytest.mark.parametrize("reward", [0.0, 0.1, -7e9])
-def test_returns_that_are_all_alike_leave_rewards_as_they_are(reward):
+def test_equal_returns_leave_rewards_unchanged(reward):
     scale = RewardScale(0.9)
     for rollout in played(Script([[1], [1], [1]]), 5, 3):
         rollout = dataclasses.replace(rollout, reward=torch.full_like(rollout.reward, reward, dtype=torch.float32))
@@ -76,8 +76,8 @@ def test_a_deviation_far_smaller_than_the_mean_is_not_lost():
 
 
 @pytest.mark.parametrize("environments", [3, 5])
-def test_an_episode_that_was_lost_takes_its_return_with_it(environments):
-    """A resumed run begins others in its place, perhaps of another number of environments."""
+def test_a_lost_episode_drops_its_return(environments):
+    """A resumed run begins new episodes instead, perhaps with another number of environments."""
     (before, _), (other, _) = (list(played(Script([[20]] * b), 7, 2)) for b in (3, environments))
     scale, plain = RewardScale(0.9), Plain(3, 0.9)
     plain.deviation(before)
@@ -88,7 +88,7 @@ def test_an_episode_that_was_lost_takes_its_return_with_it(environments):
 
 
 def updated(factor, **changes):
-    """Parameters after some updates from rewards that are `factor` times as large, and their change in all."""
+    """Parameters after some updates from rewards scaled by `factor`, and the norm of their change."""
     env = Script([[3, 5, 1], [20], [2, 9], [1]])
     network = small_network(env, "lstm", torch.float64)
     runner = Runner(env, network, 11, 0, torch.Generator().manual_seed(0))
@@ -104,15 +104,20 @@ def updated(factor, **changes):
 @pytest.mark.parametrize("normalize_value", [False, True])
 @pytest.mark.parametrize("build", [ppo, reinforce])
 def test_the_unit_of_the_reward_changes_no_update(build, normalize_value):
-    told = {"build": build, "normalize_value": normalize_value, "normalize_advantage": "none", "grad_clip_norm": None}
-    once, moved = updated(1, normalize_reward=True, **told)
-    thousandfold, _ = updated(1000, normalize_reward=True, **told)
+    changes = {
+        "build": build,
+        "normalize_value": normalize_value,
+        "normalize_advantage": "none",
+        "grad_clip_norm": None,
+    }
+    once, moved = updated(1, normalize_reward=True, **changes)
+    thousandfold, _ = updated(1000, normalize_reward=True, **changes)
     assert (once - thousandfold).norm() < 1e-9 * moved
-    without = [updated(factor, normalize_reward=False, **told)[0] for factor in (1, 1000)]
+    without = [updated(factor, normalize_reward=False, **changes)[0] for factor in (1, 1000)]
     assert (without[0] - without[1]).norm() > 1e-2 * moved
 
 
-def test_only_learning_sees_what_was_divided():
+def test_only_learning_sees_divided_rewards():
     env = Script([[3, 5, 1], [20]])
     network = small_network(env, "lstm")
     rollout = Runner(env, network, 11, 0, torch.Generator().manual_seed(0)).collect()
@@ -123,12 +128,12 @@ def test_only_learning_sees_what_was_divided():
     assert "train/return_deviation" not in ppo(network).update(rollout, 0.0)
 
 
-def test_a_scale_that_begins_within_a_run_counts_from_there():
+def test_a_scale_added_to_a_saved_run_counts_from_there():
     env = Script([[20], [20]])
     network = small_network(env, "lstm")
     rollout = list(played(env, 7, 2))[1]
     saved = ppo(network).state_dict()
-    goes_on = ppo(network, normalize_reward=True)
-    goes_on.load_state_dict(saved)
-    assert goes_on.reward_scale.divided(rollout).reward.isfinite().all()
-    assert goes_on.reward_scale.steps == 14
+    resumed = ppo(network, normalize_reward=True)
+    resumed.load_state_dict(saved)
+    assert resumed.reward_scale.divided(rollout).reward.isfinite().all()
+    assert resumed.reward_scale.steps == 14

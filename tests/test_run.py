@@ -24,7 +24,7 @@ def numbers(row):
     return {name: number for name, number in row.items() if name.startswith(("train/", "rollout/"))}
 
 
-def test_a_run_that_was_saved_goes_on_bit_for_bit():
+def test_a_saved_run_continues_bit_for_bit():
     env = Script([[3, 5, 1], [20], [2, 9], [1]])
     whole = begun(env, rollout_length=0)
     for _ in range(3):
@@ -33,7 +33,7 @@ def test_a_run_that_was_saved_goes_on_bit_for_bit():
     resumed = begun(world, seed=7, rollout_length=0)
     resumed.load_state_dict(state)
     for _ in range(3):
-        # Annealing, shuffling and drawing go on, and so do the counts.
+        # Annealing, shuffling, sampling and the counts all continue.
         assert numbers(whole.iterate()) == numbers(resumed.iterate())
     assert resumed.iterations == whole.iterations == 6
     assert (resumed.budget.steps, resumed.budget.episodes) == (whole.budget.steps, whole.budget.episodes)
@@ -49,7 +49,7 @@ def test_the_state_of_another_network_is_refused_in_one_line():
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_want_of_memory_is_said_wherever_it_occurs(monkeypatch, error):
+def test_running_out_of_memory_is_reported_wherever_it_occurs(monkeypatch, error):
     def fail(*_):
         raise error
 
@@ -73,9 +73,9 @@ def test_the_budget_is_spent_by_episodes_or_steps_whichever_comes_first():
 
 
 @pytest.mark.parametrize("kind", ["lstm", "lstm+attention"])
-def test_environments_that_are_tensor_programs_cost_no_python_each(kind):
+def test_tensor_programs_cost_no_python_per_environment(kind):
     def calls(environments):
-        """Calls of Python functions in the second iteration: 42 steps, two episodes of each environment."""
+        """Python function calls in the second iteration: 42 steps, two episodes of each environment."""
         run = begun(TMaze(environments, seed=0, corridor_length=20), kind=kind, rollout_length=42)
         run.iterate()
         seen = 0

@@ -17,7 +17,7 @@ def runner(env, rollout_length, state_interval=0, kind="lstm+attention", sample=
 
 
 def replay(network, observations, state=None):
-    """Memory before each of these observations of one episode, value of each, and memory after all."""
+    """Memory before each of these observations of one episode, the value of each, and the memory after all."""
     state = network.initial_state(1) if state is None else state
     memories, values = [], []
     with torch.no_grad():
@@ -33,7 +33,7 @@ def test_whole_episodes_are_exactly_one_of_every_environment():
     rollout = runner(env, rollout_length=0).collect()
     assert rollout.valid.sum(0).tolist() == [3, 1, 7, 7]
     assert rollout.ended.sum(0).tolist() == [1, 1, 1, 1]
-    assert (rollout.observation[..., 1] == 0)[rollout.valid].all()  # nothing of a second episode
+    assert (rollout.observation[..., 1] == 0)[rollout.valid].all()  # no step of a second episode
     assert runner(env, 0).collect().valid.sum(0).tolist() == [3, 1, 7, 7]
 
 
@@ -44,7 +44,7 @@ def test_finished_environments_are_not_shown_to_the_network():
     step = play.network.step
     play.network.step = lambda observation, state: shown.append(len(observation)) or step(observation, state)
     play.collect()
-    # 4 at the first step, 3 until the third, 2 to the end; truncations ask for one more value each.
+    # 4 at the first step, 3 until the third, 2 to the end; each truncation evaluates one more value.
     assert [n for n in shown if n > 1] == [4, 3, 3, 2, 2, 2, 2]
 
 
@@ -59,7 +59,7 @@ def test_fixed_length_rollouts_carry_episodes_and_memory_over():
     assert all(torch.equal(leaf[:1], memories[6][name]) for name, leaf in second.state.items())
 
 
-def test_the_memory_stored_is_the_one_before_the_step():
+def test_the_stored_memory_is_the_one_before_the_step():
     env = Script([[20]])
     play = runner(env, rollout_length=12, state_interval=4)
     rollout = play.collect()
@@ -72,7 +72,7 @@ def test_the_memory_stored_is_the_one_before_the_step():
 
 
 @pytest.mark.parametrize("ghosts", [False, True])
-def test_memory_begins_anew_with_every_episode(ghosts):
+def test_memory_resets_with_every_episode(ghosts):
     env = Script([[4, 2, 5]], ghosts=ghosts)
     play = runner(env, rollout_length=16)
     rollout = play.collect()
@@ -84,7 +84,7 @@ def test_memory_begins_anew_with_every_episode(ghosts):
 
 @pytest.mark.parametrize("rollout_length", [0, 7])
 @pytest.mark.parametrize("ends", ["terminated", "truncated", "both"])
-def test_what_follows_a_step_is_valued_by_how_it_ended(rollout_length, ends):
+def test_the_next_value_depends_on_how_the_episode_ended(rollout_length, ends):
     env = Script([[5]], ends=ends)
     play = runner(env, rollout_length)
     rollout = play.collect()
@@ -93,7 +93,7 @@ def test_what_follows_a_step_is_valued_by_how_it_ended(rollout_length, ends):
     if ends == "truncated":
         following = values[1:]  # V(final observation), with the memory of the episode that ended
     else:
-        following = [*values[1:5], 0.0]  # nothing follows termination, whatever the clock says
+        following = [*values[1:5], 0.0]  # 0 after termination, even at the time limit
     assert rollout.next_value[:5, 0].tolist() == pytest.approx(following, abs=1e-12)
 
 
@@ -104,7 +104,7 @@ def test_a_rollout_that_stops_inside_an_episode_bootstraps_from_the_next_observa
     assert first.next_value[-1].item() == pytest.approx(second.value[0].item(), abs=1e-12)
 
 
-def test_ghost_steps_are_marked_and_cost_no_reward_step_or_age():
+def test_ghost_steps_are_marked_and_add_no_reward_step_or_age():
     env = Script([[2, 3]], ghosts=True)
     rollout = runner(env, rollout_length=8).collect()
     assert rollout.valid.flatten().tolist() == [1, 1, 0, 1, 1, 1, 0, 1]
@@ -119,8 +119,8 @@ def test_greedy_play_repeats_and_sampled_play_differs():
     assert plays[0] == plays[1] != plays[2]
 
 
-class Asked(TorchDispatchMode):
-    """Notes every operation for whose answer an accelerator would have to be waited for."""
+class Waits(TorchDispatchMode):
+    """Records every operation that would wait for an accelerator."""
 
     def __init__(self):
         super().__init__()
@@ -145,19 +145,19 @@ def as_on_an_accelerator(monkeypatch):
 
 
 @pytest.mark.parametrize("task", [CartPole, TMaze])
-def test_a_rollout_of_some_steps_on_an_accelerator_asks_once_at_its_end(monkeypatch, task):
+def test_a_fixed_length_rollout_on_an_accelerator_waits_once_at_its_end(monkeypatch, task):
     arguments = {"max_episode_steps": 20} if task is CartPole else {"corridor_length": 5}
     play = runner(task(8, 0, **arguments), rollout_length=50)
-    # In inference mode, torch does not show all that is asked.
+    # In inference mode, torch does not dispatch all of these operations.
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
-    with Asked() as asked:
+    with Waits() as waits:
         play.collect()
-    assert len(asked.operations) > 50  # so on the CPU, where it costs nothing
+    assert len(waits.operations) > 50  # on the CPU it may, because waiting costs nothing there
     as_on_an_accelerator(monkeypatch)
     play.collect()
-    with Asked() as asked:
+    with Waits() as waits:
         play.collect()
-    assert asked.operations == ["_local_scalar_dense"]  # whether all of it was finite
+    assert waits.operations == ["_local_scalar_dense"]  # the check that everything is finite
 
 
 @pytest.mark.parametrize("ghosts", [False, True])
@@ -172,7 +172,7 @@ def test_an_accelerator_plays_the_same_rollouts(monkeypatch, rollout_length, sta
     for one, other in zip(plain, rollouts(), strict=True):
         for name in ("observation", "action", "log_prob", "value", "reward", "ended", "valid", "age"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
-        # Valued together with others: products of another size may round otherwise.
+        # Computed in a larger batch, products may round differently.
         assert torch.allclose(one.next_value, other.next_value, rtol=0, atol=1e-12)
         stored = one.state_index >= 0
         assert torch.equal(stored, other.state_index >= 0)
@@ -180,7 +180,7 @@ def test_an_accelerator_plays_the_same_rollouts(monkeypatch, rollout_length, sta
             assert torch.equal(leaf[one.state_index[stored]], other.state[name][other.state_index[stored]])
 
 
-def test_an_accelerator_names_the_step_that_was_not_finite(monkeypatch):
+def test_a_number_that_is_not_finite_is_located_on_an_accelerator_too(monkeypatch):
     env = Script([[4, 2, 5], [9, 1]])
     step, clock = env.step, itertools.count()
 

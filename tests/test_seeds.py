@@ -7,11 +7,11 @@ from seqrl import seeds
 
 def test_streams_of_neighbouring_seeds_names_and_parts_differ():
     names = ["init", "policy", "shuffle", "environment"]
-    found = {
+    drawn = {
         seeds.stream(seed, name, *index) for seed in range(50) for name in names for index in [(), (0,), (1,), (0, 1)]
     }
-    assert len(found) == 50 * len(names) * 4
-    assert all(0 <= s < 2**63 for s in found)
+    assert len(drawn) == 50 * len(names) * 4
+    assert all(0 <= s < 2**63 for s in drawn)
 
 
 def test_a_stream_repeats():

@@ -23,7 +23,7 @@ def test_sequences_start_where_episodes_do_and_after_every_bptt_length_steps():
     assert starts(age, 1).flatten().tolist() == [1, 1, 1, 1, 1]
 
 
-def test_multiples_count_from_the_episode_start_not_from_the_rollout():
+def test_multiples_count_from_the_start_of_the_episode_not_of_the_rollout():
     assert starts(column(3, 4, 5, 6, 7), 4).flatten().tolist() == [1, 1, 0, 0, 0]
 
 
@@ -50,7 +50,7 @@ def test_minibatches_differ_from_epoch_to_epoch():
 
 
 @given(st.data(), lengths)
-def test_packed_sequences_keep_apart_and_carried_ones_begin_rows(data, length):
+def test_packed_sequences_stay_apart_and_carried_ones_begin_rows(data, length):
     carried = np.array(data.draw(st.lists(st.booleans(), min_size=len(length), max_size=len(length))))
     row, offset, (steps, rows) = pack(length, carried)
     longest = length.max()
@@ -63,13 +63,13 @@ def test_packed_sequences_keep_apart_and_carried_ones_begin_rows(data, length):
         assert offset[i] + length[i] <= steps
         assert (grid[place, row[i]] == -1).all()
         grid[place, row[i]] = i
-        # A step that belongs to nobody lies before and after every sequence.
+        # An unreal step separates every sequence from the one before.
         assert offset[i] == 0 or grid[offset[i] - 1, row[i]] == -1
     following = [(grid[t, r], grid[t + 1, r]) for t in range(steps) for r in range(rows)]
     assert all(a == b or -1 in (a, b) for a, b in following)
 
 
-def test_packing_short_sequences_leaves_little_room():
+def test_packing_short_sequences_wastes_little_space():
     random = np.random.default_rng(0)
     length = np.concatenate([random.geometric(1 / 20, 300), [128]]).clip(max=128)
     _, _, (steps, rows) = pack(length, np.zeros(len(length), dtype=bool))

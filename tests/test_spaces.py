@@ -18,7 +18,7 @@ def test_leaves_have_names_and_an_order_that_values_share():
     assert list(leaves(spaces.Discrete(2))) == [("", spaces.Discrete(2))]
 
 
-def test_what_is_packed_is_split_again_in_any_shape_of_batch():
+def test_packed_observations_split_again_in_any_batch_shape():
     packed = Packed(dict(leaves(NESTED)))
     assert packed.shape[0] % 8 == 0
     NESTED.seed(0)
@@ -33,8 +33,8 @@ def test_what_is_packed_is_split_again_in_any_shape_of_batch():
     assert torch.equal(packed.join(parts), observation)
 
 
-def test_a_part_of_another_shape_is_named():
-    with pytest.raises(ValueError, match=r"its observation 'place' has the shape \(2,\), not \(3,\)"):
+def test_a_part_of_the_wrong_shape_is_named():
+    with pytest.raises(ValueError, match=r"its observation 'place' has shape \(2,\), not \(3,\)"):
         Packed({"place": spaces.Box(-1, 1, (3,))}).pack([np.zeros(2)])
 
 

@@ -4,17 +4,17 @@ import pytest
 from seqrl.statistics import difference, estimate, holm, interquartile_mean, mean
 
 
-def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end():
+def test_the_interquartile_mean_drops_a_quarter_at_either_end():
     assert interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
     assert interquartile_mean(np.array([-50.0, 1.0, 2.0, 3.0, 100.0])) == 2.0
-    # Too few to leave any out.
+    # Too few values to drop any.
     assert interquartile_mean(np.array([1.0, 2.0, 6.0])) == 3.0
     curves = np.array([[0.0, 9.0], [1.0, 1.0], [2.0, 2.0], [100.0, -9.0]])
     assert interquartile_mean(curves).tolist() == [1.5, 1.5]
 
 
-def test_the_bootstrap_draws_within_each_stratum():
-    # Between the strata lies all the difference, within them none: nothing is uncertain.
+def test_the_bootstrap_resamples_within_each_stratum():
+    # All variation is between the strata and none within, so nothing is uncertain.
     of = estimate([np.zeros(4), np.full(4, 10.0)])
     assert (of.value, of.low, of.high) == (5.0, 5.0, 5.0)
     spread = estimate([np.arange(20.0)])
@@ -22,19 +22,19 @@ def test_the_bootstrap_draws_within_each_stratum():
     assert 4 < spread.low < 8 < 11 < spread.high < 15
 
 
-def test_the_interval_of_a_mean_holds_it_as_often_as_it_says():
+def test_the_interval_of_a_mean_has_its_nominal_coverage():
     random = np.random.default_rng(0)
     of = [mean(random.normal(size=30)) for _ in range(150)]
-    assert 0.89 < np.mean([it.low < 0 < it.high for it in of]) < 0.98
+    assert 0.89 < np.mean([interval.low < 0 < interval.high for interval in of]) < 0.98
     alone = mean(np.array([2.0]))
     assert alone.value == 2
     assert np.isnan([alone.low, alone.high]).all()
 
 
-def test_the_permutation_test_counts_every_way_of_dealing():
+def test_the_permutation_test_counts_every_split():
     of, p = difference(np.array([1.0, 2.0, 3.0]), np.array([-1.0, -2.0, -3.0]))
     assert of.value == 4
-    # 2 of the 20 ways are as far apart.
+    # 2 of the 20 splits differ as much.
     assert p == pytest.approx(2 / 20)
     assert difference(np.ones(5), np.ones(5))[1] == 1
     random = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def test_the_permutation_test_counts_every_way_of_dealing():
     assert p < 0.01
 
 
-def test_the_permutation_test_is_wrong_as_often_as_it_says():
+def test_the_permutation_test_has_its_nominal_error_rate():
     random = np.random.default_rng(1)
     p_values = [difference(random.normal(size=5), random.normal(size=5))[1] for _ in range(400)]
     assert 0.02 < np.mean(np.array(p_values) <= 0.05) < 0.08

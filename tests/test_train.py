@@ -231,7 +231,7 @@ def test_a_point_of_a_sweep_that_fails_does_not_stop_the_others(tmp_path):
     done = train(tmp_path, "-m", *TINY, "episodes=1", "env.hidden=[9],[1],[1,3]")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("seqrl: error: point 0 of the sweep: env.hidden: there is no index 9")
+    assert line.startswith("seqrl: error: point 0 of the sweep: env.hidden: an observation of size 4 has no index 9")
     runs = sorted(tmp_path.glob("outputs/sweeps/*/*/manifest.json"))
     assert [json.loads(run.read_text())["status"] for run in runs] == ["failed", "finished", "finished"]
 

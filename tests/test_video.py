@@ -123,7 +123,7 @@ def test_an_environment_that_can_draw_itself_is_recognized_and_a_missing_package
     assert [draws_itself(id) for id in ("test/Grey-v0", "CartPole-v1", "test/Undrawn-v0")] == [True, True, True]
     env = GymnasiumEnv("test/Undrawn-v0", 1, seed=0, backend="sync", kwargs={"render_mode": "rgb_array"})
     with pytest.raises(
-        EnvError, match=r"^env.id: a package that draws test/Undrawn-v0 is missing: pencil .*pencil`\.$"
+        EnvError, match=r"^env.id: drawing test/Undrawn-v0 needs a package that is missing: pencil .*pencil`\.$"
     ):
         film(env, small_network(env), None, 1)
 

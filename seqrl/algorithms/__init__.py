@@ -1,4 +1,4 @@
-"""From a rollout to a better network: PPO and REINFORCE, through time and on single steps."""
+"""Learning from rollouts: PPO and REINFORCE, through time and on single steps."""
 
 from seqrl.algorithms.ppo import PPOAlgorithm, SequencePPOAlgorithm
 from seqrl.algorithms.reinforce import ReinforceAlgorithm, SequenceReinforceAlgorithm

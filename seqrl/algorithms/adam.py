@@ -1,4 +1,4 @@
-"""Adam without what torch's optimizers bring along."""
+"""Adam without the imports of torch.optim's classes."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,9 +9,9 @@ from torch.optim.adam import adam
 
 
 def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """A gradient whose numbers lie in memory as those of its parameter do.
+    """The gradient with the memory layout of its parameter.
 
-    The kernel takes numbers as they lie: of a gradient that is a piece of a larger one, the wrong ones.
+    The kernel ignores strides, so it would read the wrong numbers of a gradient that is a slice of a larger tensor.
     """
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
 
@@ -19,7 +19,7 @@ def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
 class Adam:
     """Adam, computed by torch's fused kernel.
 
-    torch's own class imports torch's compiler: a second of every start. States are in its format.
+    torch's own class imports torch's compiler, which takes a second at every start. States use its format.
 
     Source: Kingma & Ba (2015), "Adam: a method for stochastic optimization"; ε: Huang et al. (2022), "The 37
     implementation details of proximal policy optimization".
@@ -34,11 +34,11 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         moved = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
         adam(
             [self.parameters[i] for i in moved],
-            [laid_out(gradient, it) for it in self.parameters if (gradient := it.grad) is not None],
+            [laid_out(gradient, p) for p in self.parameters if (gradient := p.grad) is not None],
             [self.means[i] for i in moved],
             [self.squares[i] for i in moved],
             [],
@@ -68,7 +68,7 @@ class Adam:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises RuntimeError if the parameters have other shapes."""
+        """Restore a saved state. Raises RuntimeError if the parameters have other shapes."""
         for i, saved in state["state"].items():
             self.steps[i].copy_(saved["step"])
             self.means[i].copy_(saved["exp_avg"])

@@ -1,4 +1,4 @@
-"""What all algorithms share: from a rollout to a better network."""
+"""What all algorithms share: the update of a network from a rollout."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqrl.algorithms import stale_state as replay
+from seqrl.algorithms import stale_state
 from seqrl.algorithms.adam import Adam
 from seqrl.algorithms.gradients import GradientThreads, Terms, accumulate, add_terms
 from seqrl.algorithms.losses import scaled
@@ -23,21 +23,21 @@ from seqrl.errors import NotFiniteError
 from seqrl.networks import Distribution, Network
 from seqrl.types import Rollout, SequenceBatch, State
 
-# Share of the old in the running statistics of value targets, per update.
+# Weight of the old value-target statistics at each update.
 VALUE_DECAY = 0.99
-# Fewer real steps than this at once make an update slow and save little memory.
+# Chunks of fewer real steps slow an update down and save little memory.
 MIN_CHUNK_STEPS = 1024
-# What is kept of a minibatch that no gradient could be followed for.
+# Fields of a minibatch that are kept as evidence if its gradient is not finite.
 STEPS = ("observation", "action", "log_prob", "advantage", "target", "length")
-# Updates in a row that may be skipped for a gradient that is not finite.
+# Consecutive minibatches with a gradient that is not finite that end the run.
 PATIENCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all algorithms can be told: the keys of group `algorithm`, which `AlgorithmConfig` explains.
+    """Settings that all algorithms share: keys of config group `algorithm`, documented in `AlgorithmConfig`.
 
-    As a dataclass it refuses unknown and missing names by itself.
+    As a dataclass it rejects unknown and missing names.
     """
 
     learning_rate: float
@@ -60,14 +60,14 @@ class Settings:
 
 
 class SequenceAlgorithm(ABC):
-    """Policy gradients through time: gradients follow memory within sequences.
+    """Policy gradients through time: within a sequence, gradients flow back through memory.
 
-    network    learns in place
-    shuffle    deals sequences to minibatches
+    network    updated in place
+    shuffle    random generator that assigns sequences to minibatches
     settings   the fields of `Settings`
     """
 
-    # An epoch whose minibatches lay farther than this from the collecting policy, on average, is the last.
+    # Stop after an epoch whose mean KL divergence from the collecting policy exceeds this.
     target_kl: float | None = None
 
     def __init__(self, network: Network, shuffle: np.random.Generator, **settings: Any) -> None:
@@ -75,17 +75,17 @@ class SequenceAlgorithm(ABC):
         self.settings = Settings(**settings)
         self.reward_scale = RewardScale(self.settings.gamma) if self.settings.normalize_reward else None
         self.threads = GradientThreads(self.settings.gradient_threads)
-        self.parameters: Terms = {name: it for name, it in network.named_parameters() if it.requires_grad}
+        self.parameters: Terms = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.optimizer = Adam(self.parameters.values(), self.settings.learning_rate, epsilon=1e-5)
         self._skipped_in_a_row = 0
 
     @property
     def state_lead(self) -> int:
-        """Steps before a possible sequence at which memory must be stored too."""
+        """How many steps before each possible sequence start memory must be stored as well."""
         return self.settings.burn_in if self.settings.stale_state == "burn_in" else 0
 
     def chunk_steps(self, parallel: int) -> int | None:
-        """Real steps of `parallel` environments that may go through the network at once; None: a minibatch."""
+        """Real steps of `parallel` environments to send through the network at once; None: a whole minibatch."""
         settings = self.settings
         if settings.max_tokens_per_batch is not None or not settings.bptt_length:
             return settings.max_tokens_per_batch
@@ -93,31 +93,31 @@ class SequenceAlgorithm(ABC):
 
     @abstractmethod
     def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
-        """Loss of the policy on real steps, a scalar, and what else to log."""
+        """Policy loss over real steps, a scalar, and further terms to log."""
 
     def advantage(self, rollout: Rollout, advantage: Tensor) -> Tensor:
-        """Weight of each action's log-probability [T, B], from its return minus its value."""
+        """Weight of each action's log-probability [T, B]; `advantage` is its return minus its value."""
         return advantage
 
     def centred(self, advantage: Tensor) -> Tensor:
-        """Advantage of a minibatch [M] around zero."""
+        """Advantage of a minibatch [M] with mean zero."""
         return advantage - advantage.mean()
 
     def unit_scale(self, advantage: Tensor) -> Tensor:
-        """Advantage of a minibatch [M] in the units that `normalize_advantage` says."""
+        """Advantage of a minibatch [M] in the units set by `normalize_advantage`."""
         if self.settings.normalize_advantage == "none":
             return advantage
         centred = self.centred(advantage)
         return scaled(centred) if self.settings.normalize_advantage == "batch" else centred / self.network.value.std
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
-        """Improve the network by one rollout; `progress` is the share of the run that is over. Returns what to log."""
+        """Update the network from one rollout; `progress` is the completed share of the run. Returns scalars to log."""
         if self.reward_scale is not None:
             rollout = self.reward_scale.divided(rollout)
         advantage = gae(rollout, self.settings.gamma, self.settings.gae_lambda)
         target = advantage + rollout.value
         sequences = split(rollout, self.advantage(rollout, advantage), target, self.settings.bptt_length)
-        # What is not finite is no statistic; its gradient will not be followed either.
+        # Targets that are not finite must not enter the statistics; their gradient will be skipped, too.
         if self.settings.normalize_value and sequences.target.isfinite().all():
             self.network.value.adapt(sequences.target, VALUE_DECAY)
         learning_rate = self.annealed("learning_rate", progress)
@@ -135,7 +135,7 @@ class SequenceAlgorithm(ABC):
             log.extend(epoch)
             if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
                 break
-        # Only now, as the rollout was played, and learned from, with the statistics of those before it.
+        # Last, because the rollout was played, and learned from, with the statistics of earlier rollouts.
         self.network.adapt(sequences.observation)
         used = {"train/learning_rate": learning_rate, "train/epochs": epochs}
         return log.mean() | self._summary(rollout, sequences, target) | used
@@ -156,12 +156,12 @@ class SequenceAlgorithm(ABC):
         }
 
     def annealed(self, name: str, progress: float) -> float:
-        """The coefficient `name` when this share of the run is over."""
+        """The coefficient `name` at this share of the run."""
         value: float = {**vars(self.settings), **vars(self)}[name]
         return value * max(0.0, 1 - progress) if name in self.settings.anneal else value
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides the next update beside the rollout; tensors and plain data."""
+        """Everything but the rollout that determines the next update; tensors and plain data."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -171,30 +171,30 @@ class SequenceAlgorithm(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises RuntimeError if the network has other parameters."""
+        """Restore a saved state. Raises RuntimeError if the network has other parameters."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.shuffle.bit_generator.state = state["shuffle"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
-        # None if what was saved had no such scale: then it begins here.
+        # A state saved without a reward scale: the scale starts fresh.
         if self.reward_scale is not None and (scale := state.get("reward_scale")):
             self.reward_scale.load_state_dict(scale)
 
     def _learn_from(self, minibatch: Sequences, chunk_steps: int | None, progress: float) -> Terms:
-        """Take one gradient step on a minibatch, `chunk_steps` real steps at a time; if it is not finite, take none."""
+        """Take a gradient step on a minibatch, `chunk_steps` real steps at a time; skip it if it is not finite."""
         minibatch = replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
         parts = minibatch.shares(self.threads.count)
         accumulated = partial(
             accumulate,
             loss=partial(self.loss, progress=progress),
             parameters=self.parameters,
-            # All threads together hold what one would.
+            # All threads together hold as many steps as one thread would.
             chunk_steps=None if chunk_steps is None else math.ceil(chunk_steps / len(parts)),
             total_steps=len(minibatch.advantage),
         )
         gradients: Terms = {}
         terms: Terms = {}
-        # Summed in a fixed order, so that bits repeat.
+        # Sum in a fixed order for bit-identical results.
         for part_gradients, part_terms in self.threads.map(accumulated, parts):
             gradients, terms = add_terms(gradients, part_gradients), add_terms(terms, part_terms)
         for name, parameter in self.parameters.items():
@@ -216,13 +216,13 @@ class SequenceAlgorithm(ABC):
         }
 
     def _memory(self, rollout: Rollout, aged: bool) -> State:
-        """Stored memory as this epoch is to see it."""
+        """The stored memory for this epoch, renewed as `stale_state` asks."""
         if self.settings.stale_state == "zero":
-            return replay.zero(rollout)
+            return stale_state.zero(rollout)
         if aged and self.settings.stale_state == "refresh":
-            return replay.refreshed(self.network, rollout)
+            return stale_state.refreshed(self.network, rollout)
         if aged and self.settings.stale_state == "burn_in":
-            return replay.burned_in(self.network, rollout, self.settings.burn_in)
+            return stale_state.burned_in(self.network, rollout, self.settings.burn_in)
         return rollout.state
 
     def _skip(self, minibatch: Sequences) -> None:
@@ -235,7 +235,7 @@ class SequenceAlgorithm(ABC):
             }
             raise NotFiniteError(
                 f"loss: the gradient was NaN or infinite {PATIENCE} times in a row, all skipped. Reduce "
-                f"sequence_learning.grad_clip_norm (got {self.settings.grad_clip_norm}), to 2.0 for instance, "
+                f"sequence_learning.grad_clip_norm (got {self.settings.grad_clip_norm}), for example to 2.0, "
                 f"or algorithm.learning_rate (got {self.settings.learning_rate}).",
                 evidence,
             )
@@ -254,14 +254,14 @@ class SequenceAlgorithm(ABC):
 
 
 class SingleSteps:
-    """Shows an algorithm sequences of one step: each starts from its stored memory, without a gradient through time."""
+    """Cuts sequences of one step: each starts from its stored memory, with no gradient through time."""
 
     def __init__(self, network: Network, shuffle: np.random.Generator, **settings: Any) -> None:
         super().__init__(network, shuffle, **{**settings, "bptt_length": 1})  # type: ignore[call-arg]
 
 
 class Log:
-    """Averages of scalars by name."""
+    """Averages scalars by name."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Losses over real steps, flat [M]: no padding ever reaches them."""
+"""Losses over real steps, flat [M]: padding never reaches them."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """KL divergence from the collecting policy to the present one, a scalar ≥ 0: mean(ρ - 1 - log ρ).
+    """KL divergence from the collecting policy to the current one, a scalar ≥ 0: mean(ρ - 1 - log ρ).
 
     Source: Schulman (2020), "Approximating KL divergence", the estimator k3.
     """

@@ -16,9 +16,8 @@ class SequencePPOAlgorithm(SequenceAlgorithm):
     """Proximal policy optimisation through time.
 
     clip_range   ε of the clipped surrogate
-    target_kl    an epoch whose minibatches lay farther than this from the collecting policy, on average, is the last;
-                 None: never
-    anneal       can name learning_rate, clip_range and entropy_coefficient
+    target_kl    stop after an epoch whose mean KL divergence from the collecting policy exceeds this; None: never
+    anneal       any of learning_rate, clip_range and entropy_coefficient
 
     Source: Schulman et al. (2017), "Proximal policy optimization algorithms".
     """

@@ -13,10 +13,10 @@ from seqrl.types import Rollout, SequenceBatch
 
 
 class SequenceReinforceAlgorithm(SequenceAlgorithm):
-    """REINFORCE through time: the return of an action, minus a baseline, weighs the gradient of its log-probability.
+    """REINFORCE through time: an action's return minus a baseline weights the gradient of its log-probability.
 
     baseline   value: the network's value of the observation. batch_mean: the mean return of the rollout's steps. none
-    anneal     can name learning_rate and entropy_coefficient
+    anneal     any of learning_rate and entropy_coefficient
 
     Source: Williams (1992), "Simple statistical gradient-following algorithms for connectionist reinforcement
     learning".
@@ -25,7 +25,7 @@ class SequenceReinforceAlgorithm(SequenceAlgorithm):
     def __init__(self, network: Network, shuffle: np.random.Generator, *, baseline: str, **settings: Any) -> None:
         super().__init__(network, shuffle, **settings)
         if baseline not in BASELINES:
-            raise ValueError(f"baseline is {baseline!r}; it is one of {', '.join(BASELINES)}")
+            raise ValueError(f"baseline is {baseline!r}; use one of {', '.join(BASELINES)}")
         self.baseline = baseline
 
     def advantage(self, rollout: Rollout, advantage: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class SequenceReinforceAlgorithm(SequenceAlgorithm):
         return returns - returns[rollout.valid].mean() if self.baseline == "batch_mean" else returns
 
     def centred(self, advantage: Tensor) -> Tensor:
-        # To subtract the mean from bare returns would be a baseline nobody asked for.
+        # Subtracting the mean from plain returns would add a baseline.
         return advantage if self.baseline == "none" else super().centred(advantage)
 
     def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:

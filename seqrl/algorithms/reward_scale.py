@@ -1,4 +1,4 @@
-"""Rewards in units of the returns' own deviation."""
+"""Reward scaling by the standard deviation of returns."""
 
 import math
 from dataclasses import replace
@@ -12,12 +12,12 @@ from seqrl.types import Rollout
 
 
 class RewardScale:
-    """Divides rewards by the standard deviation of the discounted return, over every real step so far.
+    """Divides rewards by the standard deviation of the discounted return over all real steps so far.
 
-        R_t = r_t + γ R_{t-1}    within an episode; it begins anew with each, whatever ended the one before
+        R_t = r_t + γ R_{t-1}    within an episode; it restarts with each episode, however the last one ended
 
-    One deviation for all environments. A rollout counts before its own rewards are divided. No mean is subtracted: a
-    reward keeps its sign.
+    All environments share one deviation. A rollout enters the statistics before its own rewards are divided. No mean is
+    subtracted, so rewards keep their sign.
 
     Source: Engstrom et al. (2020), "Implementation matters in deep policy gradients: a case study on PPO and TRPO".
     """
@@ -30,12 +30,12 @@ class RewardScale:
 
     @property
     def deviation(self) -> float:
-        """What rewards are divided by; 1 where all returns are alike but for rounding."""
+        """The divisor of rewards; 1 if all returns are equal up to rounding."""
         deviation = math.sqrt(self.variance)
         return deviation if deviation > 1e-8 * abs(self.mean) else 1.0
 
     def divided(self, rollout: Rollout) -> Rollout:
-        """Take in a rollout; return it with its rewards divided."""
+        """Update the statistics with a rollout; return it with its rewards divided."""
         returns = self._returns(rollout)[rollout.valid.cpu()]
         self._count(len(returns), float(returns.mean()), float(returns.var(correction=0)))
         return replace(rollout, reward=rollout.reward / self.deviation)
@@ -50,17 +50,17 @@ class RewardScale:
     def _returns(self, rollout: Rollout) -> Tensor:
         """R of every step [T, B]."""
         reward = rollout.reward.where(rollout.valid, 0).cpu().double()
-        goes_on = (rollout.valid & (rollout.age > 0)).cpu()
-        # Where nothing goes on, a resumed run may even have another number of environments.
-        before = self._last if goes_on[0].any() else torch.zeros_like(reward[0])
-        returns = accumulated(reward, self.gamma * goes_on.double(), before, range(len(reward)))
+        continues = (rollout.valid & (rollout.age > 0)).cpu()
+        # If no episode continues, a resumed run may have a different number of environments.
+        before = self._last if continues[0].any() else torch.zeros_like(reward[0])
+        returns = accumulated(reward, self.gamma * continues.double(), before, range(len(reward)))
         self._last = returns[-1].clone()
         return returns
 
     def _count(self, steps: int, mean: float, variance: float) -> None:
-        """Merge the statistics of so many steps into those of all before (Chan et al., 1979)."""
+        """Merge the statistics of `steps` new steps into the running ones (Chan et al., 1979)."""
         share = steps / (self.steps + steps)
-        apart = mean - self.mean
+        shift = mean - self.mean
         self.steps += steps
-        self.mean += share * apart
-        self.variance += share * (variance - self.variance + (1 - share) * apart**2)
+        self.mean += share * shift
+        self.variance += share * (variance - self.variance + (1 - share) * shift**2)

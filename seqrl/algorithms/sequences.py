@@ -1,4 +1,4 @@
-"""The one splitter: where backpropagation may walk, and how sequences lie in memory's grid."""
+"""Splits rollouts into sequences for backpropagation, and packs them into the memory grid."""
 
 import bisect
 from collections.abc import Iterator
@@ -14,15 +14,17 @@ Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def starts(age: Tensor, bptt_length: int) -> Tensor:
-    """Steps [T, B] at which a sequence starts: at the rollout's first step, at every episode's first step and, if
-    `bptt_length` > 0, after every `bptt_length` steps of an episode.
+    """Steps [T, B] at which a sequence starts.
+
+    A sequence starts at the rollout's first step, at every episode's first step and, if `bptt_length` > 0, after every
+    `bptt_length` steps of an episode.
 
     age      [T, B] steps played in the episode before each
     Raises ValueError if `bptt_length` is negative.
     Source: Williams & Peng (1990), truncated BPTT(h).
     """
     if bptt_length < 0:
-        raise ValueError(f"bptt_length is {bptt_length}; it is 0 for whole episodes or a number of steps")
+        raise ValueError(f"bptt_length is {bptt_length}; use 0 for whole episodes, or a number of steps")
     start = age % bptt_length == 0 if bptt_length else age == 0
     start[0] = True
     return start
@@ -30,10 +32,10 @@ def starts(age: Tensor, bptt_length: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """N sequences, their M real steps end to end, one after the other, each in the order of time.
+    """N sequences with M real steps in all, end to end, each in time order.
 
     observation, action, log_prob, advantage, target   [M, ...]
-    begin, length    [N] host arrays: first step of a sequence, and how many it has
+    begin, length    [N] host arrays: index of a sequence's first step, and its number of steps
     state            leaves [K, ...] stored memories
     state_index      [N] host array: row of `state` before the sequence's first step; -1 where memory is zero
     """
@@ -49,8 +51,10 @@ class Sequences:
     state_index: Ints
 
     def minibatches(self, count: int, random: np.random.Generator) -> Iterator["Sequences"]:
-        """All sequences once, in at most `count` random groups whose numbers of real steps differ by at most the
-        longest sequence."""
+        """All sequences once, in at most `count` random groups.
+
+        The numbers of real steps of two groups differ by at most the longest sequence.
+        """
         for chosen in balanced(self.length, count, random):
             yield self.select(chosen)
 
@@ -80,9 +84,9 @@ class Sequences:
         )
 
     def batches(self, max_steps: int | None) -> Iterator[SequenceBatch]:
-        """All of them laid into grids, in as many batches as it takes to hold at most `max_steps` real steps in each.
+        """All sequences, packed into batches of at most `max_steps` real steps each; None: one batch.
 
-        A sequence is never cut, so that one longer than that is a batch of its own. None: one batch.
+        A sequence is never cut, so one that is longer forms its own batch.
         """
         if max_steps is None:
             yield self._batch(0, len(self.length))
@@ -95,7 +99,7 @@ class Sequences:
             first = last
 
     def _batch(self, first: int, last: int) -> SequenceBatch:
-        """Sequences first, first + 1, ..., last - 1, laid into a grid with as few rows as they allow."""
+        """Sequences first, first + 1, ..., last - 1, packed into a grid."""
         length, state_index = self.length[first:last], self.state_index[first:last]
         carried = state_index >= 0
         row, offset, shape = pack(length, carried)
@@ -125,21 +129,21 @@ class Sequences:
 
 
 def step_in_sequence(length: Ints) -> Ints:
-    """Place of each step in its sequence: 0, 1, ..., length[0] - 1, 0, 1, ..., length[1] - 1, ..."""
+    """Index of each step in its sequence: 0, 1, ..., length[0] - 1, 0, 1, ..., length[1] - 1, ..."""
     return np.arange(length.sum()) - np.repeat(length.cumsum() - length, length)
 
 
 def split(rollout: Rollout, advantage: Tensor, target: Tensor, bptt_length: int) -> Sequences:
-    """Cut a rollout into sequences that backpropagation may walk through.
+    """Cut a rollout into sequences for backpropagation.
 
-    A cut falls wherever `starts` says. Steps that were not played are left out; none lies within a sequence.
+    Cuts are at `starts`. Steps that were not played are left out; they never lie within a sequence.
 
     rollout      [T, B]
     advantage    [T, B], same steps
     target       [T, B] of the value, same steps
     Raises ValueError if `bptt_length` is negative.
     """
-    # Environment by environment, so that a sequence lies in one piece.
+    # Environment by environment, so that each sequence is contiguous.
     valid = rollout.valid.T.flatten()  # [B*T]
     steps = valid.nonzero().squeeze(1)  # [M]
     start = starts(rollout.age, bptt_length).T.flatten()[steps]
@@ -164,10 +168,10 @@ def split(rollout: Rollout, advantage: Tensor, target: Tensor, bptt_length: int)
 
 
 def balanced(length: Ints, count: int, random: np.random.Generator) -> Iterator[Ints]:
-    """Deal sequences of these lengths into at most `count` groups: random, and balanced by real steps.
+    """Deal sequences of these lengths into at most `count` groups, at random but balanced by real steps.
 
-    Sorted by length, every `count` neighbours are dealt one to each group, so that two groups differ by at most the
-    longest sequence. Which neighbour goes where is random, as is the order of equals.
+    Sequences are sorted by length, and each run of `count` neighbours is dealt one to each group, so that two groups
+    differ by at most the longest sequence. Which neighbour goes where is random, as is the order of equal lengths.
     """
     count = min(count, len(length))
     order = random.permutation(len(length))
@@ -175,19 +179,19 @@ def balanced(length: Ints, count: int, random: np.random.Generator) -> Iterator[
     rounds = -(-len(order) // count)
     dealt = np.full(rounds * count, -1)
     dealt[: len(order)] = order
-    # The last round may be short: its gaps are dealt like sequences of no length.
+    # The last round may be short: its gaps are dealt like empty sequences.
     for group in random.permuted(dealt.reshape(rounds, count), axis=1).T:
         yield group[group >= 0]
 
 
 def pack(length: Ints, carried: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[Ints, Ints, tuple[int, int]]:
-    """Lay sequences end to end into rows as long as the longest of them, one unreal step between two.
+    """Pack sequences end to end into rows as long as the longest of them, with one unreal step between two.
 
-    Rows are a little longer, in steps of at most an eighth, where few sequences are as long as the longest: a kernel is
-    made anew for every length it has not seen, which takes as long as some hundred steps.
+    If few sequences are that long, the row length is rounded up by at most an eighth, so that lengths recur: a kernel
+    is created for every new length, which takes as long as some hundred steps.
 
-    A sequence that begins with a stored memory (`carried`) must begin a row. Longest first, each of the others goes to
-    the row where it leaves the least room (best fit decreasing); a row is opened where none has room.
+    A sequence that begins with a stored memory (`carried`) must begin a row. The others go, longest first, to the row
+    where they leave the least room (best fit decreasing), or to a new row if none has room.
 
     returns   row [n], offset in the row [n], shape of the grid (row length L, number of rows N)
     """
@@ -195,7 +199,7 @@ def pack(length: Ints, carried: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> t
     if 2 * np.count_nonzero(length == longest) <= len(length):
         longest = recurring(longest)
     row, offset = np.zeros_like(length), np.zeros_like(length)
-    room: list[tuple[int, int]] = []  # sorted: steps that fit behind a separator, row
+    room: list[tuple[int, int]] = []  # sorted pairs: steps that still fit after a separator, row
     rows = 0
     order = np.lexsort((-length, ~carried))
     for i, steps, opens in zip(order.tolist(), length[order].tolist(), carried[order].tolist(), strict=True):
@@ -212,6 +216,6 @@ def pack(length: Ints, carried: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> t
 
 
 def recurring(length: int) -> int:
-    """The least of 8, 9, ..., 15, 16, 18, ..., 30, 32, 36, ... that is at least `length`: few, and none far above."""
+    """Round `length` up to 8, 9, ..., 15, 16, 18, ..., 30, 32, 36, ...: few values, by at most an eighth."""
     step = 1 << max(0, (length - 1).bit_length() - 4)
     return -(-length // step) * step

@@ -1,6 +1,6 @@
-"""Memory computed anew: what is stored with a rollout ages while the network learns from it.
+"""Renews stored memory, which becomes stale as the network learns from its rollout.
 
-Each way answers with leaves [K, ...] that take the place of `rollout.state`, row by row.
+Every function returns leaves [K, ...] that replace `rollout.state` row by row.
 """
 
 import torch
@@ -11,15 +11,15 @@ from seqrl.types import Rollout, State
 
 
 def zero(rollout: Rollout) -> State:
-    """No memory: every sequence begins like an episode."""
+    """Zero memory: every sequence begins like an episode."""
     return {name: torch.zeros_like(leaf) for name, leaf in rollout.state.items()}
 
 
 @torch.no_grad()
 def refreshed(network: Network, rollout: Rollout) -> State:
-    """Memory as the present network would have it, from the rollout's start on.
+    """Memory recomputed by the current network from the start of the rollout.
 
-    What an episode brought along into the rollout stays as stored: its earlier steps are gone.
+    Memory that an episode carried into the rollout stays as stored, because its earlier steps are gone.
     """
     if not (rollout.state_index[1:] >= 0).any():
         return rollout.state
@@ -34,16 +34,16 @@ def refreshed(network: Network, rollout: Rollout) -> State:
         elif kept.any():
             stored = _replaced(stored, index[kept], _rows(memory, kept))
         _, _, after = network.step(rollout.observation[t], memory)
-        # A step that was not played leaves memory alone.
+        # A step that was not played leaves memory unchanged.
         memory = {name: _where(rollout.valid[t], leaf, memory[name]) for name, leaf in after.items()}
     return stored
 
 
 @torch.no_grad()
 def burned_in(network: Network, rollout: Rollout, steps: int) -> State:
-    """Memory that has taken in the last `steps` steps with the present network, before that the stored one.
+    """Memory after running the current network over the last `steps` steps, from the memory stored before them.
 
-    Where the episode, or its part in this rollout, begins nearer, it is taken in from there.
+    If the episode, or its part in this rollout, begins later than that, start there.
     Needs memory stored `steps` before each step at which a sequence may begin: the runner's `state_lead`.
 
     Source: Kapturowski et al. (2019), "Recurrent experience replay in distributed reinforcement learning".
@@ -55,11 +55,11 @@ def burned_in(network: Network, rollout: Rollout, steps: int) -> State:
     first = rollout.state_index[begin, env]
     memory = _rows(rollout.state, first.clamp_min(0))
     memory = {name: _where(first >= 0, leaf, torch.zeros_like(leaf)) for name, leaf in memory.items()}
-    for ahead in range(steps):
-        now = begin + ahead
-        going = now < end
+    for offset in range(steps):
+        now = begin + offset
+        running = now < end
         _, _, after = network.step(rollout.observation[now.clamp_max(len(rollout.valid) - 1), env], memory)
-        memory = {name: _where(going, leaf, memory[name]) for name, leaf in after.items()}
+        memory = {name: _where(running, leaf, memory[name]) for name, leaf in after.items()}
     return _replaced(rollout.state, rollout.state_index[end, env], memory)
 
 
@@ -68,7 +68,7 @@ def _rows(state: State, index: Tensor) -> State:
 
 
 def _replaced(state: State, where: Tensor, rows: State) -> State:
-    """The same state with other rows where said; a copy."""
+    """A copy of the state with `rows` at `where`."""
     copies = {name: leaf.clone() for name, leaf in state.items()}
     for name, leaf in copies.items():
         leaf[where] = rows[name]

@@ -1,13 +1,13 @@
 """Environments: one batched interface that speaks tensors on the policy's device.
 
 BatchedEnv      the interface
-CartPole        CartPole-v1 as a tensor program; shows all of its state, or only what must be remembered from
+CartPole        CartPole-v1 as a tensor program, fully observed or with indices hidden
 TMaze           the passive T-maze as a tensor program
 MemoryChain     bsuite's memory chain as a tensor program
-RepeatFirst, RepeatPrevious, CountRecall   POPGym's card games of memory as tensor programs
-GymnasiumEnv    any environment that Gymnasium knows, through its own vector form, one process or many
-EnvError        says in one line why an environment cannot be played
-FaultyEnvError  says in one line what an environment did wrong while it was played
+RepeatFirst, RepeatPrevious, CountRecall   POPGym's memory card games as tensor programs
+GymnasiumEnv    any registered Gymnasium environment: its own vector form, one process, or many
+EnvError        why an environment cannot be played, in one line
+FaultyEnvError  what an environment did wrong during play, in one line
 """
 
 from seqrl.envs.base import BatchedEnv

@@ -1,8 +1,8 @@
-"""List the environments that can be played here: `python -m seqrl.envs [word ...]`.
+"""List the environments you can train on here: `python -m seqrl.envs [word ...]`.
 
-For each its name, what it shows -> what actions it takes, and where they are known the best mean return and the best
-without memory. With words, those whose suite and name hold them all: `python -m seqrl.envs popgym easy`. Large suites
-are listed only if a word asks for them, such as `envpool` or `pong`.
+Each line shows the name, observations -> actions, and, where known, the best mean return with and without memory.
+Words narrow the list to suites and names that contain all of them: `python -m seqrl.envs popgym easy`. Large suites
+appear only if a word matches them, such as `envpool` or `pong`.
 """
 
 import argparse
@@ -22,21 +22,21 @@ WIDTH = 100
 
 
 def listing(words: Sequence[str]) -> Iterator[str]:
-    """Lines, each as soon as it is known. Raises ConfigError if there are none."""
-    found = False
+    """Yield lines as they become available. Raises ConfigError if there are none."""
+    listed = False
     for suite in SUITES:
         for line in of_suite(suite, words):
-            yield line if found else line.lstrip()
-            found = True
-    if not found:
+            yield line if listed else line.lstrip()
+            listed = True
+    if not listed:
         asked = " ".join(words)
         names = [name for suite in SUITES for name in (suite.name, *(suite.ids() if suite.is_installed else []))]
-        said = f"nothing here is called {asked!r}.{nearest(asked, names)} Without words, all are listed."
-        raise ConfigError([f"seqrl.envs: {said}"])
+        hint = f"{nearest(asked, names)} Leave the words out to list all."
+        raise ConfigError([f"seqrl.envs: no environment matches {asked!r}.{hint}"])
 
 
 def of_suite(suite: Suite, words: Sequence[str]) -> Iterator[str]:
-    """Lines about environments of one suite, or about how to have it."""
+    """Lines for the environments of one suite, or how to install it."""
     if not suite.is_installed:
         if holds(suite.name, words):
             yield heading(suite.name, f"not installed: pip install '{suite.install}'")
@@ -62,12 +62,12 @@ def holds(name: str, words: Sequence[str]) -> bool:
     return all(word.lower() in name.lower() for word in words)
 
 
-def heading(name: str, said: str) -> str:
-    return f"\n{name:44} {said}"
+def heading(name: str, text: str) -> str:
+    return f"\n{name:44} {text}"
 
 
 def entry(name: str, observation: Space[Any], action: Space[Any]) -> str:
-    """Name, what is shown, what is done, and the returns that are known."""
+    """Name, observations, actions, and the known returns."""
     acts = f" -> {clipped(brief(action), 30)}"
     shows = clipped(brief(observation), WIDTH - 45 - len(acts))
     line = f"  {name:42} {shows}{acts}"
@@ -106,12 +106,12 @@ def main() -> None:
     arguments, unknown = parser.parse_known_args()
     with errors_in_one_line():
         if unknown:
-            raise ConfigError([f"seqrl.envs: there is no option {unknown[0]}. Give words, such as popgym, or --help."])
+            raise ConfigError([f"seqrl.envs: unknown option {unknown[0]}. Use words, such as popgym, or --help."])
         try:
             for line in listing(arguments.words):
                 print(line, flush=True)
         except BrokenPipeError:
-            # Nobody reads any more, as in `... | head`; nor what Python writes when it ends.
+            # The reader has gone, as in `... | head`. Python's final flush must not fail either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""The one interface between environments and everything else."""
+"""The interface between environments and everything else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from seqrl.types import Step
 
 
 class BatchedEnv(ABC):
-    """B copies of one environment, stepped side by side, that speak tensors on the policy's device.
+    """B copies of one environment, stepped together, that exchange tensors on the policy's device.
 
-    An episode that has ended stays ended until `reset` begins the next one. Until then the environment accepts an
-    action for it, does nothing costly with it, and answers anything: nobody reads it.
+    After an episode ends, it stays ended until `reset` starts the next one. Until then the environment accepts an
+    action for it, does nothing costly, and may return anything: nobody reads it.
 
-    What is returned belongs to the caller: its tensors are never written to again.
+    Returned tensors belong to the caller. The environment never writes to them again.
 
     batch_size          B
     observation_space   of one environment
     action_space        of one environment
-    backend             who plays: vector, sync, async or envpool; "" where there is no choice
-    backend_reason      why, if that was chosen by measurement; otherwise ""
+    backend             vector, sync, async or envpool; "" if there is no choice
+    backend_reason      why that backend, if auto chose it; otherwise ""
     """
 
     batch_size: int
@@ -39,9 +39,8 @@ class BatchedEnv(ABC):
     def reset(self, where: Tensor | None = None) -> Tensor:
         """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O].
 
-        Where given, `where` may be true nowhere, and only for episodes that ended at the last step. An environment that
-        can only reset itself with the next step returns the final observation there and answers that step with `valid`
-        false.
+        `where` may be true only for episodes that ended at the last step, and may be all false. An environment that can
+        only reset during its next step returns the final observation now, and sets `valid` to false for that step.
         """
 
     @abstractmethod
@@ -52,23 +51,23 @@ class BatchedEnv(ABC):
         """Release processes and windows; may be called twice."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """All that decides what follows, as tensors and plain data; None: episodes cannot go on in another process."""
+        """Everything that determines what comes next, as tensors and plain data; None: episodes cannot be resumed."""
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
-        """Go on from there. Returns [B] bool, true where the episode in progress goes on as if nothing had happened.
+        """Restore the state. Returns [B] bool, true where the episode in progress continues as if uninterrupted.
 
-        Where it does not, `reset` begins another one.
+        Elsewhere `reset` must begin a new one.
         """
         return torch.zeros(self.batch_size, dtype=torch.bool)
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Picture of the first environment [H, W, 3]; None if there is none."""
+        """Image of the first environment [H, W, 3]; None if it has none."""
         return None
 
 
 class Adopted(BatchedEnv):
-    """An environment that has the methods of a BatchedEnv without being one."""
+    """Wraps an environment that has the methods of a BatchedEnv without inheriting from it."""
 
     def __init__(self, env: Any) -> None:
         self.batch_size, self.observation_space, self.action_space = (
@@ -91,20 +90,20 @@ class Adopted(BatchedEnv):
 
 
 def adopted(env: Any) -> BatchedEnv:
-    """The environment as a BatchedEnv, whose optional methods it need not have."""
+    """The environment as a BatchedEnv. The optional methods may be missing."""
     return env if isinstance(env, BatchedEnv) else Adopted(env)
 
 
 def visible(size: int, hidden: Sequence[Any]) -> list[int]:
     """Indices of a vector of `size` numbers that are not hidden.
 
-    Raises EnvError if an index is not there or stands twice, or if none are left.
+    Raises EnvError if an index is out of range or listed twice, or if none are left.
     """
     if unknown := [index for index in hidden if index not in range(size)]:
-        raise EnvError(f"env.hidden: there is no index {unknown[0]} in an observation of {size}. Use 0 to {size - 1}.")
+        raise EnvError(f"env.hidden: an observation of size {size} has no index {unknown[0]}. Use 0 to {size - 1}.")
     if twice := [index for index in hidden if list(hidden).count(index) > 1]:
-        raise EnvError(f"env.hidden: {twice[0]} stands twice (got {list(hidden)}). Name every index once.")
+        raise EnvError(f"env.hidden: index {twice[0]} is listed twice (got {list(hidden)}). List each index once.")
     shown = [index for index in range(size) if index not in hidden]
     if not shown:
-        raise EnvError(f"env.hidden: {list(hidden)} hides the whole observation of {size}. Leave at least one index.")
+        raise EnvError(f"env.hidden: all {size} indices are hidden (got {list(hidden)}). Leave at least one.")
     return shown

@@ -1,4 +1,4 @@
-"""What a policy may want to see beside the observation: its last action, what that brought, whether this is a start."""
+"""Extra inputs for the policy: its last action, the reward of it, and whether an episode begins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,30 +16,30 @@ from seqrl.types import Step
 
 
 class WithInputs(BatchedEnv):
-    """An environment whose observation has more parts, in the first step of an episode all of them 0 but for `first`.
+    """Adds parts to an environment's observation. At the first step of an episode all of them are 0 except `first`.
 
-    previous_action   what was done one step before; choices count from 1
-    previous_reward   what that brought
-    first             1 in the first step of an episode, 0 later
+    previous_action   the action of the step before; choices count from 1
+    previous_reward   the reward of the step before
+    first             1 at the first step of an episode, 0 later
 
-    inputs   names of those that are wanted
+    inputs   names of the parts to add
 
-    Raises EnvError if the observation has a part of this name already.
+    Raises EnvError if the observation already has a part of that name.
     """
 
     def __init__(self, env: BatchedEnv, inputs: Sequence[str]) -> None:
         self.env, self.batch_size, self.action_space = env, env.batch_size, env.action_space
         self.backend, self.backend_reason = env.backend, env.backend_reason
-        seen = env.observation_space
-        # An observation of one part becomes one of several.
-        self._alone = None if isinstance(seen, Packed) else Packed({"observation": seen})
-        parts = seen.parts if isinstance(seen, Packed) else {"observation": seen}
+        space = env.observation_space
+        # An observation without parts becomes a part itself.
+        self._alone = None if isinstance(space, Packed) else Packed({"observation": space})
+        parts = space.parts if isinstance(space, Packed) else {"observation": space}
         offered = {**_before(env.action_space), "previous_reward": Box(-np.inf, np.inf), "first": MultiBinary(1)}
-        self._more = Packed({part: it for part, it in offered.items() if part.partition(".")[0] in inputs})
+        self._more = Packed({name: part for name, part in offered.items() if name.partition(".")[0] in inputs})
         if twice := [part for part in self._more.parts if part in parts]:
-            raise EnvError(f"network.inputs: the observation has a part {twice[0]!r} already. Leave one of them out.")
+            raise EnvError(f"network.inputs: the observation already has a part {twice[0]!r}. Drop one of the two.")
         self.observation_space: Space[Any] = Packed({**parts, **self._more.parts})
-        # Values of all that is offered [B, *part].
+        # Current values of every possible input [B, *part].
         self._last: dict[str, Tensor] = {}
 
     def reset(self, where: Tensor | None = None) -> Tensor:
@@ -56,7 +56,7 @@ class WithInputs(BatchedEnv):
         """Play one action [B, *A] each."""
         step = self.env.step(action)
         self._last = self._after(action, step.reward)
-        # What the environment spent on its reset was no step.
+        # A step that the environment spent on its reset does not count.
         self._begin(~step.valid)
         observation = self._with_more(step.observation)
         return Step(observation, step.reward, step.terminated, step.truncated, step.valid)
@@ -67,9 +67,9 @@ class WithInputs(BatchedEnv):
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         if state["env"] is None:
             return super().load_state_dict(state)
-        goes_on = self.env.load_state_dict(state["env"])
-        self._last = {name: it.to(goes_on.device) for name, it in state["last"].items()}
-        return goes_on
+        continues = self.env.load_state_dict(state["env"])
+        self._last = {name: value.to(continues.device) for name, value in state["last"].items()}
+        return continues
 
     def render(self) -> Array | None:
         return self.env.render()
@@ -78,18 +78,19 @@ class WithInputs(BatchedEnv):
         self.env.close()
 
     def _after(self, action: Tensor, reward: Tensor) -> dict[str, Tensor]:
-        """All that is offered, one step after an action."""
+        """Values of every possible input, one step after an action."""
         space = self.action_space
-        told = space.split(action) if isinstance(space, Joint) else {"": action}
+        parts = space.split(action) if isinstance(space, Joint) else {"": action}
         spaces = space.parts if isinstance(space, Joint) else {"": space}
-        actions = {_part(name): it + 1 if alternatives(spaces[name]) else it for name, it in told.items()}
+        # For choices, 0 means that there was no action.
+        actions = {_part(name): part + 1 if alternatives(spaces[name]) else part for name, part in parts.items()}
         first = torch.zeros_like(reward).unsqueeze(1)
         return {**actions, "previous_reward": reward.unsqueeze(1), "first": first}
 
     def _begin(self, where: Tensor) -> None:
         self._last = {
-            name: it.masked_fill(where.view(-1, *[1] * (it.dim() - 1)), int(name == "first"))
-            for name, it in self._last.items()
+            name: value.masked_fill(where.view(-1, *[1] * (value.dim() - 1)), int(name == "first"))
+            for name, value in self._last.items()
         }
 
     def _with_more(self, observation: Tensor) -> Tensor:
@@ -99,14 +100,14 @@ class WithInputs(BatchedEnv):
 
 
 def _before(action_space: Space[Any]) -> dict[str, Space[Any]]:
-    """Spaces of the last action, and of none."""
+    """Spaces of the last action, with room for none."""
     match action_space:
         case Joint():
             return {_part(name): space for name, part in action_space.parts.items() for space in _before(part).values()}
         case Discrete():
             return {_part(""): Discrete(int(action_space.n) + 1)}
         case Box():
-            # What lies outside the bounds is clipped by the environment, later.
+            # The policy may leave the bounds: the environment clips later.
             return {_part(""): Box(-np.inf, np.inf, action_space.shape)}
     return {_part(""): MultiDiscrete([n + 1 for n in alternatives(action_space)])}
 

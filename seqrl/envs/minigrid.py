@@ -1,4 +1,4 @@
-"""MiniGrid's view, as what it is: objects, not brightness."""
+"""MiniGrid's view read as objects, not as brightness."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from seqrl.spaces import Array
 
 
 class Symbols(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """Shows each field of the view as three choices: which object, which colour, which state.
+    """Shows each cell of the view as three choices: object, colour and state.
 
-    As bytes of an image they would be read as brightness: a ball slightly brighter than a key.
+    Read as image bytes, they would be levels of brightness: a ball slightly brighter than a key.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        # Not everyone has it.
+        # An optional dependency.
         from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 
         super().__init__(env)

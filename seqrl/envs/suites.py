@@ -1,4 +1,4 @@
-"""Suites of environments: what each holds, how one of them is chosen, and what is known of it."""
+"""Suites of environments: what each contains, how to select one, and its known returns."""
 
 import contextlib
 import importlib
@@ -26,12 +26,12 @@ from seqrl.packages import is_installed
 class Suite:
     """Environments that a package registers with Gymnasium.
 
-    package    that brings them
-    install    what pip installs to have them
-    origin     what the ids, or else the modules, of its environments begin with
-    module     that must be imported first; none if Gymnasium knows them by itself
-    preset     choice of group env that plays them well; none if gymnasium does
-    many       too many, or too slow to build, to list unasked
+    package    the package that provides them
+    install    what to install with pip
+    origin     prefix of the ids, or of the entry points, of its environments
+    module     the module to import first; empty if Gymnasium registers them itself
+    preset     the choice of config group env that suits them; empty for gymnasium
+    many       too many, or too slow to build, to list unless asked for
     """
 
     name: str
@@ -48,12 +48,12 @@ class Suite:
 
     @property
     def choice(self) -> str:
-        """What a command line says to have the environment ID."""
+        """Command-line overrides that select the environment ID."""
         if not self.module:
             return "env.id=ID"
-        asked = "" if self.module in trust.SUITES else f" trust=[{self.module}]"
+        trusted = "" if self.module in trust.SUITES else f" trust=[{self.module}]"
         preset = f"env={self.preset} " if self.preset else ""
-        return f"{preset}env.id={self.module}:ID{asked}"
+        return f"{preset}env.id={self.module}:ID{trusted}"
 
     def ids(self) -> list[str]:
         with silence():
@@ -65,13 +65,13 @@ class Suite:
         ]
 
     def spaces(self, id: str) -> tuple[Space[Any], Space[Any]]:
-        """Of observations and of actions; raises whatever keeps the environment from being built."""
+        """Observation and action space; raises whatever the environment raises while it is built."""
         with silence(), contextlib.closing(gymnasium.make(id)) as env:
             return env.observation_space, env.action_space
 
 
 class BuiltIn(Suite):
-    """Tasks of seqrl's own, as the files of group env set them."""
+    """seqrl's built-in tasks, with the settings in conf/env."""
 
     @property
     def choice(self) -> str:
@@ -89,7 +89,7 @@ class BuiltIn(Suite):
 
 
 class EnvPool(Suite):
-    """Environments that EnvPool has."""
+    """Environments that EnvPool provides."""
 
     @property
     def choice(self) -> str:
@@ -104,10 +104,10 @@ class EnvPool(Suite):
 
 @dataclass(frozen=True)
 class KnownReturns:
-    """Mean returns by which others are judged.
+    """Mean returns to compare with.
 
-    best         of the best policy that is known
-    memoryless   of the best one that knows the present observation alone
+    best         of the best known policy
+    memoryless   of the best policy that sees only the current observation
     """
 
     best: float
@@ -116,7 +116,7 @@ class KnownReturns:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Packages greet, warn of what nobody has asked for, and leave logs in the folder where they are used."""
+    """Hide banners and warnings, and keep the log files of packages out of the working directory."""
     elsewhere = contextlib.chdir(tempfile.gettempdir())
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), elsewhere:
         warnings.simplefilter("ignore")
@@ -133,7 +133,7 @@ SUITES = [
     Suite("atari", "ale_py", "seqrl[atari]", "ALE/", "ale_py", "atari", many=True),
     EnvPool("envpool", "envpool", "seqrl[envpool]", "", many=True),
 ]
-# By the name of a built-in task or the id of an environment.
+# By built-in task name or environment id.
 KNOWN_RETURNS = {
     "masked_cartpole": KnownReturns(500, 50),
     "noisy_cartpole": KnownReturns(0.99, 0.26),

@@ -1,4 +1,4 @@
-"""The encoder: from what is seen in one step to features of one width, whatever it is made of."""
+"""The encoder: from one observation, of any composition, to features of one width."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ from seqrl.errors import ConfigError
 from seqrl.networks.layers import linear, tanh_
 from seqrl.spaces import ACTION_MASK, Packed, alternatives, numbers, parts
 
-# Images with fewer rows or columns are looked at in full detail.
+# Images with fewer rows or columns keep their full resolution in the first convolution.
 SMALLEST_PICTURE = 36
-# Deviations from the mean beyond which a number is read as if it lay there.
+# Normalised numbers are clipped at this many standard deviations from the mean.
 OUTLIER = 10.0
 
 
 class Encoder(nn.Module):
     """One layer from an observation [..., *O] to features [..., hidden_size].
 
-    Numbers are read as they are, each choice as one of n, and images, which are bytes in two or three dimensions, by
-    convolutions before that. The part called action_mask is not read: `allowed` hands it on.
+    Numbers enter unchanged, choices one-hot, and images (bytes in two or three dimensions) through convolutions. The
+    part called action_mask is not read; `allowed` returns it.
 
-    normalize   read numbers that are no bytes in units of their own mean and deviation, as far as `adapt` has seen them
+    normalize   standardise numbers other than bytes by the running mean and deviation that `adapt` collects
 
     Raises ConfigError for a space that is neither Box, MultiBinary, Discrete, MultiDiscrete nor Packed.
     """
@@ -33,34 +33,34 @@ class Encoder(nn.Module):
         self.space, self.output_size = observation_space, hidden_size
         spaces_read = observation_space.parts if isinstance(observation_space, Packed) else {"": observation_space}
         self.read = [name for name in spaces_read if name != ACTION_MASK]
-        # Modules have no dots in their names, so they go without.
+        # A list, because names of modules cannot contain dots.
         self.readers = nn.ModuleList(reader(spaces_read[name], normalize) for name in self.read)
-        self.layer = linear(sum(it.output_size for it in self.readers), hidden_size, gain=2**0.5)  # type: ignore[misc]
+        self.layer = linear(sum(part.output_size for part in self.readers), hidden_size, gain=2**0.5)  # type: ignore[misc]
 
     def forward(self, observation: Tensor) -> Tensor:
-        seen = parts(self.space, observation)
+        values = parts(self.space, observation)
         dtype = self.layer.weight.dtype
-        read = [reader(seen[name], dtype) for name, reader in zip(self.read, self.readers, strict=True)]
+        read = [reader(values[name], dtype) for name, reader in zip(self.read, self.readers, strict=True)]
         return tanh_(self.layer(read[0] if len(read) == 1 else torch.cat(read, -1)))
 
     def adapt(self, observation: Tensor) -> None:
-        """Let statistics take in observations [M, *O]."""
-        seen = parts(self.space, observation)
-        for name, it in zip(self.read, self.readers, strict=True):
-            if isinstance(it, Numbers):
-                it.adapt(seen[name])
+        """Update the normalisation statistics with observations [M, *O]."""
+        values = parts(self.space, observation)
+        for name, reader in zip(self.read, self.readers, strict=True):
+            if isinstance(reader, Numbers):
+                reader.adapt(values[name])
 
     def allowed(self, observation: Tensor) -> Tensor | None:
-        """Which alternatives [..., n] may be chosen; None: all."""
+        """Which alternatives [..., n] are allowed; None: all."""
         if not isinstance(self.space, Packed) or ACTION_MASK not in self.space.parts:
             return None
         return self.space.part(observation, ACTION_MASK) != 0
 
 
 class Normalizer(nn.Module):
-    """Numbers in units of the mean and deviation of all that were seen so far, but for outliers.
+    """Standardises numbers by the mean and deviation of all seen so far, and clips outliers.
 
-    Source: Welford (1962); in pieces: Chan, Golub & LeVeque (1979).
+    Source: Welford (1962); in batches: Chan, Golub & LeVeque (1979).
     """
 
     mean: Tensor
@@ -78,9 +78,9 @@ class Normalizer(nn.Module):
 
     @torch.no_grad()
     def adapt(self, x: Tensor) -> None:
-        """Take in x [M, size]."""
+        """Update the statistics with x [M, size]."""
         mean, variance = x.mean(0), x.var(0, correction=0)
-        # In place, so that a CUDA graph sees it.
+        # In place, so that a captured CUDA graph sees the update.
         self.count += len(x)
         share = len(x) / self.count
         between = (mean - self.mean).square() * share * (1 - share)
@@ -89,7 +89,7 @@ class Normalizer(nn.Module):
 
 
 class Numbers(nn.Module):
-    """Reads numbers as they are, or in units of their own; bytes in units of the largest."""
+    """Reads numbers unchanged or standardised; bytes divided by 255."""
 
     def __init__(self, space: spaces.Space[Any], normalize: bool = False) -> None:
         super().__init__()
@@ -106,13 +106,13 @@ class Numbers(nn.Module):
         return x / 255 if self.are_bytes else x
 
     def adapt(self, x: Tensor) -> None:
-        """Let statistics, if there are any, take in x [M, *part]."""
+        """Update the statistics, if there are any, with x [M, *part]."""
         if self.normalizer is not None:
             self.normalizer.adapt(flat(x, self.dimensions).to(self.normalizer.mean.dtype))
 
 
 class Choices(nn.Module):
-    """Reads each choice as one of n: 1 in its own place, 0 elsewhere."""
+    """Reads each choice one-hot: 1 at its own index, 0 elsewhere."""
 
     first: Tensor
 
@@ -124,15 +124,15 @@ class Choices(nn.Module):
         self.register_buffer("first", torch.tensor([0, *sizes[:-1]]).cumsum(0), persistent=False)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        place = flat(x, self.dimensions) + self.first  # [..., K]
-        read = torch.zeros(*place.shape[:-1], self.output_size, dtype=dtype, device=x.device)
-        return read.scatter_(-1, place, 1)
+        index = flat(x, self.dimensions) + self.first  # [..., K]
+        read = torch.zeros(*index.shape[:-1], self.output_size, dtype=dtype, device=x.device)
+        return read.scatter_(-1, index, 1)
 
 
 class Image(nn.Module):
-    """Reads an image of bytes by convolutions; its channels are the shorter of its first and last dimension.
+    """Reads an image of bytes with convolutions; the shorter of its first and last dimension holds the channels.
 
-    Source: large ones as in Mnih et al. (2015), "Human-level control through deep reinforcement learning".
+    Source: for large images, Mnih et al. (2015), "Human-level control through deep reinforcement learning".
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -162,7 +162,7 @@ class Image(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int = 0) -> nn.Sequential:
-    """Convolution with orthogonal weights, and a rectifier."""
+    """Convolution with orthogonal weights, then ReLU."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding)
     nn.init.orthogonal_(layer.weight, 2**0.5)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -170,12 +170,12 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: in
 
 
 def flat(x: Tensor, dimensions: int) -> Tensor:
-    """The last `dimensions` of x as one."""
+    """Flatten the last `dimensions` of x into one."""
     return x if dimensions == 1 else x.reshape(*x.shape[: x.dim() - dimensions], -1)
 
 
 def reader(space: spaces.Space[Any], normalize: bool) -> "Numbers | Choices | Image":
-    """What reads one part of an observation."""
+    """The module that reads one part of an observation."""
     match space:
         case spaces.Box(shape=(_, _) | (_, _, _) as shape, dtype=np.uint8):
             return Image(shape)
@@ -184,5 +184,5 @@ def reader(space: spaces.Space[Any], normalize: bool) -> "Numbers | Choices | Im
         case spaces.Discrete() | spaces.MultiDiscrete():
             return Choices(space)
     raise ConfigError(
-        [f"env: no encoder for the observation space {space}. Box, Discrete, MultiDiscrete and MultiBinary have one."]
+        [f"env: no encoder for the observation space {space}. Use Box, Discrete, MultiDiscrete or MultiBinary."]
     )

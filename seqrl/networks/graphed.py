@@ -1,4 +1,4 @@
-"""Acting in a CUDA graph: one launch for a step of the network instead of one for each of its operations."""
+"""Acting with a CUDA graph: one launch per step of the network instead of one per operation."""
 
 import logging
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from seqrl.types import State
 
 T = TypeVar("T")
 Answer = tuple[Distribution, Tensor, State]
-# Runs before a capture, in which libraries choose their kernels.
+# Runs before the capture, to let libraries choose their kernels.
 WARM_UP = 3
 
 
 class Capture(Protocol):
     def __call__(self, function: Callable[[], T], /) -> tuple[T, Callable[[], None]]:
-        """What a function returned, and what does the same again, into the same tensors."""
+        """Return what the function returned, and a replay that computes it again into the same tensors."""
         ...
 
 
 def captured(function: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-    """The Capture of a CUDA graph."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
+    """Capture a function in a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             function()
-    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         returned = function()
@@ -38,11 +38,11 @@ def captured(function: Callable[[], T]) -> tuple[T, Callable[[], None]]:
 
 
 class Graphed:
-    """A network that acts by doing again what it did at its first step, with the parameters it has by then.
+    """Acts by replaying the first step of a network with its current parameters.
 
-    Batches of another size than the first one are played as they come. A network that cannot be captured, because it
-    looks at its numbers for instance, or that says something else when it is replayed, acts as it would without, and a
-    warning says so. A policy holds until the next step.
+    A batch of another size than the first runs without the graph. If the network cannot be captured, for example
+    because it branches on values, or if a replay gives different results, every step runs without the graph and a
+    warning says so. A returned policy is valid until the next step.
     """
 
     def __init__(self, network: Network, capture: Capture = captured) -> None:
@@ -54,7 +54,7 @@ class Graphed:
         return self.network.initial_state(batch_size)
 
     def step(self, observation: Tensor, state: State) -> Answer:
-        """Act on one observation [B, *O] each: policy, value [B] and the memory after it."""
+        """Act on observations [B, *O]: policy, value [B] and the memory after the step."""
         if not self._tried:
             self._tried = True
             self._graph = self._first(observation, state)
@@ -73,13 +73,13 @@ class Graphed:
             pairs = [(value, expected), *((after[name], leaf) for name, leaf in expected_after.items())]
             if all(torch.allclose(a.float(), b.float(), rtol=1e-2, atol=1e-3) for a, b in pairs):
                 return graph
-            fault = "a replayed step says something else"
+            fault = "a replayed step gives different results"
         logging.getLogger(__name__).warning("acting without a CUDA graph: %s.", fault)
         return None
 
 
 class Graph:
-    """One step of a network, captured: for observations [B, *O] and memory of this size alone."""
+    """One captured step of a network, for observations [B, *O] and memory of this size only."""
 
     def __init__(self, network: Network, observation: Tensor, state: State, capture: Capture) -> None:
         self.observation = observation.clone()

@@ -1,4 +1,4 @@
-"""Policies: a distribution over actions for each space, and the layer that parametrises it."""
+"""Policies: a distribution over actions for each kind of space, and the layers that parametrise it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,23 +14,23 @@ from seqrl.networks.layers import hidden_layer, linear
 from seqrl.spaces import Joint, alternatives, masked_alternatives
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-# Standard deviations beyond which there is nothing, in float64 too.
+# Standard deviations beyond which the probability is 0, even in float64.
 FAR = 40.0
 
 
 class Distribution(Protocol):
-    """A batch of distributions over actions; every method works on all of them."""
+    """A batch of distributions over actions."""
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw an action each."""
+        """Draw one action from each."""
         ...
 
     def mode(self) -> Tensor:
-        """The likeliest action of each."""
+        """The most likely action of each."""
         ...
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-probability, or log-density, of an action each."""
+        """Log-probability, or log-density, of one action under each."""
         ...
 
     def entropy(self) -> Tensor:
@@ -45,7 +45,7 @@ class Categorical:
         self.log_probs = logits.log_softmax(-1)
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        # The fastest of exponential clocks with these rates: one pass, exact, on the generator's own stream.
+        # The first of exponential clocks with these rates to ring: exact, in one pass, on the generator's own stream.
         clocks = torch.empty_like(self.log_probs).exponential_(generator=generator)
         return (self.log_probs - clocks.log()).argmax(-1)
 
@@ -68,7 +68,7 @@ class Categoricals:
     def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
         largest = max(sizes)
         if min(sizes) < largest:
-            # Alternatives that are not there are never chosen.
+            # Pad to the same size; padded alternatives have probability 0.
             rows = logits.split(list(sizes), -1)
             rows = [nn.functional.pad(row, (0, largest - row.shape[-1]), value=least(row)) for row in rows]
             logits = torch.cat(rows, -1)
@@ -110,19 +110,19 @@ class Gaussian:
 
 
 class BoundedGaussian:
-    """Independent normal distributions over D numbers, of which some cannot leave [-1, 1] (truncated normal).
+    """Independent normal distributions over D numbers; the bounded ones are truncated to [-1, 1].
 
-    Nothing is clipped, so that densities and entropy are those of what is really done.
+    Nothing is clipped, so densities and entropy are those of the actions actually taken.
 
-    location   [..., D] the likeliest action; within the bounds where there are any
-    log_std    [D] of the normal distribution that is cut off
+    location   [..., D] the most likely action, within the bounds
+    log_std    [D] of the normal distribution before truncation
     bounded    [D] bool
     """
 
     def __init__(self, location: Tensor, log_std: Tensor, bounded: Tensor) -> None:
         self.location, self.log_std = location, log_std
         std = log_std.exp()
-        # As good as no bounds, and finite.
+        # FAR stands for no bound, and is finite.
         self._low = ((-1 - location) / std).where(bounded, -FAR)
         self._high = ((1 - location) / std).where(bounded, FAR)
         self._below = torch.special.ndtr(self._low)
@@ -132,7 +132,7 @@ class BoundedGaussian:
     def sample(self, generator: torch.Generator) -> Tensor:
         share = torch.empty_like(self.location).uniform_(generator=generator)
         z = torch.special.ndtri(self._below + share * self._within)
-        # Where rounding has left a probability of 0 or 1, the quantile is infinite.
+        # If rounding left a probability of 0 or 1, the quantile is infinite.
         z = torch.minimum(torch.maximum(z, self._low), self._high)
         action = self.location + self.log_std.exp() * z
         return action.clamp(-1, 1).where(self._bounded, action)
@@ -172,18 +172,18 @@ class JointDistribution:
 
 
 class Head(nn.Module, ABC):
-    """Makes a policy of features."""
+    """Computes a policy from features."""
 
     @abstractmethod
     def forward(self, features: Tensor, allowed: Tensor | None = None) -> Distribution:
-        """Policy for each of the features [..., H].
+        """Policy for features [..., H].
 
-        allowed   [..., n] bool  which alternatives of all choices that a mask speaks of may be chosen; None: all
+        allowed   [..., n] bool  allowed alternatives of every choice that a mask covers; None: all
         """
 
 
 class CategoricalHead(Head):
-    """Policy over one choice, or several; starts close to uniform."""
+    """Policy over one or several choices; starts close to uniform."""
 
     def __init__(self, input_size: int, hidden_size: int, action_space: spaces.Space[Any]) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class CategoricalHead(Head):
 
 
 class GaussianHead(Head):
-    """Policy over D numbers, in units where a bounded action runs over [-1, 1]; its spread is the same everywhere."""
+    """Policy over D numbers, scaled so that bounded ones run over [-1, 1]; log_std does not depend on the features."""
 
     bounded: Tensor
 
@@ -227,7 +227,7 @@ class JointHead(Head):
     def __init__(self, input_size: int, hidden_size: int, action_space: Joint) -> None:
         super().__init__()
         self.space = action_space
-        # Modules have no dots in their names.
+        # A list, because names of modules cannot contain dots.
         self.heads = nn.ModuleList(policy_head(input_size, hidden_size, part) for part in action_space.parts.values())
         self.masked = [sum(masked_alternatives(part)) for part in action_space.parts.values()]
 
@@ -241,12 +241,12 @@ class JointHead(Head):
 
 
 def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
-    """The same numbers in the precision of a module's parameters, which matrix products may have left."""
+    """Cast x to the dtype of a module's parameters, which autocast may have changed."""
     return x.to(next(module.parameters()).dtype)
 
 
 def least(x: Tensor) -> float:
-    """A logit so low that its probability is exactly 0, and finite, so that 0 times it is 0."""
+    """A logit low enough for a probability of exactly 0, yet finite, so that 0 times it is 0."""
     return torch.finfo(x.dtype).min
 
 
@@ -255,10 +255,9 @@ def _density(z: Tensor) -> Tensor:
 
 
 def policy_head(input_size: int, hidden_size: int, action_space: spaces.Space[Any]) -> Head:
-    """Head that fits the action space, with one hidden layer for each part.
+    """Head for an action space, with one hidden layer per part.
 
-    Raises ConfigError for a space that is neither Discrete, MultiDiscrete, MultiBinary, Joint nor a Box, of at most one
-    dimension.
+    Raises ConfigError unless the space is Discrete, Joint, or a MultiDiscrete, MultiBinary or Box with one dimension.
     """
     match action_space:
         case Joint():
@@ -269,17 +268,17 @@ def policy_head(input_size: int, hidden_size: int, action_space: spaces.Space[An
             return GaussianHead(input_size, hidden_size, action_space)
     raise ConfigError(
         [
-            f"env: no policy for the action space {action_space}. Discrete, MultiDiscrete, MultiBinary and Box of one "
-            "dimension have one."
+            f"env: no policy for the action space {action_space}. "
+            "Use Discrete, or a MultiDiscrete, MultiBinary or Box with one dimension."
         ]
     )
 
 
 class ValueHead(nn.Module):
-    """Value in the units of the reward, learned in units of its own spread.
+    """Value in units of the reward, learned in standardised units.
 
-    The last layer predicts (value - mean) / std of the returns seen so far. When these statistics move, it is rescaled
-    so that no prediction changes (PopArt).
+    The last layer predicts (value - mean) / std, with the statistics of the returns seen so far. When they move, the
+    layer is rescaled so that no prediction changes (PopArt).
 
     Source: van Hasselt et al. (2016), "Learning values across many orders of magnitude".
     """
@@ -306,10 +305,10 @@ class ValueHead(nn.Module):
 
     @torch.no_grad()
     def adapt(self, target: Tensor, decay: float) -> None:
-        """Move the statistics toward those of `target` [M]; `decay` is the share of the old that stays.
+        """Move the statistics towards those of `target` [M]; `decay` is the weight of the old ones.
 
-        Early on they are the plain average, so that the first batch counts in full. With it, predictions do change: a
-        head that knows nothing yet predicts the mean return, not zero.
+        Early on they are a plain average, so the first batch counts in full. It does change predictions: an untrained
+        head then predicts the mean return instead of zero.
         """
         known = self.weight > 0
         old_mean, old_std = self.mean.clone(), self.std
@@ -317,7 +316,7 @@ class ValueHead(nn.Module):
         step = (1 - decay) / self.weight
         mean = target.mean()
         self.mean.lerp_(mean, step)
-        # Around the mean: a difference of two mean squares would be rounding noise where returns are large and alike.
+        # Around the mean: if returns are large and nearly equal, a difference of two mean squares is rounding noise.
         around = self.variance + (old_mean - self.mean).square()
         self.variance.copy_(around.lerp(target.var(correction=0) + (mean - self.mean).square(), step))
         if known:

@@ -1,4 +1,4 @@
-"""Layers that encoder and heads are made of."""
+"""Layers of the encoder and the heads."""
 
 from typing import Any
 
@@ -26,24 +26,24 @@ def _tanh_(x: Tensor) -> Tensor:
 
 
 def tanh_(x: Tensor) -> Tensor:
-    """Hyperbolic tangent, in place of its argument: tanh(x) = 2σ(2x) - 1.
+    """Hyperbolic tangent, in place: tanh(x) = 2σ(2x) - 1.
 
-    Some processors compute a sigmoid six times as fast as torch's own tanh, and what is written in place is in the
-    cache already. Near 0 it is exact to a rounding error of 1.
+    On some processors a sigmoid is six times as fast as torch's tanh, and writing in place stays in the cache. Near 0
+    the absolute error is a rounding error of 1.
     """
     y: Tensor = _Tanh.apply(x) if x.requires_grad else _tanh_(x)  # type: ignore[no-untyped-call]
     return y
 
 
 class Tanh(nn.Module):
-    """Hyperbolic tangent, in place of what a layer before it has computed."""
+    """Hyperbolic tangent, written over the output of the layer before."""
 
     def forward(self, x: Tensor) -> Tensor:
         return tanh_(x)
 
 
 def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """Linear layer with orthogonal weights of this gain and zero bias."""
+    """Linear layer with orthogonal weights of the given gain and zero bias."""
     layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)

@@ -16,7 +16,7 @@ from seqrl.types import SequenceBatch, State
 
 
 class Trunk(nn.Module):
-    """Encoder and memory: a fold over an ordered dict of blocks. Leaves of its State are named `block.leaf`.
+    """Encoder and memory: applies an ordered dict of blocks in turn. Leaves of its State are named `block.leaf`.
 
     output_size   width of the features that `step` and `unroll` return
     """
@@ -77,14 +77,14 @@ class Network(nn.Module):
         self.value = ValueHead((critic or actor).output_size, hidden_size)
 
     def initial_state(self, batch_size: int) -> State:
-        """Memory of `batch_size` episodes that have just begun."""
+        """Memory of `batch_size` new episodes."""
         state = prefixed("actor", self.actor.initial_state(batch_size))
         if self.critic is not None:
             state |= prefixed("critic", self.critic.initial_state(batch_size))
         return state
 
     def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
-        """Act on one observation [B, *O] each: policy, value [B] and the memory after it."""
+        """Act on observations [B, *O]: policy, value [B] and the memory after the step."""
         with self._autocast(observation.device):
             features, actor_state = self.actor.step(observation, leaves_under(state, "actor"))
             after = prefixed("actor", actor_state)
@@ -98,7 +98,7 @@ class Network(nn.Module):
         return policy, value, after
 
     def unroll(self, batch: SequenceBatch) -> tuple[Distribution, Tensor]:
-        """Policy and value [M] at every real step of a batch of sequences: the same numbers as `step` by `step`."""
+        """Policy and value [M] at every real step of a batch of sequences: the same numbers as repeated `step`."""
         with self._autocast(batch.mask.device):
             features = self.actor.unroll(batch, leaves_under(batch.state, "actor"))
             policy = self.policy(features, self.actor.encoder.allowed(batch.observation))
@@ -107,7 +107,7 @@ class Network(nn.Module):
             return policy, self.value(features)
 
     def adapt(self, observation: Tensor) -> None:
-        """Let the statistics of what is seen, if it is normalised, take in observations [M, *O]."""
+        """Update the normalisation statistics, if there are any, with observations [M, *O]."""
         for trunk in filter(None, (self.actor, self.critic)):
             trunk.encoder.adapt(observation)
 
@@ -139,14 +139,14 @@ def recurrent_network(
     separate_critic: bool,
     normalize_observations: bool = False,
 ) -> Network:
-    """Network of one encoder layer, an LSTM if wanted, and attention over its outputs if wanted.
+    """Network of one encoder layer, an optional LSTM, and optional attention over its outputs.
 
     hidden_size        width of the encoder and of the heads' hidden layers
     lstm_hidden_size   width of the LSTM
     window             steps that attention looks back
-    heads              of attention; must divide the width of what it attends to
-    separate_critic    give the value an encoder and a memory of its own
-    normalize_observations   read numbers in units of their own mean and deviation
+    heads              attention heads; must divide the width of the attention's input
+    separate_critic    give the value its own encoder and memory
+    normalize_observations   standardise numbers by their running mean and deviation
     """
 
     def trunk() -> Trunk:

@@ -1,7 +1,7 @@
 """Environments with known answers, registered with Gymnasium by importing this module.
 
-Every observation of a clock is (episode, steps played in it). The action says what happens: 0 goes on, 1 terminates,
-2 truncates. The reward is the number of the step.
+Every observation of a clock is (episode, steps played in it). The action decides what happens: 0 continues, 1
+terminates, 2 truncates. The reward is the number of the step.
 """
 
 import time
@@ -44,7 +44,7 @@ class Clock(gymnasium.Env[Any, Any]):
 
 
 class ClockVector(VectorEnv[Any, Any, Any]):
-    """Clocks side by side, which share buffers with whoever asks; keeps the seeds it was reset with."""
+    """Clocks side by side that return their own buffers; keeps the seeds of its resets."""
 
     def __init__(self, num_envs: int, mode: AutoresetMode | None, batched_final: bool = False) -> None:
         self.num_envs, self.mode, self.batched_final = num_envs, mode or AutoresetMode.NEXT_STEP, batched_final
@@ -97,7 +97,7 @@ class ClockVector(VectorEnv[Any, Any, Any]):
 
 
 class Seeded(gymnasium.Env[Any, Any]):
-    """Shows the seed it was reset with."""
+    """Shows the seed of its last reset."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
     observation_space, action_space = spaces.Discrete(2**31), spaces.Discrete(2, start=5)
@@ -113,7 +113,7 @@ class Seeded(gymnasium.Env[Any, Any]):
 
 
 class Echo(gymnasium.Env[Any, Any]):
-    """Shows the action it was given. Spaces as asked for."""
+    """Shows the action it receives; its spaces are arguments."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 

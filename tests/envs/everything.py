@@ -1,4 +1,4 @@
-"""An environment with every kind of space, whose memory is needed, and whose answers tell what it was told."""
+"""An environment with every kind of space, which needs memory and echoes the actions it receives."""
 
 from typing import Any, ClassVar
 
@@ -8,9 +8,9 @@ from gymnasium import spaces
 
 
 class Everything(gymnasium.Env[Any, Any]):
-    """Shows an image, numbers and choices, nested; does a choice, switches and numbers at once. Rewards what it hears.
+    """Shows nested images, numbers and choices; takes a choice, switches and numbers at once. Reward depends on both.
 
-    Episodes have 5 to 9 steps. Of the moves, the one that was made last is not allowed.
+    Episodes have 5 to 9 steps. The mask forbids repeating the last move.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
@@ -64,7 +64,7 @@ class Everything(gymnasium.Env[Any, Any]):
 
 
 class MaskInInfo(gymnasium.Env[Any, Any]):
-    """Two choices, of which info says what is allowed: what comes next in turn."""
+    """Two choices with a mask in info, which allows only the next one in turn."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
     observation_space, action_space = spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([3, 2])

@@ -14,11 +14,11 @@ from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.gym import envpool as pool
 from tests.envs.clocks import Clock
 
-# Processes are forked from one that has run OpenMP threads; they only play.
+# The parent of the forked processes has run OpenMP threads; the processes only play.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 B = 3
-# What every clock is told in its first episodes, step by step: random lengths, both ends.
+# Actions of every clock in its first episodes: random lengths, both kinds of end.
 RANDOM = np.random.default_rng(0)
 ACTION = torch.from_numpy(RANDOM.choice(3, (B, 40, 40), p=[0.7, 0.2, 0.1]))
 
@@ -35,18 +35,18 @@ FORMS = {
 GHOSTS = {"next step", "mode unsaid"}
 
 
-def told(observation):
-    """Action of each clock, from its own observation (episode, step)."""
+def policy(observation):
+    """Action of each clock, given its observation (episode, step)."""
     episode, clock = observation.long().unbind(1)
     return ACTION[torch.arange(B), episode, clock]
 
 
 def stories(env, steps=120):
-    """What each clock showed, (before, after, reward, terminated, truncated), ghost steps dropped; and the ghosts."""
+    """Every step of each clock (before, after, reward, terminated, truncated) without ghosts; valid and ended flags."""
     story, valid, ended = [[] for _ in range(B)], [], []
     observation = env.reset()
     for _ in range(steps):
-        step = env.step(told(observation))
+        step = env.step(policy(observation))
         for b in step.valid.nonzero().flatten().tolist():
             story[b].append(
                 (
@@ -65,7 +65,7 @@ def stories(env, steps=120):
 
 
 def expected(b, length):
-    """The same story, from the rules."""
+    """The same story, derived from the rules."""
     story, episode, clock = [], 0, 0
     while len(story) < length:
         action = int(ACTION[b, episode, clock])
@@ -84,12 +84,12 @@ def test_every_form_tells_the_same_story(form):
     if form not in GHOSTS:
         assert valid.all()
     else:
-        # The step after an end, and no other.
+        # Only the step after an end.
         assert torch.equal(~valid[1:], ended[:-1])
         assert valid[0].all()
 
 
-def test_own_form_that_does_not_say_how_it_resets_is_taken_as_next_step():
+def test_an_own_form_without_an_autoreset_mode_is_treated_as_next_step():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*missing AutoresetMode metadata", UserWarning)
         env = GymnasiumEnv("test/Unsaid-v0", B, seed=0)
@@ -98,13 +98,13 @@ def test_own_form_that_does_not_say_how_it_resets_is_taken_as_next_step():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_whole_episodes_play_although_some_end_early(form):
+def test_whole_episodes_play_on_when_some_end_early(form):
     with closing(FORMS[form](batch_size=B, seed=0)) as env:
         for _ in range(3):
             observation = env.reset()
             assert observation[:, 1].tolist() == [0, 0, 0]
             for t in range(1, 8):
-                # Environments end at steps 2, 4 and 7; nobody reads what they answer afterwards.
+                # Environments end at steps 2, 4 and 7; nobody reads their answers after that.
                 step = env.step(torch.tensor([int(t == 2), 2 * int(t == 4), int(t == 7)]))
                 playing = torch.tensor([t <= 2, t <= 4, True])
                 assert step.observation[playing, 1].tolist() == [t] * int(playing.sum())
@@ -115,7 +115,7 @@ def test_whole_episodes_play_although_some_end_early(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_returned_changes_later(form):
+def test_returned_tensors_never_change(form):
     with closing(FORMS[form](batch_size=B, seed=0)) as env:
         returned = [env.reset()]
         copies = [returned[0].clone()]
@@ -148,7 +148,7 @@ def test_finished_environments_are_not_stepped():
 
 
 def seeds(backend, seed):
-    """Seeds of the first four episodes of three environments, the second episode of one resetting alone."""
+    """Seeds of the first episodes of three environments, one of which once resets alone."""
     with closing(GymnasiumEnv("test/Seeded-v0", B, seed, backend=backend)) as env:
         shown = [env.reset()]
         for where in ([True] * 3, [True, False, False], [False, True, True]):
@@ -160,7 +160,7 @@ def seeds(backend, seed):
     return [*shown[0].tolist(), *shown[1].tolist(), shown[2][0].item(), *shown[3][1:].tolist()]
 
 
-def test_every_episode_has_a_seed_of_its_own():
+def test_every_episode_has_its_own_seed():
     first, again, other = seeds("sync", 0), seeds("sync", 0), seeds("sync", 1)
     assert first == again == seeds("async", 0)
     assert len(set(first + other)) == 2 * len(first)
@@ -168,7 +168,7 @@ def test_every_episode_has_a_seed_of_its_own():
 
 
 @pytest.mark.parametrize("id", ["test/NextStep-v0", "test/SameStep-v0", "test/Disabled-v0"])
-def test_own_form_is_seeded_anew_at_every_full_reset(id):
+def test_an_own_form_gets_a_new_seed_at_every_full_reset(id):
     def given(seed):
         env = GymnasiumEnv(id, 2, seed)
         for _ in range(3):
@@ -204,7 +204,7 @@ def test_async_equals_sync_in_a_real_environment():
         ("gymnasium.envs:MountainCarContinuous-v0", False, (2, 2), torch.float32),
     ],
 )
-def test_environments_of_gymnasium_play(id, own_form, observation, dtype):
+def test_gymnasiums_environments_play(id, own_form, observation, dtype):
     with closing(GymnasiumEnv(id, 2, seed=0)) as env:
         assert (type(env._episodes).__name__ == "NextStepEpisodes") == own_form
         shown = env.reset()
@@ -231,8 +231,8 @@ def test_bounded_actions_run_over_minus_one_to_one_and_are_clipped():
     space = spaces.Box(low, high)
     env = echo(spaces.Box(-np.inf, np.inf, (4,)), space)
     env.reset()
-    heard = env.step(torch.tensor([[-1.0, 0.5, 7.0, 3.0], [1.5, -9.0, -7.0, 0.0]])).observation
-    assert heard.tolist() == [[0, 1, 7, 3], [10, -2, -7, 1]]
+    received = env.step(torch.tensor([[-1.0, 0.5, 7.0, 3.0], [1.5, -9.0, -7.0, 0.0]])).observation
+    assert received.tolist() == [[0, 1, 7, 3], [10, -2, -7, 1]]
     assert env.action_space == spaces.Box(
         np.array([-1, -1, -np.inf, 1], np.float32), np.array([1, 1, np.inf, np.inf], np.float32)
     )
@@ -277,7 +277,7 @@ def test_close_may_be_called_twice(backend):
     env.close()
 
 
-def test_a_dead_process_is_named_and_does_not_hang_close():
+def test_a_dead_process_is_named_and_close_does_not_hang():
     env = GymnasiumEnv("CartPole-v1", 2, seed=0, backend="async")
     env.reset()
     processes = env._episodes.envs.processes
@@ -329,8 +329,8 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
         ),
         (
             partial(GymnasiumEnv, "tests.worlds:Thing"),
-            "env.id: no environment is registered as 'Thing'. tests.worlds registers none: "
-            "gymnasium.register(id, entry_point=…) belongs in it.",
+            "env.id: no environment is registered as 'Thing'. tests.worlds registers no "
+            "environments: call gymnasium.register(id, entry_point=…) in it.",
         ),
         (
             partial(GymnasiumEnv, "no_such_module.py:Env-v0"),
@@ -351,47 +351,47 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
         ),
         (
             partial(GymnasiumEnv, "Acrobot-v1", kwargs={"color": "red"}),
-            "env.kwargs: {'color': 'red'} does not suit Acrobot-v1: TypeError, AcrobotEnv.__init__() got an unexpected "
-            "keyword argument 'color'. Give what its constructor takes: +env.kwargs.name=value.",
+            "env.kwargs: Acrobot-v1 does not accept {'color': 'red'}: TypeError, AcrobotEnv.__init__() got an "
+            "unexpected keyword argument 'color'. Pass what its constructor takes: +env.kwargs.name=value.",
         ),
         (
             partial(GymnasiumEnv, "test/Echo-v0"),
-            "env.kwargs: {} does not suit test/Echo-v0: TypeError, Echo.__init__() missing 2 required positional "
+            "env.kwargs: test/Echo-v0 does not accept {}: TypeError, Echo.__init__() missing 2 required positional "
             "arguments: 'observation_space' and 'action_space'. "
-            "Give what its constructor takes: +env.kwargs.name=value.",
+            "Pass what its constructor takes: +env.kwargs.name=value.",
         ),
         (
             partial(echo, CHOICE, CHOICE, size=0),
-            "env.kwargs: {'observation_space': Discrete(2), 'action_space': Discrete(2), 'size': 0} does not suit "
-            "test/Echo-v0: ValueError, size is 0. Give what its constructor takes: +env.kwargs.name=value.",
+            "env.kwargs: test/Echo-v0 does not accept {'observation_space': Discrete(2), 'action_space': Discrete(2), "
+            "'size': 0}: ValueError, size is 0. Pass what its constructor takes: +env.kwargs.name=value.",
         ),
         (
             partial(GymnasiumEnv, "FrozenLake-v1", kwargs={"map_name": "9x9"}),
-            "env.kwargs: {'map_name': '9x9'} does not suit FrozenLake-v1: KeyError, '9x9'. "
-            "Give what its constructor takes: +env.kwargs.name=value.",
+            "env.kwargs: FrozenLake-v1 does not accept {'map_name': '9x9'}: KeyError, '9x9'. "
+            "Pass what its constructor takes: +env.kwargs.name=value.",
         ),
         (
             partial(GymnasiumEnv, "CartPole-v1", hidden=[1, 7]),
-            "env.hidden: there is no index 7 in an observation of 4. Use 0 to 3.",
+            "env.hidden: an observation of size 4 has no index 7. Use 0 to 3.",
         ),
         (
             partial(GymnasiumEnv, "CartPole-v1", hidden=[1, 3, 1]),
-            "env.hidden: 1 stands twice (got [1, 3, 1]). Name every index once.",
+            "env.hidden: index 1 is listed twice (got [1, 3, 1]). List each index once.",
         ),
         (
             partial(GymnasiumEnv, "FrozenLake-v1", hidden=[0]),
-            "env.hidden: indices hide parts of a vector, and an observation here is Discrete of shape () "
+            "env.hidden: indices need a vector observation, and this one is Discrete of shape () "
             "(got [0]). Use env.hidden=[].",
         ),
         (
             partial(echo, spaces.Text(5), CHOICE),
-            "env.id: an observation here is Text. Wrap the environment so that it shows Box, Discrete, MultiDiscrete, "
-            "MultiBinary, or Dict and Tuple of these.",
+            "env.id: the observation is Text, which is not supported. Wrap the environment to return Box, Discrete, "
+            "MultiDiscrete, MultiBinary, or a Dict or Tuple of these.",
         ),
         (
             partial(echo, BOX, spaces.Box(0, 255, (2,), np.uint8)),
-            "env.id: an action here is Box of shape (2,). Wrap the environment so that it takes Discrete, "
-            "MultiDiscrete, MultiBinary, a Box of floats, or Dict and Tuple of these.",
+            "env.id: the action is Box of shape (2,), which is not supported. Wrap the environment to take Discrete, "
+            "MultiDiscrete, MultiBinary, a Box of floats, or a Dict or Tuple of these.",
         ),
         (
             partial(GymnasiumEnv, "CartPole-v1", backend="threads"),
@@ -407,21 +407,21 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
         ),
     ],
 )
-def test_what_cannot_be_played_is_said_in_one_line(make, message):
+def test_an_environment_that_cannot_be_played_is_refused_in_one_line(make, message):
     with pytest.raises(EnvError) as error:
         make(batch_size=2, seed=0)
     assert str(error.value) == message
 
 
-def test_where_envpool_is_not_installed_the_extra_is_named(monkeypatch):
+def test_a_missing_envpool_names_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(pool, "is_installed", lambda package: False)
     with pytest.raises(EnvError) as error:
         GymnasiumEnv("CartPole-v1", 2, seed=0, backend="envpool")
-    said = "env.backend: envpool is not installed. Install it: pip install 'seqrl[envpool]'."
-    assert str(error.value) == said
+    message = "env.backend: envpool is not installed. Install it: pip install 'seqrl[envpool]'."
+    assert str(error.value) == message
 
 
-def test_a_module_that_lacks_a_package_is_told_from_one_that_is_not_there(tmp_path, monkeypatch):
+def test_a_module_that_lacks_a_package_is_distinguished_from_a_missing_module(tmp_path, monkeypatch):
     (tmp_path / "half_installed.py").write_text("import no_such_package")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(EnvError) as error:
@@ -432,7 +432,7 @@ def test_a_module_that_lacks_a_package_is_told_from_one_that_is_not_there(tmp_pa
     )
 
 
-def test_same_step_form_without_final_observations_is_refused(monkeypatch):
+def test_a_same_step_form_without_final_observations_is_refused(monkeypatch):
     env = GymnasiumEnv("test/SameStep-v0", 2, seed=0)
     monkeypatch.setattr(env._episodes.envs, "final", dict)
     env.reset()

@@ -20,16 +20,16 @@ def alternating(observation: torch.Tensor, t: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("policy", [random_actions, balancing, alternating])
-def test_plays_as_gymnasium_does(policy):
+def test_cartpole_plays_as_gymnasium_does(policy):
     env, twins = CartPole(5, seed=3), [gymnasium.make("CartPole-v1").unwrapped for _ in range(5)]
 
-    def meet(where: torch.Tensor) -> None:
+    def synchronise(where: torch.Tensor) -> None:
         for b in where.nonzero().flatten().tolist():
             twins[b].reset()
             twins[b].state = env._state[b].numpy().copy()
 
     observation = env.reset()
-    meet(torch.ones(5, dtype=torch.bool))
+    synchronise(torch.ones(5, dtype=torch.bool))
     played = 0
     for t in range(400):
         action = policy(observation, t)
@@ -42,7 +42,7 @@ def test_plays_as_gymnasium_does(policy):
         assert step.valid.all()
         assert not step.truncated.any()
         observation = env.reset(step.terminated)
-        meet(step.terminated)
+        synchronise(step.terminated)
     assert played == 2000
 
 
@@ -72,18 +72,18 @@ def test_hidden_numbers_leave_the_observation_and_its_space():
 @pytest.mark.parametrize(
     ("hidden", "message"),
     [
-        ([4], "env.hidden: there is no index 4 in an observation of 4. Use 0 to 3."),
-        ([0, -1], "env.hidden: there is no index -1 in an observation of 4. Use 0 to 3."),
-        ([0, 1, 2, 3], "env.hidden: [0, 1, 2, 3] hides the whole observation of 4. Leave at least one index."),
+        ([4], "env.hidden: an observation of size 4 has no index 4. Use 0 to 3."),
+        ([0, -1], "env.hidden: an observation of size 4 has no index -1. Use 0 to 3."),
+        ([0, 1, 2, 3], "env.hidden: all 4 indices are hidden (got [0, 1, 2, 3]). Leave at least one."),
     ],
 )
-def test_hiding_what_cannot_be_hidden_is_refused(hidden, message):
+def test_an_index_that_cannot_be_hidden_is_refused(hidden, message):
     with pytest.raises(EnvError) as error:
         CartPole(1, seed=0, hidden=hidden)
     assert str(error.value) == message
 
 
-def test_starts_are_uniform_repeat_with_the_seed_and_differ_without_it():
+def test_starts_are_uniform_repeat_with_the_seed_and_differ_otherwise():
     start = CartPole(1000, seed=1).reset()
     assert -0.05 <= start.min() < -0.0499
     assert 0.0499 < start.max() <= 0.05
@@ -95,27 +95,27 @@ def test_starts_are_uniform_repeat_with_the_seed_and_differ_without_it():
     assert not torch.equal(start, env.reset())
 
 
-def noise_seen(env, observation):
+def observed_noise(env, observation):
     return observation.double() - env._state[:, [0, 2]]
 
 
-def test_noise_is_drawn_anew_for_every_observation_with_its_standard_deviation():
+def test_every_observation_has_fresh_noise_with_the_given_standard_deviation():
     env = CartPole(5000, seed=0, hidden=[1, 3], noise=0.02)
-    first = noise_seen(env, env.reset())
-    second = noise_seen(env, env.step(torch.zeros(5000).long()).observation)
+    first = observed_noise(env, env.reset())
+    second = observed_noise(env, env.step(torch.zeros(5000).long()).observation)
     for noise in (first, second):
         assert noise.mean(0).abs().max() < 0.001
         assert noise.std(0).tolist() == pytest.approx([0.02, 0.02], rel=0.05)
     assert torch.corrcoef(torch.cat([first, second], 1).T).fill_diagonal_(0).abs().max() < 0.05
 
 
-def test_noise_keeps_to_the_bounds_of_what_is_seen():
+def test_noisy_observations_stay_within_their_bounds():
     env = CartPole(1000, seed=0, hidden=[1, 3], noise=5.0)
-    seen, high = env.reset(), torch.from_numpy(env.observation_space.high)
-    assert (seen.abs().max(0).values == high).all()
+    observation, high = env.reset(), torch.from_numpy(env.observation_space.high)
+    assert (observation.abs().max(0).values == high).all()
 
 
-def test_steps_up_to_the_time_limit_bring_the_best_return():
+def test_reaching_the_time_limit_earns_the_best_return():
     env = CartPole(2, seed=0, max_episode_steps=50, best_return=3.0)
     observation, total = env.reset(), torch.zeros(2)
     for t in range(50):
@@ -126,7 +126,7 @@ def test_steps_up_to_the_time_limit_bring_the_best_return():
 
 
 def mean_return(env, policy):
-    """Mean return of an episode of each under a policy over what is seen."""
+    """Mean return of one episode per environment under a policy of the observation."""
     observation, total, playing = env.reset(), torch.zeros(env.batch_size), torch.ones(env.batch_size)
     for _ in range(env.max_episode_steps):
         step = env.step(policy(observation))
@@ -137,13 +137,13 @@ def mean_return(env, policy):
 
 
 class Kalman:
-    """Remembers: a filter over cart-pole linearised about upright, and linear control of what it believes."""
+    """A policy with memory: a Kalman filter linearised about upright, and linear control of its estimate."""
 
     control = torch.tensor([1.0, 2.0, 30.0, 8.0]).double()
     seen = torch.eye(4).double()[[0, 2]]
 
     def __init__(self, batch_size, noise):
-        self.doubt = noise**2 * torch.eye(2).double()
+        self.noise_covariance = noise**2 * torch.eye(2).double()
         upright, still = torch.zeros(1, 4).double(), torch.zeros(1).double()
         self.change = torch.func.jacrev(lambda state: moved(state, still))(upright)[0, :, 0]
         self.belief = torch.zeros(batch_size, 4).double()
@@ -151,7 +151,7 @@ class Kalman:
 
     def __call__(self, observation):
         seen, covariance = self.seen, self.covariance
-        gain = covariance @ seen.T @ torch.linalg.inv(seen @ covariance @ seen.T + self.doubt)
+        gain = covariance @ seen.T @ torch.linalg.inv(seen @ covariance @ seen.T + self.noise_covariance)
         belief = self.belief + (observation - self.belief @ seen.T) @ gain.T
         action = (belief @ self.control > 0).long()
         self.belief = moved(belief, (2 * action - 1) * FORCE)
@@ -159,20 +159,20 @@ class Kalman:
         return action
 
 
-def popgyms(noise, batch_size=1000):
+def popgym_cartpole(noise, batch_size=1000):
     return CartPole(batch_size, seed=0, hidden=[1, 3], max_episode_steps=200, noise=noise, best_return=1.0)
 
 
 @pytest.mark.parametrize(("noise", "reached"), [(0.0, 1.0), (0.1, 0.99), (0.2, 0.61), (0.3, 0.37)])
-def test_a_kalman_filter_remembers_enough(noise, reached):
+def test_a_kalman_filter_reaches_the_documented_return(noise, reached):
     filter = Kalman(1000, max(noise, 1e-6))
-    assert mean_return(popgyms(noise), filter) == pytest.approx(reached, abs=0.02)
+    assert mean_return(popgym_cartpole(noise), filter) == pytest.approx(reached, abs=0.02)
 
 
 @pytest.mark.parametrize(("noise", "reached"), [(0.0, 0.22), (0.1, 0.25), (0.2, 0.20), (0.3, 0.17)])
-def test_without_memory_a_push_the_way_it_leans_reaches_what_the_docstring_says(noise, reached):
+def test_a_memoryless_push_towards_the_lean_reaches_the_documented_return(noise, reached):
     shares = [
-        mean_return(popgyms(noise), lambda seen, weight=weight: (seen[:, 1] + weight * seen[:, 0] > 0).long())
+        mean_return(popgym_cartpole(noise), lambda seen, weight=weight: (seen[:, 1] + weight * seen[:, 0] > 0).long())
         for weight in (-0.2, -0.1, -0.05, 0.0, 0.1)
     ]
     assert max(shares) == pytest.approx(reached, abs=0.02)

@@ -1,4 +1,4 @@
-"""Who plays the environments if that is left open."""
+"""env.backend=auto: which backend it picks."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +14,7 @@ from seqrl.envs.gym.backends import EnvRequest
 from seqrl.runs.build import constructor, make_env
 from tests.envs.clocks import Clock
 
-# Processes are forked from one that has run OpenMP threads; they only play.
+# The parent of the forked processes has run OpenMP threads; the processes only play.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
@@ -23,7 +23,7 @@ def request(id="test/Clock-v0", batch_size=16):
 
 
 def chosen(batch_size, one, processes):
-    """The choice, if one environment plays `one` steps a second, and processes `processes` together."""
+    """The choice if one environment plays `one` steps per second, and processes play `processes` together."""
     return fastest(request(batch_size=batch_size), lambda request: one, lambda request: processes)
 
 
@@ -34,10 +34,10 @@ def chosen(batch_size, one, processes):
         (3, 0.25, 0.5, Choice("async", "0.5 steps/s with 3 processes (vector: none; sync: 0.25)")),
         (9, 5012, 2345, Choice("sync", "5,000 steps/s (vector: none; async: 2,300 steps/s with 9 processes)")),
         (16, 19, 19, Choice("sync", "19 steps/s (vector: none; async: 19 steps/s with 4 processes)")),
-        (1, 0.25, 0.5, Choice("sync", "as there is only one")),
+        (1, 0.25, 0.5, Choice("sync", "there is only one")),
     ],
 )
-def test_the_faster_one_plays(batch_size, one, processes, expected):
+def test_the_faster_backend_is_chosen(batch_size, one, processes, expected):
     assert chosen(batch_size, one, processes) == expected
 
 
@@ -49,17 +49,17 @@ def test_no_process_is_started_where_a_message_takes_longer_than_a_step():
     assert fastest(request(), lambda request: 41_234, never) == Choice("sync", why)
 
 
-def test_what_fails_while_it_is_measured_plays_in_one_process_and_is_said():
+def test_a_failed_measurement_falls_back_to_one_process_and_says_why():
     def fails(request):
         raise RuntimeError("no more memory.\nTraceback")
 
-    for it in (fastest(request(), fails, fails), fastest(request(), lambda request: 1, fails)):
-        assert it.backend == "sync"
-        assert it.why.startswith("as speed could not be measured: RuntimeError: no more memory (")
+    for fallback in (fastest(request(), fails, fails), fastest(request(), lambda request: 1, fails)):
+        assert fallback.backend == "sync"
+        assert fallback.why.startswith("speed could not be measured: RuntimeError: no more memory (")
 
 
 def ticking(*seconds):
-    """A player whose first steps take so long, and the others as long as the last; and its clock."""
+    """A player whose steps take `seconds`, the last value repeating; and its clock."""
     now, left = [0.0], list(seconds)
 
     def play():
@@ -72,14 +72,14 @@ def ticking(*seconds):
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        # The first step counts for nothing.
+        # The first step does not count.
         ((9.0, 0.01), 200.0),
-        # Slow ones are played once more, quick ones until they are enough.
+        # Slow steps are played once more, fast ones up to the maximum.
         ((5.0,), 0.4),
         ((1e-6,), 2e6),
     ],
 )
-def test_the_rate_is_that_of_steps_after_the_first(seconds, expected):
+def test_the_rate_ignores_the_first_step(seconds, expected):
     play, clock = ticking(*seconds)
     assert rate(play, clock) == pytest.approx(expected)
 
@@ -92,46 +92,46 @@ def test_a_measurement_is_short():
 
 
 @pytest.mark.parametrize("measured", [alone, side_by_side])
-def test_episodes_that_end_begin_anew_while_it_is_measured(measured, monkeypatch):
-    # Two of three random actions end the episode of a clock, which minds a step after its end.
+def test_ended_episodes_restart_during_a_measurement(measured, monkeypatch):
+    # Two of three random actions end a clock's episode, and a clock asserts that it is not stepped after its end.
     monkeypatch.setattr(choice, "STEPS", 40)
     Clock.steps.clear()
     assert measured(request(batch_size=2)) > 0
-    # Others play in processes of their own.
+    # The others play in their own processes.
     assert (sum(Clock.steps.values()) > 20) == (measured is alone)
 
 
-def test_the_run_begins_with_environments_that_nobody_has_played():
+def test_a_run_starts_with_fresh_environments():
     with closing(GymnasiumEnv("test/Clock-v0", 2, seed=0)) as env:
         assert env.backend_reason
         assert env.reset().tolist() == [[0, 0], [0, 0]]
 
 
-def test_an_own_vector_form_is_preferred_unmeasured(monkeypatch):
+def test_an_own_vector_form_is_chosen_without_a_measurement(monkeypatch):
     monkeypatch.setattr(choice, "fastest", None)
     env = GymnasiumEnv("CartPole-v1", 2, seed=0)
-    assert (env.backend, env.backend_reason) == ("vector", "CartPole-v1 has a form of its own")
+    assert (env.backend, env.backend_reason) == ("vector", "CartPole-v1 has its own vector form")
 
 
-def test_what_is_asked_for_is_not_measured(monkeypatch):
+def test_an_explicit_backend_is_not_measured(monkeypatch):
     monkeypatch.setattr(choice, "fastest", None)
     env = GymnasiumEnv("Acrobot-v1", 2, seed=0, backend="sync")
     assert (env.backend, env.backend_reason) == ("sync", "")
 
 
-def test_a_choice_is_made_once_for_all_environments_of_a_run(monkeypatch):
-    monkeypatch.setattr(choice, "fastest", lambda request: Choice("async", "so that it can be told from the usual"))
+def test_one_choice_serves_all_environments_of_a_run(monkeypatch):
+    monkeypatch.setattr(choice, "fastest", lambda request: Choice("async", "a reason of this test"))
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1"])
     device = replace(constructor(cfg.device)(), name="cpu")
     with closing(make_env(cfg, device, 2, "training")) as env:
-        assert (env.backend, env.backend_reason) == ("async", "so that it can be told from the usual")
+        assert (env.backend, env.backend_reason) == ("async", "a reason of this test")
     monkeypatch.setattr(choice, "fastest", None)
     with closing(make_env(cfg, device, 2, "evaluation", backend=env.backend)) as env:
         assert (env.backend, env.backend_reason) == ("async", "")
 
 
-def test_built_in_environments_have_no_choice():
+def test_built_in_environments_have_no_backend():
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=tmaze"])
     assert make_env(cfg, constructor(cfg.device)(), 2, "training", backend="async").backend == ""

@@ -21,7 +21,7 @@ def make(batch_size=2, seed="", backend="sync", hidden=HIDDEN, **more):
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])
-def test_every_part_arrives_as_it_was_shown_and_every_action_as_it_was_meant(backend):
+def test_every_part_of_observations_and_actions_arrives_unchanged(backend):
     with closing(make(backend=backend)) as env:
         seen = env.observation_space.split(env.reset())
         assert {name: (tuple(x.shape[1:]), x.dtype) for name, x in seen.items()} == {
@@ -44,7 +44,7 @@ def test_every_part_arrives_as_it_was_shown_and_every_action_as_it_was_meant(bac
         assert step.reward.tolist() == pytest.approx([4, 2.75])
 
 
-def test_bytes_are_those_of_the_environment():
+def test_image_bytes_equal_the_environments_own():
     with closing(make(batch_size=1)) as env:
         shown = env.observation_space.split(env.reset())["image"][0].numpy()
         seeded = everything.Everything()
@@ -65,8 +65,8 @@ def test_learning_is_exact_with_every_kind_of_space(kind, bptt_length):
     assert not [finding for finding in findings if not finding.passed]
 
 
-def test_an_update_moves_every_parameter_and_the_masked_is_never_done():
-    """The environment itself refuses what is not allowed."""
+def test_an_update_moves_every_parameter_and_masked_actions_never_occur():
+    """The environment itself asserts that every action is allowed."""
     with closing(make(batch_size=8)) as env:
         network = small_network(env, "lstm")
         runner = Runner(env, network, 0, 0, torch.Generator().manual_seed(0))
@@ -83,7 +83,7 @@ def test_a_mask_in_info_is_obeyed():
         network = small_network(env, "lstm")
         rollout = Runner(env, network, 0, 0, torch.Generator().manual_seed(0)).collect()
         assert rollout.reward.sum(0).tolist() == [7] * 4
-        # There is one way only to obey.
+        # The mask always leaves exactly one action.
         assert rollout.log_prob.abs().max() == 0
 
 
@@ -91,11 +91,11 @@ def test_a_mask_in_info_is_obeyed():
     ("faulty", "message"),
     [
         ("none", "KeyError: 'action_mask'"),
-        ("size", r"its observation 'action_mask' has the shape \(4,\), not \(5,\)"),
+        ("size", r"its observation 'action_mask' has shape \(4,\), not \(5,\)"),
         ("nothing", "its action_mask allows nothing"),
     ],
 )
-def test_a_mask_that_is_none_is_named(faulty, message):
+def test_an_unusable_mask_is_named(faulty, message):
     env = GymnasiumEnv("test/MaskInInfo-v0", 1, 0, action_mask="info", kwargs={"faulty": faulty})
     with closing(env), pytest.raises(FaultyEnvError, match=message):
         env.reset()
@@ -106,32 +106,32 @@ def test_a_mask_that_is_none_is_named(faulty, message):
     [
         (
             {"hidden": []},
-            "env.id: the observation's part 'mission' is Text. Hide it, env.hidden=[mission], or wrap the environment "
-            "so that it shows Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these.",
+            "env.id: part 'mission' of the observation is Text, which is not supported. Hide it with "
+            "env.hidden=[mission], or wrap the environment to return Box, Discrete, MultiDiscrete, MultiBinary, or a "
+            "Dict or Tuple of these.",
         ),
         (
             {"hidden": ["misson"]},
-            "env.hidden: there is no part 'misson' in an observation of action_mask.keys, action_mask.move, body.0, "
-            "body.1, cards, image, lamps, mission. Name parts of it.",
+            "env.hidden: the observation has no part 'misson'. Use one or more of action_mask.keys, action_mask.move, "
+            "body.0, body.1, cards, image, lamps, mission.",
         ),
         (
             {"hidden": ["mission", "body", "cards", "image", "lamps"]},
-            "env.hidden: ['mission', 'body', 'cards', 'image', 'lamps'] hides the whole observation. Leave a part of "
-            "it.",
+            "env.hidden: every part of the observation is hidden (got ['mission', 'body', 'cards', 'image', 'lamps']). "
+            "Leave one.",
         ),
         (
             {"action_mask": "mask"},
-            "env.action_mask: there is no part 'mask' in an observation of action_mask.keys, action_mask.move, body.0, "
-            "body.1, cards, image, lamps, mission. Name one of them, or info.",
+            "env.action_mask: the observation has no part 'mask'. Use info, or one of action_mask.keys, "
+            "action_mask.move, body.0, body.1, cards, image, lamps, mission.",
         ),
         (
             {"action_mask": "lamps"},
-            "env.action_mask: the mask lamps has 3 numbers, and there are 9 choices. Mend the environment, or name "
-            "another part.",
+            "env.action_mask: the mask lamps has 3 numbers for 9 choices. Fix the environment, or name another part.",
         ),
     ],
 )
-def test_what_cannot_be_played_is_said_in_one_line(more, message):
+def test_a_setting_that_does_not_match_the_observation_is_refused_in_one_line(more, message):
     with pytest.raises(EnvError) as error:
         make(**more)
     assert str(error.value) == message
@@ -144,19 +144,19 @@ def test_a_part_that_is_not_finite_is_named(monkeypatch):
 
     seen = everything.Everything.observation
     monkeypatch.setattr(everything.Everything, "observation", broken)
-    with closing(make()) as env, pytest.raises(FaultyEnvError, match=r"its observation 'body.0' is nan\. Mend"):
+    with closing(make()) as env, pytest.raises(FaultyEnvError, match=r"its observation 'body.0' is nan\. Fix"):
         Runner(env, small_network(env, "lstm"), 4, 0, torch.Generator().manual_seed(0)).collect()
 
 
 @pytest.mark.parametrize("ghosts", [False, True])
-def test_inputs_are_those_of_the_step_before_and_none_at_a_start(ghosts):
+def test_inputs_come_from_the_step_before_and_are_empty_at_a_start(ghosts):
     env = WithInputs(Script([[2, 3]], ghosts=ghosts), ["previous_action", "previous_reward", "first"])
     env.reset()
-    told = []
+    inputs = []
 
     def note(observation):
-        seen = env.observation_space.split(observation)
-        told.append([int(seen[name]) for name in ("previous_action", "previous_reward", "first")])
+        parts = env.observation_space.split(observation)
+        inputs.append([int(parts[name]) for name in ("previous_action", "previous_reward", "first")])
 
     note(env.reset())
     for action in (2, 0, 1, 2, 0):
@@ -170,10 +170,10 @@ def test_inputs_are_those_of_the_step_before_and_none_at_a_start(ghosts):
                 ended = step.observation
             note(ended)
     # Episodes of 3 and 2 steps: choices count from 1, rewards are 1, 2, 3.
-    assert told == [[0, 0, 1], [3, 1, 0], [1, 2, 0], [2, 3, 0], [0, 0, 1], [3, 1, 0], [1, 2, 0], [0, 0, 1]]
+    assert inputs == [[0, 0, 1], [3, 1, 0], [1, 2, 0], [2, 3, 0], [0, 0, 1], [3, 1, 0], [1, 2, 0], [0, 0, 1]]
 
 
-def test_inputs_go_with_every_kind_of_action_and_are_exact():
+def test_inputs_work_with_every_kind_of_action_and_learning_stays_exact():
     def with_inputs(batch_size, seed):
         return WithInputs(make(batch_size, seed), ["previous_action", "previous_reward", "first"])
 
@@ -186,7 +186,7 @@ def test_inputs_go_with_every_kind_of_action_and_are_exact():
     assert not [finding for finding in findings if not finding.passed]
 
 
-def test_checks_of_an_environment_do_only_what_its_mask_allows():
+def test_environment_checks_play_only_allowed_actions():
     assert not [finding for finding in env_checks(make) if not finding.passed]
 
 

@@ -1,4 +1,4 @@
-"""Environments that do something wrong: which, when and what is said in one line, and no process is left."""
+"""Faulty environments: one line says which, when and what, and no process is left behind."""
 
 import multiprocessing
 import os
@@ -22,14 +22,14 @@ from seqrl.types import Step
 from tests.parts import small_network
 from tests.worlds import Script
 
-# Processes are forked from one that has run OpenMP threads; they only play.
+# The parent of the forked processes has run OpenMP threads; the processes only play.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This process .* is multi-threaded:DeprecationWarning", "ignore::UserWarning:gymnasium"
 )
 
 
 class Faulty(gymnasium.Env):
-    """Episodes of 10 steps; the second environment that is built does `fault` at step 3 of its second episode."""
+    """Episodes of 10 steps; commits `fault` at step `at` of its second episode."""
 
     observation_space = spaces.Box(-1.0, 1.0, (2,))
     action_space = spaces.Discrete(2)
@@ -103,9 +103,9 @@ gymnasium.register("test/Unseeded-v0", Unseeded, disable_env_checker=True, order
 
 
 def played(backend, id="test/Faulty-v0", timeout_seconds=None, **kwargs):
-    """Play until the fault; return what is said."""
-    told = {"backend": backend, "kwargs": kwargs, "timeout_seconds": timeout_seconds}
-    with closing(GymnasiumEnv(id, batch_size=2, seed=0, **told)) as env:
+    """Play until the fault; return the error message."""
+    settings = {"backend": backend, "kwargs": kwargs, "timeout_seconds": timeout_seconds}
+    with closing(GymnasiumEnv(id, batch_size=2, seed=0, **settings)) as env:
         runner = Runner(env, small_network(env), 40, 0, torch.Generator().manual_seed(0))
         with pytest.raises(FaultyEnvError) as caught:
             runner.collect()
@@ -120,24 +120,24 @@ WHERE = r"^environment 0, episode 2 \(seed \d+\), step 3: "
 
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         (
             "raises",
-            WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:70\)\. Mend the environment\.$",
+            WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:70\)\. Fix the environment\.$",
         ),
-        ("nan reward", WHERE + r"its reward is nan\. Mend"),
+        ("nan reward", WHERE + r"its reward is nan\. Fix"),
         ("text reward", WHERE + r"it raised ValueError: could not convert string to float: 'a lot'"),
-        ("wrong shape", WHERE + r"its observation has the shape \(3,\), not \(2,\)\. Mend"),
-        ("four values", WHERE + r"it raised ValueError: not enough values .*step five values: observation, reward"),
-        ("nan observation", r"^environment 0, step 3 of its episode: its observation is nan\. Mend"),
+        ("wrong shape", WHERE + r"its observation has shape \(3,\), not \(2,\)\. Fix"),
+        ("four values", WHERE + r"it raised ValueError: not enough values .*five values: observation, reward"),
+        ("nan observation", r"^environment 0, step 3 of its episode: its observation is nan\. Fix"),
     ],
 )
-def test_a_fault_is_named_with_environment_episode_seed_and_step(backend, fault, said):
-    assert re.search(said, played(backend, fault=fault))
+def test_a_fault_is_named_with_environment_episode_seed_and_step(backend, fault, message):
+    assert re.search(message, played(backend, fault=fault))
 
 
-def test_a_process_that_dies_is_named_and_leaves_no_other_behind():
+def test_a_process_that_dies_is_named_and_no_other_is_left_behind():
     assert re.search(WHERE + r"its process died.*Use a smaller parallel, or", played("async", fault="dies"))
 
 
@@ -145,11 +145,12 @@ def test_a_process_that_dies_is_named_and_leaves_no_other_behind():
 @pytest.mark.parametrize("fault", ["hangs", "hangs and swallows"])
 def test_an_environment_that_hangs_is_named_and_ended(backend, fault):
     began = time.monotonic()
-    said = (
-        r"it has not answered for 0\.5 seconds, the limit of env\.timeout_seconds\. Mend the environment, or allow more"
+    message = (
+        r"it has not answered for 0\.5 seconds, the limit set by env\.timeout_seconds\. "
+        r"Fix the environment, or raise the limit"
     )
-    assert re.search(WHERE + said, played(backend, timeout_seconds=0.5, fault=fault))
-    # Far from the minute that it would sleep.
+    assert re.search(WHERE + message, played(backend, timeout_seconds=0.5, fault=fault))
+    # It would sleep for a minute.
     assert time.monotonic() - began < 20
 
 
@@ -165,8 +166,8 @@ for _ in range(2):
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process cannot be told to end with its parent")
-def test_environments_that_hang_end_with_a_run_that_is_killed():
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")
+def test_environments_that_hang_end_with_a_killed_run():
     with subprocess.Popen([sys.executable, "-W", "ignore", "-c", ORPHANS], stdout=subprocess.PIPE, text=True) as run:
         pids = [int(pid) for pid in run.stdout.readline().split()]
         time.sleep(0.5)
@@ -178,7 +179,7 @@ def test_environments_that_hang_end_with_a_run_that_is_killed():
     assert len(pids) == 2
 
 
-def test_an_own_vector_form_that_hangs_is_said():
+def test_an_own_vector_form_that_hangs_is_named():
     env = GymnasiumEnv("CartPole-v1", batch_size=2, seed=0, backend="vector", timeout_seconds=0.2)
     env.reset()
     env._episodes.envs.step = lambda actions: time.sleep(60)
@@ -194,18 +195,18 @@ def test_the_alarm_is_off_after_a_step():
 
 
 @pytest.mark.parametrize(
-    ("id", "said"),
+    ("id", "message"),
     [
         ("test/OldReset-v0", r"^environment 0, episode 1 \(seed \d+\), step 0: .*must return observation and info"),
         ("test/Unseeded-v0", r"unexpected keyword argument 'seed'\. reset\(seed=\.\.\., options=\.\.\.\) must"),
     ],
 )
-def test_an_interface_of_another_time_is_named(id, said):
-    assert re.search(said, played("sync", id))
+def test_an_outdated_interface_is_named(id, message):
+    assert re.search(message, played("sync", id))
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])
-def test_an_environment_that_does_not_close_costs_nothing_that_was_played(backend):
+def test_an_environment_that_fails_to_close_loses_no_data(backend):
     env = GymnasiumEnv("test/Unclosing-v0", batch_size=2, seed=0, backend=backend)
     Runner(env, small_network(env), 5, 0, torch.Generator().manual_seed(0)).collect()
     env.close()
@@ -213,7 +214,7 @@ def test_an_environment_that_does_not_close_costs_nothing_that_was_played(backen
 
 
 class Spoilt(Script):
-    """One number of a native environment is not finite at one step."""
+    """A native environment with one number that is not finite at one step."""
 
     def __init__(self, number, name, ghosts=False):
         super().__init__([[5], [4, 9], [7]], ghosts=ghosts)
@@ -230,14 +231,14 @@ class Spoilt(Script):
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["reward", "observation"])
-def test_a_number_that_is_not_finite_is_noticed_before_it_is_learned_from(name, number):
+def test_a_number_that_is_not_finite_is_caught_before_learning(name, number):
     env = Spoilt(number, name)
     runner = Runner(env, small_network(env), 40, 0, torch.Generator().manual_seed(0))
     with pytest.raises(FaultyEnvError, match=rf"^environment 1, step 3 of its episode: its {name} is {number:g}\."):
         runner.collect()
 
 
-def test_what_is_not_finite_where_nothing_was_played_is_no_fault():
+def test_nan_at_a_ghost_step_is_not_a_fault():
     env = Script([[2], [2]], ghosts=True)
     plain = env.step
 
@@ -253,14 +254,14 @@ def test_what_is_not_finite_where_nothing_was_played_is_no_fault():
     assert not rollout.valid.all()
 
 
-def test_an_episode_that_never_ends_is_said_instead_of_waited_for():
+def test_an_endless_episode_ends_in_an_error():
     env = Script([[5], [10**9]])
     runner = Runner(env, small_network(env), 0, 0, torch.Generator().manual_seed(0), episode_limit=50)
     with pytest.raises(FaultyEnvError, match=r"^environment 1: its episode has not ended after 50 steps\..*128"):
         runner.collect()
 
 
-def test_a_time_limit_can_be_given_to_any_environment():
+def test_any_environment_accepts_a_time_limit():
     kwargs = {"max_episode_steps": 6}
     with closing(GymnasiumEnv("test/Faulty-v0", batch_size=2, seed=0, backend="sync", kwargs=kwargs)) as env:
         rollout = Runner(env, small_network(env), 0, 0, torch.Generator().manual_seed(0)).collect()

@@ -12,8 +12,8 @@ def chain(context, query, length):
 
 
 @pytest.mark.parametrize("answer", [0, 1])
-def test_the_bits_are_shown_twice_the_query_before_the_answer_which_alone_counts(answer):
-    # Of bsuite: time that is left, query, bits; reward.
+def test_bits_show_twice_the_query_shows_before_the_answer_and_only_the_answer_counts(answer):
+    # As in bsuite: time left, query, bits; reward; terminated.
     env = chain([1, 0], query=1, length=3)
     steps = [env.step(torch.tensor([action])) for action in (1 - answer, 1, 0, answer)]
     table = [

@@ -1,4 +1,4 @@
-"""Environments of EnvPool, where it is installed: pip install -e ".[envpool]"."""
+"""EnvPool's environments. Needs pip install -e ".[envpool]"; skipped otherwise."""
 
 from contextlib import closing
 
@@ -22,8 +22,8 @@ def cartpoles(batch_size=B, seed=0, **kwargs):
     return GymnasiumEnv("CartPole-v1", batch_size, seed, backend="envpool", kwargs=kwargs)
 
 
-def told(observation):
-    """Environment 0 falls soon, 1 balances until its time is up, the others do either, by the side they begin on."""
+def policy(observation):
+    """Environment 0 falls soon, 1 balances until its time limit, the others do one or the other."""
     angle, speed = observation[:, 2], observation[:, 3]
     balance = (angle + 0.3 * speed > 0).long()
     sides = torch.arange(len(observation))
@@ -31,7 +31,7 @@ def told(observation):
 
 
 class Twin:
-    """Gymnasium's CartPole, put where EnvPool's begins."""
+    """Gymnasium's CartPole, started in the state of EnvPool's."""
 
     def __init__(self, start):
         self.env = gymnasium.make("CartPole-v1", max_episode_steps=LIMIT)
@@ -40,24 +40,24 @@ class Twin:
 
     def step(self, action):
         observation, reward, terminated, truncated, _ = self.env.step(action)
-        # EnvPool gives one reason.
+        # EnvPool gives only one reason.
         return observation, reward, terminated and not truncated, truncated
 
 
-def test_it_plays_as_gymnasium_does_to_the_final_observation_and_spends_a_step_on_each_reset():
+def test_it_plays_as_gymnasium_does_up_to_the_final_observation_and_spends_a_step_on_each_reset():
     with closing(cartpoles()) as env:
         observation = env.reset()
         twins = [Twin(start) for start in observation]
         ended = torch.zeros(B, dtype=torch.bool)
         lengths, ends = [[0] for _ in range(B)], set()
         for _ in range(200):
-            action = told(observation)
+            action = policy(observation)
             step = env.step(action)
-            # The step after an end is not played, and no other.
+            # Only the step after an end is not played.
             assert torch.equal(step.valid, ~ended)
             for b in range(B):
                 if ended[b]:
-                    # It shows where the next episode begins, and nothing has ended.
+                    # It shows the start of the next episode, which has not ended.
                     assert step.observation[b].abs().max() <= 0.05
                     assert not step.terminated[b] | step.truncated[b]
                     twins[b] = Twin(step.observation[b])
@@ -75,13 +75,13 @@ def test_it_plays_as_gymnasium_does_to_the_final_observation_and_spends_a_step_o
     assert max(lengths[0]) < 15
 
 
-def test_what_is_told_while_it_resets_is_ignored():
+def test_actions_during_a_reset_are_ignored():
     with closing(cartpoles()) as one, closing(cartpoles()) as other:
         observation, same = one.reset(), other.reset()
         ghosts, ended = 0, torch.zeros(B, dtype=torch.bool)
         for _ in range(100):
             assert torch.equal(observation, same)
-            action = told(observation)
+            action = policy(observation)
             step, twin = one.step(action), other.step((1 - action).where(ended, action))
             ghosts += int(ended.sum())
             ended = step.terminated | step.truncated
@@ -90,19 +90,19 @@ def test_what_is_told_while_it_resets_is_ignored():
     assert ghosts > 10
 
 
-def test_a_full_reset_in_the_middle_begins_all_episodes():
+def test_a_full_reset_in_mid_episode_begins_all_episodes_again():
     with closing(cartpoles()) as env:
         for _ in range(3):
             observation = env.reset()
             assert observation.abs().max() <= 0.05
             for played in range(1, 13):
-                step = env.step(told(observation))
+                step = env.step(policy(observation))
                 observation = step.observation
-                # Environment 0 has fallen by then; nobody asks for what it does.
+                # Environment 0 may have fallen by then; it does not matter here.
                 assert step.valid[1:].all() or played > 8
 
 
-def test_whole_episodes_are_played_once_each():
+def test_each_environment_plays_one_whole_episode():
     with closing(cartpoles()) as env:
         runner = Runner(env, small_network(env), 0, 0, torch.Generator().manual_seed(0))
         for _ in range(2):
@@ -113,10 +113,10 @@ def test_whole_episodes_are_played_once_each():
 
 def first_observations(seed, **kwargs):
     with closing(cartpoles(seed=seed, **kwargs)) as env:
-        return [env.reset(), env.step(told(env.reset())).observation]
+        return [env.reset(), env.step(policy(env.reset())).observation]
 
 
-def test_every_environment_and_every_full_reset_has_a_seed_of_its_own():
+def test_every_environment_and_every_full_reset_has_its_own_seed():
     one, again, other = first_observations(0), first_observations(0), first_observations(1)
     threads = first_observations(0, num_threads=2)
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(one, again, threads, strict=True))
@@ -125,23 +125,23 @@ def test_every_environment_and_every_full_reset_has_a_seed_of_its_own():
     assert len(starts.unique(dim=0)) == 3 * B
 
 
-def test_whole_episodes_go_on_when_a_run_is_resumed(tmp_path):
+def test_a_resumed_run_continues_exactly_with_whole_episodes(tmp_path):
     assert_same(tmp_path, "env=gymnasium", "env.id=CartPole-v1", "env.backend=envpool", "+env.kwargs.num_threads=1")
 
 
 @pytest.mark.parametrize(
-    ("id", "kwargs", "said"),
+    ("id", "kwargs", "message"),
     [
         ("CartPol-v1", {}, r"^env\.id: EnvPool has no environment 'CartPol-v1'\. Did you mean CartPole-v1 or Cart"),
         ("test/Clock-v0", {}, r"EnvPool has no environment 'test/Clock-v0'\. python -m seqrl\.envs envpool lists them"),
         (
             "CartPole-v1",
             {"stack": 4},
-            r"^env\.kwargs: \{'stack': 4\} does not suit CartPole-v1: TypeError, .* argument 'stack'",
+            r"^env\.kwargs: CartPole-v1 does not accept \{'stack': 4\}: TypeError, .* argument 'stack'",
         ),
-        ("IntersectionMultiAgent-v0", {}, r"^env\.id: several players share 'IntersectionMultiAgent-v0'\. Use an"),
+        ("IntersectionMultiAgent-v0", {}, r"^env\.id: 'IntersectionMultiAgent-v0' has several players\. Use an"),
     ],
 )
-def test_what_cannot_be_played_is_said_in_one_line(id, kwargs, said):
-    with pytest.raises(EnvError, match=said):
+def test_an_environment_that_cannot_be_played_is_refused_in_one_line(id, kwargs, message):
+    with pytest.raises(EnvError, match=message):
         GymnasiumEnv(id, 2, seed=0, backend="envpool", kwargs=kwargs)

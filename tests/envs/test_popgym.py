@@ -1,4 +1,4 @@
-"""The tasks of POPGym, where it is installed: pip install -e ".[popgym]"."""
+"""POPGym's tasks. Needs pip install -e ".[popgym]"; skipped otherwise."""
 
 from contextlib import closing
 
@@ -27,7 +27,7 @@ def configured(*overrides):
 
 
 @pytest.mark.parametrize("name", ["RepeatPreviousEasy", "RepeatFirstEasy", "NoisyPositionOnlyCartPoleEasy"])
-def test_a_task_plays_whole_episodes_through_gymnasium_and_repeats_itself(name):
+def test_a_task_plays_whole_episodes_through_gymnasium_and_repeats_with_its_seed(name):
     cfg, device = configured("env=gymnasium", f"env.id=popgym:popgym-{name}-v0")
     rollouts = []
     for _ in range(2):
@@ -38,12 +38,12 @@ def test_a_task_plays_whole_episodes_through_gymnasium_and_repeats_itself(name):
     assert first.ended.sum(0).tolist() == [1, 1]
     assert first.observation.equal(second.observation)
     assert first.reward.equal(second.reward)
-    # Returns of POPGym lie between -1 and 1.
+    # POPGym's returns lie between -1 and 1.
     assert first.reward.where(first.valid, 0).sum(0).abs().max() <= 1 + 1e-6
 
 
 class Dealer:
-    """Shuffles POPGym's decks into the order that environment `b` shows."""
+    """Shuffles POPGym's decks into the order of environment `b`."""
 
     def __init__(self, env, b, kind_of):
         self.env, self.b, self.kind_of = env, b, kind_of
@@ -54,12 +54,12 @@ class Dealer:
         kinds = shown[:, self.decks % shown.shape[1]].tolist()
         self.decks += 1
         cards = {kind: np.flatnonzero(self.kind_of == kind).tolist() for kind in set(kinds)}
-        # Dealt from its end.
+        # POPGym deals from the end of the deck.
         deck[:] = [cards[kind].pop() for kind in reversed(kinds)]
 
 
 class Fate:
-    """Begins POPGym's cart-pole where environment `b` begins, and adds the same noise."""
+    """Starts POPGym's cart-pole in the state of environment `b`, and adds the same noise."""
 
     def __init__(self, env, b):
         self.env, self.b = env, b
@@ -74,7 +74,7 @@ class Fate:
 
 
 def play_with_twins(env, twins, policy, steps):
-    """Assert that `twins`, told the same, answer the same bit for bit; return how often they ended."""
+    """Assert that `twins`, given the same actions, answer bit for bit alike; return the number of ends of each kind."""
     assert env.observation_space == twins[0].observation_space
     assert env.action_space == twins[0].action_space
     observation = env.reset()
@@ -119,10 +119,10 @@ def test_a_card_game_plays_as_popgym_does(name):
     random = torch.Generator().manual_seed(0)
 
     def policy(t):
-        """Right, or anything."""
+        """The right answer half of the time, otherwise a random one."""
         right = env._answer[:, int(env._age[0])].clamp_min(0)
-        anything = torch.randint(int(env.action_space.n), (B,), generator=random)
-        return right.where(torch.rand(B, generator=random) < 0.5, anything)
+        random_answer = torch.randint(int(env.action_space.n), (B,), generator=random)
+        return right.where(torch.rand(B, generator=random) < 0.5, random_answer)
 
     episode = env.cards - 1
     assert play_with_twins(env, twins, policy, 2 * episode).tolist() == [2 * B, 0]
@@ -147,7 +147,7 @@ def test_a_cart_pole_plays_as_popgym_does(name):
     random = torch.Generator().manual_seed(0)
 
     def policy(t):
-        """Balances for as long as an episode may last, then does anything."""
+        """Balances until the time limit, then acts at random."""
         if t <= limit:
             return (env._state @ torch.tensor([0.1, 0.2, 3, 0.8]).double() > 0).long()
         return torch.randint(2, (B,), generator=random)

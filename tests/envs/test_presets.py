@@ -1,4 +1,4 @@
-"""Suites of environments that are extras, each played and learned from where it is installed."""
+"""Presets for optional suites: each trains, if its package is installed."""
 
 import re
 from contextlib import closing
@@ -15,14 +15,14 @@ from seqrl.runner import Runner
 from seqrl.runs.build import build, constructor, make_env
 from tests.parts import ppo, small_network
 
-# What suites warn of is theirs.
+# The suites' own warnings do not concern seqrl.
 pytestmark = pytest.mark.filterwarnings("ignore")
 NEEDED = {"popgym": "popgym", "minigrid": "minigrid", "atari": "ale_py", "mujoco": "mujoco"}
 SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "algorithm.epochs=1", "parallel=2", "rollout_length=16"]
 
 
-def learns(*overrides):
-    """Two iterations of a run; its environments."""
+def train(*overrides):
+    """Train for two iterations; return the environments."""
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", [*SMALL, *overrides])
     assert faults(cfg) == []
@@ -34,19 +34,19 @@ def learns(*overrides):
 
 
 @pytest.mark.parametrize("preset", ["popgym", "minigrid", "atari", "mujoco"])
-def test_a_preset_is_learned_from(preset):
+def test_a_preset_trains(preset):
     pytest.importorskip(NEEDED[preset])
-    learns(f"env={preset}")
+    train(f"env={preset}")
 
 
 @pytest.mark.parametrize(
     ("preset", "shown"), [("masked_pendulum", 2), ("masked_acrobot", 4), ("masked_mountain_car", 1)]
 )
-def test_a_classic_without_velocities_is_learned_from(preset, shown):
-    assert learns(f"env={preset}").observation_space.shape == (shown,)
+def test_a_classic_task_without_velocities_trains(preset, shown):
+    assert train(f"env={preset}").observation_space.shape == (shown,)
 
 
-def test_every_task_of_popgym_is_learned_from():
+def test_every_popgym_task_trains():
     pytest.importorskip("popgym")
     ids = [id for id in gymnasium.registry if id.startswith("popgym-")]
     assert len(ids) == 42
@@ -57,9 +57,9 @@ def test_every_task_of_popgym_is_learned_from():
         assert ppo(network, bptt_length=4).update(rollout, 0)["train/skipped"] == 0, id
 
 
-def test_the_fields_of_minigrid_are_read_as_choices():
+def test_minigrid_cells_are_read_as_choices():
     pytest.importorskip("minigrid")
-    space = learns("env=minigrid").observation_space.parts["image"]
+    space = train("env=minigrid").observation_space.parts["image"]
     assert space.shape == (3, 3, 3)
     assert space.nvec[0, 0].tolist() == [11, 6, 3]
 
@@ -67,30 +67,30 @@ def test_the_fields_of_minigrid_are_read_as_choices():
 DELAYED = "env.wrappers=[{_target_: gymnasium.wrappers.DelayObservation, delay: 2}]"
 
 
-def test_wrappers_go_around_each_environment():
+def test_wrappers_apply_to_each_environment():
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1", DELAYED])
     assert faults(cfg) == []
     with closing(make_env(cfg, constructor(cfg.device)(), 2, "training")) as env:
-        seen = [env.reset(), *(env.step(torch.tensor([0, 2])).observation for _ in range(3))]
-    # The first two are zeros, then what was seen at first.
-    assert [bool(observation.any()) for observation in seen] == [False, False, True, True]
+        observations = [env.reset(), *(env.step(torch.tensor([0, 2])).observation for _ in range(3))]
+    # Two observations of zeros, then the first real one.
+    assert [bool(observation.any()) for observation in observations] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
-    ("wrappers", "complaint"),
+    ("wrappers", "message"),
     [
         ("[TimeLimit]", r"env.wrappers\[0\]: must name a class \(got TimeLimit\)"),
         ("[{_target_: gymnasium.wrappers.RecordVideo, video_folder: evil}]", r"RecordVideo is not of seqrl\."),
     ],
 )
-def test_a_wrapper_that_is_none_or_does_more_than_compute_is_refused(wrappers, complaint):
+def test_a_wrapper_that_is_no_class_or_does_more_than_compute_is_refused(wrappers, message):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=gymnasium", f"env.wrappers={wrappers}"])
-    (said,) = faults(cfg)
-    assert re.search(complaint, said)
+    (fault,) = faults(cfg)
+    assert re.search(message, fault)
 
 
-def test_a_wrapper_that_does_not_fit_is_named():
-    with pytest.raises(EnvError, match=r"env\.wrappers\[0\]: it does not fit around Acrobot-v1: TypeError: .*'delay'"):
+def test_a_wrapper_that_cannot_be_applied_is_named():
+    with pytest.raises(EnvError, match=r"env\.wrappers\[0\]: cannot wrap Acrobot-v1: TypeError: .*'delay'"):
         GymnasiumEnv("Acrobot-v1", 1, 0, wrappers=[gymnasium.wrappers.DelayObservation])

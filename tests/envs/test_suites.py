@@ -1,4 +1,4 @@
-"""`python -m seqrl.envs`: what is installed, and what is not."""
+"""`python -m seqrl.envs`: what it lists, with and without optional packages."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-import tests.envs.clocks  # noqa: F401  # registers what OWN holds
+import tests.envs.clocks  # noqa: F401  # registers the environments of OWN
 from seqrl.envs import __main__ as program
 from seqrl.envs import suites
 from seqrl.envs.suites import KNOWN_RETURNS, SUITES, Suite
@@ -18,7 +18,7 @@ OWN = Suite("clocks", "tests", "seqrl[clocks]", "test/", "tests.envs.clocks")
 
 
 def listed(monkeypatch, capsys, *words, of=(CLASSIC,)):
-    """Exit code, lines of output, and of errors."""
+    """Exit code, output lines and error lines."""
     monkeypatch.setattr(program, "SUITES", [BUILT_IN, *of])
     monkeypatch.setattr(sys, "argv", ["seqrl-envs", *words])
     code = 0
@@ -34,7 +34,7 @@ def columns(line):
     return " ".join(line.split())
 
 
-def test_tasks_are_listed_with_spaces_and_returns_that_are_known(monkeypatch, capsys):
+def test_tasks_are_listed_with_spaces_and_known_returns(monkeypatch, capsys):
     code, lines, errors = listed(monkeypatch, capsys)
     assert (code, errors) == (0, [])
     shown = [columns(line) for line in lines]
@@ -46,7 +46,7 @@ def test_tasks_are_listed_with_spaces_and_returns_that_are_known(monkeypatch, ca
     assert not any(line.startswith("gymnasium ") for line in shown)
 
 
-def test_of_every_built_in_task_it_is_known_what_can_be_reached():
+def test_every_built_in_task_has_known_returns():
     assert set(BUILT_IN.ids()) <= set(KNOWN_RETURNS)
 
 
@@ -61,45 +61,45 @@ def test_of_every_built_in_task_it_is_known_what_can_be_reached():
         ),
     ],
 )
-def test_words_filter(monkeypatch, capsys, words, expected):
+def test_words_filter_the_list(monkeypatch, capsys, words, expected):
     code, lines, _ = listed(monkeypatch, capsys, *words, of=(CLASSIC, OWN))
     assert (code, [columns(line) for line in lines]) == (0, expected)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["tmase"], "nothing here is called 'tmase'. Did you mean tmaze? Without words, all are listed."),
-        (["maze", "zzzzzzz"], "nothing here is called 'maze zzzzzzz'. Without words, all are listed."),
-        (["--all"], "there is no option --all. Give words, such as popgym, or --help."),
+        (["tmase"], "no environment matches 'tmase'. Did you mean tmaze? Leave the words out to list all."),
+        (["maze", "zzzzzzz"], "no environment matches 'maze zzzzzzz'. Leave the words out to list all."),
+        (["--all"], "unknown option --all. Use words, such as popgym, or --help."),
     ],
 )
-def test_what_cannot_be_meant_is_said_in_one_line(monkeypatch, capsys, words, said):
-    assert listed(monkeypatch, capsys, *words) == (2, [], [f"seqrl: error: seqrl.envs: {said}"])
+def test_words_that_match_nothing_and_unknown_options_end_in_one_line(monkeypatch, capsys, words, message):
+    assert listed(monkeypatch, capsys, *words) == (2, [], [f"seqrl: error: seqrl.envs: {message}"])
 
 
-def test_what_is_not_installed_is_named_with_what_brings_it(monkeypatch, capsys):
+def test_a_suite_that_is_not_installed_is_listed_with_the_command_that_installs_it(monkeypatch, capsys):
     monkeypatch.setattr(suites, "is_installed", lambda package: package == "seqrl")
     _, lines, _ = listed(monkeypatch, capsys, of=OTHERS)
-    said = [columns(line) for line in lines if "not installed" in line]
-    assert said[0] == "popgym not installed: pip install 'seqrl[popgym]'"
-    assert said[-1] == "envpool not installed: pip install 'seqrl[envpool]'"
-    assert len(said) == len(OTHERS)
+    missing = [columns(line) for line in lines if "not installed" in line]
+    assert missing[0] == "popgym not installed: pip install 'seqrl[popgym]'"
+    assert missing[-1] == "envpool not installed: pip install 'seqrl[envpool]'"
+    assert len(missing) == len(OTHERS)
     assert len(listed(monkeypatch, capsys, "popgym", of=OTHERS)[1]) == 1
 
 
-def test_large_suites_are_asked_only_for_what_is_wanted(monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(Suite, "spaces", lambda suite, id: asked.append(id) or (spaces.Discrete(2), spaces.Discrete(2)))
+def test_large_suites_build_only_the_environments_asked_for(monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(Suite, "spaces", lambda suite, id: built.append(id) or (spaces.Discrete(2), spaces.Discrete(2)))
     large = replace(OWN, many=True)
     _, lines, _ = listed(monkeypatch, capsys, of=(large,))
     assert columns(lines[-1]) == "clocks python -m seqrl.envs clocks lists them"
-    assert asked == []
+    assert built == []
     listed(monkeypatch, capsys, "test/seeded", of=(large,))
-    assert asked == ["test/Seeded-v0"]
+    assert built == ["test/Seeded-v0"]
 
 
-def test_what_cannot_be_built_or_imported_is_said_in_its_line(monkeypatch, capsys):
+def test_an_environment_that_cannot_be_built_or_imported_says_why_in_its_line(monkeypatch, capsys):
     _, lines, _ = listed(monkeypatch, capsys, "nomodule", of=(OWN,))
     assert columns(lines[1]).startswith("test/NoModule-v0 cannot be built: ModuleNotFoundError: No module named")
     monkeypatch.setattr(suites, "is_installed", lambda package: True)
@@ -108,7 +108,7 @@ def test_what_cannot_be_built_or_imported_is_said_in_its_line(monkeypatch, capsy
 
 
 @pytest.mark.parametrize(
-    ("space", "said"),
+    ("space", "expected"),
     [
         (spaces.Discrete(5, start=2), "Discrete(5)"),
         (spaces.Box(0, 255, (84, 84, 3), np.uint8), "Box(84, 84, 3)"),
@@ -122,8 +122,8 @@ def test_what_cannot_be_built_or_imported_is_said_in_its_line(monkeypatch, capsy
         ),
     ],
 )
-def test_spaces_in_a_few_words(space, said):
-    assert program.brief(space) == said
+def test_spaces_are_described_in_a_few_words(space, expected):
+    assert program.brief(space) == expected
 
 
 def test_long_spaces_leave_room_for_actions_in_a_hundred_columns():
@@ -135,8 +135,8 @@ def test_long_spaces_leave_room_for_actions_in_a_hundred_columns():
             assert " -> D" in line
 
 
-def test_a_reader_that_goes_is_no_reason_for_a_traceback():
-    # It has gone before the first line.
+def test_a_closed_pipe_causes_no_traceback():
+    # `true` exits before the first line.
     command = f"{sys.executable} -m seqrl.envs classic | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What all built-in tasks have in common, and what can be reached in them with memory and without."""
+"""What all built-in tasks share, and the returns they allow with and without memory."""
 
 from functools import partial
 from math import comb
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seqrl.envs import CartPole, CountRecall, MemoryChain, RepeatFirst, RepeatPrevious, TMaze
-from tests.test_runner import Asked
+from tests.test_runner import Waits
 
 TASKS = {
     "cart-pole": partial(CartPole, max_episode_steps=20),
@@ -24,17 +24,17 @@ tasks = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
 def actions(env, seed=0):
-    """Random actions, always the same ones."""
+    """Random actions, the same ones for the same seed."""
     random = torch.Generator().manual_seed(seed)
     while True:
         yield torch.randint(int(env.action_space.n), (env.batch_size,), generator=random)
 
 
-def story(env, told, steps=120):
-    """All that is returned by `steps` steps, and by the resets between them."""
+def story(env, policy, steps=120):
+    """Everything that `steps` steps and the resets between them return."""
     returned = []
     for _ in range(steps):
-        step = env.step(next(told))
+        step = env.step(next(policy))
         ended = step.terminated | step.truncated
         returned += [step.observation, step.reward, step.terminated, step.truncated, step.valid]
         if ended.any():
@@ -50,9 +50,9 @@ def same(one, other):
 @pytest.mark.parametrize("batch_size", [1, 100])
 def test_observations_lie_in_their_space_and_episodes_end(task, batch_size):
     env = task(batch_size, seed=0)
-    told, shown, ends = actions(env), [env.reset()], torch.zeros(batch_size)
+    policy, shown, ends = actions(env), [env.reset()], torch.zeros(batch_size)
     for _ in range(120):
-        step = env.step(next(told))
+        step = env.step(next(policy))
         for part in (step.reward, step.terminated, step.truncated, step.valid):
             assert part.shape == (batch_size,)
         assert (step.reward.dtype, step.terminated.dtype) == (torch.float32, torch.bool)
@@ -69,12 +69,12 @@ def test_observations_lie_in_their_space_and_episodes_end(task, batch_size):
 
 
 @tasks
-def test_reset_touches_only_those_rows(task):
+def test_a_reset_touches_only_the_rows_it_names(task):
     env = task(100, seed=0)
     env.reset()
-    told = actions(env)
+    policy = actions(env)
     for _ in range(3):
-        shown = env.step(next(told)).observation
+        shown = env.step(next(policy)).observation
     before, where = env.state_dict(), torch.arange(100) % 3 == 0
     begun, after = env.reset(where), env.state_dict()
     assert begun[~where].equal(shown[~where])
@@ -93,11 +93,11 @@ def test_resetting_nowhere_changes_nothing(task):
 
 
 @tasks
-def test_nothing_returned_changes_later(task):
+def test_returned_tensors_never_change(task):
     env = task(3, seed=0)
-    told, returned, copies = actions(env), [env.reset()], []
+    policy, returned, copies = actions(env), [env.reset()], []
     for _ in range(60):
-        step = env.step(next(told))
+        step = env.step(next(policy))
         returned += [step.observation, step.reward, step.terminated, step.truncated, step.valid]
         returned.append(env.reset(step.terminated | step.truncated))
         copies += [part.clone() for part in returned[len(copies) :]]
@@ -105,14 +105,14 @@ def test_nothing_returned_changes_later(task):
 
 
 @tasks
-def test_a_story_repeats_with_its_seed_and_differs_without(task):
+def test_episodes_repeat_with_the_seed_and_differ_otherwise(task):
     first, again, other = ([env.reset(), *story(env, actions(env))] for env in (task(5, seed=s) for s in (0, 0, 1)))
     assert same(first, again)
     assert not same(first, other)
 
 
 @tasks
-def test_a_saved_environment_goes_on_as_if_nothing_had_happened(task):
+def test_a_restored_environment_continues_exactly(task):
     env, other = task(5, seed=0), task(5, seed=9)
     env.reset()
     story(env, actions(env), steps=33)
@@ -122,24 +122,24 @@ def test_a_saved_environment_goes_on_as_if_nothing_had_happened(task):
 
 
 @tasks
-def test_an_episode_that_has_ended_bears_further_actions(task):
+def test_an_ended_episode_tolerates_further_actions(task):
     env = task(3, seed=0)
     env.reset()
-    told = actions(env)
+    policy = actions(env)
     for _ in range(250):
-        env.step(next(told))
+        env.step(next(policy))
     assert all(env.observation_space.contains(row) for row in env.reset().numpy().astype(env.observation_space.dtype))
 
 
 @tasks
-def test_nobody_waits_for_an_accelerator(task):
+def test_playing_never_waits_for_an_accelerator(task):
     env = task(3, seed=0)
     action = torch.tensor([0, 1, 0])
-    with Asked() as asked:
+    with Waits() as waits:
         env.reset()
         step = env.step(action)
         env.reset(step.terminated | step.truncated)
-    assert asked.operations == []
+    assert waits.operations == []
 
 
 def remembers_the_first(seen):
@@ -161,11 +161,11 @@ def remembers_the_bits(seen):
 
 
 def count_recall_without_memory(cards, kinds):
-    """What to name always the same number brings, if not an extreme one: cards of a kind so far are hypergeometric."""
+    """Return of always naming the same middling number: the count of a kind so far is hypergeometric."""
     each, number = cards // kinds, cards // kinds // 2
 
     def right(of, among, wanted):
-        """Chance, over all steps, that `wanted` of the cards that were shown before are of the kind."""
+        """Probability, averaged over steps, that `wanted` of the cards shown so far are of the kind."""
         shares = [
             comb(of, wanted) * comb(among - of, shown - wanted) / comb(among, shown)
             for shown in range(wanted, cards - 1)
@@ -173,14 +173,14 @@ def count_recall_without_memory(cards, kinds):
         ]
         return sum(shares) / (cards - 1)
 
-    # The card that is shown now is of the kind that is asked for, or it is not.
+    # The current card is either of the kind asked for, or not.
     same = right(each - 1, cards - 1, number - 1)
     other = right(each, cards - 1, number)
     return 2 * (same / kinds + other * (1 - 1 / kinds)) - 1
 
 
-# Task, who solves it, the best mean return of whoever sees the present observation alone.
-# A mean of ±1 over so many has a standard deviation of 0.016.
+# Task, a policy that solves it, and the best mean return of a policy that sees only the current observation.
+# The mean of this many returns of ±1 has a standard deviation of 0.016.
 EPISODES = 4000
 FIGURES = {
     "repeat first": (RepeatFirst, remembers_the_first, -0.50),
@@ -193,7 +193,7 @@ figures = pytest.mark.parametrize(("task", "remembering", "without"), FIGURES.va
 
 
 def episode(env, policy):
-    """What is seen, T + 1 times [B, *O], and the rewards [T, B], in an episode of each under a policy over all seen."""
+    """Observations, T + 1 times [B, *O], and rewards [T, B] of one episode. The policy gets all observations so far."""
     seen, rewards, over = [env.reset()], [], False
     while not over:
         step = env.step(policy(seen))
@@ -205,18 +205,18 @@ def episode(env, policy):
 
 
 @figures
-def test_who_remembers_gets_everything(task, remembering, without):
+def test_a_policy_that_remembers_earns_the_full_return(task, remembering, without):
     _, rewards = episode(task(100, seed=0), remembering)
     torch.testing.assert_close(rewards.sum(0), torch.ones(100))
 
 
 @figures
-def test_the_best_that_can_be_done_without_memory(task, remembering, without):
-    """What is seen does not depend on what is done: each action everywhere tells the best for each observation."""
+def test_the_best_memoryless_policy_earns_the_documented_return(task, remembering, without):
+    """Observations do not depend on actions, so playing each action everywhere reveals the best one for each."""
     rewards = []
     for action in range(int(task(1, seed=0).action_space.n)):
-        seen, brought = episode(task(EPISODES, seed=0), lambda seen, action=action: torch.full((EPISODES,), action))
-        rewards.append(brought.flatten())
+        seen, reward = episode(task(EPISODES, seed=0), lambda seen, action=action: torch.full((EPISODES,), action))
+        rewards.append(reward.flatten())
     observations, which = torch.cat(seen[:-1]).unique(dim=0, return_inverse=True)
     worth = torch.zeros(len(observations), len(rewards)).index_add_(0, which, torch.stack(rewards, 1)) / EPISODES
     best, choice = worth.max(1)
@@ -226,10 +226,10 @@ def test_the_best_that_can_be_done_without_memory(task, remembering, without):
         now = (seen[-1].reshape(EPISODES, 1, -1) == observations.reshape(1, len(observations), -1)).all(2)
         return choice[now.long().argmax(1)]
 
-    _, brought = episode(task(EPISODES, seed=1), memoryless)
-    assert brought.sum(0).mean().item() == pytest.approx(without, abs=0.05)
+    _, reward = episode(task(EPISODES, seed=1), memoryless)
+    assert reward.sum(0).mean().item() == pytest.approx(without, abs=0.05)
 
 
 @pytest.mark.parametrize(("decks", "kinds", "without"), [(1, 2, -0.923), (2, 4, -0.924), (4, 13, -0.881)])
-def test_counting_without_memory_is_derived(decks, kinds, without):
+def test_the_memoryless_return_of_counting_is_derived(decks, kinds, without):
     assert count_recall_without_memory(52 * decks, kinds) == pytest.approx(without, abs=0.0005)

@@ -6,7 +6,7 @@ from seqrl.envs.tasks.tmaze import BACK, DOWN, FORWARD, UP
 
 
 def returns(policy, batch_size=2000, corridor_length=5):
-    """Mean return of whole episodes of a policy over (observation, first observation)."""
+    """Mean return over whole episodes of a policy of (observation, first observation)."""
     env = TMaze(batch_size, seed=0, corridor_length=corridor_length)
     observation = first = env.reset()
     total, playing = torch.zeros(batch_size), torch.ones(batch_size, dtype=torch.bool)
@@ -19,7 +19,7 @@ def returns(policy, batch_size=2000, corridor_length=5):
     return total.mean().item()
 
 
-def test_who_remembers_the_sign_gets_everything():
+def test_remembering_the_sign_earns_the_full_return():
     def remembering(observation, first):
         turn = torch.where(first[:, 0] > 0, UP, DOWN)
         return torch.where(observation[:, 1] > 0, turn, FORWARD)
@@ -28,16 +28,16 @@ def test_who_remembers_the_sign_gets_everything():
 
 
 @pytest.mark.parametrize("turn", [UP, DOWN])
-def test_without_memory_half_is_the_most(turn):
+def test_without_memory_the_best_return_is_one_half(turn):
     assert returns(lambda o, first: torch.where(o[:, 1] > 0, turn, FORWARD)) == pytest.approx(0.5, abs=0.04)
 
 
 @pytest.mark.parametrize("action", [BACK, UP])
-def test_who_does_not_walk_pays_one_in_all(action):
+def test_never_walking_costs_one_in_total(action):
     assert returns(lambda o, first: torch.full((len(o),), action)) == pytest.approx(-1)
 
 
-def test_one_lost_step_is_one_too_many():
+def test_one_lost_step_puts_the_junction_out_of_reach():
     env = TMaze(1, seed=0, corridor_length=3)
     env.reset()
     rewards = [env.step(torch.tensor([a])).reward.item() for a in (FORWARD, BACK, FORWARD)]
@@ -46,7 +46,7 @@ def test_one_lost_step_is_one_too_many():
     assert (last.reward.item(), last.terminated.item(), last.truncated.item()) == (0, True, False)
 
 
-def test_the_sign_is_shown_once_and_the_junction_when_it_is_reached():
+def test_the_sign_shows_once_and_the_junction_shows_when_reached():
     env = TMaze(2, seed=0, corridor_length=2)
     first = env.reset()
     assert first[:, 0].abs().tolist() == [1, 1]
@@ -54,7 +54,7 @@ def test_the_sign_is_shown_once_and_the_junction_when_it_is_reached():
     assert [observation.tolist() for observation in seen] == [[[0, 0], [0, 0]], [[0, 1], [0, 1]]]
 
 
-def test_signs_repeat_with_the_seed_and_show_both_ways():
+def test_signs_repeat_with_the_seed_and_point_both_ways():
     signs = [TMaze(100, seed=seed).reset()[:, 0] for seed in (0, 0, 1)]
     assert torch.equal(signs[0], signs[1])
     assert not torch.equal(signs[0], signs[2])

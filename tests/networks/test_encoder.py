@@ -9,13 +9,13 @@ from seqrl.networks.encoder import Choices, Image, Numbers
 from seqrl.spaces import Packed
 
 
-def test_each_choice_is_read_as_one_of_its_own():
+def test_choices_are_read_one_hot():
     read = Choices(spaces.MultiDiscrete([2, 3]))(torch.tensor([[1, 0], [0, 2]]), torch.float32)
     assert read.tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
     assert Choices(spaces.Discrete(3))(torch.tensor([2, 0]), torch.float32).tolist() == [[0, 0, 1], [1, 0, 0]]
 
 
-def test_bytes_are_read_in_units_of_the_largest_and_numbers_as_they_are():
+def test_bytes_are_divided_by_255_and_numbers_stay_unchanged():
     read = Numbers(spaces.Box(0, 255, (2,), np.uint8))(torch.tensor([[255, 51]], dtype=torch.uint8), torch.float64)
     assert read.tolist() == [[1, 0.2]]
     assert Numbers(spaces.Box(-9, 9, (2, 1)))(torch.tensor([[[7.0], [-2.0]]]), torch.float32).tolist() == [[7, -2]]
@@ -24,7 +24,7 @@ def test_bytes_are_read_in_units_of_the_largest_and_numbers_as_they_are():
 @pytest.mark.parametrize(
     ("shape", "channels"), [((84, 84), 1), ((84, 84, 3), 3), ((4, 84, 84), 4), ((40, 60, 1), 1), ((5, 7, 3), 3)]
 )
-def test_images_are_read_whatever_their_size_and_wherever_their_channels_lie(shape, channels):
+def test_images_of_any_size_are_read_with_channels_first_or_last(shape, channels):
     image = Image(shape)
     assert image.layers[0][0].in_channels == channels
     x = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -40,7 +40,7 @@ def test_channels_first_and_last_are_read_alike():
     assert torch.equal(first(x, torch.float32), last(x.movedim(1, -1), torch.float32))
 
 
-def test_all_parts_are_read_but_the_mask_which_is_handed_on():
+def test_all_parts_are_read_except_the_mask():
     parts = {"image": spaces.Box(0, 255, (5, 5, 3), np.uint8), "place": spaces.Discrete(4)}
     space = Packed({**parts, "action_mask": spaces.MultiBinary(2)})
     encoder = Encoder(space, 8)
@@ -54,7 +54,9 @@ def test_all_parts_are_read_but_the_mask_which_is_handed_on():
     assert encoder.allowed(space.join(values)).tolist() == [[True, False]] * 6
     others = {"image": values["image"].flip(0), "place": values["place"].roll(1), "action_mask": torch.ones(6, 2)}
     changed = [
-        part for part, it in others.items() if not torch.equal(encoder(space.join({**values, part: it})), features)
+        part
+        for part, other in others.items()
+        if not torch.equal(encoder(space.join({**values, part: other})), features)
     ]
     assert changed == ["image", "place"]
 
@@ -64,7 +66,7 @@ def test_a_space_that_cannot_be_read_is_named():
         Encoder(spaces.Text(3), 8)
 
 
-def test_numbers_are_read_in_units_of_all_that_was_seen_however_it_came_in_pieces():
+def test_normalisation_does_not_depend_on_how_the_data_was_split():
     x = 5 + 3 * torch.randn(1000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x[:, 1] *= 1e4
     numbers = Numbers(spaces.Box(-np.inf, np.inf, (2,)), normalize=True).double()
@@ -78,7 +80,7 @@ def test_numbers_are_read_in_units_of_all_that_was_seen_however_it_came_in_piece
     assert numbers(x + 1e9, torch.float64).unique().tolist() == [10]
 
 
-def test_what_never_changes_is_read_as_nothing():
+def test_a_constant_number_is_read_as_zero():
     numbers = Numbers(spaces.Box(-np.inf, np.inf, (1,)), normalize=True)
     numbers.adapt(torch.full((10, 1), 1e6))
     assert numbers(torch.full((2, 1), 1e6), torch.float32).tolist() == [[0], [0]]

@@ -10,7 +10,7 @@ from tests.parts import NETWORKS, small_network
 
 
 def again(function):
-    """A capture as of a CUDA graph, on the CPU: what it did, done again into the same tensors."""
+    """Stands in for a CUDA graph on the CPU: a replay computes again into the same tensors."""
     policy, value, after = function()
 
     def replay():
@@ -33,7 +33,7 @@ def rollouts(play, network):
 
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("rollout_length", [0, 40])
-def test_a_captured_network_acts_as_it_would_without(kind, rollout_length):
+def test_a_captured_network_acts_as_without_a_graph(kind, rollout_length):
     sides = []
     for wrap in (lambda network: network, lambda network: Graphed(network, again)):
         env = CartPole(4, 0, max_episode_steps=15)
@@ -56,12 +56,12 @@ def stands_still(function):
 
 
 @pytest.mark.parametrize(
-    ("capture", "why"), [(refuses, "not permitted when stream is capturing"), (stands_still, "says something else")]
+    ("capture", "why"), [(refuses, "not permitted when stream is capturing"), (stands_still, "gives different results")]
 )
-def test_a_network_that_cannot_be_captured_acts_as_it_comes_and_says_why(caplog, capture, why):
+def test_a_network_that_cannot_be_captured_acts_without_a_graph_and_says_why(caplog, capture, why):
     env = CartPole(4, 0)
     network = small_network(env)
-    # A capture alone computes nothing: what the tensors hold until the first replay is anything.
+    # A capture alone computes nothing, so the tensors hold garbage until the first replay.
     graphed = Graphed(network, lambda function: spoiled(*capture(function)))
     state = {name: leaf + 0.1 if leaf.is_floating_point() else leaf for name, leaf in graphed.initial_state(4).items()}
     with torch.inference_mode(), caplog.at_level(logging.WARNING):

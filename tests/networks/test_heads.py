@@ -37,7 +37,7 @@ def test_samples_follow_the_distribution():
     assert numbers.std().item() == pytest.approx(0.5, abs=0.02)
 
 
-def test_several_choices_agree_with_torch_and_with_their_sizes():
+def test_several_choices_agree_with_torch_and_respect_their_sizes():
     logits = torch.randn(5, 9, dtype=torch.float64)
     ours = Categoricals(logits, [2, 4, 3])
     theirs = [torch.distributions.Categorical(logits=part) for part in logits.split([2, 4, 3], -1)]
@@ -51,13 +51,13 @@ def test_several_choices_agree_with_torch_and_with_their_sizes():
 
 
 def truncated(location, log_std, x):
-    """Density on a grid, normalised by its sum: no formula of a truncated normal in it."""
+    """Density on a grid, normalised by its sum, without the formula of a truncated normal."""
     density = torch.exp(-0.5 * ((x - location) / log_std.exp()) ** 2)
     return density / (density.sum() * (x[1] - x[0]))
 
 
 @pytest.mark.parametrize(("location", "log_std"), [(0.0, 0.0), (0.9, -1.0), (-1.0, 1.5), (0.3, -3.0)])
-def test_a_bounded_gaussian_is_the_normal_distribution_that_is_left_between_its_bounds(location, log_std):
+def test_a_bounded_gaussian_is_a_normal_distribution_truncated_to_its_bounds(location, log_std):
     x = torch.linspace(-1, 1, 200_001, dtype=torch.float64)
     location, log_std = torch.tensor([[location]], dtype=torch.float64), torch.tensor([log_std], dtype=torch.float64)
     density = truncated(location[0], log_std, x)
@@ -73,7 +73,7 @@ def test_a_bounded_gaussian_is_the_normal_distribution_that_is_left_between_its_
     assert drawn.mean().item() == pytest.approx(mean.item(), abs=0.01)
 
 
-def test_dimensions_without_bounds_are_plain_gaussian():
+def test_unbounded_dimensions_are_plain_gaussian():
     mean, log_std = torch.randn(5, 2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
     plain, ours = Gaussian(mean, log_std), BoundedGaussian(mean, log_std, torch.tensor([False, False]))
     action = 3 * torch.randn(5, 2, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_dimensions_without_bounds_are_plain_gaussian():
     assert ours.sample(torch.Generator().manual_seed(0)).abs().max() > 1
 
 
-def test_gradients_stay_finite_where_a_bounded_gaussian_is_very_wide_or_narrow():
+def test_gradients_stay_finite_for_very_wide_and_narrow_bounded_gaussians():
     for log_std in (-4.0, 3.0):
         location = torch.tensor([[-1.0], [0.0], [1.0]], requires_grad=True)
         spread = torch.tensor([log_std], requires_grad=True)
@@ -93,13 +93,13 @@ def test_gradients_stay_finite_where_a_bounded_gaussian_is_very_wide_or_narrow()
         assert spread.grad.isfinite().all()
 
 
-def test_what_is_masked_is_never_done_and_counts_neither_in_probability_nor_in_entropy():
+def test_masked_alternatives_are_never_chosen_and_add_no_probability_or_entropy():
     torch.manual_seed(0)
     head = policy_head(4, 8, spaces.MultiDiscrete([3, 2])).double()
     allowed = torch.tensor([[True, False, True, True, True], [False, True, False, False, True]])
     features = torch.randn(2, 4, dtype=torch.float64)
     policy = head(features, allowed)
-    # One of two, of equal probability nearly, times one of two; then there is no choice at all.
+    # Row 0: two times two nearly equal alternatives. Row 1: only one alternative each.
     assert policy.entropy().tolist() == pytest.approx([2 * math.log(2), 0], abs=0.01)
     assert policy.log_prob(torch.tensor([[0, 0], [1, 1]]))[1] == 0
     many = head(features[:1].expand(1000, 4), allowed[:1].expand(1000, 5)).sample(torch.Generator().manual_seed(0))
@@ -130,7 +130,7 @@ def test_an_action_space_without_a_policy_is_named(space):
         policy_head(8, 8, space)
 
 
-def test_statistics_of_values_begin_with_the_first_batch_and_move_slowly():
+def test_value_statistics_start_at_the_first_batch_and_move_slowly():
     head = ValueHead(4, 8)
     head.adapt(torch.tensor([90.0, 110.0]), decay=0.99)
     assert (head.mean.item(), head.std.item()) == pytest.approx((100, 10))
@@ -141,21 +141,21 @@ def test_statistics_of_values_begin_with_the_first_batch_and_move_slowly():
     assert head.mean.item() == pytest.approx(200, abs=20)
 
 
-def test_the_spread_counts_what_lies_between_batches():
+def test_the_spread_includes_the_difference_between_batches():
     head = ValueHead(4, 8)
     for batch in ([90.0, 110.0], [190.0, 210.0]):
         head.adapt(torch.tensor(batch), decay=0.99)
-    # Nearly equal shares of both: variance 100 within, 2500 between.
+    # Both batches weigh nearly the same: variance 100 within, 2500 between.
     assert head.std.item() == pytest.approx((100 + 50**2) ** 0.5, rel=0.01)
 
 
-def test_a_head_that_knows_nothing_predicts_the_mean_return_of_the_first_batch():
+def test_an_untrained_head_predicts_the_mean_return_of_the_first_batch():
     head = ValueHead(4, 8)
     head.adapt(torch.tensor([90.0, 110.0]), decay=0.99)
     assert head(torch.zeros(1, 4)).item() == pytest.approx(100, abs=1)
 
 
-def test_the_spread_of_large_returns_that_are_nearly_alike_is_not_lost_in_rounding():
+def test_the_spread_of_large_nearly_equal_returns_survives_rounding():
     head = ValueHead(4, 8)
     random = torch.Generator().manual_seed(0)
     for _ in range(100):

@@ -6,8 +6,8 @@ from seqrl.networks.layers import tanh_
 
 @pytest.mark.parametrize("x", [[-40.0, -3.0, -1e-3, 0.0, 1e-3, 3.0, 40.0]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_tanh_and_its_gradient_are_those_of_torch(x, dtype):
-    tolerance = 2 * torch.finfo(dtype).eps  # a rounding of the sigmoid below 1, doubled, and one of the difference
+def test_tanh_and_its_gradient_equal_torchs(x, dtype):
+    tolerance = 2 * torch.finfo(dtype).eps  # one rounding of the sigmoid below 1, doubled, and one of the difference
     mine, theirs = (torch.tensor(x, dtype=dtype, requires_grad=True) for _ in range(2))
     y, expected = tanh_(mine * 1), torch.tanh(theirs)
     gradient, expected_gradient = (torch.autograd.grad(out.sum(), at)[0] for out, at in ((y, mine), (expected, theirs)))

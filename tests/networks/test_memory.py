@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from seqrl.networks import LSTM, Attention, Block
+from seqrl.networks.memory.attention import distances, visibility
 
 LENGTH, ROWS, WIDTH = 23, 3, 8
 
 
 class StepByStep(LSTM):
-    """Unrolls as a block does that says no more than what one step is."""
+    """Unrolls like a block that defines only `step`."""
 
     unroll = Block.unroll
 
@@ -30,7 +31,7 @@ def random_block(name, dtype=torch.float64):
 
 
 def some_memory(block, dtype=torch.float64):
-    """Memory of rows that have taken in a few steps already: 0, 1, 2, ... of them."""
+    """Memory of rows that have already seen 0, 2, 4, ... steps."""
     rows = []
     for age in range(ROWS):
         state = block.initial_state(1)
@@ -41,14 +42,14 @@ def some_memory(block, dtype=torch.float64):
 
 
 def grid_with_gaps():
-    """Several pieces to a row, one unreal step or more between them, some at the very ends."""
+    """Several pieces per row, with one or more unreal steps between them and at the ends."""
     mask = torch.ones(LENGTH, ROWS, dtype=torch.bool)
     mask[5, 0] = mask[9, 0] = mask[11:13, 1] = mask[1, 1] = mask[20:, 2] = False
     return mask
 
 
 def plain(block, x, state, mask):
-    """Step by step; a new episode after a step that is not mask. Unreal steps yield zeros."""
+    """Step by step, with a new episode after each unreal step. Unreal steps yield zeros."""
     fresh = block.initial_state(1)
     rows = []
     for n in range(x.shape[1]):
@@ -85,7 +86,7 @@ def test_unrolled_sequence_equals_acting_step_by_step_in_value_and_gradient(name
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_nothing_passes_a_step_that_is_not_real(name):
+def test_nothing_passes_an_unreal_step(name):
     block, mask = random_block(name), torch.ones(LENGTH, ROWS, dtype=torch.bool)
     mask[10] = False
     state = some_memory(block)
@@ -124,19 +125,51 @@ def test_forget_bias_is_one_and_the_others_are_zero():
     assert (bias[[0, 2, 3]] == 0).all()
 
 
-def test_constant_weights_of_the_reset_are_neither_trained_nor_saved():
+def test_the_constant_reset_weights_are_neither_trained_nor_saved():
     block = LSTM(WIDTH, WIDTH)
     assert set(block.state_dict()) == set(dict(block.named_parameters())) == {"weight_input", "weight_hidden", "bias"}
 
 
-def test_attention_sees_window_steps_back_and_no_farther():
+def test_attention_sees_back_exactly_window_steps():
     block = random_block("attention")  # window 4
     x = torch.randn(LENGTH, 1, WIDTH, dtype=torch.float64, requires_grad=True)
     mask = torch.ones(LENGTH, 1, dtype=torch.bool)
     output = block.unroll(x, block.initial_state(1), mask)
     (gradient,) = torch.autograd.grad(output[15].sum(), x)
-    seen = (gradient.abs().sum((1, 2)) > 0).nonzero().flatten().tolist()
-    assert seen == [11, 12, 13, 14, 15]
+    visible = (gradient.abs().sum((1, 2)) > 0).nonzero().flatten().tolist()
+    assert visible == [11, 12, 13, 14, 15]
+
+
+def test_distances_count_back_from_each_query_of_a_block():
+    assert distances(window=2, block=2, device="cpu").tolist() == [[2, 1, 0, -1], [3, 2, 1, 0]]
+    assert distances(window=1, block=3, device="cpu").tolist() == [
+        [3, 2, 1, 0, -1, -2],
+        [4, 3, 2, 1, 0, -1],
+        [5, 4, 3, 2, 1, 0],
+    ]
+
+
+def test_a_step_sees_the_real_steps_of_its_own_piece_within_the_window():
+    # Two rows of five steps in blocks of two. Row 0: one carried input exists, and step 2 is unreal. Row 1: both
+    # carried inputs exist, and every step is real.
+    mask = torch.tensor([[1, 1], [1, 1], [0, 1], [1, 1], [1, 1]], dtype=torch.bool)
+    real = torch.tensor([[0, 1], [1, 1]], dtype=torch.bool)
+    visible = visibility(mask, real, window=2, distance=distances(2, 2, "cpu"))
+    expected = [
+        [  # keys: both carried inputs, steps 0 and 1
+            [[0, 1, 1, 0], [0, 1, 1, 1]],  # the carried input that exists; never a step ahead
+            [[1, 1, 1, 0], [0, 1, 1, 1]],  # step 1: the older carried input lies beyond the window
+        ],
+        [  # keys: steps 0 to 3
+            [[0, 0, 0, 0], [0, 0, 0, 1]],  # unreal step 2 sees nothing; step 3 sees no other piece and no unreal step
+            [[1, 1, 1, 0], [0, 1, 1, 1]],  # step 3: step 0 lies beyond the window
+        ],
+        [  # keys: steps 2 to 4 and padding
+            [[0, 1, 1, 0], [0, 0, 0, 0]],  # padding sees nothing and is not seen
+            [[1, 1, 1, 0], [0, 0, 0, 0]],
+        ],
+    ]
+    assert visible.int().tolist() == expected
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

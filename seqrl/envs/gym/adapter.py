@@ -1,4 +1,4 @@
-"""Any Gymnasium environment, speaking tensors."""
+"""Any Gymnasium environment behind the tensor interface."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,28 +22,28 @@ from seqrl.types import Step
 
 
 class GymnasiumEnv(BatchedEnv):
-    """B copies of the environment that Gymnasium, or EnvPool, knows as `id`.
+    """B copies of the environment registered as `id` with Gymnasium or EnvPool.
 
-    id         such as Acrobot-v1, or module:Env-v0, which imports the module that registers Env-v0
-    kwargs     arguments of the environment's constructor
-    hidden     what the policy does not see: indices of a vector observation, or names of parts of a composed one
-    wrappers   put around each environment, the first one innermost
-    action_mask   where it is said which choices are allowed: info, for info["action_mask"], or a part of the
-               observation, by name; None: in the part called action_mask, if there is one
-    backend    vector: the environment's own vector form; sync: one process; async: a process each;
-               auto: vector where there is one, else sync or async, whichever is measured to be faster;
-               envpool: threads of EnvPool, which has environments and ids of its own
-    timeout_seconds   that a reset or a step of all of them may take; None: for ever. Only a process of its own can
-               be ended where it hangs outside Python
+    id         such as Acrobot-v1, or module:Env-v0 to import the module that registers Env-v0
+    kwargs     arguments for the environment's constructor
+    hidden     what to hide from the policy: indices of a vector observation, or names of parts of a composed one
+    wrappers   applied to each environment, the first one innermost
+    action_mask   where to find the mask of allowed choices: info for info["action_mask"], or the name of a part of the
+               observation; None: the part called action_mask, if there is one
+    backend    vector: the environment's own vector form; sync: one process; async: one process per environment;
+               auto: vector if it exists, otherwise sync or async, whichever measures faster;
+               envpool: EnvPool's threads; EnvPool has its own environments and ids
+    timeout_seconds   limit for one reset or step of all environments; None: no limit. An environment that hangs outside
+               Python can be ended only if it has its own process
 
-    The policy sees a Box as float32, bytes as they are, and choices counted from 0; several parts, in Dict or Tuple, as
-    one Packed vector. It acts in units of its own: choices count from 0, dimensions of a Box that have bounds run over
-    [-1, 1], are scaled to the bounds and clipped; several actions at once are a Joint vector.
-    Under sync and async every episode has a seed of its own, from `seed`, the environment's index and the episode's
-    number; an own vector form and EnvPool are seeded at every full reset.
+    The policy sees a Box as float32, bytes unchanged, and choices counted from 0; a Dict or Tuple becomes one Packed
+    vector. It acts in its own units: choices count from 0, bounded dimensions of a Box run over [-1, 1] and are scaled
+    to the bounds and clipped; a Dict or Tuple of actions is one Joint vector.
+    Under sync and async every episode has its own seed, derived from `seed`, the environment's index and the episode's
+    number. An own vector form and EnvPool are seeded at every full reset.
 
-    Raises EnvError if there is no such environment, or if it cannot be played; `reset` and `step` raise
-    FaultyEnvError if it does something wrong.
+    Raises EnvError if the environment does not exist or cannot be played. `reset` and `step` raise FaultyEnvError if it
+    does something wrong.
     """
 
     observation_space: Space[Any]
@@ -68,11 +68,11 @@ class GymnasiumEnv(BatchedEnv):
         self._episodes, choice = episodes(request, backend)
         self.backend, self.backend_reason = choice.backend, choice.why
         envs = self._episodes.envs
-        # Where environments have processes of their own, it is their answers that are waited for.
+        # With a process per environment, the limit applies to waiting for their answers instead.
         self._alarm_seconds = None if isinstance(envs, AsyncVectorEnv) else timeout_seconds
         try:
-            self.observation_space, self._seen = observations(envs.single_observation_space, hidden)
-            self.action_space, self._meant = actions(envs.single_action_space)
+            self.observation_space, self._observe = observations(envs.single_observation_space, hidden)
+            self.action_space, self._act = actions(envs.single_action_space)
         except Exception:
             self.close()
             raise
@@ -85,9 +85,9 @@ class GymnasiumEnv(BatchedEnv):
 
     def step(self, action: Tensor) -> Step:
         """Play one action [B, *A] each."""
-        meant = self._meant(action.cpu().numpy())
+        env_action = self._act(action.cpu().numpy())
         with self._faults_named(), time_limit(self._alarm_seconds):
-            observation, reward, terminated, truncated, valid = self._episodes.step(meant)
+            observation, reward, terminated, truncated, valid = self._episodes.step(env_action)
         return Step(
             observation=self._observation(observation),
             reward=self._tensor(np.array(reward, np.float32)),
@@ -105,9 +105,9 @@ class GymnasiumEnv(BatchedEnv):
             return self._tensor(self._episodes.load_state_dict(state))
 
     def render(self) -> Array | None:
-        """Picture of the first environment [H, W, 3]; None unless its kwargs say render_mode: rgb_array.
+        """Image of the first environment [H, W, 3]; None unless its kwargs set render_mode: rgb_array.
 
-        Raises EnvError if a package that draws it is missing.
+        Raises EnvError if a package needed to draw it is missing.
         """
         if self._render_mode != "rgb_array":
             return None
@@ -115,7 +115,7 @@ class GymnasiumEnv(BatchedEnv):
             try:
                 pictures = self._episodes.envs.render()
             except MISSING_PACKAGE as error:
-                raise EnvError(f"env.id: a package that draws {self._id} is missing: {error}.") from error
+                raise EnvError(f"env.id: drawing {self._id} needs a package that is missing: {error}.") from error
         return None if pictures is None else np.asarray(pictures[0], np.uint8)
 
     def close(self) -> None:
@@ -125,24 +125,26 @@ class GymnasiumEnv(BatchedEnv):
     def _observation(self, observation: Array) -> Tensor:
         expected = self._episodes.envs.observation_space.shape
         if np.shape(observation) != expected:
-            raise FaultyEnvError(f"environments: observations have the shape {np.shape(observation)}, not {expected}.")
-        return self._tensor(self._seen(observation))
+            raise FaultyEnvError(
+                f"environments: observations have shape {np.shape(observation)}, not {expected}. Fix the environment."
+            )
+        return self._tensor(self._observe(observation))
 
     @contextmanager
     def _faults_named(self) -> Iterator[None]:
-        """Turn what an own vector form raises into one line; single environments speak for themselves."""
+        """Turn any other exception, such as those of an own vector form, into a FaultyEnvError of one line."""
         try:
             yield
         except SeqrlError:
             raise
         except OverdueError as error:
-            raise FaultyEnvError(f"environments: {error}. Mend the environment, or allow more.") from error
+            raise FaultyEnvError(f"environments: {error}. Fix the environment, or raise the limit.") from error
         except Exception as error:
-            raise FaultyEnvError(f"environments: raised {described(error)}. Mend the environment.") from error
+            raise FaultyEnvError(f"environments: raised {described(error)}. Fix the environment.") from error
 
     def _tensor(self, copied: Array) -> Tensor:
         tensor = torch.from_numpy(copied)
         if self.device.type != "cuda":
             return tensor.to(self.device)
-        # From memory that stays where it is, the GPU fetches it while this goes on.
+        # The GPU copies from pinned memory in the background.
         return tensor.pin_memory().to(self.device, non_blocking=True)

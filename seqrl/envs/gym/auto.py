@@ -1,4 +1,4 @@
-"""Chooses who plays the environments where that is left open, env.backend=auto, by playing a little."""
+"""Picks the backend for env.backend=auto by a short measurement."""
 
 import time
 from collections.abc import Callable
@@ -14,20 +14,20 @@ from seqrl.envs.gym.registry import MISSING_PACKAGE, explained
 from seqrl.envs.gym.timeouts import time_limit
 from seqrl.errors import EnvError, described
 
-# A measurement ends when either is over.
+# A measurement ends at whichever comes first.
 SECONDS, STEPS = 0.1, 500
-# A message to another process and its answer take about this long: an environment that is faster gains nothing.
+# Approximate round trip to another process: an environment with faster steps gains nothing from one.
 MESSAGE_SECONDS = 1e-4
-# Processes that are tried: more take longer to start, and where a step is slow tell no more.
+# Bounds on the processes to try: more take longer to start and, if a step is slow, add no information.
 FEW, MANY = 4, 16
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Who plays.
+    """A backend and the reason for it.
 
     backend   vector, sync, async or envpool
-    why       what speaks for it, if it was chosen here; otherwise nothing
+    why       the reason, if it was chosen here; otherwise empty
     """
 
     backend: str
@@ -35,20 +35,20 @@ class Choice:
 
 
 def episodes(request: EnvRequest, backend: str) -> tuple[VectorEpisodes, Choice]:
-    """Episodes of environments, and who plays them: the `backend` that is asked for, or what auto chooses."""
+    """Episodes of the requested environments on the given `backend`, or on the one that auto picks, and that choice."""
     if backend not in ("auto", *BACKENDS):
         raise EnvError(f"env.backend: there is no backend {backend!r}. Use one of auto, {', '.join(BACKENDS)}.")
     with explained(request.id if backend == "envpool" else request.spec.id, request.kwargs):
         if backend == "auto" and (own := _own_form(request)):
-            return own, Choice("vector", f"{request.spec.id} has a form of its own")
+            return own, Choice("vector", f"{request.spec.id} has its own vector form")
         choice = fastest(request) if backend == "auto" else Choice(backend)
         return BACKENDS[choice.backend](request), choice
 
 
 def _own_form(request: EnvRequest) -> VectorEpisodes | None:
-    """An environment's own vector form, if it can be had.
+    """An environment's own vector form, if it exists and can be built.
 
-    It is taken unmeasured: it draws other random numbers, and which ones a run sees must not depend on the time of day.
+    It is used without a measurement: it draws different random numbers, and a run must not depend on timing.
     """
     spec = request.spec
     if spec.vector_entry_point is None or request.is_wrapped or (spec.additional_wrappers and spec.entry_point):
@@ -62,7 +62,7 @@ def _own_form(request: EnvRequest) -> VectorEpisodes | None:
 
 
 def alone(request: EnvRequest) -> float:
-    """Steps a second of one environment in this process."""
+    """Steps per second of one environment in this process."""
     with closing(request.singles()[0]()) as single, time_limit(request.timeout_seconds):
         single.action_space.seed(0)
         actions = cycle([single.action_space.sample() for _ in range(100)])
@@ -78,7 +78,7 @@ def alone(request: EnvRequest) -> float:
 
 
 def side_by_side(request: EnvRequest) -> float:
-    """Steps a second of all environments together, with a process each."""
+    """Steps per second of all environments together, one process each."""
     with time_limit(request.timeout_seconds):
         envs = ProcessEach(request.singles(), request.timeout_seconds)
     with closing(envs):
@@ -97,8 +97,8 @@ def side_by_side(request: EnvRequest) -> float:
 
 
 def rate(play: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Steps a second of `play`, which returns how many it has played."""
-    # What is done once, at the first step, says nothing of the others.
+    """Steps per second of `play`, which returns how many steps it played."""
+    # The first step includes one-time work.
     play()
     began, steps = clock(), 0
     while True:
@@ -113,28 +113,28 @@ def fastest(
     alone: Callable[[EnvRequest], float] = alone,
     side_by_side: Callable[[EnvRequest], float] = side_by_side,
 ) -> Choice:
-    """sync or async, whichever plays more steps a second; what cannot be measured is sync.
+    """sync or async, whichever plays more steps per second; sync if the measurement fails.
 
-    Both play the same episodes. What is played here is thrown away: the run begins with environments of its own.
+    Both play the same episodes. Episodes played here are discarded: the run starts with fresh environments.
     """
     if request.batch_size == 1:
-        return Choice("sync", "as there is only one")
+        return Choice("sync", "there is only one")
     try:
         sync = alone(request)
         if sync * MESSAGE_SECONDS > 1:
             why = "not tried, a message to a process takes longer than a step"
             return Choice("sync", f"{_figure(sync)} steps/s (vector: none; async: {why})")
-        # As many as one process plays in turn while it is measured.
+        # As many as one process could step, in turn, during one measurement.
         number = min(request.batch_size, max(FEW, min(MANY, int(sync * SECONDS))))
         processes = side_by_side(replace(request, batch_size=number))
     except Exception as error:
-        return Choice("sync", f"as speed could not be measured: {described(error)}")
-    said = f"{_figure(processes)} steps/s with {number} processes"
+        return Choice("sync", f"speed could not be measured: {described(error)}")
+    speed = f"{_figure(processes)} steps/s with {number} processes"
     if processes > sync:
-        return Choice("async", f"{said} (vector: none; sync: {_figure(sync)})")
-    return Choice("sync", f"{_figure(sync)} steps/s (vector: none; async: {said})")
+        return Choice("async", f"{speed} (vector: none; sync: {_figure(sync)})")
+    return Choice("sync", f"{_figure(sync)} steps/s (vector: none; async: {speed})")
 
 
 def _figure(rate: float) -> str:
-    """Two digits, as a short measurement has no more: 41,000."""
+    """Two significant digits, all that a short measurement supports: 41,000."""
     return f"{float(f'{rate:.2g}'):,g}"

@@ -1,7 +1,7 @@
-"""Episodes of a vector environment, whatever its way of beginning the next one.
+"""Episodes of a vector environment, whatever its autoreset mode.
 
-Gymnasium knows three ways: reset when asked (DISABLED), within the step that ends an episode (SAME_STEP), or with the
-step after it (NEXT_STEP). All are played alike: `reset` begins episodes, `step` returns the final observation.
+Gymnasium has three modes: reset on request (DISABLED), within the step that ends an episode (SAME_STEP), or during the
+step after it (NEXT_STEP). Here all three behave alike: `reset` begins episodes, `step` returns the final observation.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Answer = tuple[Array, Array, Array, Array, Array]
 
 
 class VectorEpisodes(Protocol):
-    """What a strategy does; its methods mean what BatchedEnv's do, in the environment's own units."""
+    """The methods of BatchedEnv, on arrays in the environment's own units."""
 
     @property
     def envs(self) -> VectorEnv[Any, Any, Any]: ...
@@ -37,15 +37,15 @@ class VectorEpisodes(Protocol):
 
 
 def episode_seed(seed: int, *index: int) -> int:
-    """Seed of one episode, 31 bits: environments hand it on to generators that often take no more."""
+    """Seed of one episode, 31 bits: many generators that environments use take no more."""
     return seeds.stream(seed, "environment", *index) >> 32
 
 
 class SeededEpisodes:
-    """Episodes of environments that reset when asked, each from the seed of its environment and number.
+    """Episodes of environments that reset on request, each seeded by its environment's index and its number.
 
-    In another process they go on from what the environments say of themselves, if they have `state_dict` and
-    `load_state_dict`, or else by playing again, from the same seed, what they were told.
+    To continue in another process, environments restore their own state if they have `state_dict` and
+    `load_state_dict`; otherwise the episode's actions are replayed from the same seed.
     """
 
     def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int) -> None:
@@ -79,13 +79,14 @@ class SeededEpisodes:
 
     def state_dict(self) -> dict[str, Any]:
         playing = self._history.playing
-        said = self.envs.call("own_state") if self._restore_themselves and playing.any() else None
+        own_states = self.envs.call("own_state") if self._restore_themselves and playing.any() else None
         return {
             "number": as_tensors(self._number),
             "clock": as_tensors(self._clock),
             "history": as_tensors(self._history.state_dict()),
             "observation": as_tensors(self._observation),
-            "said": as_tensors(said),
+            # This key's name is part of the checkpoint format.
+            "said": as_tensors(own_states),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Array:
@@ -94,23 +95,23 @@ class SeededEpisodes:
         playing = self._history.playing
         if not playing.any():
             return playing
-        number, clock, seen = self._number.copy(), as_arrays(state["clock"]), as_arrays(state["observation"])
+        number, clock, saved = self._number.copy(), as_arrays(state["clock"]), as_arrays(state["observation"])
         everywhere = np.ones_like(playing)
         observation = np.array(self._begin(everywhere))
         if state["said"] is not None:
-            self.envs.call("go_on", number, state["said"])
+            self.envs.call("restore", number, state["said"])
         else:
-            for index, shown in enumerate(self.envs.call("play_again", number, self._history.episodes())):
-                if shown is not None:
-                    observation[index] = shown
+            for index, replayed in enumerate(self.envs.call("replay", number, self._history.episodes())):
+                if replayed is not None:
+                    observation[index] = replayed
             inexact = np.issubdtype(observation.dtype, np.inexact)
-            same = [np.array_equal(a, b, equal_nan=inexact) for a, b in zip(observation, seen, strict=True)]
+            same = [np.array_equal(a, b, equal_nan=inexact) for a, b in zip(observation, saved, strict=True)]
             self._history.end(~np.array(same))
-        self._clock, self._observation = clock, seen
+        self._clock, self._observation = clock, saved
         return self._history.playing
 
     def _begin(self, where: Array) -> Array:
-        """Begin the episodes that have their turn, each from its seed."""
+        """Begin an episode where `where` [B] is true, each from its seed."""
         seeds = [self._seed(index) if begins else None for index, begins in enumerate(where.tolist())]
         with self._lost_named():
             observation: Array = self.envs.reset(seed=seeds, options={"reset_mask": where})[0]
@@ -130,9 +131,9 @@ class SeededEpisodes:
 
 
 class OwnEpisodes:
-    """Episodes of an environment with a vector form of its own, seeded whenever all of them begin.
+    """Episodes of an environment with its own vector form, seeded whenever all of them begin.
 
-    In another process, those in progress do not go on.
+    Episodes in progress cannot continue in another process.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int) -> None:
@@ -151,19 +152,19 @@ class OwnEpisodes:
         return self._observation
 
     def _begin(self, where: Array) -> None:
-        """Begin episodes where asked; nothing to do for environments that begin them unasked."""
+        """Begin episodes where `where` [B] is true. By default do nothing: the environment begins them by itself."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"resets": self._resets}
 
     def load_state_dict(self, state: dict[str, Any]) -> Array:
-        """Nobody can tell what an own vector form is doing: the next full reset is the one that has its turn."""
+        """Restore the number of full resets, which seeds the next one: an own vector form does not expose its state."""
         self._resets = state["resets"]
         return np.zeros(self.envs.num_envs, dtype=np.bool_)
 
 
 class NextStepEpisodes(OwnEpisodes):
-    """The step after an end is spent on the reset: it plays nothing, and its observation is the new episode's first."""
+    """The step after an end only resets: it plays nothing, and its observation is the new episode's first."""
 
     def step(self, action: Array) -> Answer:
         valid = ~self._ended
@@ -173,7 +174,7 @@ class NextStepEpisodes(OwnEpisodes):
 
 
 class SameStepEpisodes(OwnEpisodes):
-    """The step that ends an episode begins the next one: `reset` hands out what it began with."""
+    """The step that ends an episode begins the next one: `reset` returns the first observation it produced."""
 
     def step(self, action: Array) -> Answer:
         self._observation, reward, terminated, truncated, info = self.envs.step(action)
@@ -185,13 +186,13 @@ class SameStepEpisodes(OwnEpisodes):
                     "Use env.backend=sync."
                 )
             observation = np.array(observation)
-            # An array of arrays, None where no episode ended, or simply a batch.
+            # An object array with None where no episode ended, or a plain batch.
             observation[ended] = np.stack(np.asarray(info["final_obs"])[ended])
         return observation, reward, terminated, truncated, np.ones_like(ended)
 
 
 class DisabledEpisodes(OwnEpisodes):
-    """Episodes begin when asked, and at the latest with the next step: what has ended must not be stepped."""
+    """Episodes begin on request, at the latest before the next step: an ended episode must not be stepped."""
 
     def _begin(self, where: Array) -> None:
         if where.any():

@@ -1,4 +1,4 @@
-"""Makes many environments out of one: its own vector form, one process, a process each, or EnvPool."""
+"""The backends: an own vector form, one process, a process per environment, or EnvPool."""
 
 import logging
 import multiprocessing
@@ -31,18 +31,18 @@ Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
 
 
 class OneProcess(SyncVectorEnv):
-    """Environments of this process, one after another."""
+    """Environments in this process, stepped one after another."""
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        # Gymnasium refuses a step after an end; environments that rest need no such guard.
+        # Gymnasium refuses to step an ended episode; a GuardedEnv rests instead.
         self._autoreset_envs[:] = False
         return super().step(actions)
 
 
 class ProcessEach(AsyncVectorEnv):
-    """Environments that have a process each.
+    """Environments with a process each.
 
-    timeout_seconds   that they may take for a reset or a step; None: for ever
+    timeout_seconds   limit for one reset or step of all environments; None: no limit
     """
 
     def __init__(self, singles: list[Callable[[], GuardedEnv]], timeout_seconds: float | None) -> None:
@@ -60,10 +60,10 @@ class ProcessEach(AsyncVectorEnv):
             return self.step_wait(timeout=self.timeout_seconds)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Ask every process to close its environment; after `timeout` seconds, 5 if None, end it."""
+        """Ask every process to close its environment, and kill it after `timeout` seconds; None: 5."""
         patience = 0.0 if terminate else 5.0 if timeout is None else timeout
         deadline = time.monotonic() + patience
-        # A process that failed has no pipe any more, one that died a broken one; Gymnasium would wait for its answer.
+        # A process that failed has no pipe, one that died a broken one; Gymnasium would wait for an answer from either.
         pipes = [pipe for pipe in self.parent_pipes if pipe is not None]
         for pipe in pipes:
             with suppress(OSError):
@@ -76,8 +76,8 @@ class ProcessEach(AsyncVectorEnv):
             pipe.close()
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        """Raise what the first process raised; tracebacks go to the log alone."""
-        failed = sorted((self.error_queue.get() for success in successes if not success), key=lambda it: it[0])
+        """Raise the exception of the first process that failed; tracebacks go to the log only."""
+        failed = sorted((self.error_queue.get() for success in successes if not success), key=lambda error: error[0])
         for index, _, _, trace in failed:
             log.error("environment %d\n%s", index, trace)
             self.parent_pipes[index].close()
@@ -96,26 +96,25 @@ class ProcessEach(AsyncVectorEnv):
             dead = [index for index, process in enumerate(self.processes) if not process.is_alive()]
             raise LostError(
                 (dead or [0])[0],
-                "its process died, perhaps for want of memory. "
-                "Use a smaller parallel, or env.backend=sync to see what happens",
+                "its process died, perhaps out of memory. Use a smaller parallel, or env.backend=sync to see why",
             ) from error
         except multiprocessing.TimeoutError as error:
             assert self.timeout_seconds is not None
-            mute = next(index for index, pipe in enumerate(self.parent_pipes) if not pipe.poll(0))
-            # It will not answer when it is asked to close, either.
-            self.processes[mute].kill()
+            silent = next(index for index, pipe in enumerate(self.parent_pipes) if not pipe.poll(0))
+            # It would not answer a request to close, either.
+            self.processes[silent].kill()
             raise LostError(
-                mute, f"{OverdueError(self.timeout_seconds)}. Mend the environment, or allow more"
+                silent, f"{OverdueError(self.timeout_seconds)}. Fix the environment, or raise the limit"
             ) from error
 
 
 @dataclass(frozen=True)
 class EnvRequest:
-    """Environments that are wanted.
+    """The environments to build.
 
     id                such as Acrobot-v1, or module:Env-v0
-    timeout_seconds   that a reset or a step of all of them may take; None: for ever
-    wrappers          put around each, the first one innermost
+    timeout_seconds   limit for one reset or step of all of them; None: no limit
+    wrappers          applied to each, the first one innermost
     hidden, action_mask   as in `FlattenedEnv`
     """
 
@@ -130,11 +129,11 @@ class EnvRequest:
 
     @cached_property
     def spec(self) -> EnvSpec:
-        """The environment as Gymnasium knows it; raises EnvError if it does not."""
+        """Gymnasium's spec of the environment; raises EnvError if there is none."""
         return find(self.id)
 
     def singles(self) -> list[Callable[[], GuardedEnv]]:
-        """What builds each of them."""
+        """One builder per environment."""
         if self.spec.entry_point is None:
             raise EnvError(f"env.backend: {self.spec.id} has only a vector form of its own. Use env.backend=vector.")
         home = os.getpid()
@@ -145,15 +144,15 @@ class EnvRequest:
         return bool(self.wrappers) or self.action_mask is not None
 
     def environment(self) -> gymnasium.Env[Any, Any]:
-        """One of them, with a single part to see and one to do."""
+        """One environment, wrapped, with its observations and actions flattened to one part each."""
         env = gymnasium.make(self.spec, **self.kwargs)
         for index, wrap in enumerate(self.wrappers):
             try:
                 env = wrap(env)
             except (TypeError, ValueError, AssertionError) as error:
                 raise EnvError(
-                    f"env.wrappers[{index}]: it does not fit around {self.spec.id}: {described(error)}. "
-                    "Give what its constructor takes, and mind the order."
+                    f"env.wrappers[{index}]: cannot wrap {self.spec.id}: {described(error)}. "
+                    "Check the arguments of its constructor and the order of the wrappers."
                 ) from error
         if is_composed(env) or self.action_mask is not None:
             env = FlattenedEnv(env, self.hidden, self.action_mask)
@@ -179,8 +178,8 @@ def _async(request: EnvRequest) -> VectorEpisodes:
         return SeededEpisodes(ProcessEach(request.singles(), request.timeout_seconds), request.seed)
     except (EOFError, ConnectionError) as error:
         raise EnvError(
-            f"env.backend: a process of {request.spec.id} died before it could play. "
-            "Use a smaller parallel, or env.backend=sync to see what happens."
+            f"env.backend: a process of {request.spec.id} died while starting. "
+            "Use a smaller parallel, or env.backend=sync to see why."
         ) from error
 
 
@@ -192,20 +191,20 @@ def _envpool(request: EnvRequest) -> VectorEpisodes:
 def _refuse_wrapped(request: EnvRequest, backend: str) -> None:
     if request.is_wrapped:
         raise EnvError(
-            f"env.backend: env.wrappers and env.action_mask are for single environments (got {backend}). "
+            f"env.backend: env.wrappers and env.action_mask need single environments (got {backend}). "
             "Use env.backend=sync or async."
         )
 
 
 def _single(request: EnvRequest, index: int, home: int) -> GuardedEnv:
     if os.getpid() != home:
-        # Ctrl-C goes to every process of a terminal; the parent finishes its iteration and then ends this one.
+        # Ctrl-C reaches every process of a terminal; the parent finishes its iteration and then ends this process.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent(signal.SIGKILL)
     return GuardedEnv(request.environment(), index)
 
 
-# The adapter copies, so Gymnasium need not.
+# The adapter copies, so Gymnasium does not have to.
 VECTOR_OPTIONS: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
 BACKENDS: dict[str, Callable[[EnvRequest], VectorEpisodes]] = {
     "vector": _vector,

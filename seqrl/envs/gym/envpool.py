@@ -1,4 +1,4 @@
-"""Environments of EnvPool, which plays them side by side in threads of C++."""
+"""EnvPool's environments, which run side by side in C++ threads."""
 
 import difflib
 import warnings
@@ -17,7 +17,7 @@ from seqrl.packages import how_to_install, is_installed
 
 
 def library() -> Any:
-    """EnvPool itself; raises EnvError if it is not installed."""
+    """The envpool module; raises EnvError if it is not installed."""
     if not is_installed("envpool"):
         raise EnvError(f"env.backend: envpool is not installed. {how_to_install('envpool')}")
     import envpool
@@ -26,31 +26,31 @@ def library() -> Any:
 
 
 def spaces(id: str, **settings: Any) -> tuple[Space[Any], Space[Any]]:
-    """Of one environment's observations and of its actions; raises EnvError if several players share it."""
+    """Observation and action space of one environment; raises EnvError if it has several players."""
     with quiet():
         spec = library().make_spec(id, **settings)
         if spec.config.max_num_players > 1:
-            raise EnvError(f"env.id: several players share {id!r}. Use an environment of one player.")
+            raise EnvError(f"env.id: {id!r} has several players. Use an environment with one player.")
         return spec.gymnasium_observation_space, spec.gymnasium_action_space
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Gymnasium's warnings about EnvPool's spaces, whose bounds have more digits than their numbers."""
+    """Silence Gymnasium's warnings about EnvPool's spaces, whose bounds are more precise than their dtype."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 class Pool(VectorEnv[Any, Any, Any]):
-    """Environments that EnvPool knows as `id`, as Gymnasium's vector environments are.
+    """EnvPool's environments called `id`, as a Gymnasium vector environment.
 
-    The step after an end is spent on the reset. EnvPool takes seeds only when it makes environments, so a reset with a
-    seed makes them anew. It gives one reason for an end: what fails in the very step of its time limit is truncated.
+    The step after an end only resets. EnvPool takes seeds only when it creates environments, so a reset with a seed
+    creates them again. It gives one reason for an end: an episode that fails at its time limit counts as truncated.
 
     kwargs   of EnvPool's configuration: num_threads, max_episode_steps, img_height, ...
 
-    Raises EnvError if EnvPool is not installed or has no such environment, or if several players share one.
+    Raises EnvError if EnvPool is not installed, has no such environment, or if the environment has several players.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  # as Gymnasium has it

@@ -1,4 +1,4 @@
-"""Environments whose observations or actions have several parts, played as if they had one."""
+"""Environments whose observations or actions have several parts, flattened to one vector each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_alternatives, nested, numbers, values
 
-# As `action_mask`: the mask is no part of the observation.
+# Value of `action_mask` for a mask that comes in info, not in the observation.
 INFO = "info"
 
 
@@ -22,22 +22,23 @@ def is_composed(env: gymnasium.Env[Any, Any]) -> bool:
 
 
 class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Shows all parts of an observation as one vector of bytes, and hears all parts of an action as one of numbers.
+    """Packs all parts of an observation into one vector of bytes, and takes all parts of an action as one of numbers.
 
-    hidden        parts that the policy does not see, by name; of an observation that is a vector, indices
-    action_mask   where it is said which choices are allowed: a part of the observation, by name, or info for
-                  info["action_mask"]; None: in the part called action_mask, if there is one
+    hidden        names of the parts to hide from the policy; indices if the observation is a vector
+    action_mask   where to find the mask of allowed choices: the name of a part of the observation, or info for
+                  info["action_mask"]; None: the part called action_mask, if there is one
 
-    Raises EnvError if a part cannot be seen or done, or if what hides or masks is not there; `reset` and `step` raise
-    ValueError for a part of another shape, or if the mask allows nothing before the end.
+    Raises EnvError if a part has an unsupported space, or if `hidden` or `action_mask` names a part that does not
+    exist. `reset` and `step` raise ValueError for a part of the wrong shape, or if the mask allows nothing before the
+    episode's end.
     """
 
     def __init__(
         self, env: gymnasium.Env[Any, Any], hidden: Sequence[Any] = (), action_mask: str | None = None
     ) -> None:
         super().__init__(env)
-        self._do = {name: actions(space, name) for name, space in leaves(env.action_space)}
-        parts = {name: space for name, (space, _) in self._do.items()}
+        self._act = {name: actions(space, name) for name, space in leaves(env.action_space)}
+        parts = {name: space for name, (space, _) in self._act.items()}
         self.action_space = parts[""] if "" in parts else Joint(parts)
 
         shown = dict(leaves(env.observation_space))
@@ -46,53 +47,52 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._mask_in_info = action_mask == INFO
         self._mask_parts = [] if self._mask_in_info else self._parts_of_mask(action_mask, shown)
         by_index, by_name = (hidden, []) if "" in shown else ([], self._hidden_parts(hidden))
-        self._see = {
+        self._observe = {
             name: observations(space, by_index, name)
             for name, space in shown.items()
             if name not in (*by_name, *self._mask_parts)
         }
-        seen = {name or "observation": space for name, (space, _) in self._see.items()}
+        visible = {name or "observation": space for name, (space, _) in self._observe.items()}
         self._masks = self._mask_in_info or bool(self._mask_parts)
         if self._masks:
-            seen[ACTION_MASK] = MultiBinary(sum(self._choices))
-        self.observation_space = self._packed_space = Packed(seen)
+            visible[ACTION_MASK] = MultiBinary(sum(self._choices))
+        self.observation_space = self._packed_space = Packed(visible)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         return self._packed(observation, info, at_end=False), info
 
     def step(self, action: Array) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
-        told = self.action_space.split(action) if isinstance(self.action_space, Joint) else {"": action}
-        meant = (self._do[name][1](np.asarray(it)[None])[0] for name, it in told.items())
-        observation, reward, terminated, truncated, info = self.env.step(nested(self.env.action_space, meant))
+        parts = self.action_space.split(action) if isinstance(self.action_space, Joint) else {"": action}
+        env_parts = (self._act[name][1](np.asarray(part)[None])[0] for name, part in parts.items())
+        observation, reward, terminated, truncated, info = self.env.step(nested(self.env.action_space, env_parts))
         return self._packed(observation, info, terminated or truncated), reward, terminated, truncated, info
 
     def _packed(self, observation: Any, info: dict[str, Any], at_end: bool) -> Array:
         shown: dict[str, Any] = dict(zip(self._names, values(self.env.observation_space, observation), strict=True))
-        seen = [see(np.asarray(shown[name])[None])[0] for name, (_, see) in self._see.items()]
+        visible = [observe(np.asarray(shown[name])[None])[0] for name, (_, observe) in self._observe.items()]
         if self._masks:
-            said = (
+            masks = (
                 _masks(self.env.action_space, info[ACTION_MASK])
                 if self._mask_in_info
                 else map(shown.get, self._mask_parts)
             )
-            mask = np.concatenate([np.asarray(part).reshape(-1) for part in said]) != 0
-            # At the end there is nothing to choose any more.
+            mask = np.concatenate([np.asarray(part).reshape(-1) for part in masks]) != 0
+            # At the end there is nothing left to choose.
             if not at_end and not all(part.any() for part in np.split(mask, np.cumsum(self._choices)[:-1])):
                 raise ValueError("its action_mask allows nothing")
-            seen.append(mask)
-        return self._packed_space.pack(seen)
+            visible.append(mask)
+        return self._packed_space.pack(visible)
 
     def _hidden_parts(self, hidden: Sequence[Any]) -> list[str]:
         for name in hidden:
             if not _among(self._names, str(name)):
                 raise EnvError(
-                    f"env.hidden: there is no part {name!r} in an observation of {', '.join(self._names)}. "
-                    "Name parts of it."
+                    f"env.hidden: the observation has no part {name!r}. Use one or more of {', '.join(self._names)}."
                 )
         parts = [part for name in hidden for part in _among(self._names, str(name))]
         if not set(self._names) - {*parts, *self._mask_parts}:
-            raise EnvError(f"env.hidden: {list(hidden)} hides the whole observation. Leave a part of it.")
+            raise EnvError(f"env.hidden: every part of the observation is hidden (got {list(hidden)}). Leave one.")
         return parts
 
     def _parts_of_mask(self, action_mask: str | None, shown: Mapping[str, Space[Any]]) -> list[str]:
@@ -101,21 +101,21 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             return []
         if action_mask is not None and not parts:
             raise EnvError(
-                f"env.action_mask: there is no part {action_mask!r} in an observation of {', '.join(self._names)}. "
-                "Name one of them, or info."
+                f"env.action_mask: the observation has no part {action_mask!r}. "
+                f"Use info, or one of {', '.join(self._names)}."
             )
-        says = sum(numbers(shown[part]) for part in parts)
-        if parts and says != sum(self._choices):
+        size = sum(numbers(shown[part]) for part in parts)
+        if parts and size != sum(self._choices):
             raise EnvError(
-                f"env.action_mask: the mask {', '.join(parts)} has {says} numbers, and there are {sum(self._choices)} "
-                "choices. Mend the environment, or name another part."
+                f"env.action_mask: the mask {', '.join(parts)} has {size} numbers for {sum(self._choices)} choices. "
+                "Fix the environment, or name another part."
             )
         return parts
 
 
 def _among(names: list[str], name: str) -> list[str]:
-    """The part of this name, or all parts of what has this name."""
-    return [it for it in names if f"{it}.".startswith(f"{name}.")]
+    """The part called `name`, or all parts nested under it."""
+    return [part for part in names if f"{part}.".startswith(f"{name}.")]
 
 
 def _masks(space: Space[Any], mask: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""One environment among several, as it is played."""
+"""One environment among several, with its faults caught and named."""
 
 import logging
 import math
@@ -16,20 +16,20 @@ from seqrl.spaces import Array
 log = logging.getLogger(__name__)
 
 API = (
-    "reset(seed=..., options=...) must return observation and info, step five values: observation, reward, terminated, "
-    "truncated, info"
+    "reset(seed=..., options=...) must return observation and info, and step must return five values: observation, "
+    "reward, terminated, truncated, info"
 )
 
 
 class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Rests after an episode's end, and names what the environment does wrong.
+    """Rests after an episode's end, and reports what the environment does wrong.
 
     While it rests, `step` costs nothing and changes nothing until `reset`.
 
-    index    of the environment among all
+    index    index of the environment in the batch
 
-    `reset` and `step` raise FaultyEnvError, with episode, seed and step, if the environment raises, speaks another
-    interface, or returns an observation of the wrong shape or a reward that is no finite number.
+    `reset` and `step` raise FaultyEnvError, with episode, seed and step, if the environment raises, does not follow
+    Gymnasium's API, or returns an observation of the wrong shape or a reward that is not finite.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
@@ -66,25 +66,25 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._check(observation)
         if terminated or truncated:
             self._final = observation
-        # Nobody reads the info, and gathering it takes time.
+        # Nobody reads the info, and merging it across environments takes time.
         return observation, reward, bool(terminated), bool(truncated), {}
 
     @property
     def restores_itself(self) -> bool:
-        """Whether the environment can say what it is doing, and go on from there."""
+        """Whether the environment can save and restore its own state."""
         return self.has_wrapper_attr("state_dict") and self.has_wrapper_attr("load_state_dict")
 
     def own_state(self) -> dict[str, Any]:
-        """What the environment says of itself, and how far its episode is; tensors and plain data."""
+        """The environment's `state_dict` and the steps played in its episode; tensors and plain data."""
         try:
             return {"env": as_tensors(self.get_wrapper_attr("state_dict")()), "clock": self._clock}
         except Exception as error:
             raise self._fault(f"its state_dict raised {described(error)}") from error
 
-    def go_on(self, number: Array, state: list[dict[str, Any]]) -> None:
-        """After a reset, go on from what the environment said of itself in the episode of this `number`.
+    def restore(self, number: Array, state: list[dict[str, Any]]) -> None:
+        """After a reset, restore the `own_state` saved in episode `number`.
 
-        number, state   for each of all environments
+        number, state   of every environment, by index
         """
         self._episode, self._clock = int(number[self.index]), state[self.index]["clock"]
         try:
@@ -97,36 +97,36 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 env._elapsed_steps = self._clock  # type: ignore[assignment]
             env = env.env
 
-    def play_again(self, number: Array, told: list[Array | None]) -> Any:
-        """After a reset, do what the environment was told in the episode of this `number`; return what it shows then.
+    def replay(self, number: Array, actions: list[Array | None]) -> Any:
+        """After a reset, replay the actions of episode `number`; return the last observation, None if there is none.
 
-        number, told   for each of all environments; None: nothing
+        number, actions   of every environment, by index; None: no actions
         """
         self._episode = int(number[self.index])
-        actions = told[self.index]
+        own_actions = actions[self.index]
         observation = None
-        for action in [] if actions is None else actions:
+        for action in [] if own_actions is None else own_actions:
             observation = self.step(action)[0]
         return observation
 
     def close(self) -> None:
-        """What has been played is good even if this fails."""
+        """Close the environment; only log a failure, as everything played so far is still valid."""
         try:
             super().close()
         except Exception as error:
-            log.warning("environment %d does not close: %s", self.index, described(error), exc_info=error)
+            log.warning("environment %d failed to close: %s", self.index, described(error), exc_info=error)
 
     def _check(self, observation: Any) -> None:
         if self._shape is not None and np.shape(observation) != self._shape:
-            raise self._fault(f"its observation has the shape {np.shape(observation)}, not {self._shape}")
+            raise self._fault(f"its observation has shape {np.shape(observation)}, not {self._shape}")
 
     def _raised(self, error: Exception) -> FaultyEnvError:
         if isinstance(error, OverdueError):
-            return self._fault(str(error), remedy="Mend the environment, or allow more.")
-        # Gymnasium's own wrappers unpack what the environment returns.
+            return self._fault(str(error), remedy="Fix the environment, or raise the limit.")
+        # Gymnasium's own wrappers raise these when they unpack what the environment returns.
         api = f". {API}" if isinstance(error, ValueError | TypeError | AssertionError) else ""
         return self._fault(f"it raised {described(error)}{api}")
 
-    def _fault(self, what: str, remedy: str = "Mend the environment.") -> FaultyEnvError:
+    def _fault(self, what: str, remedy: str = "Fix the environment.") -> FaultyEnvError:
         when = f"episode {self._episode} (seed {self._seed}), step {self._clock}"
         return FaultyEnvError(f"environment {self.index}, {when}: {what}. {remedy}")

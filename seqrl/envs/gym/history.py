@@ -1,4 +1,4 @@
-"""What it takes for episodes to go on in another process: what was played, or what an environment says of itself."""
+"""Actions of the episodes in progress, to replay them in another process, and states as plain data."""
 
 from typing import Any
 
@@ -7,19 +7,19 @@ import torch
 
 from seqrl.spaces import Array
 
-# Actions of longer episodes are forgotten, so that a run without ends does not grow.
+# Bounds the memory for actions when episodes are very long or never end.
 REMEMBERED_BYTES = 32e6
 
 
 class History:
-    """What each of B environments was told since its episode began, as far back as REMEMBERED_BYTES reach.
+    """The actions of the episode in progress of each of B environments, up to REMEMBERED_BYTES in all.
 
-    playing   [B] bool  where an episode is in progress, and all that it was told is known
+    playing   [B] bool  where an episode is in progress and all of its actions are remembered
     """
 
     def __init__(self, batch_size: int) -> None:
-        self._told: list[Array] = []
-        # First action of the episode in progress; -1 where there is none, or where it is forgotten.
+        self._actions: list[Array] = []
+        # Index of the first action of the episode in progress; -1 if there is no episode, or the action is forgotten.
         self._first = np.full(batch_size, -1)
 
     @property
@@ -27,42 +27,43 @@ class History:
         return self._first >= 0
 
     def begin(self, where: Array) -> None:
-        self._first[where] = len(self._told)
+        self._first[where] = len(self._actions)
 
     def end(self, where: Array) -> None:
         self._first[where] = -1
 
     def add(self, action: Array) -> None:
-        """Remember what all environments were told [B, *A]; the array must not be written to again."""
-        if (len(self._told) + 1) * action.nbytes > REMEMBERED_BYTES:
-            self._forget(self._needed() or (len(self._told) + 1) // 2)
-        self._told.append(action)
+        """Remember the actions of all environments [B, *A]; the caller must not write to the array again."""
+        if (len(self._actions) + 1) * action.nbytes > REMEMBERED_BYTES:
+            self._forget(self._needed() or (len(self._actions) + 1) // 2)
+        self._actions.append(action)
 
     def episodes(self) -> list[Array | None]:
-        """Actions of the episode in progress [n, *A] of each environment; None where they are not known."""
+        """Actions of the episode in progress [n, *A] of each environment; None where they are not remembered."""
         return [
-            None if first < 0 else np.array([told[index] for told in self._told[first:]])
+            None if first < 0 else np.array([actions[index] for actions in self._actions[first:]])
             for index, first in enumerate(self._first.tolist())
         ]
 
     def state_dict(self) -> dict[str, Any]:
         self._forget(self._needed())
-        return {"first": self._first, "told": np.array(self._told)}
+        # The keys' names are part of the checkpoint format.
+        return {"first": self._first, "told": np.array(self._actions)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._first, self._told = state["first"], list(state["told"])
+        self._first, self._actions = state["first"], list(state["told"])
 
     def _needed(self) -> int:
-        """The first action that an episode in progress began with."""
-        return int(min(self._first[self.playing], default=len(self._told)))
+        """Index of the oldest action that an episode in progress needs."""
+        return int(min(self._first[self.playing], default=len(self._actions)))
 
     def _forget(self, count: int) -> None:
-        del self._told[:count]
+        del self._actions[:count]
         self._first = np.maximum(self._first - count, -1)
 
 
 def as_tensors(state: Any) -> Any:
-    """Plain data that a checkpoint may hold: arrays become tensors.
+    """Convert to plain data that a checkpoint may hold: arrays become tensors.
 
     Raises TypeError for anything but None, numbers, text, bytes, lists, tuples, dicts, arrays and tensors.
     """
@@ -77,11 +78,11 @@ def as_tensors(state: Any) -> Any:
             return state.item()
         case None | bool() | int() | float() | str() | bytes() | torch.Tensor():
             return state
-    raise TypeError(f"{type(state).__name__} is no plain data")
+    raise TypeError(f"{type(state).__name__} is not plain data")
 
 
 def as_arrays(state: Any) -> Any:
-    """The other way: tensors become arrays, and tuples are lists now."""
+    """Convert back: tensors become arrays. Tuples stay lists."""
     match state:
         case dict():
             return {key: as_arrays(value) for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Finds environments in Gymnasium's registry, and says what is wrong where they cannot be had."""
+"""Finds environments in Gymnasium's registry, and explains why one is missing or cannot be built."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -13,35 +13,35 @@ from seqrl.packages import fault_of_module
 
 
 def find(id: str) -> EnvSpec:
-    """Registered environment called `id`, such as Acrobot-v1, or module:Env-v0, which imports the module first."""
+    """Spec registered as `id`, such as Acrobot-v1, or module:Env-v0 to import the module first."""
     module, _, name = id.rpartition(":")
     if module and (fault := fault_of_module(module)):
         raise EnvError(f"env.id: {fault}")
     if spec := gymnasium.registry.get(name):
         return spec
     close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.8)
-    meant = f" Did you mean {' or '.join(close)}?" if close else f" {_registered_by(module)}" if module else ""
+    hint = f" Did you mean {' or '.join(close)}?" if close else f" {_registered_by(module)}" if module else ""
     remedy = "" if module else f" If a package registers it, name its module: env.id=module:{name}."
-    raise EnvError(f"env.id: no environment is registered as {name!r}.{meant}{remedy}")
+    raise EnvError(f"env.id: no environment is registered as {name!r}.{hint}{remedy}")
 
 
 def draws_itself(id: str) -> bool:
-    """Whether an environment says that it makes pictures of itself. Raises EnvError if there is none called `id`."""
+    """Whether an environment supports render_mode rgb_array. Raises EnvError if no environment is called `id`."""
     spec = find(id)
     try:
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     except MISSING_PACKAGE:
-        # Whoever builds it says so.
+        # Building the environment reports this.
         return False
     return "rgb_array" in (getattr(creator, "metadata", {}).get("render_modes") or [])
 
 
 def _registered_by(module: str) -> str:
-    """What a module registers, in a sentence."""
-    its = [id for id, spec in gymnasium.registry.items() if f"{_home(spec)}.".startswith(f"{module}.")]
-    if not its:
-        return f"{module} registers none: gymnasium.register(id, entry_point=…) belongs in it."
-    return f"{module} registers {', '.join(its[:5])}{' and more' if len(its) > 5 else ''}."
+    """A sentence about what a module registers."""
+    ids = [id for id, spec in gymnasium.registry.items() if f"{_home(spec)}.".startswith(f"{module}.")]
+    if not ids:
+        return f"{module} registers no environments: call gymnasium.register(id, entry_point=…) in it."
+    return f"{module} registers {', '.join(ids[:5])}{' and more' if len(ids) > 5 else ''}."
 
 
 def _home(spec: EnvSpec) -> str:
@@ -55,8 +55,8 @@ MISSING_PACKAGE = (ImportError, gymnasium.error.DependencyNotInstalled)
 
 @contextmanager
 def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Turns what can go wrong while an environment is built into an EnvError."""
-    # With arguments, their values may be to blame; without, only one that is missing.
+    """Turn errors raised while an environment is built into an EnvError."""
+    # With arguments, their values may be wrong; without, one can only be missing.
     argument_errors = (TypeError, ValueError, KeyError) if kwargs else (TypeError,)
     try:
         yield
@@ -67,11 +67,11 @@ def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         raise EnvError(f"env.id: {id} cannot be built: {_line(error)}.") from error
     except argument_errors as error:
         raise EnvError(
-            f"env.kwargs: {dict(kwargs)} does not suit {id}: {type(error).__name__}, {_line(error)}. "
-            "Give what its constructor takes: +env.kwargs.name=value."
+            f"env.kwargs: {id} does not accept {dict(kwargs)}: {type(error).__name__}, {_line(error)}. "
+            "Pass what its constructor takes: +env.kwargs.name=value."
         ) from error
 
 
 def _line(error: Exception) -> str:
-    """First line of a message, without the context that Gymnasium adds."""
+    """First line of an error message, without the context that Gymnasium adds."""
     return str(error).strip().split("\n")[0].split(" was raised from the environment creator")[0].rstrip(".")

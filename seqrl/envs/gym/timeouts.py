@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 
 
 class OverdueError(Exception):
-    """Something took longer than it may."""
+    """Something exceeded its time limit."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"it has not answered for {seconds:g} seconds, the limit of env.timeout_seconds")
+        super().__init__(f"it has not answered for {seconds:g} seconds, the limit set by env.timeout_seconds")
 
 
 class LostError(Exception):
-    """Environment `index` is not to be had any more; why, and what to do."""
+    """Environment `index` is lost; `why` gives the reason and the remedy."""
 
     def __init__(self, index: int, why: str) -> None:
         super().__init__(why)
@@ -24,9 +24,9 @@ class LostError(Exception):
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise OverdueError in the middle of a block that takes longer. None: it may take for ever.
+    """Raise OverdueError inside a block that takes longer. None: no limit.
 
-    Works by an alarm, which only the main thread can hear, and which waits for what runs outside Python to return.
+    Uses SIGALRM, so it works only in the main thread, and only once code outside Python returns.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -36,7 +36,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise OverdueError(seconds)
 
     before = signal.signal(signal.SIGALRM, ring)
-    # Again and again, lest the block swallows it.
+    # Repeat, in case the block swallows the first one.
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Observations and actions, translated between the environment's units and types and the policy's."""
+"""Converts observations and actions between the environment's units and types and the policy's."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from seqrl.errors import EnvError
 from seqrl.spaces import Array, Joint, Packed, numbers
 
 Translation = tuple[Space[Any], Callable[[Array], Array]]
-"""The space as the policy knows it, and a function of a batch [B, ...] that returns a copy."""
+"""The space as the policy sees it, and a function of a batch [B, ...] that returns a converted copy."""
 
 
 def observations(space: Space[Any], hidden: Sequence[Any], name: str = "") -> Translation:
-    """How the policy sees what an environment shows, or the part of it that is called `name`.
+    """Convert an environment's observations for the policy, or the part of them called `name`.
 
-    Box as float32, without what is hidden; Box of bytes as they are; choices counted from 0.
-    Raises EnvError for other spaces, and for what cannot be hidden.
+    A Box becomes float32 without its hidden indices; a Box of bytes is unchanged; choices count from 0.
+    Raises EnvError for other spaces, and for indices that cannot be hidden.
     """
     match space:
         case Packed():
@@ -29,7 +29,7 @@ def observations(space: Space[Any], hidden: Sequence[Any], name: str = "") -> Tr
             return _float_box(space.low[shown], space.high[shown]), lambda o: np.array(o[:, shown], np.float32)
         case _ if hidden:
             raise EnvError(
-                f"env.hidden: indices hide parts of a vector, and an observation here is {_name(space)} "
+                f"env.hidden: indices need a vector observation, and this one is {_name(space)} "
                 f"(got {list(hidden)}). Use env.hidden=[]."
             )
         case Box() if space.dtype == np.uint8:
@@ -42,19 +42,19 @@ def observations(space: Space[Any], hidden: Sequence[Any], name: str = "") -> Tr
             return MultiDiscrete(space.nvec), lambda o: np.array(o, np.int64) - space.start
         case MultiBinary():
             return space, lambda o: np.array(o, np.int8)
-    what = f"the observation's part {name!r}" if name else "an observation here"
-    remedy = f"Hide it, env.hidden=[{name}], or wrap" if name else "Wrap"
+    what = f"part {name!r} of the observation" if name else "the observation"
+    remedy = f"Hide it with env.hidden=[{name}], or wrap" if name else "Wrap"
     raise EnvError(
-        f"env.id: {what} is {_name(space)}. {remedy} the environment so that it shows Box, Discrete, MultiDiscrete, "
-        "MultiBinary, or Dict and Tuple of these."
+        f"env.id: {what} is {_name(space)}, which is not supported. {remedy} the environment to return Box, Discrete, "
+        "MultiDiscrete, MultiBinary, or a Dict or Tuple of these."
     )
 
 
 def actions(space: Space[Any], name: str = "") -> Translation:
-    """How an environment hears what the policy does, or the part of it that is called `name`.
+    """Convert the policy's actions for an environment, or the part of them called `name`.
 
     The policy's actions have at most one dimension. Dimensions of a Box with two bounds run over [-1, 1], are scaled to
-    the bounds and clipped; others keep their units. Choices count from 0.
+    the bounds and clipped; the others keep their units. Choices count from 0.
     Raises EnvError for other spaces.
     """
     match space:
@@ -69,27 +69,27 @@ def actions(space: Space[Any], name: str = "") -> Translation:
             return MultiBinary(numbers(space)), lambda a: a.reshape(-1, *space.shape).astype(space.dtype)
         case Box() if np.issubdtype(space.low.dtype, np.floating):
             bounded = space.bounded_below & space.bounded_above
-            # Bounds of -1 and 1 would scale by 1: the units stay.
+            # Stand-in bounds of -1 and 1 scale by 1, so the units stay.
             low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
             centre, half = (high + low) / 2, (high - low) / 2
             policy = _float_box(
                 np.where(bounded, -1.0, space.low).flatten(), np.where(bounded, 1.0, space.high).flatten()
             )
 
-            def meant(action: Array) -> Array:
+            def rescaled(action: Array) -> Array:
                 scaled = centre + half * action.reshape(-1, *space.shape)
                 return np.clip(scaled, space.low, space.high).astype(space.dtype)
 
-            return policy, meant
-    what = f"the action's part {name!r}" if name else "an action here"
+            return policy, rescaled
+    what = f"part {name!r} of the action" if name else "the action"
     raise EnvError(
-        f"env.id: {what} is {_name(space)}. Wrap the environment so that it takes Discrete, MultiDiscrete, "
-        "MultiBinary, a Box of floats, or Dict and Tuple of these."
+        f"env.id: {what} is {_name(space)}, which is not supported. Wrap the environment to take Discrete, "
+        "MultiDiscrete, MultiBinary, a Box of floats, or a Dict or Tuple of these."
     )
 
 
 def _float_box(low: Array, high: Array) -> Box:
-    with np.errstate(over="ignore"):  # A bound beyond float32 is none.
+    with np.errstate(over="ignore"):  # A bound beyond float32 becomes infinite.
         return Box(np.asarray(low, np.float32), np.asarray(high, np.float32), dtype=np.float32)
 
 

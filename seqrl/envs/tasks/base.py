@@ -1,4 +1,4 @@
-"""What environments that are tensor programs share."""
+"""Base class of environments written as tensor programs."""
 
 from abc import abstractmethod
 from typing import Any
@@ -12,10 +12,10 @@ from seqrl.types import Step
 
 
 class TensorEnv(BatchedEnv):
-    """B environments whose state is a few tensors: begins episodes, ages them, and goes on with them elsewhere.
+    """B environments whose state is a few tensors: begins episodes, counts their steps, saves and restores them.
 
-    A subclass names its tensors in `_names`, holds each of them [B, ...] as an attribute with an underscore before its
-    name, and replaces it rather than write to it. The age of every episode is there already.
+    A subclass lists its state tensors [B, ...] in `_names` and keeps each as an attribute with a leading underscore. It
+    replaces them and never writes into them. `_age`, the steps played in each episode, is provided.
     """
 
     _names: tuple[str, ...]
@@ -58,8 +58,8 @@ class TensorEnv(BatchedEnv):
 
     @abstractmethod
     def _play(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Play `action` [B], by which episodes reach their age; return reward, terminated and truncated, [B] each."""
+        """Play `action` [B], with `_age` counting this step; return reward, terminated and truncated, each [B]."""
 
     @abstractmethod
     def _observation(self) -> Tensor:
-        """What is seen now [B, *O]."""
+        """Current observation [B, *O]."""

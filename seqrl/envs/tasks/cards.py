@@ -1,4 +1,4 @@
-"""Card games of memory as tensor programs."""
+"""POPGym's memory card games as tensor programs."""
 
 from abc import abstractmethod
 
@@ -12,15 +12,15 @@ from seqrl.errors import EnvError
 
 CARDS = 52  # in a deck
 SUITS = 4
-# What a card can be told apart by, and how many there are of it.
+# How cards can be grouped, and the number of groups.
 KINDS = {"colors": 2, "suits": SUITS, "ranks": 13}
 
 
 class CardGame(TensorEnv):
-    """Cards of shuffled decks are shown one after another, and a question about them is to be answered each time.
+    """Show the cards of shuffled decks one by one, and ask a question about them at each step.
 
-    Reward: 1 / questions for the right answer, -1 / questions for a wrong one, so that returns lie between -1 and 1. An
-    episode terminates when the last card is shown, which no question follows.
+    Reward: 1 / questions for the right answer, -1 / questions for a wrong one, so returns lie between -1 and 1. An
+    episode terminates when the last card is shown; no question follows it.
     """
 
     _names = ("shown", "answer")
@@ -50,29 +50,29 @@ class CardGame(TensorEnv):
         return self._shown[self._rows, self._place(self._age)]
 
     def _place(self, age: Tensor) -> Tensor:
-        # Past the end nobody reads what is shown, but it must be there.
+        # Past the end nobody reads the observation, but the index must be valid.
         return age.clamp_max(self.cards - 1)
 
     def _shuffled(self, kinds: int) -> Tensor:
-        """Decks [B, cards] in random order, each card as its kind; there are equally many of each."""
+        """Decks [B, cards] in random order, each card given as its kind; all kinds are equally frequent."""
         order = torch.rand(self._answer.shape, generator=self._random, device=self._age.device).argsort(1)
         return order % kinds
 
     @abstractmethod
     def _deal(self) -> tuple[Tensor, Tensor]:
-        """What is shown [B, cards, *O], and the right answers [B, cards]; -1: there is no question."""
+        """What is shown [B, cards, *O], and the right answers [B, cards]; -1 where nothing is asked."""
 
 
 class RepeatFirst(CardGame):
-    """Say at every step the suit of the card that was shown first.
+    """Name, at every step, the suit of the first card.
 
-    Observation: the suit of the card that is shown now. Actions: the four suits. Reward: 1 / (cards - 1) for the first
-    card's suit, -1 / (cards - 1) for another one. An episode terminates when all cards have been shown.
+    Observation: the suit of the current card. Actions: the four suits. Reward: 1 / (cards - 1) for the first card's
+    suit, -1 / (cards - 1) for any other. An episode terminates when all cards have been shown.
 
     decks    of 52 cards each, shuffled together: 1 in POPGym's RepeatFirstEasy, 8 in Medium, 16 in Hard
 
-    The best mean return is 1. Without memory it is -0.50 (derived), whatever is said: the card that is shown now tells
-    next to nothing.
+    The best mean return is 1. Without memory it is -0.50 (derived), whatever the action: the current card says next to
+    nothing about the first.
     Source: Morad et al. (2023), "POPGym: Benchmarking partially observable reinforcement learning", version 1.0.7.
     """
 
@@ -88,18 +88,18 @@ class RepeatFirst(CardGame):
 
 
 class RepeatPrevious(CardGame):
-    """Say at every step the suit of the card that was shown k - 1 steps ago.
+    """Name, at every step, the suit of the card shown k - 1 steps ago.
 
-    Observation: the suit of the card that is shown now. Actions: the four suits. Reward: 1 / (cards - k) for the right
-    suit, -1 / (cards - k) for another one, nothing before k cards have been shown. An episode terminates when all cards
-    have been shown.
+    Observation: the suit of the current card. Actions: the four suits. Reward: 1 / (cards - k) for the right suit,
+    -1 / (cards - k) for any other, 0 before k cards have been shown. An episode terminates when all cards have been
+    shown.
 
     decks    of 52 cards each, shuffled together
-    k        1: the card that is shown now, 2: the one before it. (decks, k) is (1, 4) in POPGym's RepeatPreviousEasy,
-             (2, 32) in Medium and (3, 64) in Hard
+    k        1: the current card, 2: the one before it. (decks, k) is (1, 4) in POPGym's RepeatPreviousEasy, (2, 32) in
+             Medium and (3, 64) in Hard
 
-    The best mean return is 1. Without memory it is -0.490, -0.495 and -0.497 in these three (derived): to name any suit
-    but the one that is shown now.
+    The best mean return is 1. Without memory it is -0.490, -0.495 and -0.497 in these three (derived), by naming any
+    suit but the current one.
     Source: as for RepeatFirst.
     """
 
@@ -120,17 +120,17 @@ class RepeatPrevious(CardGame):
 
 
 class CountRecall(CardGame):
-    """Say at every step how many cards of a kind have been shown so far.
+    """Count, at every step, how many cards of a given kind have been shown so far.
 
-    Observation: the kind of the card that is shown now, and the kind that is asked for, dealt from other decks.
-    Actions: the number, from 0. Reward: 1 / (cards - 1) if it is right, -1 / (cards - 1) if not. An episode terminates
-    when all cards have been shown.
+    Observation: the kind of the current card, and the kind to count, dealt from other decks. Actions: the number, from
+    0. Reward: 1 / (cards - 1) if it is right, -1 / (cards - 1) if not. An episode terminates when all cards have been
+    shown.
 
     decks     of 52 cards each, shuffled together
-    counted   what cards are told apart by: colors, suits or ranks. (decks, counted) is (1, colors) in POPGym's
-              CountRecallEasy, (2, suits) in Medium and (4, ranks) in Hard
+    counted   the kinds to count: colors, suits or ranks. (decks, counted) is (1, colors) in POPGym's CountRecallEasy,
+              (2, suits) in Medium and (4, ranks) in Hard
 
-    The best mean return is 1. Without memory it is -0.923, -0.924 and -0.881 in these three (derived): to name always
+    The best mean return is 1. Without memory it is -0.923, -0.924 and -0.881 in these three (derived), by always naming
     the same number.
     Source: as for RepeatFirst.
     """

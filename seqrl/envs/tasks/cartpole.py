@@ -28,20 +28,20 @@ class CartPole(TensorEnv):
 
     Observation: position, velocity, angle, angular velocity. Reward: 1 for every step. An episode terminates when the
     cart is more than 2.4 from the centre or the pole more than 12 degrees from upright, and is truncated after
-    `max_episode_steps`. It starts anywhere within ±0.05 in all four.
+    `max_episode_steps`. All four numbers start within ±0.05.
 
-    hidden        indices that are left out of the observation: [1, 3] hides both velocities
-    noise         standard deviation of what is added to each number that is shown, which keeps to the observation's
-                  bounds, in radians for the angle; None: as 0
-    best_return   what all steps of an episode that reaches its time limit bring together; None: 1 each
+    hidden        indices to leave out of the observation: [1, 3] hides both velocities
+    noise         standard deviation of the noise added to each observed number, in radians for the angle; the result is
+                  clipped to the observation's bounds; None: 0
+    best_return   return of an episode that reaches its time limit, spread evenly over its steps; None: 1 per step
 
     The best mean return is 500. With positions only, a policy without memory reaches about 50.
 
     With hidden=[1, 3], max_episode_steps=200, best_return=1 and noise 0.1, 0.2 and 0.3 it is POPGym's
-    NoisyPositionOnlyCartPoleEasy, Medium and Hard; without noise its PositionOnlyCartPoleEasy, and with 400 and 600
-    steps Medium and Hard of that. The best mean return is 1 without noise. With it, a Kalman filter and linear control
-    reach 0.99, 0.61 and 0.37; a policy without memory, which pushes the way the pole is seen to lean, 0.25, 0.20 and
-    0.17 (measured).
+    NoisyPositionOnlyCartPoleEasy, Medium and Hard. Without noise it is PositionOnlyCartPoleEasy, and with 400 and 600
+    steps PositionOnlyCartPoleMedium and Hard. Without noise the best mean return is 1. With noise, a Kalman filter with
+    linear control reaches 0.99, 0.61 and 0.37; a memoryless policy that pushes the way the pole appears to lean reaches
+    0.25, 0.20 and 0.17 (measured).
     Source: Barto, Sutton & Anderson (1983); dynamics, thresholds and time limit of Gymnasium's CartPole-v1;
     Morad et al. (2023), "POPGym: Benchmarking partially observable reinforcement learning", version 1.0.7.
     """
@@ -66,7 +66,7 @@ class CartPole(TensorEnv):
         self.observation_space = Box(-high, high, dtype=np.float32)
         self.action_space = Discrete(2)
         self._shown = torch.tensor(shown, device=device)
-        # float64 as in Gymnasium, but Apple's GPU has none.
+        # float64 as in Gymnasium; Apple's GPU has none.
         precision = torch.float32 if torch.device(device).type == "mps" else torch.float64
         self._state = torch.zeros(batch_size, 4, dtype=precision, device=device)
         if self.noise:
@@ -90,7 +90,7 @@ class CartPole(TensorEnv):
         return reward, terminated, self._age >= self.max_episode_steps
 
     def render(self) -> Array:
-        """Picture of the first cart [H, W, 3]."""
+        """Image of the first cart [H, W, 3]."""
         from seqrl.envs.tasks.pictures import cart_pole
 
         position, _, angle, _ = self._state[0].tolist()

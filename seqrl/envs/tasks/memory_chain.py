@@ -9,15 +9,15 @@ from seqrl.envs.tasks.base import TensorEnv
 
 
 class MemoryChain(TensorEnv):
-    """Say at the end of an episode which bit was shown at its beginning.
+    """Recall, at the end of an episode, a bit that was shown at its start.
 
-    Observation: the time that is left, from 1 down to 0; which bit will be asked for, in the last observation before
-    the answer; the bits as -1 or 1, in the first two observations. What is not shown is 0. Actions: 0 or 1, heard in
-    the last step only. Reward: 1 for the right bit, -1 for the wrong one, in the last step. An episode terminates after
-    `length` + 1 steps.
+    Observation: the time left, from 1 down to 0; which bit to recall, in the last observation before the answer; the
+    bits as -1 or 1, in the first two observations. Anything not shown is 0. Actions: 0 or 1; only the last one counts.
+    Reward: at the last step, 1 for the right bit and -1 for the wrong one. An episode terminates after `length` + 1
+    steps.
 
     length   steps from the first observation to the one that is answered
-    bits     how many are shown, one of which is asked for
+    bits     the number of bits shown, one of which must be recalled
 
     The best mean return is 1. Without memory it is 0 (derived), unless `length` is 1.
     Source: Osband et al. (2020), "Behaviour suite for reinforcement learning": memory length (one bit, `length` 1 to
@@ -48,7 +48,7 @@ class MemoryChain(TensorEnv):
         return reward, terminated, torch.zeros_like(terminated)
 
     def _observation(self) -> Tensor:
-        # The first two observations are one.
+        # The first two observations are the same.
         time = (self._age - 1).clamp_min(0).unsqueeze(1)
         left = (self.length - time) / self.length
         query = self._query * (time == self.length - 1)

@@ -10,12 +10,12 @@ Picture = NDArray[np.uint8]
 """Red, green and blue [H, W, 3]."""
 WIDTH, HEIGHT = 480, 200
 INK, PALE, WOOD, SIGN = (40, 40, 48), (208, 211, 217), (196, 140, 92), (47, 109, 176)
-# Drawn larger and made smaller, edges are smooth.
+# Draw larger, then shrink, for smooth edges.
 SCALE = 2
 
 
 class Drawing:
-    """A white sheet, in pixels from its upper left corner."""
+    """A white canvas, in pixels from its top left corner."""
 
     def __init__(self, width: int = WIDTH, height: int = HEIGHT) -> None:
         self.image = Image.new("RGB", (SCALE * width, SCALE * height), "white")
@@ -26,12 +26,12 @@ class Drawing:
         self._draw.line(scaled, colour, SCALE * width, joint="curve")
 
     def box(self, x: float, y: float, width: float, height: float, colour: tuple[int, int, int]) -> None:
-        """A filled one around (x, y)."""
+        """A filled box centred at (x, y)."""
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        self._draw.rectangle([SCALE * place for place in corners], colour)
+        self._draw.rectangle([SCALE * corner for corner in corners], colour)
 
     def disc(self, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
-        self._draw.ellipse([SCALE * place for place in (x - radius, y - radius, x + radius, y + radius)], colour)
+        self._draw.ellipse([SCALE * edge for edge in (x - radius, y - radius, x + radius, y + radius)], colour)
 
     def picture(self) -> Picture:
         width, height = self.image.size
@@ -39,7 +39,7 @@ class Drawing:
 
 
 def cart_pole(position: float, angle: float, end: float, pole: float) -> Picture:
-    """A cart on a track that ends `end` from the centre, and its pole of that length; radians from upright."""
+    """A cart on a track that ends `end` from the centre, its pole of length `pole` at `angle` radians from upright."""
     drawing = Drawing()
     unit = WIDTH / (2 * end)
     x, y = WIDTH / 2 + position * unit, 0.75 * HEIGHT
@@ -51,7 +51,7 @@ def cart_pole(position: float, angle: float, end: float, pole: float) -> Picture
 
 
 def t_maze(place: int, corridor_length: int, sign: float, is_shown: bool) -> Picture:
-    """Who walks down a corridor to a junction; the sign, 1 for up, at its entrance, pale while it cannot be seen."""
+    """The agent in the corridor, the junction, and the sign at the entrance: 1 points up, pale once out of sight."""
     drawing = Drawing()
     middle, left, right = HEIGHT / 2, 60, WIDTH - 60
     drawing.line([(left, middle), (right, middle)], PALE, 30)

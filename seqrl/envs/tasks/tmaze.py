@@ -14,12 +14,12 @@ FORWARD, BACK, UP, DOWN = range(4)
 
 
 class TMaze(TensorEnv):
-    """Walk down a corridor and turn, at its end, the way that a sign at its entrance said.
+    """Walk down a corridor and, at its end, turn the way the sign at the entrance pointed.
 
-    Observation: the sign, 1 for up or -1 for down, in the first step and 0 later; whether the junction is reached.
-    Actions: forward, back, up, down. Reward: 1 for the right turn at the junction, nothing for the wrong one, and
-    -1 / `corridor_length` for every step that could have led forward and did not. An episode terminates with a turn at
-    the junction, and after `corridor_length` + 1 steps, which are just enough.
+    Observation: the sign, 1 for up or -1 for down, at the first step and 0 later; whether the junction is reached.
+    Actions: forward, back, up, down. Reward: 1 for the right turn at the junction, 0 for the wrong one, and
+    -1 / `corridor_length` for every step that could have gone forward and did not. An episode terminates with a turn at
+    the junction, or after `corridor_length` + 1 steps, which are just enough.
 
     corridor_length   steps from the entrance to the junction
 
@@ -58,7 +58,7 @@ class TMaze(TensorEnv):
         return reward, terminated, torch.zeros_like(terminated)
 
     def render(self) -> Array:
-        """Picture of the first maze [H, W, 3]."""
+        """Image of the first maze [H, W, 3]."""
         from seqrl.envs.tasks.pictures import t_maze
 
         return t_maze(int(self._place[0]), self.corridor_length, float(self._sign[0]), bool(self._age[0] == 0))

@@ -1,4 +1,4 @@
-"""Memory blocks: what a network folds over between its encoder and its heads, one file each."""
+"""Memory blocks, which a network applies in turn between its encoder and its heads; one file each."""
 
 from seqrl.networks.memory.attention import Attention
 from seqrl.networks.memory.base import Block

@@ -10,10 +10,10 @@ from seqrl.types import State
 
 
 class Attention(Block):
-    """Causal attention over the last `window` inputs and the present one, added to the input.
+    """Causal attention over the current input and the `window` inputs before it, added to the input.
 
-    Score of the input `d` steps back, for each head: q · k / √(head width) + bias[d]. The learned bias by distance lets
-    it learn a fixed delay in a few updates. Memory is the last `window` inputs themselves, newest last, and which of
+    Each head scores the input `d` steps back as q · k / √(head width) + bias[d]. The learned bias by distance lets it
+    learn a fixed delay in a few updates. Memory holds the last `window` inputs themselves, newest last, and which of
     them are real.
 
     Raises ValueError if `heads` does not divide the width.
@@ -54,8 +54,10 @@ class Attention(Block):
         return x + self.output(value.flatten(1)), {"inputs": seen[:, 1:], "real": real[:, 1:]}
 
     def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
-        """Attend in blocks of C steps, each to its own steps and those of the k blocks before it, k C ≥ W: work grows
-        with L, not L²."""
+        """Attend in blocks of C steps, each to its own steps and those of the k blocks before it, k C ≥ window.
+
+        Work grows with L, not L².
+        """
         length, rows, width = x.shape
         blocks = -(-length // max(1, (self.window + 1) // 2))
         block = -(-length // blocks)  # C
@@ -64,31 +66,20 @@ class Attention(Block):
         carried = state["real"].any(1).nonzero().squeeze(1)
 
         def keys(projection: nn.Linear) -> Tensor:
-            """What each block attends to, the state's inputs first [blocks, N, heads, (k+1) C, D]; zeros are none."""
+            """What each block attends to [blocks, N, heads, (k+1) C, D], the state's inputs first; zeros fill gaps."""
             past = x.new_zeros(reach * block, rows, width)
             past[reach * block - self.window :, carried] = projection(state["inputs"][carried]).transpose(0, 1)
             seen = torch.cat([past, projection(x), x.new_zeros(padding, rows, width)])
             tiles = self._blocks(seen, block)
             return torch.cat([tiles[i : i + blocks] for i in range(reach + 1)], 3)
 
-        # Piece numbers tell one episode from the next; 0 is the state's.
-        piece = (~mask).cumsum(0)  # [L, N]
-        past = torch.where(state["real"].T, 0, -1)
-        key_piece = torch.cat([past, piece.masked_fill(~mask, -1)])
-        key_piece = nn.functional.pad(key_piece, (0, 0, reach * block - self.window, padding), value=-1)
-        key_tiles = key_piece.view(-1, block, rows)
-        key_piece = torch.cat([key_tiles[i : i + blocks] for i in range(reach + 1)], 1)  # [blocks, (k+1) C, N]
-        query_piece = nn.functional.pad(piece, (0, 0, 0, padding), value=-2).view(blocks, block, rows)
-        same = query_piece.permute(2, 0, 1).unsqueeze(-1) == key_piece.permute(2, 0, 1).unsqueeze(2)
-        position = torch.arange((reach + 1) * block, device=x.device)
-        distance = position[reach * block :].unsqueeze(1) - position  # [C, (k+1) C]
-        visible = (same & (distance >= 0) & (distance <= self.window)).transpose(0, 1)  # [blocks, N, C, (k+1) C]
-
+        distance = distances(self.window, block, x.device)
+        visible = visibility(mask, state["real"], self.window, distance)
         query = nn.functional.pad(self.query(x) * self._scale, (0, 0, 0, 0, 0, padding))
-        score = self._blocks(query, block) @ keys(self.key).transpose(-1, -2)
+        score = self._blocks(query, block) @ keys(self.key).transpose(-1, -2)  # [blocks, N, heads, C, (k+1) C]
         score += self.distance_bias[:, distance.clamp(0, self.window)]
         with torch.no_grad():
-            # Weights that are exactly 0 stop gradients by themselves. Finite, so that an unreal step, which sees
+            # A weight of exactly 0 stops the gradient by itself. The score is finite so that an unreal step, which sees
             # nothing, stays finite too.
             score.masked_fill_(~visible.unsqueeze(2), torch.finfo(score.dtype).min)
         mixed = score.softmax(-1) @ keys(self.value)  # [blocks, N, heads, C, D]
@@ -96,9 +87,47 @@ class Attention(Block):
         return x + attended
 
     def _blocks(self, x: Tensor, block: int) -> Tensor:
-        """Blocks of so many steps, for each row and head: from [T, N, H] to [T / C, N, heads, C, D]."""
+        """Cut into blocks of C steps, for each row and head: from [T, N, H] to [T / C, N, heads, C, D]."""
         return x.view(-1, block, x.shape[1], self.heads, self.output_size // self.heads).permute(0, 2, 3, 1, 4)
 
     @property
     def _scale(self) -> float:
         return 1 / math.sqrt(self.output_size // self.heads)
+
+
+def distances(window: int, block: int, device: torch.device) -> Tensor:
+    """How many steps each key lies behind each query of its block [C, (k+1) C]; negative if it lies ahead.
+
+    The keys of a block are the steps of the k blocks before it, k C ≥ `window`, and its own.
+
+    block   C
+    """
+    before = -(-window // block) * block  # k C
+    position = torch.arange(before + block, device=device)
+    return position[before:].unsqueeze(1) - position
+
+
+def visibility(mask: Tensor, real: Tensor, window: int, distance: Tensor) -> Tensor:
+    """Which keys each step attends to [blocks, N, C, (k+1) C] bool: at most `window` back, in its own piece of the row.
+
+    A piece ends at each unreal step; the first one continues the carried state. Unreal steps and padding see nothing
+    and are seen by nothing.
+
+    mask       [L, N] bool, true on real steps
+    real       [N, window] bool, true on the carried inputs that exist, newest last
+    distance   [C, (k+1) C] from `distances`
+    """
+    length, rows = mask.shape
+    block, keys = distance.shape
+    blocks = -(-length // block)
+    padding = blocks * block - length
+    # Number the pieces of each row; 0 continues the state. Negative numbers match nothing.
+    piece = (~mask).cumsum(0)  # [L, N]
+    carried = torch.where(real.T, 0, -1)
+    key_piece = torch.cat([carried, piece.masked_fill(~mask, -1)])
+    key_piece = nn.functional.pad(key_piece, (0, 0, keys - block - window, padding), value=-1)
+    tiles = key_piece.view(-1, block, rows)
+    key_piece = torch.cat([tiles[i : i + blocks] for i in range(keys // block)], 1)  # [blocks, (k+1) C, N]
+    query_piece = nn.functional.pad(piece, (0, 0, 0, padding), value=-2).view(blocks, block, rows)
+    same = query_piece.permute(2, 0, 1).unsqueeze(-1) == key_piece.permute(2, 0, 1).unsqueeze(2)
+    return (same & (distance >= 0) & (distance <= window)).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""What a memory block is."""
+"""The interface of memory blocks."""
 
 from abc import ABC, abstractmethod
 
@@ -9,7 +9,7 @@ from seqrl.types import State
 
 
 class Block(nn.Module, ABC):
-    """A part of the memory.
+    """One part of a network's memory.
 
     output_size   width of what `step` and `unroll` return
     """
@@ -18,20 +18,20 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
-        """Memory of `batch_size` episodes that have just begun: zeros [B, ...]."""
+        """Memory of `batch_size` new episodes: zeros [B, ...]."""
 
     @abstractmethod
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Take in one step x [B, I]; return output [B, output_size] and the memory after it."""
+        """Process one step x [B, I]; return output [B, output_size] and the memory after it."""
 
     def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
-        """Take in sequences x [L, N, I]; return output [L, N, output_size], finite everywhere.
+        """Process sequences x [L, N, I]; return output [L, N, output_size], finite everywhere.
 
-        Step by step here. Override it with what computes the same at once.
+        This default runs step by step. Override it with a faster equivalent.
 
         state   leaves [N, ...], memory before the first step of each row
         mask    [L, N] bool, true on real steps; after any other step, memory is that of a new episode, whatever finite
-                x lies there
+                values x holds there
         """
         outputs = []
         for x_t, unreal in zip(x, ~mask, strict=True):

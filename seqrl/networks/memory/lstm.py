@@ -6,16 +6,16 @@ from torch import Tensor, nn
 from seqrl.networks.memory.base import Block
 from seqrl.types import State
 
-# Added to a gate before the sigmoid: large enough that the result is exactly 0, in bfloat16 too.
+# Added to a gate before the sigmoid: negative enough for a result of exactly 0, even in bfloat16.
 CLOSED = -1e4
 
 
 class LSTM(Block):
-    """Long short-term memory; resets happen inside the fused kernel.
+    """Long short-term memory, with resets inside the fused kernel.
 
     An extra input, 1 at unreal steps and 0 elsewhere, closes the input, forget and output gates: sigmoid(-10^4) is
-    exactly 0, so cell and output become exactly 0 there and no gradient passes. Its weights are constant, neither
-    trained nor saved.
+    exactly 0, so cell and output become exactly 0 there and no gradient passes. Its weights are constant; they are
+    neither trained nor saved.
 
     Source: Hochreiter & Schmidhuber (1997); forget gate: Gers et al. (2000); its bias of 1: Jozefowicz et al. (2015).
     """
@@ -26,14 +26,14 @@ class LSTM(Block):
     def __init__(self, input_size: int, size: int, forget_bias: float = 1.0) -> None:
         super().__init__()
         self.size = self.output_size = size
-        # Rows of four gates, in torch's order: input, forget, cell, output.
+        # Rows of the four gates, in torch's order: input, forget, cell, output.
         self.weight_input = nn.Parameter(torch.empty(4 * size, input_size))
         self.weight_hidden = nn.Parameter(torch.empty(4 * size, size))
         self.bias = nn.Parameter(torch.zeros(4 * size))
         nn.init.orthogonal_(self.weight_input)
         nn.init.orthogonal_(self.weight_hidden)
         nn.init.constant_(self.bias[size : 2 * size].detach(), forget_bias)
-        # torch adds two biases; one is enough.
+        # torch requires two biases; one is enough.
         self.register_buffer("no_bias", torch.zeros(4 * size), persistent=False)
         column = torch.tensor([CLOSED, CLOSED, 0.0, CLOSED]).repeat_interleave(size).unsqueeze(1)
         self.register_buffer("close_gates", column, persistent=False)
