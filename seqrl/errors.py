@@ -1,4 +1,4 @@
-"""What can go wrong, said for the person at the keyboard: one line each, and the exit code."""
+"""Errors that end a run with one line, and their exit codes."""
 
 import sys
 import traceback

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and what it has used. Does not import torch."""
+"""Cores and RAM: what this process may use, and what it has used. Does not import torch."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Modules and packages that may be missing, and what to do then."""
+"""Optional packages: whether they are installed, and how to install them."""
 
 import difflib
 import importlib

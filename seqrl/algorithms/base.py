@@ -1,4 +1,4 @@
-"""What all algorithms share: the update of a network from a rollout."""
+"""What all algorithms share: the update of a network from a rollout, with loss, clipping and step."""
 
 import math
 from abc import ABC, abstractmethod

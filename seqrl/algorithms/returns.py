@@ -1,4 +1,4 @@
-"""Advantage estimates."""
+"""Returns, as advantages: generalised advantage estimation."""
 
 from collections.abc import Iterable
 

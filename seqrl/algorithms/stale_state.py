@@ -1,4 +1,4 @@
-"""Renews stored memory, which becomes stale as the network learns from its rollout.
+"""Refreshes stored memory, which becomes stale as the network learns from its rollout.
 
 Every function returns leaves [K, ...] that replace `rollout.state` row by row.
 """

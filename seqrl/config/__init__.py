@@ -1,1 +1,1 @@
-"""From what was typed to a checked, final configuration, or to one line of error."""
+"""From the command line and conf/ to one checked, final configuration, or to one line of error."""

@@ -1,4 +1,4 @@
-"""The command line, completed: what it implies, in the words of Hydra."""
+"""Completes the command line: resume, sweep and other short words, in the words of Hydra."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Settings as a person wrote them: the values of a YAML file, unread, each with its line."""
+"""Reads a flat YAML file as it was written: each value as text, with its line."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The configuration guide's flat YAML files and flags, said as overrides of seqrl's own configuration.
+"""Translates the flat YAML files and flags of the configuration guide into overrides.
 
 A flat file has keys such as `episodes`, `parallel`, `algorithm` and `device`, and two sections, `sequence_learning` and
 `network`. Where it is silent, the guide's defaults hold, or seqrl's where the guide has none:

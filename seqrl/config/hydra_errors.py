@@ -1,4 +1,4 @@
-"""Exceptions of Hydra, OmegaConf, YAML and the system, said for the person at the keyboard."""
+"""Turns exceptions of Hydra, OmegaConf, YAML and the system into one line each."""
 
 import inspect
 import re

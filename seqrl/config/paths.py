@@ -1,4 +1,4 @@
-"""Where the configuration files lie."""
+"""Where conf/ lies, in a checkout and in a wheel."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How a program of seqrl starts and ends: its arguments, and one line for each fault."""
+"""How a program of seqrl starts and ends: one line for each fault, and the exit code."""
 
 import logging
 import os

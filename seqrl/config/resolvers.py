@@ -1,4 +1,4 @@
-"""What the files in conf/ can compute, `${name:arguments}`, and the schemas that they can name."""
+"""What the files in conf/ can compute, `${name:arguments}`, and how Hydra learns of the schemas."""
 
 import hashlib
 import json

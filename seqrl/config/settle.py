@@ -1,4 +1,4 @@
-"""The configuration, settled once: checked, completed with what was left open, and read-only from then on."""
+"""Makes the composed configuration final: checked, completed, read-only."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""What a configuration may build, and what may be saved of it. SECURITY.md states the policy.
+"""Which classes a configuration may build and which modules it may import, and what may be saved of it.
 
 Each section may build what stands in a table, by exact names. Only the command line can add to it, `trust=[module]`: a
 file, an old run or a checkpoint can not.

@@ -1,4 +1,4 @@
-"""Words `key=value` of programs that compose no configuration, such as seqrl.evaluate, read by a schema."""
+"""Reads words `key=value` of programs that compose no configuration, such as seqrl.evaluate, by a schema."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

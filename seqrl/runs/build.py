@@ -1,4 +1,4 @@
-"""From the configuration to the parts of a run: all that is named by a `_target_` is built here."""
+"""Builds the parts of a run: everything that the configuration names by a `_target_`."""
 
 import re
 from collections.abc import Callable

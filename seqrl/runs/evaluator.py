@@ -1,4 +1,4 @@
-"""Fresh episodes of a policy, without learning from them."""
+"""Evaluation episodes, during training and for seqrl.evaluate."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""How much memory an update needs, and what would make it fit."""
+"""How much RAM (or GPU memory) an update needs, and what would make it fit."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Where a run's results go. What fails there is said once and tried again, and the training goes on."""
+"""The run folder: manifest, configuration, checkpoints, loggers. What fails there is retried and ends nothing."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""The policy of a run, from its folder: which may come from anyone, and go on being written.
+"""Loads the policy of a run folder, which may come from anyone and may still be written.
 
 What it says is data. It chooses values; what is imported for them is for the command line to allow.
 """

@@ -1,4 +1,4 @@
-"""A run: collect, learn, count, as often as the budget allows."""
+"""One run: each iteration collects a rollout, learns from it, and counts."""
 
 from dataclasses import dataclass, field
 from typing import Any
