@@ -3,7 +3,7 @@
 python scripts/soak_calls.py outputs/soak_calls
 
 Needs strace, which finds the calls and injects SIGKILL on entering each of them, one run for each. Prints how many
-kills were survived with parameters, optimizer, random streams and curves equal to the last bit. Exit code 0 if all were.
+kills were survived with parameters, optimizer, random streams and curves equal to the last bit. Exit code 0 if all.
 """
 
 import argparse

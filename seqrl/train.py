@@ -23,6 +23,7 @@ from seqrl.machine import forget_peak_memory
 from seqrl.metrics.display import Display
 from seqrl.runs.build import make_device, make_evaluator, open_run, prepare_device
 from seqrl.runs.loop import evaluate_final, learn
+from seqrl.runs.manifest import remove_if_empty
 from seqrl.runs.outputs import Outputs
 from seqrl.runs.rehearsal import rehearse
 from seqrl.runs.stop import Stop
@@ -43,7 +44,9 @@ def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
     workers = point.workers if point else None
     display = Display(folder.name if workers else "")
     with ExitStack() as stack:
-        outputs = stack.enter_context(Outputs(folder, display.say, cfg.checkpoint_keep, goes_on=cfg.resume is not None))
+        sweep = folder.parent.name if point else None
+        outputs = Outputs(folder, display.say, cfg.checkpoint_keep, sweep=sweep, goes_on=cfg.resume is not None)
+        stack.enter_context(outputs)
         stack.enter_context(display)
         device = prepare_device(device, cfg, display.say)
         forget_peak_memory()
@@ -51,7 +54,7 @@ def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
         stack.callback(run.runner.env.close)
         evaluator = make_evaluator(cfg, device, run.runner.env.backend)
         stack.callback(evaluator.close)
-        outputs.begin(settled, run, device, sweep=folder.parent.name if point else None)
+        outputs.begin(settled, run, device)
         display.say(introduction(cfg, run, device))
         with Stop(workers.stop_signal) if workers else Stop() as stop:
             result = learn(cfg, run, evaluator, outputs, display, stop)
@@ -78,6 +81,7 @@ def job(cfg: DictConfig) -> float:
             return nan
         return train(settled, folder)
     except Exception as error:
+        remove_if_empty(folder)
         fail(error)
 
 

@@ -490,3 +490,33 @@ train.main()
     assert len(dump["sequences"]["advantage"]) > 0
     assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
     assert train(tmp_path, f"resume={run}", "episodes=2").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["device=cuda"], "device.name: "),
+        (["network.hidden_size=0"], "network.hidden_size: must be"),
+        (["env.id=Nope-v0"], "env.id: "),
+        (["env.id=CartPole-v1", "+env.kwargs.nope=1"], "env.kwargs: "),
+        (["env.k=52", "env=repeat_previous"], "env.k: must be less"),
+    ],
+)
+def test_a_refused_command_leaves_no_folder(tmp_path, words, message):
+    done = train(tmp_path, *[word for word in TINY if not word.startswith("env.")], *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"seqrl: error: {message}")
+    assert not list((tmp_path / "outputs").rglob("*_s0"))
+
+
+def test_text_from_outside_is_no_markup_and_any_terminal_will_do(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "class Logger:\n"
+        "    def __init__(self, folder, env_steps): raise OSError('no room on [/mnt/data] for [bold] …')\n"
+    )
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    words = ["+logger.mine._target_=mine.Logger", "trust=[mine]", "hydra.run.dir=[run]"]
+    done = train(tmp_path, *TINY, *words[:2], "'hydra.run.dir=\"[run]\"'".strip("'"))
+    assert done.returncode == 0, done.stderr
+    assert "no room on [/mnt/data] for [bold] ?" in done.stdout
+    assert "[run]" in done.stdout

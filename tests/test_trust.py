@@ -369,19 +369,29 @@ def test_what_is_saved_keeps_the_words_of_a_variable_and_plays_the_same(monkeypa
     assert played == before
 
 
-def test_whatever_raises_no_value_of_a_variable_is_shown(tmp_path):
+@pytest.mark.parametrize(("where", "code"), [("__init__", 2), ("reset", 5), ("step", 5)])
+def test_whatever_raises_no_value_of_a_variable_is_shown(tmp_path, where, code):
     (tmp_path / "mine.py").write_text(
         "import gymnasium as gym\n"
         "class Env(gym.Env):\n"
-        "    def __init__(self, key): raise ValueError(f'{key} is refused')\n"
+        "    observation_space = gym.spaces.Box(-1.0, 1.0, (2,))\n"
+        "    action_space = gym.spaces.Discrete(2)\n"
+        "    def __init__(self, key, **_):\n"
+        "        self.key = key\n"
+        f"        if '{where}' == '__init__': raise ValueError(f'{{key}} is refused')\n"
+        "    def reset(self, seed=None, options=None):\n"
+        f"        if '{where}' == 'reset': raise ValueError(f'{{self.key}} is refused')\n"
+        "        return self.observation_space.sample(), {}\n"
+        "    def step(self, action): raise ValueError(f'{self.key} is refused')\n"
         "gym.register('Mine-v0', entry_point=Env)\n"
     )
     words = ["env.id=mine:Mine-v0", "+env.kwargs.key=${oc.env:MY_KEY}", "trust=[mine]", "hydra.run.dir=run"]
-    done = train(tmp_path, *words, *TINY[:2], MY_KEY="hush-hush-4711")
-    assert done.returncode == 2
+    done = train(tmp_path, *words, "episodes=1", "parallel=2", MY_KEY="hush-hush-4711")
+    assert done.returncode == code
     assert "${oc.env:MY_KEY} is refused" in done.stderr
     texts = [path.read_text(errors="replace") for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert any("is refused" in text for text in texts)
+    # Nothing is left of a run that was refused.
+    assert any("is refused" in text for text in texts) == (code == 5)
     assert not [text for text in [*texts, done.stdout, done.stderr] if "hush-hush" in text]
 
 

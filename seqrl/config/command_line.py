@@ -46,7 +46,7 @@ def _is_choice(override: str) -> bool:
 def _beginning(folder: Path) -> tuple[list[str], str | None]:
     """Overrides of the command that a run goes by, and the folder of the user's own configuration."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         began = [*manifest["overrides"], *manifest.get("implied", [])]
         return list(map(str, began)), manifest["config_dir"]
     except (OSError, TypeError, ValueError, KeyError):

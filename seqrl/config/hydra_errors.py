@@ -201,7 +201,7 @@ def _octal(folder: Path) -> Iterator[str]:
     """Numbers that YAML 1.1 reads otherwise than people do: 010 is 8."""
     for file in sorted(folder.rglob("*.yaml")):
         with suppress(*FILES, UnicodeDecodeError):
-            for token in yaml.scan(file.read_text()):
+            for token in yaml.scan(file.read_text(encoding="utf-8")):
                 if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("[-+]?0[0-7_]+", token.value):
                     read, meant = int(token.value, 8), token.value.lstrip("+-0_") or "0"
                     where = f"{file}:{token.start_mark.line + 1}"

@@ -1,12 +1,13 @@
 """How a program of seqrl starts and ends: one line for each fault, and the exit code."""
 
+import io
 import logging
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
 
@@ -36,11 +37,19 @@ class Failures:
 FAILURES = Failures()
 
 
+def forgiving_output() -> None:
+    """Print `?` for a character that the terminal's encoding has not, instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
     """Run a Hydra application on the command line.
 
     leave_nothing   make no run folder
     """
+    forgiving_output()
     restrict_imports(trusted=names_modules(sys.argv[1:]))
     # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
     logging.raiseExceptions = False
@@ -65,6 +74,7 @@ def errors_in_one_line(arguments: Sequence[str] = (), when_interrupted: str = ""
     arguments          the program's own, where Hydra reads them
     when_interrupted   line to print after Ctrl-C
     """
+    forgiving_output()
     try:
         yield
     except KeyboardInterrupt:
@@ -87,7 +97,9 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
     """
     lines, exit_code = message_for(error, arguments) or ([unexpected(error)], 1)
     if isinstance(error, SeqrlError) and (error.__cause__ or where) and log.hasHandlers():
-        log.error("%s", lines[0], exc_info=error)
+        # The folder of a refused run is gone, and its log with it.
+        with suppress(OSError):
+            log.error("%s", lines[0], exc_info=error)
     for line in lines:
         print(masked(f"seqrl: error: {where}{line}"), file=sys.stderr)
     return exit_code

@@ -54,7 +54,7 @@ def point_folder(sweep: str, number: int, name: str, overrides: Sequence[str]) -
     mine = sorted(OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides)  # type: ignore[arg-type]
     for path in sorted(Path(sweep).glob("*/manifest.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            if sorted(json.loads(path.read_text())["overrides"]) == mine:
+            if sorted(json.loads(path.read_text(encoding="utf-8"))["overrides"]) == mine:
                 return path.parent.name
     return f"{number}_{folder_name(name)}".rstrip("_")
 
@@ -82,7 +82,9 @@ def choices_of(group: str) -> str:
 
 def built_in_tasks() -> list[str]:
     """The files of group env that set a task of seqrl's own."""
-    files = {name: yaml.safe_load((CONF / "env" / f"{name}.yaml").read_text()) for name in choices("env")}
+    files = {
+        name: yaml.safe_load((CONF / "env" / f"{name}.yaml").read_text(encoding="utf-8")) for name in choices("env")
+    }
     return [name for name, keys in files.items() if not any("gymnasium" in str(it) for it in keys["defaults"])]
 
 

@@ -81,7 +81,7 @@ class BuiltIn(Suite):
         return built_in_tasks()
 
     def spaces(self, id: str) -> tuple[Space[Any], Space[Any]]:
-        keys = yaml.safe_load((CONF / "env" / f"{id}.yaml").read_text())
+        keys = yaml.safe_load((CONF / "env" / f"{id}.yaml").read_text(encoding="utf-8"))
         schema = SCHEMAS[keys.pop("defaults")[0].removeprefix("/schema/").removesuffix("@_here_")]
         target = keys.pop("_target_", getattr(schema, "_target_", ""))
         env = getattr(envs, target.rpartition(".")[2])(batch_size=1, seed=0, **keys)

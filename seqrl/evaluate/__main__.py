@@ -45,7 +45,7 @@ from seqrl.text import masked
 
 
 def say(text: str) -> None:
-    QuietConsole(highlight=False).print(masked(text), markup=False, emoji=False, soft_wrap=True)
+    QuietConsole().print(masked(text), soft_wrap=True)
 
 
 def configuration(request: Request) -> tuple[DictConfig, list[str]]:
@@ -72,6 +72,8 @@ def configuration(request: Request) -> tuple[DictConfig, list[str]]:
 
 def evaluate(request: Request) -> None:
     """Play, print the results, and write them to the run's folder."""
+    # An environment may change the working folder.
+    run = request.run.absolute()
     cfg, changed = configuration(request)
     state, passed_over = policy.checkpoint(request.run, request.checkpoint)
     device = prepare_device(make_device(cfg), cfg, say)
@@ -96,7 +98,7 @@ def evaluate(request: Request) -> None:
     written = {"evaluation.json": json.dumps(about | measured, allow_nan=False).encode()}
     if request.video:
         written["policy.gif"] = filmed(cfg, device, network)
-    keep(request.run, written, about["env_steps"])
+    keep(run, written, about["env_steps"])
 
 
 def keep(run: Path, written: dict[str, bytes], env_steps: int) -> None:

@@ -4,11 +4,13 @@ import logging
 import math
 import os
 import sys
+from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
 
 from seqrl.loggers import Row
 from seqrl.text import duration, figure, masked
@@ -17,7 +19,17 @@ log = logging.getLogger(__name__)
 
 
 class QuietConsole(Console):
-    """A console that falls silent once its reader is gone, as in `... | head`: a display must not end a run."""
+    """A console that never ends a run: it falls silent where its reader is gone, as in `... | head`, or its disk full.
+
+    Nothing in a text is read as markup.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **more: Any) -> None:
+        with suppress(OSError, UnicodeError):
+            super().print(*objects, **more)
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,8 +43,8 @@ class Display:
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-        self.console = QuietConsole(highlight=False)
-        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+        self.console = QuietConsole()
+        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
         self._live = Progress(*columns, console=self.console) if self.console.is_terminal and not name else None
         self._task = self._live.add_task("starting", total=1.0) if self._live else None
         self._tenths = 0
@@ -46,18 +58,21 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._live:
-            self._live.stop()
+            with suppress(OSError, UnicodeError):
+                self._live.stop()
 
     def say(self, text: str) -> None:
         """Print a line above the live one, and write it to the run's log."""
         text = masked(text)
         if not self.name:
             self.console.print(text, soft_wrap=True)
-        log.info(text)
+        with suppress(OSError):
+            log.info(text)
 
     def end(self, summary: str, score: float, seconds: float) -> None:
         """Print how the run ended."""
-        text = f"{self.name}: {figure(score)} in {duration(seconds)}" if self.name else summary
+        text = Text(f"{self.name}: {figure(score)} in {duration(seconds)}" if self.name else summary)
+        text.highlight_regex(r"(?<=mean return   )\S+", "bold")
         self.console.print(text, soft_wrap=True)
 
     def show(self, progress: float, row: Row) -> None:

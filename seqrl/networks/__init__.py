@@ -1,7 +1,7 @@
 """Networks that remember: encoder -> memory blocks -> heads."""
 
-from seqrl.networks.encoder import Encoder
 from seqrl.networks.cuda_graph import Graphed
+from seqrl.networks.encoder import Encoder
 from seqrl.networks.heads import Distribution
 from seqrl.networks.memory.attention import Attention
 from seqrl.networks.memory.base import Block

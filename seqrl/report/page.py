@@ -72,7 +72,7 @@ def page(sections: Sequence[Section], again: Sequence[str], refresh: float | Non
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters.update(number=_number, short=short, probability=probability)
     environment.globals.update(shown=shown, between=between)
-    template = environment.from_string(files("seqrl.report").joinpath("page.html.j2").read_text())
+    template = environment.from_string(files("seqrl.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         sections=sections,
         keys=list(dict.fromkeys(short(key) for section in sections for key in section.findings.study.keys)),

@@ -23,6 +23,8 @@ from seqrl.text import masked
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
 
 
+# Name of the log of a run, as conf/config.yaml has it.
+LOG = "train"
 # What a run writes, beside its manifest: where one of these stands without a manifest, it is somebody else's.
 OWN = ["config.yaml", "metrics.jsonl", "metrics.csv", "checkpoints", "evaluation.json", "policy.gif", "not_finite.pt"]
 
@@ -122,6 +124,20 @@ def set_aside(folder: Path) -> None:
     manifest = folder / "manifest.json"
     if manifest.exists():
         manifest.rename(folder / f"manifest_before_{len(list(folder.glob('manifest*')))}.json")
+
+
+def leave_nothing(folder: Path) -> None:
+    """Remove what a refused run wrote."""
+    for name in ("manifest.json", "config.yaml", f"{LOG}.log"):
+        (folder / name).unlink(missing_ok=True)
+    remove_if_empty(folder)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove the folder of a refused run, and the one of its day, if nothing else is there."""
+    with suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 def facts_of(folder: Path) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 from seqrl.config.settle import Settled
 from seqrl.config.trust import public
 from seqrl.devices.device import Device
-from seqrl.errors import UnsavedError, described
+from seqrl.errors import ConfigError, EnvError, UnsavedError, described
 from seqrl.files import write
 from seqrl.loggers import About, Logger, Row, adopted
 from seqrl.runs.build import constructor
 from seqrl.runs.checkpoint import Checkpoints
-from seqrl.runs.manifest import Manifest, ending
+from seqrl.runs.manifest import Manifest, ending, leave_nothing
 from seqrl.runs.resume import circumstances, how_to_go_on
 from seqrl.runs.run import Run
 
@@ -55,15 +55,22 @@ class Outputs:
     folder            of the run; it exists
     say               tells the user
     checkpoint_keep   newest checkpoints to keep
+    sweep             that the run is a point of
     goes_on           with the run that the folder holds, instead of beginning one
 
     Raises ConfigError if the folder holds another run, or if that run still goes on.
     """
 
     def __init__(
-        self, folder: Path, say: Callable[[str], None], checkpoint_keep: int = 2, *, goes_on: bool = False
+        self,
+        folder: Path,
+        say: Callable[[str], None],
+        checkpoint_keep: int = 2,
+        *,
+        sweep: str | None = None,
+        goes_on: bool = False,
     ) -> None:
-        self.folder, self.say = folder, say
+        self.folder, self.say, self.sweep = folder, say, sweep
         self.manifest = Manifest(folder, goes_on=goes_on)
         self.checkpoints = Checkpoints(folder, checkpoint_keep)
         self.loggers: Mapping[str, Logger] = {}
@@ -83,12 +90,16 @@ class Outputs:
             self._attempt(f"logger {name}", partial(logger.end, ending(error)))
             self._attempt(f"logger {name}", logger.close)
         self.manifest.__exit__(kind, error, traceback)
+        if self._is_refusal(error):
+            leave_nothing(self.folder)
 
-    def begin(self, settled: Settled, run: Run, device: Device, sweep: str | None) -> None:
-        """Write down what the run is, open its loggers, and save what it begins with.
+    def _is_refusal(self, error: BaseException | None) -> bool:
+        """Whether the run was refused before it began; one that goes on, or a point of a sweep, keeps what it has."""
+        mine = bool(self.manifest.facts) and not self.manifest.goes_on and self.sweep is None
+        return isinstance(error, ConfigError | EnvError) and mine and not self.checkpoints.iterations
 
-        sweep   that it is a point of; None: as it was said before, if it goes on
-        """
+    def begin(self, settled: Settled, run: Run, device: Device) -> None:
+        """Write down what the run is, open its loggers, and save what it begins with."""
         cfg = settled.cfg
         self.how_to_go_on = how_to_go_on(self.folder, cfg.trust, settled.config_dir)
         config = public(cfg)
@@ -101,7 +112,7 @@ class Outputs:
             seed=cfg.seed,
             threads=device.threads,
             device=str(device.torch_device),
-            sweep=sweep or before.get("sweep"),
+            sweep=self.sweep or before.get("sweep"),
             overrides=settled.overrides,
             implied=settled.implied or before.get("implied", []),
             config_dir=settled.config_dir,

@@ -54,7 +54,7 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
     shares = {part: share for part, share in clock.shares.items() if part != "other" or share > 0.05}
     spent = ", ".join(f"{part} {share:.0%}" for part, share in sorted(shares.items(), key=lambda item: -item[1]))
     return f"""
-  mean return   [bold]{figure(score)}[/bold] {over}
+  mean return   {figure(score)} {over}
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s
   time went to  {spent}; idle {clock.idle:.0%}
