@@ -60,6 +60,9 @@ def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
     try:
         sys.argv[1:] = completed(sys.argv[1:], leave_nothing)
         job()
+    except BrokenPipeError:
+        # The reader has gone, as in `--help | head`; Python's final flush must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("seqrl: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,21 +77,32 @@ def env(name: str, default: str | None = NO_DEFAULT) -> str | None:
 
 
 def choices_of(group: str) -> str:
-    """The files of a group, for a help text."""
-    return ", ".join(choices(group))
+    """The files of a group, the default first, for a help text."""
+    return ", ".join(_default_first(group, choices(group)))
 
 
 def built_in_tasks() -> list[str]:
     """The files of group env that set a task of seqrl's own."""
-    files = {
-        name: yaml.safe_load((CONF / "env" / f"{name}.yaml").read_text(encoding="utf-8")) for name in choices("env")
-    }
+    files = {name: _read(CONF / "env" / f"{name}.yaml") for name in choices("env")}
     return [name for name, keys in files.items() if not any("gymnasium" in str(it) for it in keys["defaults"])]
 
 
 def tasks(built_in: bool) -> str:
     """The files of group env that are built in, or that are not, for a help text."""
-    return ", ".join(name for name in choices("env") if (name in built_in_tasks()) is built_in)
+    names = [name for name in choices("env") if (name in built_in_tasks()) is built_in]
+    return textwrap.fill(", ".join(_default_first("env", names)), 90, break_on_hyphens=False).replace(
+        "\n", "\n" + 16 * " "
+    )
+
+
+def _default_first(group: str, names: list[str]) -> list[str]:
+    defaults = [it[group] for it in _read(CONF / "config.yaml")["defaults"] if isinstance(it, dict) and group in it]
+    first = defaults[0] if isinstance(defaults[0], list) else defaults
+    return sorted(names, key=lambda name: name not in first)
+
+
+def _read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def register() -> None:
