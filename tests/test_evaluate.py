@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -16,6 +15,7 @@ from seqrl.evaluate.__main__ import main
 from seqrl.evaluate.findings import memory, verdict
 from seqrl.evaluate.request import Words
 from seqrl.runs.checkpoint import Checkpoints
+from tests.programs import Program, run_program
 from tests.test_train import TINY, train
 
 # A network with one number: how well it remembers the sign of the T-maze. It turns as it remembers, up if it does not.
@@ -351,18 +351,14 @@ def test_a_film_lies_in_the_run_folder(run, evaluated):
 
 
 def test_a_reader_that_has_gone_stops_nothing(run):
-    command = [sys.executable, "-m", "seqrl.evaluate", *GIVEN]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=run.parent, stdout=pipe, stderr=pipe) as going:
+    with Program(run.parent, "-m", "seqrl.evaluate", *GIVEN) as going:
         going.stdout.close()
         said = going.stderr.read()
-    assert (going.returncode, said) == (0, b"")
+    assert (going.returncode, said) == (0, "")
     assert (run / "evaluation.json").exists()
 
 
 def test_help_says_every_key(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "seqrl.evaluate", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+    done = run_program(tmp_path, "-m", "seqrl.evaluate", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(f"\n  {key}=" in done.stdout for key in keys_of(Words))

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from seqrl.errors import ConfigError
 from seqrl.tune.__main__ import planned
 from seqrl.tune.space import Dimension, override, read
 from seqrl.tune.trials import Claim, Trial
+from tests.programs import Program, run_program
 
 pytest.importorskip("optuna")
 # Some twenty iterations of a tiny network.
@@ -34,8 +34,7 @@ def space(folder: Path, text: str = SPACE) -> None:
 
 
 def tune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seqrl.tune", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return run_program(folder, "-m", "seqrl.tune", *arguments)
 
 
 def manifests(folder: Path) -> dict[str, dict]:
@@ -84,8 +83,7 @@ def _folder(known: dict[str, dict], number: int) -> str:
 def test_a_search_that_was_stopped_goes_on_with_the_trial_it_was_at(tmp_path, number):
     space(tmp_path)
     arguments = [*TINY, "total_steps=3200", "trials=1"]
-    command = [sys.executable, "-m", "seqrl.tune", *arguments]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as going:
+    with Program(tmp_path, "-m", "seqrl.tune", *arguments) as going:
         deadline = time.monotonic() + 60
         while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("s/*/metrics.jsonl")):
             assert time.monotonic() < deadline
