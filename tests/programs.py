@@ -15,19 +15,30 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Timer
 
+# What overrides look like.
+WORDS = ["network=lstm", "env.hidden=[1,3]", "hydra.run.dir=a/b-1", "+logger.x={_target_: x.y}", "algorithm.gamma=0.9"]
 NAMES = ("seqrl.train", *(f"seqrl.{name}.__main__" for name in ("evaluate", "report", "tune", "verify")))
 # What comes after `serve` is done by the forks.
 SERVER = f"""
 import importlib, runpy, sys, types
+import hydra, rich._emoji_codes, tensorboard.plugins.hparams.api_pb2, torch.utils.tensorboard
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from seqrl.config.paths import CONF
+from seqrl.config.validate import faults
 import tests.programs
-import torch.utils.tensorboard
 for name in {NAMES}:
     importlib.import_module(name)
     del sys.modules[name]
+# Parsers are slow until they have seen some text. What plugins there are, each program finds out.
+with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+    faults(hydra.compose("config", {WORDS}))
+del Singleton._instances[Plugins]
 words = tests.programs.serve(int(sys.argv[1]))
 if words[0] == "-m":
     runpy.run_module(words[1], run_name="__main__", alter_sys=True)
@@ -119,18 +130,19 @@ def server() -> socket.socket:
 def serve(requests: int) -> list[str]:
     """In the process that stands by: fork for every request, and return in the fork what it is to run."""
     gc.freeze()
-    # Nobody waits for those that wait.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=requests) as inbox:
         while True:
             _, ends, _, _ = socket.recv_fds(inbox, 1, 4)
+            # Those that are done count among the processor time of the tests.
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG if ends else 0)[0]:
+                    pass
             if not ends:
                 os._exit(0)
             if os.fork() == 0:
                 break
             for end in ends:
                 os.close(end)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, out, err, to_tell = ends
     if program := os.fork():
         # One that waits for the program and says how it ended.
