@@ -15,7 +15,7 @@ ALGORITHMS = {
     "ReinforceAlgorithm": ("reinforce", False),
     "SequenceReinforceAlgorithm": ("reinforce", True),
 }
-ENVS = {"discrete": ["env=masked_cartpole"], "continuous": ["env=gymnasium", "env.id=Pendulum-v1"]}
+ENVS = {"discrete": ["env=masked_cartpole"], "continuous": ["env=gymnasium", "env.id=Pendulum-v1", "env.backend=sync"]}
 TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "network.window=5", "parallel=3", "rollout_length=24"]
 
 
@@ -30,6 +30,7 @@ def test_every_combination_trains_and_begins_with_a_ratio_of_one(name, network, 
         # Also where the rule would have chosen another.
         f"algorithm._target_=seqrl.algorithms.{name}",
         "algorithm.bptt_length=${sequence_learning.bptt_length}",
+        *(["algorithm.epochs=2"] if algorithm == "ppo" else []),
         f"network={network}",
         f"sequence={sequence}",
         *ENVS[actions],

@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -16,6 +15,7 @@ from seqrl.evaluate.__main__ import main
 from seqrl.evaluate.request import Words
 from seqrl.evaluate.results import memory, verdict
 from seqrl.runs.checkpoint import Checkpoints
+from tests.programs import Program, run_program
 from tests.test_train import TINY, train
 
 # A network with one number: how well it remembers the sign of the T-maze. It turns as it remembers, and up if it does
@@ -359,18 +359,14 @@ def test_a_film_is_written_to_the_run_folder(run, evaluated):
 
 
 def test_a_reader_that_has_gone_does_not_stop_the_program(run):
-    command = [sys.executable, "-m", "seqrl.evaluate", *GIVEN]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=run.parent, stdout=pipe, stderr=pipe) as process:
-        process.stdout.close()
-        errors = process.stderr.read()
-    assert (process.returncode, errors) == (0, b"")
+    with Program(run.parent, "-m", "seqrl.evaluate", *GIVEN) as going:
+        going.stdout.close()
+        errors = going.stderr.read()
+    assert (going.returncode, errors) == (0, "")
     assert (run / "evaluation.json").exists()
 
 
 def test_help_lists_every_key(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "seqrl.evaluate", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+    done = run_program(tmp_path, "-m", "seqrl.evaluate", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(f"\n  {key}=" in done.stdout for key in keys_of(Words))

@@ -1,6 +1,5 @@
 import re
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +7,7 @@ import torch
 from seqrl.runner import Runner
 from seqrl.runs.memory_need import USABLE, Footprint, advice, footprint, free_bytes, is_out_of_memory, round_down
 from tests.parts import ppo, small_network
+from tests.programs import run_program
 from tests.worlds import Script
 
 LONG = [[500]] * 20
@@ -73,7 +73,7 @@ print(need.megabytes, peak_memory_mb() - before)
 
 
 def test_the_need_that_is_said_is_the_one_that_is_measured():
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=120)
+    done = run_program(Path.cwd(), "-c", MEASURE)
     assert done.returncode == 0, done.stderr
     predicted, measured = map(float, done.stdout.split())
     assert predicted == pytest.approx(measured, rel=0.35)

@@ -4,7 +4,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from seqrl.config.guide import translate
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
+from tests.programs import run_program
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "guide"
@@ -319,8 +319,7 @@ def test_every_fault_of_file_and_flags_is_said_at_once(tmp_path):
 
 
 def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error::DeprecationWarning:seqrl", ROOT / "scripts" / "train.py", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return run_program(folder, str(ROOT / "scripts" / "train.py"), *arguments)
 
 
 def test_the_script_trains_in_any_folder_and_prints_the_command_first(tmp_path):

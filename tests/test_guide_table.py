@@ -3,8 +3,6 @@
 import ast
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
+from tests.programs import run_program
 
 ROOT = Path(__file__).parent.parent
 LINES = (ROOT / "docs" / "guide.md").read_text().splitlines()
@@ -52,8 +51,9 @@ def test_every_command_of_the_table_composes(command):
     if words[1:3] == ["-m", "seqrl.train"]:
         overrides = words[3:]
     elif words[1] == "scripts/train.py":
-        script = [sys.executable, str(ROOT / "scripts" / "train.py"), "--print", *words[2:]]
-        printed = subprocess.run(script, cwd=ROOT / "examples" / "guide", capture_output=True, text=True, check=True)
+        script = [str(ROOT / "scripts" / "train.py"), "--print", *words[2:]]
+        printed = run_program(ROOT / "examples" / "guide", *script)
+        assert printed.returncode == 0, printed.stderr
         overrides = shlex.split(printed.stdout)[3:]
     else:
         assert (ROOT / words[1]).is_file()

@@ -27,6 +27,7 @@ from seqrl.errors import StoppedError
 from seqrl.loggers import About, Csv, Jsonl, Logger, Mlflow, TensorBoard, Wandb
 from seqrl.loggers.tensorboard import hyperparameters
 from seqrl.runs.outputs import Outputs, open_loggers
+from tests.programs import run_program
 
 TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2"]
 TINY += ["env.max_episode_steps=20", "episodes=2"]
@@ -45,8 +46,7 @@ def composed(*overrides):
 
 def train(folder: Path, *arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
     start = ["-c", f"{program}\nimport runpy; runpy.run_module('seqrl.train', run_name='__main__', alter_sys=True)"]
-    command = [sys.executable, *(start if program else ["-m", "seqrl.train"]), *TINY, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return run_program(folder, *(start if program else ["-m", "seqrl.train"]), *TINY, *arguments)
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from seqrl.config.validate import faults
 from seqrl.evaluate.__main__ import evaluate
 from seqrl.evaluate.request import requested
 from seqrl.report.runs import found
+from tests.programs import run_program
 from tests.test_configuration import composed
 
 DATA = Path(__file__).parent / "data"
@@ -31,8 +30,7 @@ def rows(path):
 
 
 def test_a_run_of_0_1_0_goes_on_as_that_version_went_on_with_it(run):
-    command = [sys.executable, "-m", "seqrl.train", f"resume={run}", "total_steps=192"]
-    done = subprocess.run(command, cwd=run.parent, capture_output=True, text=True, timeout=120)
+    done = run_program(run.parent, "-m", "seqrl.train", f"resume={run}", "total_steps=192")
     assert (done.returncode, done.stderr) == (0, "")
     assert "algorithm" not in done.stdout.partition("SequencePPO")[0]
     expected = rows(DATA / "continued_0_1_0.jsonl")

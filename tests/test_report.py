@@ -15,6 +15,7 @@ from seqrl.report import runs as runs_module
 from seqrl.report.__main__ import main
 from seqrl.report.findings import findings, median
 from seqrl.report.runs import Study, by_task, find
+from tests.programs import run_program
 
 BPTT = "sequence_learning.bptt_length"
 CLIP = "sequence_learning.grad_clip_norm"
@@ -61,8 +62,7 @@ def grid(folder: Path, seeds: int = 6) -> Path:
 
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seqrl.report", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return run_program(Path.cwd(), "-m", "seqrl.report", *map(str, arguments))
 
 
 def test_swept_keys_are_found_in_command_lines_and_configurations(tmp_path):

@@ -1,11 +1,11 @@
 import os
 import signal
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from seqrl.runs.stop import Stop
+from tests.programs import Program
 
 DEAF = """
 import os, signal, time
@@ -21,7 +21,7 @@ with Stop() as stop:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(number):
-    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True) as process:
+    with Program(Path.cwd(), "-c", DEAF) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.stdout.readline() == "heard\n"

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 from seqrl.config.resolvers import folder_name, point_folder
 from seqrl.machine import cores
 from seqrl.sweeps import jobs_at_once
+from tests.programs import Program, run_program
 
 SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2", "logger=jsonl"]
 TINY = [*SMALL, "env.max_episode_steps=20", "episodes=2"]
@@ -49,8 +49,7 @@ MOODY_ARGUMENTS = [*SMALL, "env.id=moody:Moody-v0", "trust=[moody]", "episodes=4
 
 def sweep(folder: Path, *arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
     start = ["-c", f"{program}\nimport runpy; runpy.run_module('seqrl.train', run_name='__main__', alter_sys=True)"]
-    command = [sys.executable, *(start if program else ["-m", "seqrl.train"]), "-m", *arguments, "sweep=s"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180)
+    return run_program(folder, *(start if program else ["-m", "seqrl.train"]), "-m", *arguments, "sweep=s")
 
 
 def manifests(folder: Path) -> dict[str, dict]:
@@ -135,11 +134,9 @@ def rows(run: Path) -> list[dict]:
 
 
 @contextmanager
-def going(folder: Path, *arguments: str, points: int) -> Iterator[subprocess.Popen[str]]:
+def going(folder: Path, *arguments: str, points: int) -> Iterator[Program]:
     """A sweep, once so many of its points have come some way."""
-    command = [sys.executable, "-m", "seqrl.train", "-m", *arguments, "sweep=s"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+    with Program(folder, "-m", "seqrl.train", "-m", *arguments, "sweep=s") as process:
         deadline = time.monotonic() + 60
         while sum(len(rows(run.parent)) > 3 for run in folder.glob("s/*/metrics.jsonl")) < points:
             assert time.monotonic() < deadline
@@ -152,7 +149,7 @@ def going(folder: Path, *arguments: str, points: int) -> Iterator[subprocess.Pop
     [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGKILL))],
 )
 def test_a_sweep_that_was_stopped_goes_on_where_it_stopped(tmp_path, number):
-    arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "total_steps=1280", "seed=0,1"]
+    arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "total_steps=1280", "seed=0,1", "algorithm.epochs=2"]
     with going(tmp_path, *arguments, points=1) as process:
         os.killpg(process.pid, number)
         said = process.stderr.read()
@@ -249,8 +246,7 @@ def test_a_launcher_says_how_many_jobs_run_at_once(launcher, jobs):
 
 
 def test_a_folder_for_many_runs_needs_many_runs(tmp_path):
-    command = [sys.executable, "-m", "seqrl.train", "sweep=s"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = run_program(tmp_path, "-m", "seqrl.train", "sweep=s")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "sweep: is the folder of a sweep. Add -m" in done.stderr
 

@@ -5,7 +5,6 @@ import json
 import os
 import pkgutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from seqrl.config.program import completed
 from seqrl.config.trust import BUILDABLE, _target, public
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
+from tests.programs import run_program
 
 TINY = ["episodes=1", "parallel=2", "env.max_episode_steps=5", "evaluation.episodes=0", "logger=jsonl"]
 TINY += ["network.hidden_size=8", "network.lstm_hidden_size=8"]
@@ -97,9 +97,7 @@ EVIL = "from pathlib import Path\nPath('created').touch()\ndef thing(*_, **__): 
 
 
 def train(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seqrl.train", *words]
-    variables = {**os.environ, **env}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=variables)
+    return run_program(folder, "-m", "seqrl.train", *words, env={**os.environ, **env})
 
 
 @pytest.fixture

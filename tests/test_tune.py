@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from seqrl.errors import ConfigError
 from seqrl.tune.__main__ import planned
 from seqrl.tune.space import Dimension, override, read
 from seqrl.tune.trials import Claim, Trial
+from tests.programs import Program, run_program
 
 pytest.importorskip("optuna")
 # A tiny network.
@@ -34,8 +34,7 @@ def space(folder: Path, text: str = SPACE) -> None:
 
 
 def tune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seqrl.tune", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return run_program(folder, "-m", "seqrl.tune", *arguments)
 
 
 def manifests(folder: Path) -> dict[str, dict]:
@@ -86,16 +85,15 @@ def _folder(known: dict[str, dict], number: int) -> str:
 def test_a_stopped_search_resumes_its_unfinished_trial(tmp_path, number):
     space(tmp_path)
     arguments = [*TINY, "total_steps=3200", "trials=1"]
-    command = [sys.executable, "-m", "seqrl.tune", *arguments]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Program(tmp_path, "-m", "seqrl.tune", *arguments) as going:
         deadline = time.monotonic() + 60
         while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("s/*/metrics.jsonl")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(number)
-        errors = process.stderr.read()
+        going.send_signal(number)
+        errors = going.stderr.read()
     if number is signal.SIGTERM:
-        assert process.returncode == 143
+        assert going.returncode == 143
         assert errors == "seqrl: stopped; run the same command with study=s to continue the search\n"
         ((name, facts),) = manifests(tmp_path).items()
         assert facts["status"] == "interrupted"

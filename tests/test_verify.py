@@ -1,7 +1,6 @@
 """`python -m seqrl.verify` passes sound parts and reports defects."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from seqrl.envs import GymnasiumEnv
 from seqrl.seeds import stream
 from seqrl.verify.checks import env_checks, network_checks, played
 from tests import broken
+from tests.programs import run_program
 from tests.worlds import Script
 
 
@@ -93,8 +93,7 @@ def test_a_sound_environment_passes_with_any_backend(backend):
 
 
 def verified(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seqrl.verify", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return run_program(folder, "-m", "seqrl.verify", *arguments)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from contextlib import closing, suppress
@@ -20,6 +19,7 @@ from seqrl.envs import FaultyEnvError, GymnasiumEnv
 from seqrl.runner import Runner
 from seqrl.types import Step
 from tests.parts import small_network
+from tests.programs import Program
 from tests.worlds import Script
 
 # The parent of the forked processes has run OpenMP threads; the processes only play.
@@ -168,10 +168,10 @@ for _ in range(2):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")
 def test_environments_that_hang_end_with_a_killed_run():
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", ORPHANS], stdout=subprocess.PIPE, text=True) as run:
+    with Program(Path.cwd(), "-c", ORPHANS) as run:
         pids = [int(pid) for pid in run.stdout.readline().split()]
         time.sleep(0.5)
-        run.kill()
+        run.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 10
     while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, alive
