@@ -78,6 +78,7 @@ def begun(*overrides):
 
 
 def through_a_file(run, folder):
+    folder.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder)
     checkpoints.save(run.state_dict(), run.iterations)
     return checkpoints.newest()[0]
@@ -171,9 +172,9 @@ def test_whole_episodes_of_an_own_vector_form_go_on(tmp_path):
 
 def test_episodes_that_cannot_go_on_are_counted_and_others_begin_in_their_place(tmp_path):
     own_form = ["env=gymnasium", "env.id=CartPole-v1", "env.backend=vector", FIXED]
-    assert interrupted_and_whole(tmp_path, *own_form)[2] == 3
+    assert interrupted_and_whole(tmp_path / "own", *own_form)[2] == 3
     moody = ["env=gymnasium", "env.id=test/Moody-v0", FIXED]
-    resumed, *_, lost, rows, expected = interrupted_and_whole(tmp_path, *moody)
+    resumed, *_, lost, rows, expected = interrupted_and_whole(tmp_path / "moody", *moody)
     assert lost == 3
     assert rows != expected
     assert resumed.iterations == 4

@@ -41,7 +41,8 @@ def forgiving_output() -> None:
     """Print `?` for a character that the terminal's encoding has not, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            with suppress(OSError):
+                stream.reconfigure(errors="replace")
 
 
 def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
