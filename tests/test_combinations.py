@@ -30,6 +30,7 @@ def test_every_combination_trains_and_begins_with_a_ratio_of_one(name, network, 
         # Also where the rule would have chosen another.
         f"algorithm._target_=seqrl.algorithms.{name}",
         "algorithm.bptt_length=${sequence_learning.bptt_length}",
+        *(["algorithm.epochs=2"] if algorithm == "ppo" else []),
         f"network={network}",
         f"sequence={sequence}",
         *ENVS[actions],

@@ -2,6 +2,7 @@
 
 import ast
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ KNOWN_IN = {
 }
 
 
+@cache
 def imported(module: str) -> set[str]:
     """Modules that a module imports, anywhere in its file."""
     found = set()
