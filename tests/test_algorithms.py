@@ -262,7 +262,7 @@ def test_same_seed_same_bits():
     def parameters(seed):
         network, rollout = collected("uneven episodes", "lstm+attention", 11, 4, torch.float32)
         algorithm = ppo(network, bptt_length=4, seed=seed)
-        for _ in range(20):
+        for _ in range(10):
             algorithm.update(rollout, 0.0)
         return torch.cat([p.detach().flatten() for p in network.parameters()])
 

@@ -15,7 +15,7 @@ ALGORITHMS = {
     "ReinforceAlgorithm": ("reinforce", False),
     "SequenceReinforceAlgorithm": ("reinforce", True),
 }
-ENVS = {"discrete": ["env=masked_cartpole"], "continuous": ["env=gymnasium", "env.id=Pendulum-v1"]}
+ENVS = {"discrete": ["env=masked_cartpole"], "continuous": ["env=gymnasium", "env.id=Pendulum-v1", "env.backend=sync"]}
 TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "network.window=5", "parallel=3", "rollout_length=24"]
 
 
