@@ -7,11 +7,14 @@ import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigSource
 
 from seqrl.config.paths import CONF
 
-# Where a composition looks for files if nobody names others.
+# Where a composition looks if nobody names other places, and those of them that are folders of files.
 SHIPPED = {"pkg://hydra.conf", str(CONF), "structured://"}
+FOLDERS = {"hydra.conf", str(CONF)}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,21 +33,35 @@ def _same_words_compose_once() -> Iterator[None]:
 
     Files of one's own, which a search path names, may change between two compositions.
     """
-    kept: dict[tuple[object, ...], bytes] = {}
-    load = ConfigLoaderImpl.load_configuration
 
-    def loaded(self, **told):
-        sources = {path.path for path in self.config_search_path.get_path()}
-        if sources != SHIPPED or any("searchpath" in override for override in told["overrides"]):
-            return load(self, **told)
-        words = (os.getcwd(), repr(told))
-        if words not in kept:
-            kept[words] = pickle.dumps(load(self, **told))
-        return pickle.loads(kept[words])
+    def words(loader, **told):
+        sources = {path.path for path in loader.config_search_path.get_path()}
+        own = sources != SHIPPED or any("searchpath" in override for override in told["overrides"])
+        return None if own else (os.getcwd(), repr(told))
+
+    def file(source, config_path):
+        return (source.path, config_path) if source.path in FOLDERS else None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigLoaderImpl, "load_configuration", loaded)
+        patch.setattr(ConfigLoaderImpl, "load_configuration", once(ConfigLoaderImpl.load_configuration, words))
+        for source in Plugins.instance().discover(ConfigSource):
+            patch.setattr(source, "load_config", once(source.load_config, file))
         yield
+
+
+def once(load, told):
+    """Load what it is told once, and hand out copies; None: what may change, and is loaded each time."""
+    kept = {}
+
+    def loaded(self, *arguments, **named):
+        what = told(self, *arguments, **named)
+        if what is None:
+            return load(self, *arguments, **named)
+        if what not in kept:
+            kept[what] = pickle.dumps(load(self, *arguments, **named))
+        return pickle.loads(kept[what])
+
+    return loaded
 
 
 def pytest_collection_finish() -> None:
