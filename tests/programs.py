@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Timer
@@ -24,7 +25,7 @@ NAMES = ("seqrl.train", *(f"seqrl.{name}.__main__" for name in ("evaluate", "rep
 SERVER = f"""
 import importlib, runpy, sys, types
 import tests.programs
-import torch.utils.tensorboard
+import rich._emoji_codes, tensorboard.plugins.hparams.api_pb2, torch.utils.tensorboard
 for name in {NAMES}:
     importlib.import_module(name)
     del sys.modules[name]
@@ -37,8 +38,8 @@ elif words[0] == "-c":
 else:
     runpy.run_path(words[0], run_name="__main__")
 """
-# Length of a process id or an exit code.
-DIGITS = 12
+# Length of what is told of a program: that it has begun, or ended.
+TOLD = 20
 
 
 class Program:
@@ -60,7 +61,7 @@ class Program:
         for end in (to_out, to_err, to_tell):
             os.close(end)
         self.stdout, self.stderr = os.fdopen(out), os.fdopen(err)
-        self.pid = int(os.read(self._told, DIGITS))
+        self.pid = hear(self._told, "begun")
 
     def __enter__(self) -> "Program":
         return self
@@ -71,11 +72,12 @@ class Program:
         self.wait()
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        if self.returncode is None:
+            os.kill(self.pid, number)
 
     def wait(self) -> int:
         if self.returncode is None:
-            self.returncode = int(os.read(self._told, DIGITS))
+            self.returncode = hear(self._told, "ended")
             os.close(self._told)
         return self.returncode
 
@@ -83,12 +85,14 @@ class Program:
         """What it prints and says, to the end of the last process that could; that is killed after so many seconds."""
         timer = Timer(timeout, os.killpg, (self.pid, signal.SIGKILL))
         timer.start()
-        with ThreadPoolExecutor(1) as pool:
-            errors = pool.submit(self.stderr.read)
-            printed = self.stdout.read()
-        self.wait()
-        timer.cancel()
-        timer.join()
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                errors = pool.submit(self.stderr.read)
+                printed = self.stdout.read()
+            self.wait()
+        finally:
+            timer.cancel()
+            timer.join()
         return printed, errors.result()
 
 
@@ -119,30 +123,30 @@ def server() -> socket.socket:
 def serve(requests: int) -> list[str]:
     """In the process that stands by: fork for every request, and return in the fork what it is to run."""
     gc.freeze()
-    # Nobody waits for those that wait.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=requests) as inbox:
         while True:
             _, ends, _, _ = socket.recv_fds(inbox, 1, 4)
+            # Those that are done count among the processor time of the tests.
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG if ends else 0)[0]:
+                    pass
             if not ends:
                 os._exit(0)
             if os.fork() == 0:
                 break
             for end in ends:
                 os.close(end)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, out, err, to_tell = ends
     if program := os.fork():
         # One that waits for the program and says how it ended.
         os.closerange(0, to_tell)
         _, status = os.waitpid(program, 0)
-        tell(to_tell, os.waitstatus_to_exitcode(status))
+        tell(to_tell, "ended", os.waitstatus_to_exitcode(status))
         os._exit(0)
     with open(request) as file:
         file.seek(0)
         told = json.load(file)
     os.setsid()
-    os.chdir(told["folder"])
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.close(out)
@@ -153,10 +157,20 @@ def serve(requests: int) -> list[str]:
     sys.orig_argv = [sys.executable, *words]
     sys.argv = words[1:] if words[0] in ("-m", "-c") else words
     sys.path[0] = {"-m": told["folder"], "-c": ""}.get(words[0], os.path.dirname(words[0]))
-    tell(to_tell, os.getpid())
+    tell(to_tell, "begun", os.getpid())
     os.close(to_tell)
+    os.chdir(told["folder"])
     return words
 
 
-def tell(end: int, number: int) -> None:
-    os.write(end, f"{number:{DIGITS}d}".encode())
+def tell(end: int, what: str, number: int) -> None:
+    os.write(end, f"{what} {number}".ljust(TOLD).encode())
+
+
+def hear(end: int, expected: str) -> int:
+    """The process id of a program that has begun, or the exit code of one that has ended."""
+    what, _, number = os.read(end, TOLD).decode().partition(" ")
+    # An exit code that is taken for a process id would have signals sent to another process.
+    if what != expected:
+        raise RuntimeError(f"the program has not {expected}: {what} {number}")
+    return int(number)

@@ -149,7 +149,7 @@ def going(folder: Path, *arguments: str, points: int) -> Iterator[Program]:
     [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGKILL))],
 )
 def test_a_sweep_that_was_stopped_goes_on_where_it_stopped(tmp_path, number):
-    arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "total_steps=1280", "seed=0,1"]
+    arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "total_steps=1280", "seed=0,1", "algorithm.epochs=2"]
     with going(tmp_path, *arguments, points=1) as process:
         os.killpg(process.pid, number)
         said = process.stderr.read()
