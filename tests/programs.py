@@ -20,25 +20,15 @@ from functools import cache
 from pathlib import Path
 from threading import Timer
 
-# What overrides look like.
-WORDS = ["network=lstm", "env.hidden=[1,3]", "hydra.run.dir=a/b-1", "+logger.x={_target_: x.y}", "algorithm.gamma=0.9"]
 NAMES = ("seqrl.train", *(f"seqrl.{name}.__main__" for name in ("evaluate", "report", "tune", "verify")))
 # What comes after `serve` is done by the forks.
 SERVER = f"""
 import importlib, runpy, sys, types
-import hydra, rich._emoji_codes, tensorboard.plugins.hparams.api_pb2, torch.utils.tensorboard
-from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
-from seqrl.config.paths import CONF
-from seqrl.config.validate import faults
 import tests.programs
+import rich._emoji_codes, tensorboard.plugins.hparams.api_pb2, torch.utils.tensorboard
 for name in {NAMES}:
     importlib.import_module(name)
     del sys.modules[name]
-# Parsers are slow until they have seen some text. What plugins there are, each program finds out.
-with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-    faults(hydra.compose("config", {WORDS}))
-del Singleton._instances[Plugins]
 words = tests.programs.serve(int(sys.argv[1]))
 if words[0] == "-m":
     runpy.run_module(words[1], run_name="__main__", alter_sys=True)
