@@ -89,4 +89,4 @@ def test_the_new_task_is_trained_on_checked_listed_and_named_in_the_help(checkou
     wrong = python(checkout, "seqrl.train", "env=echo", "env.delay=0")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "seqrl: error: env.delay: must be a whole number of at least 1 (got 0).\n"
-    assert "Built in: count_recall, echo, " in python(checkout, "seqrl.train", "--help").stdout
+    assert "masked_cartpole, count_recall, echo, " in python(checkout, "seqrl.train", "--help").stdout

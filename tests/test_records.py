@@ -95,3 +95,25 @@ def test_peak_memory_counts_what_was_held_and_can_begin_anew():
     del_me = torch.ones(50_000_000 // 4)
     assert peak_memory_mb() - before == pytest.approx(50, abs=15)
     del del_me
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "checkpoints"])
+def test_a_folder_with_files_of_somebody_else_is_refused_and_left_alone(tmp_path, name):
+    (tmp_path / name).mkdir() if name == "checkpoints" else (tmp_path / name).write_text("precious")
+    with pytest.raises(ConfigError, match=f"holds {name}, which seqrl did not write"), Manifest(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert name == "checkpoints" or (tmp_path / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["evaluation.json.tmp", "train.log", "checkpoints", "checkpoints/00000001.pt"])
+def test_a_folder_with_a_link_is_refused_and_the_link_not_followed(tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    run = tmp_path / "run"
+    (run / name).parent.mkdir(parents=True)
+    (run / name).symlink_to(elsewhere)
+    for goes_on in (False, True):
+        with pytest.raises(ConfigError, match="holds a link"), Manifest(run, goes_on=goes_on):
+            pass
+    assert elsewhere.read_text() == "precious"
