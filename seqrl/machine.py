@@ -115,14 +115,28 @@ def let_go(descriptor: int) -> None:
     os.close(descriptor)
 
 
+_masks: list[Any] = []
+
+
+def _before_a_fork() -> None:
+    # Python drops what reaches a child before it runs: it must wait for the default that is set there.
+    own = [number for number in signal.valid_signals() if isinstance(signal.getsignal(number), OwnHandler)]
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, own))
+
+
+def _in_the_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
 def _in_a_child() -> None:
     for number in signal.valid_signals():
         if isinstance(signal.getsignal(number), OwnHandler):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
     for descriptor in _descriptors:
         with suppress(OSError):
             os.close(descriptor)
     _descriptors.clear()
 
 
-os.register_at_fork(after_in_child=_in_a_child)
+os.register_at_fork(before=_before_a_fork, after_in_parent=_in_the_parent, after_in_child=_in_a_child)

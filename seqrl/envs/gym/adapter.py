@@ -114,7 +114,7 @@ class GymnasiumEnv(BatchedEnv):
             return None
         with self._guarded():
             try:
-                pictures = self._episodes.envs.render()
+                pictures = self._episodes.render()
             except MISSING_PACKAGE as error:
                 raise EnvError(f"env.id: drawing {self._id} needs a package that is missing: {error}.") from error
         return None if pictures is None else np.asarray(pictures[0], np.uint8)

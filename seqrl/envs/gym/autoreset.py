@@ -44,6 +44,8 @@ class VectorEpisodes(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> Array: ...
 
+    def render(self) -> Any: ...
+
 
 def episode_seed(seed: int, *index: int) -> int:
     """Seed of one episode, 31 bits: many generators that environments use take no more."""
@@ -126,6 +128,10 @@ class SeededEpisodes:
         self._clock, self._observation = clock, saved
         return self._history.playing
 
+    def render(self) -> Any:
+        """An image of each environment."""
+        return self._call("render")
+
     def _replay(self, number: Array, observation: Array) -> Array:
         """Play the episodes in progress again, write their last observations; return the steps of each [B]."""
         left = [[] if actions is None else list(actions) for actions in self._history.episodes()]
@@ -186,6 +192,10 @@ class OwnEpisodes:
 
     def _begin(self, where: Array) -> None:
         """Begin episodes where `where` [B] is true. By default do nothing: the environment begins them by itself."""
+
+    def render(self) -> Any:
+        """An image of each environment."""
+        return self.envs.render()
 
     def state_dict(self) -> dict[str, Any]:
         return {"resets": self._resets}
