@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
+from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym import history as restore
 from seqrl.runs.build import build, constructor
 from seqrl.runs.checkpoint import Checkpoints
@@ -66,8 +67,55 @@ class Unspeakable(Told):
         return {"place": self}
 
 
-for cls in (Wander, Told, Moody, Unspeakable):
+class Drained(Wander):
+    """Rewards fall with every step that it has ever played."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, *end = super().step(action)
+        return observation, reward - 0.01 * self.steps, *end
+
+
+class Halved(Wander):
+    """Writes into its action, and shows where that leads."""
+
+    action_space = spaces.Box(-1.0, 1.0, (2,))
+
+    def step(self, action):
+        action *= 0.5
+        self.place = self.place + action
+        return self.seen(), float(action.sum()), False, False, {}
+
+
+class Sticky(gymnasium.Wrapper):
+    """Shows what was there a step ago: a wrapper of the user's own, which nobody saves."""
+
+    def reset(self, **arguments):
+        self.before, info = self.env.reset(**arguments)
+        return self.before, info
+
+    def step(self, action):
+        before = self.before
+        self.before, *others = self.env.step(action)
+        return before, *others
+
+
+def stacked(cls):
+    return lambda: gymnasium.wrappers.FlattenObservation(gymnasium.wrappers.FrameStackObservation(cls(), 3))
+
+
+for cls in (Wander, Told, Moody, Unspeakable, Drained, Halved):
     gymnasium.register(f"test/{cls.__name__}-v0", cls, max_episode_steps=12, disable_env_checker=True)
+for name, entry_point in {
+    "Stacked": stacked(Told),
+    "Sticky": lambda: Sticky(Told()),
+    "Delayed": lambda: gymnasium.wrappers.DelayObservation(Told(), 2),
+    "Repeating": lambda: gymnasium.wrappers.StickyAction(Told(), 0.5),
+    "Clipped": lambda: gymnasium.wrappers.ClipReward(Told(), -1.0, 1.0),
+}.items():
+    gymnasium.register(f"test/{name}-v0", entry_point, max_episode_steps=12, disable_env_checker=True)
 
 
 def begun(*overrides):
@@ -78,6 +126,7 @@ def begun(*overrides):
 
 
 def through_a_file(run, folder):
+    folder.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder)
     checkpoints.save(run.state_dict(), run.iterations)
     return checkpoints.newest()[0]
@@ -158,6 +207,25 @@ def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, back
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Told-v0", f"env.backend={backend}", FIXED)
 
 
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("name", ["Stacked", "Sticky", "Delayed", "Repeating", "Clipped", "Halved"])
+def test_what_lies_around_an_environment_goes_on_too(tmp_path, name, backend):
+    assert_same(tmp_path, "env=gymnasium", f"env.id=test/{name}-v0", f"env.backend={backend}", FIXED)
+
+
+@pytest.mark.parametrize(("name", "itself"), [("Told", True), ("Clipped", True), ("Stacked", False), ("Sticky", False)])
+def test_an_environment_restores_itself_only_if_nothing_around_it_is_lost(name, itself):
+    env = GymnasiumEnv(f"test/{name}-v0", 2, seed=0, backend="sync")
+    assert env._episodes._restore_themselves == itself
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_an_episode_that_is_rewarded_otherwise_than_before_cannot_go_on(tmp_path, backend):
+    drained = ["env=gymnasium", "env.id=test/Drained-v0", FIXED, f"env.backend={backend}"]
+    # All but those that are in their first episode.
+    assert interrupted_and_whole(tmp_path, *drained)[2] > 0
+
+
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
 def test_the_scale_of_rewards_goes_on(tmp_path, algorithm, rollouts):
@@ -171,9 +239,9 @@ def test_whole_episodes_of_an_own_vector_form_go_on(tmp_path):
 
 def test_episodes_that_cannot_go_on_are_counted_and_others_begin_in_their_place(tmp_path):
     own_form = ["env=gymnasium", "env.id=CartPole-v1", "env.backend=vector", FIXED]
-    assert interrupted_and_whole(tmp_path, *own_form)[2] == 3
+    assert interrupted_and_whole(tmp_path / "own form", *own_form)[2] == 3
     moody = ["env=gymnasium", "env.id=test/Moody-v0", FIXED]
-    resumed, *_, lost, rows, expected = interrupted_and_whole(tmp_path, *moody)
+    resumed, *_, lost, rows, expected = interrupted_and_whole(tmp_path / "moody", *moody)
     assert lost == 3
     assert rows != expected
     assert resumed.iterations == 6
