@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
 from seqrl.envs import GymnasiumEnv
+from seqrl.envs.gym import autoreset, guard
 from seqrl.envs.gym import history as restore
 from seqrl.runs.build import build, constructor
 from seqrl.runs.checkpoint import Checkpoints
@@ -217,6 +218,14 @@ def test_what_lies_around_an_environment_goes_on_too(tmp_path, name, backend):
 def test_an_environment_restores_itself_only_if_nothing_around_it_is_lost(name, itself):
     env = GymnasiumEnv(f"test/{name}-v0", 2, seed=0, backend="sync")
     assert env._episodes._restore_themselves == itself
+
+
+def test_a_replay_may_take_longer_than_one_answer_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "REPLAY_SECONDS", 0.0)
+    assert_same(tmp_path, "env=gymnasium", "env.id=test/Wander-v0", "env.backend=sync", FIXED)
+    monkeypatch.undo()
+    monkeypatch.setattr(autoreset, "REPLAYED_AT_ONCE", 2)
+    assert_same(tmp_path / "again", "env=gymnasium", "env.id=test/Wander-v0", "env.backend=sync", FIXED)
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])

@@ -108,8 +108,10 @@ class ProcessEach(AsyncVectorEnv):
     def _kill(self) -> None:
         self._end_group()
         for process in self.processes:
-            process.kill()
-            process.join()
+            # One that could not be started has no number.
+            if process.pid is not None:
+                process.kill()
+                process.join()
         for pipe in filter(None, self.parent_pipes):
             pipe.close()
 
