@@ -67,14 +67,14 @@ class StoppedError(SeqrlError):
         self.exit_code = exit_code
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return masked(f"{said}{_place(error)}")
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     # Before seqrl stands whoever called it.
     called = next((n for n, (file, _) in enumerate(files) if file.is_relative_to(PACKAGE)), len(files))

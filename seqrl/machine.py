@@ -1,11 +1,20 @@
-"""Cores and RAM: what this process may use, and what it has used. Does not import torch."""
+"""Cores and RAM, what this process may use and has used, and its signal handlers and locks. Imports no torch."""
 
 import ctypes
 import os
 import resource
+import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any]
+
+_descriptors: set[int] = set()
 
 
 def cores() -> int:
@@ -58,3 +67,73 @@ def _limits() -> list[int]:
         group = Path("/sys/fs/cgroup")
         room.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return room
+
+
+class OwnHandler:
+    """Handler of a signal for this process alone: in a forked child the signal does what it does by default."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._handler(number, frame)
+
+
+def hear(number: int, handler: Handler) -> Any:
+    """Set the handler of a signal for this process alone; return the one before."""
+    return signal.signal(number, OwnHandler(handler))
+
+
+def is_from_signal(error: BaseException) -> bool:
+    """Whether the handler of a signal raised it, and not the code that the signal interrupted."""
+    handlers = (signal.getsignal(number) for number in signal.valid_signals())
+    codes = {OwnHandler.__call__.__code__, *(getattr(handler, "__code__", None) for handler in handlers)}
+    return any(frame.f_code in codes for frame, _ in walk_tb(error.__traceback__))
+
+
+def forget_handlers() -> None:
+    """Let every signal do what it does by default."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            # Some cannot be changed.
+            with suppress(OSError, ValueError):
+                signal.signal(number, signal.SIG_DFL)
+
+
+def keep(descriptor: int) -> int:
+    """Close a descriptor in every child that is forked from now on: a lock lasts as long as any process has it open."""
+    _descriptors.add(descriptor)
+    return descriptor
+
+
+def let_go(descriptor: int) -> None:
+    """Close a descriptor that was given to `keep`."""
+    _descriptors.discard(descriptor)
+    os.close(descriptor)
+
+
+_masks: list[Any] = []
+
+
+def _before_a_fork() -> None:
+    # Python drops what reaches a child before it runs: it must wait for the default that is set there.
+    own = [number for number in signal.valid_signals() if isinstance(signal.getsignal(number), OwnHandler)]
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, own))
+
+
+def _in_the_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
+def _in_a_child() -> None:
+    for number in signal.valid_signals():
+        if isinstance(signal.getsignal(number), OwnHandler):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+    for descriptor in _descriptors:
+        with suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(before=_before_a_fork, after_in_parent=_in_the_parent, after_in_child=_in_a_child)

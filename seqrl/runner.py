@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol, Self
 
 import torch
@@ -66,7 +68,8 @@ class Runner:
         # Seconds spent in the environment so far.
         self.environment_seconds = 0.0
         self._unfinished: Episodes | None = None
-        self._unchecked: list[tuple[Tensor, Episodes, Step]] = []
+        # Sums of numbers, and what says where one of them is not finite.
+        self._unchecked: list[tuple[Tensor | int, Callable[[], None]]] = []
 
     def collect(self) -> Rollout:
         """Play one rollout [T, B]; T is `rollout_length`, or the length of the longest episode."""
@@ -144,12 +147,7 @@ class Runner:
         began = time.perf_counter()
         step = episodes.step(self.env, action)
         self.environment_seconds += time.perf_counter() - began
-        # A single sum shows whether all numbers are finite.
-        total = sum(numbers.sum() for numbers in parts(self.env.observation_space, step.observation).values())
-        self._unchecked.append((total + step.reward.sum(), replace(episodes), step))
-        if not waits(step.reward):
-            self._check_finite()
-
+        self._check_later(step.observation, step.reward, partial(self._check_step, replace(episodes), step))
         log_prob = policy.log_prob(action)
         final_value = self._final_value(step, value, state)
         recorder.record(episodes, action, log_prob, value, step, final_value)
@@ -167,35 +165,63 @@ class Runner:
             final_value[truncated] = self._value(step.observation[truncated], memory)
         return final_value
 
+    def _check_later(self, observation: Tensor, reward: Tensor | None, check: Callable[[], None]) -> None:
+        """Have `check` called if a number is NaN or infinite: now, or when that no longer waits for an accelerator."""
+        # A single sum shows whether all numbers are finite.
+        numbers = [*parts(self.env.observation_space, observation).values(), *([] if reward is None else [reward])]
+        self._unchecked.append((sum(part.sum() for part in numbers), check))
+        if not waits(observation):
+            self._check_finite()
+
     def _check_finite(self) -> None:
         """Raise FaultyEnvError if any number not checked yet is NaN or infinite; say where."""
-        if self._unchecked and not math.isfinite(sum(total for total, _, _ in self._unchecked)):
-            for _, episodes, step in self._unchecked:
-                by_name = parts(self.env.observation_space, step.observation)
-                observations = {f"observation {name!r}" if name else "observation": x for name, x in by_name.items()}
-                check_finite(episodes, step.valid, {"reward": step.reward, **observations})
+        if self._unchecked and not math.isfinite(sum(total for total, _ in self._unchecked)):
+            for _, check in self._unchecked:
+                check()
         self._unchecked.clear()
+
+    def _check_step(self, episodes: "Episodes", step: Step) -> None:
+        check_finite(episodes.rows, {"reward": step.reward}, step.valid, episodes.age + 1)
+        # A step that an environment spends on its reset shows the first observation of the next episode.
+        observations = self._named(step.observation)
+        check_finite(episodes.rows, observations, torch.ones_like(step.valid), (episodes.age + 1) * step.valid)
+
+    def _check_reset(self, observation: Tensor, where: Tensor) -> None:
+        rows = torch.arange(len(observation), device=observation.device)
+        check_finite(rows, self._named(observation), where, torch.zeros_like(rows))
+
+    def _named(self, observation: Tensor) -> dict[str, Tensor]:
+        by_name = parts(self.env.observation_space, observation)
+        return {f"observation {name!r}" if name else "observation": numbers for name, numbers in by_name.items()}
 
     def _reset(self, where: Tensor | None = None) -> Tensor:
         began = time.perf_counter()
         observation = self.env.reset(where)
         self.environment_seconds += time.perf_counter() - began
+        begun = torch.ones(len(observation), dtype=torch.bool, device=observation.device) if where is None else where
+        self._check_later(observation, None, partial(self._check_reset, observation, begun))
         return observation
 
     def _value(self, observation: Tensor, state: State) -> Tensor:
         return self.network.step(observation, state)[1]
 
 
-def check_finite(episodes: "Episodes", valid: Tensor, answers: dict[str, Tensor]) -> None:
-    """Raise FaultyEnvError for the first environment whose real step returned NaN or an infinite number."""
+def check_finite(rows: Tensor, answers: dict[str, Tensor], where: Tensor, steps: Tensor) -> None:
+    """Raise FaultyEnvError for the first environment that returned NaN or an infinite number.
+
+    rows      [n]  index of the environment of each answer
+    answers   [n, ...]  by name
+    where     [n] bool  the answers that count
+    steps     [n]  steps of the episode, with the one that was answered; 0: its reset
+    """
     for name, numbers in answers.items():
-        faulty = valid & ~numbers.isfinite().reshape(len(numbers), -1).all(1)
+        faulty = where & ~numbers.isfinite().reshape(len(numbers), -1).all(1)
         if faulty.any():
             first = int(faulty.nonzero()[0])
             number = numbers[first][~numbers[first].isfinite()].flatten()[0]
+            when = f"step {int(steps[first])} of its episode" if steps[first] else "reset"
             raise FaultyEnvError(
-                f"environment {int(episodes.rows[first])}, step {int(episodes.age[first]) + 1} of its episode: "
-                f"its {name} is {number:g}. Fix the environment."
+                f"environment {int(rows[first])}, {when}: its {name} is {number:g}. Fix the environment."
             )
 
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from seqrl.config.program import FAILURES, Failures
 from seqrl.config.settle import Settled
 from seqrl.errors import ConfigError, StoppedError
-from seqrl.machine import cores
+from seqrl.machine import cores, hear, keep, let_go
 from seqrl.runs.manifest import can_go_on, facts_of, is_held, set_aside
 from seqrl.runs.stop import HEARD
 
@@ -88,24 +88,21 @@ class SweepWorkers:
     @contextmanager
     def working(self) -> Iterator[None]:
         """What the command waits for; a signal to this process raises StoppedError."""
-        process = os.getpid()
 
         def end(number: int, frame: FrameType | None) -> NoReturn:
-            if os.getpid() != process:
-                # A process of an environment has nothing to save.
-                os._exit(128 + number)
             raise StoppedError(f"stopped by {signal.Signals(number).name}.", 128 + number)
 
-        with self._path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+        at_work = keep(os.open(self._path, os.O_RDONLY))
+        try:
+            fcntl.flock(at_work, fcntl.LOCK_SH)
             for number in HEARD:
-                signal.signal(number, end)
-            try:
-                yield
-            finally:
-                # Between two runs the command's word is enough; a signal would tear down what hands out the next.
-                for number in HEARD:
-                    signal.signal(number, lambda *_: None)
+                hear(number, end)
+            yield
+        finally:
+            # Between two runs the command's word is enough; a signal would tear down what hands out the next.
+            for number in HEARD:
+                hear(number, lambda *_: None)
+            let_go(at_work)
 
 
 def jobs_at_once(launcher: DictConfig) -> int:
@@ -170,13 +167,13 @@ class Sweep(Callback):
         def end(number: int, frame: object) -> NoReturn:
             # A second signal ends everything at once.
             for heard in HEARD:
-                signal.signal(heard, lambda number, _: os._exit(128 + number))
+                hear(heard, lambda number, _: os._exit(128 + number))
             workers.stop(number)
             self.on_multirun_end(config)
             sys.exit(128 + number)
 
         for number in HEARD:
-            signal.signal(number, end)
+            hear(number, end)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)

@@ -9,6 +9,8 @@ from hydra import compose, initialize_config_dir
 
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
+from seqrl.envs import GymnasiumEnv
+from seqrl.envs.gym import autoreset, guard
 from seqrl.envs.gym import history as restore
 from seqrl.runs.build import build, constructor
 from seqrl.runs.checkpoint import Checkpoints
@@ -66,8 +68,55 @@ class Unspeakable(Told):
         return {"place": self}
 
 
-for cls in (Wander, Told, Moody, Unspeakable):
+class Drained(Wander):
+    """Rewards fall with every step that it has ever played."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, *end = super().step(action)
+        return observation, reward - 0.01 * self.steps, *end
+
+
+class Halved(Wander):
+    """Writes into its action, and shows where that leads."""
+
+    action_space = spaces.Box(-1.0, 1.0, (2,))
+
+    def step(self, action):
+        action *= 0.5
+        self.place = self.place + action
+        return self.seen(), float(action.sum()), False, False, {}
+
+
+class Sticky(gymnasium.Wrapper):
+    """Shows what was there a step ago: a wrapper of the user's own, which nobody saves."""
+
+    def reset(self, **arguments):
+        self.before, info = self.env.reset(**arguments)
+        return self.before, info
+
+    def step(self, action):
+        before = self.before
+        self.before, *others = self.env.step(action)
+        return before, *others
+
+
+def stacked(cls):
+    return lambda: gymnasium.wrappers.FlattenObservation(gymnasium.wrappers.FrameStackObservation(cls(), 3))
+
+
+for cls in (Wander, Told, Moody, Unspeakable, Drained, Halved):
     gymnasium.register(f"test/{cls.__name__}-v0", cls, max_episode_steps=12, disable_env_checker=True)
+for name, entry_point in {
+    "Stacked": stacked(Told),
+    "Sticky": lambda: Sticky(Told()),
+    "Delayed": lambda: gymnasium.wrappers.DelayObservation(Told(), 2),
+    "Repeating": lambda: gymnasium.wrappers.StickyAction(Told(), 0.5),
+    "Clipped": lambda: gymnasium.wrappers.ClipReward(Told(), -1.0, 1.0),
+}.items():
+    gymnasium.register(f"test/{name}-v0", entry_point, max_episode_steps=12, disable_env_checker=True)
 
 
 def begun(*overrides):
@@ -157,6 +206,33 @@ def test_inputs_go_on_with_tensor_programs_and_others(tmp_path, env):
 def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, backend, monkeypatch):
     monkeypatch.setattr(restore.History, "episodes", None)
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Told-v0", f"env.backend={backend}", FIXED)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("name", ["Stacked", "Sticky", "Delayed", "Repeating", "Clipped", "Halved"])
+def test_what_lies_around_an_environment_goes_on_too(tmp_path, name, backend):
+    assert_same(tmp_path, "env=gymnasium", f"env.id=test/{name}-v0", f"env.backend={backend}", FIXED)
+
+
+@pytest.mark.parametrize(("name", "itself"), [("Told", True), ("Clipped", True), ("Stacked", False), ("Sticky", False)])
+def test_an_environment_restores_itself_only_if_nothing_around_it_is_lost(name, itself):
+    env = GymnasiumEnv(f"test/{name}-v0", 2, seed=0, backend="sync")
+    assert env._episodes._restore_themselves == itself
+
+
+def test_a_replay_may_take_longer_than_one_answer_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "REPLAY_SECONDS", 0.0)
+    assert_same(tmp_path, "env=gymnasium", "env.id=test/Wander-v0", "env.backend=sync", FIXED)
+    monkeypatch.undo()
+    monkeypatch.setattr(autoreset, "REPLAYED_AT_ONCE", 2)
+    assert_same(tmp_path / "again", "env=gymnasium", "env.id=test/Wander-v0", "env.backend=sync", FIXED)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_an_episode_that_is_rewarded_otherwise_than_before_cannot_go_on(tmp_path, backend):
+    drained = ["env=gymnasium", "env.id=test/Drained-v0", FIXED, f"env.backend={backend}"]
+    # All but those that are in their first episode.
+    assert interrupted_and_whole(tmp_path, *drained)[2] > 0
 
 
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])

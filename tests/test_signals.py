@@ -1,10 +1,11 @@
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from seqrl.runs.stop import Stop
+from seqrl.runs.stop import ONE_REQUEST_SECONDS, Stop
 from tests.programs import Program
 
 DEAF = """
@@ -25,6 +26,7 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(numbe
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.stdout.readline() == "heard\n"
+        time.sleep(1.2 * ONE_REQUEST_SECONDS)
         process.send_signal(number)
         process.stdout.read()
     assert process.returncode == 128 + number

@@ -305,7 +305,7 @@ class GymnasiumConfig:
         choices=["auto", "vector", "sync", "async", "envpool"],
     )
     timeout_seconds: float | None = key(
-        60.0, "seconds that a reset or a step of all environments may take; null: for ever", POSITIVE
+        60.0, "seconds that environments may take to begin, reset, step, save, draw or close; null: for ever", POSITIVE
     )
 
 

@@ -18,6 +18,7 @@ import seqrl
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError, StoppedError
 from seqrl.files import links, read_text, remove_strays, write
+from seqrl.machine import keep, let_go
 from seqrl.text import masked
 
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
@@ -75,7 +76,7 @@ class Manifest:
                     exit_code = getattr(error, "exit_code", 130 if status == "interrupted" else 1)
                     self.update(status=status, error=said, exit_code=exit_code)
         finally:
-            os.close(self._held)
+            let_go(self._held)
 
     def update(self, **facts: Any) -> None:
         """Add or replace facts; a number that is not finite is null."""
@@ -86,7 +87,7 @@ class Manifest:
 
     def _claim(self) -> None:
         # The system lets go of the folder when the process ends, however it ends.
-        self._held = os.open(self.path.parent, os.O_RDONLY)
+        self._held = keep(os.open(self.path.parent, os.O_RDONLY))
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -103,7 +104,7 @@ class Manifest:
             )
 
     def _refuse(self, why: str) -> NoReturn:
-        os.close(self._held)
+        let_go(self._held)
         raise ConfigError([f"run folder: {self.path.parent} {why}"])
 
 

@@ -2,17 +2,23 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from seqrl.errors import StoppedError
+from seqrl.machine import hear
 
 HEARD = (signal.SIGINT, signal.SIGTERM)
+# `timeout` sends a signal to the process and at once again to its group: that is one request.
+ONE_REQUEST_SECONDS = 0.5
 
 
 class Stop:
     """While it is a context, the first SIGINT or SIGTERM is noted and the second ends the process at once.
+
+    In a process forked from this one they do what they do by default.
 
     told   who else may ask for it: returns a signal, or None
     """
@@ -20,6 +26,7 @@ class Stop:
     def __init__(self, told: Callable[[], signal.Signals | None] = lambda: None) -> None:
         self._told = told
         self._heard: signal.Signals | None = None
+        self._heard_at = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     @property
@@ -28,7 +35,7 @@ class Stop:
         return self._heard or self._told()
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._hear) for number in HEARD}
+        self._before = {number: hear(number, self._hear) for number in HEARD}
         return self
 
     def __exit__(
@@ -44,6 +51,7 @@ class Stop:
         return StoppedError(f"stopped by {self.wanted.name}. Continue {how}with {how_to_go_on}", 128 + self.wanted)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._heard is not None:
+        if self._heard is None:
+            self._heard, self._heard_at = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._heard_at > ONE_REQUEST_SECONDS:
             os._exit(128 + number)
-        self._heard = signal.Signals(number)

@@ -19,6 +19,7 @@ from seqrl.config.program import errors_in_one_line
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError
+from seqrl.machine import hear
 from seqrl.packages import how_to_install, is_installed
 from seqrl.tune.search import Plan, Search, Words
 from seqrl.tune.space import Dimension, override, read
@@ -82,13 +83,13 @@ def main() -> None:
     def end(number: int, frame: object) -> NoReturn:
         # A second signal ends the program at once.
         for ending in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(ending, lambda number, _: os._exit(128 + number))
+            hear(ending, lambda number, _: os._exit(128 + number))
         search.stop()
         print(f"seqrl: stopped; run the same command with study={plan.study} to continue the search", file=sys.stderr)
         sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+        hear(number, end)
     with errors_in_one_line(sys.argv[1:]):
         try:
             search.run()

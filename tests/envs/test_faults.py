@@ -197,7 +197,7 @@ def test_the_alarm_is_off_after_a_step():
 @pytest.mark.parametrize(
     ("id", "message"),
     [
-        ("test/OldReset-v0", r"^environment 0, episode 1 \(seed \d+\), step 0: .*must return observation and info"),
+        ("test/OldReset-v0", r"^environment 0, episode 1 \(seed \d+\), reset: .*must return observation and info"),
         ("test/Unseeded-v0", r"unexpected keyword argument 'seed'\. reset\(seed=\.\.\., options=\.\.\.\) must"),
     ],
 )

@@ -1,5 +1,6 @@
 """Any Gymnasium environment behind the tensor interface."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -7,18 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space
-from gymnasium.vector import AsyncVectorEnv
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.gym.auto import episodes
 from seqrl.envs.gym.backends import EnvRequest, Wrap
+from seqrl.envs.gym.calls import OverdueError, is_own_fault
 from seqrl.envs.gym.registry import MISSING_PACKAGE
-from seqrl.envs.gym.timeouts import OverdueError, time_limit
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, described
 from seqrl.spaces import Array
 from seqrl.types import Step
+
+log = logging.getLogger(__name__)
 
 
 class GymnasiumEnv(BatchedEnv):
@@ -33,8 +35,9 @@ class GymnasiumEnv(BatchedEnv):
     backend    vector: the environment's own vector form; sync: one process; async: one process per environment;
                auto: vector if it exists, otherwise sync or async, whichever measures faster;
                envpool: EnvPool's threads; EnvPool has its own environments and ids
-    timeout_seconds   limit for one reset or step of all environments; None: no limit. An environment that hangs outside
-               Python can be ended only if it has its own process
+    timeout_seconds   limit for whatever is asked of the environments: to begin, a reset or a step of all, their state,
+               an image, to close; None: no limit. One that hangs outside Python can be ended only if it has its own
+               process
 
     The policy sees a Box as float32, bytes unchanged, and choices counted from 0; a Dict or Tuple becomes one Packed
     vector. It acts in its own units: choices count from 0, bounded dimensions of a Box run over [-1, 1] and are scaled
@@ -68,8 +71,6 @@ class GymnasiumEnv(BatchedEnv):
         self._episodes, choice = episodes(request, backend)
         self.backend, self.backend_reason = choice.backend, choice.why
         envs = self._episodes.envs
-        # With a process per environment, the limit applies to waiting for their answers instead.
-        self._alarm_seconds = None if isinstance(envs, AsyncVectorEnv) else timeout_seconds
         try:
             self.observation_space, self._observe = observations(envs.single_observation_space, hidden)
             self.action_space, self._act = actions(envs.single_action_space)
@@ -79,14 +80,14 @@ class GymnasiumEnv(BatchedEnv):
 
     def reset(self, where: Tensor | None = None) -> Tensor:
         """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
-        with self._faults_named(), time_limit(self._alarm_seconds):
+        with self._guarded():
             observation = self._episodes.reset(None if where is None else where.cpu().numpy())
         return self._observation(observation)
 
     def step(self, action: Tensor) -> Step:
         """Play one action [B, *A] each."""
         env_action = self._act(action.cpu().numpy())
-        with self._faults_named(), time_limit(self._alarm_seconds):
+        with self._guarded():
             observation, reward, terminated, truncated, valid = self._episodes.step(env_action)
         return Step(
             observation=self._observation(observation),
@@ -97,7 +98,7 @@ class GymnasiumEnv(BatchedEnv):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        with self._faults_named():
+        with self._guarded():
             return self._episodes.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
@@ -111,16 +112,21 @@ class GymnasiumEnv(BatchedEnv):
         """
         if self._render_mode != "rgb_array":
             return None
-        with self._faults_named(), time_limit(self._alarm_seconds):
+        with self._guarded():
             try:
-                pictures = self._episodes.envs.render()
+                pictures = self._episodes.render()
             except MISSING_PACKAGE as error:
                 raise EnvError(f"env.id: drawing {self._id} needs a package that is missing: {error}.") from error
         return None if pictures is None else np.asarray(pictures[0], np.uint8)
 
     def close(self) -> None:
         """End the environment's processes; may be called twice."""
-        self._episodes.envs.close()
+        try:
+            with self._guarded():
+                self._episodes.envs.close()
+        except FaultyEnvError as error:
+            # Everything played so far is still valid.
+            log.warning("closing: %s", error, exc_info=error)
 
     def _observation(self, observation: Array) -> Tensor:
         expected = self._episodes.envs.observation_space.shape
@@ -131,6 +137,11 @@ class GymnasiumEnv(BatchedEnv):
         return self._tensor(self._observe(observation))
 
     @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with self._episodes.guard, self._faults_named():
+            yield
+
+    @contextmanager
     def _faults_named(self) -> Iterator[None]:
         """Turn any other exception, such as those of an own vector form, into a FaultyEnvError of one line."""
         try:
@@ -139,7 +150,9 @@ class GymnasiumEnv(BatchedEnv):
             raise
         except OverdueError as error:
             raise FaultyEnvError(f"environments: {error}. Fix the environment, or raise the limit.") from error
-        except Exception as error:
+        except BaseException as error:
+            if not is_own_fault(error):
+                raise
             raise FaultyEnvError(f"environments: raised {described(error)}. Fix the environment.") from error
 
     def _tensor(self, copied: Array) -> Tensor:

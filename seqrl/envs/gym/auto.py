@@ -11,7 +11,6 @@ import numpy as np
 from seqrl.envs.gym.autoreset import VectorEpisodes
 from seqrl.envs.gym.backends import BACKENDS, EnvRequest, ProcessEach
 from seqrl.envs.gym.registry import MISSING_PACKAGE, explained
-from seqrl.envs.gym.timeouts import time_limit
 from seqrl.errors import EnvError, described
 
 # A measurement ends at whichever comes first.
@@ -63,7 +62,7 @@ def _own_form(request: EnvRequest) -> VectorEpisodes | None:
 
 def alone(request: EnvRequest) -> float:
     """Steps per second of one environment in this process."""
-    with closing(request.singles()[0]()) as single, time_limit(request.timeout_seconds):
+    with request.guard, closing(request.singles()[0]()) as single:
         single.action_space.seed(0)
         actions = cycle([single.action_space.sample() for _ in range(100)])
         single.reset(seed=0)
@@ -79,9 +78,7 @@ def alone(request: EnvRequest) -> float:
 
 def side_by_side(request: EnvRequest) -> float:
     """Steps per second of all environments together, one process each."""
-    with time_limit(request.timeout_seconds):
-        envs = ProcessEach(request.singles(), request.timeout_seconds)
-    with closing(envs):
+    with closing(ProcessEach(request.singles(), request.timeout_seconds)) as envs:
         envs.action_space.seed(0)
         actions = cycle([envs.action_space.sample() for _ in range(100)])
         envs.reset(seed=0)

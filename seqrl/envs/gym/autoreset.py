@@ -12,17 +12,26 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from seqrl import seeds
+from seqrl.envs.gym.calls import Guard, LostError
+from seqrl.envs.gym.guard import when
 from seqrl.envs.gym.history import History, as_arrays, as_tensors
-from seqrl.envs.gym.timeouts import LostError
 from seqrl.errors import EnvError, FaultyEnvError
 from seqrl.spaces import Array
+
+# What one call replays must fit into the time limit, and no call should send long episodes to all processes.
+REPLAYED_AT_ONCE = 1000
 
 Answer = tuple[Array, Array, Array, Array, Array]
 """Observation, reward, terminated, truncated, valid; each [B, ...]."""
 
 
 class VectorEpisodes(Protocol):
-    """The methods of BatchedEnv, on arrays in the environment's own units."""
+    """The methods of BatchedEnv, on arrays in the environment's own units.
+
+    guard   what every call passes; `load_state_dict` enters it itself, as often as it calls
+    """
+
+    guard: Guard
 
     @property
     def envs(self) -> VectorEnv[Any, Any, Any]: ...
@@ -35,6 +44,8 @@ class VectorEpisodes(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> Array: ...
 
+    def render(self) -> Any: ...
+
 
 def episode_seed(seed: int, *index: int) -> int:
     """Seed of one episode, 31 bits: many generators that environments use take no more."""
@@ -45,16 +56,17 @@ class SeededEpisodes:
     """Episodes of environments that reset on request, each seeded by its environment's index and its number.
 
     To continue in another process, environments restore their own state if they have `state_dict` and
-    `load_state_dict`; otherwise the episode's actions are replayed from the same seed.
+    `load_state_dict`; otherwise the episode's actions are replayed from the same seed. An episode in which the
+    environment then answers otherwise than before does not continue.
     """
 
-    def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int) -> None:
-        self.envs, self.seed = envs, seed
+    def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int, guard: Guard) -> None:
+        self.envs, self.seed, self.guard = envs, seed, guard
         # Episodes begun so far.
         self._number = np.zeros(envs.num_envs, dtype=np.int64)
         self._clock = np.zeros_like(self._number)
         self._observation: Array = np.empty(0)
-        self._restore_themselves = all(envs.call("restores_itself"))
+        self._restore_themselves = all(self._call("restores_itself"))
         self._history = History(envs.num_envs)
 
     def reset(self, where: Array | None = None) -> Array:
@@ -79,7 +91,11 @@ class SeededEpisodes:
 
     def state_dict(self) -> dict[str, Any]:
         playing = self._history.playing
-        own_states = self.envs.call("own_state") if self._restore_themselves and playing.any() else None
+        own_states = digests = None
+        if playing.any() and self._restore_themselves:
+            own_states = self._call("own_state")
+        elif playing.any():
+            digests = self._call("digest")
         return {
             "number": as_tensors(self._number),
             "clock": as_tensors(self._clock),
@@ -87,6 +103,7 @@ class SeededEpisodes:
             "observation": as_tensors(self._observation),
             # This key's name is part of the checkpoint format.
             "said": as_tensors(own_states),
+            "digest": as_tensors(digests),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Array:
@@ -98,22 +115,43 @@ class SeededEpisodes:
         number, clock, saved = self._number.copy(), as_arrays(state["clock"]), as_arrays(state["observation"])
         everywhere = np.ones_like(playing)
         observation = np.array(self._begin(everywhere))
-        if state["said"] is not None:
-            self.envs.call("restore", number, state["said"])
+        if state["said"] is not None and self._restore_themselves:
+            self._call("restore", number, state["said"])
         else:
-            for index, replayed in enumerate(self.envs.call("replay", number, self._history.episodes())):
-                if replayed is not None:
-                    observation[index] = replayed
+            played = self._replay(number, observation)
             inexact = np.issubdtype(observation.dtype, np.inexact)
             same = [np.array_equal(a, b, equal_nan=inexact) for a, b in zip(observation, saved, strict=True)]
-            self._history.end(~np.array(same))
+            # Version 0.1.0 saved no digests.
+            if (digests := state.get("digest")) is not None:
+                same = np.equal(self._call("digest"), digests) & same
+            self._history.end(~(np.array(same) & (played == clock)))
         self._clock, self._observation = clock, saved
         return self._history.playing
+
+    def render(self) -> Any:
+        """An image of each environment."""
+        return self._call("render")
+
+    def _replay(self, number: Array, observation: Array) -> Array:
+        """Play the episodes in progress again, write their last observations; return the steps of each [B]."""
+        left = [[] if actions is None else list(actions) for actions in self._history.episodes()]
+        played = np.array([len(actions) for actions in left])
+        while any(left):
+            few = [actions[:REPLAYED_AT_ONCE] for actions in left]
+            for index, (steps, replayed) in enumerate(self._call("replay", number, few)):
+                if steps:
+                    observation[index] = replayed
+                    del left[index][:steps]
+        return played
+
+    def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
+        with self._lost_named(), self.guard:
+            return self.envs.call(name, *arguments)
 
     def _begin(self, where: Array) -> Array:
         """Begin an episode where `where` [B] is true, each from its seed."""
         seeds = [self._seed(index) if begins else None for index, begins in enumerate(where.tolist())]
-        with self._lost_named():
+        with self._lost_named(), self.guard:
             observation: Array = self.envs.reset(seed=seeds, options={"reset_mask": where})[0]
         return observation
 
@@ -125,9 +163,10 @@ class SeededEpisodes:
         try:
             yield
         except LostError as lost:
-            number, clock = self._number[lost.index], self._clock[lost.index]
-            when = f"episode {number} (seed {self._seed(lost.index)}), step {clock}"
-            raise FaultyEnvError(f"environment {lost.index}, {when}: {lost}.") from lost.__cause__
+            if not self._number[lost.index]:
+                raise FaultyEnvError(f"environment {lost.index}: {lost}.") from lost.__cause__
+            moment = when(self._number[lost.index], self._seed(lost.index), self._clock[lost.index])
+            raise FaultyEnvError(f"environment {lost.index}, {moment}: {lost}.") from lost.__cause__
 
 
 class OwnEpisodes:
@@ -136,8 +175,8 @@ class OwnEpisodes:
     Episodes in progress cannot continue in another process.
     """
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int) -> None:
-        self.envs, self.seed = envs, seed
+    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, guard: Guard) -> None:
+        self.envs, self.seed, self.guard = envs, seed, guard
         self._resets = 0
         self._observation: Array = np.empty(0)
         self._ended = np.zeros(envs.num_envs, dtype=np.bool_)
@@ -153,6 +192,10 @@ class OwnEpisodes:
 
     def _begin(self, where: Array) -> None:
         """Begin episodes where `where` [B] is true. By default do nothing: the environment begins them by itself."""
+
+    def render(self) -> Any:
+        """An image of each environment."""
+        return self.envs.render()
 
     def state_dict(self) -> dict[str, Any]:
         return {"resets": self._resets}

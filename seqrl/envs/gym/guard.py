@@ -2,22 +2,53 @@
 
 import logging
 import math
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
+from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
+from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault
+from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
-from seqrl.envs.gym.timeouts import OverdueError
+from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.errors import FaultyEnvError, described
-from seqrl.spaces import Array
+from seqrl.spaces import Array, Packed
 
 log = logging.getLogger(__name__)
 
 API = (
     "reset(seed=..., options=...) must return observation and info, and step must return five values: observation, "
     "reward, terminated, truncated, info"
+)
+
+# At most this long, or one step, so that an environment that hangs is told from an episode that is long.
+REPLAY_SECONDS = 0.1
+REWARD_AND_END = struct.Struct("<d??")
+# Wrappers without a state that decides what comes next, or with one that is restored here. Any other may have one.
+RESTORED = (
+    FlattenedEnv,
+    TimeLimit,
+    wrappers.OrderEnforcing,
+    wrappers.PassiveEnvChecker,
+    wrappers.RecordEpisodeStatistics,
+    wrappers.ClipAction,
+    wrappers.ClipReward,
+    wrappers.RescaleAction,
+    wrappers.DtypeObservation,
+    wrappers.FilterObservation,
+    wrappers.FlattenObservation,
+    wrappers.GrayscaleObservation,
+    wrappers.RescaleObservation,
+    wrappers.ReshapeObservation,
+    wrappers.ResizeObservation,
 )
 
 
@@ -27,14 +58,18 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     While it rests, `step` costs nothing and changes nothing until `reset`.
 
     index    index of the environment in the batch
+    guard    what its close passes; whoever calls the other methods enters it
+    digest   of all that the environment has answered in its episode
 
-    `reset` and `step` raise FaultyEnvError, with episode, seed and step, if the environment raises, does not follow
-    Gymnasium's API, or returns an observation of the wrong shape or a reward that is not finite.
+    `reset` and `step` raise FaultyEnvError, with episode, seed and step, if the environment raises anything, does not
+    follow Gymnasium's API, or returns an observation of the wrong shape, a reward that is not finite, or a first
+    observation that is not.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], index: int, guard: Guard) -> None:
         super().__init__(env)
-        self.index = index
+        self.index, self.guard = index, guard
+        self.digest = 0
         self._shape = env.observation_space.shape
         self._final: Any = None
         self._episode, self._clock = 0, 0
@@ -43,13 +78,13 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._final = None
         self._episode, self._clock, self._seed = self._episode + 1, 0, seed
-        try:
+        with self._named():
             observation, info = self.env.reset(seed=seed, options=options)
-        except Exception as error:
-            raise self._raised(error) from error
         if not isinstance(info, dict):
-            raise self._fault(f"reset returned {type(info).__name__} for info. {API}")
+            raise self._fault(f"it returned {type(info).__name__} for info. {API}")
         self._check(observation)
+        self._check_finite(observation)
+        self.digest = zlib.crc32(np.asarray(observation).tobytes())
         return observation, {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -59,27 +94,34 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             observation, reward, terminated, truncated, _ = self.env.step(action)
             reward = float(reward)
-        except Exception as error:
+        except BaseException as error:
+            if not is_own_fault(error):
+                raise
             raise self._raised(error) from error
         if not math.isfinite(reward):
             raise self._fault(f"its reward is {reward}")
         self._check(observation)
         if terminated or truncated:
             self._final = observation
+        end = REWARD_AND_END.pack(reward, terminated, truncated)
+        self.digest = zlib.crc32(end, zlib.crc32(np.asarray(observation).tobytes(), self.digest))
         # Nobody reads the info, and merging it across environments takes time.
         return observation, reward, bool(terminated), bool(truncated), {}
 
     @property
     def restores_itself(self) -> bool:
-        """Whether the environment can save and restore its own state."""
-        return self.has_wrapper_attr("state_dict") and self.has_wrapper_attr("load_state_dict")
+        """Whether the environment can save and restore its own state, and nothing around it has any that is lost."""
+        env = self.env
+        while not hasattr(env, "state_dict") and type(env) in RESTORED:
+            env = env.env  # type: ignore[attr-defined]
+        return hasattr(env, "state_dict") and hasattr(env, "load_state_dict")
 
     def own_state(self) -> dict[str, Any]:
         """The environment's `state_dict` and the steps played in its episode; tensors and plain data."""
-        try:
-            return {"env": as_tensors(self.get_wrapper_attr("state_dict")()), "clock": self._clock}
-        except Exception as error:
-            raise self._fault(f"its state_dict raised {described(error)}") from error
+        with self._named("its state_dict"):
+            state = as_tensors(self.get_wrapper_attr("state_dict")())
+        elapsed = [int(limit._elapsed_steps or 0) for limit in self._time_limits()]
+        return {"env": state, "clock": self._clock, "elapsed": elapsed}
 
     def restore(self, number: Array, state: list[dict[str, Any]]) -> None:
         """After a reset, restore the `own_state` saved in episode `number`.
@@ -87,46 +129,89 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         number, state   of every environment, by index
         """
         self._episode, self._clock = int(number[self.index]), state[self.index]["clock"]
-        try:
+        with self._named("its load_state_dict"):
             self.get_wrapper_attr("load_state_dict")(as_arrays(state[self.index]["env"]))
-        except Exception as error:
-            raise self._fault(f"its load_state_dict raised {described(error)}") from error
-        env = self.env
-        while isinstance(env, gymnasium.Wrapper):
-            if isinstance(env, TimeLimit):
-                env._elapsed_steps = self._clock  # type: ignore[assignment]
-            env = env.env
+        limits = self._time_limits()
+        # Version 0.1.0 did not save them.
+        elapsed = state[self.index].get("elapsed", [self._clock] * len(limits))
+        for limit, steps in zip(limits, elapsed, strict=True):
+            limit._elapsed_steps = steps
 
-    def replay(self, number: Array, actions: list[Array | None]) -> Any:
-        """After a reset, replay the actions of episode `number`; return the last observation, None if there is none.
+    def replay(self, number: Array, actions: list[list[Array]]) -> tuple[int, Any]:
+        """Play actions of episode `number` again, for a short time; return how many, and the last observation.
 
-        number, actions   of every environment, by index; None: no actions
+        number, actions   of every environment, by index
         """
         self._episode = int(number[self.index])
-        own_actions = actions[self.index]
-        observation = None
-        for action in [] if own_actions is None else own_actions:
+        steps, observation, deadline = 0, None, time.monotonic() + REPLAY_SECONDS
+        for action in actions[self.index]:
             observation = self.step(action)[0]
-        return observation
+            steps += 1
+            if time.monotonic() > deadline:
+                break
+        return steps, observation
+
+    def render(self) -> Any:
+        with self._named("its render", besides=MISSING_PACKAGE):
+            return super().render()
 
     def close(self) -> None:
         """Close the environment; only log a failure, as everything played so far is still valid."""
         try:
-            super().close()
-        except Exception as error:
+            with self.guard:
+                super().close()
+        except BaseException as error:
+            if not is_own_fault(error):
+                raise
             log.warning("environment %d failed to close: %s", self.index, described(error), exc_info=error)
+
+    def _time_limits(self) -> list[Any]:
+        limits, env = [], self.env
+        while isinstance(env, gymnasium.Wrapper):
+            if isinstance(env, TimeLimit):
+                limits.append(env)
+            env = env.env
+        return limits
 
     def _check(self, observation: Any) -> None:
         if self._shape is not None and np.shape(observation) != self._shape:
             raise self._fault(f"its observation has shape {np.shape(observation)}, not {self._shape}")
 
-    def _raised(self, error: Exception) -> FaultyEnvError:
+    def _check_finite(self, observation: Any) -> None:
+        space = self.observation_space
+        by_name = space.split(torch.from_numpy(observation)) if isinstance(space, Packed) else {"": observation}
+        for name, part in by_name.items():
+            numbers = np.asarray(part)
+            if np.issubdtype(numbers.dtype, np.inexact) and not np.isfinite(numbers).all():
+                number = numbers[~np.isfinite(numbers)].flat[0]
+                raise self._fault(f"its observation{f' {name!r}' if name else ''} is {number:g}")
+
+    @contextmanager
+    def _named(self, what: str = "it", besides: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Turn whatever the environment raises into a FaultyEnvError, except for `besides`."""
+        try:
+            yield
+        except besides:
+            raise
+        except BaseException as error:
+            if not is_own_fault(error):
+                raise
+            raise self._raised(error, what) from error
+
+    def _raised(self, error: BaseException, what: str = "it") -> FaultyEnvError:
         if isinstance(error, OverdueError):
-            return self._fault(str(error), remedy="Fix the environment, or raise the limit.")
+            said = str(error) if what == "it" else str(error).replace("it", what, 1)
+            return self._fault(said, remedy="Fix the environment, or raise the limit.")
         # Gymnasium's own wrappers raise these when they unpack what the environment returns.
-        api = f". {API}" if isinstance(error, ValueError | TypeError | AssertionError) else ""
-        return self._fault(f"it raised {described(error)}{api}")
+        api = f". {API}" if what == "it" and isinstance(error, ValueError | TypeError | AssertionError) else ""
+        return self._fault(f"{what} raised {described(error)}{api}")
 
     def _fault(self, what: str, remedy: str = "Fix the environment.") -> FaultyEnvError:
-        when = f"episode {self._episode} (seed {self._seed}), step {self._clock}"
-        return FaultyEnvError(f"environment {self.index}, {when}: {what}. {remedy}")
+        return FaultyEnvError(
+            f"environment {self.index}, {when(self._episode, self._seed, self._clock)}: {what}. {remedy}"
+        )
+
+
+def when(episode: int, seed: int | None, step: int) -> str:
+    """A moment in a few words; step 0 is the reset."""
+    return f"episode {episode} (seed {seed}), {f'step {step}' if step else 'reset'}"

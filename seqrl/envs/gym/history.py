@@ -33,10 +33,11 @@ class History:
         self._first[where] = -1
 
     def add(self, action: Array) -> None:
-        """Remember the actions of all environments [B, *A]; the caller must not write to the array again."""
+        """Remember the actions of all environments [B, *A]."""
         if (len(self._actions) + 1) * action.nbytes > REMEMBERED_BYTES:
             self._forget(self._needed() or (len(self._actions) + 1) // 2)
-        self._actions.append(action)
+        # An environment may write into its action.
+        self._actions.append(action.copy())
 
     def episodes(self) -> list[Array | None]:
         """Actions of the episode in progress [n, *A] of each environment; None where they are not remembered."""

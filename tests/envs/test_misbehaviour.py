@@ -1,0 +1,472 @@
+"""Environments that do what no environment should: the run names it or goes on, and nothing is left behind."""
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from seqrl.envs import FaultyEnvError, GymnasiumEnv
+from seqrl.envs.gym.calls import Guard
+from seqrl.machine import keep, let_go
+from seqrl.runner import Runner
+from seqrl.runs.stop import Stop
+from seqrl.types import Step
+from tests.parts import small_network
+from tests.worlds import Script
+
+# The parent of the forked processes has run OpenMP threads; the processes only play.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning", "ignore::UserWarning:gymnasium"
+)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+class Plain(gymnasium.Env):
+    """Episodes of 5 steps; shows its clock and the last action."""
+
+    observation_space = spaces.Box(-9.0, 9.0, (2,))
+    action_space = spaces.Box(-1.0, 1.0, (2,))
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  # as Gymnasium has it
+
+    def __init__(self, odd="", render_mode=None):
+        self.odd, self.render_mode, self.episode = odd, render_mode, 0
+        self.do("init")
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.clock = self.episode + 1, 0
+        self.do("reset")
+        return self.seen(), {}
+
+    def step(self, action):
+        self.clock += 1
+        self.do("step")
+        self.action = np.array(action)
+        return self.seen(), 1.0, self.clock == 5, False, {}
+
+    def seen(self):
+        return np.array([self.clock, 0], np.float32)
+
+    def render(self):
+        self.do("render")
+        return np.zeros((2, 2, 3), np.uint8)
+
+    def close(self):
+        self.do("close")
+
+    def do(self, where):
+        """Be odd: `odd` is a deed of DEEDS and where it is done."""
+        deed, _, place = self.odd.partition(" at ")
+        if place == where:
+            DEEDS[deed](self)
+
+
+def raises(kind):
+    def deed(env):
+        if env.episode == 2:
+            raise kind("the window was closed")
+
+    return deed
+
+
+def hang(env):
+    time.sleep(60)
+
+
+def hang_in_a_process(env):
+    """Only where it has a process of its own: the constructor of the first must succeed in the parent."""
+    if multiprocessing.parent_process() is not None:
+        time.sleep(60)
+
+
+def learn(env):
+    weight = torch.ones(2, requires_grad=True)
+    (weight * 3).sum().backward()
+    assert weight.grad.tolist() == [3, 3]
+
+
+def set_torch(env):
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+
+
+def help_itself(env):
+    helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    helper.start()
+    helper.terminate()
+    helper.join()
+
+
+def handle_signals(env):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+
+
+def compute(env):
+    torch.ones(400, 400) @ torch.ones(400, 400)
+    torch.ones(1_000_000).exp().sum()
+
+
+DEEDS = {
+    "exit": raises(SystemExit),
+    "interrupt": raises(KeyboardInterrupt),
+    "generator exit": raises(GeneratorExit),
+    "hang": hang,
+    "hang in a process": hang_in_a_process,
+    "learn": learn,
+    "set torch": set_torch,
+    "help itself": help_itself,
+    "handle signals": handle_signals,
+    "compute": compute,
+}
+
+
+class Unfinite(Plain):
+    def seen(self):
+        first = np.nan if (self.episode, self.clock) == (2, 0) else self.clock
+        return np.array([first, 0], np.float32)
+
+
+class Composed(Unfinite):
+    observation_space = spaces.Dict({"place": Plain.observation_space, "choice": spaces.Discrete(3)})
+
+    def seen(self):
+        return {"place": super().seen(), "choice": 1}
+
+
+class Mute(Plain):
+    """Never says where it is."""
+
+    def state_dict(self):
+        time.sleep(60)
+
+    def load_state_dict(self, state):
+        pass
+
+
+for cls in (Plain, Unfinite, Composed, Mute):
+    gymnasium.register(f"test/{cls.__name__}-v0", cls, disable_env_checker=True, order_enforce=False)
+
+
+def made(backend, odd="", id="test/Plain-v0", timeout_seconds=None, batch_size=2, **kwargs):
+    settings = {"backend": backend, "kwargs": {"odd": odd, **kwargs}, "timeout_seconds": timeout_seconds}
+    return GymnasiumEnv(id, batch_size=batch_size, seed=0, **settings)
+
+
+def played(env, steps=12):
+    return Runner(env, small_network(env), steps, 0, torch.Generator().manual_seed(0)).collect()
+
+
+def fault(env):
+    with closing(env), pytest.raises(FaultyEnvError) as caught:
+        played(env)
+    assert not multiprocessing.active_children()
+    return str(caught.value)
+
+
+BOTH = pytest.mark.parametrize("backend", ["sync", "async"])
+WHERE = r"^environment 0, episode 2 \(seed \d+\), "
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("deed", "name"),
+    [("exit", "SystemExit"), ("interrupt", "KeyboardInterrupt"), ("generator exit", "GeneratorExit")],
+)
+def test_an_environment_that_ends_the_program_is_named(backend, deed, name):
+    said = fault(made(backend, f"{deed} at step"))
+    assert re.search(WHERE + rf"step 1: it raised {name}: the window was closed \(test_misbehaviour\.py:\d+\)\. ", said)
+
+
+def test_an_environment_that_ends_the_program_is_named_where_its_speed_is_measured():
+    env = made("auto", "exit at step")
+    assert env.backend == "sync"
+    assert re.search(WHERE + "step 1: it raised SystemExit", fault(env))
+
+
+@pytest.mark.parametrize("backend", ["sync", "async", "auto"])
+def test_a_constructor_that_ends_the_program_is_named(backend, monkeypatch):
+    monkeypatch.setattr(Plain, "episode", 2, raising=False)
+    monkeypatch.setitem(DEEDS, "exit", lambda env: sys.exit("no licence"))
+    with pytest.raises(FaultyEnvError, match=r"^environment 0, constructor: it raised SystemExit: no licence"):
+        made(backend, "exit at init")
+
+
+def test_ctrl_c_is_no_fault_of_the_environment(monkeypatch):
+    monkeypatch.setitem(DEEDS, "hang", lambda env: os.kill(os.getpid(), signal.SIGINT))
+    with closing(made("sync", "hang at step")) as env, pytest.raises(KeyboardInterrupt):
+        played(env)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@BOTH
+def test_an_environment_may_end_a_process_that_it_forked(backend):
+    with Stop(), closing(made(backend, "help itself at reset", timeout_seconds=20)) as env:
+        played(env)
+
+
+@BOTH
+def test_an_environment_may_learn(backend):
+    with closing(made(backend, "learn at step")) as env, torch.inference_mode():
+        env.reset()
+        env.step(torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
+def test_torch_is_for_the_run_as_it_was_and_for_the_environment_as_it_left_it(place):
+    before = torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with closing(made("sync", f"set torch at {place}")) as env:
+        played(env)
+        with env._episodes.guard:
+            assert (torch.get_default_dtype() == torch.float64) == (place != "close")
+    assert (torch.get_default_dtype(), torch.get_num_threads()) == before[:2]
+    assert torch.are_deterministic_algorithms_enabled() == before[2]
+    assert torch.is_grad_enabled()
+
+
+@BOTH
+@pytest.mark.parametrize("place", ["init", "reset", "step"])
+def test_the_run_hears_signals_after_an_environment_set_a_handler_of_its_own(backend, place):
+    with Stop() as stop, closing(made(backend, f"handle signals at {place}")) as env:
+        played(env)
+        if backend == "async":
+            for process in env._episodes.envs.processes:
+                os.kill(process.pid, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wanted is signal.SIGTERM
+        played(env)
+
+
+@BOTH
+def test_a_constructor_that_hangs_is_named(backend):
+    deed, index = {"sync": ("hang", 0), "async": ("hang in a process", 0)}[backend]
+    began = time.monotonic()
+    with pytest.raises(
+        FaultyEnvError, match=rf"^environment {index}, constructor: it has not answered for 0\.3 seconds"
+    ):
+        made(backend, f"{deed} at init", timeout_seconds=0.3)
+    assert time.monotonic() - began < 20
+    assert not multiprocessing.active_children()
+
+
+@BOTH
+def test_an_environment_that_hangs_when_it_closes_does_not_hang_the_run(backend):
+    began = time.monotonic()
+    env = made(backend, "hang at close", timeout_seconds=0.3)
+    played(env)
+    env.close()
+    assert time.monotonic() - began < 20
+    assert not multiprocessing.active_children()
+
+
+def test_an_environment_that_hangs_when_it_closes_does_not_hang_the_measurement_of_its_speed():
+    began = time.monotonic()
+    made("auto", "hang at close", timeout_seconds=0.3).close()
+    assert time.monotonic() - began < 20
+
+
+@BOTH
+def test_an_environment_that_hangs_when_it_is_saved_is_named(backend):
+    with closing(made(backend, id="test/Mute-v0", timeout_seconds=0.3)) as env:
+        env.reset()
+        with pytest.raises(FaultyEnvError, match=r"^environment 0, episode 1 .* has not answered for 0\.3 seconds"):
+            env.state_dict()
+
+
+@BOTH
+def test_an_environment_that_hangs_when_it_is_drawn_is_named(backend):
+    with closing(made(backend, "hang at render", timeout_seconds=0.3, render_mode="rgb_array")) as env:
+        env.reset()
+        with pytest.raises(FaultyEnvError, match=r"^environment 0, .* has not answered for 0\.3 seconds"):
+            env.render()
+
+
+def test_a_limit_counts_no_time_in_which_the_process_was_suspended():
+    began, guard = time.monotonic(), Guard(1.0)
+    command = ["sh", "-c", f"kill -STOP {os.getpid()}; sleep 1.5; kill -CONT {os.getpid()}"]
+    with guard, subprocess.Popen(command) as stops:
+        stops.wait()
+    assert time.monotonic() - began > 1.4
+
+
+def test_a_process_that_has_been_suspended_is_not_overdue():
+    with closing(made("async", timeout_seconds=1.0)) as env:
+        env.reset()
+        ours = [os.getpid(), *(process.pid for process in env._episodes.envs.processes)]
+        pids = " ".join(map(str, ours))
+        # The others answer later still than this process goes on.
+        script = f"kill -STOP {pids}; sleep 1.5; kill -CONT {ours[0]}; sleep 0.2; kill -CONT {pids}"
+        with subprocess.Popen(["sh", "-c", script]):
+            for _ in range(200):
+                env.step(torch.zeros(2, 2))
+                time.sleep(0.01)
+
+
+@BOTH
+@pytest.mark.parametrize(("id", "name"), [("Unfinite", "observation"), ("Composed", "observation 'place'")])
+def test_a_first_observation_that_is_not_finite_is_named(backend, id, name):
+    said = fault(made(backend, id=f"test/{id}-v0"))
+    assert re.search(WHERE + rf"reset: its {name} is nan\. Fix", said)
+
+
+@BOTH
+def test_a_first_observation_that_is_not_finite_is_named_on_resume_too(backend):
+    with closing(made(backend, id="test/Unfinite-v0")) as env:
+        env.reset()
+        state = env.state_dict()
+    state["number"] += 1
+    with closing(made(backend, id="test/Unfinite-v0")) as env:
+        env.reset()
+        with pytest.raises(FaultyEnvError, match=r"^environment 0, episode 2 .*, reset: its observation is nan"):
+            env.load_state_dict(state)
+
+
+@pytest.mark.parametrize("ghosts", [False, True])
+@pytest.mark.parametrize("rollout_length", [0, 12])
+def test_a_first_observation_that_is_not_finite_is_found_in_any_environment(ghosts, rollout_length):
+    env = Script([[3], [3]], ghosts=ghosts)
+    seen = env.observation
+    env.observation = lambda: (
+        seen().index_put((torch.tensor(1), torch.tensor(3)), torch.tensor(torch.inf))
+        if (env.clock[1] == 0 and env.episode[1] == 1)
+        else seen()
+    )
+    runner = Runner(env, small_network(env), rollout_length, 0, torch.Generator().manual_seed(0))
+    with pytest.raises(FaultyEnvError, match=r"^environment 1, reset: its observation is inf\. Fix"):
+        [runner.collect() for _ in range(2)]
+
+
+def test_a_reward_at_a_ghost_step_may_be_anything():
+    env = Script([[2], [2]], ghosts=True)
+    plain = env.step
+
+    def step(action):
+        it = plain(action)
+        return Step(it.observation, it.reward.where(it.valid, torch.inf), it.terminated, it.truncated, it.valid)
+
+    env.step = step
+    played(env)
+
+
+@pytest.mark.skipif(not torch.backends.openmp.is_available(), reason="torch has no OpenMP here")
+def test_an_environment_in_its_own_process_may_compute_after_the_run_has_used_several_threads():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        compute(None)
+        with closing(made("async", "compute at step", timeout_seconds=20)) as env:
+            env.reset()
+            env.step(torch.zeros(2, 2))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_lock_ends_with_its_process_whatever_it_forked(tmp_path):
+    held = keep(os.open(tmp_path, os.O_RDONLY))
+    fcntl.flock(held, fcntl.LOCK_EX)
+    helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    helper.start()
+    let_go(held)
+    again = os.open(tmp_path, os.O_RDONLY)
+    deadline = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        assert time.monotonic() < deadline
+    os.close(again)
+    assert helper.is_alive()
+    helper.kill()
+    helper.join()
+
+
+def children(pid):
+    """A process's children, and theirs."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found += [int(stat.parent.name), *children(int(stat.parent.name))]
+    return found
+
+
+def gone(pids):
+    deadline = time.monotonic() + 10
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        if time.monotonic() > deadline:
+            return alive
+        time.sleep(0.05)
+    return []
+
+
+PROGRAMS = """
+import subprocess, time
+import tests.envs.test_misbehaviour as it
+it.DEEDS["start"] = lambda env: subprocess.Popen(["sleep", "60"])
+env = it.made("async", "start at reset")
+env.reset()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@LINUX
+def test_programs_that_environments_started_end_with_a_killed_run():
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", PROGRAMS], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline() == "ready\n"
+        theirs = children(run.pid)
+        run.kill()
+    # Two environments, two programs, and the leader of their group.
+    assert len(theirs) == 5
+    assert gone(theirs) == []
+
+
+@LINUX
+def test_programs_that_environments_started_end_with_them(monkeypatch):
+    monkeypatch.setitem(DEEDS, "start", lambda env: subprocess.Popen(["sleep", "60"]))
+    before = children(os.getpid())
+    with closing(made("async", "start at reset")) as env:
+        env.reset()
+        theirs = set(children(os.getpid())) - set(before)
+    assert len(theirs) == 5
+    assert gone(theirs) == []
+
+
+@LINUX
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_a_signal_to_all_processes_of_a_run_saves_it(tmp_path, backend):
+    arguments = ["env=gymnasium", "env.id=CartPole-v1", f"env.backend={backend}", "parallel=2", "rollout_length=16"]
+    arguments += ["network.hidden_size=8", "network.lstm_hidden_size=8", "episodes=1000000", "logger=jsonl"]
+    command = [sys.executable, "-m", "seqrl.train", *arguments, f"hydra.run.dir={tmp_path}/run"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as run:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("run/checkpoints/*[1-9].pt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        theirs = children(run.pid)
+        for pid in theirs:
+            os.kill(pid, signal.SIGUSR1)
+        # As `timeout` does: to the process, and at once to all.
+        for pid in (run.pid, run.pid, *theirs):
+            os.kill(pid, signal.SIGTERM)
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert said.splitlines()[-1] == f"seqrl: error: stopped by SIGTERM. Continue with resume={tmp_path}/run"
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "interrupted"
+    assert len(theirs) == {"sync": 0, "async": 3}[backend]
+    assert gone(theirs) == []
