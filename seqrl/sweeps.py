@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import nan
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
@@ -24,9 +25,11 @@ from omegaconf import DictConfig
 from seqrl.config.program import FAILURES, Failures
 from seqrl.config.settle import Settled
 from seqrl.errors import ConfigError, StoppedError
+from seqrl.files import fault
 from seqrl.machine import cores
-from seqrl.runs.manifest import can_go_on, facts_of, is_held, set_aside
+from seqrl.runs.manifest import can_go_on, facts_of, is_held, read_facts, set_aside
 from seqrl.runs.stop import HEARD
+from seqrl.text import printable
 
 
 class SweepWorkers:
@@ -134,7 +137,8 @@ class Point:
     @property
     def result(self) -> float:
         """Of a point that is finished."""
-        return float(self._facts["result"] if self._facts["result"] is not None else "nan")
+        result = self._facts.get("result")
+        return nan if result is None else float(result)
 
     @property
     def can_go_on(self) -> bool:
@@ -181,20 +185,28 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         note_command(folder, self._begun, ended=True)
-        names = sorted((path.parent.name for path in folder.glob("*/manifest.json")), key=_in_order)
-        points = {name: facts_of(folder / name) for name in names}
-        ended = Counter(str(facts["status"]) for facts in points.values())
-        print(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
+        points: dict[str, dict[str, Any]] = {}
+        for name in sorted((path.parent.name for path in folder.glob("*/manifest.json")), key=_in_order):
+            try:
+                points[name] = {"status": "unknown", **read_facts(folder / name)}
+            except (OSError, ValueError) as error:
+                _say(f"  {name}: its manifest.json {fault(error)}. It is left out.")
+        ended = Counter(facts["status"] for facts in points.values())
+        _say(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
         failures = Failures()
         for name, facts in points.items():
             if facts["status"] == "running" and is_held(folder / name):
-                print(f"  {name}: still running in another process")
+                _say(f"  {name}: still running in another process")
             elif facts["status"] != "finished":
-                print(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
-                failures.add(int(facts.get("exit_code", 1)))
+                _say(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
+                failures.add(facts.get("exit_code", 1))
         FAILURES.add(failures.worst)
         if failures.worst:
-            print(f"Run the same command with sweep={folder} to finish the rest.")
+            _say(f"Run the same command with sweep={folder} to finish the rest.")
+
+
+def _say(line: str) -> None:
+    print(printable(line))
 
 
 def _in_order(name: str) -> tuple[int, str]:

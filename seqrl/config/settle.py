@@ -1,6 +1,7 @@
 """The configuration, settled once: checked, completed with what was left open, and read-only from then on."""
 
 import copy
+import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seqrl.config.trust import public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import CheckpointError, ConfigError
+from seqrl.files import fault, read_yaml
 from seqrl.text import dotted
 
 GRADIENT_THREADS = "algorithm.gradient_threads"
@@ -102,15 +104,23 @@ def saved(folder: Path) -> DictConfig | None:
     """
     path = folder / "config.yaml"
     try:
-        before = OmegaConf.load(path)
-        if isinstance(before, DictConfig):
-            return before
-        reason = "it is no mapping"
+        return loaded(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-    raise CheckpointError(f"resume: {path} is not the configuration of a run: {reason}.")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"resume: {path} is not the configuration of a run: {fault(error)}.") from error
+
+
+def loaded(path: Path) -> DictConfig:
+    """A configuration that a run has saved, which may be anybody's. Raises OSError or ValueError if it is none."""
+    text = read_yaml(path)
+    try:
+        found = OmegaConf.load(io.StringIO(text))
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(str(error) or "no mapping") from error
+    if not isinstance(found, DictConfig):
+        raise ValueError("no mapping")
+    return found
 
 
 def changes(before: DictConfig, now: DictConfig) -> list[str]:

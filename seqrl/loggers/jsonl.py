@@ -5,7 +5,7 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from seqrl.files import Lines, read_text, write
+from seqrl.files import Lines, json_of, read_text, write
 from seqrl.loggers.base import About, Logger, Row
 
 # Far more than any run writes.
@@ -44,6 +44,6 @@ class Jsonl(Logger):
 
 def _steps(line: str) -> int:
     """Environment steps of a line; -1 if it is incomplete."""
-    with suppress(ValueError, KeyError, TypeError):
-        return int(json.loads(line)["env_steps"])
+    with suppress(ValueError, KeyError, TypeError, OverflowError):
+        return int(json_of(line)["env_steps"])
     return -1

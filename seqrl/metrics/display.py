@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from seqrl.loggers import Row
-from seqrl.text import duration, figure, masked
+from seqrl.text import duration, figure, printable
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the live one, and write it to the run's log."""
-        text = masked(text)
+        text = printable(text)
         if not self.name:
             self.console.print(text, soft_wrap=True)
         log.info(text)
@@ -58,7 +58,7 @@ class Display:
     def end(self, summary: str, score: float, seconds: float) -> None:
         """Print how the run ended."""
         text = f"{self.name}: {figure(score)} in {duration(seconds)}" if self.name else summary
-        self.console.print(text, soft_wrap=True)
+        self.console.print(printable(text), soft_wrap=True)
 
     def show(self, progress: float, row: Row) -> None:
         """Show that the share `progress` of the run is done."""

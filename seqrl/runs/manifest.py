@@ -8,6 +8,7 @@ import platform
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, NoReturn, Self
 import seqrl
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError, StoppedError
-from seqrl.files import links, read_text, remove_strays, write
+from seqrl.files import DEEPEST, json_of, links, read_text, remove_strays, write
 from seqrl.text import masked
 
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
@@ -125,12 +126,76 @@ def set_aside(folder: Path) -> None:
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    """What a run's manifest says; {} if there is none."""
+    """What a run's manifest says; {} if there is none that can be read."""
     try:
-        facts = json.loads(read_text(folder / "manifest.json"))
+        return read_facts(folder)
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The same, whoever wrote it: what seqrl knows of it has the type that seqrl gives it.
+
+    Raises OSError or ValueError with the reason if it cannot be read, or says something else.
+    """
+    facts = json_of(read_text(folder / "manifest.json"))
+    if not isinstance(facts, dict):
+        raise ValueError("is no object")
+    if _is_deep(facts, DEEPEST):
+        raise ValueError("is nested too deeply")
+    for name, is_right in KINDS.items():
+        if name in facts and not is_right(facts[name]):
+            raise ValueError(f"gives {name} a value that no run has (got {repr(facts[name])[:60]})")
+    return facts
+
+
+def _is_deep(value: object, left: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(not left or _is_deep(it, left - 1) for it in inner)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number, as big as results and durations may be."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > LARGEST
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(it, str) for it in value)
+
+
+def _is_number_or_null(value: object) -> bool:
+    return value is None or is_number(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and is_number(value)
+
+
+# Beyond are no returns of a policy, but their squares would be infinite.
+LARGEST = 1e100
+STATUSES = ("running", "finished", "interrupted", "failed", "pruned")
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "status": STATUSES.__contains__,
+    "error": _is_text,
+    "exit_code": lambda it: _is_count(it) and 0 <= it < 256,
+    "overrides": _is_texts,
+    "implied": _is_texts,
+    "config_dir": lambda it: it is None or _is_text(it),
+    "sweep": lambda it: it is None or _is_text(it),
+    "id": _is_text,
+    "seed": _is_count,
+    "device": _is_text,
+    "threads": _is_count,
+    "result": _is_number_or_null,
+    "steps_per_second": _is_number_or_null,
+    "peak_memory_mb": _is_number_or_null,
+    "versions": lambda it: isinstance(it, dict) and all(map(_is_text, it.values())),
+    "git": lambda it: it is None or (isinstance(it, dict) and _is_text(it.get("commit")) and "dirty" in it),
+}
 
 
 def is_held(folder: Path) -> bool:
