@@ -43,7 +43,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 class Lines:
-    """A text file that grows by whole lines.
+    """A text file that grows by whole lines; half a line that was there is ended.
 
     A line that cannot be written waits, and those after it behind it, until all can: on a full disk none is lost, and
     no half of one stays. Raises OSError if the file is a link.
@@ -53,16 +53,23 @@ class Lines:
     MOST = 100_000
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._path = path
         self._file = os.open(path, flags, 0o666)
         self._size = os.fstat(self._file).st_size
-        self._waiting: list[bytes] = []
+        halved = self._size and os.pread(self._file, 1, self._size - 1) != b"\n"
+        self._waiting = [b"\n"] if halved else []
 
     def add(self, line: str) -> None:
         """Add a line, which ends with a line break. Raises OSError if it has to wait."""
         self._waiting.append(line.encode())
         del self._waiting[: -self.MOST]
         self._write()
+
+    def insist_on_path(self) -> None:
+        """Raise OSError if it is another file now that has the name."""
+        if not os.path.samestat(os.fstat(self._file), os.stat(self._path, follow_symlinks=False)):
+            raise OSError(f"{self._path} was replaced by another")
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""

@@ -3,6 +3,7 @@
 import atexit
 import fcntl
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -11,23 +12,26 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from math import nan
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from seqrl.config.begun import can_go_on
 from seqrl.config.program import FAILURES, Failures
 from seqrl.config.settle import Settled
 from seqrl.errors import ConfigError, StoppedError
-from seqrl.files import fault
+from seqrl.files import Lines, fault
 from seqrl.machine import cores
-from seqrl.runs.manifest import can_go_on, facts_of, is_held, read_facts, set_aside
+from seqrl.runs.manifest import facts_of, is_held, standing
 from seqrl.runs.stop import HEARD
 from seqrl.text import printable
 
@@ -118,6 +122,73 @@ def jobs_at_once(launcher: DictConfig) -> int:
     return max(1, jobs if jobs > 0 else cores() + 1 + jobs)
 
 
+class Pool:
+    """Runs points side by side, in place of joblib's pool, which ends the sweep if one of its processes is killed.
+
+    Here each process is a pool of its own: a point whose process is killed, perhaps for want of memory, goes on in a
+    new one, and the other points do not notice. After three attempts it is left to the next command.
+
+    n_jobs   points at once, as joblib counts; one alone runs in this process
+    """
+
+    ATTEMPTS = 3
+    LIBRARIES = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "NUMBA")
+
+    def __init__(self, n_jobs: int | None = None, **_: Any) -> None:
+        self._jobs = jobs_at_once(OmegaConf.create({"n_jobs": n_jobs}))
+        self._idle: list[Any] = []
+
+    @classmethod
+    def install(cls) -> None:
+        """Have Hydra's launcher take it; Hydra takes no launcher from outside its own packages."""
+        from hydra_plugins.hydra_joblib_launcher import _core
+
+        _core.Parallel = cls
+
+    def __call__(self, points: Iterable[tuple[Callable[..., JobReturn], Any, Any]]) -> list[JobReturn]:
+        """Run points, each a function with its arguments; what they return, in their order."""
+        if self._jobs == 1:
+            return [run(*given, **named) for run, given, named in points]
+        try:
+            with ThreadPoolExecutor(self._jobs) as threads:
+                return list(threads.map(self._run, points))
+        finally:
+            for process in self._idle:
+                process.shutdown(kill_workers=True)
+
+    def _run(self, point: tuple[Callable[..., JobReturn], Any, Any]) -> JobReturn:
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        run, given, named = point
+        for attempt in range(self.ATTEMPTS):
+            process = self._process()
+            try:
+                done: JobReturn = process.submit(run, *given, **named).result()
+            except TerminatedWorkerError:
+                then = "It goes on in a new one." if attempt < self.ATTEMPTS - 1 else "It is left as it is."
+                print(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", file=sys.stderr)
+                continue
+            self._idle.append(process)
+            return done
+        # Its manifest says that it is not finished, and so does the end of the sweep.
+        FAILURES.add(1)
+        return JobReturn(_return_value=nan, status=JobStatus.COMPLETED)
+
+    def _process(self) -> Any:
+        with suppress(IndexError):
+            return self._idle.pop()
+        from joblib.externals.loky.process_executor import ProcessPoolExecutor
+
+        threads = {f"{name}_NUM_THREADS": str(max(1, cores() // self._jobs)) for name in self.LIBRARIES}
+        env = {name: os.environ.get(name, count) for name, count in threads.items()}
+        return ProcessPoolExecutor(1, timeout=60, env=env, initializer=_start_processes_as_python_does)
+
+
+def _start_processes_as_python_does() -> None:
+    # joblib's own way, which its processes take over, cannot start those of environments.
+    multiprocessing.set_start_method(None, force=True)
+
+
 class Point:
     """A point of a sweep, in a folder where it may have been begun or finished before.
 
@@ -127,8 +198,8 @@ class Point:
 
     def __init__(self, folder: Path, workers: SweepWorkers | None) -> None:
         self.folder, self.workers = folder, workers
+        self.elsewhere = is_held(folder)
         self._facts = facts_of(folder)
-        self.elsewhere = bool(self._facts) and is_held(folder)
 
     @property
     def finished(self) -> bool:
@@ -156,11 +227,6 @@ class Point:
             changed = f"was started with another configuration: {'; '.join(settled.changes)}"
             raise ConfigError([f"{self.folder.name}: {changed}. Choose another folder, sweep=…"])
 
-    def set_aside(self) -> None:
-        """Make room for a new beginning where there is nothing to go on from; what was said of the old one is kept."""
-        if not self.can_go_on:
-            set_aside(self.folder)
-
 
 class Sweep(Callback):
     """Says where a sweep is and how its points ended, whoever ran them."""
@@ -168,6 +234,8 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._begun = time.time()
         note_command(Path(config.hydra.sweep.dir), self._begun)
+        if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
+            Pool.install()
         workers = SweepWorkers.create()
         atexit.register(workers.remove)
 
@@ -188,14 +256,14 @@ class Sweep(Callback):
         points: dict[str, dict[str, Any]] = {}
         for name in sorted((path.parent.name for path in folder.glob("*/manifest.json")), key=_in_order):
             try:
-                points[name] = {"status": "unknown", **read_facts(folder / name)}
+                points[name] = {"status": "unknown", **standing(folder / name)}
             except (OSError, ValueError) as error:
                 _say(f"  {name}: its manifest.json {fault(error)}. It is left out.")
         ended = Counter(facts["status"] for facts in points.values())
         _say(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
         failures = Failures()
         for name, facts in points.items():
-            if facts["status"] == "running" and is_held(folder / name):
+            if facts["status"] == "running":
                 _say(f"  {name}: still running in another process")
             elif facts["status"] != "finished":
                 _say(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
@@ -221,5 +289,5 @@ def note_command(folder: Path, begun: float, ended: bool = False) -> None:
     command = shlex.join(["python", *sys.orig_argv[1:]])
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "commands.jsonl").open("a") as file:
-            file.write(json.dumps({"command": command, "begun": when, "cores": cores(), **took}) + "\n")
+        with closing(Lines(folder / "commands.jsonl")) as lines:
+            lines.add(json.dumps({"command": command, "begun": when, "cores": cores(), **took}) + "\n")

@@ -5,7 +5,7 @@ Settles the configuration, builds the parts, runs the loop. No other module impo
 
 import os
 import sys
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from math import nan
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from seqrl.config.command_line import is_true
 from seqrl.config.paths import CONF
 from seqrl.config.program import FAILURES, fail, report, started
 from seqrl.config.settle import Settled, settle
-from seqrl.errors import StoppedError
+from seqrl.errors import StoppedError, TakenError
 from seqrl.machine import forget_peak_memory
 from seqrl.metrics.display import Display
 from seqrl.runs.build import make_device, make_evaluator, open_run, prepare_device
@@ -55,12 +55,15 @@ def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
         display.say(introduction(cfg, run, device))
         with Stop(workers.stop_signal) if workers else Stop() as stop:
             result = learn(cfg, run, evaluator, outputs, display, stop)
-        # The last one of training is the same, of the same episodes.
-        result = result or evaluate_final(run, evaluator, outputs)
-        score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
-        best = outputs.checkpoints.best if cfg.evaluation.interval else None
-        display.end(summary(run, result, score, best, folder), score, run.clock.elapsed)
-        outputs.finish(run, result, score)
+            # The last one of training is the same, of the same episodes.
+            result = result or evaluate_final(run, evaluator, outputs, stop)
+            score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
+            best = outputs.checkpoints.best if cfg.evaluation.interval else None
+            display.end(summary(run, result, score, best, folder), score, run.clock.elapsed)
+            outputs.finish(run, result, score)
+    if point and not workers and (number := stop.wanted):
+        # It came too late for this one, and not for those that follow.
+        raise StoppedError(f"stopped by {number.name}.", 128 + number)
     return score
 
 
@@ -86,7 +89,7 @@ def point_of_sweep(cfg: DictConfig, folder: Path) -> float:
     workers = SweepWorkers.of_this_sweep()
     try:
         with workers.working() if workers else nullcontext():
-            return nan if workers and workers.stop_signal() else play_point(cfg, Point(folder, workers))
+            return nan if workers and workers.stop_signal() else play_point(cfg, folder, workers)
     except Exception as error:
         context = HydraConfig.get()
         exit_code = report(error, where=f"point {context.job.num} of the sweep: ")
@@ -102,18 +105,22 @@ def point_of_sweep(cfg: DictConfig, folder: Path) -> float:
         return nan
 
 
-def play_point(cfg: DictConfig, point: Point) -> float:
+def play_point(cfg: DictConfig, folder: Path, workers: SweepWorkers | None) -> float:
     """Do what is left of a point; its result, NaN if another process is at it."""
-    settled = settle(cfg, begun_in=point.folder, resume=point.can_go_on, cores=point.share_of_cores)
-    point.refuse_another(settled)
-    if point.elsewhere:
-        print(f"{point.folder.name}: is running in another process, skipped")
-        return nan
-    if point.finished:
-        print(f"{point.folder.name}: already finished, {figure(point.result)}")
-        return point.result
-    point.set_aside()
-    return train(settled, point.folder, point)
+    for _ in range(3):
+        point = Point(folder, workers)
+        settled = settle(cfg, begun_in=folder, resume=point.can_go_on, cores=point.share_of_cores)
+        point.refuse_another(settled)
+        if point.elsewhere:
+            break
+        if point.finished:
+            print(f"{folder.name}: already finished, {figure(point.result)}")
+            return point.result
+        with suppress(TakenError):
+            return train(settled, folder, point)
+        # Another process came first: look again.
+    print(f"{folder.name}: is running in another process, skipped")
+    return nan
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seqrl.errors import ConfigError
 from seqrl.files import fault, json_of, lines, read_yaml
-from seqrl.runs.manifest import KINDS, is_held, is_number, read_facts
+from seqrl.runs.manifest import KINDS, is_number, standing
 from seqrl.text import dotted, printable
 
 Array = NDArray[np.float64]
@@ -147,7 +147,7 @@ def read(folder: Path, say: Callable[[str], object] = lambda line: None) -> RunR
     Raises OSError or ValueError if it cannot be told what run it is.
     """
     with _named(folder / "manifest.json"):
-        facts = read_facts(folder)
+        facts = standing(folder)
         if "status" not in facts:
             raise ValueError("gives no status")
     # A run that failed while being built has no configuration, only overrides.
@@ -159,12 +159,9 @@ def read(folder: Path, say: Callable[[str], object] = lambda line: None) -> RunR
     overrides = dict(_split(override) for override in facts.get("overrides", []))
     rows = [row for row in _rows(folder / "metrics.jsonl", say) if row.get("rollout/return_mean") is not None]
     last = rows[-1] if rows else {}
-    status = facts["status"]
-    if status == "running" and not is_held(folder):
-        status = "killed"
     return RunRecord(
         folder=folder,
-        status=status,
+        status=facts["status"],
         settings=settings,
         overrides=overrides,
         facts=facts,

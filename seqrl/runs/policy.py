@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.config.begun import loaded
 from seqrl.config.schema import RunConfig, typed
-from seqrl.config.settle import loaded
 from seqrl.devices.device import Device
 from seqrl.errors import CheckpointError
 from seqrl.files import fault

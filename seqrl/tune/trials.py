@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 
+from seqrl.config.begun import can_go_on
 from seqrl.files import LINE_BYTES, json_of, read_yaml, regular, write
 from seqrl.machine import end_with_parent
-from seqrl.runs.manifest import can_go_on, facts_of, is_held, is_number, set_aside
+from seqrl.runs.manifest import facts_of, is_held, is_number
 
 # Arguments that must be given again when a run is resumed.
 GIVEN_AGAIN = ("trust=", "--config-dir=")
@@ -118,7 +119,6 @@ class Trial:
         if can_go_on(folder):
             arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(GIVEN_AGAIN))]
         else:
-            set_aside(folder)
             arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={folder}"]
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("ab") as output:
