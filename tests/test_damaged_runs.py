@@ -11,10 +11,12 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
+from seqrl.config.begun import as_saved
 from seqrl.config.command_line import arguments
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.runs.checkpoint import Checkpoints
 from seqrl.runs.manifest import Manifest, facts_of
+from tests.test_configuration import composed
 from tests.test_train import TINY, train
 
 
@@ -57,6 +59,19 @@ def test_a_run_whose_manifest_is_damaged_goes_on_by_its_configuration(finished, 
         assert (facts["status"], facts["seed"], facts["id"]) == ("finished", 3, owner)
     rows = [json.loads(line).get("rollout/episodes") for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [it for it in rows if it] == [3, 6, 9, 12, 15, 18]
+
+
+def test_choices_are_taken_onto_a_saved_configuration_and_others_are_refused():
+    before = composed("env=tmaze", "network=attention", "seed=3", "evaluation.interval=2")
+    given = ["sequence=truncated", "env.corridor_length=7", "parallel=4", "total_steps=null"]
+    # The default task knows no corridor.
+    now = as_saved(composed("env=tmaze", *given), before, given)
+    assert (now.env.corridor_length, now.parallel, now.seed, now.evaluation.interval) == (7, 4, 3, 2)
+    assert (now.network.use_attention, now.sequence_learning.bptt_length) == (True, 50)
+    assert now.total_steps is None
+    for override in ("experiment=tmaze", "profile=quick", "~logger.jsonl"):
+        with pytest.raises(ConfigError, match="as the command that began the run is not known"):
+            as_saved(composed(), before, [override])
 
 
 @pytest.mark.parametrize(

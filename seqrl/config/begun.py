@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.schema import typed
-from seqrl.errors import CheckpointError
+from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, json_of, read_text, read_yaml
 
 
@@ -73,9 +73,19 @@ def as_saved(cfg: DictConfig, before: DictConfig, overrides: Sequence[str]) -> D
 
     cfg         composed, without the run's own command
     overrides   of the command line
+
+    Raises ConfigError for one whose meaning depends on the run's own command.
     """
     whole = cfg.copy()
-    chosen = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    named = [override.lstrip("+").partition("=")[0] for override in overrides]
+    chosen = [SECTIONS.get(key, key) for key in named]
+    if unclear := [key for key in chosen if OmegaConf.select(cfg, key, default=OPEN) is OPEN]:
+        raise ConfigError(
+            [
+                f"{key}: cannot be chosen, as the command that began the run is not known. Set single keys."
+                for key in unclear
+            ]
+        )
     with open_dict(whole):
         for key, value in before.items():
             if key in ("resume", "trust", "validate", *chosen):
@@ -85,10 +95,12 @@ def as_saved(cfg: DictConfig, before: DictConfig, overrides: Sequence[str]) -> D
             else:
                 whole[key] = typed(value) if key in ANY and isinstance(value, DictConfig) else value
         for key in chosen:
-            if "." in key and OmegaConf.select(cfg, key) is not None:
+            if "." in key:
                 OmegaConf.update(whole, key, OmegaConf.select(cfg, key), force_add=True)
     return whole
 
 
-# Sections whose keys depend on what they name.
+# Sections whose keys depend on what they name, and groups that are sections of another name.
 ANY = ("env", "network", "algorithm")
+SECTIONS = {"sequence": "sequence_learning"}
+OPEN = object()
