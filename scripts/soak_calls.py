@@ -16,8 +16,8 @@ from pathlib import Path
 
 from soak import curves, differences
 
+from seqrl.config.begun import can_go_on
 from seqrl.runs.checkpoint import Checkpoints
-from seqrl.runs.manifest import can_go_on
 
 # One thread, so that a run makes the same calls whenever it is done; episodes in progress must be replayed.
 RUN = [

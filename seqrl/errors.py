@@ -28,6 +28,10 @@ class ConfigError(SeqrlError):
         self.faults = faults
 
 
+class TakenError(ConfigError):
+    """Another run is at work in the folder, or has been begun there meanwhile."""
+
+
 class NotFiniteError(SeqrlError):
     """Loss or gradient stayed NaN or infinite.
 

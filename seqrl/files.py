@@ -1,18 +1,26 @@
 """Files that are whole at any time, and safe in a folder of somebody else: no link is followed, no name guessed."""
 
 import errno
+import json
 import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import yaml
 
 # What an interrupted `write` leaves behind.
 STRAY = re.compile(r"\.seqrl-[0-9a-f]{16}\.tmp")
 # Far more than any text file that seqrl writes into a run folder.
 TEXT_BYTES = 16 * 2**20
+# The same of a configuration, which takes long to read, and of a line.
+YAML_BYTES, LINE_BYTES = 2**20, 2**20
+# Far deeper than any configuration.
+DEEPEST = 50
 
 
 def write(path: Path, data: bytes) -> None:
@@ -35,7 +43,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 class Lines:
-    """A text file that grows by whole lines.
+    """A text file that grows by whole lines; half a line that was there is ended.
 
     A line that cannot be written waits, and those after it behind it, until all can: on a full disk none is lost, and
     no half of one stays. Raises OSError if the file is a link.
@@ -45,16 +53,23 @@ class Lines:
     MOST = 100_000
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._path = path
         self._file = os.open(path, flags, 0o666)
         self._size = os.fstat(self._file).st_size
-        self._waiting: list[bytes] = []
+        halved = self._size and os.pread(self._file, 1, self._size - 1) != b"\n"
+        self._waiting = [b"\n"] if halved else []
 
     def add(self, line: str) -> None:
         """Add a line, which ends with a line break. Raises OSError if it has to wait."""
         self._waiting.append(line.encode())
         del self._waiting[: -self.MOST]
         self._write()
+
+    def insist_on_path(self) -> None:
+        """Raise OSError if it is another file now that has the name."""
+        if not os.path.samestat(os.fstat(self._file), os.stat(self._path, follow_symlinks=False)):
+            raise OSError(f"{self._path} was replaced by another")
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
@@ -82,16 +97,69 @@ class Lines:
 
 def read(path: Path, most: int = TEXT_BYTES) -> bytes:
     """All bytes of a regular file of at most so many. Raises OSError for anything else, such as a link or a pipe."""
-    with open(path, "rb", opener=lambda name, flags: _without_links(name, flags | os.O_NONBLOCK)) as file:
-        _insist_on_regular(file, path)
-        if os.fstat(file.fileno()).st_size > most:
-            raise OSError(errno.EFBIG, f"is larger than {most / 1e6:,.0f} MB", str(path))
+    with regular(path, most) as file:
         return file.read(most)
 
 
 def read_text(path: Path, most: int = TEXT_BYTES) -> str:
     """The same as text; what is not UTF-8 is replaced."""
     return read(path, most).decode(errors="replace")
+
+
+@contextmanager
+def regular(path: Path, most: int = 2**40) -> Iterator[IO[bytes]]:
+    """A regular file of at most so many bytes, open for reading. Raises OSError for anything else, and never waits."""
+    with open(path, "rb", opener=lambda name, flags: _without_links(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"is larger than {most / 1e6:,.0f} MB", str(path))
+        yield file
+
+
+def lines(path: Path, most: int) -> Iterator[str]:
+    """Lines of a regular file of at most so many bytes; one that is too long for a line comes in pieces."""
+    with regular(path, most) as file:
+        while line := file.readline(LINE_BYTES):
+            yield line.decode(errors="replace")
+
+
+def json_of(text: str) -> Any:
+    """What a text of JSON says. Raises ValueError if it is none, or nested beyond reason."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"is not JSON ({error})") from None
+
+
+def read_yaml(path: Path) -> str:
+    """A text of YAML that may be loaded: not large, not deep, and without aliases, which grow when they are read.
+
+    Raises OSError if it is no such file, ValueError if it is no such text.
+    """
+    text = read_text(path, YAML_BYTES)
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("repeats parts of itself by alias")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError("is nested too deeply")
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ValueError(f"is not YAML ({where}{problem or 'it holds control characters'})") from None
+    return text
+
+
+def fault(error: Exception) -> str:
+    """Why a file could not be read, in a few words that follow its name."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.splitlines()[0].rstrip(".")
 
 
 def sync_folder(folder: Path) -> None:
@@ -116,10 +184,9 @@ def links(folder: Path) -> list[Path]:
 
 
 def _without_links(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-
-
-def _insist_on_regular(file: IO[bytes], path: Path) -> None:
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a link", name) from None
+        raise

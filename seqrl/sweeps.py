@@ -3,6 +3,7 @@
 import atexit
 import fcntl
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -11,22 +12,28 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext, suppress
+from math import nan
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from seqrl.config.program import FAILURES, Failures
-from seqrl.config.settle import Settled
-from seqrl.errors import ConfigError, StoppedError
+from seqrl.config.begun import can_go_on
+from seqrl.config.program import FAILURES, Failures, report
+from seqrl.config.settle import Settled, settle
+from seqrl.errors import ConfigError, StoppedError, TakenError
+from seqrl.files import Lines, fault
 from seqrl.machine import cores, hear, keep, let_go
-from seqrl.runs.manifest import can_go_on, facts_of, is_held, set_aside
+from seqrl.runs.manifest import facts_of, is_held, standing
 from seqrl.runs.stop import HEARD
+from seqrl.text import figure, printable
 
 
 class SweepWorkers:
@@ -112,6 +119,73 @@ def jobs_at_once(launcher: DictConfig) -> int:
     return max(1, jobs if jobs > 0 else cores() + 1 + jobs)
 
 
+class Pool:
+    """Runs points side by side, in place of joblib's pool, which ends the sweep if one of its processes is killed.
+
+    Here each process is a pool of its own: a point whose process is killed, perhaps for want of memory, goes on in a
+    new one, and the other points do not notice. After three attempts it is left to the next command.
+
+    n_jobs   points at once, as joblib counts; one alone runs in this process
+    """
+
+    ATTEMPTS = 3
+    LIBRARIES = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "NUMBA")
+
+    def __init__(self, n_jobs: int | None = None, **_: Any) -> None:
+        self._jobs = jobs_at_once(OmegaConf.create({"n_jobs": n_jobs}))
+        self._idle: list[Any] = []
+
+    @classmethod
+    def install(cls) -> None:
+        """Have Hydra's launcher take it; Hydra takes no launcher from outside its own packages."""
+        from hydra_plugins.hydra_joblib_launcher import _core
+
+        _core.Parallel = cls
+
+    def __call__(self, points: Iterable[tuple[Callable[..., JobReturn], Any, Any]]) -> list[JobReturn]:
+        """Run points, each a function with its arguments; what they return, in their order."""
+        if self._jobs == 1:
+            return [run(*given, **named) for run, given, named in points]
+        try:
+            with ThreadPoolExecutor(self._jobs) as threads:
+                return list(threads.map(self._run, points))
+        finally:
+            for process in self._idle:
+                process.shutdown(kill_workers=True)
+
+    def _run(self, point: tuple[Callable[..., JobReturn], Any, Any]) -> JobReturn:
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        run, given, named = point
+        for attempt in range(self.ATTEMPTS):
+            process = self._process()
+            try:
+                done: JobReturn = process.submit(run, *given, **named).result()
+            except TerminatedWorkerError:
+                then = "It goes on in a new one." if attempt < self.ATTEMPTS - 1 else "It is left as it is."
+                print(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", file=sys.stderr)
+                continue
+            self._idle.append(process)
+            return done
+        # Its manifest says that it is not finished, and so does the end of the sweep.
+        FAILURES.add(1)
+        return JobReturn(_return_value=nan, status=JobStatus.COMPLETED)
+
+    def _process(self) -> Any:
+        with suppress(IndexError):
+            return self._idle.pop()
+        from joblib.externals.loky.process_executor import ProcessPoolExecutor
+
+        threads = {f"{name}_NUM_THREADS": str(max(1, cores() // self._jobs)) for name in self.LIBRARIES}
+        env = {name: os.environ.get(name, count) for name, count in threads.items()}
+        return ProcessPoolExecutor(1, timeout=60, env=env, initializer=_start_processes_as_python_does)
+
+
+def _start_processes_as_python_does() -> None:
+    # joblib's own way, which its processes take over, cannot start those of environments.
+    multiprocessing.set_start_method(None, force=True)
+
+
 class Point:
     """A point of a sweep, in a folder where it may have been begun or finished before.
 
@@ -121,8 +195,8 @@ class Point:
 
     def __init__(self, folder: Path, workers: SweepWorkers | None) -> None:
         self.folder, self.workers = folder, workers
+        self.elsewhere = is_held(folder)
         self._facts = facts_of(folder)
-        self.elsewhere = bool(self._facts) and is_held(folder)
 
     @property
     def finished(self) -> bool:
@@ -131,7 +205,8 @@ class Point:
     @property
     def result(self) -> float:
         """Of a point that is finished."""
-        return float(self._facts["result"] if self._facts["result"] is not None else "nan")
+        result = self._facts.get("result")
+        return nan if result is None else float(result)
 
     @property
     def can_go_on(self) -> bool:
@@ -149,10 +224,50 @@ class Point:
             changed = f"was started with another configuration: {'; '.join(settled.changes)}"
             raise ConfigError([f"{self.folder.name}: {changed}. Choose another folder, sweep=…"])
 
-    def set_aside(self) -> None:
-        """Make room for a new beginning where there is nothing to go on from; what was said of the old one is kept."""
-        if not self.can_go_on:
-            set_aside(self.folder)
+
+Train = Callable[[Settled, Path, Point], float]
+
+
+def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
+    """One point of a sweep, or what is left of it; its result, NaN if it has none.
+
+    train   does a run of settled configuration in a folder, and returns its result
+    """
+    workers = SweepWorkers.of_this_sweep()
+    try:
+        with workers.working() if workers else nullcontext():
+            return nan if workers and workers.stop_signal() else _finish_point(cfg, Point(folder, workers), train)
+    except Exception as error:
+        context = HydraConfig.get()
+        exit_code = report(error, where=f"point {context.job.num} of the sweep: ")
+        if isinstance(error, StoppedError) and workers is None:
+            print(f"seqrl: run the same command with sweep={context.sweep.dir} to continue the sweep", file=sys.stderr)
+            sys.exit(exit_code)
+        if workers and workers.abandoned:
+            # Nobody waits for the result, and nobody would end this process.
+            workers.remove()
+            os._exit(exit_code)
+        # The other points go on; the exit code of the sweep tells.
+        FAILURES.add(exit_code)
+        return nan
+
+
+def _finish_point(cfg: DictConfig, point: Point, train: Train) -> float:
+    """Do what is left of a point; its result, NaN if another process is at it."""
+    for _ in range(3):
+        settled = settle(cfg, begun_in=point.folder, resume=point.can_go_on, cores=point.share_of_cores)
+        point.refuse_another(settled)
+        if point.elsewhere:
+            break
+        if point.finished:
+            print(f"{point.folder.name}: already finished, {figure(point.result)}")
+            return point.result
+        with suppress(TakenError):
+            return train(settled, point.folder, point)
+        # Another process came first: look again.
+        point = Point(point.folder, point.workers)
+    print(f"{point.folder.name}: is running in another process, skipped")
+    return nan
 
 
 class Sweep(Callback):
@@ -161,6 +276,8 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._begun = time.time()
         note_command(Path(config.hydra.sweep.dir), self._begun)
+        if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
+            Pool.install()
         workers = SweepWorkers.create()
         atexit.register(workers.remove)
 
@@ -178,20 +295,28 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         note_command(folder, self._begun, ended=True)
-        names = sorted((path.parent.name for path in folder.glob("*/manifest.json")), key=_in_order)
-        points = {name: facts_of(folder / name) for name in names}
-        ended = Counter(str(facts["status"]) for facts in points.values())
-        print(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
+        points: dict[str, dict[str, Any]] = {}
+        for name in sorted((path.parent.name for path in folder.glob("*/manifest.json")), key=_in_order):
+            try:
+                points[name] = {"status": "unknown", **standing(folder / name)}
+            except (OSError, ValueError) as error:
+                _say(f"  {name}: its manifest.json {fault(error)}. It is left out.")
+        ended = Counter(facts["status"] for facts in points.values())
+        _say(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
         failures = Failures()
         for name, facts in points.items():
-            if facts["status"] == "running" and is_held(folder / name):
-                print(f"  {name}: still running in another process")
+            if facts["status"] == "running":
+                _say(f"  {name}: still running in another process")
             elif facts["status"] != "finished":
-                print(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
-                failures.add(int(facts.get("exit_code", 1)))
+                _say(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
+                failures.add(facts.get("exit_code", 1))
         FAILURES.add(failures.worst)
         if failures.worst:
-            print(f"Run the same command with sweep={folder} to finish the rest.")
+            _say(f"Run the same command with sweep={folder} to finish the rest.")
+
+
+def _say(line: str) -> None:
+    print(printable(line))
 
 
 def _in_order(name: str) -> tuple[int, str]:
@@ -206,5 +331,5 @@ def note_command(folder: Path, begun: float, ended: bool = False) -> None:
     command = shlex.join(["python", *sys.orig_argv[1:]])
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "commands.jsonl").open("a") as file:
-            file.write(json.dumps({"command": command, "begun": when, "cores": cores(), **took}) + "\n")
+        with closing(Lines(folder / "commands.jsonl")) as lines:
+            lines.add(json.dumps({"command": command, "begun": when, "cores": cores(), **took}) + "\n")

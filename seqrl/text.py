@@ -3,6 +3,7 @@
 import difflib
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +71,15 @@ def masked(text: str) -> str:
         if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, f"${{oc.env:{_FROM_ENVIRONMENT[value]}}}")
     return text
+
+
+# What a terminal obeys, or what turns the order of letters round; and halves of characters, which nothing can write.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text as it may be shown: masked, and control characters but line breaks and tabs spelt out, such as \\x1b."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), masked(text))
 
 
 class MaskedFormatter(logging.Formatter):

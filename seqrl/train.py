@@ -3,9 +3,8 @@
 Settles the configuration, builds the parts, runs the loop. No other module imports it.
 """
 
-import os
 import sys
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from math import nan
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from omegaconf import DictConfig
 
 from seqrl.config.command_line import is_true
 from seqrl.config.paths import CONF
-from seqrl.config.program import FAILURES, fail, report, started
+from seqrl.config.program import FAILURES, fail, started
 from seqrl.config.settle import Settled, settle
 from seqrl.errors import StoppedError
 from seqrl.machine import forget_peak_memory
@@ -28,8 +27,7 @@ from seqrl.runs.outputs import Outputs
 from seqrl.runs.rehearsal import rehearse
 from seqrl.runs.stop import Stop
 from seqrl.runs.summary import introduction, summary
-from seqrl.sweeps import Point, SweepWorkers
-from seqrl.text import figure
+from seqrl.sweeps import Point, run_point
 
 
 def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
@@ -58,12 +56,15 @@ def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
         display.say(introduction(cfg, run, device))
         with Stop(workers.stop_signal) if workers else Stop() as stop:
             result = learn(cfg, run, evaluator, outputs, display, stop)
-        # The last one of training is the same, of the same episodes.
-        result = result or evaluate_final(run, evaluator, outputs)
-        score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
-        best = outputs.checkpoints.best if cfg.evaluation.interval else None
-        display.end(summary(run, result, score, best, folder), score, run.clock.elapsed)
-        outputs.finish(run, result, score)
+            # The last one of training is the same, of the same episodes.
+            result = result or evaluate_final(run, evaluator, outputs, stop)
+            score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
+            best = outputs.checkpoints.best if cfg.evaluation.interval else None
+            display.end(summary(run, result, score, best, folder), score, run.clock.elapsed)
+            outputs.finish(run, result, score)
+    if point and not workers and (number := stop.wanted):
+        # It came too late for this one, and not for those that follow.
+        raise StoppedError(f"stopped by {number.name}.", 128 + number)
     return score
 
 
@@ -73,7 +74,7 @@ def job(cfg: DictConfig) -> float:
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     if context.mode is RunMode.MULTIRUN:
-        return point_of_sweep(cfg, folder)
+        return run_point(cfg, folder, train)
     try:
         settled = settle(cfg)
         if cfg.validate:
@@ -83,41 +84,6 @@ def job(cfg: DictConfig) -> float:
     except Exception as error:
         remove_if_empty(folder)
         fail(error)
-
-
-def point_of_sweep(cfg: DictConfig, folder: Path) -> float:
-    """One point of a sweep, or what is left of it; its result, NaN if it has none."""
-    workers = SweepWorkers.of_this_sweep()
-    try:
-        with workers.working() if workers else nullcontext():
-            return nan if workers and workers.stop_signal() else play_point(cfg, Point(folder, workers))
-    except Exception as error:
-        context = HydraConfig.get()
-        exit_code = report(error, where=f"point {context.job.num} of the sweep: ")
-        if isinstance(error, StoppedError) and workers is None:
-            print(f"seqrl: run the same command with sweep={context.sweep.dir} to continue the sweep", file=sys.stderr)
-            sys.exit(exit_code)
-        if workers and workers.abandoned:
-            # Nobody waits for the result, and nobody would end this process.
-            workers.remove()
-            os._exit(exit_code)
-        # The other points go on; the exit code of the sweep tells.
-        FAILURES.add(exit_code)
-        return nan
-
-
-def play_point(cfg: DictConfig, point: Point) -> float:
-    """Do what is left of a point; its result, NaN if another process is at it."""
-    settled = settle(cfg, begun_in=point.folder, resume=point.can_go_on, cores=point.share_of_cores)
-    point.refuse_another(settled)
-    if point.elsewhere:
-        print(f"{point.folder.name}: is running in another process, skipped")
-        return nan
-    if point.finished:
-        print(f"{point.folder.name}: already finished, {figure(point.result)}")
-        return point.result
-    point.set_aside()
-    return train(settled, point.folder, point)
 
 
 def main() -> None:

@@ -214,7 +214,7 @@ def test_no_link_is_followed(tmp_path, where):
 
 
 def test_where_nothing_was_saved_there_is_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match=r"checkpoints: holds no checkpoint that can be used\. Start a new run"):
+    with pytest.raises(CheckpointError, match=r"checkpoints: holds no checkpoint: nothing of this run was saved\. "):
         Checkpoints(tmp_path).newest()
 
 

@@ -88,6 +88,37 @@ def test_csv_resumes_after_the_checkpoint_and_drops_a_line_that_was_cut_off(tmp_
     ]
 
 
+@pytest.mark.parametrize(("logger", "name"), [(Jsonl, "metrics.jsonl"), (Csv, "metrics.csv")])
+def test_a_row_that_the_file_ends_with_already_is_not_written_once_more(tmp_path, logger, name):
+    first = logger(tmp_path)
+    first.write({"rollout/return_mean": 1.5}, 10)
+    first.write({"evaluation/return_mean": 2.5}, 10)
+    first.close()
+    before = (tmp_path / name).read_text()
+    for _ in range(2):
+        # As a run that is finished does when it is resumed.
+        again = logger(tmp_path, 10)
+        again.write({"evaluation/return_mean": 2.5}, 10)
+        again.close()
+    assert (tmp_path / name).read_text() == before
+    other = logger(tmp_path, 10)
+    other.write({"evaluation/return_mean": 3.5}, 10)
+    other.close()
+    assert len((tmp_path / name).read_text().splitlines()) == len(before.splitlines()) + 1
+
+
+def test_a_table_that_was_replaced_by_another_runs_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    logger = Csv(tmp_path / "run")
+    logger.write({"a": 1.0}, 1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.csv").write_text("env_steps,a\n7,7.0\n")
+    with pytest.raises(OSError, match="was replaced by another"):
+        logger.write({"b": 1.0}, 2)
+    assert (tmp_path / "run" / "metrics.csv").read_text() == "env_steps,a\n7,7.0\n"
+
+
 def test_csv_keeps_its_rows_if_a_column_cannot_be_added(tmp_path, monkeypatch):
     logger = Csv(tmp_path)
     logger.write({"a": 1.0}, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seqrl.envs import FaultyEnvError
-from seqrl.errors import ConfigError
+from seqrl.errors import ConfigError, UnsavedError
 from seqrl.loggers import Logger, TensorBoard
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.runner import Runner
@@ -108,6 +108,38 @@ def test_a_manifest_that_cannot_be_written_ends_nothing(outputs, said, tmp_path,
     assert "No space left on device" in said[0]
     facts = json.loads((tmp_path / "manifest.json").read_text())
     assert (facts["env_steps"], facts["result"]) == (3, 1.0)
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_whose_folder_was_moved_leaves_the_one_begun_in_its_place_alone(said, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = small_run()
+    with Outputs(folder, said.append) as old:
+        assert old.save(run)
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        with Outputs(folder, said.append) as new:
+            for _ in range(3):
+                run.iterate()
+                assert new.save(run)
+            new.note(result=7.0)
+            before = files(folder)
+            run.iterate()
+            assert not old.save(run)
+            old.note(result=1.0)
+            assert old.dump("not_finite.pt", {}) is None
+            assert files(folder) == before
+        # The same where nothing is in its place.
+        folder.rename(tmp_path / "moved too")
+        with pytest.raises(UnsavedError, match=r"run folder: .* was moved away, and the final policy is not saved\.$"):
+            old.finish(run, {}, 1.0)
+    moved = f"OSError: {folder} was moved away, and nothing more is written there. Training continues and will retry."
+    assert said == [f"warning: {name}: {moved}" for name in ("checkpoint", "manifest", "not_finite.pt")]
+    assert not folder.exists()
 
 
 def test_a_failure_is_dumped_as_plain_data(outputs, tmp_path):

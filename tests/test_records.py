@@ -1,16 +1,26 @@
+import fcntl
 import json
 import math
+import os
+import threading
 
 import pytest
 import torch
 
 from seqrl.errors import ConfigError
+from seqrl.files import write
 from seqrl.machine import forget_peak_memory, peak_memory_mb
-from seqrl.runs.manifest import Manifest
+from seqrl.runs.manifest import Manifest, is_held, standing
 
 
 def facts(folder):
     return json.loads((folder / "manifest.json").read_text())
+
+
+def saved(folder):
+    """As if the run had a checkpoint."""
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "00000001.pt").touch()
 
 
 def test_the_manifest_is_whole_at_any_time(tmp_path):
@@ -45,6 +55,7 @@ def test_a_result_that_is_not_finite_is_null(tmp_path):
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):
     with Manifest(tmp_path) as manifest:
         manifest.update(seed=3)
+    saved(tmp_path)
     with pytest.raises(ConfigError, match=r"already holds a run.*resume="), Manifest(tmp_path):
         pass
     assert facts(tmp_path)["seed"] == 3
@@ -56,6 +67,27 @@ def test_a_run_that_still_goes_on_is_not_disturbed(tmp_path, goes_on):
         with pytest.raises(ConfigError, match="in use"), Manifest(tmp_path, goes_on=goes_on):
             pass
         assert facts(tmp_path)["status"] == "running"
+
+
+def test_who_only_looks_whether_a_run_goes_on_does_not_keep_it_from_its_folder(tmp_path):
+    looking = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.15, os.close, [looking]).start()
+    with Manifest(tmp_path):
+        assert is_held(tmp_path)
+
+
+def test_a_run_that_ends_while_it_is_looked_at_was_not_killed(tmp_path, monkeypatch):
+    with Manifest(tmp_path) as manifest:
+        pass
+    assert standing(tmp_path)["status"] == "killed"
+
+    def ends(folder):
+        write(folder / "manifest.json", json.dumps(manifest.facts | {"status": "finished"}).encode())
+        return False
+
+    monkeypatch.setattr("seqrl.runs.manifest.is_held", ends)
+    assert standing(tmp_path)["status"] == "finished"
 
 
 def test_a_run_that_has_stopped_can_be_gone_on_with(tmp_path):
@@ -83,6 +115,7 @@ def test_going_on_in_vain_leaves_what_the_run_had_reached(tmp_path):
 def test_a_refused_folder_is_let_go_of(tmp_path):
     with Manifest(tmp_path):
         pass
+    saved(tmp_path)
     with pytest.raises(ConfigError), Manifest(tmp_path):
         pass
     with Manifest(tmp_path, goes_on=True):

@@ -150,6 +150,65 @@ def test_a_trial_stopped_early_is_marked_as_pruned_in_its_folder(tmp_path):
     assert json.loads((tmp_path / "run" / "manifest.json").read_text()) == {"status": "pruned", "seed": 1}
 
 
+def test_half_a_line_in_the_journal_is_cut_off_and_the_search_goes_on(tmp_path, capsys):
+    journal = pytest.importorskip("seqrl.tune.journal")
+    path = tmp_path / "journal.log"
+    journal.opened(path).append_logs([{"op_code": 0, "n": 1}, {"op_code": 1}])
+    whole = path.read_bytes()
+    # As a process that is killed while it writes leaves it.
+    path.write_bytes(whole + b'{"op_code":4,"tri')
+    reopened = journal.opened(path)
+    assert path.read_bytes() == whole
+    assert capsys.readouterr().out == (
+        f"{path}: cut off half a line at its end, 17 bytes of a process that was killed as it wrote\n"
+    )
+    # Another process of the search may be killed at any time.
+    path.write_bytes(whole + b'{"op_code":4,"tri')
+    reopened.append_logs([{"op_code": 5}])
+    assert [log["op_code"] for log in reopened.read_logs(0)] == [0, 1, 5]
+    assert not list(tmp_path.glob("*.lock*"))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        (
+            b'{"op_code":0}\n{"op_co{"op_code":1}\n{"op_code":2}\n',
+            "is damaged in line 2. To go on, keep what was before",
+        ),
+        (b"[1]\n", "is damaged in line 1. To go on, remove it, or choose another study="),
+    ],
+)
+def test_a_journal_that_is_damaged_in_the_middle_gets_one_line_and_is_left_as_it_is(tmp_path, spoilt, said):
+    journal = pytest.importorskip("seqrl.tune.journal")
+    path = tmp_path / "journal.log"
+    path.write_bytes(spoilt)
+    with pytest.raises(ConfigError) as refused:
+        journal.opened(path)
+    (line,) = refused.value.faults
+    assert line.startswith(f"study: {path} {said}")
+    assert path.read_bytes() == spoilt
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match=r"journal\.log is no regular file\. Choose another study="):
+        journal.opened(path)
+
+
+def test_a_search_goes_on_after_half_a_line_of_its_journal(tmp_path):
+    space(tmp_path)
+    assert tune(tmp_path, *TINY, "total_steps=64", "trials=1").returncode == 0
+    with (tmp_path / "s" / "journal.log").open("ab") as file:
+        file.write(b'{"op_code":6,"worker')
+    with (tmp_path / "s" / "commands.jsonl").open("ab") as file:
+        file.write(b'{"command": "py')
+    done = tune(tmp_path, *TINY, "total_steps=64", "trials=2")
+    assert done.returncode == 0, done.stderr
+    assert "journal.log: cut off half a line at its end, 20 bytes" in done.stdout
+    assert "2 finished. Best, trial" in done.stdout
+    lines = (tmp_path / "s" / "commands.jsonl").read_text().splitlines()
+    assert [line.endswith("}") for line in lines] == [True, True, False, True, True]
+
+
 def test_only_one_process_runs_a_trial(tmp_path):
     mine = Claim(tmp_path / "claims" / "0")
     with pytest.raises(BlockingIOError):

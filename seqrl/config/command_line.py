@@ -1,15 +1,19 @@
 """Completes the command line: resume, sweep and other short words, in the words of Hydra."""
 
-import json
+import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
 from seqrl.errors import CheckpointError, ConfigError
+from seqrl.files import fault
 from seqrl.packages import how_to_install, is_installed
+from seqrl.text import printable
 
 KEY = "resume="
 
@@ -46,13 +50,18 @@ def _is_choice(override: str) -> bool:
 def _beginning(folder: Path) -> tuple[list[str], str | None]:
     """Overrides of the command that a run goes by, and the folder of the user's own configuration."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        began = [*manifest["overrides"], *manifest.get("implied", [])]
-        return list(map(str, began)), manifest["config_dir"]
-    except (OSError, TypeError, ValueError, KeyError):
-        raise CheckpointError(
-            f"resume: {folder} is not a run folder. Name the one that has manifest.json in it."
-        ) from None
+        return begun.command(folder)
+    except (OSError, ValueError) as error:
+        reason = fault(error)
+    if begun.goes_by_configuration(folder):
+        line = f"seqrl: warning: resume: {folder / 'manifest.json'}: {reason}. The run goes on by its config.yaml."
+        print(printable(line), file=sys.stderr)
+        return [], None
+    if not os.path.lexists(folder / "manifest.json"):
+        raise CheckpointError(f"resume: {folder} is not a run folder. Name the one that has manifest.json in it.")
+    raise CheckpointError(
+        f"resume: {folder}: nothing of this run was saved to go on from. Give the command that began it again."
+    )
 
 
 # What keeps Hydra from making a run folder.

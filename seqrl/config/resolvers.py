@@ -1,7 +1,6 @@
 """What the files in conf/ can compute, `${name:arguments}`, and how Hydra learns of the schemas."""
 
 import hashlib
-import json
 import os
 import re
 import textwrap
@@ -17,6 +16,7 @@ from omegaconf.resolvers import oc
 
 from seqrl.config.paths import CONF, choices
 from seqrl.config.schema import OPEN, SCHEMAS
+from seqrl.files import json_of, read_text
 from seqrl.text import read_environment
 
 NO_DEFAULT: Any = object()
@@ -55,7 +55,7 @@ def point_folder(sweep: str, number: int, name: str, overrides: Sequence[str]) -
     mine = sorted(OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides)  # type: ignore[arg-type]
     for path in sorted(Path(sweep).glob("*/manifest.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            if sorted(json.loads(path.read_text(encoding="utf-8"))["overrides"]) == mine:
+            if sorted(json_of(read_text(path))["overrides"]) == mine:
                 return path.parent.name
     return f"{number}_{folder_name(name)}".rstrip("_")
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.config.begun import as_saved, goes_by_configuration, saved
 from seqrl.config.trust import public, secrets
 from seqrl.config.validate import faults
-from seqrl.errors import CheckpointError, ConfigError
+from seqrl.errors import ConfigError
 from seqrl.text import dotted
 
 GRADIENT_THREADS = "algorithm.gradient_threads"
@@ -28,14 +27,15 @@ class Settled:
     """A final configuration, and where it came from.
 
     cfg          read-only
-    overrides    of the command line, as they were written: a variable of the system's environment keeps its name
+    overrides    of the command line, as they were written: a variable of the system's environment keeps its name;
+                 None for a run whose command is not known, and whose configuration says all
     implied      overrides that nobody wrote, which going on with the run needs again
     config_dir   folder of the user's own configuration
     changes      since the run was begun, if it goes on: `key: before -> now`
     """
 
     cfg: DictConfig
-    overrides: list[str]
+    overrides: list[str] | None
     implied: list[str] = field(default_factory=list)
     config_dir: str | None = None
     changes: list[str] = field(default_factory=list)
@@ -51,6 +51,9 @@ def settle(cfg: DictConfig, *, begun_in: Path | None = None, resume: bool = Fals
     Raises ConfigError with all that is wrong with it, CheckpointError if it goes on with what is no run.
     """
     cfg = copy.deepcopy(cfg)
+    command: list[str] | None = overrides()
+    if cfg.resume and begun_in is None and goes_by_configuration(Path(cfg.resume)):
+        cfg, command = as_saved(cfg, saved(Path(cfg.resume)) or cfg, overrides()), None
     for old, new in RENAMED.items():
         _rename(cfg, old, new)
     check(cfg)
@@ -63,7 +66,7 @@ def settle(cfg: DictConfig, *, begun_in: Path | None = None, resume: bool = Fals
         keep_backend(cfg, before)
     OmegaConf.set_readonly(cfg, True)
     changed = [] if before is None else changes(before, public(cfg))
-    return Settled(cfg, overrides(), implied, config_dir(), changed)
+    return Settled(cfg, command, implied, config_dir(), changed)
 
 
 def with_values(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:
@@ -93,24 +96,6 @@ def config_dir() -> str | None:
     """Folder of the user's own configuration, if the command line names one."""
     sources = HydraConfig.get().runtime.config_sources
     return next((str(source.path) for source in sources if source.provider == "command-line"), None)
-
-
-def saved(folder: Path) -> DictConfig | None:
-    """config.yaml of a run folder; None if there is none yet.
-
-    Raises CheckpointError if it cannot be read.
-    """
-    path = folder / "config.yaml"
-    try:
-        before = OmegaConf.load(path)
-        if isinstance(before, DictConfig):
-            return before
-        reason = "it is no mapping"
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-    raise CheckpointError(f"resume: {path} is not the configuration of a run: {reason}.")
 
 
 def changes(before: DictConfig, now: DictConfig) -> list[str]:

@@ -41,11 +41,11 @@ from seqrl.networks import Network
 from seqrl.runs import policy
 from seqrl.runs.build import make_device, make_env, make_evaluator, prepare_device
 from seqrl.runs.evaluator import frozen
-from seqrl.text import masked
+from seqrl.text import printable
 
 
 def say(text: str) -> None:
-    QuietConsole().print(masked(text), soft_wrap=True)
+    QuietConsole().print(printable(text), soft_wrap=True)
 
 
 def configuration(request: Request) -> tuple[DictConfig, list[str]]:

@@ -24,13 +24,17 @@ class Csv(Logger):
         self._columns = [STEPS]
         rows = list(self._rows())
         self._columns = list(dict.fromkeys([STEPS, *(name for row in rows for name in row)]))
-        self._replace([row for row in rows if int(row[STEPS]) <= env_steps])
+        kept = [row for row in rows if int(row[STEPS]) <= env_steps]
+        self._replace(kept)
+        # Evaluated once more, a run that is finished already gives the row that is there.
+        self._end = self._line(kept[-1]) if kept else ""
         self._lines = Lines(self._path)
 
     def write(self, row: Row, env_steps: int) -> None:
         if new := [name for name in row if name not in self._columns]:
-            # Pending lines must reach the file before it is rewritten.
+            # Pending lines must reach the file before it is rewritten, if it is still the one.
             self._lines.sync()
+            self._lines.insist_on_path()
             rows = list(self._rows())
             before, self._columns = self._columns, [*self._columns, *new]
             try:
@@ -40,7 +44,10 @@ class Csv(Logger):
                 raise
             self._lines.close()
             self._lines = Lines(self._path)
-        self._lines.add(self._line({STEPS: env_steps, **row}))
+        line = self._line({STEPS: env_steps, **row})
+        if line != self._end:
+            self._lines.add(line)
+        self._end = line
 
     def sync(self) -> None:
         self._lines.sync()

@@ -5,7 +5,7 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from seqrl.files import Lines, read_text, write
+from seqrl.files import Lines, json_of, read_text, write
 from seqrl.loggers.base import About, Logger, Row
 
 # Far more than any run writes.
@@ -22,6 +22,8 @@ class Jsonl(Logger):
             lines = read_text(path, MOST_BYTES).splitlines()
             kept = [line for line in lines if 0 <= _steps(line) <= env_steps]
             write(path, "".join(f"{line}\n" for line in kept).encode())
+        # Evaluated once more, a run that is finished already gives the row that is there.
+        self._end = kept[-1] if kept else ""
         self._last, self._now = (_steps(kept[-1]) if kept else 0), env_steps
         self._lines = Lines(path)
 
@@ -33,7 +35,10 @@ class Jsonl(Logger):
 
     def write(self, row: Row, env_steps: int) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._lines.add(json.dumps({"env_steps": env_steps, **finite}) + "\n")
+        line = json.dumps({"env_steps": env_steps, **finite})
+        if line != self._end:
+            self._lines.add(f"{line}\n")
+        self._end = line
 
     def sync(self) -> None:
         self._lines.sync()
@@ -44,6 +49,6 @@ class Jsonl(Logger):
 
 def _steps(line: str) -> int:
     """Environment steps of a line; -1 if it is incomplete."""
-    with suppress(ValueError, KeyError, TypeError):
-        return int(json.loads(line)["env_steps"])
+    with suppress(ValueError, KeyError, TypeError, OverflowError):
+        return int(json_of(line)["env_steps"])
     return -1

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from seqrl.loggers import Row
-from seqrl.text import duration, figure, masked
+from seqrl.text import duration, figure, printable
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the live one, and write it to the run's log."""
-        text = masked(text)
+        text = printable(text)
         if not self.name:
             self.console.print(text, soft_wrap=True)
         with suppress(OSError):
@@ -71,7 +71,7 @@ class Display:
 
     def end(self, summary: str, score: float, seconds: float) -> None:
         """Print how the run ended."""
-        text = Text(f"{self.name}: {figure(score)} in {duration(seconds)}" if self.name else summary)
+        text = Text(printable(f"{self.name}: {figure(score)} in {duration(seconds)}" if self.name else summary))
         text.highlight_regex(r"(?<=mean return   )\S+", "bold")
         self.console.print(text, soft_wrap=True)
 

@@ -5,6 +5,7 @@ summary. Each folder may hold one sweep, several, or a single run; runs still go
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from seqrl.config.program import errors_in_one_line
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
 from seqrl.files import write
+from seqrl.text import printable
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
 
@@ -30,7 +32,10 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
         raise ConfigError([EXTRA]) from error
     from seqrl.report import findings, runs, tables
 
-    records = runs.find(folders)
+    left_out: list[str] = []
+    records = runs.find(folders, lambda line: left_out.append(printable(line)))
+    for line in left_out:
+        print(f"seqrl: warning: {line}", file=sys.stderr)
     console = Console(highlight=False)
     sections = []
     tasks = runs.by_task(records)
@@ -46,12 +51,12 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     still_running = any(run.status == "running" for run in records)
     again = ["python", "-m", "seqrl.report", *map(str, folders)]
     again += [f"--threshold={threshold:g}"] if threshold is not None else []
-    write(to / "report.html", page.page(sections, again, watch if still_running else None).encode())
+    write(to / "report.html", page.page(sections, left_out, again, watch if still_running else None).encode())
     for section in sections:
         if section.task:
             console.print(f"\n{section.task}", style="bold", markup=False)
         tables.show(section.findings, console)
-    summary = f"\n{len(records)} runs: {tables.statuses(records)}. Page: {to / 'report.html'}"
+    summary = printable(f"\n{len(records)} runs: {tables.statuses(records)}. Page: {to / 'report.html'}")
     console.print(summary, markup=False, soft_wrap=True)
     return still_running
 

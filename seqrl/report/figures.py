@@ -23,6 +23,8 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.edgecolor": "#444444",
     "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.color": "#444444", "ytick.color": "#444444",
     "axes.grid": False, "legend.frameon": False, "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42,
+    # A dollar in a value is a dollar.
+    "text.parse_math": False,
 }  # fmt: skip
 # Okabe and Ito (2008): distinct for colour-blind readers, too.
 DISTINCT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]

@@ -9,11 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from seqrl.report import tables
 from seqrl.report.findings import Findings, between, number, probability, shown
-from seqrl.report.runs import RunRecord, lines_of, short
+from seqrl.report.runs import RunRecord, clean, lines_of, short
+from seqrl.runs.manifest import is_number
 
 TITLES = {
     "learning_curves": "Learning curves",
@@ -62,9 +64,10 @@ class Section:
         return tables.runs(self.findings)
 
 
-def page(sections: Sequence[Section], again: Sequence[str], refresh: float | None) -> str:
+def page(sections: Sequence[Section], left_out: Sequence[str], again: Sequence[str], refresh: float | None) -> str:
     """HTML of the whole report.
 
+    left_out   what could not be read
     again      command that writes the report again
     refresh    seconds after which the browser reloads the page; None: never
     """
@@ -78,6 +81,7 @@ def page(sections: Sequence[Section], again: Sequence[str], refresh: float | Non
         keys=list(dict.fromkeys(short(key) for section in sections for key in section.findings.study.keys)),
         count=len(runs),
         statuses=tables.statuses(runs),
+        left_out=left_out,
         commands=commands(runs),
         circumstances=circumstances(runs),
         again=shlex.join(again),
@@ -99,15 +103,28 @@ def commands(runs: list[RunRecord]) -> list[tuple[str, str]]:
     """The commands that made the runs, and how long they took."""
     took: dict[str, dict[str, dict[str, Any]]] = {}
     for folder in dict.fromkeys(run.folder.parent for run in runs):
-        for line in lines_of(folder / "commands.jsonl"):
+        for line in _noted(folder / "commands.jsonl"):
             # When it ends, a command writes another line, with its duration.
             took.setdefault(line["command"], {})[line["begun"]] = line
     return [(command, _time(list(times.values()))) for command, times in took.items()]
 
 
+def _noted(path: Path) -> list[dict[str, Any]]:
+    """Lines of a commands.jsonl that are some."""
+    try:
+        found = [line for line in lines_of(path) if isinstance(line, dict)]
+    except OSError:
+        return []
+    return [
+        {name: clean(line[name]) for name in ("command", "begun", "cores", "seconds") if name in line}
+        for line in found
+        if all(isinstance(line.get(name), str) for name in ("command", "begun")) and is_number(line.get("seconds", 0))
+    ]
+
+
 def _time(times: list[dict[str, Any]]) -> str:
     seconds = sum(line.get("seconds", 0) for line in times)
-    begun = f"started {times[0]['begun'][:16].replace('T', ' ')} on {times[-1]['cores']} cores"
+    begun = f"started {times[0]['begun'][:16].replace('T', ' ')} on {times[-1].get('cores', '?')} cores"
     sittings = f" in {len(times)} sessions" if len(times) > 1 else ""
     ended = "" if all("seconds" in line for line in times) else "; not all finished"
     return f"{begun}, {seconds / 60:.1f} minutes{sittings}{ended}"
@@ -127,7 +144,7 @@ def circumstances(runs: list[RunRecord]) -> list[tuple[str, str]]:
             if package in ("seqrl", "python", "torch"):
                 add(package, version)
         add("device", f"{run.facts.get('device', '?')}, {run.facts.get('threads', '?')} thread(s)")
-    spent = sum(float(run.seconds[-1]) for run in runs if len(run.seconds))
+    spent = sum(float(run.seconds[-1]) for run in runs if len(run.seconds) and np.isfinite(run.seconds[-1]))
     return [(name, ", ".join(values)) for name, values in facts.items()] + [
         ("computing", f"{spent / 60:,.0f} minutes in total")
     ]

@@ -1,9 +1,9 @@
 """Runs read from disk, and what was varied between them."""
 
-import json
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,9 @@ import yaml
 from numpy.typing import NDArray
 
 from seqrl.errors import ConfigError
-from seqrl.runs.manifest import facts_of, is_held
-from seqrl.text import dotted
+from seqrl.files import fault, json_of, lines, read_yaml
+from seqrl.runs.manifest import KINDS, is_number, standing
+from seqrl.text import dotted, printable
 
 Array = NDArray[np.float64]
 # Keys in which runs may differ and still belong to the same configuration of a sweep.
@@ -30,6 +31,19 @@ DERIVED = (
     "algorithm.bptt_length",
     "algorithm.grad_clip_norm",
 )
+
+# Of a metrics.jsonl: far more than any run writes, and the columns that a report reads.
+MOST_BYTES = 2**30
+COLUMNS = (
+    "rollout/return_mean",
+    "time/elapsed_seconds",
+    "time/steps_per_second",
+    "train/gradient_norm",
+    "train/gradient_clipped",
+    "memory/peak_mb",
+)
+# Characters of a value that fit into a table.
+LONGEST = 1000
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,10 @@ class RunRecord:
 
     @property
     def seed(self) -> int:
-        return int(self.settings.get("seed") or self.overrides.get("seed") or 0)
+        for seed in (self.facts.get("seed"), self.settings.get("seed"), self.overrides.get("seed")):
+            with suppress(TypeError, ValueError):
+                return int(seed)  # type: ignore[arg-type]
+        return 0
 
     @property
     def score(self) -> float:
@@ -92,8 +109,10 @@ class RunRecord:
         return value if isinstance(value, int | float | str | None) else str(value)
 
 
-def find(folders: Iterable[Path]) -> list[RunRecord]:
+def find(folders: Iterable[Path], say: Callable[[str], object] = lambda line: None) -> list[RunRecord]:
     """All runs in some folders, at any depth.
+
+    say   is told, a line each, what cannot be read and is left out
 
     Raises ConfigError if there are none.
     """
@@ -106,31 +125,43 @@ def find(folders: Iterable[Path]) -> list[RunRecord]:
         for path in sorted(folder.rglob("manifest.json"), key=_in_order):
             # A folder may be named twice.
             run_folders.setdefault(path.parent.resolve(), path.parent)
-    runs = [run for folder in run_folders.values() if (run := read(folder))]
+    runs: list[RunRecord] = []
+    left_out: list[str] = []
+    for folder in run_folders.values():
+        try:
+            runs.append(read(folder, say))
+        except (OSError, ValueError) as error:
+            left_out.append(f"{error}. This run is left out.")
+            say(left_out[-1])
     if not runs:
         named = ", ".join(map(str, folders))
-        raise ConfigError([f"report: there are no runs in {named}. Name a folder written by `python -m seqrl.train`."])
+        raise ConfigError(
+            [*left_out, f"report: there are no runs in {named}. Name a folder written by `python -m seqrl.train`."]
+        )
     return runs
 
 
-def read(folder: Path) -> RunRecord | None:
-    """The run in a folder; None if it has not started."""
-    facts = facts_of(folder)
-    if "status" not in facts:
-        return None
+def read(folder: Path, say: Callable[[str], object] = lambda line: None) -> RunRecord:
+    """The run in a folder, which anybody may have written: what is text in it is fit to be shown.
+
+    Raises OSError or ValueError if it cannot be told what run it is.
+    """
+    with _named(folder / "manifest.json"):
+        facts = standing(folder)
+        if "status" not in facts:
+            raise ValueError("gives no status")
     # A run that failed while being built has no configuration, only overrides.
     settings: dict[str, Any] = {}
-    with suppress(OSError, ValueError, AttributeError, yaml.YAMLError):
-        settings = dict(dotted(yaml.safe_load((folder / "config.yaml").read_text())))
+    if os.path.lexists(folder / "config.yaml"):
+        with _named(folder / "config.yaml") as path:
+            settings = _settings(path)
+    facts = {name: clean(facts[name]) for name in KINDS if name in facts}
     overrides = dict(_split(override) for override in facts.get("overrides", []))
-    rows = [row for row in lines_of(folder / "metrics.jsonl") if row.get("rollout/return_mean") is not None]
+    rows = [row for row in _rows(folder / "metrics.jsonl", say) if row.get("rollout/return_mean") is not None]
     last = rows[-1] if rows else {}
-    status = facts["status"]
-    if status == "running" and not is_held(folder):
-        status = "killed"
     return RunRecord(
         folder=folder,
-        status=status,
+        status=facts["status"],
         settings=settings,
         overrides=overrides,
         facts=facts,
@@ -223,13 +254,72 @@ def _differing(group: list[RunRecord]) -> Iterator[str]:
             yield key
 
 
-def lines_of(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a JSONL file, if it exists."""
-    with suppress(OSError):
-        for line in path.read_text().splitlines():
-            # The last line may be incomplete.
-            with suppress(ValueError):
-                yield json.loads(line)
+def lines_of(path: Path) -> Iterator[Any]:
+    """What each line of a JSONL file says, if it exists: None for what is no JSON, but for half a line at its end."""
+    with suppress(FileNotFoundError):
+        for line in lines(path, MOST_BYTES):
+            try:
+                yield json_of(line)
+            except ValueError:
+                if line.endswith("\n") or not line.startswith("{"):
+                    yield None
+
+
+def _rows(path: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl that are some."""
+    rows: list[dict[str, Any]] = []
+    odd: list[int] = []
+    try:
+        for number, row in enumerate(lines_of(path), 1):
+            if _is_row(row):
+                rows.append(row)
+            else:
+                odd.append(number)
+    except OSError as error:
+        say(f"{path}: {fault(error)}. The run counts without its curves.")
+        return []
+    if odd:
+        say(f"{path}: line {odd[0]} is no row of scalars. {len(odd)} of {len(rows) + len(odd)} lines are left out.")
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and is_number(row.get("env_steps"))
+        and row["env_steps"] >= 0
+        and all(row.get(name) is None or is_number(row[name]) for name in COLUMNS)
+    )
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[Path]:
+    """What is wrong with the file is said with its name."""
+    try:
+        yield path
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {fault(error)}") from error
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        sections = yaml.safe_load(read_yaml(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not YAML ({fault(error)})") from error
+    if not isinstance(sections, dict):
+        raise ValueError("is no mapping")
+    return {printable(key): clean(value) for key, value in dotted(sections)}
+
+
+def clean(value: Any) -> Any:
+    """The same, fit to be shown: no control characters, no text or number beyond reason."""
+    if isinstance(value, dict):
+        return {clean(str(key)): clean(it) for key, it in value.items()}
+    if isinstance(value, list):
+        return [clean(it) for it in value]
+    if value is None or isinstance(value, bool) or is_number(value):
+        return value
+    return printable(str(value))[:LONGEST]
 
 
 def _mean(values: Array) -> float:

@@ -14,6 +14,7 @@ from rich.table import Table
 from seqrl.files import write
 from seqrl.report.findings import Findings, Group, between, number, probability, shown
 from seqrl.report.runs import RunRecord, short
+from seqrl.text import printable
 
 Rows = list[dict[str, Any]]
 
@@ -65,7 +66,7 @@ def comparisons(findings: Findings) -> Rows:
 def runs(findings: Findings) -> Rows:
     """A row for each run."""
     return [
-        {"folder": str(run.folder), "seed": run.seed}
+        {"folder": printable(str(run.folder)), "seed": run.seed}
         | dict(zip(findings.study.keys, findings.study.point(run), strict=True))
         | {
             "status": run.status,

@@ -104,8 +104,11 @@ class Checkpoints:
                 damaged.append(f"{iteration:0{DIGITS}d}.pt cannot be read ({error.strerror})")
             except ValueError as error:
                 damaged.append(f"{iteration:0{DIGITS}d}.pt {error}")
-        reasons = f": {', '.join(damaged)}" if damaged else ""
-        raise CheckpointError(f"{self.folder}: holds no checkpoint that can be used{reasons}. Start a new run.")
+        if not damaged:
+            why = "holds no checkpoint: nothing of this run was saved. Give the command that began it again."
+            raise CheckpointError(f"{self.folder}: {why}")
+        reasons = ", ".join(damaged)
+        raise CheckpointError(f"{self.folder}: holds no checkpoint that can be used: {reasons}. Start a new run.")
 
     def load(self, iteration: int) -> dict[str, Any]:
         """The state after so many iterations. Raises CheckpointError if it is not there, or not sound."""
@@ -136,6 +139,12 @@ class Checkpoints:
     def unreadable(self) -> list[str]:
         """Checkpoints that do not even say what they are: one of them may have been the best."""
         return [f"{iteration:0{DIGITS}d}.pt" for iteration in self.iterations if not self._facts(iteration)]
+
+    @property
+    def owner(self) -> str | None:
+        """What tells the run of the newest from others; None if that is not known."""
+        facts = self._facts(self.iterations[-1]) if self.iterations else {}
+        return facts["run"] if isinstance(facts.get("run"), str) else None
 
     def _load(self, iteration: int) -> dict[str, Any]:
         """Raises OSError or ValueError if it cannot be used."""

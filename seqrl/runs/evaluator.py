@@ -32,6 +32,20 @@ class Forgetful:
         return self.network.step(observation, self.initial_state(len(observation)))
 
 
+class Watched:
+    """A network that first asks, at every step, whether the episodes are still wanted; what it asks raises if not."""
+
+    def __init__(self, network: Player, ask: Callable[[], None]) -> None:
+        self.network, self.ask = network, ask
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.network.initial_state(batch_size)
+
+    def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
+        self.ask()
+        return self.network.step(observation, state)
+
+
 def play(
     env: BatchedEnv, player: Player, episodes: int, generator: torch.Generator | None, episode_limit: int
 ) -> tuple[Tensor, Tensor]:
@@ -73,9 +87,14 @@ class Evaluator:
         self._make_env, self._make_generator, self._episode_limit = make_env, make_generator, episode_limit
         self._env: BatchedEnv | None = None
         self._beginning: dict[str, Any] | None = None
+        self._ask: Callable[[], None] = lambda: None
 
-    def row(self, network: Network) -> Row:
-        """Scalars of an evaluation of a network; {} if no episodes are wanted."""
+    def row(self, network: Network, ask: Callable[[], None] = lambda: None) -> Row:
+        """Scalars of an evaluation of a network; {} if no episodes are wanted.
+
+        ask   is called at every step, and raises to end the evaluation
+        """
+        self._ask = ask
         if not self.episodes:
             return {}
         played = self.play(network)
@@ -101,7 +120,7 @@ class Evaluator:
 
     def _play(self, player: Player, how: str) -> tuple[Tensor, Tensor]:
         generator = self._make_generator() if how == SAMPLED else None
-        return play(self._at_its_beginning(), player, self.episodes, generator, self._episode_limit)
+        return play(self._at_its_beginning(), Watched(player, self._ask), self.episodes, generator, self._episode_limit)
 
     def close(self) -> None:
         if self._env is not None:

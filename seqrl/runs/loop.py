@@ -40,15 +40,23 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
     return result
 
 
-def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs) -> Row:
-    """Note what the run took, and evaluate the policy that it ended with; {} if no episodes are wanted."""
+def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, stop: Stop) -> Row:
+    """Note what the run took, and evaluate the policy that it ended with; {} if no episodes are wanted.
+
+    Raises StoppedError at once if a signal asks to stop: all else is saved, and the evaluation begins anew.
+    """
     outputs.note(
         env_steps=run.budget.steps,
         steps_per_second=run.budget.steps / run.clock.elapsed,
         seconds=run.clock.elapsed,
         peak_memory_mb=peak_memory_mb(),
     )
-    if result := evaluator.row(run.algorithm.network):
+
+    def ask() -> None:
+        if stop.wanted:
+            raise stop.error(outputs.how_to_go_on, outputs.saved)
+
+    if result := evaluator.row(run.algorithm.network, ask):
         outputs.write(result, run.budget.steps)
     return result
 

@@ -8,6 +8,8 @@ import platform
 import secrets
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +17,10 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import seqrl
+from seqrl.config.begun import can_go_on
 from seqrl.config.paths import PACKAGE
-from seqrl.errors import ConfigError, StoppedError
-from seqrl.files import links, read_text, remove_strays, write
+from seqrl.errors import ConfigError, StoppedError, TakenError
+from seqrl.files import DEEPEST, fault, json_of, links, read_text, remove_strays, write
 from seqrl.machine import keep, let_go
 from seqrl.text import masked
 
@@ -54,11 +57,14 @@ class Manifest:
             self.begin()
         return self
 
-    def begin(self) -> dict[str, Any]:
-        """Say that the run goes on; what it had reached stays until it is replaced. Returns what was said before."""
+    def begin(self, owner: str | None = None) -> dict[str, Any]:
+        """Say that the run goes on; what it had reached stays until it is replaced. Returns what was said before.
+
+        owner   what tells the run from others, if what was said before cannot be read
+        """
         before = facts_of(self.path.parent)
         # Its checkpoints carry the same id, so that another run's are not taken for its own.
-        new = {} if before else {"id": secrets.token_hex(16)}
+        new = {} if before else {"id": owner or secrets.token_hex(16)}
         self.facts = new | {name: fact for name, fact in before.items() if name not in ("error", "exit_code")}
         self._begun = True
         self.update(status="running", **provenance())
@@ -79,33 +85,69 @@ class Manifest:
             let_go(self._held)
 
     def update(self, **facts: Any) -> None:
-        """Add or replace facts; a number that is not finite is null."""
+        """Add or replace facts; a number that is not finite is null. Raises OSError if they cannot be written."""
+        self.insist_on_own_folder()
         self.facts |= {
             name: None if isinstance(fact, float) and not math.isfinite(fact) else fact for name, fact in facts.items()
         }
         write(self.path, masked(json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
 
+    def is_in_own_folder(self) -> bool:
+        """Whether the folder is still where the run began, and none has been begun in its place."""
+        try:
+            return os.path.samestat(os.fstat(self._held), os.stat(self.path.parent))
+        except FileNotFoundError:
+            return False
+
+    def insist_on_own_folder(self) -> None:
+        """Raise OSError if what is written there would be another run's."""
+        if not self.is_in_own_folder():
+            raise OSError(f"{self.path.parent} was moved away, and nothing more is written there")
+
     def _claim(self) -> None:
         # The system lets go of the folder when the process ends, however it ends.
         self._held = keep(os.open(self.path.parent, os.O_RDONLY))
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._refuse("is in use by a run that is still running.")
+        if not self._locked():
+            self._refuse("is in use by a run that is still running.", TakenError)
         folder = self.path.parent
         if found := [*links(folder), *links(folder / "checkpoints")]:
             self._refuse(f"holds a link, {found[0].name}, which could lead anywhere. Remove it.")
         remove_strays(folder)
         if not self.goes_on and not self.path.exists() and (foreign := [it for it in OWN if (folder / it).exists()]):
             self._refuse(f"holds {foreign[0]}, which seqrl did not write. Choose another folder with hydra.run.dir=…")
-        if self.path.exists() and not self.goes_on:
-            self._refuse(
-                f"already holds a run. Continue it with resume={folder}, or choose another folder with hydra.run.dir=…"
-            )
+        if os.path.lexists(self.path) and not self.goes_on:
+            self._make_room(folder)
 
-    def _refuse(self, why: str) -> NoReturn:
+    def _make_room(self, folder: Path) -> None:
+        """Keep what was said of a run of which nothing was saved under another name."""
+        other = "choose another folder with hydra.run.dir=…"
+        if can_go_on(folder):
+            self._refuse(f"already holds a run. Continue it with resume={folder}, or {other}", TakenError)
+        try:
+            status = read_facts(folder).get("status")
+        except OSError as error:
+            self._refuse(f"holds a manifest.json that {fault(error)}. Remove it, or {other}")
+        except ValueError:
+            # Damaged, and without a checkpoint.
+            status = "unknown"
+        if status is None:
+            self._refuse(f"holds a manifest.json that seqrl did not write. {other.capitalize()}")
+        if status == "finished":
+            self._refuse(f"already holds a run that is finished. {other.capitalize()}", TakenError)
+        self.path.rename(folder / f"manifest_before_{len(list(folder.glob('manifest*')))}.json")
+
+    def _locked(self) -> bool:
+        # Who only looks whether a run goes on holds the lock for a moment.
+        for _ in range(10):
+            with suppress(OSError):
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            time.sleep(0.05)
+        return False
+
+    def _refuse(self, why: str, kind: type[ConfigError] = ConfigError) -> NoReturn:
         let_go(self._held)
-        raise ConfigError([f"run folder: {self.path.parent} {why}"])
+        raise kind([f"run folder: {self.path.parent} {why}"])
 
 
 def ending(error: BaseException | None) -> str:
@@ -113,18 +155,6 @@ def ending(error: BaseException | None) -> str:
     if error is None:
         return "finished"
     return "interrupted" if isinstance(error, KeyboardInterrupt | StoppedError) else "failed"
-
-
-def can_go_on(folder: Path) -> bool:
-    """Whether there is a checkpoint in a run folder to go on from."""
-    return any((folder / "checkpoints").glob("[0-9]*.pt"))
-
-
-def set_aside(folder: Path) -> None:
-    """Keep what was said of a run that cannot go on under another name, so that a new one can begin there."""
-    manifest = folder / "manifest.json"
-    if manifest.exists():
-        manifest.rename(folder / f"manifest_before_{len(list(folder.glob('manifest*')))}.json")
 
 
 def leave_nothing(folder: Path) -> None:
@@ -142,12 +172,87 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    """What a run's manifest says; {} if there is none."""
+    """What a run's manifest says; {} if there is none that can be read."""
     try:
-        facts = json.loads(read_text(folder / "manifest.json"))
+        return read_facts(folder)
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The same, whoever wrote it: what seqrl knows of it has the type that seqrl gives it.
+
+    Raises OSError or ValueError with the reason if it cannot be read, or says something else.
+    """
+    facts = json_of(read_text(folder / "manifest.json"))
+    if not isinstance(facts, dict):
+        raise ValueError("is no object")
+    if _is_deep(facts, DEEPEST):
+        raise ValueError("is nested too deeply")
+    for name, is_right in KINDS.items():
+        if name in facts and not is_right(facts[name]):
+            raise ValueError(f"gives {name} a value that no run has (got {repr(facts[name])[:60]})")
+    return facts
+
+
+def standing(folder: Path) -> dict[str, Any]:
+    """The same, where a run that says it is running, and is not, was killed."""
+    facts = read_facts(folder)
+    if facts.get("status") == "running" and not is_held(folder):
+        # It may have ended since it was read.
+        facts = read_facts(folder)
+        if facts.get("status") == "running":
+            return facts | {"status": "killed"}
+    return facts
+
+
+def _is_deep(value: object, left: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(not left or _is_deep(it, left - 1) for it in inner)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number, as big as results and durations may be."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > LARGEST
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(it, str) for it in value)
+
+
+def _is_number_or_null(value: object) -> bool:
+    return value is None or is_number(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and is_number(value)
+
+
+# Beyond are no returns of a policy, but their squares would be infinite.
+LARGEST = 1e100
+STATUSES = ("running", "finished", "interrupted", "failed", "pruned")
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "status": STATUSES.__contains__,
+    "error": _is_text,
+    "exit_code": lambda it: _is_count(it) and 0 <= it < 256,
+    "overrides": _is_texts,
+    "implied": _is_texts,
+    "config_dir": lambda it: it is None or _is_text(it),
+    "sweep": lambda it: it is None or _is_text(it),
+    "id": _is_text,
+    "seed": _is_count,
+    "device": _is_text,
+    "threads": _is_count,
+    "result": _is_number_or_null,
+    "steps_per_second": _is_number_or_null,
+    "peak_memory_mb": _is_number_or_null,
+    "versions": lambda it: isinstance(it, dict) and all(map(_is_text, it.values())),
+    "git": lambda it: it is None or (isinstance(it, dict) and _is_text(it.get("commit")) and "dirty" in it),
+}
 
 
 def is_held(folder: Path) -> bool:

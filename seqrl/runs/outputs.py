@@ -76,8 +76,9 @@ class Outputs:
         self.loggers: Mapping[str, Logger] = {}
         # Arguments that go on with the run.
         self.how_to_go_on = f"resume={folder}"
+        # Whether what the run has learned is saved.
+        self.saved = False
         self._failing: set[str] = set()
-        self._saved = False
 
     def __enter__(self) -> Self:
         self.manifest.__enter__()
@@ -107,13 +108,13 @@ class Outputs:
             # What was measured once is not measured again.
             config.env.backend = run.runner.env.backend
         write(self.folder / "config.yaml", OmegaConf.to_yaml(config).encode())
-        before = self.manifest.begin() if self.manifest.goes_on else {}
+        before = self.manifest.begin(self.checkpoints.owner) if self.manifest.goes_on else {}
         self.manifest.update(
             seed=cfg.seed,
             threads=device.threads,
             device=str(device.torch_device),
             sweep=self.sweep or before.get("sweep"),
-            overrides=settled.overrides,
+            **({} if settled.overrides is None else {"overrides": settled.overrides}),
             implied=settled.implied or before.get("implied", []),
             config_dir=settled.config_dir,
         )
@@ -121,7 +122,7 @@ class Outputs:
             self.say(f"changed: {change}; results may differ in the last digits")
         facts = self.manifest.facts
         sections = {str(key): value for key, value in OmegaConf.to_container(config).items()}  # type: ignore[union-attr]
-        about = About(self.folder.name, facts["sweep"], sections, facts["overrides"])
+        about = About(self.folder.name, facts["sweep"], sections, facts.get("overrides", []))
         builders = {
             str(name): partial(constructor(it).make, self.folder, run.budget.steps) for name, it in cfg.logger.items()
         }
@@ -146,16 +147,22 @@ class Outputs:
         for name, logger in self.loggers.items():
             # The curves that a checkpoint presumes are on the disk before it.
             self._attempt(f"logger {name}", logger.sync)
-        save = partial(self.checkpoints.save, state, run.iterations, *returns)
-        self._saved = self._attempt("checkpoint", save, OSError)
-        return self._saved
+
+        def save() -> None:
+            self.manifest.insist_on_own_folder()
+            self.checkpoints.save(state, run.iterations, *returns)
+
+        self.saved = self._attempt("checkpoint", save, OSError)
+        return self.saved
 
     def finish(self, run: Run, result: Row, score: float) -> None:
         """Say that the run is finished, with what its policy reaches.
 
         Raises UnsavedError if that policy could not be saved.
         """
-        if not (self._saved or self.save(run)):
+        if not (self.saved or self.save(run)):
+            if not self.manifest.is_in_own_folder():
+                raise UnsavedError(f"run folder: {self.folder} was moved away, and the final policy is not saved.")
             raise UnsavedError(
                 f"checkpoint: the final policy could not be saved in {self.folder}. "
                 f"Free some space and train the last part again with {self.how_to_go_on}"
@@ -167,7 +174,12 @@ class Outputs:
         data = io.BytesIO()
         torch.save(evidence, data)
         path = self.folder / name
-        return path if self._attempt(name, lambda: write(path, data.getvalue()), OSError) else None
+
+        def put() -> None:
+            self.manifest.insist_on_own_folder()
+            write(path, data.getvalue())
+
+        return path if self._attempt(name, put, OSError) else None
 
     def _attempt(self, name: str, action: Callable[[], object], error: type[Exception] = Exception) -> bool:
         try:

@@ -6,13 +6,14 @@ What it says is data. It chooses values; what is imported for them is for the co
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.config.begun import loaded
 from seqrl.config.schema import RunConfig, typed
 from seqrl.devices.device import Device
 from seqrl.errors import CheckpointError
+from seqrl.files import fault
 from seqrl.networks import Network
 from seqrl.runs.build import make_env, make_network
 from seqrl.runs.checkpoint import Checkpoints
@@ -25,7 +26,7 @@ def configuration(run: Path) -> DictConfig:
     """
     path = run / "config.yaml"
     try:
-        cfg: Any = OmegaConf.load(path)
+        cfg: Any = loaded(path)
         parts = {
             "env": typed(cfg.env),
             "network": typed(cfg.network),
@@ -42,9 +43,8 @@ def configuration(run: Path) -> DictConfig:
         return found
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"run: {run} is not a run folder. Name the one that has config.yaml in it.") from None
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise CheckpointError(f"run: {path} is not the configuration of a run: {reason}.") from error
+    except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
+        raise CheckpointError(f"run: {path} is not the configuration of a run: {fault(error)}.") from error
 
 
 def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:

@@ -3,6 +3,7 @@
 import shlex
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from seqrl.errors import ConfigError, NotFiniteError
 from seqrl.files import write
 from seqrl.machine import cores
 from seqrl.sweeps import note_command
+from seqrl.text import printable
 from seqrl.tune.space import Dimension, Value, override
 from seqrl.tune.trials import TICKS, Claim, Trial, words
 
@@ -50,7 +52,7 @@ class Plan(Words):
     arguments   of the runs
     """
 
-    study: Path = field(default_factory=lambda: Path("outputs/studies") / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    study: Path = field(default_factory=lambda: Path(f"outputs/studies/{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"))
     arguments: tuple[str, ...] = ()
 
 
@@ -63,13 +65,13 @@ class Search:
     def __init__(self, plan: Plan, space: list[Dimension]) -> None:
         import optuna
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+
+        from seqrl.tune.journal import opened
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan, self.space = plan, space
         plan.study.mkdir(parents=True, exist_ok=True)
-        # Its lock is a symbolic link to this path, which must be absolute to work from anywhere.
-        storage = JournalStorage(JournalFileBackend(str(plan.study.absolute() / "journal.log")))
+        storage = JournalStorage(opened(plan.study.absolute() / "journal.log"))
         pruner: optuna.pruners.BasePruner = {
             "median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=TICKS // 5),
             "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=TICKS // 5, reduction_factor=2),
@@ -190,10 +192,8 @@ class Search:
         claim.release()
         outcome = outcome or (f"return {value:.4g}" if value is not None else "stopped early, lagging behind")
         best = f" (best {self.study.best_value:.4g}, trial {self.study.best_trial.number})" if self.done else ""
-        print(
-            f"trial {number}: {outcome}{best}; {' '.join(map(_shown, *zip(*ended.params.items(), strict=True)))}",
-            flush=True,
-        )
+        values = " ".join(map(_shown, *zip(*ended.params.items(), strict=True)))
+        print(printable(f"trial {number}: {outcome}{best}; {values}"), flush=True)
 
     def _count(self, *states: str) -> int:
         return sum(trial.state.name in states for trial in self.study.get_trials(deepcopy=False))

@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 
-from seqrl.files import write
+from seqrl.config.begun import can_go_on
+from seqrl.files import LINE_BYTES, json_of, read_yaml, regular, write
 from seqrl.machine import end_with_parent
-from seqrl.runs.manifest import can_go_on, facts_of, is_held, set_aside
+from seqrl.runs.manifest import facts_of, is_held, is_number
 
 # Arguments that must be given again when a run is resumed.
 GIVEN_AGAIN = ("trust=", "--config-dir=")
@@ -68,8 +69,8 @@ class Trial:
     @property
     def results(self) -> list[float]:
         """Return of each finished run."""
-        facts = [facts_of(folder) for folder in self.folders.values()]
-        return [float(run["result"]) for run in facts if run.get("status") == "finished" and run["result"] is not None]
+        finished = [run for folder in self.folders.values() if (run := facts_of(folder)).get("status") == "finished"]
+        return [float(run["result"]) for run in finished if run.get("result") is not None]
 
     @property
     def error(self) -> tuple[str, int]:
@@ -77,26 +78,27 @@ class Trial:
         for folder in self.folders.values():
             facts = facts_of(folder)
             if facts.get("status") not in (None, "finished"):
-                return str(facts.get("error", "was killed")), int(facts.get("exit_code", 1))
+                return facts.get("error", "was killed"), facts.get("exit_code", 1)
         # The run ended before it had a folder.
-        lines = self.output.read_text(errors="replace").splitlines() if self.output.exists() else []
+        lines = self.output.read_text(errors="replace").strip().splitlines() if self.output.exists() else []
         return (lines[-1] if lines else "was killed").removeprefix("seqrl: error: "), 2
 
     def ticks(self) -> list[tuple[int, float]]:
         """Mean training return of the first run at every twentieth of its budget: those new since the last call."""
         folder = next(iter(self.folders.values()))
         means: dict[int, float] = {}
-        with suppress(OSError, yaml.YAMLError):
-            budget = yaml.safe_load((folder / "config.yaml").read_text())
-            with (folder / "metrics.jsonl").open("rb") as file:
+        with suppress(OSError, ValueError, yaml.YAMLError):
+            budget = yaml.safe_load(read_yaml(folder / "config.yaml"))
+            with regular(folder / "metrics.jsonl") as file:
                 file.seek(self._read)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
+                while (line := file.readline(LINE_BYTES)).endswith(b"\n"):
                     self._read += len(line)
-                    row = json.loads(line)
-                    if row.get("rollout/return_mean") is not None:
-                        means.setdefault(int(TICKS * _progress(row, budget)), row["rollout/return_mean"])
+                    # What is no row of scalars tells nothing.
+                    with suppress(TypeError, ValueError, KeyError, AttributeError, ArithmeticError):
+                        row = json_of(line.decode())
+                        tick, mean = int(TICKS * _progress(row, budget)), row["rollout/return_mean"]
+                        if is_number(mean):
+                            means.setdefault(tick, float(mean))
         new = {tick: mean for tick, mean in means.items() if self._tick < tick < TICKS}
         self._tick = max([self._tick, *new])
         return sorted(new.items())
@@ -117,7 +119,6 @@ class Trial:
         if can_go_on(folder):
             arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(GIVEN_AGAIN))]
         else:
-            set_aside(folder)
             arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={folder}"]
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("ab") as output:

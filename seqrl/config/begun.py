@@ -1,0 +1,106 @@
+"""What a run folder says of how its run was begun: the command in manifest.json, and what it came to in config.yaml."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from seqrl.config.schema import typed
+from seqrl.errors import CheckpointError, ConfigError
+from seqrl.files import fault, json_of, read_text, read_yaml
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether there is a checkpoint in a run folder to go on from."""
+    return any((folder / "checkpoints").glob("[0-9]*.pt"))
+
+
+def command(folder: Path) -> tuple[list[str], str | None]:
+    """Overrides of the command that a run goes by, and the folder of the user's own configuration.
+
+    Raises OSError or ValueError with the reason if its manifest does not say that.
+    """
+    manifest = json_of(read_text(folder / "manifest.json"))
+    try:
+        began, config_dir = [*manifest["overrides"], *manifest.get("implied", [])], manifest["config_dir"]
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError("does not say how the run was begun") from None
+    if not all(isinstance(it, str) for it in [*began, config_dir or ""]):
+        raise ValueError("does not say how the run was begun")
+    return began, config_dir
+
+
+def saved(folder: Path) -> DictConfig | None:
+    """config.yaml of a run folder; None if there is none yet.
+
+    Raises CheckpointError if it cannot be read.
+    """
+    path = folder / "config.yaml"
+    try:
+        return loaded(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"resume: {path} is not the configuration of a run: {fault(error)}.") from error
+
+
+def loaded(path: Path) -> DictConfig:
+    """A configuration that a run has saved, which may be anybody's. Raises OSError or ValueError if it is none."""
+    text = read_yaml(path)
+    try:
+        found = OmegaConf.load(io.StringIO(text))
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(str(error) or "no mapping") from error
+    if not isinstance(found, DictConfig):
+        raise ValueError("no mapping")
+    return found
+
+
+def goes_by_configuration(folder: Path) -> bool:
+    """Whether the command that began a run is not known, and what it came to is."""
+    try:
+        command(folder)
+    except (OSError, ValueError):
+        return can_go_on(folder) and (folder / "config.yaml").exists()
+    return False
+
+
+def as_saved(cfg: DictConfig, before: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """What a run came to, in the form of a composed configuration, with what the command line chooses now.
+
+    cfg         composed, without the run's own command
+    overrides   of the command line
+
+    Raises ConfigError for one whose meaning depends on the run's own command.
+    """
+    whole = cfg.copy()
+    named = [override.lstrip("+").partition("=")[0] for override in overrides]
+    chosen = [SECTIONS.get(key, key) for key in named]
+    if unclear := [key for key in chosen if OmegaConf.select(cfg, key, default=OPEN) is OPEN]:
+        raise ConfigError(
+            [
+                f"{key}: cannot be chosen, as the command that began the run is not known. Set single keys."
+                for key in unclear
+            ]
+        )
+    with open_dict(whole):
+        for key, value in before.items():
+            if key in ("resume", "trust", "validate", *chosen):
+                continue
+            if isinstance(value, DictConfig) and OmegaConf.get_type(whole.get(key)) is not dict and key not in ANY:
+                whole[key] = OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(whole[key])), value)
+            else:
+                whole[key] = typed(value) if key in ANY and isinstance(value, DictConfig) else value
+        for key in chosen:
+            if "." in key:
+                OmegaConf.update(whole, key, OmegaConf.select(cfg, key), force_add=True)
+    return whole
+
+
+# Sections whose keys depend on what they name, and groups that are sections of another name.
+ANY = ("env", "network", "algorithm")
+SECTIONS = {"sequence": "sequence_learning"}
+OPEN = object()

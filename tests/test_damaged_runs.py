@@ -1,0 +1,148 @@
+"""Run folders in which something is damaged, or nothing was saved: what can go on goes on, and advice leads on."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from seqrl.config.begun import as_saved
+from seqrl.config.command_line import arguments
+from seqrl.errors import CheckpointError, ConfigError
+from seqrl.runs.checkpoint import Checkpoints
+from seqrl.runs.manifest import Manifest, facts_of
+from tests.test_configuration import composed
+from tests.test_train import TINY, train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny run whose choices are not the default ones."""
+    folder = tmp_path_factory.mktemp("anywhere")
+    choices = ["env=tmaze", "env.corridor_length=4", "network=attention", "sequence=truncated", "algorithm=reinforce"]
+    tiny = [argument for argument in TINY if not argument.startswith("env.")]
+    done = train(folder, *tiny, *choices, "logger=csv", "seed=3", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def flip(data: bytes) -> bytes:
+    """The same with a bit flipped, in the first brace."""
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+def test_a_run_whose_manifest_is_damaged_goes_on_by_its_configuration(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    run = tmp_path / "run"
+    before, owner = OmegaConf.load(run / "config.yaml"), Checkpoints(run).owner
+    manifest = run / "manifest.json"
+    manifest.write_bytes(flip(manifest.read_bytes()))
+    # Twice: the second time, the manifest is whole, and still does not know the command.
+    for episodes, reason in ((4, "is not JSON"), (6, "does not say how the run was begun")):
+        done = train(tmp_path, "resume=run", f"episodes={episodes}", "evaluation.episodes=2")
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"seqrl: warning: resume: {manifest}: {reason}")
+        assert line.endswith(" The run goes on by its config.yaml.")
+        assert f"changed: episodes: {episodes - 2} -> {episodes}\n" in done.stdout
+        now = OmegaConf.load(run / "config.yaml")
+        assert {
+            key for key in before if key not in ("episodes", "evaluation", "resume") and before[key] != now[key]
+        } == set()
+        assert (now.episodes, now.evaluation.episodes) == (episodes, 2)
+        facts = json.loads(manifest.read_text())
+        assert (facts["status"], facts["seed"], facts["id"]) == ("finished", 3, owner)
+    rows = [json.loads(line).get("rollout/episodes") for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [it for it in rows if it] == [3, 6, 9, 12, 15, 18]
+
+
+def test_choices_are_taken_onto_a_saved_configuration_and_others_are_refused():
+    before = composed("env=tmaze", "network=attention", "seed=3", "evaluation.interval=2")
+    given = ["sequence=truncated", "env.corridor_length=7", "parallel=4", "total_steps=null"]
+    # The default task knows no corridor.
+    now = as_saved(composed("env=tmaze", *given), before, given)
+    assert (now.env.corridor_length, now.parallel, now.seed, now.evaluation.interval) == (7, 4, 3, 2)
+    assert (now.network.use_attention, now.sequence_learning.bptt_length) == (True, 50)
+    assert now.total_steps is None
+    for override in ("experiment=tmaze", "profile=quick", "~logger.jsonl"):
+        with pytest.raises(ConfigError, match="as the command that began the run is not known"):
+            as_saved(composed(), before, [override])
+
+
+@pytest.mark.parametrize(
+    "manifest", ['{"status": "failed"}', '{"status": "running", "overrides": ["seed=1"], "config_dir": null}', "{"]
+)
+def test_a_run_of_which_nothing_was_saved_is_begun_again_in_its_folder(finished, tmp_path, manifest):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "manifest.json").write_text(manifest)
+    refused = train(tmp_path, f"resume={run}")
+    assert refused.returncode == 3
+    assert re.match(
+        rf"seqrl: error: .*{run}.*: nothing of this run was saved.* Give the command that began it again",
+        refused.stderr,
+    )
+    with Manifest(run) as begun:
+        assert begun.facts["status"] == "running"
+    assert (run / "manifest_before_1.json").read_text() == manifest
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        (
+            '{"status": "finished"}',
+            r"already holds a run that is finished\. Choose another folder with hydra\.run\.dir=",
+        ),
+        ('{"name": "my web page"}', r"holds a manifest\.json that seqrl did not write\. Choose another folder"),
+    ],
+)
+def test_a_folder_whose_run_cannot_go_on_and_is_not_dead_is_left_alone(tmp_path, manifest, said):
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(ConfigError, match=said), Manifest(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_dead_run_that_is_still_going_is_not_set_aside(tmp_path):
+    with Manifest(tmp_path):
+        with pytest.raises(ConfigError, match="in use"), Manifest(tmp_path):
+            pass
+        assert json.loads((tmp_path / "manifest.json").read_text())["status"] == "running"
+
+
+def test_a_run_that_is_stopped_in_its_final_evaluation_is_interrupted_and_goes_on(tmp_path):
+    command = [sys.executable, "-m", "seqrl.train", *TINY, "evaluation.episodes=1000000", "hydra.run.dir=run"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as going:
+        deadline = time.monotonic() + 60
+        while "peak_memory_mb" not in facts_of(tmp_path / "run"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        going.send_signal(signal.SIGTERM)
+        said = going.stderr.read()
+    assert (going.returncode, len(said.splitlines())) == (143, 1)
+    assert said.startswith("seqrl: error: stopped by SIGTERM. Continue with resume=")
+    facts = facts_of(tmp_path / "run")
+    assert (facts["status"], facts["exit_code"]) == ("interrupted", 143)
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text()
+    for _ in range(2):
+        # A run that is finished already is evaluated as it was, and its row is there.
+        done = train(tmp_path, "resume=run", "evaluation.episodes=4")
+        assert done.returncode == 0, done.stderr
+        assert facts_of(tmp_path / "run")["status"] == "finished"
+        text = (tmp_path / "run" / "metrics.jsonl").read_text()
+        assert text.startswith(rows)
+        assert len(text.splitlines()) == len(rows.splitlines()) + 1
+
+
+def test_without_manifest_and_configuration_a_folder_is_no_run(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is not a run folder\. Name the one that has manifest\.json in it\.$"):
+        arguments([f"resume={tmp_path}"])
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match="nothing of this run was saved"):
+        arguments([f"resume={tmp_path}"])

@@ -1,0 +1,206 @@
+"""Folders of runs may be anybody's, half written or damaged: the odd ones are named, and the others count."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from seqrl.config.resolvers import point_folder
+from seqrl.errors import CheckpointError
+from seqrl.files import read_yaml
+from seqrl.report.__main__ import main
+from seqrl.report.runs import find
+from seqrl.runs import policy
+from seqrl.sweeps import Sweep
+from seqrl.text import printable
+from seqrl.tune.trials import Trial
+from tests.test_report import put
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e\x9b"
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+GOOD = {"env_steps": 100, "rollout/return_mean": 1.0}
+
+
+def facts(**other: object) -> bytes:
+    return json.dumps({"status": "finished", "overrides": [], "result": 1.0} | other).encode()
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
+def sparse(path: Path) -> None:
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(2 * 2**30)
+
+
+# What is put in the place of a file, and what is said of it.
+MANIFESTS = [
+    (b"", "is not JSON"),
+    (b"[]", "is no object"),
+    (b'"status"', "is no object"),
+    (b'{"status": "fini', "is not JSON"),
+    (b"\x00\xff\xfe\x80" * 100, "is not JSON"),
+    (b"[" * 100_000, "is nested too deeply"),
+    (b'{"status": "finished", "x": ' + b"[" * 300 + b"]" * 300 + b"}", "is nested too deeply"),
+    (b"{}", "gives no status"),
+    (facts(status=7), "gives status a value that no run has (got 7)"),
+    (facts(status=["finished"]), "gives status a value"),
+    (facts(overrides="seed=1"), "gives overrides a value"),
+    (facts(overrides=[1, None]), "gives overrides a value"),
+    (facts(seed="first"), "gives seed a value that no run has (got 'first')"),
+    (facts(result="9"), "gives result a value"),
+    (facts(result=10**400), "gives result a value"),
+    (b'{"status": "finished", "result": ' + b"9" * 5000 + b"}", "is not JSON"),
+    (b'{"status": "finished", "result": Infinity}', "gives result a value"),
+    (facts(exit_code="x"), "gives exit_code a value"),
+    (facts(git="abc"), "gives git a value"),
+    (facts(versions=[1]), "gives versions a value"),
+    (facts(steps_per_second={}), "gives steps_per_second a value"),
+    (fifo, "is no regular file"),
+    (link, "is a link"),
+    (sparse, "is larger than"),
+]
+CONFIGURATIONS = [
+    (BOMB.encode(), "repeats parts of itself by alias"),
+    (b"[1, 2]", "is no mapping"),
+    (b"a: [", "is not YAML"),
+    (b"\x00", "is not YAML"),
+    (b"a: " + b"[" * 500 + b"]" * 500, "is nested too deeply"),
+    (fifo, "is no regular file"),
+    (sparse, "is larger than"),
+]
+CURVES = [
+    (b"[1, 2]\n", "line 1 is no row of scalars. 1 of 21 lines are left out."),
+    (json.dumps(GOOD | {"rollout/return_mean": "9"}).encode() + b"\n", "line 1 is no row of scalars"),
+    (json.dumps(GOOD | {"env_steps": None}).encode() + b"\n", "line 1 is no row of scalars"),
+    (json.dumps(GOOD | {"env_steps": 10**400}).encode() + b"\n", "line 1 is no row of scalars"),
+    (b'{"env_steps": 1, "rollout/return_mean": ' + b"9" * 5000 + b"}\n", "line 1 is no row of scalars"),
+    (b'{"env_steps": 1, "rollou\n', "line 1 is no row of scalars"),
+    (b"\x00\xff\xfe\x80\n", "line 1 is no row of scalars"),
+    (fifo, "is no regular file. The run counts without its curves."),
+    (link, "is a link. The run counts without its curves."),
+    (sparse, "is larger than 1,074 MB. The run counts without its curves."),
+]
+
+
+def spoil(path: Path, how: object) -> None:
+    """Put something odd in the place of a file, or before the rows of a curve."""
+    if callable(how):
+        how(path)
+    elif path.suffix == ".jsonl":
+        path.write_bytes(how + path.read_bytes())
+    else:
+        path.write_bytes(how)
+
+
+@pytest.mark.parametrize(("how", "said"), MANIFESTS)
+def test_a_run_with_an_odd_manifest_is_left_out_and_named(tmp_path, how, said):
+    put(tmp_path / "good", 1.0)
+    put(tmp_path / "odd", 5.0)
+    spoil(tmp_path / "odd" / "manifest.json", how)
+    left_out: list[str] = []
+    assert [run.folder.name for run in find([tmp_path], left_out.append)] == ["good"]
+    (line,) = left_out
+    assert line.startswith(f"{tmp_path / 'odd' / 'manifest.json'}: {said}")
+    assert line.endswith(". This run is left out.")
+    # Those who run many must not stumble either.
+    point_folder(str(tmp_path), 1, "x", ["x"])
+    trial = Trial(0, [], {0: tmp_path / "odd"}, tmp_path / "0.txt")
+    assert (trial.results, trial.ticks()) == ([], [])
+    assert trial.error[1] in (1, 2)
+
+
+@pytest.mark.parametrize(("how", "said"), CONFIGURATIONS)
+def test_a_run_with_an_odd_configuration_is_left_out_and_named(tmp_path, how, said):
+    put(tmp_path / "good", 1.0)
+    put(tmp_path / "odd", 5.0)
+    spoil(tmp_path / "odd" / "config.yaml", how)
+    left_out: list[str] = []
+    assert [run.folder.name for run in find([tmp_path], left_out.append)] == ["good"]
+    assert left_out[0].startswith(f"{tmp_path / 'odd' / 'config.yaml'}: {said}")
+    with pytest.raises(CheckpointError, match=r"config\.yaml is not the configuration of a run: [^\n]+\.$"):
+        policy.configuration(tmp_path / "odd")
+    assert Trial(0, [], {0: tmp_path / "odd"}, tmp_path / "0.txt").ticks() == []
+
+
+@pytest.mark.parametrize(("how", "said"), CURVES)
+def test_odd_rows_are_left_out_and_named_and_the_run_counts(tmp_path, how, said):
+    put(tmp_path / "odd", 5.0)
+    spoil(tmp_path / "odd" / "metrics.jsonl", how)
+    left_out: list[str] = []
+    (run,) = find([tmp_path], left_out.append)
+    (line,) = left_out
+    assert line.startswith(f"{tmp_path / 'odd' / 'metrics.jsonl'}: {said}")
+    assert run.score == 5.0
+    assert len(run.returns) == (0 if callable(how) else 20)
+
+
+def test_half_a_line_at_the_end_is_a_run_that_was_killed(tmp_path):
+    put(tmp_path / "0", 1.0)
+    with (tmp_path / "0" / "metrics.jsonl").open("a") as file:
+        file.write('{"env_steps": 600, "rollout/ret')
+    left_out: list[str] = []
+    (run,) = find([tmp_path], left_out.append)
+    assert (len(run.returns), left_out) == (20, [])
+
+
+def test_a_report_on_every_odd_folder_at_once_is_written_and_shows_no_control_character(tmp_path, monkeypatch, capsys):
+    odd = [(name, how) for name, all_of_it in
+           (("manifest.json", MANIFESTS), ("config.yaml", CONFIGURATIONS), ("metrics.jsonl", CURVES))
+           for how, _ in all_of_it]  # fmt: skip
+    for number, (name, how) in enumerate(odd):
+        put(tmp_path / f"{number}{ESCAPE}", 1.0, number, network=f"lstm{ESCAPE}")
+        spoil(tmp_path / f"{number}{ESCAPE}" / name, how)
+    for number in range(4):
+        put(tmp_path / f"good{number}{ESCAPE}", 1.0, number, network=f"{number // 2}{ESCAPE}$\\frac$")
+    manifest = tmp_path / f"good0{ESCAPE}" / "manifest.json"
+    manifest.write_bytes(facts(status="failed", error=f"{ESCAPE}\ud800".encode("utf-8", "replace").decode(), seed=0))
+    with (tmp_path / "commands.jsonl").open("w") as file:
+        file.write(f'[]\n{{"command": 3}}\n{json.dumps({"command": ESCAPE, "begun": "2026"})}\n{{"comm')
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    main()
+    said = capsys.readouterr()
+    assert said.err.count("seqrl: warning: ") == len(odd)
+    for text in (said.out, said.err, (tmp_path / "report" / "report.html").read_text()):
+        assert not set(text) & set("\x1b\x07\x9b\u202e")
+    assert r"\x1b[2J" in said.err
+    assert "Left out: " in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_the_end_of_a_sweep_names_odd_folders_and_shows_no_control_character(tmp_path, capsys):
+    from omegaconf import OmegaConf
+
+    put(tmp_path / "0", 1.0)
+    put(tmp_path / "1", 1.0)
+    (tmp_path / "1" / "manifest.json").write_bytes(facts(status="failed", error=f"robot{ESCAPE}\nfell", exit_code=5))
+    put(tmp_path / "2", 1.0)
+    (tmp_path / "2" / "manifest.json").write_text("[]")
+    sweep = Sweep()
+    sweep._begun = 0.0
+    sweep.on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    said = capsys.readouterr().out
+    assert "  2: its manifest.json is no object. It is left out.\n" in said
+    assert "sweep: 1 finished, 1 failed, in" in said
+    assert r"  1: robot\x1b]0;owned\x07\x1b[2J\u202e\x9b" in said
+    assert "\x1b" not in said
+
+
+def test_aliases_are_refused_before_anything_grows(tmp_path):
+    (tmp_path / "config.yaml").write_text(BOMB)
+    with pytest.raises(ValueError, match="repeats parts of itself by alias"):
+        read_yaml(tmp_path / "config.yaml")
+
+
+def test_what_is_shown_keeps_its_lines_and_letters():
+    assert printable("naïve → 3·4\n\tend") == "naïve → 3·4\n\tend"
+    assert printable("a\rb\x1b[0m\x85\ud800") == r"a\rb\x1b[0m\x85\ud800"
