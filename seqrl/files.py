@@ -112,7 +112,7 @@ def regular(path: Path, most: int = 2**40) -> Iterator[IO[bytes]]:
     with open(path, "rb", opener=lambda name, flags: _without_links(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", str(path))
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"is larger than {most / 1e6:,.0f} MB", str(path))
         yield file
@@ -145,7 +145,7 @@ def read_yaml(path: Path) -> str:
     try:
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError("repeats parts of itself by alias")
+                raise ValueError("uses YAML aliases, which no run writes")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise ValueError("is nested too deeply")

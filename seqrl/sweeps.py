@@ -162,7 +162,7 @@ class Pool:
             try:
                 done: JobReturn = process.submit(run, *given, **named).result()
             except TerminatedWorkerError:
-                then = "It goes on in a new one." if attempt < self.ATTEMPTS - 1 else "It is left as it is."
+                then = "It goes on in a new one." if attempt < self.ATTEMPTS - 1 else "Giving it up."
                 print(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", file=sys.stderr)
                 continue
             self._idle.append(process)

@@ -48,7 +48,7 @@ def test_a_run_whose_manifest_is_damaged_goes_on_by_its_configuration(finished, 
         assert done.returncode == 0, done.stderr
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"seqrl: warning: resume: {manifest}: {reason}")
-        assert line.endswith(" The run goes on by its config.yaml.")
+        assert line.endswith(" Resuming from its config.yaml instead.")
         assert f"changed: episodes: {episodes - 2} -> {episodes}\n" in done.stdout
         now = OmegaConf.load(run / "config.yaml")
         assert {
@@ -84,7 +84,7 @@ def test_a_run_of_which_nothing_was_saved_is_begun_again_in_its_folder(finished,
     refused = train(tmp_path, f"resume={run}")
     assert refused.returncode == 3
     assert re.match(
-        rf"seqrl: error: .*{run}.*: nothing of this run was saved.* Give the command that began it again",
+        rf"seqrl: error: .*{run}.*: nothing of this run was saved.* Start it again with the same command",
         refused.stderr,
     )
     with Manifest(run) as begun:

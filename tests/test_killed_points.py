@@ -55,7 +55,7 @@ def test_a_point_that_is_killed_again_and_again_is_given_up_and_the_exit_code_te
     assert FAILURES.worst == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 4
-    assert said.count("seqrl: warning: point 1 of the sweep: its process was killed. It is left as it is.") == 1
+    assert said.count("seqrl: warning: point 1 of the sweep: its process was killed. Giving it up.") == 1
 
 
 def test_one_job_runs_in_the_process_itself(tmp_path):

@@ -46,8 +46,8 @@ def sparse(path: Path) -> None:
 # What is put in the place of a file, and what is said of it.
 MANIFESTS = [
     (b"", "is not JSON"),
-    (b"[]", "is no object"),
-    (b'"status"', "is no object"),
+    (b"[]", "is not a JSON object"),
+    (b'"status"', "is not a JSON object"),
     (b'{"status": "fini', "is not JSON"),
     (b"\x00\xff\xfe\x80" * 100, "is not JSON"),
     (b"[" * 100_000, "is nested too deeply"),
@@ -66,28 +66,28 @@ MANIFESTS = [
     (facts(git="abc"), "gives git a value"),
     (facts(versions=[1]), "gives versions a value"),
     (facts(steps_per_second={}), "gives steps_per_second a value"),
-    (fifo, "is no regular file"),
+    (fifo, "is not a regular file"),
     (link, "is a link"),
     (sparse, "is larger than"),
 ]
 CONFIGURATIONS = [
-    (BOMB.encode(), "repeats parts of itself by alias"),
-    (b"[1, 2]", "is no mapping"),
+    (BOMB.encode(), "uses YAML aliases, which no run writes"),
+    (b"[1, 2]", "is not a mapping"),
     (b"a: [", "is not YAML"),
     (b"\x00", "is not YAML"),
     (b"a: " + b"[" * 500 + b"]" * 500, "is nested too deeply"),
-    (fifo, "is no regular file"),
+    (fifo, "is not a regular file"),
     (sparse, "is larger than"),
 ]
 CURVES = [
-    (b"[1, 2]\n", "line 1 is no row of scalars. 1 of 21 lines are left out."),
-    (json.dumps(GOOD | {"rollout/return_mean": "9"}).encode() + b"\n", "line 1 is no row of scalars"),
-    (json.dumps(GOOD | {"env_steps": None}).encode() + b"\n", "line 1 is no row of scalars"),
-    (json.dumps(GOOD | {"env_steps": 10**400}).encode() + b"\n", "line 1 is no row of scalars"),
-    (b'{"env_steps": 1, "rollout/return_mean": ' + b"9" * 5000 + b"}\n", "line 1 is no row of scalars"),
-    (b'{"env_steps": 1, "rollou\n', "line 1 is no row of scalars"),
-    (b"\x00\xff\xfe\x80\n", "line 1 is no row of scalars"),
-    (fifo, "is no regular file. The run counts without its curves."),
+    (b"[1, 2]\n", "line 1 is not a row of scalars. 1 of 21 lines are left out."),
+    (json.dumps(GOOD | {"rollout/return_mean": "9"}).encode() + b"\n", "line 1 is not a row of scalars"),
+    (json.dumps(GOOD | {"env_steps": None}).encode() + b"\n", "line 1 is not a row of scalars"),
+    (json.dumps(GOOD | {"env_steps": 10**400}).encode() + b"\n", "line 1 is not a row of scalars"),
+    (b'{"env_steps": 1, "rollout/return_mean": ' + b"9" * 5000 + b"}\n", "line 1 is not a row of scalars"),
+    (b'{"env_steps": 1, "rollou\n', "line 1 is not a row of scalars"),
+    (b"\x00\xff\xfe\x80\n", "line 1 is not a row of scalars"),
+    (fifo, "is not a regular file. The run counts without its curves."),
     (link, "is a link. The run counts without its curves."),
     (sparse, "is larger than 1,074 MB. The run counts without its curves."),
 ]
@@ -189,7 +189,7 @@ def test_the_end_of_a_sweep_names_odd_folders_and_shows_no_control_character(tmp
     sweep._begun = 0.0
     sweep.on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     said = capsys.readouterr().out
-    assert "  2: its manifest.json is no object. It is left out.\n" in said
+    assert "  2: its manifest.json is not a JSON object. It is left out.\n" in said
     assert "sweep: 1 finished, 1 failed, in" in said
     assert r"  1: robot\x1b]0;owned\x07\x1b[2J\u202e\x9b" in said
     assert "\x1b" not in said
@@ -197,7 +197,7 @@ def test_the_end_of_a_sweep_names_odd_folders_and_shows_no_control_character(tmp
 
 def test_aliases_are_refused_before_anything_grows(tmp_path):
     (tmp_path / "config.yaml").write_text(BOMB)
-    with pytest.raises(ValueError, match="repeats parts of itself by alias"):
+    with pytest.raises(ValueError, match="uses YAML aliases, which no run writes"):
         read_yaml(tmp_path / "config.yaml")
 
 

@@ -190,7 +190,7 @@ def test_a_journal_that_is_damaged_in_the_middle_gets_one_line_and_is_left_as_it
     assert path.read_bytes() == spoilt
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ConfigError, match=r"journal\.log is no regular file\. Choose another study="):
+    with pytest.raises(ConfigError, match=r"journal\.log is not a regular file\. Choose another study="):
         journal.opened(path)
 
 

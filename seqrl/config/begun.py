@@ -53,9 +53,9 @@ def loaded(path: Path) -> DictConfig:
     try:
         found = OmegaConf.load(io.StringIO(text))
     except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(str(error) or "no mapping") from error
+        raise ValueError(str(error) or "is not a mapping") from error
     if not isinstance(found, DictConfig):
-        raise ValueError("no mapping")
+        raise ValueError("is not a mapping")
     return found
 
 

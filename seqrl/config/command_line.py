@@ -54,14 +54,12 @@ def _beginning(folder: Path) -> tuple[list[str], str | None]:
     except (OSError, ValueError) as error:
         reason = fault(error)
     if begun.goes_by_configuration(folder):
-        line = f"seqrl: warning: resume: {folder / 'manifest.json'}: {reason}. The run goes on by its config.yaml."
+        line = f"seqrl: warning: resume: {folder / 'manifest.json'}: {reason}. Resuming from its config.yaml instead."
         print(printable(line), file=sys.stderr)
         return [], None
     if not os.path.lexists(folder / "manifest.json"):
         raise CheckpointError(f"resume: {folder} is not a run folder. Name the one that has manifest.json in it.")
-    raise CheckpointError(
-        f"resume: {folder}: nothing of this run was saved to go on from. Give the command that began it again."
-    )
+    raise CheckpointError(f"resume: {folder}: nothing of this run was saved. Start it again with the same command.")
 
 
 # What keeps Hydra from making a run folder.

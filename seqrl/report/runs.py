@@ -279,7 +279,7 @@ def _rows(path: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
         say(f"{path}: {fault(error)}. The run counts without its curves.")
         return []
     if odd:
-        say(f"{path}: line {odd[0]} is no row of scalars. {len(odd)} of {len(rows) + len(odd)} lines are left out.")
+        say(f"{path}: line {odd[0]} is not a row of scalars. {len(odd)} of {len(rows) + len(odd)} lines are left out.")
     return rows
 
 
@@ -307,7 +307,7 @@ def _settings(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"is not YAML ({fault(error)})") from error
     if not isinstance(sections, dict):
-        raise ValueError("is no mapping")
+        raise ValueError("is not a mapping")
     return {printable(key): clean(value) for key, value in dotted(sections)}
 
 

@@ -105,7 +105,7 @@ class Checkpoints:
             except ValueError as error:
                 damaged.append(f"{iteration:0{DIGITS}d}.pt {error}")
         if not damaged:
-            why = "holds no checkpoint: nothing of this run was saved. Give the command that began it again."
+            why = "holds no checkpoint: nothing of this run was saved. Start it again with the same command."
             raise CheckpointError(f"{self.folder}: {why}")
         reasons = ", ".join(damaged)
         raise CheckpointError(f"{self.folder}: holds no checkpoint that can be used: {reasons}. Start a new run.")

@@ -186,7 +186,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     facts = json_of(read_text(folder / "manifest.json"))
     if not isinstance(facts, dict):
-        raise ValueError("is no object")
+        raise ValueError("is not a JSON object")
     if _is_deep(facts, DEEPEST):
         raise ValueError("is nested too deeply")
     for name, is_right in KINDS.items():

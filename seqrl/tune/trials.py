@@ -93,7 +93,7 @@ class Trial:
                 file.seek(self._read)
                 while (line := file.readline(LINE_BYTES)).endswith(b"\n"):
                     self._read += len(line)
-                    # What is no row of scalars tells nothing.
+                    # What is not a row of scalars tells nothing.
                     with suppress(TypeError, ValueError, KeyError, AttributeError, ArithmeticError):
                         row = json_of(line.decode())
                         tick, mean = int(TICKS * _progress(row, budget)), row["rollout/return_mean"]
