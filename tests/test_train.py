@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -519,3 +520,13 @@ def test_text_from_outside_is_no_markup_and_any_terminal_will_do(tmp_path, monke
     assert done.returncode == 0, done.stderr
     assert "no room on [/mnt/data] for [bold] ?" in done.stdout
     assert "[run]" in done.stdout
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path):
+    for name in ("a", "b"):
+        assert train(tmp_path, *TINY, f"hydra.run.dir={name}").returncode == 0
+    for path in (tmp_path / "a" / "checkpoints").iterdir():
+        shutil.copy(path, tmp_path / "b" / "checkpoints" / path.name)
+    done = train(tmp_path, "resume=b", "episodes=3")
+    assert done.returncode == 3
+    assert "belongs to another run" in done.stderr

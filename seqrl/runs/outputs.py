@@ -20,7 +20,7 @@ from seqrl.files import write
 from seqrl.loggers import About, Logger, Row, adopted
 from seqrl.runs.build import constructor
 from seqrl.runs.checkpoint import Checkpoints
-from seqrl.runs.manifest import Manifest, ending, leave_nothing
+from seqrl.runs.manifest import Manifest, ending, facts_of, leave_nothing
 from seqrl.runs.resume import circumstances, how_to_go_on
 from seqrl.runs.run import Run
 
@@ -82,6 +82,8 @@ class Outputs:
 
     def __enter__(self) -> Self:
         self.manifest.__enter__()
+        # Of a run that goes on, only its own checkpoints will do.
+        self.checkpoints.run = facts_of(self.folder).get("id")
         return self
 
     def __exit__(
