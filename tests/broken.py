@@ -66,6 +66,13 @@ class FirstForFinal(Walk):
         return np.full(3, 0.5 if self.clock in (0, self.length) else 0.1, np.float32)
 
 
+class Blind(Walk):
+    """Shows the same always: sound."""
+
+    def seen(self):
+        return np.zeros(3, np.float32)
+
+
 class Mixed(Walk):
     """Terminates if its length is even, else is truncated; shows how far it went: sound."""
 
@@ -329,22 +336,52 @@ class SaysNothingOfSameStep(SameStep):
 
 
 class SaysNothingAndPaysLate(SaysNothingOfSameStep):
-    """Its first step in an episode pays nothing, and the action decides how far it goes."""
+    """Its first step in an episode pays nothing."""
 
     def step(self, actions):
-        observation, reward, ended, truncated, info = super().step(actions)
-        return observation + 0.1 * actions[:, None].astype(np.float32), reward - 1, ended, truncated, info
+        observation, reward, *others = super().step(actions)
+        return observation, reward - 1, *others
+
+
+class SaysNothingAndShowsNoFinal(SaysNothingOfSameStep):
+    """Gives no final observation, either, and pays at the end alone."""
+
+    def step(self, actions):
+        observation, _, ended, truncated, _ = super().step(actions)
+        return observation, ended.astype(float), ended, truncated, {}
+
+
+class SaysNothingAndBeginsAnywhere(SaysNothingAndShowsNoFinal):
+    """Begins anywhere, too; the action decides where it is seen."""
+
+    def reset(self, *, seed=None, options=None):
+        self.begun = np.random.default_rng(seed).random((self.num_envs, 1))
+        return super().reset(seed=seed)
+
+    def step(self, actions):
+        observation, *others = super().step(actions)
+        return (observation + 0.1 * actions[:, None]).astype(np.float32), *others
+
+    def seen(self):
+        return (super().seen() / 2 + self.begun).astype(np.float32)
 
 
 SINGLE = (
-    Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Mixed, LeaksOverTruncations, LeaksOverTerminations, NoisyLater,
-    Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream, SeedsGlobalStream,
-    SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask, Exits, Lasts,
+    Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
+    NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
+    SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
+    Exits, Lasts,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.
     gymnasium.register(f"broken/{one.__name__}-v0", one, disable_env_checker=True)
-VECTOR = (SameStep, SaysNothingOfSameStep, SaysNothingAndPaysLate)
+VECTOR = (
+    SameStep,
+    SaysNothingOfSameStep,
+    SaysNothingAndPaysLate,
+    SaysNothingAndShowsNoFinal,
+    SaysNothingAndBeginsAnywhere,
+)
 for several in VECTOR:
     gymnasium.register(f"broken/{several.__name__}-v0", vector_entry_point=several)
 

@@ -20,7 +20,7 @@ from tests import broken
 from tests.worlds import Script
 
 # No more than what these defects need.
-SHORT = Budget(seconds=0, least=520, resets=300)
+SHORT = Budget(seconds=0, least=520, resets=300, endless=2_000)
 PASS, FAIL, WARN, UNCHECKED = Status
 
 
@@ -132,7 +132,9 @@ PLANTED = [
     ("OutOfSeveralChoices", environment.observations, "3 is not within 0 to 2"),
     ("Exits", environment.plays, "SystemExit"),
     ("SaysNothingOfSameStep", environment.ghosts, "gave a reward"),
-    ("SaysNothingAndPaysLate", environment.ghosts, "must change nothing"),
+    ("SaysNothingAndPaysLate", environment.ghosts, "info['final_obs']"),
+    ("SaysNothingAndShowsNoFinal", environment.ghosts, "shows what episodes begin with"),
+    ("SaysNothingAndBeginsAnywhere", environment.ghosts, "must change nothing"),
 ]
 
 
@@ -192,6 +194,12 @@ def test_what_repeats_nowhere_is_not_blamed_for_its_copies_and_processes():
         assert check(stage).status is UNCHECKED
 
 
+def test_an_environment_that_ends_the_program_does_not_end_the_checks():
+    findings = {finding.name: finding.status for finding in env_checks(partial(broken.make, "Exits"), SHORT)}
+    assert findings["it plays"] is FAIL
+    assert set(findings) >= {"another process plays the same", "episodes end"}
+
+
 def test_a_network_is_not_fed_with_what_is_not_in_its_space():
     assert not is_playable([environment.observations(stage_of("OutOfChoices"))])
     assert is_playable([environment.observations(stage_of("Walk"))])
@@ -201,11 +209,24 @@ def test_a_run_of_fixed_length_needs_no_ends():
     assert environment.ends(Stage(partial(broken.make, "Endless"), SHORT, whole_episodes=False)) is None
 
 
+def test_a_final_observation_that_is_common_is_no_fault():
+    finding = environment.final(stage_of("Blind"))
+    assert finding.status is WARN
+    assert "nothing can be told" in finding.figure
+
+
 def test_slow_episodes_are_not_called_endless():
     stage = Stage(partial(broken.make, "Endless"), Budget(seconds=0, least=10, wait=0.01))
     finding = environment.ends(stage)
     assert finding.status is UNCHECKED
     assert "time was over" in finding.figure
+
+
+def test_a_time_limit_ends_slow_episodes():
+    make_env = partial(GymnasiumEnv, "Pendulum-v1", seed=0, backend="sync")
+    stage = Stage(lambda batch_size, _: make_env(batch_size=batch_size), Budget(seconds=0, least=10, wait=0))
+    finding = environment.ends(stage)
+    assert (finding.status, finding.figure) == (PASS, "its time limit ends them after 200 steps")
 
 
 def test_the_last_line_counts_what_holds_and_what_was_not_checked():
@@ -260,6 +281,7 @@ def test_the_program_reports_defects_with_remedies_and_exit_code_1(beside_the_wo
     assert "FAIL         nothing leaks across a reset" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_program_does_not_feed_a_network_with_what_is_not_in_its_space(beside_the_work):
     done = verified(beside_the_work, "trust=[mine]", "env.id=mine:broken/OutOfChoices-v0")
     assert done.returncode == 1

@@ -37,6 +37,8 @@ from seqrl.verify.play import (
 
 # The word in the name of an observation's part that says what may be chosen.
 MASK = re.compile(r"mask", re.IGNORECASE)
+# First observations to see, and how many different ones are few enough to have seen all.
+FIRSTS, FEW = 50, 4
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def repeats(stage: Stage) -> Measured:
     stage.require_play()
     play, again = stage.play, stage.again
     if (index := difference(play, again)) is not None:
-        figure = f"{_when(index)} differs in a second environment{_from_global_streams(stage, index)}"
+        figure = f"{_when(play, index)} differs in a second environment{_from_global_streams(stage, index)}"
         return holds(False, figure)
     with stage.new("verify another seed") as env:
         other = retold(env, min(len(play.answers), 600))
@@ -129,8 +131,8 @@ def repeats(stage: Stage) -> Measured:
     return holds(True, f"none of {len(again.answers):,} answers differs{idle}")
 
 
-def _when(index: int) -> str:
-    return f"answer {index + 1:,}"
+def _when(play: Play, index: int) -> str:
+    return f"the answer to step {play.clock[index]:,}" if play.clock[index] else "the first observation"
 
 
 def _from_global_streams(stage: Stage, index: int) -> str:
@@ -165,7 +167,7 @@ def repeats_later(stage: Stage) -> Measured | None:
             live = rewound(env, state, 2 * len(play.answers) // 3)
             after.append(SAID[moment])
             if (index := difference(play, live)) is not None or live.fault:
-                differs = live.fault if index is None else f"{_when(index)} differs"
+                differs = live.fault if index is None else f"{_when(stage.play, index)} differs"
                 return holds(False, f"{differs} when the same seed comes again {after[-1]}")
     if not after:
         raise UncheckedError("no moment came to give it the same seed again")
@@ -196,7 +198,7 @@ def copies(stage: Stage) -> Measured:
         other = Play(copy, seed=1)
         told = retold(env, len(stage.play.answers) // 2, beside=other.step)
     if (index := difference(stage.play, told)) is not None or told.fault:
-        differs = told.fault if index is None else f"{_when(index)} differs"
+        differs = told.fault if index is None else f"{_when(stage.play, index)} differs"
         return holds(False, f"{differs} beside a copy with another seed")
     return holds(True, f"none of {len(told.answers):,} answers differs beside a copy with another seed")
 
@@ -210,7 +212,7 @@ def processes(stage: Stage) -> Measured:
     stage.require_repetition()
     told = elsewhere(stage.make_env, len(stage.play.answers))
     if (index := difference(stage.play, told)) is not None:
-        return holds(False, f"{_when(index)} differs in another process")
+        return holds(False, f"{_when(stage.play, index)} differs in another process")
     return holds(True, f"none of {len(told):,} answers differs")
 
 
@@ -249,7 +251,9 @@ def masks(stage: Stage) -> Measured | None:
         return Measured(Status.WARN, "info['action_mask'] is not used", f"Use env.action_mask=info{own}.")
     for name, part in named.items():
         if MASK.search(name.rpartition(".")[2]) and numbers(part) == choices:
-            return Measured(Status.WARN, f"part {name!r} of the observation is not", f"Use env.action_mask={name}.")
+            return Measured(
+                Status.WARN, f"part {name!r} of the observation is not used", f"Use env.action_mask={name}."
+            )
     return None
 
 
@@ -261,7 +265,7 @@ class Witness:
     """
 
     def __init__(self, env: Any, is_single: bool) -> None:
-        self.is_single, self.changed, self.mask_in_info = is_single, False, False
+        self.is_single, self.changed, self.mask_in_info, self.final_in_info = is_single, False, False, False
         self._step, self._reset = env.step, env.reset
         env.step, env.reset = self.step, self.reset
 
@@ -280,16 +284,22 @@ class Witness:
     def _look(self, answer: Any) -> None:
         # Whether it is a tuple with an info at all is for others to check.
         info = answer[-1] if isinstance(answer, tuple) else None
-        self.mask_in_info |= isinstance(info, dict) and ACTION_MASK in info
+        if isinstance(info, dict):
+            self.mask_in_info |= ACTION_MASK in info
+            self.final_in_info |= "final_obs" in info
+
+
+def beneath(env: BatchedEnv) -> Any | None:
+    """Gymnasium's vector environment that is played; None if it is none of Gymnasium's."""
+    while isinstance(env, WithInputs):
+        env = env.env
+    return env._episodes.envs if isinstance(env, GymnasiumEnv) else None
 
 
 def witnesses(env: BatchedEnv) -> list[Witness]:
-    """Watch Gymnasium's environments beneath; none if there are none in this process."""
-    while isinstance(env, WithInputs):
-        env = env.env
-    if not isinstance(env, GymnasiumEnv):
+    """Watch Gymnasium's environments beneath; none if there are none."""
+    if (envs := beneath(env)) is None:
         return []
-    envs: Any = env._episodes.envs
     singles = [it.env for it in getattr(envs, "envs", []) if isinstance(it, GuardedEnv)]
     if not singles:
         return [Witness(envs, is_single=False)]
@@ -308,6 +318,15 @@ def ghosts(stage: Stage) -> Measured | None:
         return None
     if play.ghost_rewards:
         return holds(False, f"{len(play.ghost_rewards):,} of {play.ghosts:,} gave a reward, {play.ghost_rewards[0]:g}")
+    with stage.new() as env:
+        seen, fresh = witnesses(env), opened(env)
+        fresh.steps_until(stage.budget.least, lambda it: bool(it.ends))
+        for _ in range(FIRSTS):
+            fresh.begin()
+    if any(witness.final_in_info for witness in seen):
+        return holds(False, "an end comes with info['final_obs'], as if the next episode had begun")
+    if len(fresh.firsts) <= FEW and not fresh.firsts & play.ghost_firsts:
+        return holds(False, f"none of {play.ghosts:,} shows what episodes begin with")
     stage.require_repetition()
     with stage.new() as env, stage.new() as twin:
         one, other = opened(env), opened(twin)
@@ -338,10 +357,19 @@ def ends(stage: Stage) -> Measured | None:
             alone, began = opened(env), time.perf_counter()
             while not (alone.ends or alone.fault) and alone.steps < stage.budget.endless:
                 if time.perf_counter() - began > stage.budget.wait:
+                    if limit := _time_limit(env):
+                        return holds(True, f"its time limit ends them after {limit:,} steps")
                     raise UncheckedError(f"none ended within {alone.steps:,} random steps, and time was over")
                 alone.steps_until(50, lambda it: bool(it.ends))
         count, steps = alone.ends, alone.steps
     return holds(count > 0, f"{count:,} ended within {steps:,} random steps")
+
+
+def _time_limit(env: BatchedEnv) -> int | None:
+    """Steps after which Gymnasium ends an episode; None if it does not, or if this is none of its environments."""
+    envs = beneath(env)
+    spec = getattr(getattr(envs, "envs", [envs])[0], "spec", None)
+    return spec and spec.max_episode_steps
 
 
 @check(
@@ -352,9 +380,12 @@ def ends(stage: Stage) -> Measured | None:
 def final(stage: Stage) -> Measured | None:
     """An episode ends with an observation that the next one does not begin with."""
     play = stage.play
-    if not play.ends:
+    if not play.own + play.alike:
         return None
-    return holds(play.own > 0, f"{play.ends - play.own:,} of {play.ends:,} equal the next episode's first one")
+    figure = f"{play.alike:,} of {play.own + play.alike:,} equal the next episode's first one"
+    if not play.own and play.common:
+        return Measured(Status.WARN, f"{figure}, and so do others: nothing can be told")
+    return holds(play.own > 0, figure)
 
 
 CHECKS: list[Check] = [

@@ -77,6 +77,8 @@ class Check:
             return Finding(self.name, Status.UNCHECKED, error.why, error.remedy or self.remedy)
         except Exception as error:
             return Finding(self.name, Status.FAIL, f"raised {described(error)}", self.remedy)
+        except SystemExit:
+            return Finding(self.name, Status.FAIL, "it ended the program (SystemExit)", self.remedy)
         if measured is None:
             return None
         return Finding(self.name, measured.status, measured.figure, measured.remedy or self.remedy)

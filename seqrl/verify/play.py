@@ -42,9 +42,9 @@ class Budget:
     wait     seconds to wait for the end of an episode
     """
 
-    seconds: float = 2.0
+    seconds: float = 3.0
     least: int = 640
-    most: int = 5_000
+    most: int = 8_000
     resets: int = 400
     endless: int = 20_000
     wait: float = 10.0
@@ -54,20 +54,27 @@ class Budget:
 class Play:
     """Environments that are played with random actions, and what they answered.
 
-    answers     a digest of each answer
+    answers     a digest of each answer: rewards and ends of a step, observations
+    clock       steps that had been played before each answer
     outside     what is wrong with the first observation that is not in its space; "" if all are
     fault       what the environment raised, which ended the play; "" if nothing
     steps       steps played by all environments together
     begun       episodes that began
     terminated, truncated   episodes that ended so
     own         episodes whose final observation is not the first of the next
-    ghost_rewards   rewards for steps that were spent on a reset
+    alike       episodes whose final observation is the first of the next
+    common      of these, those whose observation before the final one is the same, too
+    ghosts      steps that were spent on a reset
+    ghost_rewards   what they gave
+    ghost_firsts    digests of what they showed
+    firsts      digests of what all episodes showed that began together
     last        the last step
     """
 
     env: BatchedEnv
     seed: int = 0
     answers: list[bytes] = field(default_factory=list)
+    clock: list[int] = field(default_factory=list)
     outside: str = ""
     fault: str = ""
     steps: int = 0
@@ -75,15 +82,21 @@ class Play:
     terminated: int = 0
     truncated: int = 0
     own: int = 0
+    alike: int = 0
+    common: int = 0
     ghosts: int = 0
     ghost_rewards: list[float] = field(default_factory=list)
+    ghost_firsts: set[bytes] = field(default_factory=set)
+    firsts: set[bytes] = field(default_factory=set)
     last: Step | None = None
 
     def __post_init__(self) -> None:
         self.random = np.random.default_rng(self.seed)
-        # Final observations that the next step must differ from.
-        self._finals: dict[int, Tensor] = {}
+        # Observations before the final one, and final ones that look like the next episode's first.
+        self._finals: dict[int, tuple[Tensor, Tensor]] = {}
         self.observation = torch.empty(0)
+        # Steps of the whole batch.
+        self._clock = 0
         self.begin()
 
     @property
@@ -95,6 +108,7 @@ class Play:
         with self._faults():
             self.begun += self.env.batch_size
             self._see(self.env.reset())
+            self.firsts |= set(map(_digest, self.observation))
 
     def action(self) -> Tensor:
         """Random actions [B, *A], only allowed ones if there is a mask; continuous ones may leave their bounds."""
@@ -108,14 +122,16 @@ class Play:
         if self.fault:
             return False
         with self._faults():
+            before = self.observation
             step = self.last = self.env.step(self.action() if action is None else action)
             ended = step.terminated | step.truncated
-            self.answers.append(_digest(torch.where(step.valid, step.reward, 0.0), ended, step.valid))
+            self._clock += 1
+            self._note(torch.where(step.valid, step.reward, 0.0), ended, step.valid)
             self._see(step.observation)
             self._compare_finals(step)
             self._count(step)
             if ended.any():
-                self._reset(step, ended)
+                self._reset(step, ended, before)
         return not self.fault
 
     def steps_until(self, count: int, wanted: Callable[["Play"], bool]) -> bool:
@@ -124,34 +140,43 @@ class Play:
 
     def _see(self, observation: Tensor) -> None:
         self.observation = observation
-        self.answers.append(_digest(observation))
+        self._note(observation)
         self.outside = self.outside or self._fault_of(observation)
+
+    def _note(self, *answer: Tensor) -> None:
+        self.answers.append(_digest(*answer))
+        self.clock.append(self._clock)
 
     def _fault_of(self, observation: Tensor) -> str:
         fault = fault_of(self.env.observation_space, observation)
-        return fault and f"{fault}, {f'at step {self.steps}' if self.steps else 'after a reset'}"
+        return fault and f"{fault}, {f'at step {self._clock}' if self._clock else 'after a reset'}"
 
     def _count(self, step: Step) -> None:
         self.steps += int(step.valid.sum())
         self.terminated += int(step.terminated.sum())
         self.truncated += int((step.truncated & ~step.terminated).sum())
         self.ghosts += int((~step.valid).sum())
+        self.ghost_firsts |= set(map(_digest, step.observation[~step.valid]))
         self.ghost_rewards += step.reward[~step.valid & (step.reward != 0)].tolist()
 
-    def _reset(self, step: Step, ended: Tensor) -> None:
+    def _reset(self, step: Step, ended: Tensor, before: Tensor) -> None:
         final = step.observation.clone()
         self.begun += int(ended.sum())
         self._see(self.env.reset(ended))
         for row in ended.nonzero().flatten().tolist():
             if torch.equal(final[row], self.observation[row]):
                 # Unless the next step is spent on the reset, this is the next episode's first.
-                self._finals[row] = final[row]
+                self._finals[row] = before[row].clone(), final[row]
             else:
                 self.own += 1
 
     def _compare_finals(self, step: Step) -> None:
-        for row, final in self._finals.items():
-            self.own += not bool(step.valid[row]) and not torch.equal(final, step.observation[row])
+        for row, (before, final) in self._finals.items():
+            if not step.valid[row] and not torch.equal(final, step.observation[row]):
+                self.own += 1
+            else:
+                self.alike += 1
+                self.common += torch.equal(before, final)
         self._finals.clear()
 
     @contextmanager
@@ -160,8 +185,10 @@ class Play:
             yield
         except FaultyEnvError as error:
             self.fault = str(error)
-        except (Exception, SystemExit) as error:
-            self.fault = described(error) if isinstance(error, Exception) else "it ended the program (SystemExit)"
+        except Exception as error:
+            self.fault = f"it raised {described(error)}"
+        except SystemExit:
+            self.fault = "it ended the program (SystemExit)"
 
 
 def reference(make_env: MakeEnv, budget: Budget) -> Play:
