@@ -291,6 +291,13 @@ class Exits(Walk):
         return super().reset(seed=seed, options=options)
 
 
+class Raises(Walk):
+    """Can't be played."""
+
+    def step(self, action):
+        return 1 / 0
+
+
 class Lasts(Walk):
     """Lasts as long as it is told: sound."""
 
@@ -370,7 +377,7 @@ SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
-    Exits, Lasts,
+    Exits, Raises, Lasts,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.

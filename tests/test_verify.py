@@ -153,6 +153,7 @@ def test_what_depends_on_the_process_is_reported():
     assert "differs in another process" in finding.figure
 
 
+@pytest.mark.slow
 def test_a_sound_environment_is_the_same_in_another_process():
     assert environment.processes(stage_of("Walk")).status is PASS
 
@@ -195,9 +196,17 @@ def test_what_repeats_nowhere_is_not_blamed_for_its_copies_and_processes():
 
 
 def test_an_environment_that_ends_the_program_does_not_end_the_checks():
-    findings = {finding.name: finding.status for finding in env_checks(partial(broken.make, "Exits"), SHORT)}
-    assert findings["it plays"] is FAIL
-    assert set(findings) >= {"another process plays the same", "episodes end"}
+    stage = stage_of("Exits")
+    for check in (environment.plays, environment.repeats_later):
+        finding = check(stage)
+        assert finding.status is FAIL
+        assert "SystemExit" in finding.figure
+
+
+def test_what_cannot_be_played_is_said_once():
+    (finding,) = env_checks(partial(broken.make, "Raises"), SHORT)
+    assert finding.status is FAIL
+    assert "ZeroDivisionError" in finding.figure
 
 
 def test_a_network_is_not_fed_with_what_is_not_in_its_space():

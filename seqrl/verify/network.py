@@ -79,7 +79,9 @@ class Subject:
             seen = [play.observation]
             while len(seen) * BATCH < self.rows and play.step():
                 seen.append(play.observation)
-        return torch.cat(seen).repeat(self.rows, *[1] * (seen[0].dim() - 1))[: self.rows]
+        observations = torch.cat(seen)
+        # Over again, if the environment could not go on.
+        return observations[torch.arange(self.rows) % len(observations)]
 
     @property
     def rollout(self) -> Rollout:

@@ -47,7 +47,7 @@ class Budget:
     most: int = 8_000
     resets: int = 400
     endless: int = 20_000
-    wait: float = 10.0
+    wait: float = 30.0
 
 
 @dataclass
