@@ -1,11 +1,16 @@
 """Environments and networks with one defect each, which `seqrl.verify` must find."""
 
+import os
+from typing import ClassVar
+
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 
+from seqrl.envs import GymnasiumEnv
 from seqrl.networks import LSTM, Attention, Encoder, Network, Trunk
+from seqrl.seeds import stream
 
 
 class Walk(gymnasium.Env):
@@ -61,9 +66,337 @@ class FirstForFinal(Walk):
         return np.full(3, 0.5 if self.clock in (0, self.length) else 0.1, np.float32)
 
 
-for defect in (Walk, Unseeded, Endless, OutOfBounds, FirstForFinal):
+class Blind(Walk):
+    """Shows the same always: sound."""
+
+    def seen(self):
+        return np.zeros(3, np.float32)
+
+
+class Mixed(Walk):
+    """Terminates if its length is even, else is truncated; shows how far it went: sound."""
+
+    place = 0.0
+
+    def reset(self, *, seed=None, options=None):
+        self.forget()
+        return super().reset(seed=seed, options=options)
+
+    def forget(self):
+        self.place = 0.0
+
+    def step(self, action):
+        self.place += 0.01
+        observation, reward, _, ended, info = super().step(action)
+        return observation, reward, ended and self.length % 2 == 0, ended and self.length % 2 == 1, info
+
+    def seen(self):
+        return (0.1 * super().seen() + min(self.place, 0.9)).astype(np.float32)
+
+
+class LeaksOverTruncations(Mixed):
+    """Forgets where it was after a termination, but not after a truncation."""
+
+    def forget(self):
+        if getattr(self, "terminated", True):
+            self.place = 0.0
+
+    def step(self, action):
+        answer = super().step(action)
+        self.terminated = not answer[3]
+        return answer
+
+
+class LeaksOverTerminations(LeaksOverTruncations):
+    """The other way round."""
+
+    def step(self, action):
+        answer = super().step(action)
+        self.terminated = not answer[2]
+        return answer
+
+
+class NoisyLater(Walk):
+    """Draws from a stream that no seed reaches, once it has played 300 steps."""
+
+    stream = np.random.default_rng()
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        return super().step(action)
+
+    def random(self):
+        return self.np_random if self.steps < 300 else self.stream
+
+
+class Curriculum(Walk):
+    """Gets harder with the episodes that it has played."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed, options=options)
+
+    def seen(self):
+        return super().seen() * np.float32(1 - 0.1 * min(self.episodes // 10, 5))
+
+
+class HeedsOneSeed(Walk):
+    """Heeds the first seed only."""
+
+    seeded = False
+
+    def reset(self, *, seed=None, options=None):
+        seed, self.seeded = None if self.seeded else seed, True
+        return super().reset(seed=seed, options=options)
+
+
+class Steered(Walk):
+    """Is steered by numbers: sound."""
+
+    action_space = spaces.Box(-1.0, 1.0, (2,))
+
+    def step(self, action):
+        return super().step(float(action.sum()))
+
+
+class ChangesActions(Steered):
+    """Writes to its actions."""
+
+    def step(self, action):
+        action *= 0.5
+        return super().step(action)
+
+
+class NotANumber(Walk):
+    """Begins one episode in 40 with NaN."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        return np.where(self.np_random.random() < 1 / 40, np.nan, observation).astype(np.float32), info
+
+
+class OutOfBoundsLater(Walk):
+    """Leaves its space once it has played 500 steps."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        return super().step(action)
+
+    def seen(self):
+        return super().seen() + np.float32(3 * (self.steps > 500))
+
+
+class GlobalStream(Walk):
+    """Draws from NumPy's global stream."""
+
+    def seen(self):
+        return np.random.uniform(-1, 1, 3).astype(np.float32)
+
+
+class SeedsGlobalStream(Walk):
+    """Seeds NumPy's global stream, and draws from it."""
+
+    def reset(self, *, seed=None, options=None):
+        np.random.seed(seed)
+        return super().reset(seed=seed, options=options)
+
+    def seen(self):
+        return np.random.uniform(-1, 1, 3).astype(np.float32)
+
+
+class SharedByCopies(Walk):
+    """Keeps its place in its class, where all copies find it."""
+
+    place = 0
+
+    def reset(self, *, seed=None, options=None):
+        SharedByCopies.place = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        SharedByCopies.place += 1
+        return super().step(action)
+
+    def seen(self):
+        return (0.1 * super().seen() + 0.01 * min(self.place, 80)).astype(np.float32)
+
+
+class OfThisProcess(Walk):
+    """Shows something that another process does not have."""
+
+    def seen(self):
+        return super().seen() / (1 + os.getpid() % 1000)
+
+
+class OutOfChoices(Walk):
+    """Shows the fourth of three."""
+
+    observation_space = spaces.Discrete(3)
+
+    def seen(self):
+        return int(self.random().integers(4))
+
+
+class OutOfSeveralChoices(Walk):
+    """Shows an alternative that the second choice does not have."""
+
+    observation_space = spaces.MultiDiscrete([4, 3])
+
+    def seen(self):
+        return self.random().integers(4, size=2)
+
+
+class Asks(Walk):
+    """Has a mask of allowed actions where it is found: sound."""
+
+    observation_space = spaces.Dict({"place": Walk.observation_space, "action_mask": spaces.MultiBinary(2)})
+
+    def seen(self):
+        return {"place": super().seen(), "action_mask": np.array([1, 0], np.int8)}
+
+
+class NestedMask(Walk):
+    """Has a mask of allowed actions within a part."""
+
+    observation_space = spaces.Dict({"state": Asks.observation_space})
+
+    def seen(self):
+        return {"state": {"place": super().seen(), "action_mask": np.array([1, 0], np.int8)}}
+
+
+class InfoMask(Walk):
+    """Has a mask of allowed actions in info."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed, options=options)[0], {"action_mask": np.array([1, 0], np.int8)}
+
+    def step(self, action):
+        return *super().step(action)[:4], {"action_mask": np.array([1, 0], np.int8)}
+
+
+class Exits(Walk):
+    """Ends the program in its third episode."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        if self.episodes == 3:
+            raise SystemExit
+        return super().reset(seed=seed, options=options)
+
+
+class Raises(Walk):
+    """Can't be played."""
+
+    def step(self, action):
+        return 1 / 0
+
+
+class Lasts(Walk):
+    """Lasts as long as it is told: sound."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def reset(self, *, seed=None, options=None):
+        answer = super().reset(seed=seed, options=options)
+        self.length = self.steps
+        return answer
+
+
+class SameStep(gymnasium.vector.VectorEnv):
+    """Begins the next episode within the step that ends one, and says so: sound. Rewards are 1, 10 and 100."""
+
+    metadata: ClassVar = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
+
+    def __init__(self, num_envs):
+        self.num_envs, self.clock = num_envs, np.zeros(num_envs, int)
+        self.single_observation_space, self.single_action_space = spaces.Box(0, 3, (1,)), spaces.Discrete(2)
+        self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
+
+    def seen(self):
+        return self.clock[:, None].astype(np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.clock[:] = 0
+        return self.seen(), {}
+
+    def step(self, actions):
+        reward = 10.0**self.clock
+        self.clock += 1
+        final, ended = self.seen(), self.clock == 3
+        self.clock[ended] = 0
+        return self.seen(), reward, ended, np.zeros_like(ended), {"final_obs": final}
+
+
+class SaysNothingOfSameStep(SameStep):
+    """Does not say that it begins the next episode within the step that ends one."""
+
+    metadata: ClassVar = {}
+
+
+class SaysNothingAndPaysLate(SaysNothingOfSameStep):
+    """Its first step in an episode pays nothing."""
+
+    def step(self, actions):
+        observation, reward, *others = super().step(actions)
+        return observation, reward - 1, *others
+
+
+class SaysNothingAndShowsNoFinal(SaysNothingOfSameStep):
+    """Gives no final observation, either, and pays at the end alone."""
+
+    def step(self, actions):
+        observation, _, ended, truncated, _ = super().step(actions)
+        return observation, ended.astype(float), ended, truncated, {}
+
+
+class SaysNothingAndBeginsAnywhere(SaysNothingAndShowsNoFinal):
+    """Begins anywhere, too; the action decides where it is seen."""
+
+    def reset(self, *, seed=None, options=None):
+        self.begun = np.random.default_rng(seed).random((self.num_envs, 1))
+        return super().reset(seed=seed)
+
+    def step(self, actions):
+        observation, *others = super().step(actions)
+        return (observation + 0.1 * actions[:, None]).astype(np.float32), *others
+
+    def seen(self):
+        return (super().seen() / 2 + self.begun).astype(np.float32)
+
+
+SINGLE = (
+    Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
+    NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
+    SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
+    Exits, Raises, Lasts,
+)  # fmt: skip
+for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.
-    gymnasium.register(f"broken/{defect.__name__}-v0", defect, disable_env_checker=True)
+    gymnasium.register(f"broken/{one.__name__}-v0", one, disable_env_checker=True)
+VECTOR = (
+    SameStep,
+    SaysNothingOfSameStep,
+    SaysNothingAndPaysLate,
+    SaysNothingAndShowsNoFinal,
+    SaysNothingAndBeginsAnywhere,
+)
+for several in VECTOR:
+    gymnasium.register(f"broken/{several.__name__}-v0", vector_entry_point=several)
+
+
+def make(name, batch_size, purpose, **kwargs):
+    """Copies of the environment of that name, seeded by their purpose."""
+    backend = "vector" if name in [it.__name__ for it in VECTOR] else "sync"
+    return GymnasiumEnv(f"broken/{name}-v0", batch_size, stream(0, purpose), backend=backend, kwargs=kwargs)
 
 
 class Leaky(LSTM):
@@ -117,17 +450,79 @@ class DropsOut(LSTM):
         return torch.nn.functional.dropout(super().unroll(x, state, mask), 0.1)
 
 
+class Crowded(LSTM):
+    """Mixes the rows of a batch if there are more than 40."""
+
+    def step(self, x, state):
+        return super().step(self.mixed(x), state)
+
+    def unroll(self, x, state, mask):
+        return super().unroll(self.mixed(x), state, mask)
+
+    def mixed(self, x):
+        return x + 0.1 * x.mean(-2, keepdim=True) if x.shape[-2] > 40 else x
+
+
+class CrowdedWhenLearning(Crowded):
+    """Does so only when it learns."""
+
+    def step(self, x, state):
+        return LSTM.step(self, x, state)
+
+
+class Normed(LSTM):
+    """Standardises by the statistics of the batch."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.norm = torch.nn.BatchNorm1d(sizes[0])
+
+    def step(self, x, state):
+        return super().step(self.norm(x), state)
+
+
+class DropsOutWhenActing(LSTM):
+    """Acts with dropout while it is in training mode."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.dropout = torch.nn.Dropout(0.1)
+
+    def step(self, x, state):
+        return super().step(self.dropout(x), state)
+
+
+class Single(LSTM):
+    """Computes in float32 only: sound."""
+
+    def step(self, x, state):
+        return super().step(x @ torch.eye(x.shape[-1], dtype=torch.float32), state)
+
+    def unroll(self, x, state, mask):
+        return super().unroll(x @ torch.eye(x.shape[-1], dtype=torch.float32), state, mask)
+
+
 BLOCKS = {
-    "sound": lambda: LSTM(8, 8),
-    "Leaky": lambda: Leaky(8, 8),
-    "Centred": lambda: Centred(8, 8),
-    "StopsGradient": lambda: StopsGradient(8, 8),
-    "BeginsWithOnes": lambda: BeginsWithOnes(8, 8),
-    "ForgetsWhenActing": lambda: ForgetsWhenActing(8, window=3, heads=2),
-    "DropsOut": lambda: DropsOut(8, 8),
+    "sound": LSTM,
+    "ForgetsWhenActing": lambda size, _: ForgetsWhenActing(size, window=3, heads=2),
+    **{
+        block.__name__: block
+        for block in (
+            Leaky,
+            Centred,
+            StopsGradient,
+            BeginsWithOnes,
+            DropsOut,
+            Crowded,
+            CrowdedWhenLearning,
+            Normed,
+            DropsOutWhenActing,
+            Single,
+        )
+    },
 }
 
 
 def network(observation_space, action_space, use_lstm=True, block="sound"):
-    trunk = Trunk(Encoder(observation_space, 8), {"memory": BLOCKS[block]()})
+    trunk = Trunk(Encoder(observation_space, 8), {"memory": BLOCKS[block](8, 8)})
     return Network(trunk, None, 8, action_space)

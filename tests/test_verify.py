@@ -1,6 +1,8 @@
 """`python -m seqrl.verify` passes sound parts and reports defects."""
 
 import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,29 +10,39 @@ import torch
 
 from seqrl.envs import GymnasiumEnv
 from seqrl.seeds import stream
-from seqrl.verify.checks import env_checks, network_checks, played
+from seqrl.verify import environment, network
+from seqrl.verify.__main__ import main, table
+from seqrl.verify.environment import Stage, env_checks, is_playable
+from seqrl.verify.findings import Finding, Status
+from seqrl.verify.network import Subject, network_checks
+from seqrl.verify.play import Budget
 from tests import broken
 from tests.programs import run_program
 from tests.worlds import Script
 
-
-def walks(name="Walk"):
-    def make(batch_size, purpose):
-        return GymnasiumEnv(f"broken/{name}-v0", batch_size, seed=stream(0, purpose), backend="sync")
-
-    return make
+# No more than what these defects need.
+SHORT = Budget(seconds=0, least=520, resets=300, endless=2_000)
+PASS, FAIL, WARN, UNCHECKED = Status
 
 
-def failed_by_network(block, bptt_length, make_env=None):
-    make_env = make_env or walks()
+def subject_of(block, bptt_length=0, make_env=None, **kwargs):
+    make_env = make_env or partial(broken.make, "Walk")
     torch.manual_seed(0)
     env = make_env(1, "spaces")
-    network = broken.network(env.observation_space, env.action_space, block=block)
-    return {finding.name for finding in network_checks(played(make_env, network, bptt_length)) if not finding.passed}
+    made = broken.network(env.observation_space, env.action_space, block=block)
+    return Subject(make_env, made, bptt_length, **kwargs)
 
 
-def failed_by_env(name):
-    return {finding.name for finding in env_checks(walks(name)) if not finding.passed}
+def failed_by_network(*subject):
+    return {finding.name for finding in network_checks(subject_of(*subject)) if finding.status is not PASS}
+
+
+def stage_of(name, **more):
+    return Stage(partial(broken.make, name, **more), SHORT)
+
+
+def failed_by_env(make_env):
+    return {finding.name for finding in env_checks(make_env, SHORT) if finding.status is not PASS}
 
 
 @pytest.mark.parametrize("bptt_length", [0, 1, 5])
@@ -47,13 +59,10 @@ def test_a_sound_network_passes_with_every_kind_of_end(ends, ghosts):
     assert failed_by_network("sound", 4, make) == set()
 
 
-def test_a_sound_environment_passes_everything():
-    assert failed_by_env("Walk") == set()
-
-
 RATIO, VALUES = "ratio is 1 before the first update", "acting equals the unrolled sequence"
 GRADIENTS, LEAK = "gradients equal the plain reference", "nothing leaks across a reset"
 ALONE, LEFT = "padding and neighbours change nothing", "nothing is left in memory after a reset"
+MODES, CROWD = "training and evaluation compute the same", "a batch as large as training's is the same"
 
 
 @pytest.mark.parametrize(
@@ -65,31 +74,185 @@ ALONE, LEFT = "padding and neighbours change nothing", "nothing is left in memor
         ("BeginsWithOnes", {LEFT}),
         ("ForgetsWhenActing", {RATIO, VALUES, GRADIENTS}),
         ("DropsOut", {RATIO, VALUES, GRADIENTS}),
+        ("Crowded", {CROWD}),
+        ("CrowdedWhenLearning", {CROWD}),
+        ("Normed", {MODES}),
+        ("DropsOutWhenActing", {MODES}),
     ],
 )
 def test_a_planted_defect_of_a_network_is_reported(block, reported):
     assert reported <= failed_by_network(block, 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "reported"),
-    [
-        ("Unseeded", "environment repeats with seed and actions"),
-        ("Endless", "episodes end"),
-        ("OutOfBounds", "observations lie in their space"),
-        ("FirstForFinal", "the final observation is its own"),
-    ],
-)
-def test_a_planted_defect_of_an_environment_is_reported(name, reported):
-    assert failed_by_env(name) == {reported}
+def test_rows_are_compared_in_batches_as_large_as_those_of_training():
+    finding = network.crowd(subject_of("sound", parallel=200))
+    assert finding.status is PASS
+    assert "in batches of 200" in finding.figure
+
+
+@pytest.mark.parametrize("steps", [1, 8, 16, 32, 64, 10**9])
+def test_leaks_are_found_whatever_the_length_of_episodes(steps, monkeypatch):
+    monkeypatch.setattr(network, "PATIENCE", 5)
+    make_env = partial(broken.make, "Lasts", steps=steps)
+    assert network.leaks(subject_of("sound", 0, make_env)).status is PASS
+    assert network.leaks(subject_of("Leaky", 0, make_env)).status is FAIL
+
+
+def test_the_view_moves_until_an_episode_begins_within_it():
+    """Every rollout of 64 steps begins with an episode, if no steps were played between."""
+    subject = subject_of("sound", 0, partial(broken.make, "Lasts", steps=32))
+    assert network.resets(subject.rollout).any()
+
+
+def test_a_network_that_computes_in_float32_only_passes_and_the_output_says_so():
+    findings = {finding.name: finding for finding in network_checks(subject_of("Single"))}
+    precise = findings.pop("it computes in float64")
+    assert precise.status is WARN
+    assert precise.figure.startswith("checked in float32, with wider tolerances: RuntimeError")
+    assert {finding.status for finding in findings.values()} == {PASS}
+
+
+# The check that must find each, and a part of what it must say.
+PLANTED = [
+    ("Unseeded", environment.repeats, "differs in a second environment"),
+    ("NoisyLater", environment.repeats, "differs in a second environment"),
+    ("GlobalStream", environment.repeats, "not if the global streams of random, NumPy and torch are seeded"),
+    ("SeedsGlobalStream", environment.copies, "differs beside a copy"),
+    ("SharedByCopies", environment.copies, "differs beside a copy"),
+    ("LeaksOverTruncations", environment.repeats_later, "when the same seed comes again after a truncation"),
+    ("LeaksOverTerminations", environment.repeats_later, "when the same seed comes again"),
+    ("Curriculum", environment.repeats_later, "when the same seed comes again"),
+    ("HeedsOneSeed", environment.repeats_later, "when the same seed comes again"),
+    ("ChangesActions", environment.actions, "were changed"),
+    ("Endless", environment.ends, "0 ended within"),
+    ("FirstForFinal", environment.final, "equal the next episode's first one"),
+    ("OutOfBounds", environment.observations, "is not within -1 to 1, after a reset"),
+    ("OutOfBoundsLater", environment.observations, "is not within -1 to 1, at step"),
+    ("NotANumber", environment.observations, "nan, "),
+    ("OutOfChoices", environment.observations, "3 is not within 0 to 2"),
+    ("OutOfSeveralChoices", environment.observations, "3 is not within 0 to 2"),
+    ("Exits", environment.plays, "SystemExit"),
+    ("SaysNothingOfSameStep", environment.ghosts, "gave a reward"),
+    ("SaysNothingAndPaysLate", environment.ghosts, "info['final_obs']"),
+    ("SaysNothingAndShowsNoFinal", environment.ghosts, "shows what episodes begin with"),
+    ("SaysNothingAndBeginsAnywhere", environment.ghosts, "must change nothing"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*missing AutoresetMode")
+@pytest.mark.parametrize(("name", "check", "said"), PLANTED)
+def test_a_planted_defect_of_an_environment_is_reported(name, check, said):
+    finding = check(stage_of(name))
+    assert finding.status is FAIL, finding
+    assert said in finding.figure
+    assert finding.remedy
+
+
+def test_what_depends_on_the_process_is_reported():
+    finding = environment.processes(stage_of("OfThisProcess"))
+    assert finding.status is FAIL
+    assert "differs in another process" in finding.figure
+
+
+@pytest.mark.slow
+def test_a_sound_environment_is_the_same_in_another_process():
+    assert environment.processes(stage_of("Walk")).status is PASS
+
+
+# Twins of those with a defect. Another process is tried above.
+SOUND = ["Walk", "Mixed", "Steered", "Asks", "SameStep"]
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_environment_passes_everything(name, monkeypatch):
+    monkeypatch.setattr(environment, "CHECKS", [it for it in environment.CHECKS if it is not environment.processes])
+    assert failed_by_env(partial(broken.make, name)) == set()
 
 
 @pytest.mark.parametrize("backend", ["vector", "sync"])
-def test_a_sound_environment_passes_with_any_backend(backend):
+def test_a_sound_environment_passes_with_any_backend(backend, monkeypatch):
+    monkeypatch.setattr(environment, "CHECKS", [it for it in environment.CHECKS if it is not environment.processes])
+
     def make_env(batch_size, purpose):
         return GymnasiumEnv("CartPole-v1", batch_size, seed=stream(0, purpose), backend=backend)
 
-    assert not [finding.name for finding in env_checks(make_env) if not finding.passed]
+    assert failed_by_env(make_env) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("NestedMask", "Use env.action_mask=state.action_mask."), ("InfoMask", "Use env.action_mask=info.")],
+)
+def test_a_mask_that_nobody_uses_is_a_warning_with_the_remedy(name, remedy):
+    finding = environment.masks(stage_of(name))
+    assert (finding.status, finding.remedy) == (WARN, remedy)
+    assert environment.masks(stage_of("Asks")).status is PASS
+    assert environment.masks(stage_of("Walk")) is None
+
+
+def test_what_repeats_nowhere_is_not_blamed_for_its_copies_and_processes():
+    stage = stage_of("Unseeded")
+    for check in (environment.repeats_later, environment.copies, environment.processes):
+        assert check(stage).status is UNCHECKED
+
+
+def test_an_environment_that_ends_the_program_does_not_end_the_checks():
+    stage = stage_of("Exits")
+    for check in (environment.plays, environment.repeats_later):
+        finding = check(stage)
+        assert finding.status is FAIL
+        assert "SystemExit" in finding.figure
+
+
+def test_what_cannot_be_played_is_said_once():
+    (finding,) = env_checks(partial(broken.make, "Raises"), SHORT)
+    assert finding.status is FAIL
+    assert "ZeroDivisionError" in finding.figure
+
+
+def test_a_network_is_not_fed_with_what_is_not_in_its_space():
+    assert not is_playable([environment.observations(stage_of("OutOfChoices"))])
+    assert is_playable([environment.observations(stage_of("Walk"))])
+
+
+def test_a_run_of_fixed_length_needs_no_ends():
+    assert environment.ends(Stage(partial(broken.make, "Endless"), SHORT, whole_episodes=False)) is None
+
+
+def test_a_final_observation_that_is_common_is_no_fault():
+    finding = environment.final(stage_of("Blind"))
+    assert finding.status is WARN
+    assert "nothing can be told" in finding.figure
+
+
+def test_slow_episodes_are_not_called_endless():
+    stage = Stage(partial(broken.make, "Endless"), Budget(seconds=0, least=10, wait=0.01))
+    finding = environment.ends(stage)
+    assert finding.status is UNCHECKED
+    assert "time was over" in finding.figure
+
+
+def test_a_time_limit_ends_slow_episodes():
+    make_env = partial(GymnasiumEnv, "Pendulum-v1", seed=0, backend="sync")
+    stage = Stage(lambda batch_size, _: make_env(batch_size=batch_size), Budget(seconds=0, least=10, wait=0))
+    finding = environment.ends(stage)
+    assert (finding.status, finding.figure) == (PASS, "its time limit ends them after 200 steps")
+
+
+def test_the_last_line_counts_what_holds_and_what_was_not_checked():
+    findings = [Finding("a", PASS, "1"), Finding("b", FAIL, "2", "mend"), Finding("c", UNCHECKED, "3", "wait")]
+    lines = table([*findings, Finding("d", WARN, "4", "look")]).splitlines()
+    assert lines[-1] == "  2 of 4 hold, 1 failed, 1 not checked, 1 with a warning"
+    assert [line.strip() for line in lines if "->" in line] == ["-> mend", "-> wait", "-> look"]
+
+
+def test_help_is_about_the_checks(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["seqrl-verify", "--help"])
+    main()
+    printed = capsys.readouterr().out
+    assert "Exit code 0 if everything" in printed
+    for check in (*environment.CHECKS, *network.CHECKS):
+        assert check.name in printed
 
 
 def verified(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -105,23 +268,35 @@ def beside_the_work(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_program_passes_sound_parts_and_writes_no_files(beside_the_work):
     before = sorted(beside_the_work.rglob("*.y*"))
     sound = ["--config-dir", "conf", "network=own", "trust=[mine]", "env.id=mine:broken/Walk-v0"]
     done = verified(beside_the_work, *sound)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("  pass  ") == 11
+    assert done.stdout.count("  pass  ") == 20
+    assert done.stdout.endswith("  20 of 20 hold\n")
     assert sorted(beside_the_work.rglob("*.y*")) == before
     assert not (beside_the_work / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_the_program_reports_defects_with_remedies_and_exit_code_1(beside_the_work):
     planted = ["trust=[mine]", "env.id=mine:broken/Unseeded-v0", "network.block=Leaky"]
     done = verified(beside_the_work, "--config-dir", "conf", "network=own", *planted)
     assert done.returncode == 1
-    assert "FAIL  environment repeats with seed and actions" in done.stdout
-    assert "-> draw all randomness from self.np_random" in done.stdout
-    assert "FAIL  nothing leaks across a reset" in done.stdout
+    assert "FAIL         environment repeats with seed and actions" in done.stdout
+    assert "-> Draw all randomness from self.np_random" in done.stdout
+    assert "FAIL         nothing leaks across a reset" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_program_does_not_feed_a_network_with_what_is_not_in_its_space(beside_the_work):
+    done = verified(beside_the_work, "trust=[mine]", "env.id=mine:broken/OutOfChoices-v0")
+    assert done.returncode == 1
+    assert "FAIL         observations lie in their space" in done.stdout
+    assert "NOT CHECKED  the network" in done.stdout
+    assert "unexpected" not in done.stdout + done.stderr
 
 
 def test_a_faulty_configuration_gets_the_same_answer_as_from_seqrl_train(tmp_path):

@@ -8,7 +8,10 @@ from gymnasium import spaces
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
 from seqrl.runner import Runner
-from seqrl.verify.checks import env_checks, network_checks, played
+from seqrl.verify.environment import env_checks
+from seqrl.verify.findings import Status
+from seqrl.verify.network import Subject, network_checks
+from seqrl.verify.play import Budget
 from tests.envs import everything
 from tests.parts import ppo, small_network
 from tests.worlds import Script
@@ -61,8 +64,8 @@ def test_image_bytes_equal_the_environments_own():
 def test_learning_is_exact_with_every_kind_of_space(kind, bptt_length):
     with closing(make()) as env:
         network = small_network(env, kind)
-    findings = list(network_checks(played(make, network, bptt_length)))
-    assert not [finding for finding in findings if not finding.passed]
+    findings = list(network_checks(Subject(make, network, bptt_length)))
+    assert not [finding for finding in findings if finding.status is not Status.PASS]
 
 
 def test_an_update_moves_every_parameter_and_masked_actions_never_occur():
@@ -182,16 +185,22 @@ def test_inputs_work_with_every_kind_of_action_and_learning_stays_exact():
         parts = env.observation_space.parts
     assert parts["previous_action.move"] == spaces.Discrete(5)
     assert parts["previous_action.lamps"] == spaces.MultiDiscrete([3, 3, 3])
-    findings = list(network_checks(played(with_inputs, network, 3)))
-    assert not [finding for finding in findings if not finding.passed]
+    findings = list(network_checks(Subject(with_inputs, network, 3)))
+    assert not [finding for finding in findings if finding.status is not Status.PASS]
 
 
 def test_environment_checks_play_only_allowed_actions():
-    assert not [finding for finding in env_checks(make) if not finding.passed]
+    assert not [
+        finding
+        for finding in env_checks(make, Budget(seconds=0, least=100, resets=50))
+        if finding.status is not Status.PASS
+    ]
+
+
+def with_inputs(batch_size, seed):
+    return WithInputs(GymnasiumEnv("Blackjack-v1", batch_size, len(seed)), ["previous_action", "first"])
 
 
 def test_an_environment_with_inputs_repeats_and_stays_within_its_space():
-    def with_inputs(batch_size, seed):
-        return WithInputs(GymnasiumEnv("Blackjack-v1", batch_size, len(seed)), ["previous_action", "first"])
-
-    assert not [finding for finding in env_checks(with_inputs) if not finding.passed]
+    findings = env_checks(with_inputs, Budget(seconds=0, least=100, resets=50))
+    assert not [finding for finding in findings if finding.status is not Status.PASS]

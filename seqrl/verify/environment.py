@@ -1,0 +1,396 @@
+"""Checks that an environment must pass before you train with it.
+
+Everything is played with random actions. A play is repeated under other circumstances, in a new environment, later in
+the same one, beside a copy, in another process, and its answers must not differ by a bit.
+"""
+
+import pickle
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from seqrl.envs import BatchedEnv, GymnasiumEnv
+from seqrl.envs.gym.flatten import FlattenedEnv
+from seqrl.envs.gym.guard import GuardedEnv
+from seqrl.envs.inputs import WithInputs
+from seqrl.spaces import ACTION_MASK, Packed, masked_alternatives, numbers
+from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds
+from seqrl.verify.play import (
+    BATCH,
+    Budget,
+    MakeEnv,
+    Play,
+    difference,
+    elsewhere,
+    global_streams_seeded,
+    opened,
+    reference,
+    retold,
+    rewound,
+)
+
+# The word in the name of an observation's part that says what may be chosen.
+MASK = re.compile(r"mask", re.IGNORECASE)
+# First observations to see, and how many different ones are few enough to have seen all.
+FIRSTS, FEW = 50, 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An environment to check.
+
+    make_env         builds environments from their number and the name of their random stream
+    budget           how long to play
+    whole_episodes   whether a run waits for episodes to end
+    """
+
+    make_env: MakeEnv
+    budget: Budget = field(default_factory=Budget)
+    whole_episodes: bool = True
+
+    @cached_property
+    def play(self) -> Play:
+        return reference(self.make_env, self.budget)
+
+    def new(self, stream: str = "verify") -> "closing[BatchedEnv]":
+        return closing(self.make_env(BATCH, stream))
+
+    @cached_property
+    def again(self) -> Play:
+        with self.new() as env:
+            return retold(env, len(self.play.answers))
+
+    def require_repetition(self) -> None:
+        """Raise UncheckedError unless a new environment repeats what was played."""
+        if difference(self.play, self.again) is not None:
+            raise UncheckedError("the environment does not repeat even in this process", "Fix that first.")
+
+
+def env_checks(make_env: MakeEnv, budget: Budget | None = None, whole_episodes: bool = True) -> Iterator[Finding]:
+    """Whether the environment is repeatable and fit to learn from."""
+    stage = Stage(make_env, budget or Budget(), whole_episodes)
+    # Nothing else can be said about what can't be stepped.
+    return found(CHECKS if stage.play.last else [plays], stage)
+
+
+def is_playable(findings: list[Finding]) -> bool:
+    """Whether a network may be fed with what the environment shows."""
+    return all(finding.is_good for finding in findings if finding.name in (plays.name, observations.name))
+
+
+@check("it plays", "Fix the environment.")
+def plays(stage: Stage) -> Measured:
+    """It answers random actions without an error."""
+    play = stage.play
+    return holds(not play.fault, play.fault or f"{play.steps:,} random steps, {play.ends:,} episodes ended")
+
+
+@check(
+    "observations lie in their space",
+    "Fix the observations, or widen observation_space: they must be finite, and within its shape and bounds.",
+)
+def observations(stage: Stage) -> Measured:
+    """Shape, bounds and finite numbers, over a long play and many resets."""
+    play = stage.play
+    begun, outside = play.begun, play.outside
+    if not (outside or play.fault):
+        with stage.new() as env:
+            more, began = opened(env), time.perf_counter()
+            # Random streams of their own, so that these are other episodes than those that were played.
+            while not (more.outside or more.fault) and more.begun < stage.budget.resets:
+                if more.begun > stage.budget.resets / 4 and time.perf_counter() - began > stage.budget.seconds:
+                    break
+                more.begin()
+        begun, outside = begun + more.begun, more.outside or more.fault
+    return holds(not outside, outside or f"{play.steps:,} steps and {begun:,} resets: all do")
+
+
+@check(
+    "environment repeats with seed and actions",
+    "Draw all randomness from self.np_random, which reset(seed=…) seeds, and keep all state in self, not in the class.",
+)
+def repeats(stage: Stage) -> Measured:
+    """Two new environments with the same seed answer the same actions alike."""
+    play, again = stage.play, stage.again
+    if (index := difference(play, again)) is not None:
+        figure = f"{_when(play, index)} differs in a second environment{_from_global_streams(stage, index)}"
+        return holds(False, figure)
+    with stage.new("verify another seed") as env:
+        other = retold(env, min(len(play.answers), 600))
+    idle = "; the seed changes nothing" if difference(play, other) is None else ""
+    return holds(True, f"none of {len(again.answers):,} answers differs{idle}")
+
+
+def _when(play: Play, index: int) -> str:
+    return f"the answer to step {play.clock[index]:,}" if play.clock[index] else "the first observation"
+
+
+def _from_global_streams(stage: Stage, index: int) -> str:
+    told = []
+    for _ in range(2):
+        with global_streams_seeded(), stage.new() as env:
+            told.append(retold(env, index + 1))
+    if difference(*told) is not None:
+        return ""
+    return ", but not if the global streams of random, NumPy and torch are seeded: it draws from one of these"
+
+
+@check(
+    "the same seed repeats later, too",
+    "reset(seed=…) must begin anew: forget the episode before, however it ended, count no episodes, and heed every "
+    "seed, not only the first.",
+)
+def repeats_later(stage: Stage) -> Measured | None:
+    """Taken back to its first seed after a truncation, a termination and midway, it begins the same episodes again."""
+    stage.require_repetition()
+    play, after = stage.play, []
+    steps = len(play.answers) // 2
+    with stage.new() as env:
+        live = Play(env)
+        state = env.state_dict()
+        if state is None or ("env" in state and state["env"] is None):
+            return None
+        for moment, wanted in MOMENTS.items():
+            live.steps_until(steps // 6, lambda _: False)
+            if not live.steps_until(steps if getattr(play, moment, True) else 0, wanted):
+                continue
+            live = rewound(env, state, 2 * len(play.answers) // 3)
+            after.append(SAID[moment])
+            if (index := difference(play, live)) is not None or live.fault:
+                differs = live.fault if index is None else f"{_when(stage.play, index)} differs"
+                return holds(False, f"{differs} when the same seed comes again {after[-1]}")
+    if not after:
+        raise UncheckedError("no moment came to give it the same seed again")
+    return holds(True, f"none of {len(live.answers):,} answers differs {', '.join(after)}")
+
+
+def _ended(play: Play, how: str) -> bool:
+    return play.last is not None and bool(getattr(play.last, how).any())
+
+
+# By what `Play` calls their number, if it counts them.
+SAID = {"truncated": "after a truncation", "terminated": "after a termination", "midway": "midway"}
+MOMENTS: dict[str, Callable[[Play], bool]] = {
+    "truncated": lambda play: _ended(play, "truncated"),
+    "terminated": lambda play: _ended(play, "terminated"),
+    "midway": lambda play: not (_ended(play, "terminated") or _ended(play, "truncated")),
+}
+
+
+@check(
+    "copies do not disturb each other",
+    "Keep state in self, not in the class or the module, and draw randomness from self.np_random.",
+)
+def copies(stage: Stage) -> Measured:
+    """It answers the same while a copy with another seed is played between its steps."""
+    stage.require_repetition()
+    with stage.new() as env, stage.new("verify another seed") as copy:
+        other = Play(copy, seed=1)
+        told = retold(env, len(stage.play.answers) // 2, beside=other.step)
+    if (index := difference(stage.play, told)) is not None or told.fault:
+        differs = told.fault if index is None else f"{_when(stage.play, index)} differs"
+        return holds(False, f"{differs} beside a copy with another seed")
+    return holds(True, f"none of {len(told.answers):,} answers differs beside a copy with another seed")
+
+
+@check(
+    "another process plays the same",
+    "Let nothing depend on the process: its global random streams, its id, the order of a set, the clock.",
+)
+def processes(stage: Stage) -> Measured:
+    """It answers the same in a new process."""
+    stage.require_repetition()
+    told = elsewhere(stage.make_env, len(stage.play.answers))
+    if (index := difference(stage.play, told)) is not None:
+        return holds(False, f"{_when(stage.play, index)} differs in another process")
+    return holds(True, f"none of {len(told):,} answers differs")
+
+
+@check("actions are left as they are", "Do not write to the action: use action = action * 0.5, not action *= 0.5.")
+def actions(stage: Stage) -> Measured:
+    """Neither the batched interface nor a single environment writes to its actions."""
+    with stage.new() as env:
+        seen = witnesses(env)
+        play, changed = opened(env), 0
+        for _ in range(min(stage.budget.least, len(stage.play.answers) // 2)):
+            action = play.action()
+            before = action.clone()
+            if not play.step(action):
+                break
+            changed += not torch.equal(before, action) or any(witness.changed for witness in seen)
+    return holds(not changed, f"{changed:,} of {play.steps // BATCH:,} were changed, 0 allowed")
+
+
+@check("the action mask is used", "")
+def masks(stage: Stage) -> Measured | None:
+    """A mask of allowed actions, in info or in a part of the observation, is one that the policy uses."""
+    with stage.new() as env:
+        seen = witnesses(env)
+        opened(env).step()
+        space = env.observation_space
+        choices = sum(masked_alternatives(env.action_space))
+    named = space.parts if isinstance(space, Packed) else {}
+    if not choices:
+        return None
+    if ACTION_MASK in named:
+        return Measured(Status.PASS, "the policy chooses only what it allows")
+    if any(witness.mask_in_info for witness in seen):
+        own = "" if seen[0].is_single else " and env.backend=sync"
+        return Measured(Status.WARN, "info['action_mask'] is not used", f"Use env.action_mask=info{own}.")
+    for name, part in named.items():
+        if MASK.search(name.rpartition(".")[2]) and numbers(part) == choices:
+            return Measured(
+                Status.WARN, f"part {name!r} of the observation is not used", f"Use env.action_mask={name}."
+            )
+    return None
+
+
+class Witness:
+    """Watches what an environment does with its actions, and what its info has.
+
+    env         single or vector environment, whose methods it takes the place of
+    is_single   whether it is a single one
+    """
+
+    def __init__(self, env: Any, is_single: bool) -> None:
+        self.is_single, self.changed, self.mask_in_info, self.final_in_info = is_single, False, False, False
+        self._step, self._reset = env.step, env.reset
+        env.step, env.reset = self.step, self.reset
+
+    def step(self, action: Any) -> Any:
+        before = pickle.dumps(action)
+        answer = self._step(action)
+        self.changed = before != pickle.dumps(action)
+        self._look(answer)
+        return answer
+
+    def reset(self, **given: Any) -> Any:
+        answer = self._reset(**given)
+        self._look(answer)
+        return answer
+
+    def _look(self, answer: Any) -> None:
+        # Whether it is a tuple with an info at all is for others to check.
+        info = answer[-1] if isinstance(answer, tuple) else None
+        if isinstance(info, dict):
+            self.mask_in_info |= ACTION_MASK in info
+            self.final_in_info |= "final_obs" in info
+
+
+def beneath(env: BatchedEnv) -> Any | None:
+    """Gymnasium's vector environment that is played; None if it is none of Gymnasium's."""
+    while isinstance(env, WithInputs):
+        env = env.env
+    return env._episodes.envs if isinstance(env, GymnasiumEnv) else None
+
+
+def witnesses(env: BatchedEnv) -> list[Witness]:
+    """Watch Gymnasium's environments beneath; none if there are none."""
+    if (envs := beneath(env)) is None:
+        return []
+    singles = [it.env for it in getattr(envs, "envs", []) if isinstance(it, GuardedEnv)]
+    if not singles:
+        return [Witness(envs, is_single=False)]
+    return [Witness(it.env if isinstance(it, FlattenedEnv) else it, is_single=True) for it in singles]
+
+
+@check(
+    "a step spent on a reset plays nothing",
+    "If the vector form begins the next episode within the step that ends one, say so: metadata = {'autoreset_mode': "
+    "AutoresetMode.SAME_STEP}, and give info['final_obs']; or use env.backend=sync.",
+)
+def ghosts(stage: Stage) -> Measured | None:
+    """The step after an end, which a vector form spends on its reset, gives no reward and does not heed its action."""
+    play = stage.play
+    if not play.ghosts:
+        return None
+    if play.ghost_rewards:
+        return holds(False, f"{len(play.ghost_rewards):,} of {play.ghosts:,} gave a reward, {play.ghost_rewards[0]:g}")
+    with stage.new() as env:
+        seen, fresh = witnesses(env), opened(env)
+        fresh.steps_until(stage.budget.least, lambda it: bool(it.ends))
+        for _ in range(FIRSTS):
+            fresh.begin()
+    if any(witness.final_in_info for witness in seen):
+        return holds(False, "an end comes with info['final_obs'], as if the next episode had begun")
+    if len(fresh.firsts) <= FEW and not fresh.firsts & play.ghost_firsts:
+        return holds(False, f"none of {play.ghosts:,} shows what episodes begin with")
+    stage.require_repetition()
+    with stage.new() as env, stage.new() as twin:
+        one, other = opened(env), opened(twin)
+        ended = torch.zeros(BATCH, dtype=torch.bool)
+        for _ in range(stage.budget.least):
+            action = one.action()
+            # Other actions on the steps that are spent on a reset alone.
+            different = one.action().where(ended.view(-1, *[1] * (action.dim() - 1)), action)
+            if not (one.step(action) and other.step(different)) or one.last is None:
+                break
+            ended = one.last.terminated | one.last.truncated
+    return holds(difference(one, other) is None, f"{one.ghosts:,} such steps: what is done there must change nothing")
+
+
+@check(
+    "episodes end",
+    "Give the environment a time limit, such as +env.kwargs.max_episode_steps=1000, or use rollout_length=128.",
+)
+def ends(stage: Stage) -> Measured | None:
+    """An episode ends, unless a run does not wait for it."""
+    if not stage.whole_episodes:
+        return None
+    play = stage.play
+    count, steps = play.ends, play.steps
+    if not count:
+        with closing(stage.make_env(1, "verify")) as env:
+            alone, began = opened(env), time.perf_counter()
+            while not (alone.ends or alone.fault) and alone.steps < stage.budget.endless:
+                if time.perf_counter() - began > stage.budget.wait:
+                    if limit := _time_limit(env):
+                        return holds(True, f"its time limit ends them after {limit:,} steps")
+                    raise UncheckedError(f"none ended within {alone.steps:,} random steps, and time was over")
+                alone.steps_until(50, lambda it: bool(it.ends))
+        count, steps = alone.ends, alone.steps
+    return holds(count > 0, f"{count:,} ended within {steps:,} random steps")
+
+
+def _time_limit(env: BatchedEnv) -> int | None:
+    """Steps after which Gymnasium ends an episode; None if it does not, or if this is none of its environments."""
+    envs = beneath(env)
+    spec = getattr(getattr(envs, "envs", [envs])[0], "spec", None)
+    return spec and spec.max_episode_steps
+
+
+@check(
+    "the final observation is its own",
+    "Return the last observation of the episode that ended, not the first of the next; a time limit is bootstrapped "
+    "from it. If the two look alike by design, ignore this.",
+)
+def final(stage: Stage) -> Measured | None:
+    """An episode ends with an observation that the next one does not begin with."""
+    play = stage.play
+    if not play.own + play.alike:
+        return None
+    figure = f"{play.alike:,} of {play.own + play.alike:,} equal the next episode's first one"
+    if not play.own and play.common:
+        return Measured(Status.WARN, f"{figure}, and so do others: nothing can be told")
+    return holds(play.own > 0, figure)
+
+
+CHECKS: list[Check] = [
+    plays,
+    observations,
+    repeats,
+    repeats_later,
+    copies,
+    processes,
+    actions,
+    masks,
+    ghosts,
+    ends,
+    final,
+]

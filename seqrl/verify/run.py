@@ -1,0 +1,41 @@
+"""Checks what a configuration names."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from seqrl.devices.device import Device
+from seqrl.envs import BatchedEnv
+from seqrl.runs.build import constructor, make_device, make_env, make_network
+from seqrl.verify.environment import env_checks, is_playable
+from seqrl.verify.findings import Finding, Status
+from seqrl.verify.network import Subject, network_checks
+
+
+def verify(cfg: DictConfig) -> list[Finding]:
+    """Check the environment and the network of a configuration, on the CPU."""
+    device = replace(make_device(cfg), name="cpu")
+    device.prepare()
+    if cfg.env.get("backend") == "async":
+        # It plays the same episodes as sync.
+        merged = OmegaConf.merge(cfg, {"env": {"backend": "sync"}})
+        assert isinstance(merged, DictConfig)
+        cfg = merged
+
+    env = make_env(cfg, device, 1, "verify")
+    env.close()
+
+    make = partial(_make, cfg, device, env.backend)
+    findings = list(env_checks(make, whole_episodes=not cfg.runner.rollout_length))
+    if not is_playable(findings):
+        why = "the environment must be fixed first"
+        return [*findings, Finding("the network", Status.UNCHECKED, why, "Then run this again.")]
+    checked = make_network(cfg, env, device)
+    bptt_length = constructor(cfg.algorithm)(checked, np.random.default_rng(0)).settings.bptt_length
+    return [*findings, *network_checks(Subject(make, checked, bptt_length, cfg.parallel))]
+
+
+def _make(cfg: DictConfig, device: Device, backend: str, batch_size: int, stream: str) -> BatchedEnv:
+    return make_env(cfg, device, batch_size, stream, backend=backend)
