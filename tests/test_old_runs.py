@@ -14,7 +14,7 @@ from seqrl.config import settle
 from seqrl.config.validate import faults
 from seqrl.evaluate.__main__ import evaluate
 from seqrl.evaluate.request import requested
-from seqrl.report.runs import found
+from seqrl.report.runs import find
 from tests.test_configuration import composed
 
 DATA = Path(__file__).parent / "data"
@@ -46,7 +46,7 @@ def test_a_run_of_0_1_0_is_evaluated_as_it_was_then(run, capsys):
 
 
 def test_a_run_of_0_1_0_is_reported(run):
-    (reported,) = found([run])
+    (reported,) = find([run])
     assert (reported.status, reported.seed, reported.score) == ("finished", 0, pytest.approx(14.1667, rel=1e-4))
 
 

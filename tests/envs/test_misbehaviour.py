@@ -296,25 +296,55 @@ def test_an_environment_that_hangs_when_it_is_drawn_is_named(backend):
             env.render()
 
 
-def test_a_limit_counts_no_time_in_which_the_process_was_suspended():
-    began, guard = time.monotonic(), Guard(1.0)
-    command = ["sh", "-c", f"kill -STOP {os.getpid()}; sleep 1.5; kill -CONT {os.getpid()}"]
-    with guard, subprocess.Popen(command) as stops:
-        stops.wait()
-    assert time.monotonic() - began > 1.4
+def children(pid):
+    """A process's children, and theirs."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found += [int(stat.parent.name), *children(int(stat.parent.name))]
+    return found
 
 
-def test_a_process_that_has_been_suspended_is_not_overdue():
+def suspended(play):
+    """Exit code of a process that plays and is suspended meanwhile, longer than its limit; its children too."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=play, args=(ready,))
+    process.start()
+    assert ready.wait(20)
+    theirs = children(process.pid)
+    for pid in (process.pid, *theirs):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(process.pid, signal.SIGCONT)
+    # They answer later still.
+    time.sleep(0.2)
+    for pid in theirs:
+        os.kill(pid, signal.SIGCONT)
+    process.join(30)
+    return process.exitcode
+
+
+def play_in_a_guard(ready):
+    with Guard(1.0):
+        ready.set()
+        time.sleep(0.3)
+
+
+def play_with_a_process_each(ready):
     with closing(made("async", timeout_seconds=1.0)) as env:
         env.reset()
-        ours = [os.getpid(), *(process.pid for process in env._episodes.envs.processes)]
-        pids = " ".join(map(str, ours))
-        # The others answer later still than this process goes on.
-        script = f"kill -STOP {pids}; sleep 1.5; kill -CONT {ours[0]}; sleep 0.2; kill -CONT {pids}"
-        with subprocess.Popen(["sh", "-c", script]):
-            for _ in range(200):
-                env.step(torch.zeros(2, 2))
-                time.sleep(0.01)
+        ready.set()
+        until = time.monotonic() + 1.9
+        while time.monotonic() < until:
+            env.step(torch.zeros(2, 2))
+
+
+@LINUX
+@pytest.mark.parametrize("play", [play_in_a_guard, play_with_a_process_each])
+def test_a_limit_counts_no_time_in_which_the_process_was_suspended(play):
+    assert suspended(play) == 0
 
 
 @BOTH
@@ -393,16 +423,6 @@ def test_a_lock_ends_with_its_process_whatever_it_forked(tmp_path):
     assert helper.is_alive()
     helper.kill()
     helper.join()
-
-
-def children(pid):
-    """A process's children, and theirs."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found += [int(stat.parent.name), *children(int(stat.parent.name))]
-    return found
 
 
 def gone(pids):
