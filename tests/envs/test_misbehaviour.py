@@ -347,6 +347,60 @@ def test_a_limit_counts_no_time_in_which_the_process_was_suspended(play):
     assert suspended(play) == 0
 
 
+class OwnForm(gymnasium.vector.VectorEnv):
+    """All environments in one program; odd as the others."""
+
+    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}  # noqa: RUF012  # as Gymnasium has it
+    single_observation_space, single_action_space = Plain.observation_space, Plain.action_space
+
+    def __init__(self, num_envs, odd=""):
+        self.num_envs, self.odd, self.episode = num_envs, odd, 2
+        self.observation_space = gymnasium.vector.utils.batch_space(Plain.observation_space, num_envs)
+        self.action_space = gymnasium.vector.utils.batch_space(Plain.action_space, num_envs)
+        Plain.do(self, "init")
+
+    def reset(self, *, seed=None, options=None):
+        Plain.do(self, "reset")
+        return np.zeros((self.num_envs, 2), np.float32), {}
+
+    def step(self, actions):
+        Plain.do(self, "step")
+        nothing = np.zeros(self.num_envs)
+        return np.zeros((self.num_envs, 2), np.float32), nothing, nothing > 0, nothing > 0, {}
+
+    def close_extras(self, **arguments):
+        Plain.do(self, "close")
+
+
+gymnasium.register("test/OwnForm-v0", vector_entry_point=OwnForm)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ("hang at init", r"^environments, constructor: it has not answered for 0\.3 seconds"),
+        ("exit at init", r"^environments, constructor: it raised SystemExit"),
+        ("hang at reset", r"^environments: it has not answered for 0\.3 seconds"),
+        ("exit at step", r"^environments: raised SystemExit: the window was closed"),
+    ],
+)
+def test_an_own_vector_form_is_named_too(odd, message):
+    with pytest.raises(FaultyEnvError, match=message):
+        played(made("vector", odd, id="test/OwnForm-v0", timeout_seconds=0.3))
+
+
+# What does not hang may take its time: torch imports much for one of its settings.
+LIMITS = {"hang at close": 0.3}
+
+
+@pytest.mark.parametrize("odd", ["hang at close", "exit at close", "set torch at step", "handle signals at step"])
+def test_an_own_vector_form_leaves_the_run_as_it_was(odd):
+    before = torch.get_default_dtype(), signal.getsignal(signal.SIGTERM)
+    with closing(made("vector", odd, id="test/OwnForm-v0", timeout_seconds=LIMITS.get(odd, 10))) as env:
+        played(env)
+    assert (torch.get_default_dtype(), signal.getsignal(signal.SIGTERM)) == before
+
+
 @BOTH
 @pytest.mark.parametrize(("id", "name"), [("Unfinite", "observation"), ("Composed", "observation 'place'")])
 def test_a_first_observation_that_is_not_finite_is_named(backend, id, name):
