@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from seqrl import train
+from seqrl import sweeps
 from seqrl.config.paths import CONF
 from seqrl.runs.manifest import Manifest
 from seqrl.sweeps import Point
@@ -21,11 +21,10 @@ def looked(monkeypatch):
     """A point that is looked at without its configuration, which `play` then does as it is told."""
 
     def looked(folder: Path, play) -> float:
-        monkeypatch.setattr(train, "settle", lambda *_, **__: None)
+        monkeypatch.setattr(sweeps, "settle", lambda *_, **__: None)
         monkeypatch.setattr(Point, "share_of_cores", 1)
         monkeypatch.setattr(Point, "refuse_another", lambda *_: None)
-        monkeypatch.setattr(train, "train", play)
-        return train.play_point(OmegaConf.create({}), folder, None)
+        return sweeps._finish_point(OmegaConf.create({}), Point(folder, None), play)
 
     return looked
 

@@ -128,7 +128,7 @@ PLANTED = [
     ("FirstForFinal", environment.final, "equal the next episode's first one"),
     ("OutOfBounds", environment.observations, "is not within -1 to 1, after a reset"),
     ("OutOfBoundsLater", environment.observations, "is not within -1 to 1, at step"),
-    ("NotANumber", environment.observations, "nan, "),
+    ("NotANumber", environment.plays, "its observation is nan"),
     ("OutOfChoices", environment.observations, "3 is not within 0 to 2"),
     ("OutOfSeveralChoices", environment.observations, "3 is not within 0 to 2"),
     ("Exits", environment.plays, "SystemExit"),

@@ -98,11 +98,14 @@ def evaluate(request: Request) -> None:
     written = {"evaluation.json": json.dumps(about | measured, allow_nan=False).encode()}
     if request.video:
         written["policy.gif"] = filmed(cfg, device, network)
-    keep(run, written, about["env_steps"])
+    keep(run, written, about["env_steps"], request.run)
 
 
-def keep(run: Path, written: dict[str, bytes], env_steps: int) -> None:
-    """Write files to the folder of a run, if possible; a film also for TensorBoard."""
+def keep(run: Path, written: dict[str, bytes], env_steps: int, shown: Path) -> None:
+    """Write files to the folder of a run, if possible; a film also for TensorBoard.
+
+    shown   the folder as the user gave it
+    """
     try:
         for name, data in written.items():
             write(run / name, data)
@@ -110,9 +113,9 @@ def keep(run: Path, written: dict[str, bytes], env_steps: int) -> None:
             # In a folder of its own, because TensorBoard reads only the newest event file of a folder.
             (run / "video").mkdir(exist_ok=True)
             show(run / "video", "policy", film, env_steps)
-            say(f"Film: {run / 'policy.gif'}, and in TensorBoard")
+            say(f"Film: {shown / 'policy.gif'}, and in TensorBoard")
     except OSError as error:
-        say(f"Could not write {error.filename}: {error.strerror}.")
+        say(f"Could not write {shown / Path(error.filename).relative_to(run)}: {error.strerror}.")
 
 
 def filmed(cfg: DictConfig, device: Device, network: Network) -> bytes:

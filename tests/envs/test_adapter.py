@@ -325,7 +325,7 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
         (
             partial(GymnasiumEnv, "tests.broken:Thing"),
             "env.id: no environment is registered as 'Thing'. tests.broken registers broken/Walk-v0, "
-            "broken/Unseeded-v0, broken/Endless-v0, broken/OutOfBounds-v0, broken/FirstForFinal-v0.",
+            "broken/Unseeded-v0, broken/Endless-v0, broken/OutOfBounds-v0, broken/FirstForFinal-v0 and more.",
         ),
         (
             partial(GymnasiumEnv, "tests.worlds:Thing"),
