@@ -47,6 +47,7 @@ def test_a_point_that_another_process_has_begun_and_finished_meanwhile_is_not_do
     assert capsys.readouterr().out == f"{tmp_path.name}: already finished, 7.00\n"
 
 
+@pytest.mark.slow
 def test_equal_sweeps_into_one_folder_share_its_points(tmp_path):
     command = [sys.executable, "-m", "seqrl.train", "-m", *TINY, "seed=0,1,2", "sweep=s"]
     both = [

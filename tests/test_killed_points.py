@@ -24,6 +24,7 @@ DEADLY = MOODY.replace("self.clock += 1", "self.clock += 1; self.die()").replace
 )
 
 
+@pytest.mark.slow
 def test_a_point_whose_process_is_killed_begins_again_and_the_others_go_on(tmp_path):
     (tmp_path / "moody.py").write_text(DEADLY)
     (tmp_path / "a.deadly").touch()

@@ -67,6 +67,7 @@ def done(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
 def test_every_command_works_as_written(done, command):
     printed, exit_code, errors = done[1][command]
     assert exit_code == 0, errors

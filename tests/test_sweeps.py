@@ -91,6 +91,7 @@ def test_the_same_command_again_finishes_what_failed_or_was_not_begun_and_nothin
     assert f"{a}: already finished" in second.stdout
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side_share_the_cores_and_leave_the_bits_of_one_learner(tmp_path):
     assert sweep(tmp_path, *TINY, "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2").returncode == 0
     for name, facts in manifests(tmp_path).items():
@@ -148,6 +149,7 @@ def going(folder: Path, *arguments: str, points: int) -> Iterator[Program]:
     "number",
     [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGKILL))],
 )
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_goes_on_where_it_stopped(tmp_path, number):
     arguments = [*SMALL, "episodes=1000000", "rollout_length=16", "total_steps=1280", "seed=0,1", "algorithm.epochs=2"]
     with going(tmp_path, *arguments, points=1) as process:

@@ -194,6 +194,7 @@ def test_a_journal_that_is_damaged_in_the_middle_gets_one_line_and_is_left_as_it
         journal.opened(path)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_half_a_line_of_its_journal(tmp_path):
     space(tmp_path)
     assert tune(tmp_path, *TINY, "total_steps=64", "trials=1").returncode == 0

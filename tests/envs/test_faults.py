@@ -167,6 +167,7 @@ for _ in range(2):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")
+@pytest.mark.slow
 def test_environments_that_hang_end_with_a_killed_run():
     with Program(Path.cwd(), "-c", ORPHANS) as run:
         pids = [int(pid) for pid in run.stdout.readline().split()]
