@@ -74,9 +74,6 @@ def soak(folder: Path, overrides: list[str], kills: int, longest: float, chance:
             process.communicate()
             soaked.kills += 1
             soaked.unsaved += not saved
-            if not list((folder / "checkpoints").glob("*.pt")):
-                # Killed before its first checkpoint: there is no run yet, only its folder.
-                (folder / "manifest.json").unlink(missing_ok=True)
             print(f"kill {soaked.kills}: {newest(folder)} iterations", flush=True)
         else:
             finished(process)

@@ -73,10 +73,8 @@ def survived(folder: Path, words: list[str], call: str, number: int, whole: Path
     code = train([*words, f"hydra.run.dir='{folder}'"], *inject)
     if code == 0:
         return "not killed"
+    # Where nothing was saved yet, the same command begins it again.
     again = [f"resume={folder}"] if can_go_on(folder) else [*words, f"hydra.run.dir='{folder}'"]
-    if not can_go_on(folder):
-        # It had saved nothing yet: the same command begins it again.
-        (folder / "manifest.json").unlink(missing_ok=True)
     if code := train(again):
         return f"could not be resumed, exit code {code}"
     unequal = differences(Checkpoints(whole).newest()[0], Checkpoints(folder).newest()[0])
