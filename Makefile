@@ -30,7 +30,7 @@ check: $(INSTALLED)  ## check format, lint, types and known weaknesses of depend
 bench: $(INSTALLED)  ## compare the speed with other libraries', which it installs apart; leave the machine alone meanwhile
 	$(IN_VENV) scripts/bench.py outputs/bench $(ARGS)
 
-format: $(INSTALLED)  ## write the format and what lint can mend
+format: $(INSTALLED)  ## format the code and apply fixes of the linter
 	$(IN_VENV) -m ruff format .
 	$(IN_VENV) -m ruff check --fix .
 

@@ -74,8 +74,8 @@ class StoppedError(SeqrlError):
 def described(error: BaseException) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return masked(f"{said}{_place(error)}")
+    text = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return masked(f"{text}{_place(error)}")
 
 
 def _place(error: BaseException) -> str:

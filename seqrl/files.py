@@ -158,8 +158,8 @@ def read_yaml(path: Path) -> str:
 
 def fault(error: Exception) -> str:
     """Why a file could not be read, in a few words that follow its name."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.splitlines()[0].rstrip(".")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason.splitlines()[0].rstrip(".")
 
 
 def sync_folder(folder: Path) -> None:

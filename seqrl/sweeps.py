@@ -122,8 +122,8 @@ def jobs_at_once(launcher: DictConfig) -> int:
 class Pool:
     """Runs points side by side, in place of joblib's pool, which ends the sweep if one of its processes is killed.
 
-    Here each process is a pool of its own: a point whose process is killed, perhaps for want of memory, goes on in a
-    new one, and the other points do not notice. After three attempts it is left to the next command.
+    Here each process is a pool of its own: a point whose process is killed, perhaps because memory ran out, goes on
+    in a new one, and the other points do not notice. After three attempts it is left to the next command.
 
     n_jobs   points at once, as joblib counts; one alone runs in this process
     """

@@ -242,6 +242,18 @@ def test_the_scale_of_rewards_goes_on(tmp_path, algorithm, rollouts):
     assert_same(tmp_path, *env, f"algorithm={algorithm}", "algorithm.normalize_reward=true", rollouts)
 
 
+def test_a_state_that_is_loaded_is_left_as_it_was(tmp_path):
+    run = begun("env=gymnasium", "env.id=test/Wander-v0", FIXED)
+    run.iterate()
+    state = through_a_file(run, tmp_path)
+    rows = []
+    for _ in range(2):
+        resumed = begun("env=gymnasium", "env.id=test/Wander-v0", FIXED)
+        assert resumed.load_state_dict(state) == 0
+        rows.append([numbers(resumed.iterate()) for _ in range(2)])
+    assert rows[0] == rows[1]
+
+
 def test_whole_episodes_of_an_own_vector_form_go_on(tmp_path):
     assert_same(tmp_path, "env=gymnasium", "env.id=CartPole-v1", "env.backend=vector")
 

@@ -97,7 +97,8 @@ FEW = settings(
 @given(st.lists(overrides, min_size=1, max_size=2))
 def test_junk_is_answered_in_lines(tmp_path, typed):
     code, lines = answer(typed)
-    assert code in (0, 2, 5)
+    # 3: resume names a folder that is not a run's.
+    assert code in (0, 2, 3, 5)
     assert (code == 0) == (lines == [])
     for line in lines:
         assert line.strip()

@@ -222,7 +222,7 @@ def test_a_run_of_fixed_length_needs_no_ends():
 def test_a_final_observation_that_is_common_is_no_fault():
     finding = environment.final(stage_of("Blind"))
     assert finding.status is WARN
-    assert "nothing can be told" in finding.figure
+    assert "nothing can be concluded" in finding.figure
 
 
 def test_slow_episodes_are_not_called_endless():

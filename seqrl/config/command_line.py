@@ -69,7 +69,7 @@ LEAVE_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.job_loggi
 def completed(given: list[str], leave_nothing: bool) -> list[str]:
     """The command line with what it implies, options first: argparse takes overrides only in one piece.
 
-    Raises ConfigError or CheckpointError if it cannot be meant.
+    Raises ConfigError or CheckpointError if it makes no sense.
     """
     words = arguments(given)
     # `env.id=…` alone can only mean a Gymnasium environment.

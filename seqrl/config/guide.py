@@ -89,8 +89,8 @@ def translate(config: str | None, flags: Mapping[str, str], others: Sequence[str
     if not chosen & WITH_SEQUENCE:
         flat.setdefault("sequence_learning.enabled", False)
     replaced = chosen.union(*(DECIDED.get(key, []) for key in chosen))
-    said = {key: it for key, it in overrides(flat).items() if key not in replaced}
-    return [*(f"{key}={it if isinstance(it, str) else json.dumps(it)}" for key, it in said.items()), *others]
+    kept = {key: it for key, it in overrides(flat).items() if key not in replaced}
+    return [*(f"{key}={it if isinstance(it, str) else json.dumps(it)}" for key, it in kept.items()), *others]
 
 
 def overrides(flat: Mapping[str, Any]) -> dict[str, Any]:

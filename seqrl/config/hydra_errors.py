@@ -36,11 +36,11 @@ GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - 
 def message_for(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[str], int] | None:
     """Lines that say what went wrong, and the exit code; None if it is a fault of seqrl.
 
-    arguments   of the command line; all that is wrong with them is said, not only what came first
+    arguments   of the command line; everything wrong with them is reported, not only the first fault
     """
-    if (said := _message_for(error, arguments)) is None:
+    if (message := _message_for(error, arguments)) is None:
         return None
-    lines, exit_code = said
+    lines, exit_code = message
     # What was typed may hold line breaks.
     return [" ".join(line.split()) for line in lines], exit_code
 

@@ -94,7 +94,7 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
 def _values(cfg: DictConfig) -> Iterator[str]:
     for prefix, section, schema in _typed_sections(cfg):
         for name, field in keys_of(schema).items():
-            # What follows another key is said of that one.
+            # A key that follows another one is reported under that one.
             if name in section and not OmegaConf.is_interpolation(section, name):
                 yield from _value(f"{prefix}{name}", section[name], field.metadata, list(map(str, section)))
 

@@ -49,7 +49,7 @@ def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
 def open_run(settled: Settled, device: Device, checkpoints: Checkpoints, say: Callable[[str], None]) -> Run:
     """A new run, or the one that it goes on with, as its newest sound checkpoint has it.
 
-    say   is told which checkpoints were passed over, and what has changed since
+    say   prints which checkpoints were passed over, and what has changed since
 
     Raises CheckpointError if there is none to go on from.
     """
@@ -93,7 +93,7 @@ def prepare_device(device: Device, cfg: DictConfig, say: Callable[[str], None]) 
 
 @dataclass(frozen=True)
 class Constructor:
-    """Builds what a section of the configuration names; what is wrong with it is said with the section's name.
+    """Builds what a section of the configuration names; errors carry the name of the section.
 
     where    the section
     target   its `_target_`

@@ -58,9 +58,9 @@ class Manifest:
         return self
 
     def begin(self, owner: str | None = None) -> dict[str, Any]:
-        """Say that the run goes on; what it had reached stays until it is replaced. Returns what was said before.
+        """Mark the run as running; its results stay until they are replaced. Returns the facts from before.
 
-        owner   what tells the run from others, if what was said before cannot be read
+        owner   id of the run, if the manifest from before cannot be read
         """
         before = facts_of(self.path.parent)
         # Its checkpoints carry the same id, so that another run's are not taken for its own.
@@ -75,12 +75,12 @@ class Manifest:
     ) -> None:
         try:
             if error is not None and self._begun:
-                said = f"{type(error).__name__}: {error}".rstrip(": ")
-                # Where it cannot be written, the error itself is what must be said.
+                message = f"{type(error).__name__}: {error}".rstrip(": ")
+                # Where it cannot be written, the error itself is what matters.
                 with suppress(OSError):
                     status = ending(error)
                     exit_code = getattr(error, "exit_code", 130 if status == "interrupted" else 1)
-                    self.update(status=status, error=said, exit_code=exit_code)
+                    self.update(status=status, error=message, exit_code=exit_code)
         finally:
             let_go(self._held)
 
@@ -119,7 +119,7 @@ class Manifest:
             self._make_room(folder)
 
     def _make_room(self, folder: Path) -> None:
-        """Keep what was said of a run of which nothing was saved under another name."""
+        """Keep the manifest of a run of which nothing was saved under another name."""
         other = "choose another folder with hydra.run.dir=…"
         if can_go_on(folder):
             self._refuse(f"already holds a run. Continue it with resume={folder}, or {other}", TakenError)

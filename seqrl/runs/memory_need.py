@@ -91,12 +91,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def advice(need: Footprint, free: int | None, parallel: int, bptt_length: int) -> str:
     """What is needed, what there is, and which settings would fit."""
-    said = f"an update of {need.steps:,} steps at once needs about {need.megabytes:,.0f} MB"
+    text = f"an update of {need.steps:,} steps at once needs about {need.megabytes:,.0f} MB"
     if free is None:
-        return f"{said}. Use sequence_learning.max_tokens_per_batch={round_down(need.steps / 2)}, for instance."
+        return f"{text}. Use sequence_learning.max_tokens_per_batch={round_down(need.steps / 2)}, for instance."
     fits = int(USABLE * free / need.bytes_per_step)
-    said += f", and {free / 1e6:,.0f} MB are free"
-    return f"{said}. Use {' or '.join(_that_fit(need, fits, parallel, bptt_length)) or 'a smaller network'}."
+    text += f", and {free / 1e6:,.0f} MB are free"
+    return f"{text}. Use {' or '.join(_that_fit(need, fits, parallel, bptt_length)) or 'a smaller network'}."
 
 
 def _that_fit(need: Footprint, fits: int, parallel: int, bptt_length: int) -> Iterator[str]:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def open_loggers(
     loggers: Mapping[str, Callable[[], Any]], about: About, say: Callable[[str], None]
 ) -> dict[str, Logger]:
-    """The loggers that can be opened, by name; one that cannot is said and left out.
+    """The loggers that can be opened, by name; one that cannot is reported and left out.
 
     loggers   what builds each
     """

@@ -48,7 +48,7 @@ def configuration(run: Path) -> DictConfig:
 
 
 def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
-    """The state that a run had, and what is to be said of newer ones that are damaged.
+    """The state of a run, and what is wrong with newer ones that are damaged.
 
     which   last, best, or iterations
 

@@ -82,8 +82,8 @@ class Run:
         self.algorithm.optimizer.zero_grad()
         parallel = rollout.valid.shape[1]
         need = footprint(self.algorithm, rollout, parallel)
-        said = advice(need, free_bytes(rollout.reward.device), parallel, self.algorithm.settings.bptt_length)
-        raise OutOfMemoryError(f"memory: {said}") from failure
+        text = advice(need, free_bytes(rollout.reward.device), parallel, self.algorithm.settings.bptt_length)
+        raise OutOfMemoryError(f"memory: {text}") from failure
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the run goes on; tensors and plain data."""

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, heard between two iterations."""
+"""Signals that ask a run to stop, handled between two iterations."""
 
 import os
 import signal
@@ -20,11 +20,11 @@ class Stop:
 
     In a process forked from this one they do what they do by default.
 
-    told   who else may ask for it: returns a signal, or None
+    others   what else may ask for it: returns a signal, or None
     """
 
-    def __init__(self, told: Callable[[], signal.Signals | None] = lambda: None) -> None:
-        self._told = told
+    def __init__(self, others: Callable[[], signal.Signals | None] = lambda: None) -> None:
+        self._others = others
         self._heard: signal.Signals | None = None
         self._heard_at = 0.0
         self._before: dict[signal.Signals, Any] = {}
@@ -32,7 +32,7 @@ class Stop:
     @property
     def wanted(self) -> signal.Signals | None:
         """The signal that asks for it, or None."""
-        return self._heard or self._told()
+        return self._heard or self._others()
 
     def __enter__(self) -> Self:
         self._before = {number: hear(number, self._hear) for number in HEARD}

@@ -132,11 +132,11 @@ def _when(play: Play, index: int) -> str:
 
 
 def _from_global_streams(stage: Stage, index: int) -> str:
-    told = []
+    replayed = []
     for _ in range(2):
         with global_streams_seeded(), stage.new() as env:
-            told.append(retold(env, index + 1))
-    if difference(*told) is not None:
+            replayed.append(retold(env, index + 1))
+    if difference(*replayed) is not None:
         return ""
     return ", but not if the global streams of random, NumPy and torch are seeded: it draws from one of these"
 
@@ -192,11 +192,11 @@ def copies(stage: Stage) -> Measured:
     stage.require_repetition()
     with stage.new() as env, stage.new("verify another seed") as copy:
         other = Play(copy, seed=1)
-        told = retold(env, len(stage.play.answers) // 2, beside=other.step)
-    if (index := difference(stage.play, told)) is not None or told.fault:
-        differs = told.fault if index is None else f"{_when(stage.play, index)} differs"
+        replayed = retold(env, len(stage.play.answers) // 2, beside=other.step)
+    if (index := difference(stage.play, replayed)) is not None or replayed.fault:
+        differs = replayed.fault if index is None else f"{_when(stage.play, index)} differs"
         return holds(False, f"{differs} beside a copy with another seed")
-    return holds(True, f"none of {len(told.answers):,} answers differs beside a copy with another seed")
+    return holds(True, f"none of {len(replayed.answers):,} answers differs beside a copy with another seed")
 
 
 @check(
@@ -206,10 +206,10 @@ def copies(stage: Stage) -> Measured:
 def processes(stage: Stage) -> Measured:
     """It answers the same in a new process."""
     stage.require_repetition()
-    told = elsewhere(stage.make_env, len(stage.play.answers))
-    if (index := difference(stage.play, told)) is not None:
+    replayed = elsewhere(stage.make_env, len(stage.play.answers))
+    if (index := difference(stage.play, replayed)) is not None:
         return holds(False, f"{_when(stage.play, index)} differs in another process")
-    return holds(True, f"none of {len(told):,} answers differs")
+    return holds(True, f"none of {len(replayed):,} answers differs")
 
 
 @check("actions are left as they are", "Do not write to the action: use action = action * 0.5, not action *= 0.5.")
@@ -377,7 +377,7 @@ def final(stage: Stage) -> Measured | None:
         return None
     figure = f"{play.alike:,} of {play.own + play.alike:,} equal the next episode's first one"
     if not play.own and play.common:
-        return Measured(Status.WARN, f"{figure}, and so do others: nothing can be told")
+        return Measured(Status.WARN, f"{figure}, and so do others: nothing can be concluded")
     return holds(play.own > 0, figure)
 
 

@@ -245,7 +245,7 @@ def elsewhere(make_env: MakeEnv, answers: int) -> list[bytes]:
         theirs.close()
         if not ours.poll(PATIENCE):
             raise UncheckedError(f"another process has not answered for {PATIENCE} seconds")
-        told = ours.recv()
+        replayed = ours.recv()
     except (EOFError, ConnectionError) as error:
         raise UncheckedError("another process died before it had played") from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -254,9 +254,9 @@ def elsewhere(make_env: MakeEnv, answers: int) -> list[bytes]:
         if process.pid is not None:
             process.kill()
             process.join()
-    if isinstance(told, str):
-        raise UncheckedError(f"another process could not play it: {told}")
-    return list(told)
+    if isinstance(replayed, str):
+        raise UncheckedError(f"another process could not play it: {replayed}")
+    return list(replayed)
 
 
 def _tell(pipe: Connection, make_env: MakeEnv, answers: int) -> None:

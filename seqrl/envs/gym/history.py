@@ -83,12 +83,12 @@ def as_tensors(state: Any) -> Any:
 
 
 def as_arrays(state: Any) -> Any:
-    """Convert back: tensors become arrays. Tuples stay lists."""
+    """Convert back: tensors become arrays, which are copies. Tuples stay lists."""
     match state:
         case dict():
             return {key: as_arrays(value) for key, value in state.items()}
         case list():
             return [as_arrays(value) for value in state]
         case torch.Tensor():
-            return state.numpy()
+            return state.numpy().copy()
     return state
