@@ -103,13 +103,19 @@ def spoil(path: Path, how: object) -> None:
         path.write_bytes(how)
 
 
+def left_out_beside_a_good_run(folder: Path, name: str, how: object) -> list[str]:
+    """What is said of the run `odd`, whose file is spoiled, when only the run `good` is found."""
+    put(folder / "good", 1.0)
+    put(folder / "odd", 5.0)
+    spoil(folder / "odd" / name, how)
+    left_out: list[str] = []
+    assert [run.folder.name for run in find([folder], left_out.append)] == ["good"]
+    return left_out
+
+
 @pytest.mark.parametrize(("how", "said"), MANIFESTS)
 def test_a_run_with_an_odd_manifest_is_left_out_and_named(tmp_path, how, said):
-    put(tmp_path / "good", 1.0)
-    put(tmp_path / "odd", 5.0)
-    spoil(tmp_path / "odd" / "manifest.json", how)
-    left_out: list[str] = []
-    assert [run.folder.name for run in find([tmp_path], left_out.append)] == ["good"]
+    left_out = left_out_beside_a_good_run(tmp_path, "manifest.json", how)
     (line,) = left_out
     assert line.startswith(f"{tmp_path / 'odd' / 'manifest.json'}: {said}")
     assert line.endswith(". This run is left out.")
@@ -122,11 +128,7 @@ def test_a_run_with_an_odd_manifest_is_left_out_and_named(tmp_path, how, said):
 
 @pytest.mark.parametrize(("how", "said"), CONFIGURATIONS)
 def test_a_run_with_an_odd_configuration_is_left_out_and_named(tmp_path, how, said):
-    put(tmp_path / "good", 1.0)
-    put(tmp_path / "odd", 5.0)
-    spoil(tmp_path / "odd" / "config.yaml", how)
-    left_out: list[str] = []
-    assert [run.folder.name for run in find([tmp_path], left_out.append)] == ["good"]
+    left_out = left_out_beside_a_good_run(tmp_path, "config.yaml", how)
     assert left_out[0].startswith(f"{tmp_path / 'odd' / 'config.yaml'}: {said}")
     with pytest.raises(CheckpointError, match=r"config\.yaml is not the configuration of a run: [^\n]+\.$"):
         policy.configuration(tmp_path / "odd")

@@ -15,9 +15,9 @@ from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 from seqrl.text import dotted
 
-GRADIENT_THREADS = "algorithm.gradient_threads"
+GRADIENT_THREADS, LEARNERS = "algorithm.gradient_threads", "algorithm.learners"
 # Keys of seqrl 0.1.0 that have another name now; the old one is accepted until 0.3.0.
-RENAMED = {"algorithm.learners": GRADIENT_THREADS}
+RENAMED = {LEARNERS: GRADIENT_THREADS}
 # Keys that decide nothing of what is learned.
 NO_MATTER = re.compile(r"(resume|trust|logger)(\.|$)")
 
@@ -126,12 +126,12 @@ def _rename(cfg: DictConfig, old: str, new: str) -> None:
 def _share_cores(cfg: DictConfig, before: DictConfig | None, cores: int | None) -> list[str]:
     """Let runs side by side share the cores; one that goes on keeps what it had. Returns what that implies."""
     threads = OmegaConf.select(cfg, GRADIENT_THREADS)
-    asked = any(override.startswith((f"{GRADIENT_THREADS}=", "algorithm.learners=")) for override in overrides())
+    asked = any(override.startswith((f"{GRADIENT_THREADS}=", f"{LEARNERS}=")) for override in overrides())
     if threads is None or cores is None or asked:
         return []
     fair = min(threads, max(1, cores))
     if before is not None:
-        fair = OmegaConf.select(before, GRADIENT_THREADS) or OmegaConf.select(before, "algorithm.learners")
+        fair = OmegaConf.select(before, GRADIENT_THREADS) or OmegaConf.select(before, LEARNERS)
     if fair == threads:
         return []
     OmegaConf.update(cfg, GRADIENT_THREADS, fair)

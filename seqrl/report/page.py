@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from seqrl.report import tables
-from seqrl.report.findings import Findings, between, number, probability, shown
+from seqrl.report.findings import Findings, between, probability, shown
 from seqrl.report.runs import RunRecord, clean, lines_of, short
 from seqrl.runs.manifest import is_number
 
@@ -73,7 +73,7 @@ def page(sections: Sequence[Section], left_out: Sequence[str], again: Sequence[s
     """
     runs = [run for section in sections for run in section.findings.study.runs]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters.update(number=_number, short=short, probability=probability)
+    environment.filters.update(number=tables.cell, short=short, probability=probability)
     environment.globals.update(shown=shown, between=between)
     template = environment.from_string(files("seqrl.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
@@ -93,10 +93,6 @@ def page(sections: Sequence[Section], left_out: Sequence[str], again: Sequence[s
 def _embedded(png: bytes) -> tuple[str, int]:
     """An image as text, and its width on the page, such that letters have the same size in all images."""
     return base64.b64encode(png).decode(), round(0.55 * int.from_bytes(png[16:20], "big"))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else number(value)
 
 
 def commands(runs: list[RunRecord]) -> list[tuple[str, str]]:

@@ -110,7 +110,7 @@ def show(findings: Findings, console: Console) -> None:
         values = ["null" if row[key] is None else str(row[key]) for key in findings.study.keys]
         spread = between(row["return_low"], row["return_high"])
         reached = f"{row['reached_threshold']}/{row['runs']}"
-        figures = [_number(row[name]) for name in ("return_iqm", "steps_per_second", "peak_memory_mb")]
+        figures = [cell(row[name]) for name in ("return_iqm", "steps_per_second", "peak_memory_mb")]
         table.add_row(
             *map(escape, values), f"{row['finished']}/{row['runs']}", figures[0], spread, reached, *figures[1:]
         )
@@ -133,7 +133,8 @@ def _rating(group: Group, findings: Findings) -> tuple[float, ...]:
     return float(group.returns.value), group is findings.chosen, float(np.nan_to_num(group.returns.low))
 
 
-def _number(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """A number as a table shows it; a dash for none."""
     return "–" if value is None else number(value)
 
 

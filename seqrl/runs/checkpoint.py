@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import pickle
 import shutil
 import zipfile
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import read, remove_strays, write
+from seqrl.files import read, regular, remove_strays, write
 from seqrl.machine import free_memory
 
 # Returns that are known of a checkpoint, by their names in its facts.
@@ -100,10 +99,8 @@ class Checkpoints:
         for iteration in reversed(self.iterations):
             try:
                 return self._load(iteration), damaged
-            except OSError as error:
-                damaged.append(f"{iteration:0{DIGITS}d}.pt cannot be read ({error.strerror})")
-            except ValueError as error:
-                damaged.append(f"{iteration:0{DIGITS}d}.pt {error}")
+            except (OSError, ValueError) as error:
+                damaged.append(f"{self._path(iteration).name} {_reason(error)}")
         if not damaged:
             why = "holds no checkpoint: nothing of this run was saved. Start it again with the same command."
             raise CheckpointError(f"{self.folder}: {why}")
@@ -119,11 +116,9 @@ class Checkpoints:
             )
         try:
             return self._load(iteration)
-        except OSError as error:
-            fault = f"cannot be read ({error.strerror})"
-        except ValueError as error:
-            fault = str(error)
-        raise CheckpointError(f"{self.folder}: {iteration:0{DIGITS}d}.pt {fault}. Use another one.")
+        except (OSError, ValueError) as error:
+            name = self._path(iteration).name
+            raise CheckpointError(f"{self.folder}: {name} {_reason(error)}. Use another one.") from None
 
     @property
     def iterations(self) -> list[int]:
@@ -138,7 +133,7 @@ class Checkpoints:
     @property
     def unreadable(self) -> list[str]:
         """Checkpoints that do not even say what they are: one of them may have been the best."""
-        return [f"{iteration:0{DIGITS}d}.pt" for iteration in self.iterations if not self._facts(iteration)]
+        return [self._path(iteration).name for iteration in self.iterations if not self._facts(iteration)]
 
     @property
     def owner(self) -> str | None:
@@ -188,7 +183,7 @@ class Checkpoints:
         """What the second line of a checkpoint says; {} if that cannot be read."""
         path = self._path(iteration)
         try:
-            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            with regular(path) as file:
                 first, line = file.readline(HEADER_BYTES), file.readline(HEADER_BYTES)
             facts = json.loads(line) if first.startswith(MAGIC) else _facts_of_pair(path)
         except (OSError, ValueError):
@@ -245,11 +240,16 @@ def unpacked(data: bytes, digest: str | None = None) -> dict[str, Any]:
     return state
 
 
+def _reason(error: OSError | ValueError) -> str:
+    """Why a checkpoint cannot be used, in words that follow its name."""
+    return f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+
+
 def _is_finished(path: Path) -> bool:
     if path.with_suffix(".json").exists():
         return True
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        with regular(path) as file:
             # One that is damaged at its very beginning is there all the same, and must be passed over aloud.
             return not file.read(4).startswith(b"PK")
     except OSError:
