@@ -10,6 +10,7 @@ import zipfile
 import pytest
 import torch
 
+from seqrl.config.begun import can_go_on
 from seqrl.errors import CheckpointError
 from seqrl.files import STRAY
 from seqrl.runs.checkpoint import Checkpoints, unpacked
@@ -157,6 +158,8 @@ def test_a_checkpoint_of_0_1_0_that_was_not_finished_is_none(tmp_path):
     (tmp_path / "checkpoints" / "00000002.json").unlink()
     state, wrong = Checkpoints(tmp_path).newest()
     assert (state["iterations"], wrong) == (1, [])
+    (tmp_path / "checkpoints" / "00000001.json").unlink()
+    assert not can_go_on(tmp_path)
 
 
 def test_checkpoints_of_0_1_0_are_kept_and_left_like_others(tmp_path):

@@ -61,13 +61,15 @@ def test_points_are_jobs_of_a_cluster(tmp_path):
         assert facts["status"] == "finished"
 
 
-def test_a_job_whose_time_is_over_goes_on_from_its_checkpoint_in_another(tmp_path):
-    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10"]
-    # 80 s, and more than a minute.
-    for name, facts in sweep(tmp_path, "total_steps=1600", *limits).items():
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_a_job_whose_time_is_over_goes_on_from_its_checkpoint_in_another(tmp_path, backend):
+    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10", f"env.backend={backend}"]
+    # 80 s with one process, two that run side by side need twice the steps, and more than a minute.
+    total = {"sync": 1600, "async": 3200}[backend]
+    for name, facts in sweep(tmp_path, f"total_steps={total}", *limits).items():
         assert facts["status"] == "finished"
         log = (tmp_path / "s" / name / "train.log").read_text()
         assert "resumed after" in log
         rows = (tmp_path / "s" / name / "metrics.jsonl").read_text().splitlines()
         steps = [json.loads(row)["env_steps"] for row in rows]
-        assert steps[:50] == list(range(32, 1601, 32))
+        assert steps[: total // 32] == list(range(32, total + 1, 32))

@@ -10,12 +10,33 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import fault, json_of, read_text, read_yaml
+from seqrl.files import fault, json_of, read_text, read_yaml, regular
+
+# Of the number of iterations, which names a checkpoint: more where there are more.
+DIGITS = 8
+
+
+def saved_iterations(folder: Path) -> list[int]:
+    """Iterations after which there is a checkpoint in a run folder, in their order."""
+    files = [file for file in (folder / "checkpoints").glob("[0-9]*.pt") if file.stem.isdecimal()]
+    return sorted(int(file.stem) for file in files if len(file.stem) >= DIGITS and not _is_half_a_pair(file))
+
+
+def _is_half_a_pair(file: Path) -> bool:
+    """Whether it is the state that 0.1.0 wrote first, without the facts that make a checkpoint of it."""
+    if file.with_suffix(".json").exists():
+        return False
+    try:
+        with regular(file) as state:
+            # A checkpoint that is damaged at its very beginning is there all the same, and must be passed over aloud.
+            return state.read(4).startswith(b"PK")
+    except OSError:
+        return False
 
 
 def can_go_on(folder: Path) -> bool:
-    """Whether there is a checkpoint in a run folder to go on from."""
-    return any((folder / "checkpoints").glob("[0-9]*.pt"))
+    """Whether there is a checkpoint in a run folder to go on from, sound or not."""
+    return bool(saved_iterations(folder))
 
 
 def command(folder: Path) -> tuple[list[str], str | None]:

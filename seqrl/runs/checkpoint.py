@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import read, regular, remove_strays, write
 from seqrl.machine import free_memory
@@ -32,7 +33,6 @@ TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
 MAGIC, VERSION = b"seqrl checkpoint ", 1
 # The first two lines are far shorter.
 HEADER_BYTES = 65536
-DIGITS = 8
 
 
 class Checkpoints:
@@ -105,7 +105,10 @@ class Checkpoints:
             why = "holds no checkpoint: nothing of this run was saved. Start it again with the same command."
             raise CheckpointError(f"{self.folder}: {why}")
         reasons = ", ".join(damaged)
-        raise CheckpointError(f"{self.folder}: holds no checkpoint that can be used: {reasons}. Start a new run.")
+        raise CheckpointError(
+            f"{self.folder}: holds no checkpoint that can be used: {reasons}. Start a new run; a point of a sweep "
+            "begins anew once its folder is removed."
+        )
 
     def load(self, iteration: int) -> dict[str, Any]:
         """The state after so many iterations. Raises CheckpointError if it is not there, or not sound."""
@@ -123,7 +126,7 @@ class Checkpoints:
     @property
     def iterations(self) -> list[int]:
         """Those after which there is a checkpoint."""
-        return saved_iterations(self.folder)
+        return saved_iterations(self.folder.parent)
 
     @property
     def best(self) -> tuple[int, float] | None:
@@ -198,13 +201,6 @@ class Checkpoints:
             raise OSError(40, "is a link, and could lead anywhere", str(self.folder))
 
 
-def saved_iterations(folder: Path) -> list[int]:
-    """Iterations after which there is a checkpoint in a folder `checkpoints`, in their order."""
-    names = [file.stem for file in folder.glob("[0-9]*.pt") if file.stem.isdecimal() and len(file.stem) >= DIGITS]
-    # The state of a pair that has no facts yet was never finished.
-    return sorted(int(name) for name in names if _is_finished(folder / f"{name}.pt"))
-
-
 def packed(state: dict[str, Any], facts: dict[str, Any]) -> bytes:
     """A checkpoint as bytes."""
     data = io.BytesIO()
@@ -243,17 +239,6 @@ def unpacked(data: bytes, digest: str | None = None) -> dict[str, Any]:
 def _reason(error: OSError | ValueError) -> str:
     """Why a checkpoint cannot be used, in words that follow its name."""
     return f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-
-
-def _is_finished(path: Path) -> bool:
-    if path.with_suffix(".json").exists():
-        return True
-    try:
-        with regular(path) as file:
-            # One that is damaged at its very beginning is there all the same, and must be passed over aloud.
-            return not file.read(4).startswith(b"PK")
-    except OSError:
-        return True
 
 
 def _facts_of_pair(path: Path) -> dict[str, Any]:

@@ -165,10 +165,14 @@ def leave_nothing(folder: Path) -> None:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove the folder of a refused run, and the one of its day, if nothing else is there."""
+    """Remove the folder of a refused run, and those above it in the working folder, if nothing else is there."""
+    here = Path.cwd()
     with suppress(OSError):
         folder.rmdir()
-        folder.parent.rmdir()
+        for above in folder.parents:
+            if here not in above.parents:
+                break
+            above.rmdir()
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
