@@ -100,3 +100,7 @@ class FaultyEnvError(SeqrlError):
     """An environment did something wrong while it was played; one line: which, when, what."""
 
     exit_code = 5
+
+
+class OutsideEnvError(FaultyEnvError):
+    """An environment showed what its observation space does not have."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
-from seqrl.errors import FaultyEnvError
+from seqrl.errors import FaultyEnvError, OutsideEnvError
 from seqrl.networks import Distribution
-from seqrl.spaces import parts
+from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
 from seqrl.types import Rollout, State, Step
 
 
@@ -48,7 +48,8 @@ class Runner:
     generator        draws the actions; None: take the most likely action
     episode_limit    steps after which a whole episode counts as endless
 
-    `collect` raises FaultyEnvError if an episode is endless, or if an environment returns NaN or an infinite number.
+    `collect` raises FaultyEnvError if an episode is endless, or if an environment returns NaN, an infinite number or a
+    choice that its space does not have.
     """
 
     def __init__(
@@ -68,8 +69,12 @@ class Runner:
         # Seconds spent in the environment so far.
         self.environment_seconds = 0.0
         self._unfinished: Episodes | None = None
-        # Sums of numbers, and what says where one of them is not finite.
-        self._unchecked: list[tuple[Tensor | int, Callable[[], None]]] = []
+        # What shows whether an answer is wrong, and what says where.
+        self._unchecked: list[tuple[Evidence, Callable[[], None]]] = []
+        space = env.observation_space
+        leaves = space.parts if isinstance(space, Packed) else {"": space}
+        self._choices = {name: limits for name, leaf in leaves.items() if (limits := alternatives(leaf))}
+        self._floats = [name for name, leaf in leaves.items() if tensor_dtype(leaf).is_floating_point]
 
     def collect(self) -> Rollout:
         """Play one rollout [T, B]; T is `rollout_length`, or the length of the longest episode."""
@@ -166,16 +171,20 @@ class Runner:
         return final_value
 
     def _check_later(self, observation: Tensor, reward: Tensor | None, check: Callable[[], None]) -> None:
-        """Have `check` called if a number is NaN or infinite: now, or when that no longer waits for an accelerator."""
-        # A single sum shows whether all numbers are finite.
-        numbers = [*parts(self.env.observation_space, observation).values(), *([] if reward is None else [reward])]
-        self._unchecked.append((sum(part.sum() for part in numbers), check))
+        """Have `check` called if a number is wrong: now, or when that no longer waits for an accelerator.
+
+        NaN and infinite numbers are, and choices that the space does not have.
+        """
+        shown = parts(self.env.observation_space, observation)
+        floats = [*(shown[name] for name in self._floats), *([] if reward is None else [reward])]
+        evidence = Evidence.of(floats, [(shown[name], limits) for name, limits in self._choices.items()])
+        self._unchecked.append((evidence, check))
         if not waits(observation):
             self._check_finite()
 
     def _check_finite(self) -> None:
-        """Raise FaultyEnvError if any number not checked yet is NaN or infinite; say where."""
-        if self._unchecked and not math.isfinite(sum(total for total, _ in self._unchecked)):
+        """Raise FaultyEnvError if any number not checked yet is wrong; say where."""
+        if self._unchecked and is_suspicious([evidence for evidence, _ in self._unchecked]):
             for _, check in self._unchecked:
                 check()
         self._unchecked.clear()
@@ -184,11 +193,27 @@ class Runner:
         check_finite(episodes.rows, {"reward": step.reward}, step.valid, episodes.age + 1)
         # A step that an environment spends on its reset shows the first observation of the next episode.
         observations = self._named(step.observation)
-        check_finite(episodes.rows, observations, torch.ones_like(step.valid), (episodes.age + 1) * step.valid)
+        steps = (episodes.age + 1) * step.valid
+        check_finite(episodes.rows, observations, torch.ones_like(step.valid), steps)
+        self._check_choices(episodes.rows, step.observation, torch.ones_like(step.valid), steps)
 
     def _check_reset(self, observation: Tensor, where: Tensor) -> None:
         rows = torch.arange(len(observation), device=observation.device)
         check_finite(rows, self._named(observation), where, torch.zeros_like(rows))
+        self._check_choices(rows, observation, where, torch.zeros_like(rows))
+
+    def _check_choices(self, rows: Tensor, observation: Tensor, where: Tensor, steps: Tensor) -> None:
+        by_name = parts(self.env.observation_space, observation)
+        for name, limits in self._choices.items():
+            numbers = by_name[name].reshape(len(rows), -1)
+            outside = where.unsqueeze(1) & ((numbers < 0) | (numbers >= numbers.new_tensor(limits)))
+            if outside.any():
+                first, column = outside.nonzero()[0].tolist()
+                where_shown = f"its observation{f' {name!r}' if name else ''} is outside its space"
+                raise OutsideEnvError(
+                    f"environment {int(rows[first])}, {moment(int(steps[first]))}: {where_shown}: "
+                    f"{int(numbers[first, column])} is not within 0 to {limits[column] - 1}. Fix the environment."
+                )
 
     def _named(self, observation: Tensor) -> dict[str, Tensor]:
         by_name = parts(self.env.observation_space, observation)
@@ -219,10 +244,46 @@ def check_finite(rows: Tensor, answers: dict[str, Tensor], where: Tensor, steps:
         if faulty.any():
             first = int(faulty.nonzero()[0])
             number = numbers[first][~numbers[first].isfinite()].flatten()[0]
-            when = f"step {int(steps[first])} of its episode" if steps[first] else "reset"
-            raise FaultyEnvError(
-                f"environment {int(rows[first])}, {when}: its {name} is {number:g}. Fix the environment."
-            )
+            where_shown = f"environment {int(rows[first])}, {moment(int(steps[first]))}"
+            raise FaultyEnvError(f"{where_shown}: its {name} is {number:g}. Fix the environment.")
+
+
+def moment(step: int) -> str:
+    return f"step {step} of its episode" if step else "reset"
+
+
+@dataclass(slots=True)
+class Evidence:
+    """A few numbers that show whether an answer of all environments is wrong.
+
+    total    sum of all numbers, which is finite only if they are; it may be too large though all are finite
+    ranges   least and greatest of choices, and how many there are
+    """
+
+    total: Tensor | int
+    ranges: list[tuple[Tensor, Tensor, int]]
+
+    @classmethod
+    def of(cls, floats: list[Tensor], choices: list[tuple[Tensor, list[int]]]) -> Self:
+        """From numbers, and from choices with the number of alternatives of each."""
+        ranges = []
+        for numbers, limits in choices:
+            if min(limits) == max(limits):
+                ranges.append((*numbers.aminmax(), limits[0]))
+            else:
+                beyond = numbers.reshape(len(numbers), -1) - torch.tensor(limits, device=numbers.device)
+                ranges.append((numbers.amin(), beyond.amax(), 0))
+        return cls(sum(numbers.sum() for numbers in floats), ranges)
+
+
+def is_suspicious(evidence: list[Evidence]) -> bool:
+    """Whether there may be something wrong; waits for an accelerator once."""
+    total = sum(one.total for one in evidence)
+    ranges = [each for one in evidence for each in one.ranges]
+    if ranges and waits(ranges[0][0]):
+        outside = torch.stack([(low < 0) | (high >= size) for low, high, size in ranges]).any()
+        return not math.isfinite(torch.where(outside, torch.inf, total))
+    return any(low < 0 or high >= size for low, high, size in ranges) or not math.isfinite(total)
 
 
 @dataclass(slots=True)

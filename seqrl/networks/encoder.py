@@ -115,6 +115,7 @@ class Choices(nn.Module):
     """Reads each choice one-hot: 1 at its own index, 0 elsewhere."""
 
     first: Tensor
+    last: Tensor
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__()
@@ -122,9 +123,14 @@ class Choices(nn.Module):
         sizes = alternatives(space)
         self.output_size = sum(sizes)
         self.register_buffer("first", torch.tensor([0, *sizes[:-1]]).cumsum(0), persistent=False)
+        self.register_buffer("last", torch.tensor(sizes) - 1, persistent=False)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        index = flat(x, self.dimensions) + self.first  # [..., K]
+        x = flat(x, self.dimensions)
+        if x.device.type != "cpu":
+            # What is no choice would end the process here, before the runner has asked whether all are.
+            x = torch.minimum(x.clamp_min(0), self.last)
+        index = x + self.first  # [..., K]
         read = torch.zeros(*index.shape[:-1], self.output_size, dtype=dtype, device=x.device)
         return read.scatter_(-1, index, 1)
 

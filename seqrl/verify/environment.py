@@ -76,7 +76,7 @@ def env_checks(make_env: MakeEnv, budget: Budget | None = None, whole_episodes: 
     """Whether the environment is repeatable and fit to learn from."""
     stage = Stage(make_env, budget or Budget(), whole_episodes)
     # Nothing else can be said about what can't be stepped.
-    return found(CHECKS if stage.play.last else [plays], stage)
+    return found(CHECKS if stage.play.last else [plays, observations], stage)
 
 
 def is_playable(findings: list[Finding]) -> bool:
@@ -88,16 +88,20 @@ def is_playable(findings: list[Finding]) -> bool:
 def plays(stage: Stage) -> Measured:
     """It answers random actions without an error."""
     play = stage.play
-    return holds(not play.fault, play.fault or f"{play.steps:,} random steps, {play.ends:,} episodes ended")
+    # An observation outside its space has a check of its own.
+    fault = "" if play.outside else play.fault
+    return holds(not fault, fault or f"{play.steps:,} random steps, {play.ends:,} episodes ended")
 
 
 @check(
     "observations lie in their space",
     "Fix the observations, or widen observation_space: they must be finite, and within its shape and bounds.",
 )
-def observations(stage: Stage) -> Measured:
+def observations(stage: Stage) -> Measured | None:
     """Shape, bounds and finite numbers, over a long play and many resets."""
     play = stage.play
+    if play.fault and not play.outside and not play.last:
+        return None
     begun, outside = play.begun, play.outside
     if not (outside or play.fault):
         with stage.new() as env:

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from seqrl.envs import BatchedEnv
-from seqrl.errors import FaultyEnvError, described
+from seqrl.errors import FaultyEnvError, OutsideEnvError, described
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, alternatives, masked_alternatives, parts
 from seqrl.types import Step
 from seqrl.verify.findings import UncheckedError
@@ -57,7 +57,7 @@ class Play:
     answers     a digest of each answer: rewards and ends of a step, observations
     clock       steps that had been played before each answer
     outside     what is wrong with the first observation that is not in its space; "" if all are
-    fault       what the environment raised, which ended the play; "" if nothing
+    fault       what ended the play, what the environment raised or an observation that can't be read; "" if nothing
     steps       steps played by all environments together
     begun       episodes that began
     terminated, truncated   episodes that ended so
@@ -183,6 +183,8 @@ class Play:
     def _faults(self) -> Iterator[None]:
         try:
             yield
+        except OutsideEnvError as error:
+            self.fault = self.outside = str(error)
         except FaultyEnvError as error:
             self.fault = str(error)
         except Exception as error:

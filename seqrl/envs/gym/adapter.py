@@ -14,9 +14,10 @@ from seqrl.envs.base import BatchedEnv
 from seqrl.envs.gym.auto import episodes
 from seqrl.envs.gym.backends import EnvRequest, Wrap
 from seqrl.envs.gym.calls import OverdueError, is_own_fault
+from seqrl.envs.gym.elements import OutsideError
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.gym.translate import actions, observations
-from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, described
+from seqrl.errors import EnvError, FaultyEnvError, OutsideEnvError, SeqrlError, described
 from seqrl.spaces import Array
 from seqrl.types import Step
 
@@ -134,7 +135,11 @@ class GymnasiumEnv(BatchedEnv):
             raise FaultyEnvError(
                 f"environments: observations have shape {np.shape(observation)}, not {expected}. Fix the environment."
             )
-        return self._tensor(self._observe(observation))
+        try:
+            return self._tensor(self._observe(observation))
+        except OutsideError as error:
+            where = self._episodes.whereabouts(error.row)
+            raise OutsideEnvError(f"{where}: {error}. {error.remedy}") from error
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

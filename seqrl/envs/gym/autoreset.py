@@ -46,6 +46,10 @@ class VectorEpisodes(Protocol):
 
     def render(self) -> Any: ...
 
+    def whereabouts(self, index: int) -> str:
+        """Environment, and its episode, seed and step if they are known, in a few words."""
+        ...
+
 
 def episode_seed(seed: int, *index: int) -> int:
     """Seed of one episode, 31 bits: many generators that environments use take no more."""
@@ -163,10 +167,12 @@ class SeededEpisodes:
         try:
             yield
         except LostError as lost:
-            if not self._number[lost.index]:
-                raise FaultyEnvError(f"environment {lost.index}: {lost}.") from lost.__cause__
-            moment = when(self._number[lost.index], self._seed(lost.index), self._clock[lost.index])
-            raise FaultyEnvError(f"environment {lost.index}, {moment}: {lost}.") from lost.__cause__
+            raise FaultyEnvError(f"{self.whereabouts(lost.index)}: {lost}.") from lost.__cause__
+
+    def whereabouts(self, index: int) -> str:
+        if not self._number[index]:
+            return f"environment {index}"
+        return f"environment {index}, {when(self._number[index], self._seed(index), self._clock[index])}"
 
 
 class OwnEpisodes:
@@ -196,6 +202,9 @@ class OwnEpisodes:
     def render(self) -> Any:
         """An image of each environment."""
         return self.envs.render()
+
+    def whereabouts(self, index: int) -> str:
+        return f"environment {index}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"resets": self._resets}

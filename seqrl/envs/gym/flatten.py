@@ -1,6 +1,6 @@
 """Environments whose observations or actions have several parts, flattened to one vector each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict, MultiBinary, Tuple
 
+from seqrl.envs.gym.elements import OutsideError, element
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_alternatives, nested, numbers, values
@@ -29,8 +30,8 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                   info["action_mask"]; None: the part called action_mask, if there is one
 
     Raises EnvError if a part has an unsupported space, or if `hidden` or `action_mask` names a part that does not
-    exist. `reset` and `step` raise ValueError for a part of the wrong shape, or if the mask allows nothing before the
-    episode's end.
+    exist. `reset` and `step` raise OutsideError for a part that is missing or does not lie in its space, and if the
+    mask allows nothing before the episode's end.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             for name, space in shown.items()
             if name not in (*by_name, *self._mask_parts)
         }
+        self._elements = {name: element(shown[name], _named(name)) for name in (*self._observe, *self._mask_parts)}
+        self._shapes = {name: shown[name].shape for name in self._elements}
         visible = {name or "observation": space for name, (space, _) in self._observe.items()}
         self._masks = self._mask_in_info or bool(self._mask_parts)
         if self._masks:
@@ -69,20 +72,32 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._packed(observation, info, terminated or truncated), reward, terminated, truncated, info
 
     def _packed(self, observation: Any, info: dict[str, Any], at_end: bool) -> Array:
-        shown: dict[str, Any] = dict(zip(self._names, values(self.env.observation_space, observation), strict=True))
-        visible = [observe(np.asarray(shown[name])[None])[0] for name, (_, observe) in self._observe.items()]
+        try:
+            shown = dict(zip(self._names, values(self.env.observation_space, observation), strict=True))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise OutsideError(f"its observation does not have all parts: {', '.join(self._names)}") from error
+        parts = {name: self._element(name, shown[name]) for name in self._elements}
+        visible = [observe(np.asarray(parts[name])[None])[0] for name, (_, observe) in self._observe.items()]
         if self._masks:
-            masks = (
-                _masks(self.env.action_space, info[ACTION_MASK])
-                if self._mask_in_info
-                else map(shown.get, self._mask_parts)
-            )
-            mask = np.concatenate([np.asarray(part).reshape(-1) for part in masks]) != 0
-            # At the end there is nothing left to choose.
-            if not at_end and not all(part.any() for part in np.split(mask, np.cumsum(self._choices)[:-1])):
-                raise ValueError("its action_mask allows nothing")
-            visible.append(mask)
+            in_info = self._mask_in_info
+            masks = _masks(self.env.action_space, info[ACTION_MASK]) if in_info else map(parts.get, self._mask_parts)
+            visible.append(self._allowed(masks, at_end))
         return self._packed_space.pack(visible)
+
+    def _element(self, name: str, shown: Any) -> Any:
+        if np.shape(shown) != self._shapes[name]:
+            raise OutsideError(f"{_named(name)} has shape {np.shape(shown)}, not {self._shapes[name]}")
+        return self._elements[name](shown)
+
+    def _allowed(self, masks: Iterable[Any], at_end: bool) -> Array:
+        mask = np.concatenate([np.asarray(part).reshape(-1) for part in masks])
+        if mask.dtype.kind not in "biuf" or np.isnan(mask).any():
+            raise OutsideError(f"its action_mask is {mask.tolist()}: neither allowed nor not")
+        # At the end there is nothing left to choose.
+        if not at_end and not all((part != 0).any() for part in np.split(mask, np.cumsum(self._choices)[:-1])):
+            raise OutsideError("its action_mask allows nothing")
+        allowed: Array = mask != 0
+        return allowed
 
     def _hidden_parts(self, hidden: Sequence[Any]) -> list[str]:
         for name in hidden:
@@ -111,6 +126,10 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 "Fix the environment, or name another part."
             )
         return parts
+
+
+def _named(part: str) -> str:
+    return f"its observation {part!r}" if part else "its observation"
 
 
 def _among(names: list[str], name: str) -> list[str]:

@@ -16,10 +16,11 @@ from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault
+from seqrl.envs.gym.elements import OutsideError, element
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.registry import MISSING_PACKAGE
-from seqrl.errors import FaultyEnvError, described
+from seqrl.errors import FaultyEnvError, OutsideEnvError, described
 from seqrl.spaces import Array, Packed
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     digest   of all that the environment has answered in its episode
 
     `reset` and `step` raise FaultyEnvError, with episode, seed and step, if the environment raises anything, does not
-    follow Gymnasium's API, or returns an observation of the wrong shape, a reward that is not finite, or a first
-    observation that is not.
+    follow Gymnasium's API, or returns an observation of the wrong shape or outside its space, a reward that is not
+    finite, or a first observation that is not.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], index: int, guard: Guard) -> None:
@@ -71,6 +72,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.index, self.guard = index, guard
         self.digest = 0
         self._shape = env.observation_space.shape
+        self._element = element(env.observation_space)
         self._final: Any = None
         self._episode, self._clock = 0, 0
         self._seed: int | None = None
@@ -82,7 +84,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             observation, info = self.env.reset(seed=seed, options=options)
         if not isinstance(info, dict):
             raise self._fault(f"it returned {type(info).__name__} for info. {API}")
-        self._check(observation)
+        observation = self._read(observation)
         self._check_finite(observation)
         self.digest = zlib.crc32(np.asarray(observation).tobytes())
         return observation, {}
@@ -100,7 +102,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._raised(error) from error
         if not math.isfinite(reward):
             raise self._fault(f"its reward is {reward}")
-        self._check(observation)
+        observation = self._read(observation)
         if terminated or truncated:
             self._final = observation
         end = REWARD_AND_END.pack(reward, terminated, truncated)
@@ -173,9 +175,13 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             env = env.env
         return limits
 
-    def _check(self, observation: Any) -> None:
+    def _read(self, observation: Any) -> Any:
         if self._shape is not None and np.shape(observation) != self._shape:
             raise self._fault(f"its observation has shape {np.shape(observation)}, not {self._shape}")
+        try:
+            return self._element(observation)
+        except OutsideError as error:
+            raise self._raised(error) from error
 
     def _check_finite(self, observation: Any) -> None:
         space = self.observation_space
@@ -202,14 +208,16 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if isinstance(error, OverdueError):
             said = str(error) if what == "it" else str(error).replace("it", what, 1)
             return self._fault(said, remedy="Fix the environment, or raise the limit.")
+        if isinstance(error, OutsideError):
+            return self._fault(str(error), error.remedy, OutsideEnvError)
         # Gymnasium's own wrappers raise these when they unpack what the environment returns.
         api = f". {API}" if what == "it" and isinstance(error, ValueError | TypeError | AssertionError) else ""
         return self._fault(f"{what} raised {described(error)}{api}")
 
-    def _fault(self, what: str, remedy: str = "Fix the environment.") -> FaultyEnvError:
-        return FaultyEnvError(
-            f"environment {self.index}, {when(self._episode, self._seed, self._clock)}: {what}. {remedy}"
-        )
+    def _fault(
+        self, what: str, remedy: str = "Fix the environment.", kind: type[FaultyEnvError] = FaultyEnvError
+    ) -> FaultyEnvError:
+        return kind(f"environment {self.index}, {when(self._episode, self._seed, self._clock)}: {what}. {remedy}")
 
 
 def when(episode: int, seed: int | None, step: int) -> str:

@@ -8,8 +8,10 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from seqrl.envs.base import visible
+from seqrl.envs.gym.elements import as_float32, numbers
 from seqrl.errors import EnvError
-from seqrl.spaces import Array, Joint, Packed, numbers
+from seqrl.spaces import Array, Joint, Packed
+from seqrl.spaces import numbers as size
 
 Translation = tuple[Space[Any], Callable[[Array], Array]]
 """The space as the policy sees it, and a function of a batch [B, ...] that returns a converted copy."""
@@ -19,29 +21,35 @@ def observations(space: Space[Any], hidden: Sequence[Any], name: str = "") -> Tr
     """Convert an environment's observations for the policy, or the part of them called `name`.
 
     A Box becomes float32 without its hidden indices; a Box of bytes is unchanged; choices count from 0.
-    Raises EnvError for other spaces, and for indices that cannot be hidden.
+    Raises EnvError for other spaces, and for indices that cannot be hidden. The function raises OutsideError for
+    numbers that the conversion would change; what choices there are is not its business.
     """
+    what = f"its observation {name!r}" if name else "its observation"
     match space:
         case Packed():
             return space, np.array
         case Box(shape=(_,)) if hidden:
             shown = visible(space.shape[0], hidden)
-            return _float_box(space.low[shown], space.high[shown]), lambda o: np.array(o[:, shown], np.float32)
+            return _float_box(space.low[shown], space.high[shown]), lambda o: as_float32(o[:, shown], what)
         case _ if hidden:
             raise EnvError(
                 f"env.hidden: indices need a vector observation, and this one is {_name(space)} "
                 f"(got {list(hidden)}). Use env.hidden=[]."
             )
         case Box() if space.dtype == np.uint8:
-            return Box(space.low, space.high, dtype=np.uint8), lambda o: np.array(o, np.uint8)
+            whole = numbers(np.uint8, what)
+            return Box(space.low, space.high, dtype=np.uint8), lambda o: np.array(whole(o))
         case Box():
-            return _float_box(space.low, space.high), lambda o: np.array(o, np.float32)
+            return _float_box(space.low, space.high), lambda o: as_float32(o, what)
         case Discrete():
-            return Discrete(int(space.n)), lambda o: np.array(o, np.int64) - int(space.start)
+            whole = numbers(np.int64, what)
+            return Discrete(int(space.n)), lambda o: whole(o).astype(np.int64) - int(space.start)
         case MultiDiscrete():
-            return MultiDiscrete(space.nvec), lambda o: np.array(o, np.int64) - space.start
+            whole = numbers(np.int64, what)
+            return MultiDiscrete(space.nvec), lambda o: whole(o).astype(np.int64) - space.start
         case MultiBinary():
-            return space, lambda o: np.array(o, np.int8)
+            whole = numbers(np.int8, what)
+            return space, lambda o: np.array(whole(o))
     what = f"part {name!r} of the observation" if name else "the observation"
     remedy = f"Hide it with env.hidden=[{name}], or wrap" if name else "Wrap"
     raise EnvError(
@@ -66,7 +74,7 @@ def actions(space: Space[Any], name: str = "") -> Translation:
             shape, start = space.shape, space.start
             return MultiDiscrete(space.nvec.flatten()), lambda a: (a.reshape(-1, *shape) + start).astype(space.dtype)
         case MultiBinary():
-            return MultiBinary(numbers(space)), lambda a: a.reshape(-1, *space.shape).astype(space.dtype)
+            return MultiBinary(size(space)), lambda a: a.reshape(-1, *space.shape).astype(space.dtype)
         case Box() if np.issubdtype(space.low.dtype, np.floating):
             bounded = space.bounded_below & space.bounded_above
             # Stand-in bounds of -1 and 1 scale by 1, so the units stay.

@@ -1,0 +1,111 @@
+"""What an environment shows, held against its space, before a conversion could make another number of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+
+from seqrl.spaces import Array
+
+Reading = Callable[[Any], Any]
+"""Returns what was shown, with the dtype of its space if it had to be converted; raises OutsideError."""
+
+
+class OutsideError(ValueError):
+    """What an environment shows does not lie in its space, or cannot be read: a few words that begin with `its`.
+
+    row   of a batch
+    """
+
+    def __init__(self, what: str, remedy: str = "Fix the environment.", row: int = 0) -> None:
+        super().__init__(what)
+        self.remedy, self.row = remedy, row
+
+
+def element(space: Space[Any], what: str = "its observation") -> Reading:
+    """Read one element of a space without parts.
+
+    A choice must be one that the space has, and a whole number must fit into the space's dtype. Numbers may leave the
+    bounds of a Box: the policy sees them as they are. An element with several parts passes unseen.
+    """
+    match space:
+        case Discrete():
+            return _choice(int(space.start), int(space.start + space.n), space.dtype, what)
+        case MultiDiscrete():
+            return _choices(space.start, space.start + space.nvec - 1, space.dtype, what)
+        case MultiBinary():
+            return _choices(np.asarray(0), np.asarray(1), space.dtype, what)
+        case Box():
+            return numbers(space.dtype, what)
+    return lambda shown: shown
+
+
+def numbers(dtype: Any, what: str = "its observation") -> Reading:
+    """Read numbers, one element or a batch: of any dtype if that of the space is a float, else whole ones that fit."""
+    if np.issubdtype(dtype, np.floating):
+        return lambda shown: shown if _kind(shown) == "f" else _number(shown, what)
+    low, high = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+
+    def whole(shown: Any) -> Any:
+        if getattr(shown, "dtype", None) == dtype:
+            return shown
+        return _within(_number(shown, what), low, high, what).astype(dtype)
+
+    return whole
+
+
+def as_float32(shown: Array, what: str = "its observation") -> Array:
+    """A batch of numbers as float32, copied; raises OutsideError if one is too large for that."""
+    try:
+        with np.errstate(over="raise"):
+            return np.array(shown, np.float32)
+    except FloatingPointError:
+        beyond = np.isfinite(shown) & (np.abs(shown) > np.finfo(np.float32).max)
+        number, row = shown[beyond].flat[0], int(beyond.nonzero()[0][0])
+        raise OutsideError(
+            f"{what} has {number:g}, which float32 cannot hold", "Scale it, for example with env.wrappers.", row
+        ) from None
+
+
+def _choice(start: int, stop: int, dtype: Any, what: str) -> Reading:
+    def read(shown: Any) -> Any:
+        if isinstance(shown, int | np.integer) and start <= shown < stop:
+            return shown
+        return _within(_number(shown, what), start, stop - 1, what).astype(dtype)
+
+    return read
+
+
+def _choices(low: Array, high: Array, dtype: Any, what: str) -> Reading:
+    def read(shown: Any) -> Any:
+        given = _number(shown, what)
+        if given.dtype == dtype and ((given >= low) & (given <= high)).all():
+            return given
+        return _within(given, low, high, what).astype(dtype)
+
+    return read
+
+
+def _kind(shown: Any) -> str:
+    return str(getattr(getattr(shown, "dtype", None), "kind", ""))
+
+
+def _number(shown: Any, what: str) -> Array:
+    given = np.asarray(shown)
+    if given.dtype.kind not in "biuf":
+        raise OutsideError(f"{what} is made of {given.dtype}, not of numbers")
+    return given
+
+
+def _within(given: Array, low: Any, high: Any, what: str) -> Array:
+    inside = (given >= low) & (given <= high)
+    whole = given == np.floor(given) if given.dtype.kind == "f" else inside
+    if not (inside & whole).all():
+        wrong = ~(inside if not inside.all() else whole)
+        number, least, most = (np.broadcast_to(it, given.shape)[wrong].flat[0] for it in (given, low, high))
+        shown = f"{number:g}" if given.dtype.kind == "f" else number
+        fault = f"{shown} is not within {least} to {most}" if not inside.all() else f"{shown} is no whole number"
+        raise OutsideError(f"{what} is outside its space: {fault}")
+    return given
