@@ -9,8 +9,11 @@ import sys
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from seqrl.config.schema import keys_of
+from seqrl.errors import EnvError
+from seqrl.evaluate import __main__ as program
 from seqrl.evaluate.__main__ import main
 from seqrl.evaluate.request import Words
 from seqrl.evaluate.results import memory, verdict
@@ -356,6 +359,55 @@ def test_a_film_is_written_to_the_run_folder(run, evaluated):
     film = (run / "policy.gif").read_bytes()
     assert film.startswith(b"GIF89a")
     assert film in events.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (EnvError("env.id: gone."), "No film: env.id: gone."),
+        (RuntimeError("no palette"), "No film: RuntimeError: no palette"),
+        (OSError(28, "No space left on device", "/elsewhere/font"), "No film: OSError: [Errno 28] No space left on"),
+    ],
+)
+def test_results_are_written_whatever_becomes_of_the_film(run, evaluated, monkeypatch, fault, line):
+    def fails(*_, **__):
+        raise fault
+
+    monkeypatch.setattr("seqrl.evaluate.film.film", fails)
+    found, printed = evaluated(*GIVEN, "video=true")
+    assert found["iterations"] == 2
+    assert printed.splitlines()[-1].startswith(line)
+
+
+def test_results_are_written_before_the_film_begins(run, monkeypatch):
+    def ends(*_, **__):
+        assert (run / "evaluation.json").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seqrl.evaluate.film.film", ends)
+    monkeypatch.setattr(sys, "argv", ["evaluate", *GIVEN, "video=true"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+
+
+def test_a_film_without_pictures_is_made_if_the_environment_cannot_be_built_to_draw_itself(monkeypatch, capsys):
+    cfg = OmegaConf.create({"env": {"_target_": "seqrl.envs.GymnasiumEnv", "id": "CartPole-v1", "backend": "sync"}})
+
+    def film(cfg, *_):
+        if "kwargs" in cfg.env:
+            raise EnvError("env.kwargs: no display.")
+        return b"a film"
+
+    monkeypatch.setattr(program, "played", film)
+    assert program.filmed(cfg, None, None) == b"a film"
+    said = "warning: the film has no pictures of the environment: env.kwargs: no display.\n"
+    assert capsys.readouterr().out == said
+
+
+def test_envpools_environments_are_not_looked_for_among_gymnasiums():
+    cfg = OmegaConf.create({"env": {"_target_": "seqrl.envs.GymnasiumEnv", "id": "Pong-v5", "backend": "envpool"}})
+    assert program.rendered(cfg) is cfg
 
 
 def test_a_reader_that_has_gone_does_not_stop_the_program(run):

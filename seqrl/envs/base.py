@@ -4,10 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import Space
-from numpy.typing import NDArray
 from torch import Tensor
 
 from seqrl.errors import EnvError
@@ -61,8 +59,8 @@ class BatchedEnv(ABC):
         """
         return torch.zeros(self.batch_size, dtype=torch.bool)
 
-    def render(self) -> NDArray[np.uint8] | None:
-        """Image of the first environment [H, W, 3]; None if it has none."""
+    def render(self) -> Any:
+        """Image of the first environment, best [H, W, 3] in uint8; None if it has none."""
         return None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import EnvError
-from seqrl.spaces import Array, Joint, Packed, alternatives
+from seqrl.spaces import Joint, Packed, alternatives
 from seqrl.types import Step
 
 
@@ -71,7 +71,7 @@ class WithInputs(BatchedEnv):
         self._last = {name: value.to(continues.device) for name, value in state["last"].items()}
         return continues
 
-    def render(self) -> Array | None:
+    def render(self) -> Any:
         return self.env.render()
 
     def close(self) -> None:

@@ -153,7 +153,10 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def render(self) -> Any:
         with self._named("its render", besides=MISSING_PACKAGE):
-            return super().render()
+            picture = super().render()
+        if picture is None and self.render_mode == "rgb_array":
+            raise self._fault("its render returned None")
+        return picture
 
     def close(self) -> None:
         """Close the environment; only log a failure, as everything played so far is still valid."""
