@@ -310,6 +310,13 @@ class Lasts(Walk):
         return answer
 
 
+class Normalizes(gymnasium.wrappers.NormalizeReward):
+    """Keeps the scale of rewards from episode to episode."""
+
+    def __init__(self):
+        super().__init__(Walk())
+
+
 class SameStep(gymnasium.vector.VectorEnv):
     """Begins the next episode within the step that ends one, and says so: sound. Rewards are 1, 10 and 100."""
 
@@ -398,7 +405,7 @@ SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
-    Exits, Raises, Lasts,
+    Exits, Raises, Lasts, Normalizes,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.

@@ -422,3 +422,24 @@ def test_help_lists_every_key(tmp_path):
     done = run_program(tmp_path, "-m", "seqrl.evaluate", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(f"\n  {key}=" in done.stdout for key in keys_of(Words))
+
+
+NORMED = """
+import gymnasium as gym
+from gymnasium.wrappers import NormalizeObservation
+
+def make():
+    return NormalizeObservation(gym.make("CartPole-v1", max_episode_steps=5))
+
+gym.register("Normed-v0", make)
+"""
+
+
+def test_a_wrapper_that_keeps_statistics_is_named_when_a_run_begins_and_when_it_is_evaluated(tmp_path):
+    (tmp_path / "normed.py").write_text(NORMED)
+    own = ["env.id=normed:Normed-v0", "trust=[normed]", "hydra.run.dir=run", "evaluation.episodes=0"]
+    trained = train(tmp_path, *own, *(word for word in TINY if not word.startswith(("env.", "evaluation."))))
+    assert trained.returncode == 0, trained.stderr
+    evaluated = run_program(tmp_path, "-m", "seqrl.evaluate", "run=run", "trust=[normed]", "episodes=2")
+    for said in (trained.stdout, evaluated.stdout):
+        assert "warning: NormalizeObservation keeps statistics from episode to episode" in said

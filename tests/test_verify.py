@@ -206,6 +206,13 @@ def test_a_mask_that_nobody_uses_is_a_warning_with_the_remedy(name, remedy):
     assert environment.masks(stage_of("Walk")) is None
 
 
+def test_a_wrapper_that_keeps_statistics_is_named_with_the_remedy():
+    finding = environment.statistics(stage_of("Normalizes"))
+    assert (finding.status, finding.figure.partition(":")[0]) == (WARN, "Normalizes")
+    assert "algorithm.normalize_reward=true" in finding.remedy
+    assert environment.statistics(stage_of("Walk")) is None
+
+
 def test_what_repeats_nowhere_is_not_blamed_for_its_copies_and_processes():
     stage = stage_of("Unseeded")
     for check in (environment.repeats_later, environment.copies, environment.processes):

@@ -25,6 +25,7 @@ class BatchedEnv(ABC):
     action_space        of one environment
     backend             vector, sync, async or envpool; "" if there is no choice
     backend_reason      why that backend, if auto chose it; otherwise ""
+    lasting             names of wrappers that keep statistics from episode to episode, which nothing saves
     """
 
     batch_size: int
@@ -32,6 +33,7 @@ class BatchedEnv(ABC):
     action_space: Space[Any]
     backend = ""
     backend_reason = ""
+    lasting: Sequence[str] = ()
 
     @abstractmethod
     def reset(self, where: Tensor | None = None) -> Tensor:

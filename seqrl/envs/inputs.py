@@ -29,7 +29,7 @@ class WithInputs(BatchedEnv):
 
     def __init__(self, env: BatchedEnv, inputs: Sequence[str]) -> None:
         self.env, self.batch_size, self.action_space = env, env.batch_size, env.action_space
-        self.backend, self.backend_reason = env.backend, env.backend_reason
+        self.backend, self.backend_reason, self.lasting = env.backend, env.backend_reason, env.lasting
         space = env.observation_space
         # An observation without parts becomes a part itself.
         self._alone = None if isinstance(space, Packed) else Packed({"observation": space})

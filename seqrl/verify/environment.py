@@ -18,6 +18,7 @@ import torch
 from seqrl.envs import BatchedEnv, GymnasiumEnv
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.guard import GuardedEnv
+from seqrl.envs.gym.lasting import REMEDY as LASTING_REMEDY
 from seqrl.envs.gym.resets import FINAL, REMEDY, AutoresetError
 from seqrl.envs.inputs import WithInputs
 from seqrl.spaces import ACTION_MASK, Packed, masked_alternatives, numbers
@@ -187,6 +188,14 @@ MOMENTS: dict[str, Callable[[Play], bool]] = {
     "terminated": lambda play: _ended(play, "terminated"),
     "midway": lambda play: not (_ended(play, "terminated") or _ended(play, "truncated")),
 }
+
+
+@check("no wrapper keeps statistics", f"Leave it out, and {LASTING_REMEDY}")
+def statistics(stage: Stage) -> Measured | None:
+    """No wrapper keeps statistics from episode to episode, which evaluations and resumed runs begin without."""
+    with stage.new() as env:
+        names = ", ".join(env.lasting)
+    return Measured(Status.WARN, f"{names}: evaluations and resumed runs begin without them") if names else None
 
 
 @check(
@@ -392,6 +401,7 @@ CHECKS: list[Check] = [
     observations,
     repeats,
     repeats_later,
+    statistics,
     copies,
     processes,
     actions,

@@ -74,6 +74,8 @@ class GymnasiumEnv(BatchedEnv):
         try:
             self.observation_space, self._observe = observations(envs.single_observation_space, hidden)
             self.action_space, self._act = actions(envs.single_action_space)
+            with self._guarded():
+                self.lasting = self._episodes.lasting()
         except Exception:
             self.close()
             raise

@@ -15,6 +15,7 @@ from seqrl import seeds
 from seqrl.envs.gym.calls import Guard, LostError
 from seqrl.envs.gym.guard import when
 from seqrl.envs.gym.history import History, as_arrays, as_tensors
+from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset
 from seqrl.errors import FaultyEnvError
 from seqrl.spaces import Array
@@ -46,6 +47,8 @@ class VectorEpisodes(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Array: ...
 
     def render(self) -> Any: ...
+
+    def lasting(self) -> list[str]: ...
 
 
 def episode_seed(seed: int, *index: int) -> int:
@@ -133,6 +136,10 @@ class SeededEpisodes:
         """An image of each environment."""
         return self._call("render")
 
+    def lasting(self) -> list[str]:
+        """Names of wrappers that keep statistics from episode to episode."""
+        return list(self._call("lasting")[0])
+
     def _replay(self, number: Array, observation: Array) -> Array:
         """Play the episodes in progress again, write their last observations; return the steps of each [B]."""
         left = [[] if actions is None else list(actions) for actions in self._history.episodes()]
@@ -197,6 +204,10 @@ class OwnEpisodes:
     def render(self) -> Any:
         """An image of each environment."""
         return self.envs.render()
+
+    def lasting(self) -> list[str]:
+        """Names of wrappers that keep statistics from episode to episode."""
+        return lasting(self.envs)
 
     def state_dict(self) -> dict[str, Any]:
         return {"resets": self._resets}

@@ -18,6 +18,7 @@ from gymnasium.wrappers import TimeLimit
 from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
+from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.errors import FaultyEnvError, described
 from seqrl.spaces import Array, Packed
@@ -115,6 +116,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         while not hasattr(env, "state_dict") and type(env) in RESTORED:
             env = env.env  # type: ignore[attr-defined]
         return hasattr(env, "state_dict") and hasattr(env, "load_state_dict")
+
+    @property
+    def lasting(self) -> list[str]:
+        """Names of wrappers that keep statistics from episode to episode."""
+        return lasting(self.env)
 
     def own_state(self) -> dict[str, Any]:
         """The environment's `state_dict` and the steps played in its episode; tensors and plain data."""
