@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import chdir, closing, contextmanager, nullcontext, suppress
 from math import nan
 from pathlib import Path
 from types import FrameType
@@ -235,7 +235,8 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
     """
     workers = SweepWorkers.of_this_sweep()
     try:
-        with workers.working() if workers else nullcontext():
+        # The points that follow begin in the same folder, whatever the parts of this one do.
+        with chdir(Path.cwd()), workers.working() if workers else nullcontext():
             return nan if workers and workers.stop_signal() else _finish_point(cfg, Point(folder, workers), train)
     except Exception as error:
         context = HydraConfig.get()

@@ -310,6 +310,13 @@ class Lasts(Walk):
         return answer
 
 
+class Normalizes(gymnasium.wrappers.NormalizeReward):
+    """Keeps the scale of rewards from episode to episode."""
+
+    def __init__(self):
+        super().__init__(Walk())
+
+
 class SameStep(gymnasium.vector.VectorEnv):
     """Begins the next episode within the step that ends one, and says so: sound. Rewards are 1, 10 and 100."""
 
@@ -342,6 +349,19 @@ class SaysNothingOfSameStep(SameStep):
     metadata: ClassVar = {}
 
 
+class SaysNextStep(SameStep):
+    """Says that the step after an end begins the next episode."""
+
+    metadata: ClassVar = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+
+
+class SaysNextStepAndPays(SaysNextStep):
+    """Gives no final observation, either."""
+
+    def step(self, actions):
+        return *super().step(actions)[:4], {}
+
+
 class SaysNothingAndPaysLate(SaysNothingOfSameStep):
     """Its first step in an episode pays nothing."""
 
@@ -350,7 +370,7 @@ class SaysNothingAndPaysLate(SaysNothingOfSameStep):
         return observation, reward - 1, *others
 
 
-class SaysNothingAndShowsNoFinal(SaysNothingOfSameStep):
+class SaysNextStepAndShowsNoFinal(SaysNextStep):
     """Gives no final observation, either, and pays at the end alone."""
 
     def step(self, actions):
@@ -358,7 +378,7 @@ class SaysNothingAndShowsNoFinal(SaysNothingOfSameStep):
         return observation, ended.astype(float), ended, truncated, {}
 
 
-class SaysNothingAndBeginsAnywhere(SaysNothingAndShowsNoFinal):
+class SaysNextStepAndBeginsAnywhere(SaysNextStepAndShowsNoFinal):
     """Begins anywhere, too; the action decides where it is seen."""
 
     def reset(self, *, seed=None, options=None):
@@ -373,17 +393,29 @@ class SaysNothingAndBeginsAnywhere(SaysNothingAndShowsNoFinal):
         return (super().seen() / 2 + self.begun).astype(np.float32)
 
 
+class SaysNothingAndShowsNoFinal(SaysNextStepAndShowsNoFinal):
+    metadata: ClassVar = {}
+
+
+class SaysNothingAndBeginsAnywhere(SaysNextStepAndBeginsAnywhere):
+    metadata: ClassVar = {}
+
+
 SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
-    Exits, Raises, Lasts,
+    Exits, Raises, Lasts, Normalizes,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.
     gymnasium.register(f"broken/{one.__name__}-v0", one, disable_env_checker=True)
 VECTOR = (
     SameStep,
+    SaysNextStep,
+    SaysNextStepAndPays,
+    SaysNextStepAndShowsNoFinal,
+    SaysNextStepAndBeginsAnywhere,
     SaysNothingOfSameStep,
     SaysNothingAndPaysLate,
     SaysNothingAndShowsNoFinal,

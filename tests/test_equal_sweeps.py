@@ -65,8 +65,12 @@ def test_equal_sweeps_into_one_folder_share_its_points(tmp_path):
     assert played == [2, 2, 2]
 
 
-def test_sweeps_and_searches_begun_in_the_same_second_have_a_folder_each():
+def test_runs_sweeps_and_searches_begun_in_the_same_second_have_a_folder_each():
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        folders = {compose("config", return_hydra_config=True).hydra.sweep.dir for _ in range(3)}
+        composed = [compose("config", return_hydra_config=True).hydra for _ in range(3)]
+        # Choices are known only to a program that runs.
+        runs = {OmegaConf.to_container(hydra.run, resolve=False)["dir"].partition("_$")[0] for hydra in composed}
+        folders = {hydra.sweep.dir for hydra in composed}
     assert len(folders) == 3
+    assert all(run.endswith("%f}") for run in runs)
     assert len({Plan().study for _ in range(3)}) == 3

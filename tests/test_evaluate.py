@@ -9,8 +9,11 @@ import sys
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from seqrl.config.schema import keys_of
+from seqrl.errors import EnvError
+from seqrl.evaluate import __main__ as program
 from seqrl.evaluate.__main__ import main
 from seqrl.evaluate.request import Words
 from seqrl.evaluate.results import memory, verdict
@@ -358,6 +361,55 @@ def test_a_film_is_written_to_the_run_folder(run, evaluated):
     assert film in events.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (EnvError("env.id: gone."), "No film: env.id: gone."),
+        (RuntimeError("no palette"), "No film: RuntimeError: no palette"),
+        (OSError(28, "No space left on device", "/elsewhere/font"), "No film: OSError: [Errno 28] No space left on"),
+    ],
+)
+def test_results_are_written_whatever_becomes_of_the_film(run, evaluated, monkeypatch, fault, line):
+    def fails(*_, **__):
+        raise fault
+
+    monkeypatch.setattr("seqrl.evaluate.film.film", fails)
+    found, printed = evaluated(*GIVEN, "video=true")
+    assert found["iterations"] == 2
+    assert printed.splitlines()[-1].startswith(line)
+
+
+def test_results_are_written_before_the_film_begins(run, monkeypatch):
+    def ends(*_, **__):
+        assert (run / "evaluation.json").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seqrl.evaluate.film.film", ends)
+    monkeypatch.setattr(sys, "argv", ["evaluate", *GIVEN, "video=true"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+
+
+def test_a_film_without_pictures_is_made_if_the_environment_cannot_be_built_to_draw_itself(monkeypatch, capsys):
+    cfg = OmegaConf.create({"env": {"_target_": "seqrl.envs.GymnasiumEnv", "id": "CartPole-v1", "backend": "sync"}})
+
+    def film(cfg, *_):
+        if "kwargs" in cfg.env:
+            raise EnvError("env.kwargs: no display.")
+        return b"a film"
+
+    monkeypatch.setattr(program, "played", film)
+    assert program.filmed(cfg, None, None) == b"a film"
+    said = "warning: the film has no pictures of the environment: env.kwargs: no display.\n"
+    assert capsys.readouterr().out == said
+
+
+def test_envpools_environments_are_not_looked_for_among_gymnasiums():
+    cfg = OmegaConf.create({"env": {"_target_": "seqrl.envs.GymnasiumEnv", "id": "Pong-v5", "backend": "envpool"}})
+    assert program.rendered(cfg) is cfg
+
+
 def test_a_reader_that_has_gone_does_not_stop_the_program(run):
     with Program(run.parent, "-m", "seqrl.evaluate", *GIVEN) as going:
         going.stdout.close()
@@ -370,3 +422,24 @@ def test_help_lists_every_key(tmp_path):
     done = run_program(tmp_path, "-m", "seqrl.evaluate", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(f"\n  {key}=" in done.stdout for key in keys_of(Words))
+
+
+NORMED = """
+import gymnasium as gym
+from gymnasium.wrappers import NormalizeObservation
+
+def make():
+    return NormalizeObservation(gym.make("CartPole-v1", max_episode_steps=5))
+
+gym.register("Normed-v0", make)
+"""
+
+
+def test_a_wrapper_that_keeps_statistics_is_named_when_a_run_begins_and_when_it_is_evaluated(tmp_path):
+    (tmp_path / "normed.py").write_text(NORMED)
+    own = ["env.id=normed:Normed-v0", "trust=[normed]", "hydra.run.dir=run", "evaluation.episodes=0"]
+    trained = train(tmp_path, *own, *(word for word in TINY if not word.startswith(("env.", "evaluation."))))
+    assert trained.returncode == 0, trained.stderr
+    evaluated = run_program(tmp_path, "-m", "seqrl.evaluate", "run=run", "trust=[normed]", "episodes=2")
+    for said in (trained.stdout, evaluated.stdout):
+        assert "warning: NormalizeObservation keeps statistics from episode to episode" in said

@@ -226,6 +226,22 @@ def test_the_folder_of_a_point_is_found_again_whatever_its_number(tmp_path):
     assert point_folder(str(tmp_path), 7, "", ["seed=3"]) == "7"
 
 
+def test_the_points_stay_together_whatever_folder_an_environment_enters(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "restless.py").write_text(
+        "import os\n"
+        "from seqrl.envs import MemoryChain\n"
+        "class Restless(MemoryChain):\n"
+        "    def __init__(self, **given):\n"
+        "        os.chdir('elsewhere')\n"
+        "        super().__init__(**given)\n"
+    )
+    mine = ["env=memory_chain", "env.length=2", "env._target_=restless.Restless", "trust=[restless]"]
+    done = sweep(tmp_path, *SMALL, *mine, "episodes=2", "evaluation.episodes=0", "seed=1,2")
+    assert [run["status"] for run in manifests(tmp_path).values()] == ["finished"] * 2, done.stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_points_are_named_after_what_is_swept_only(tmp_path):
     (tmp_path / "own" / "algorithm").mkdir(parents=True)
     done = sweep(tmp_path, *TINY, "--config-dir", "own", "algorithm.epochs=1,2", "network=lstm", "seed=3")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqrl.errors import ConfigError
-from seqrl.tune.__main__ import planned
+from seqrl.tune.__main__ import checked, planned
 from seqrl.tune.space import Dimension, override, read
 from seqrl.tune.trials import Claim, Trial
 from tests.programs import Program, run_program
@@ -284,3 +284,71 @@ def test_values_are_written_as_the_command_line_reads_them():
     ]  # fmt: skip
     assert Dimension("a", low=1, high=3).extremes == [1, 3]
     assert os.sep not in override("a", 1.5)
+
+
+def checked_space(folder: Path, text: str, *words: str) -> list[Dimension]:
+    space(folder, text)
+    return checked(planned(["search=small", f"--config-dir={folder / 'own'}", *words]))
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "step"),
+    [
+        ("algorithm.gae_lambda: {low: 0, high: 1}", 0.0, 1.0, None),
+        ("algorithm.learning_rate: {low: 1.0e-5, high: 1, log: true}", 1e-5, 1.0, None),
+        ("sequence_learning.grad_clip_norm: {low: 1, high: 10}", 1.0, 10.0, None),
+        ("algorithm.target_kl: {low: 1, high: 2, step: 1}", 1.0, 2.0, 1.0),
+        ("algorithm.epochs: {low: 1, high: 4}", 1, 4, None),
+        ("algorithm.epochs: {low: 1.0, high: 4.0, step: 1.0}", 1, 4, 1),
+        ("sequence_learning.max_tokens_per_batch: {low: 100, high: 200, log: true}", 100, 200, None),
+        ("+env.kwargs.length: {low: 1, high: 4}", 1, 4, None),
+        ("+env.kwargs.length: {low: 0.5, high: 4}", 0.5, 4, None),
+    ],
+)
+def test_a_range_is_whole_or_real_as_its_key_is(tmp_path, text, low, high, step):
+    (found,) = checked_space(tmp_path, text, "env.id=CartPole-v1")
+    assert [(type(it), it) for it in (found.low, found.high, found.step)] == [
+        (type(it), it) for it in (low, high, step)
+    ]
+
+
+@pytest.mark.parametrize(("default", "kind"), [("0.5", float), ("1", int)])
+def test_a_key_without_a_schema_is_real_if_its_value_is(tmp_path, default, kind):
+    (tmp_path / "own" / "network").mkdir(parents=True)
+    (tmp_path / "own" / "network" / "mine.yaml").write_text(f"_target_: mine.network\nlevel: {default}\n")
+    (tmp_path / "mine.py").write_text("def network(observation_space, action_space, level): ...\n")
+    (found,) = checked_space(tmp_path, "network.level: {low: 0, high: 1}", "network=mine", "trust=[mine]")
+    assert {type(found.low), type(found.high)} == {kind}
+
+
+def test_numbers_between_0_and_1_are_proposed_for_a_real_key(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    (found,) = checked_space(tmp_path, "algorithm.gae_lambda: {low: 0, high: 1}")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    values = [found.suggest(study.ask()) for _ in range(20)]
+    assert len(set(values)) == 20
+    assert all(0 < value < 1 for value in values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "algorithm.epochs: {low: 1, high: 3.5}",
+            "algorithm.epochs: low and high must be whole numbers (got 1 and 3.5).",
+        ),
+        (
+            "sequence_learning.max_tokens_per_batch: {low: 0.5, high: 3.5}",
+            "sequence_learning.max_tokens_per_batch: low and high must be whole numbers (got 0.5 and 3.5).",
+        ),
+        ("algorithm.epochs: {low: 1, high: 3, step: 0.5}", "algorithm.epochs: step must be a whole number (got 0.5)."),
+        ("algorithm.gamma: {low: 0, high: .inf}", "algorithm.gamma: low, high and step must be finite (got [0, inf])."),
+        ("algorithm.gamma: {low: .nan, high: 1}", "algorithm.gamma: low, high and step must be finite (got [nan, 1])."),
+        ("algorithm.gamma: {low: 0.5, high: 1, log: 3}", "algorithm.gamma: log must be true or false (got 3)."),
+    ],
+)
+def test_a_range_that_does_not_suit_its_key_gets_one_line(tmp_path, text, message):
+    with pytest.raises(ConfigError) as refused:
+        checked_space(tmp_path, text)
+    assert refused.value.faults == [f"search small: {message}"]

@@ -132,20 +132,36 @@ PLANTED = [
     ("OutOfChoices", environment.observations, "3 is not within 0 to 2"),
     ("OutOfSeveralChoices", environment.observations, "3 is not within 0 to 2"),
     ("Exits", environment.plays, "SystemExit"),
-    ("SaysNothingOfSameStep", environment.ghosts, "gave a reward"),
-    ("SaysNothingAndPaysLate", environment.ghosts, "info['final_obs']"),
-    ("SaysNothingAndShowsNoFinal", environment.ghosts, "shows what episodes begin with"),
-    ("SaysNothingAndBeginsAnywhere", environment.ghosts, "must change nothing"),
+    ("SaysNextStep", environment.plays, "info['final_obs']"),
+    ("SaysNextStepAndPays", environment.plays, "gave a reward, 1"),
+    ("SaysNextStepAndShowsNoFinal", environment.ghosts, "shows what episodes begin with"),
+    ("SaysNextStepAndBeginsAnywhere", environment.ghosts, "must change nothing"),
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*missing AutoresetMode")
 @pytest.mark.parametrize(("name", "check", "said"), PLANTED)
 def test_a_planted_defect_of_an_environment_is_reported(name, check, said):
     finding = check(stage_of(name))
     assert finding.status is FAIL, finding
     assert said in finding.figure
     assert finding.remedy
+
+
+@pytest.mark.filterwarnings("ignore:.*missing AutoresetMode")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("SaysNothingOfSameStep", "an end comes with info['final_obs']"),
+        ("SaysNothingAndPaysLate", "an end comes with info['final_obs']"),
+        ("SaysNothingAndShowsNoFinal", "does not show what episodes begin with"),
+        ("SaysNothingAndBeginsAnywhere", "changes what follows"),
+    ],
+)
+def test_a_vector_form_that_does_not_say_when_it_resets_and_cannot_be_taken_for_next_step_is_reported(name, said):
+    (finding,) = env_checks(partial(broken.make, name), SHORT)
+    assert (finding.name, finding.status) == (environment.ghosts.name, FAIL)
+    assert said in finding.figure
+    assert "'autoreset_mode': AutoresetMode.SAME_STEP" in finding.remedy
 
 
 def test_what_depends_on_the_process_is_reported():
@@ -188,6 +204,13 @@ def test_a_mask_that_nobody_uses_is_a_warning_with_the_remedy(name, remedy):
     assert (finding.status, finding.remedy) == (WARN, remedy)
     assert environment.masks(stage_of("Asks")).status is PASS
     assert environment.masks(stage_of("Walk")) is None
+
+
+def test_a_wrapper_that_keeps_statistics_is_named_with_the_remedy():
+    finding = environment.statistics(stage_of("Normalizes"))
+    assert (finding.status, finding.figure.partition(":")[0]) == (WARN, "Normalizes")
+    assert "algorithm.normalize_reward=true" in finding.remedy
+    assert environment.statistics(stage_of("Walk")) is None
 
 
 def test_what_repeats_nowhere_is_not_blamed_for_its_copies_and_processes():

@@ -1,6 +1,8 @@
 """Films show what was played, and what memory did."""
 
 import io
+import re
+import sys
 
 import gymnasium
 import numpy as np
@@ -9,9 +11,10 @@ import torch
 from gymnasium import spaces
 from PIL import Image
 
-from seqrl.envs import EnvError, GymnasiumEnv, TMaze
+from seqrl.envs import GymnasiumEnv, TMaze
 from seqrl.envs.gym.registry import draws_itself
-from seqrl.evaluate.film import film, gif
+from seqrl.evaluate.film import Film, film, gif
+from seqrl.evaluate.pictures import picture
 from seqrl.loggers.tensorboard import show
 from seqrl.networks.heads import Categorical
 from seqrl.runs.evaluator import play
@@ -39,8 +42,8 @@ class Grey(gymnasium.Env):
     observation_space = spaces.Box(-1.0, 1.0, (12,))
     action_space = spaces.Box(-1.0, 1.0, (1,))
 
-    def __init__(self, render_mode=None):
-        self.render_mode = render_mode
+    def __init__(self, render_mode=None, drawn=""):
+        self.render_mode, self.drawn = render_mode, drawn
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -52,13 +55,64 @@ class Grey(gymnasium.Env):
         return self.np_random.uniform(-1, 1, 12).astype(np.float32), float(action[0]), self.clock == 4, False, {}
 
     def render(self):
-        return np.full((60, 120, 3), 10 * self.clock, np.uint8)
+        drawn = np.full((60, 120, 3), 10 * self.clock, np.uint8)
+        return DRAWN[self.drawn](drawn) if self.drawn else drawn
 
 
 class Undrawn(Grey):
     def render(self):
         raise gymnasium.error.DependencyNotInstalled("pencil is not installed, run `pip install pencil`")
 
+
+def fails(picture):
+    raise RuntimeError("no display")
+
+
+def ends(picture):
+    sys.exit("no display")
+
+
+def fails_later(picture):
+    return fails(picture) if picture.max() == 20 else picture
+
+
+# What may be returned for a picture, by a name.
+DRAWN = {
+    "grey": lambda it: it[:, :, 0],
+    "one channel": lambda it: it[:, :, :1],
+    "transparent": lambda it: np.dstack([it, it[:, :, :1]]),
+    "channels first": lambda it: np.moveaxis(it, 2, 0),
+    "up to 1": lambda it: it / 255,
+    "real": lambda it: 1.0 * it,
+    "whole": lambda it: it.astype(np.int64),
+    "list": lambda it: [0 * it, it],
+    "nested list": lambda it: it.tolist(),
+    "stack": lambda it: np.stack([0 * it, it]),
+    "image": Image.fromarray,
+    "tensor": torch.tensor,
+    "huge": lambda it: np.broadcast_to(it[:1, :1], (6_000, 12_000, 3)),
+    "none": lambda it: None,
+    "object": lambda it: object(),
+    "text": lambda it: "a grey screen",
+    "ragged": lambda it: [[1, 2], [3]],
+    "empty": lambda it: it[:0],
+    "no list": lambda it: [],
+    "fails": fails,
+    "ends": ends,
+    "fails later": fails_later,
+}
+PICTURES = list(DRAWN)[: list(DRAWN).index("none")]
+NONE = {
+    "none": "reset: its render returned None. Fix the environment.",
+    "object": "its render returned an object, which is no picture.",
+    "text": "its render returned a str, which is no picture.",
+    "ragged": "its render returned a list, which is no picture.",
+    "empty": "its render returned an array of shape (0, 120, 3), which is no picture.",
+    "no list": "its render returned an array of shape (0,), which is no picture.",
+    "fails": "its render raised RuntimeError: no display (test_video.py:",
+    "ends": "its render raised SystemExit: no display (test_video.py:",
+    "fails later": "step 2: its render raised RuntimeError: no display (test_video.py:",
+}
 
 gymnasium.register("test/Grey-v0", Grey, disable_env_checker=True)
 gymnasium.register("test/Undrawn-v0", Undrawn, disable_env_checker=True)
@@ -111,6 +165,56 @@ def test_an_environment_without_pictures_is_shown_by_its_observation():
     assert without.curves["observation"].shape == (len(without.reward), 4)
 
 
+def grey(drawn, **kwargs):
+    return GymnasiumEnv("test/Grey-v0", 1, seed=0, kwargs={"render_mode": "rgb_array", "drawn": drawn}, **kwargs)
+
+
+@pytest.mark.parametrize("drawn", PICTURES)
+def test_whatever_is_a_picture_is_shown(drawn):
+    env, said = grey(drawn, backend="sync"), []
+    (filmed,) = film(env, small_network(env), None, 1, say=said.append)
+    assert [int(picture.mean()) for picture in filmed.pictures] == [0, 10, 20, 30]
+    assert {picture.shape for picture in filmed.pictures} == {(240, 480, 3)}
+    assert said == []
+
+
+@pytest.mark.parametrize("drawn", NONE)
+def test_what_is_no_picture_is_said_once_and_the_observation_shown(drawn, monkeypatch):
+    # Few enough numbers to be curves.
+    monkeypatch.setattr("seqrl.evaluate.film.OBSERVED", [(0, 0, 0)] * 12)
+    env, said = grey(drawn, backend="sync"), []
+    (filmed,) = film(env, small_network(env), None, 1, say=said.append)
+    assert filmed.pictures == [None] * 4
+    assert filmed.curves["observation"].shape == (4, 12)
+    (line,) = said
+    assert line.startswith("warning: the film has no pictures of the environment: ")
+    assert NONE[drawn] in line
+
+
+def test_a_tall_picture_has_room_beside_it():
+    upright = picture(np.zeros((640, 100, 3), np.uint8))
+    assert upright.shape == (640, 480, 3)
+    assert (upright[:, 190:290] == 0).all()
+    assert (upright[:, :190] == 255).all()
+
+
+def test_a_film_is_as_tall_as_its_tallest_picture():
+    curves = {"value": np.array([[0.0], [np.inf]])}
+    grown = [np.zeros((height, 480, 3), np.uint8) for height in (100, 200)]
+    image = Image.open(io.BytesIO(gif([Film(grown, np.zeros(2), curves)])))
+    assert image.size == (480, 200 + 24 + 84)
+    image.seek(0)
+    upper, lower = np.asarray(image.convert("L"))[[50, 150], 0].tolist()
+    assert (upper, lower) == (0, pytest.approx(255, abs=4))
+
+
+def test_a_picture_that_the_environment_draws_on_later_is_kept_as_it_was():
+    drawn = np.zeros((240, 480, 3), np.uint8)
+    kept = picture(drawn)
+    drawn += 1
+    assert not kept.any()
+
+
 def test_the_first_episode_filmed_is_the_first_evaluated():
     env = GymnasiumEnv("test/Grey-v0", 5, seed=3, backend="sync")
     network = small_network(env)
@@ -121,11 +225,16 @@ def test_the_first_episode_filmed_is_the_first_evaluated():
 
 def test_an_environment_that_can_draw_itself_is_recognized_and_a_missing_package_named():
     assert [draws_itself(id) for id in ("test/Grey-v0", "CartPole-v1", "test/Undrawn-v0")] == [True, True, True]
-    env = GymnasiumEnv("test/Undrawn-v0", 1, seed=0, backend="sync", kwargs={"render_mode": "rgb_array"})
-    with pytest.raises(
-        EnvError, match=r"^env.id: drawing test/Undrawn-v0 needs a package that is missing: pencil .*pencil`\.$"
-    ):
-        film(env, small_network(env), None, 1)
+    env, said = GymnasiumEnv("test/Undrawn-v0", 1, seed=0, backend="sync", kwargs={"render_mode": "rgb_array"}), []
+    film(env, small_network(env), None, 1, say=said.append)
+    (line,) = said
+    assert re.search(r": env.id: drawing test/Undrawn-v0 needs a package that is missing: pencil .*pencil`\.$", line)
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"render_modes": None}, {"render_modes": 3}, "rgb_array"])
+def test_metadata_of_any_kind_say_whether_it_draws_itself(metadata, monkeypatch):
+    monkeypatch.setattr(Grey, "metadata", metadata)
+    assert not draws_itself("test/Grey-v0")
 
 
 def test_a_film_has_a_frame_for_each_step_and_pauses_at_the_end_of_an_episode():

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.paths import CONF, choices
 from seqrl.config.trust import SECRET_SOMEWHERE, hydra_distrusted, secrets
-from seqrl.config.validate import faults, keys
+from seqrl.config.validate import faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.text import nearest
 
@@ -122,6 +122,11 @@ def faults_of_run(overrides: list[str]) -> list[str]:
     except COMPOSITION as error:
         groups = (*GROUPS, "hydra.searchpath")
         return [_composition(error, others=[o for o in overrides if o.partition("=")[0] in groups])]
+
+
+def numbers_of_run(overrides: list[str]) -> dict[str, type[int] | type[float]]:
+    """Keys of a run that these make and that take numbers, and whether they take real or whole ones."""
+    return dict(numbers(_composed(overrides)))
 
 
 def _few(numbers: list[int]) -> str:

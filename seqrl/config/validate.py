@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.paths import choices
@@ -42,6 +42,21 @@ def keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if (node := _section(cfg, key)) is not None:
             yield from keys(node, f"{prefix}{key}.")
+
+
+def numbers(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, type[int] | type[float]]]:
+    """Every key that takes numbers, dotted, and whether real ones or whole ones alone.
+
+    A key without a schema takes real ones if it has one.
+    """
+    for key in map(str, cfg):
+        node = cfg._get_node(key)
+        if isinstance(node, FloatNode) or (isinstance(node, AnyNode) and isinstance(node._value(), float)):
+            yield f"{prefix}{key}", float
+        elif isinstance(node, IntegerNode):
+            yield f"{prefix}{key}", int
+        elif (section := _section(cfg, key)) is not None:
+            yield from numbers(section, f"{prefix}{key}.")
 
 
 def _section(cfg: DictConfig, key: str) -> DictConfig | None:

@@ -4,10 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import Space
-from numpy.typing import NDArray
 from torch import Tensor
 
 from seqrl.errors import EnvError
@@ -27,6 +25,7 @@ class BatchedEnv(ABC):
     action_space        of one environment
     backend             vector, sync, async or envpool; "" if there is no choice
     backend_reason      why that backend, if auto chose it; otherwise ""
+    lasting             names of wrappers that keep statistics from episode to episode, which nothing saves
     """
 
     batch_size: int
@@ -34,6 +33,7 @@ class BatchedEnv(ABC):
     action_space: Space[Any]
     backend = ""
     backend_reason = ""
+    lasting: Sequence[str] = ()
 
     @abstractmethod
     def reset(self, where: Tensor | None = None) -> Tensor:
@@ -61,8 +61,8 @@ class BatchedEnv(ABC):
         """
         return torch.zeros(self.batch_size, dtype=torch.bool)
 
-    def render(self) -> NDArray[np.uint8] | None:
-        """Image of the first environment [H, W, 3]; None if it has none."""
+    def render(self) -> Any:
+        """Image of the first environment, best [H, W, 3] in uint8; None if it has none."""
         return None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import EnvError
-from seqrl.spaces import Array, Joint, Packed, alternatives
+from seqrl.spaces import Joint, Packed, alternatives
 from seqrl.types import Step
 
 
@@ -29,7 +29,7 @@ class WithInputs(BatchedEnv):
 
     def __init__(self, env: BatchedEnv, inputs: Sequence[str]) -> None:
         self.env, self.batch_size, self.action_space = env, env.batch_size, env.action_space
-        self.backend, self.backend_reason = env.backend, env.backend_reason
+        self.backend, self.backend_reason, self.lasting = env.backend, env.backend_reason, env.lasting
         space = env.observation_space
         # An observation without parts becomes a part itself.
         self._alone = None if isinstance(space, Packed) else Packed({"observation": space})
@@ -71,7 +71,7 @@ class WithInputs(BatchedEnv):
         self._last = {name: value.to(continues.device) for name, value in state["last"].items()}
         return continues
 
-    def render(self) -> Array | None:
+    def render(self) -> Any:
         return self.env.render()
 
     def close(self) -> None:

@@ -15,7 +15,8 @@ Example:
 
 import json
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,8 +29,9 @@ from seqrl.config.trust import restrict_imports, secrets
 from seqrl.config.validate import faults_of_policy
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
+from seqrl.envs.gym.lasting import warning
 from seqrl.envs.gym.registry import draws_itself
-from seqrl.errors import ConfigError
+from seqrl.errors import ConfigError, SeqrlError, described
 from seqrl.evaluate import film as video
 from seqrl.evaluate.request import Request, Words, requested
 from seqrl.evaluate.results import counted, results, table, verdict
@@ -90,44 +92,75 @@ def evaluate(request: Request) -> None:
     control = {"evaluation": {"memoryless_control": request.memoryless_control and has_memory}}
     with closing(make_evaluator(with_values(cfg, control), device)) as evaluator:
         measured = results(evaluator.play(network))
+        lasting = evaluator.lasting
     say(table(measured))
+    if warned := warning(lasting):
+        say(warned)
     if request.memoryless_control:
         say(verdict(**measured["memory"]) if "memory" in measured else "The network has no memory.")
     if request.checkpoint == "best" and cfg.evaluation.interval and request.seed is None and not changed:
         say("This checkpoint was chosen as the best on these very episodes, which favours it; seed=1 plays others.")
-    written = {"evaluation.json": json.dumps(about | measured, allow_nan=False).encode()}
+    data = json.dumps(about | measured, allow_nan=False).encode()
+    with unwritten_named(run, request.run):
+        write(run / "evaluation.json", data)
     if request.video:
-        written["policy.gif"] = filmed(cfg, device, network)
-    keep(run, written, about["env_steps"], request.run)
+        add_film(cfg, device, network, run, about["env_steps"], request.run)
 
 
-def keep(run: Path, written: dict[str, bytes], env_steps: int, shown: Path) -> None:
-    """Write files to the folder of a run, if possible; a film also for TensorBoard.
+@contextmanager
+def unwritten_named(run: Path, shown: Path) -> Iterator[None]:
+    """Go on if a file cannot be written to the folder of a run, and print which.
 
     shown   the folder as the user gave it
     """
     try:
-        for name, data in written.items():
-            write(run / name, data)
-        if film := written.get("policy.gif"):
-            # In a folder of its own, because TensorBoard reads only the newest event file of a folder.
-            (run / "video").mkdir(exist_ok=True)
-            show(run / "video", "policy", film, env_steps)
-            say(f"Film: {shown / 'policy.gif'}, and in TensorBoard")
+        yield
     except OSError as error:
-        say(f"Could not write {shown / Path(error.filename).relative_to(run)}: {error.strerror}.")
+        name = Path(error.filename or run)
+        place = shown / name.relative_to(run) if name.is_relative_to(run) else name
+        say(f"Could not write {place}: {error.strerror}.")
+
+
+def add_film(cfg: DictConfig, device: Device, network: Network, run: Path, env_steps: int, shown: Path) -> None:
+    """Put a film into the folder of a run, and one for TensorBoard; print why, if there can't be one.
+
+    shown   the folder as the user gave it
+    """
+    with unwritten_named(run, shown):
+        try:
+            data = filmed(cfg, device, network)
+        except Exception as error:
+            say(f"No film: {error if isinstance(error, SeqrlError) else described(error)}")
+            return
+        write(run / "policy.gif", data)
+        # In a folder of its own, because TensorBoard reads only the newest event file of a folder.
+        (run / "video").mkdir(exist_ok=True)
+        show(run / "video", "policy", data, env_steps)
+        say(f"Film: {shown / 'policy.gif'}, and in TensorBoard")
 
 
 def filmed(cfg: DictConfig, device: Device, network: Network) -> bytes:
     """An animation of some episodes, and of what memory does in them."""
+    drawn = rendered(cfg)
+    try:
+        return played(drawn, device, network)
+    except SeqrlError as error:
+        if drawn is cfg:
+            raise
+        say(f"warning: the film has no pictures of the environment: {error}")
+        return played(cfg, device, network)
+
+
+def played(cfg: DictConfig, device: Device, network: Network) -> bytes:
     generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
-    with closing(make_env(rendered(cfg), device, 1, "evaluation")) as env, frozen(network):
-        return video.gif(video.film(env, network, generator))
+    with closing(make_env(cfg, device, 1, "evaluation")) as env, frozen(network):
+        return video.gif(video.film(env, network, generator, say=say))
 
 
 def rendered(cfg: DictConfig) -> DictConfig:
     """The same configuration, with an environment that renders itself if it can."""
-    if cfg.env._target_ == "seqrl.envs.GymnasiumEnv" and draws_itself(cfg.env.id):
+    is_gymnasium = cfg.env._target_ == "seqrl.envs.GymnasiumEnv" and cfg.env.backend != "envpool"
+    if is_gymnasium and draws_itself(cfg.env.id):
         return with_values(cfg, {"env": {"backend": "sync", "kwargs": {"render_mode": "rgb_array"}}})
     return cfg
 

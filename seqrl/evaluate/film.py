@@ -5,7 +5,7 @@ step with its memory zeroed. Where the two lines part, memory decides.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.tasks.pictures import INK, PALE, SIGN, WIDTH, WOOD, Drawing, Picture
+from seqrl.errors import SeqrlError, described
+from seqrl.evaluate.pictures import NoPictureError, picture
 from seqrl.runner import Player, Runner
 from seqrl.runs.evaluator import Forgetful
 from seqrl.spaces import Packed
@@ -30,6 +32,8 @@ PIECE = 50
 SECONDS, FASTEST, SLOWEST = 10, 50, 5
 # Of the curves: steps on a page, height of a row, and its margins.
 PAGE, ROW, LEFT, RIGHT, TOP, BOTTOM = 100, 84, 48, 12, 24, 10
+# Of what is drawn, so that its range is a number, too.
+LARGEST = 1e300
 WITH, ZEROED = SIGN, (222, 128, 46)
 # One colour for each number of an observation; more lines would be a tangle.
 OBSERVED = [INK, WOOD, (76, 153, 90), (176, 80, 132), (120, 110, 190), (140, 140, 146), (60, 160, 170), (214, 96, 77)]
@@ -50,31 +54,52 @@ class Film:
 
 
 class Filmed(BatchedEnv):
-    """Environments that are rendered before every step."""
+    """Environments that are rendered before every step, until that fails.
+
+    fault   why they can't be drawn
+    """
 
     def __init__(self, env: BatchedEnv) -> None:
         self.env, self.batch_size = env, env.batch_size
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self.pictures: list[Picture | None] = []
+        self.fault = ""
 
     def reset(self, where: Tensor | None = None) -> Tensor:
         return self.env.reset(where)
 
     def step(self, action: Tensor) -> Step:
-        picture = self.env.render()
-        self.pictures.append(None if picture is None else _full_width(picture))
+        self.pictures.append(None if self.fault else self._drawn())
         return self.env.step(action)
+
+    def _drawn(self) -> Picture | None:
+        try:
+            drawn = self.env.render()
+            return None if drawn is None else picture(drawn)
+        except SeqrlError as error:
+            self.fault = str(error)
+        except NoPictureError as error:
+            self.fault = f"its render returned {error}."
+        except (Exception, SystemExit) as error:
+            self.fault = f"its render raised {described(error)}."
+        return None
 
     def close(self) -> None:
         self.env.close()
 
 
 def film(
-    env: BatchedEnv, network: Player, generator: torch.Generator | None, episodes: int = 3, steps: int = 500
+    env: BatchedEnv,
+    network: Player,
+    generator: torch.Generator | None,
+    episodes: int = 3,
+    steps: int = 500,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Film]:
     """Play in one environment and film it, for `episodes` episodes or about `steps` steps.
 
     generator   draws the actions; None takes the likeliest one
+    say         prints why there are no pictures of the environment, if drawing it fails
     """
     filmed = Filmed(env)
     runner = Runner(filmed, network, PIECE, 0, generator)
@@ -89,9 +114,11 @@ def film(
     }
     real = played["valid"].nonzero().squeeze(1)
     played = {name: column[real] for name, column in played.items()}
-    pictures = [filmed.pictures[step] for step in real.tolist()]
+    if filmed.fault:
+        say(f"warning: the film has no pictures of the environment: {filmed.fault}")
+    pictures = [None if filmed.fault else filmed.pictures[step] for step in real.tolist()]
     # The parts of a packed observation are bytes side by side, which would mean nothing as curves.
-    shown = pictures[0] is None and not isinstance(env.observation_space, Packed)
+    shown = all(picture is None for picture in pictures) and not isinstance(env.observation_space, Packed)
     curves = _curves(played, network, isinstance(env.action_space, Discrete), shown)
     ends = [0, *(played["ended"].nonzero().squeeze(1)[:episodes] + 1).tolist()]
     if ended < episodes:
@@ -131,11 +158,13 @@ def gif(films: Sequence[Film]) -> bytes:
     """The episodes one after another, in an endless loop."""
     steps = [(number, step) for number, episode in enumerate(films) for step in range(len(episode.reward))]
     pages = [_pages(episode.curves) for episode in films]
+    height = max((len(picture) for episode in films for picture in episode.pictures if picture is not None), default=0)
 
     def frame(number: int, step: int) -> Image.Image:
         episode, (page, column) = films[number], divmod(step, PAGE)
         title = f"episode {number + 1}   step {step + 1}   return {episode.reward[: step + 1].sum():.4g}"
-        return _frame(episode.pictures[step], pages[number][page], title, _x(column, min(PAGE, len(episode.reward))))
+        mark = _x(column, min(PAGE, len(episode.reward)))
+        return _frame(episode.pictures[step], height, pages[number][page], title, mark)
 
     # One palette for all frames, made from a few of them: areas that do not change then cost nothing.
     few = [np.asarray(frame(*step)) for step in steps[:: max(1, len(steps) // 8)]]
@@ -151,16 +180,8 @@ def gif(films: Sequence[Film]) -> bytes:
     return data.getvalue()
 
 
-def _full_width(picture: Picture) -> Picture:
-    height, width, _ = picture.shape
-    if width == WIDTH:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((WIDTH, round(height * WIDTH / width)), Image.Resampling.LANCZOS))
-
-
-def _frame(picture: Picture | None, curves: Image.Image, title: str, x: float) -> Image.Image:
-    """A picture above the curves, with a mark at this step."""
-    height = 0 if picture is None else len(picture)
+def _frame(picture: Picture | None, height: int, curves: Image.Image, title: str, x: float) -> Image.Image:
+    """A picture above the curves, with a mark at this step; all frames have the height of the tallest."""
     frame = Image.new("RGB", (WIDTH, height + TOP + curves.height), "white")
     if picture is not None:
         frame.paste(Image.fromarray(picture), (0, 0))
@@ -173,6 +194,7 @@ def _frame(picture: Picture | None, curves: Image.Image, title: str, x: float) -
 
 def _pages(curves: dict[str, Array]) -> list[Image.Image]:
     """Curves over the steps of an episode, PAGE steps on each page."""
+    curves = {name: np.clip(np.nan_to_num(lines), -LARGEST, LARGEST) for name, lines in curves.items()}
     ranges = {name: (float(lines.min()), float(lines.max())) for name, lines in curves.items()}
     ranges |= {name: (0.0, 1.0) for name in curves if name.startswith("probability")}
     steps = len(next(iter(curves.values())))

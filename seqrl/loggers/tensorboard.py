@@ -35,7 +35,7 @@ class TensorBoard(Logger):
     def begin(self, about: About) -> None:
         # If a run has several such files, TensorBoard believes the first it reads: the old ones must go.
         for old in self._folder.glob("events.out.tfevents.*.hparams"):
-            old.unlink()
+            old.unlink(missing_ok=True)
         self._hparams = self._open_hparams()
         for summary in _began(hyperparameters(about)):
             self._hparams.add_summary(summary)
@@ -67,7 +67,7 @@ def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
     from torch.utils.tensorboard.writer import FileWriter
 
     for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
+        old.unlink(missing_ok=True)
     # A GIF's size follows its signature.
     width, height = (int.from_bytes(gif[offset : offset + 2], "little") for offset in (6, 8))
     image = Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -121,6 +121,11 @@ class Evaluator:
     def _play(self, player: Player, how: str) -> tuple[Tensor, Tensor]:
         generator = self._make_generator() if how == SAMPLED else None
         return play(self._at_its_beginning(), Watched(player, self._ask), self.episodes, generator, self._episode_limit)
+
+    @property
+    def lasting(self) -> Sequence[str]:
+        """Names of wrappers that keep statistics from episode to episode, once something was played."""
+        return () if self._env is None else self._env.lasting
 
     def close(self) -> None:
         if self._env is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from seqrl.devices.device import Device
+from seqrl.envs.gym.lasting import warning
 from seqrl.loggers import Row
 from seqrl.machine import cores
 from seqrl.metrics.hints import faster
@@ -20,7 +21,8 @@ def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
     size = f"{parameters(run.algorithm.network):,} parameters"
     learns = f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {device.torch_device}"
     env = run.runner.env
-    return f"{learns}\nenvironments: {env.backend}, {env.backend_reason}" if env.backend_reason else learns
+    plays = f"environments: {env.backend}, {env.backend_reason}" if env.backend_reason else ""
+    return "\n".join(filter(None, [learns, plays, warning(env.lasting)]))
 
 
 def reason(cfg: DictConfig) -> str:

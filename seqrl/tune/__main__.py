@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from seqrl.config.command_line import completed, is_override
-from seqrl.config.hydra_errors import config_dirs, faults_of_run, searchpath
+from seqrl.config.hydra_errors import config_dirs, faults_of_run, numbers_of_run, searchpath
 from seqrl.config.program import errors_in_one_line
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage
@@ -62,7 +62,12 @@ def checked(plan: Plan) -> list[Dimension]:
     own = [*searchpath(plan.arguments), *(a for a in plan.arguments if is_override(a))]
     wrong = faults_of_run(own)
     if not wrong:
+        kinds = numbers_of_run(own)
+        space = [dimension.of(kinds.get(dimension.key)) for dimension in space]
         for dimension in space:
+            if unfit := list(dimension.faults_of_kind(kinds.get(dimension.key))):
+                wrong += [f"search {plan.search}: {dimension.key}: {fault}." for fault in unfit]
+                continue
             for value in dimension.extremes:
                 wrong += [
                     f"search {plan.search}: {fault}" for fault in faults_of_run([*own, override(dimension.key, value)])

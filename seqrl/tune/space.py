@@ -1,9 +1,9 @@
 """The search space: keys of the configuration, and the values to try for each."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from omegaconf import OmegaConf
 
@@ -14,6 +14,8 @@ from seqrl.text import nearest
 if TYPE_CHECKING:
     import optuna
 
+# Of a bound: what Optuna can compute with.
+LARGEST = 1e300
 WORDS = ["low", "high", "log", "step", "choices"]
 Value = bool | int | float | str | None
 
@@ -22,7 +24,7 @@ Value = bool | int | float | str | None
 class Dimension:
     """Values to try for one key: a range, or a list of choices.
 
-    low, high   both included; whole numbers if both are whole
+    low, high   both included; whole numbers if both are whole: see `of`
     log         sample on a log scale
     step        between two values of a range; None: any value, or 1 for whole numbers
     choices     instead of a range
@@ -40,11 +42,27 @@ class Dimension:
         if self.choices:
             chosen: Value = trial.suggest_categorical(self.key, self.choices)
             return chosen
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(self.key, self.low, self.high, step=int(self.step or 1), log=self.log)
         assert self.low is not None
         assert self.high is not None
+        if self.is_whole:
+            return trial.suggest_int(self.key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
+
+    def of(self, kind: type[int] | type[float] | None) -> Self:
+        """The same for a key that takes whole numbers or real ones, however the range is written; None: as written."""
+        if kind is float:
+            return self._converted(float)
+        numbers = [it for it in (self.low, self.high, self.step) if it is not None]
+        return self._converted(int) if kind is int and all(it == int(it) for it in numbers) else self
+
+    def _converted(self, kind: type[int] | type[float]) -> Self:
+        low, high, step = (None if it is None else kind(it) for it in (self.low, self.high, self.step))
+        return replace(self, low=low, high=high, step=step)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a range of whole numbers."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def extremes(self) -> list[Value]:
@@ -66,6 +84,9 @@ class Dimension:
         if any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
             yield f"low, high and step must be numbers (got {numbers}). Write 1.0e-4, with a decimal point"
             return
+        if any(not -LARGEST <= x <= LARGEST for x in numbers):
+            yield f"low, high and step must be finite (got {numbers})"
+            return
         assert self.low is not None
         assert self.high is not None
         if self.low >= self.high:
@@ -74,8 +95,19 @@ class Dimension:
             yield f"log: true needs low above 0 (got {self.low})"
         if self.log and self.step is not None:
             yield "log: true cannot have a step"
+        if not isinstance(self.log, bool):
+            yield f"log must be true or false (got {self.log})"
         if self.step is not None and self.step <= 0:
             yield f"step must be above 0 (got {self.step})"
+
+    def faults_of_kind(self, kind: type[int] | type[float] | None) -> Iterator[str]:
+        """What is wrong with it for a key that takes whole numbers or real ones."""
+        if self.choices:
+            return
+        if kind is int and not self.is_whole:
+            yield f"low and high must be whole numbers (got {self.low} and {self.high})"
+        elif self.is_whole and self.step is not None and self.step != int(self.step):
+            yield f"step must be a whole number (got {self.step})"
 
 
 def override(key: str, value: Value) -> str:

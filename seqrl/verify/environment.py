@@ -18,6 +18,8 @@ import torch
 from seqrl.envs import BatchedEnv, GymnasiumEnv
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.guard import GuardedEnv
+from seqrl.envs.gym.lasting import REMEDY as LASTING_REMEDY
+from seqrl.envs.gym.resets import FINAL, REMEDY, AutoresetError
 from seqrl.envs.inputs import WithInputs
 from seqrl.spaces import ACTION_MASK, Packed, masked_alternatives, numbers
 from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds
@@ -75,13 +77,18 @@ class Stage:
 def env_checks(make_env: MakeEnv, budget: Budget | None = None, whole_episodes: bool = True) -> Iterator[Finding]:
     """Whether the environment is repeatable and fit to learn from."""
     stage = Stage(make_env, budget or Budget(), whole_episodes)
+    try:
+        can_be_stepped = stage.play.last is not None
+    except AutoresetError as error:
+        return iter([Finding(ghosts.name, Status.FAIL, str(error).removesuffix(f" {REMEDY}"), ghosts.remedy)])
     # Nothing else can be said about what can't be stepped.
-    return found(CHECKS if stage.play.last else [plays, observations], stage)
+    return found(CHECKS if can_be_stepped else [plays, observations], stage)
 
 
 def is_playable(findings: list[Finding]) -> bool:
     """Whether a network may be fed with what the environment shows."""
-    return all(finding.is_good for finding in findings if finding.name in (plays.name, observations.name))
+    needed = [finding for finding in findings if finding.name in (plays.name, observations.name)]
+    return bool(needed) and all(finding.is_good for finding in needed)
 
 
 @check("it plays", "Fix the environment.")
@@ -187,6 +194,14 @@ MOMENTS: dict[str, Callable[[Play], bool]] = {
 }
 
 
+@check("no wrapper keeps statistics", f"Leave it out, and {LASTING_REMEDY}")
+def statistics(stage: Stage) -> Measured | None:
+    """No wrapper keeps statistics from episode to episode, which evaluations and resumed runs begin without."""
+    with stage.new() as env:
+        names = ", ".join(env.lasting)
+    return Measured(Status.WARN, f"{names}: evaluations and resumed runs begin without them") if names else None
+
+
 @check(
     "copies do not disturb each other",
     "Keep state in self, not in the class or the module, and draw randomness from self.np_random.",
@@ -284,7 +299,7 @@ class Witness:
         info = answer[-1] if isinstance(answer, tuple) else None
         if isinstance(info, dict):
             self.mask_in_info |= ACTION_MASK in info
-            self.final_in_info |= "final_obs" in info
+            self.final_in_info |= any(name in info for name in FINAL)
 
 
 def beneath(env: BatchedEnv) -> Any | None:
@@ -390,6 +405,7 @@ CHECKS: list[Check] = [
     observations,
     repeats,
     repeats_later,
+    statistics,
     copies,
     processes,
     actions,

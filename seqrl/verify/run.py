@@ -1,5 +1,6 @@
 """Checks what a configuration names."""
 
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.devices.device import Device
 from seqrl.envs import BatchedEnv
+from seqrl.envs.gym.resets import AutoresetError
 from seqrl.runs.build import constructor, make_device, make_env, make_network
 from seqrl.verify.environment import env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
@@ -24,17 +26,25 @@ def verify(cfg: DictConfig) -> list[Finding]:
         assert isinstance(merged, DictConfig)
         cfg = merged
 
-    env = make_env(cfg, device, 1, "verify")
-    env.close()
-
-    make = partial(_make, cfg, device, env.backend)
+    make = partial(_make, cfg, device, _backend(cfg, device))
     findings = list(env_checks(make, whole_episodes=not cfg.runner.rollout_length))
     if not is_playable(findings):
         why = "the environment must be fixed first"
         return [*findings, Finding("the network", Status.UNCHECKED, why, "Then run this again.")]
-    checked = make_network(cfg, env, device)
+    with closing(make(1, "verify")) as env:
+        checked = make_network(cfg, env, device)
     bptt_length = constructor(cfg.algorithm)(checked, np.random.default_rng(0)).settings.bptt_length
     return [*findings, *network_checks(Subject(make, checked, bptt_length, cfg.parallel))]
+
+
+def _backend(cfg: DictConfig, device: Device) -> str:
+    """The backend that is asked for, or that auto picks."""
+    try:
+        with closing(make_env(cfg, device, 1, "verify")) as env:
+            return env.backend
+    except AutoresetError:
+        # The checks say so.
+        return "vector"
 
 
 def _make(cfg: DictConfig, device: Device, backend: str, batch_size: int, stream: str) -> BatchedEnv:

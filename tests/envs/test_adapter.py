@@ -435,5 +435,6 @@ def test_a_same_step_form_without_final_observations_is_refused(monkeypatch):
     env = GymnasiumEnv("test/SameStep-v0", 2, seed=0)
     monkeypatch.setattr(env._episodes.envs, "final", dict)
     env.reset()
-    with pytest.raises(EnvError, match=r"^env\.backend: .* without info\['final_obs'\]\. Use env\.backend=sync\.$"):
+    said = r"^environments: the vector form is taken for SAME_STEP, but .* without info\['final_obs'\]\. Declare it in "
+    with pytest.raises(FaultyEnvError, match=said):
         env.step(torch.tensor([1, 0]))

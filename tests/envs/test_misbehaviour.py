@@ -117,6 +117,10 @@ def handle_signals(env):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 
 
+def move(env):
+    os.chdir(Path(__file__).parent)
+
+
 def compute(env):
     torch.ones(400, 400) @ torch.ones(400, 400)
     torch.ones(1_000_000).exp().sum()
@@ -133,6 +137,7 @@ DEEDS = {
     "help itself": help_itself,
     "handle signals": handle_signals,
     "compute": compute,
+    "move": move,
 }
 
 
@@ -237,6 +242,18 @@ def test_torch_is_for_the_run_as_it_was_and_for_the_environment_as_it_left_it(pl
     assert (torch.get_default_dtype(), torch.get_num_threads()) == before[:2]
     assert torch.are_deterministic_algorithms_enabled() == before[2]
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("id", ["test/Plain-v0", "test/OwnForm-v0"])
+@pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
+def test_an_environment_has_a_working_folder_of_its_own(id, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with closing(made("vector" if "Own" in id else "sync", f"move at {place}", id=id)) as env:
+        played(env)
+        with env._episodes.guard:
+            assert (Path.cwd() == Path(__file__).parent) == (place != "close")
+        assert Path.cwd() == tmp_path
+    assert Path.cwd() == tmp_path
 
 
 @BOTH

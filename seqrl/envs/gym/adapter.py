@@ -75,6 +75,8 @@ class GymnasiumEnv(BatchedEnv):
         try:
             self.observation_space, self._observe = observations(envs.single_observation_space, hidden)
             self.action_space, self._act = actions(envs.single_action_space)
+            with self._guarded():
+                self.lasting = self._episodes.lasting()
         except Exception:
             self.close()
             raise
@@ -106,8 +108,8 @@ class GymnasiumEnv(BatchedEnv):
         with self._faults_named():
             return self._tensor(self._episodes.load_state_dict(state))
 
-    def render(self) -> Array | None:
-        """Image of the first environment [H, W, 3]; None unless its kwargs set render_mode: rgb_array.
+    def render(self) -> Any:
+        """Image of the first environment, as it draws it; None unless its kwargs set render_mode: rgb_array.
 
         Raises EnvError if a package needed to draw it is missing.
         """
@@ -116,9 +118,9 @@ class GymnasiumEnv(BatchedEnv):
         with self._guarded():
             try:
                 pictures = self._episodes.render()
+                return None if pictures is None else pictures[0]
             except MISSING_PACKAGE as error:
                 raise EnvError(f"env.id: drawing {self._id} needs a package that is missing: {error}.") from error
-        return None if pictures is None else np.asarray(pictures[0], np.uint8)
 
     def close(self) -> None:
         """End the environment's processes; may be called twice."""

@@ -11,6 +11,7 @@ import numpy as np
 from seqrl.envs.gym.autoreset import VectorEpisodes
 from seqrl.envs.gym.backends import BACKENDS, EnvRequest, ProcessEach
 from seqrl.envs.gym.registry import MISSING_PACKAGE, explained
+from seqrl.envs.gym.resets import AutoresetError
 from seqrl.errors import EnvError, described
 
 # A measurement ends at whichever comes first.
@@ -45,7 +46,7 @@ def episodes(request: EnvRequest, backend: str) -> tuple[VectorEpisodes, Choice]
 
 
 def _own_form(request: EnvRequest) -> VectorEpisodes | None:
-    """An environment's own vector form, if it exists and can be built.
+    """An environment's own vector form, if it exists, can be built, and it is clear when it begins episodes.
 
     It is used without a measurement: it draws different random numbers, and a run must not depend on timing.
     """
@@ -54,7 +55,7 @@ def _own_form(request: EnvRequest) -> VectorEpisodes | None:
         return None
     try:
         return BACKENDS["vector"](request)
-    except MISSING_PACKAGE:
+    except (*MISSING_PACKAGE, AutoresetError):
         if spec.entry_point is None:
             raise
         return None

@@ -15,7 +15,9 @@ from seqrl import seeds
 from seqrl.envs.gym.calls import Guard, LostError
 from seqrl.envs.gym.guard import when
 from seqrl.envs.gym.history import History, as_arrays, as_tensors
-from seqrl.errors import EnvError, FaultyEnvError
+from seqrl.envs.gym.lasting import lasting
+from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset
+from seqrl.errors import FaultyEnvError
 from seqrl.spaces import Array
 
 # What one call replays must fit into the time limit, and no call should send long episodes to all processes.
@@ -49,6 +51,8 @@ class VectorEpisodes(Protocol):
     def whereabouts(self, index: int) -> str:
         """Environment, and its episode, seed and step if they are known, in a few words."""
         ...
+
+    def lasting(self) -> list[str]: ...
 
 
 def episode_seed(seed: int, *index: int) -> int:
@@ -136,6 +140,10 @@ class SeededEpisodes:
         """An image of each environment."""
         return self._call("render")
 
+    def lasting(self) -> list[str]:
+        """Names of wrappers that keep statistics from episode to episode."""
+        return list(self._call("lasting")[0])
+
     def _replay(self, number: Array, observation: Array) -> Array:
         """Play the episodes in progress again, write their last observations; return the steps of each [B]."""
         left = [[] if actions is None else list(actions) for actions in self._history.episodes()]
@@ -206,6 +214,10 @@ class OwnEpisodes:
     def whereabouts(self, index: int) -> str:
         return f"environment {index}"
 
+    def lasting(self) -> list[str]:
+        """Names of wrappers that keep statistics from episode to episode."""
+        return lasting(self.envs)
+
     def state_dict(self) -> dict[str, Any]:
         return {"resets": self._resets}
 
@@ -219,10 +231,21 @@ class NextStepEpisodes(OwnEpisodes):
     """The step after an end only resets: it plays nothing, and its observation is the new episode's first."""
 
     def step(self, action: Array) -> Answer:
-        valid = ~self._ended
-        self._observation, reward, terminated, truncated, _ = self.envs.step(action)
+        ghost = self._ended
+        self._observation, reward, terminated, truncated, info = self.envs.step(action)
         self._ended = np.asarray(terminated | truncated)
-        return self._observation, reward, terminated, truncated, valid
+        self._refuse(fault_of_reset(ghost, reward, self._ended) or fault_of_end(self._ended, info))
+        return self._observation, reward, terminated, truncated, ~ghost
+
+    def _refuse(self, fault: str) -> None:
+        refuse_as("NEXT_STEP", fault)
+
+
+class PoolEpisodes(NextStepEpisodes):
+    """EnvPool's, which are known to do so."""
+
+    def _refuse(self, fault: str) -> None:
+        pass
 
 
 class SameStepEpisodes(OwnEpisodes):
@@ -233,10 +256,7 @@ class SameStepEpisodes(OwnEpisodes):
         observation, ended = self._observation, np.asarray(terminated | truncated)
         if ended.any():
             if "final_obs" not in info:
-                raise EnvError(
-                    "env.backend: the environment's own vector form ends an episode without info['final_obs']. "
-                    "Use env.backend=sync."
-                )
+                refuse_as("SAME_STEP", "an episode ended without info['final_obs']")
             observation = np.array(observation)
             # An object array with None where no episode ended, or a plain batch.
             observation[ended] = np.stack(np.asarray(info["final_obs"])[ended])
@@ -248,14 +268,24 @@ class DisabledEpisodes(OwnEpisodes):
 
     def _begin(self, where: Array) -> None:
         if where.any():
+            before = np.array(self._observation)
             self._observation, _ = self.envs.reset(options={"reset_mask": where.copy()})
+            if before[~where].tobytes() != np.asarray(self._observation)[~where].tobytes():
+                refuse_as("DISABLED", "reset did not leave those alone where options['reset_mask'] is false")
             self._ended = self._ended & ~where
 
     def step(self, action: Array) -> Answer:
         self._begin(self._ended)
-        self._observation, reward, terminated, truncated, _ = self.envs.step(action)
+        self._observation, reward, terminated, truncated, info = self.envs.step(action)
         self._ended = np.asarray(terminated | truncated)
+        refuse_as("DISABLED", fault_of_end(self._ended, info))
         return self._observation, reward, terminated, truncated, np.ones_like(self._ended)
+
+
+def refuse_as(mode: str, fault: str) -> None:
+    """Raise FaultyEnvError if a vector form did what it does not do in the mode that it declares; "": it did not."""
+    if fault:
+        raise FaultyEnvError(f"environments: the vector form is taken for {mode}, but {fault}. {REMEDY}")
 
 
 OWN_EPISODES: dict[AutoresetMode, type[NextStepEpisodes | SameStepEpisodes | DisabledEpisodes]] = {

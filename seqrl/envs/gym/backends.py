@@ -22,16 +22,20 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 from gymnasium.vector.utils import concatenate, iterate
 
-from seqrl.envs.gym.autoreset import OWN_EPISODES, NextStepEpisodes, SeededEpisodes, VectorEpisodes
+from seqrl.envs.gym.autoreset import OWN_EPISODES, PoolEpisodes, SeededEpisodes, VectorEpisodes
 from seqrl.envs.gym.calls import PARTS, Guard, LostError, OverdueError, is_own_fault
 from seqrl.envs.gym.envpool import Pool
 from seqrl.envs.gym.flatten import FlattenedEnv, is_composed
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.registry import find
+from seqrl.envs.gym.resets import autoreset_mode
 from seqrl.errors import EnvError, FaultyEnvError, described
 from seqrl.machine import end_with_parent, forget_handlers, hear, keep, let_go
 
 log = logging.getLogger(__name__)
+
+# Copies of a vector form that does not declare when it resets, to see what it does.
+PROBED = 8
 
 Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
 
@@ -338,9 +342,10 @@ def _vector(request: EnvRequest) -> VectorEpisodes:
     if spec.vector_entry_point is None:
         raise EnvError(f"env.backend: {spec.id} has no vector form of its own. Use env.backend=sync or async.")
     _refuse_wrapped(request, "vector")
+    make = partial(gymnasium.make_vec, spec, vectorization_mode="vector_entry_point", **request.kwargs)
     with _constructor_named(request, "environments"):
-        envs = gymnasium.make_vec(spec, request.batch_size, vectorization_mode="vector_entry_point", **request.kwargs)
-    mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        envs = make(num_envs=request.batch_size)
+        mode = autoreset_mode(envs, partial(make, num_envs=min(request.batch_size, PROBED)), spec.id)
     return OWN_EPISODES[mode](envs, request.seed, request.guard)
 
 
@@ -361,7 +366,7 @@ def _envpool(request: EnvRequest) -> VectorEpisodes:
     _refuse_wrapped(request, "envpool")
     with _constructor_named(request, "environments"):
         envs = Pool(request.id, request.batch_size, request.kwargs)
-    return NextStepEpisodes(envs, request.seed, request.guard)
+    return PoolEpisodes(envs, request.seed, request.guard)
 
 
 def _refuse_wrapped(request: EnvRequest, backend: str) -> None:

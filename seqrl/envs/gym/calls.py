@@ -1,4 +1,4 @@
-"""What every call into an environment passes: a time limit, and torch and signals as they were before it."""
+"""What every call into an environment passes: a time limit, and torch, signals and working folder as before it."""
 
 # As the module signal has them, without a search for names that takes several microseconds.
 import signal
@@ -6,6 +6,8 @@ import threading
 from _signal import getsignal, setitimer  # type: ignore[import-not-found]
 from _signal import signal as set_handler
 from collections.abc import Callable
+from contextlib import suppress
+from os import chdir, getcwd
 from types import TracebackType
 from typing import Any
 
@@ -21,12 +23,29 @@ GRACE_SECONDS = 1.0
 KEPT = (signal.SIGINT, signal.SIGTERM)
 # As Python does it, but what it raises can be told from an environment that raises KeyboardInterrupt.
 CTRL_C = OwnHandler(signal.default_int_handler)
-# Settings of torch that hold for the whole process.
+
+
+def _folder() -> str | None:
+    """The working folder; None if it is gone."""
+    try:
+        return getcwd()
+    except OSError:
+        return None
+
+
+def _enter(folder: str | None) -> None:
+    if folder is not None:
+        with suppress(OSError):
+            chdir(folder)
+
+
+# Settings that hold for the whole process.
 SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (_folder, _enter),
 )
 
 
@@ -58,8 +77,8 @@ class Guard:
     seconds   limit, after which OverdueError is raised; None: no limit. It uses SIGALRM, so it works only in the main
               thread, and only once code outside Python returns
 
-    Within it, torch computes gradients and has the settings that the environments left behind; afterwards it has those
-    of the run again, and the run hears its signals again.
+    Within it, torch computes gradients and has the settings that the environments left behind, and the working folder
+    is theirs; afterwards both are those of the run again, and the run hears its signals again.
     """
 
     def __init__(self, seconds: float | None = None) -> None:

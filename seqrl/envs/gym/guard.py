@@ -19,6 +19,7 @@ from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault
 from seqrl.envs.gym.elements import OutsideError, element
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
+from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
 from seqrl.spaces import Array, Packed
@@ -118,6 +119,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             env = env.env  # type: ignore[attr-defined]
         return hasattr(env, "state_dict") and hasattr(env, "load_state_dict")
 
+    @property
+    def lasting(self) -> list[str]:
+        """Names of wrappers that keep statistics from episode to episode."""
+        return lasting(self.env)
+
     def own_state(self) -> dict[str, Any]:
         """The environment's `state_dict` and the steps played in its episode; tensors and plain data."""
         with self._named("its state_dict"):
@@ -155,7 +161,10 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def render(self) -> Any:
         with self._named("its render", besides=MISSING_PACKAGE):
-            return super().render()
+            picture = super().render()
+        if picture is None and self.render_mode == "rgb_array":
+            raise self._fault("its render returned None")
+        return picture
 
     def close(self) -> None:
         """Close the environment; only log a failure, as everything played so far is still valid."""

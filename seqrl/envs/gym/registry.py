@@ -33,7 +33,9 @@ def draws_itself(id: str) -> bool:
     except MISSING_PACKAGE:
         # Building the environment reports this.
         return False
-    return "rgb_array" in (getattr(creator, "metadata", {}).get("render_modes") or [])
+    metadata = getattr(creator, "metadata", None)
+    modes = metadata.get("render_modes") if isinstance(metadata, dict) else None
+    return isinstance(modes, list | tuple | set) and "rgb_array" in modes
 
 
 def _registered_by(module: str) -> str:

@@ -1,0 +1,40 @@
+"""Wrappers whose state outlives episodes, and reaches neither evaluations nor checkpoints."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+NAME = re.compile(r"Normali[sz]e(Obs|Rew|Return|State|VecObs|VecRew)|^(Vec)?Normali[sz]e$")
+# Of attributes that hold such a state, or of what they hold.
+STATISTICS = re.compile(r"(^|_)rms$|^running_|Running(Mean|Stat|Var|Norm)")
+
+
+def lasting(env: Any) -> list[str]:
+    """Names of the layers of an environment, outermost first, that keep statistics from episode to episode."""
+    names = []
+    while env is not None:
+        state = getattr(env, "__dict__", {})
+        classes = [cls.__name__ for cls in type(env).__mro__]
+        kept = [*state, *(type(value).__name__ for value in state.values())]
+        if any(map(NAME.search, classes)) or any(map(STATISTICS.search, kept)):
+            names.append(type(env).__name__)
+        env = state.get("env")
+    return names
+
+
+REMEDY = (
+    "use network.normalize_observations=true, or for rewards algorithm.normalize_reward=true, whose statistics are "
+    "saved with the policy."
+)
+
+
+def warning(names: Sequence[str]) -> str:
+    """What such layers mean for a run, in one line; "" if there are none."""
+    if not names:
+        return ""
+    one = len(names) == 1
+    return (
+        f"warning: {' and '.join(names)} {'keeps' if one else 'keep'} statistics from episode to episode, which "
+        "evaluations and resumed runs begin without: returns differ from those of training. Leave "
+        f"{'it' if one else 'them'} out, and {REMEDY}"
+    )

@@ -1,0 +1,75 @@
+"""What an environment keeps from episode to episode, and nothing saves, is named."""
+
+from contextlib import closing
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import wrappers
+from gymnasium.wrappers import vector
+
+from seqrl.envs import GymnasiumEnv
+from seqrl.envs.gym.lasting import lasting, warning
+from seqrl.envs.inputs import WithInputs
+
+
+class Centred(gymnasium.Wrapper):
+    """Keeps a mean under a name of its own."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.running_mean = np.zeros(4)
+
+
+class MyNormalizer(wrappers.NormalizeObservation):
+    pass
+
+
+class HalvedReward(gymnasium.RewardWrapper):
+    def reward(self, reward):
+        return reward / 2
+
+
+class Scaled(gymnasium.Wrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.scale = wrappers.utils.RunningMeanStd()
+
+
+KEEP = [wrappers.NormalizeObservation, wrappers.NormalizeReward, Centred, MyNormalizer, Scaled]
+NOT = [
+    HalvedReward,
+    wrappers.FlattenObservation,
+    wrappers.RecordEpisodeStatistics,
+    lambda env: wrappers.FrameStackObservation(env, 2),
+    lambda env: wrappers.TransformReward(env, abs),
+]
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_wrappers_that_keep_statistics_are_named_outermost_first(backend):
+    made = GymnasiumEnv("CartPole-v1", 2, seed=0, wrappers=KEEP, backend=backend)
+    with closing(WithInputs(made, ["first"])) as env:
+        assert env.lasting == ["Scaled", "MyNormalizer", "Centred", "NormalizeReward", "NormalizeObservation"]
+
+
+def test_wrappers_that_forget_with_every_episode_are_not_named():
+    with closing(GymnasiumEnv("CartPole-v1", 2, seed=0, wrappers=NOT, backend="sync")) as env:
+        assert env.lasting == []
+
+
+def test_wrappers_of_a_vector_form_are_named():
+    envs = gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="vector_entry_point")
+    assert lasting(vector.NormalizeReward(vector.NormalizeObservation(envs))) == [
+        "NormalizeReward",
+        "NormalizeObservation",
+    ]
+    with closing(GymnasiumEnv("CartPole-v1", 2, seed=0)) as env:
+        assert (env.backend, env.lasting) == ("vector", [])
+
+
+def test_the_warning_names_them_and_the_remedy():
+    said = warning(["NormalizeObservation"])
+    assert said.startswith("warning: NormalizeObservation keeps statistics from episode to episode")
+    assert "network.normalize_observations=true" in said
+    assert warning([]) == ""
