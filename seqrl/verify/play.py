@@ -237,8 +237,16 @@ def difference(one: Play | list[bytes], other: Play | list[bytes]) -> int | None
     return next((index for index, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), None)
 
 
-def elsewhere(make_env: MakeEnv, answers: int) -> list[bytes]:
-    """The same play in a new process."""
+def stopped_early(whole: Play, replayed: Play | list[bytes], fault: str) -> str:
+    """Why a play that should be as long as another is not; "" if it is."""
+    answers = replayed.answers if isinstance(replayed, Play) else replayed
+    if len(answers) >= len(whole.answers):
+        return ""
+    return f"it went on for {len(answers):,} of {len(whole.answers):,} answers{fault and f': {fault}'}"
+
+
+def elsewhere(make_env: MakeEnv, answers: int) -> tuple[list[bytes], str]:
+    """What the same play in a new process answered, and what ended it early; "" if nothing did."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_tell, args=(theirs, make_env, answers))
@@ -258,14 +266,16 @@ def elsewhere(make_env: MakeEnv, answers: int) -> list[bytes]:
             process.join()
     if isinstance(replayed, str):
         raise UncheckedError(f"another process could not play it: {replayed}")
-    return list(replayed)
+    answered, fault = replayed
+    return answered, fault
 
 
 def _tell(pipe: Connection, make_env: MakeEnv, answers: int) -> None:
     torch.set_num_threads(1)
     try:
         with closing(make_env(BATCH, "verify")) as env:
-            pipe.send(retold(env, answers).answers)
+            replayed = retold(env, answers)
+            pipe.send((replayed.answers, replayed.fault))
     except Exception as error:
         pipe.send(described(error))
 
