@@ -5,7 +5,6 @@ the same one, beside a copy, in another process, and its answers must not differ
 """
 
 import pickle
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,7 +22,7 @@ from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.lasting import REMEDY as LASTING_REMEDY
 from seqrl.envs.gym.resets import FINAL, REMEDY, AutoresetError
 from seqrl.envs.inputs import WithInputs
-from seqrl.spaces import ACTION_MASK, Packed, masked_alternatives, numbers
+from seqrl.spaces import ACTION_MASK, Packed, masked_alternatives, unused_mask
 from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds
 from seqrl.verify.play import (
     BATCH,
@@ -40,8 +39,6 @@ from seqrl.verify.play import (
     stopped_early,
 )
 
-# The word in the name of an observation's part that says what may be chosen.
-MASK = re.compile(r"mask", re.IGNORECASE)
 # First observations to see, and how many different ones are few enough to have seen all.
 FIRSTS, FEW = 50, 4
 
@@ -280,19 +277,15 @@ def masks(stage: Stage) -> Measured | None:
         opened(env).step()
         space = env.observation_space
         choices = sum(masked_alternatives(env.action_space))
-    named = space.parts if isinstance(space, Packed) else {}
     if not choices:
         return None
-    if ACTION_MASK in named:
+    if isinstance(space, Packed) and space.mask:
         return Measured(Status.PASS, "the policy chooses only what it allows")
     if any(witness.mask_in_info for witness in seen):
         own = "" if seen[0].is_single else " and env.backend=sync"
         return Measured(Status.WARN, "info['action_mask'] is not used", f"Use env.action_mask=info{own}.")
-    for name, part in named.items():
-        if MASK.search(name.rpartition(".")[2]) and numbers(part) == choices:
-            return Measured(
-                Status.WARN, f"part {name!r} of the observation is not used", f"Use env.action_mask={name}."
-            )
+    if name := unused_mask(space, env.action_space):
+        return Measured(Status.WARN, f"part {name!r} of the observation is not used", f"Use env.action_mask={name}.")
     return None
 
 

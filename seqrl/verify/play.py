@@ -20,7 +20,7 @@ from torch import Tensor
 
 from seqrl.envs import BatchedEnv
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
-from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, alternatives, masked_alternatives, parts
+from seqrl.spaces import Array, Joint, Packed, alternatives, masked_alternatives, parts
 from seqrl.types import Step
 from seqrl.verify.findings import UncheckedError
 
@@ -112,8 +112,9 @@ class Play:
 
     def action(self) -> Tensor:
         """Random actions [B, *A], only allowed ones if there is a mask; continuous ones may leave their bounds."""
-        mask = parts(self.env.observation_space, self.observation).get(ACTION_MASK)
-        allowed = None if mask is None else mask.cpu().numpy() != 0
+        space = self.env.observation_space
+        name = space.mask if isinstance(space, Packed) else None
+        allowed = None if name is None else parts(space, self.observation)[name].cpu().numpy() != 0
         drawn = _drawn(self.env.action_space, self.env.batch_size, self.random, allowed)
         return torch.from_numpy(drawn).to(self.observation.device)
 

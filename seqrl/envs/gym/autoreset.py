@@ -18,7 +18,7 @@ from seqrl.envs.gym.history import History, as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset
 from seqrl.errors import FaultyEnvError
-from seqrl.spaces import Array
+from seqrl.spaces import ACTION_MASK, Array
 
 # What one call replays must fit into the time limit, and no call should send long episodes to all processes.
 REPLAYED_AT_ONCE = 1000
@@ -31,9 +31,11 @@ class VectorEpisodes(Protocol):
     """The methods of BatchedEnv, on arrays in the environment's own units.
 
     guard   what every call passes; `load_state_dict` enters it itself, as often as it calls
+    has_mask_in_info   whether a reset came with info["action_mask"]
     """
 
     guard: Guard
+    has_mask_in_info: bool
 
     @property
     def envs(self) -> VectorEnv[Any, Any, Any]: ...
@@ -67,6 +69,8 @@ class SeededEpisodes:
     `load_state_dict`; otherwise the episode's actions are replayed from the same seed. An episode in which the
     environment then answers otherwise than before does not continue.
     """
+
+    has_mask_in_info = False
 
     def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard
@@ -164,8 +168,10 @@ class SeededEpisodes:
         """Begin an episode where `where` [B] is true, each from its seed."""
         seeds = [self._seed(index) if begins else None for index, begins in enumerate(where.tolist())]
         with self._lost_named(), self.guard:
-            observation: Array = self.envs.reset(seed=seeds, options={"reset_mask": where})[0]
-        return observation
+            observation, info = self.envs.reset(seed=seeds, options={"reset_mask": where})
+        self.has_mask_in_info |= ACTION_MASK in info
+        begun: Array = observation
+        return begun
 
     def _seed(self, index: int) -> int:
         return episode_seed(self.seed, index, int(self._number[index]) - 1)
@@ -189,6 +195,8 @@ class OwnEpisodes:
     Episodes in progress cannot continue in another process.
     """
 
+    has_mask_in_info = False
+
     def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard
         self._resets = 0
@@ -199,7 +207,8 @@ class OwnEpisodes:
         if where is not None:
             self._begin(where)
         else:
-            self._observation, _ = self.envs.reset(seed=episode_seed(self.seed, self._resets))
+            self._observation, info = self.envs.reset(seed=episode_seed(self.seed, self._resets))
+            self.has_mask_in_info |= ACTION_MASK in info
             self._ended = np.zeros_like(self._ended)
             self._resets += 1
         return self._observation

@@ -22,7 +22,7 @@ from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
-from seqrl.spaces import Array, Packed
+from seqrl.spaces import ACTION_MASK, Array, Packed
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation = self._read(observation)
         self._check_finite(observation)
         self.digest = zlib.crc32(np.asarray(observation).tobytes())
-        return observation, {}
+        # Once, so that it can be said that nobody reads it.
+        return observation, {ACTION_MASK: True} if self._episode == 1 and ACTION_MASK in info else {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self._final is not None:
