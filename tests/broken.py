@@ -304,6 +304,21 @@ class InfoMask(Walk):
         return *super().step(action)[:4], {"action_mask": np.array([1, 0], np.int8)}
 
 
+class DimBits(Walk):
+    """Shows bits as bytes from 0 to 255."""
+
+    observation_space = spaces.Box(0, 255, (3, 3, 20), np.uint8)
+
+    def seen(self):
+        return self.random().integers(2, size=(3, 3, 20), dtype=np.uint8)
+
+
+class Bits(DimBits):
+    """Shows bits as what they are: sound."""
+
+    observation_space = spaces.Box(0, 1, (3, 3, 20), np.uint8)
+
+
 class Exits(Walk):
     """Ends the program in its third episode."""
 
@@ -440,6 +455,7 @@ SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
+    DimBits, Bits,
     Exits, Raises, Lasts, Normalizes,
     FailsWithCompany, FailsElsewhere,
 )  # fmt: skip

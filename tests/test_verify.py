@@ -273,6 +273,14 @@ def test_a_wrapper_that_keeps_statistics_is_named_with_the_remedy():
     assert environment.statistics(stage_of("Walk")) is None
 
 
+def test_bytes_that_are_hardly_seen_are_a_warning():
+    finding = environment.bytes_used(stage_of("DimBits"))
+    assert (finding.status, finding.figure) == (WARN, "none of 0 to 255 is more than 1")
+    assert "Box(0, 1, …, uint8)" in finding.remedy
+    assert environment.bytes_used(stage_of("Bits")).status is PASS
+    assert environment.bytes_used(stage_of("Walk")) is None
+
+
 def test_what_repeats_nowhere_is_not_blamed_for_its_copies_and_processes():
     stage = stage_of("Unseeded")
     for check in (environment.repeats_later, environment.copies, environment.processes):

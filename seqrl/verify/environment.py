@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs import BatchedEnv, GymnasiumEnv
@@ -39,6 +40,8 @@ from seqrl.verify.play import (
     stopped_early,
 )
 
+# Bytes that use no more than this share of their range are hardly seen.
+SMALL = 0.1
 # First observations to see, and how many different ones are few enough to have seen all.
 FIRSTS, FEW = 50, 4
 
@@ -135,6 +138,27 @@ def observations(stage: Stage) -> Measured | None:
                 more.begin()
         begun, outside = begun + more.begun, more.outside or more.fault
     return holds(not outside, outside or f"{play.steps:,} steps and {begun:,} resets: all do")
+
+
+@check(
+    "bytes use the range of their space",
+    "They are scaled by the bounds of their space: declare those that they have, such as Box(0, 1, …, uint8) for bits, "
+    "or kinds as MultiDiscrete; or show them as they are, as floats, with env.wrappers: "
+    "[{_target_: gymnasium.wrappers.DtypeObservation, dtype: float32}].",
+)
+def bytes_used(stage: Stage) -> Measured | None:
+    """Bytes, as those of an image, are not small for the bounds that they are scaled by."""
+    space, largest = stage.play.env.observation_space, stage.play.largest
+    if not largest:
+        return None
+    small = []
+    for name, most in largest.items():
+        part = space.parts[name] if isinstance(space, Packed) else space
+        assert isinstance(part, Box)
+        low, high = int(part.low.min()), int(part.high.max())
+        if (most - low) <= SMALL * (high - low):
+            small.append(f"{f'part {name!r}: ' if name else ''}none of {low} to {high} is more than {most}")
+    return Measured(Status.WARN if small else Status.PASS, "; ".join(small) or "they do")
 
 
 @check(
@@ -435,6 +459,7 @@ def final(stage: Stage) -> Measured | None:
 CHECKS: list[Check] = [
     plays,
     observations,
+    bytes_used,
     repeats,
     repeats_later,
     statistics,

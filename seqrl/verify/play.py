@@ -68,6 +68,7 @@ class Play:
     ghost_rewards   what they gave
     ghost_firsts    digests of what they showed
     firsts      digests of what all episodes showed that began together
+    largest     of all bytes that were shown, by the name of their part
     last        the last step
     """
 
@@ -88,6 +89,7 @@ class Play:
     ghost_rewards: list[float] = field(default_factory=list)
     ghost_firsts: set[bytes] = field(default_factory=set)
     firsts: set[bytes] = field(default_factory=set)
+    largest: dict[str, int] = field(default_factory=dict)
     last: Step | None = None
 
     def __post_init__(self) -> None:
@@ -143,6 +145,9 @@ class Play:
         self.observation = observation
         self._note(observation)
         self.outside = self.outside or self._fault_of(observation)
+        for name, part in parts(self.env.observation_space, observation).items():
+            if part.dtype == torch.uint8 and part.numel():
+                self.largest[name] = max(int(part.max()), self.largest.get(name, 0))
 
     def _note(self, *answer: Tensor) -> None:
         self.answers.append(_digest(*answer))
