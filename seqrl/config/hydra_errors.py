@@ -71,9 +71,10 @@ def faults_of_files(arguments: Sequence[str]) -> list[str]:
     try:
         words = [*own, *(a for a in arguments if is_hydra(a)), *overrides]
         return _of_hydra(_composed(words, return_hydra_config=True), words)
-    except (*COMPOSITION, *FILES):
-        # Said in full when Hydra composes it.
-        return []
+    except (*COMPOSITION, *FILES) as error:
+        # Hydra would build what files of the user's own name before it says the same.
+        said = _message_for(error, arguments)
+        return said[0] if own and said else []
 
 
 def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -95,8 +96,7 @@ def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
         )
     except COMPOSITION as error:
         return [f"{_composition(error)} A file of your own needs trust=[hydra]."]
-    trusted = [str(module) for module in cfg.trust or []]
-    return [*hydra_distrusted(cfg.hydra, plain.hydra, trusted), *secrets(cfg)]
+    return [*hydra_distrusted(cfg.hydra, plain.hydra, overrides), *secrets(cfg)]
 
 
 def faults_of_sweep(arguments: Sequence[str]) -> list[str]:

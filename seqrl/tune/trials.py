@@ -16,12 +16,15 @@ from typing import Any
 import yaml
 
 from seqrl.config.begun import can_go_on
+from seqrl.config.paths import PACKAGE
 from seqrl.files import LINE_BYTES, json_of, read_yaml, regular, write
 from seqrl.machine import end_with_parent
 from seqrl.runs.manifest import facts_of, is_held, is_number
 
 # Arguments that must be given again when a run is resumed.
 GIVEN_AGAIN = ("trust=", "--config-dir=")
+# The working folder comes into the path only where its modules are trusted, or where seqrl itself is run from it.
+SAFELY = [] if PACKAGE.parent == Path.cwd() else ["-P"]
 # Points in a run at which it is compared with others.
 TICKS = 20
 
@@ -123,7 +126,7 @@ class Trial:
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "seqrl.train", *arguments],
+                [sys.executable, *SAFELY, "-m", "seqrl.train", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
