@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol, Self
 
 import torch
@@ -286,9 +286,15 @@ class Evidence:
             if min(limits) == max(limits):
                 ranges.append((*numbers.aminmax(), limits[0]))
             else:
-                beyond = numbers.reshape(len(numbers), -1) - torch.tensor(limits, device=numbers.device)
+                beyond = numbers.reshape(len(numbers), -1) - _on(numbers.device, tuple(limits))
                 ranges.append((numbers.amin(), beyond.amax(), 0))
         return cls(sum(numbers.sum() for numbers in floats), ranges)
+
+
+@cache
+def _on(device: torch.device, limits: tuple[int, ...]) -> Tensor:
+    """Copied once: a copy would make the accelerator wait."""
+    return torch.tensor(limits, device=device)
 
 
 def is_suspicious(evidence: list[Evidence]) -> bool:
