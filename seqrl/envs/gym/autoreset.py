@@ -48,6 +48,9 @@ class VectorEpisodes(Protocol):
 
     def render(self) -> Any: ...
 
+    @property
+    def begins_anew(self) -> bool: ...
+
     def whereabouts(self, index: int) -> str:
         """Environment, and its episode, seed and step if they are known, in a few words."""
         ...
@@ -64,8 +67,10 @@ class SeededEpisodes:
     """Episodes of environments that reset on request, each seeded by its environment's index and its number.
 
     To continue in another process, environments restore their own state if they have `state_dict` and
-    `load_state_dict`; otherwise the episode's actions are replayed from the same seed. An episode in which the
-    environment then answers otherwise than before does not continue.
+    `load_state_dict`, between two episodes too; otherwise the episode's actions are replayed from the same seed. An
+    episode in which the environment then answers otherwise than before does not continue.
+
+    begins_anew   whether environments were to restore their own state, and could not
     """
 
     def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int, guard: Guard) -> None:
@@ -74,7 +79,9 @@ class SeededEpisodes:
         self._number = np.zeros(envs.num_envs, dtype=np.int64)
         self._clock = np.zeros_like(self._number)
         self._observation: Array = np.empty(0)
-        self._restore_themselves = all(self._call("restores_itself"))
+        # Unknown until it was tried, at the first reset.
+        self._restore_themselves: bool | None = None
+        self.begins_anew = False
         self._history = History(envs.num_envs)
 
     def reset(self, where: Array | None = None) -> Array:
@@ -100,8 +107,8 @@ class SeededEpisodes:
     def state_dict(self) -> dict[str, Any]:
         playing = self._history.playing
         own_states = digests = None
-        if playing.any() and self._restore_themselves:
-            own_states = self._call("own_state")
+        if self._restore_themselves:
+            own_states = list(self._call("own_state"))
         elif playing.any():
             digests = self._call("digest")
         return {
@@ -110,7 +117,7 @@ class SeededEpisodes:
             "history": as_tensors(self._history.state_dict()),
             "observation": as_tensors(self._observation),
             # This key's name is part of the checkpoint format.
-            "said": as_tensors(own_states),
+            "said": own_states,
             "digest": as_tensors(digests),
         }
 
@@ -118,14 +125,17 @@ class SeededEpisodes:
         self._number = as_arrays(state["number"])
         self._history.load_state_dict(as_arrays(state["history"]))
         playing = self._history.playing
-        if not playing.any():
+        if not playing.any() and state["said"] is None:
             return playing
         number, clock, saved = self._number.copy(), as_arrays(state["clock"]), as_arrays(state["observation"])
         everywhere = np.ones_like(playing)
         observation = np.array(self._begin(everywhere))
         if state["said"] is not None and self._restore_themselves:
-            self._call("restore", number, state["said"])
+            restored = np.array(self._call("restore", number, state["said"]))
+            self._history.end(~restored)
+            self.begins_anew = not restored.all()
         else:
+            self.begins_anew = state["said"] is not None
             played = self._replay(number, observation)
             inexact = np.issubdtype(observation.dtype, np.inexact)
             same = [np.array_equal(a, b, equal_nan=inexact) for a, b in zip(observation, saved, strict=True)]
@@ -165,6 +175,9 @@ class SeededEpisodes:
         seeds = [self._seed(index) if begins else None for index, begins in enumerate(where.tolist())]
         with self._lost_named(), self.guard:
             observation: Array = self.envs.reset(seed=seeds, options={"reset_mask": where})[0]
+        if self._restore_themselves is None:
+            # The observation may lie in memory that they write to.
+            observation, self._restore_themselves = np.array(observation), all(self._call("restores_itself"))
         return observation
 
     def _seed(self, index: int) -> int:
@@ -188,6 +201,8 @@ class OwnEpisodes:
 
     Episodes in progress cannot continue in another process.
     """
+
+    begins_anew = False
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard
