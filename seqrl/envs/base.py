@@ -27,6 +27,7 @@ class BatchedEnv(ABC):
     backend_reason      why that backend, if auto chose it; otherwise ""
     lasting             names of wrappers that keep statistics from episode to episode, which nothing saves
     notes               what you should know about it, one line each; more may come while it is played
+    begins_anew         whether its own state was saved, and `load_state_dict` could not restore it
     """
 
     batch_size: int
@@ -36,6 +37,7 @@ class BatchedEnv(ABC):
     backend_reason = ""
     lasting: Sequence[str] = ()
     notes: Sequence[str] = ()
+    begins_anew = False
 
     @abstractmethod
     def reset(self, where: Tensor | None = None) -> Tensor:

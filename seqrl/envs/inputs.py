@@ -71,6 +71,7 @@ class WithInputs(BatchedEnv):
         if state["env"] is None:
             return super().load_state_dict(state)
         continues = self.env.load_state_dict(state["env"])
+        self.begins_anew = self.env.begins_anew
         self._last = {name: value.to(continues.device) for name, value in state["last"].items()}
         return continues
 

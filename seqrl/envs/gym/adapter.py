@@ -128,7 +128,9 @@ class GymnasiumEnv(BatchedEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         with self._faults_named():
-            return self._tensor(self._episodes.load_state_dict(state))
+            continues = self._tensor(self._episodes.load_state_dict(state))
+        self.begins_anew = self._episodes.begins_anew
+        return continues
 
     def render(self) -> Any:
         """Image of the first environment, as it draws it; None unless its kwargs set render_mode: rgb_array.

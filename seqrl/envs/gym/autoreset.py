@@ -50,6 +50,9 @@ class VectorEpisodes(Protocol):
 
     def render(self) -> Any: ...
 
+    @property
+    def begins_anew(self) -> bool: ...
+
     def whereabouts(self, index: int) -> str:
         """Environment, and its episode, seed and step if they are known, in a few words."""
         ...
@@ -66,8 +69,10 @@ class SeededEpisodes:
     """Episodes of environments that reset on request, each seeded by its environment's index and its number.
 
     To continue in another process, environments restore their own state if they have `state_dict` and
-    `load_state_dict`; otherwise the episode's actions are replayed from the same seed. An episode in which the
-    environment then answers otherwise than before does not continue.
+    `load_state_dict`, between two episodes too; otherwise the episode's actions are replayed from the same seed. An
+    episode in which the environment then answers otherwise than before does not continue.
+
+    begins_anew   whether environments were to restore their own state, and could not
     """
 
     has_mask_in_info = False
@@ -78,7 +83,9 @@ class SeededEpisodes:
         self._number = np.zeros(envs.num_envs, dtype=np.int64)
         self._clock = np.zeros_like(self._number)
         self._observation: Array = np.empty(0)
-        self._restore_themselves = all(self._call("restores_itself"))
+        # Unknown until it was tried, at the first reset.
+        self._restore_themselves: bool | None = None
+        self.begins_anew = False
         self._history = History(envs.num_envs)
 
     def reset(self, where: Array | None = None) -> Array:
@@ -104,8 +111,8 @@ class SeededEpisodes:
     def state_dict(self) -> dict[str, Any]:
         playing = self._history.playing
         own_states = digests = None
-        if playing.any() and self._restore_themselves:
-            own_states = self._call("own_state")
+        if self._restore_themselves:
+            own_states = list(self._call("own_state"))
         elif playing.any():
             digests = self._call("digest")
         return {
@@ -114,7 +121,7 @@ class SeededEpisodes:
             "history": as_tensors(self._history.state_dict()),
             "observation": as_tensors(self._observation),
             # This key's name is part of the checkpoint format.
-            "said": as_tensors(own_states),
+            "said": own_states,
             "digest": as_tensors(digests),
         }
 
@@ -122,14 +129,17 @@ class SeededEpisodes:
         self._number = as_arrays(state["number"])
         self._history.load_state_dict(as_arrays(state["history"]))
         playing = self._history.playing
-        if not playing.any():
+        if not playing.any() and state["said"] is None:
             return playing
         number, clock, saved = self._number.copy(), as_arrays(state["clock"]), as_arrays(state["observation"])
         everywhere = np.ones_like(playing)
         observation = np.array(self._begin(everywhere))
         if state["said"] is not None and self._restore_themselves:
-            self._call("restore", number, state["said"])
+            restored = np.array(self._call("restore", number, state["said"]))
+            self._history.end(~restored)
+            self.begins_anew = not restored.all()
         else:
+            self.begins_anew = state["said"] is not None
             played = self._replay(number, observation)
             inexact = np.issubdtype(observation.dtype, np.inexact)
             same = [np.array_equal(a, b, equal_nan=inexact) for a, b in zip(observation, saved, strict=True)]
@@ -171,6 +181,9 @@ class SeededEpisodes:
             observation, info = self.envs.reset(seed=seeds, options={"reset_mask": where})
         self.has_mask_in_info |= ACTION_MASK in info
         begun: Array = observation
+        if self._restore_themselves is None:
+            # The observation may lie in memory that they write to.
+            begun, self._restore_themselves = np.array(begun), all(self._call("restores_itself"))
         return begun
 
     def _seed(self, index: int) -> int:
@@ -196,6 +209,7 @@ class OwnEpisodes:
     """
 
     has_mask_in_info = False
+    begins_anew = False
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard

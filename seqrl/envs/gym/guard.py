@@ -112,13 +112,25 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         # Nobody reads the info, and merging it across environments takes time.
         return observation, reward, bool(terminated), bool(truncated), {}
 
-    @property
     def restores_itself(self) -> bool:
-        """Whether the environment can save and restore its own state, and nothing around it has any that is lost."""
+        """Whether the environment can save and restore its own state, and nothing around it has any that is lost.
+
+        Tries it, after a reset: what cannot be restored is better replayed.
+        """
         env = self.env
-        while not hasattr(env, "state_dict") and type(env) in RESTORED:
+        while type(env) in RESTORED:
             env = env.env  # type: ignore[attr-defined]
-        return hasattr(env, "state_dict") and hasattr(env, "load_state_dict")
+        # What lies beneath any other wrapper is not all. Of a module, torch saves the weights and not the episode.
+        if env is not self.unwrapped or not (hasattr(env, "state_dict") and hasattr(env, "load_state_dict")):
+            return False
+        if getattr(type(env), "state_dict", None) is torch.nn.Module.state_dict:
+            return False
+        with self._failure_logged("Its episodes are replayed instead."):
+            with self._named("its state_dict"):
+                state = as_tensors(env.state_dict())
+            self._load(state)
+            return True
+        return False
 
     @property
     def lasting(self) -> list[str]:
@@ -128,23 +140,39 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def own_state(self) -> dict[str, Any]:
         """The environment's `state_dict` and the steps played in its episode; tensors and plain data."""
         with self._named("its state_dict"):
-            state = as_tensors(self.get_wrapper_attr("state_dict")())
+            state = as_tensors(self.unwrapped.state_dict())  # type: ignore[attr-defined]
         elapsed = [int(limit._elapsed_steps or 0) for limit in self._time_limits()]
         return {"env": state, "clock": self._clock, "elapsed": elapsed}
 
-    def restore(self, number: Array, state: list[dict[str, Any]]) -> None:
-        """After a reset, restore the `own_state` saved in episode `number`.
+    def restore(self, number: Array, state: list[dict[str, Any]]) -> bool:
+        """After a reset, restore the `own_state` saved in episode `number`; return whether that went well.
 
         number, state   of every environment, by index
         """
         self._episode, self._clock = int(number[self.index]), state[self.index]["clock"]
+        with self._failure_logged("It begins anew."):
+            self._load(state[self.index]["env"])
+            limits = self._time_limits()
+            # Version 0.1.0 did not save them.
+            elapsed = state[self.index].get("elapsed", [self._clock] * len(limits))
+            for limit, steps in zip(limits, elapsed, strict=True):
+                limit._elapsed_steps = steps
+            return True
+        return False
+
+    def _load(self, state: Any) -> None:
         with self._named("its load_state_dict"):
-            self.get_wrapper_attr("load_state_dict")(as_arrays(state[self.index]["env"]))
-        limits = self._time_limits()
-        # Version 0.1.0 did not save them.
-        elapsed = state[self.index].get("elapsed", [self._clock] * len(limits))
-        for limit, steps in zip(limits, elapsed, strict=True):
-            limit._elapsed_steps = steps
+            self.unwrapped.load_state_dict(as_arrays(state))  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _failure_logged(self, what_then: str) -> Iterator[None]:
+        """Log what the environment raises, and go on; not if it hangs or ends the program."""
+        try:
+            yield
+        except FaultyEnvError as fault:
+            if isinstance(fault.__cause__, OverdueError) or not isinstance(fault.__cause__, Exception):
+                raise
+            log.warning("%s %s", fault, what_then)
 
     def replay(self, number: Array, actions: list[list[Array]]) -> tuple[int, Any]:
         """Play actions of episode `number` again, for a short time; return how many, and the last observation.
