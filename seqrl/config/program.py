@@ -115,7 +115,9 @@ def unexpected(error: Exception) -> str:
     if logs:
         log.error("unexpected", exc_info=error)
     else:
-        with NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
+        # The disk may be full.
+        with suppress(OSError), NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
             file.write(masked("".join(traceback.format_exception(error))))
-        logs = [file.name]
-    return f"unexpected {described(error)}. The traceback is in {logs[0]}."
+            file.flush()
+            logs = [file.name]
+    return f"unexpected {described(error)}.{f' The traceback is in {logs[0]}.' if logs else ''}"
