@@ -15,7 +15,7 @@ from seqrl.config.command_line import completed, names_modules
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.trust import restrict_imports
 from seqrl.errors import SeqrlError, described
-from seqrl.text import masked, printable
+from seqrl.text import masked, say
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
         with suppress(OSError):
             log.error("%s", lines[0], exc_info=error)
     for line in lines:
-        print(printable(f"seqrl: error: {where}{line}"), file=sys.stderr)
+        say(f"seqrl: error: {where}{line}", sys.stderr)
     return exit_code
 
 
