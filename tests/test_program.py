@@ -1,6 +1,7 @@
 """A program ends with one line for each fault, and an exit code that says what kind."""
 
 import logging
+from errno import ENOSPC
 
 import pytest
 
@@ -13,6 +14,9 @@ from seqrl.errors import CheckpointError, ConfigError
     [
         (ConfigError(["a: is wrong.", "b: is wrong."]), 2, ["a: is wrong.", "b: is wrong."]),
         (CheckpointError("c: is damaged."), 3, ["c: is damaged."]),
+        (OSError(ENOSPC, "it is full", "d"), 2, ["d: it is full. Free some space, or choose another folder."]),
+        # As a file that is open raises it.
+        (OSError(ENOSPC, "it is full"), 2, ["it is full. Free some space, or choose another folder."]),
     ],
 )
 def test_an_expected_error_gets_a_line_for_each_fault_and_its_exit_code(capsys, error, exit_code, lines):
@@ -33,6 +37,20 @@ def test_an_unexpected_error_gets_one_line_that_names_the_file_with_its_tracebac
     assert line.startswith("seqrl: error: unexpected ZeroDivisionError")
     (log,) = tmp_path.iterdir()
     assert line.endswith(f"The traceback is in {log}.")
+
+
+def test_an_unexpected_error_gets_its_line_where_no_file_can_be_written(capsys, monkeypatch):
+    def full(**_):
+        raise OSError(ENOSPC, "it is full")
+
+    monkeypatch.setattr("seqrl.config.program.NamedTemporaryFile", lambda *_, **__: full())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with pytest.raises(SystemExit) as ended, errors_in_one_line():
+        _ = 1 / 0
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("seqrl: error: unexpected ZeroDivisionError")
+    assert "The traceback is in" not in line
 
 
 @pytest.mark.parametrize(("when_interrupted", "printed"), [("", ""), ("stopped", "stopped\n")])

@@ -1,5 +1,6 @@
 """Turns exceptions of Hydra, OmegaConf, YAML and the system into one line each."""
 
+import errno
 import inspect
 import re
 import traceback
@@ -28,6 +29,7 @@ from seqrl.text import nearest
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
 # What a broken file of the user raises; UnicodeDecodeError is a ValueError too.
 FILES = (yaml.YAMLError, OSError)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where what they raise comes from.
 COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
 GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "search"})
@@ -54,10 +56,9 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
         return [_file(error)], ConfigError.exit_code
     if _is_composition(error):
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
-    if isinstance(error, OSError) and error.filename:
-        return [
-            f"{error.filename}: {error.strerror}. Free some space, or choose another run folder with hydra.run.dir=…"
-        ], 2
+    if isinstance(error, OSError) and (error.filename or error.errno in FULL):
+        where = f"{error.filename}: " if error.filename else ""
+        return [f"{where}{error.strerror}. Free some space, or choose another folder."], ConfigError.exit_code
     return None
 
 

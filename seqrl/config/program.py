@@ -15,7 +15,7 @@ from seqrl.config.command_line import completed, names_modules
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.trust import restrict_imports
 from seqrl.errors import SeqrlError, described
-from seqrl.text import masked, printable
+from seqrl.text import masked, say
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
         with suppress(OSError):
             log.error("%s", lines[0], exc_info=error)
     for line in lines:
-        print(printable(f"seqrl: error: {where}{line}"), file=sys.stderr)
+        say(f"seqrl: error: {where}{line}", sys.stderr)
     return exit_code
 
 
@@ -115,7 +115,9 @@ def unexpected(error: Exception) -> str:
     if logs:
         log.error("unexpected", exc_info=error)
     else:
-        with NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
+        # The disk may be full.
+        with suppress(OSError), NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
             file.write(masked("".join(traceback.format_exception(error))))
-        logs = [file.name]
-    return f"unexpected {described(error)}. The traceback is in {logs[0]}."
+            file.flush()
+            logs = [file.name]
+    return f"unexpected {described(error)}.{f' The traceback is in {logs[0]}.' if logs else ''}"

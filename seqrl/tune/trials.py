@@ -139,16 +139,18 @@ class Trial:
 class Claim:
     """A trial that this process runs, and no other process of the same search.
 
-    Raises BlockingIOError if another process runs it.
+    wait   until the other process is done
+
+    Raises BlockingIOError if another process runs it, and `wait` is false.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The system releases the lock when the process ends, however it ends.
         self._file = path.open("a")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BaseException:
             self._file.close()
             raise
         os.set_inheritable(self._file.fileno(), False)
