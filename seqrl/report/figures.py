@@ -1,5 +1,6 @@
 """The figures: learning curves, final returns, costs, and which differences are real."""
 
+import io
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from seqrl.files import write
 from seqrl.report.findings import Findings, Group, between, median, number, pooled, probability, scores, shown
 from seqrl.report.runs import Array, RunRecord, short
 from seqrl.statistics import Estimate, estimate
@@ -62,7 +64,9 @@ def draw(findings: Findings, folder: Path) -> dict[str, str]:
                 continue
             figure, captions[name] = drawn
             for kind in ("png", "pdf"):
-                figure.savefig(folder / f"{name}.{kind}", metadata={"CreationDate": None} if kind == "pdf" else None)
+                data = io.BytesIO()
+                figure.savefig(data, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+                write(folder / f"{name}.{kind}", data.getvalue())
             plt.close(figure)
     return captions
 
