@@ -111,10 +111,12 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
 
 def unexpected(error: Exception) -> str:
     """Line about an error that nobody foresaw; its traceback goes to the run's log, or else to a file of its own."""
-    logs = [h.baseFilename for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
-    if logs:
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    if handlers:
         log.error("unexpected", exc_info=error)
-    else:
+    # One that cannot be written, as the folder of a refused run is gone, has no stream.
+    logs = [handler.baseFilename for handler in handlers if handler.stream]
+    if not logs:
         # The disk may be full.
         with suppress(OSError), NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
             file.write(masked("".join(traceback.format_exception(error))))
