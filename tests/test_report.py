@@ -313,6 +313,15 @@ def test_a_folder_without_runs_gets_one_line(tmp_path, folder, message):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_settings_of_matplotlib_in_the_working_folder_are_not_obeyed(tmp_path):
+    put(tmp_path / "run", 1.0)
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")
+    program = "import sys; sys.argv = ['report', '.']\nfrom seqrl.report.__main__ import main; main()\n"
+    program += "from matplotlib import rcParams; assert (rcParams['text.usetex'], rcParams['font.size']) == (False, 10)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_it_starts_quickly_because_it_does_not_import_torch(tmp_path):
     program = f"import sys; sys.argv = ['report', {str(grid(tmp_path, seeds=1))!r}]\n"
     program += "from seqrl.report.__main__ import main; main(); assert 'torch' not in sys.modules"

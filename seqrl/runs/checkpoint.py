@@ -15,9 +15,7 @@ import hashlib
 import io
 import json
 import math
-import pickle
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +23,18 @@ import torch
 
 from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import insist_on_own_folder, make_folder, read, regular, remove_strays, write
+from seqrl.files import insist_on_own_folder, json_of, make_folder, read, regular, remove_strays, write
 from seqrl.machine import free_memory
+from seqrl.runs.plain_data import loaded
 
 # Returns that are known of a checkpoint, by their names in its facts.
 TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
 MAGIC, VERSION = b"seqrl checkpoint ", 1
+# What a run saves, as far as programs read it by name.
+KINDS: dict[str, type] = {
+    **dict.fromkeys(["iterations", "steps", "ended_episodes"], int),
+    **dict.fromkeys(["algorithm", "runner", "episodes", "clock"], dict),
+}
 # The first two lines are far shorter.
 HEADER_BYTES = 65536
 
@@ -150,17 +154,17 @@ class Checkpoints:
         data = read(self._path(iteration), most=2**40 if free is None else free)
         if not data.startswith(MAGIC):
             # No digest is that of anything.
-            return unpacked(data, str(_facts_of_pair(self._path(iteration)).get("sha256", "")))
+            return _of_run(unpacked(data, str(_facts_of_pair(self._path(iteration)).get("sha256", ""))))
         first, _, rest = data.partition(b"\n")
         version, _, digest = first.removeprefix(MAGIC).partition(b" ")
         if _digest(version, rest) != digest:
             raise ValueError("is damaged")
-        if int(version) > VERSION:
+        if version != str(VERSION).encode():
             raise ValueError("is of a newer version of seqrl")
         line, _, state_bytes = rest.partition(b"\n")
-        if self.run is not None and json.loads(line)["run"] != self.run:
+        if self.run is not None and _facts(line).get("run") != self.run:
             raise ValueError("belongs to another run")
-        return unpacked(state_bytes)
+        return _of_run(unpacked(state_bytes))
 
     def _clean(self, now: int) -> None:
         """Remove checkpoints that are not worth keeping, and what interrupted writes left behind."""
@@ -176,7 +180,7 @@ class Checkpoints:
     def _best(self, iterations: list[int]) -> tuple[int, float] | None:
         facts = {iteration: self._facts(iteration) for iteration in iterations}
         for kind in (EVALUATION, TRAINING):
-            known = {iteration: it[kind] for iteration, it in facts.items() if isinstance(it.get(kind), float)}
+            known = {iteration: it[kind] for iteration, it in facts.items() if _is_return(it.get(kind))}
             if known:
                 return max(known.items(), key=lambda item: (item[1], item[0]))
         return None
@@ -187,10 +191,9 @@ class Checkpoints:
         try:
             with regular(path) as file:
                 first, line = file.readline(HEADER_BYTES), file.readline(HEADER_BYTES)
-            facts = json.loads(line) if first.startswith(MAGIC) else _facts_of_pair(path)
-        except (OSError, ValueError):
+        except OSError:
             return {}
-        return facts if isinstance(facts, dict) else {}
+        return _facts(line) if first.startswith(MAGIC) else _facts_of_pair(path)
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"{iteration:0{DIGITS}d}.pt"
@@ -216,18 +219,21 @@ def unpacked(data: bytes, digest: str | None = None) -> dict[str, Any]:
     """
     if digest is not None and hashlib.sha256(data).hexdigest() != digest:
         raise ValueError("is damaged")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
-            raise ValueError("is packed, and would grow when it is read")
-        state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise ValueError("holds more than plain data") from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        raise ValueError("is damaged") from error
+    state = loaded(data)
     if not isinstance(state, dict):
         raise ValueError("holds no state of a run")
+    return state
+
+
+def _of_run(state: dict[str, Any]) -> dict[str, Any]:
+    """The same, if what it has of a run is of the kind that a run saves. Raises ValueError if not."""
+    for name, kind in KINDS.items():
+        value = state.get(name, kind())
+        if not isinstance(value, kind) or (isinstance(value, int) and not 0 <= value < 2**63):
+            raise ValueError(f"holds no state of a run: {name} is odd")
+    network = state.get("algorithm", {}).get("network", {})
+    if not isinstance(network, dict) or not all(isinstance(name, str) for name in network):
+        raise ValueError("holds no state of a run: its network has no named parameters")
     return state
 
 
@@ -236,10 +242,22 @@ def _reason(error: OSError | ValueError) -> str:
     return f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
 
 
+def _is_return(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 def _facts_of_pair(path: Path) -> dict[str, Any]:
     """What 0.1.0 wrote beside a state; {} if it cannot be read."""
     try:
-        facts = json.loads(read(path.with_suffix(".json"), HEADER_BYTES))
-    except (OSError, ValueError):
-        facts = {}
+        return _facts(read(path.with_suffix(".json"), HEADER_BYTES))
+    except OSError:
+        return {}
+
+
+def _facts(line: bytes) -> dict[str, Any]:
+    """Facts as they are written, whoever wrote them; {} if they are none."""
+    try:
+        facts = json_of(line.decode()) if len(line) <= HEADER_BYTES else {}
+    except ValueError:
+        return {}
     return facts if isinstance(facts, dict) else {}
