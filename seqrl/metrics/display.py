@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 
 class QuietConsole(Console):
-    """A console that never ends a run: it falls silent where its reader is gone, as in `... | head`, or its disk full.
+    """A console that never ends a run: it falls silent where its reader is gone, as in `... | head`, its disk full, or
+    its stream closed by an environment.
 
     Nothing in a text is read as markup.
     """
@@ -28,7 +29,7 @@ class QuietConsole(Console):
         super().__init__(highlight=False, markup=False, emoji=False)
 
     def print(self, *objects: Any, **more: Any) -> None:
-        with suppress(OSError, UnicodeError):
+        with suppress(OSError, ValueError):
             super().print(*objects, **more)
 
     def on_broken_pipe(self) -> None:
@@ -58,7 +59,7 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._live:
-            with suppress(OSError, UnicodeError):
+            with suppress(OSError, ValueError):
                 self._live.stop()
 
     def say(self, text: str) -> None:

@@ -17,7 +17,7 @@ from seqrl.envs.gym.calls import OverdueError, is_own_fault
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, described
-from seqrl.spaces import Array
+from seqrl.spaces import Array, numbers
 from seqrl.types import Step
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ class GymnasiumEnv(BatchedEnv):
         try:
             self.observation_space, self._observe = observations(envs.single_observation_space, hidden)
             self.action_space, self._act = actions(envs.single_action_space)
+            if not numbers(self.action_space):
+                raise EnvError(f"env.id: {id} has nothing to choose: its action space is {envs.single_action_space}.")
             with self._guarded():
                 self.lasting = self._episodes.lasting()
         except Exception:
