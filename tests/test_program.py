@@ -1,6 +1,7 @@
 """A program ends with one line for each fault, and an exit code that says what kind."""
 
 import logging
+import threading
 from errno import ENOSPC
 
 import pytest
@@ -64,3 +65,21 @@ def test_without_an_error_the_program_continues(capsys):
     with errors_in_one_line():
         pass
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_where_no_log_is_kept_neither_a_warning_nor_a_thread_prints_a_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(threading, "excepthook", None)
+    with errors_in_one_line():
+        try:
+            _ = 1 / 0
+        except ZeroDivisionError:
+            logging.getLogger("seqrl").warning("environment 0 failed to close:\nZeroDivisionError", exc_info=True)
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+    assert [line.partition(" (")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "seqrl: warning: environment 0 failed to close: ZeroDivisionError",
+        "seqrl: warning: a thread ended: ZeroDivisionError: division by zero",
+    ]

@@ -22,7 +22,8 @@ UNSHOWN = (OSError, ValueError)
 
 
 class QuietConsole(Console):
-    """A console that never ends a run: it falls silent where its reader is gone, as in `... | head`, or its disk full.
+    """A console that never ends a run: it falls silent where its reader is gone, as in `... | head`, its disk full, or
+    its stream closed by an environment.
 
     Or where an environment has closed it. Nothing in a text is read as markup.
     """

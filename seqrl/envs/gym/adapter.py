@@ -76,10 +76,10 @@ class GymnasiumEnv(BatchedEnv):
         try:
             self.observation_space, self._observe = observations(envs.single_observation_space, hidden)
             self.action_space, self._act = actions(envs.single_action_space)
+            if not numbers(self.action_space):
+                raise EnvError(f"env.id: {id} has nothing to choose: its action space is {envs.single_action_space}.")
             with self._guarded():
                 self.lasting = self._episodes.lasting()
-            if not numbers(self.action_space):
-                raise EnvError(f"env.id: {id} has an action without numbers. There is nothing to learn.")
         except Exception:
             self.close()
             raise

@@ -104,13 +104,14 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._raised(error) from error
         if not math.isfinite(reward):
             raise self._fault(f"its reward is {reward}")
+        terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
         observation = self._read(observation)
         if terminated or truncated:
             self._final = observation
         end = REWARD_AND_END.pack(reward, terminated, truncated)
         self.digest = zlib.crc32(end, zlib.crc32(np.asarray(observation).tobytes(), self.digest))
         # Nobody reads the info, and merging it across environments takes time.
-        return observation, reward, bool(terminated), bool(truncated), {}
+        return observation, reward, terminated, truncated, {}
 
     def restores_itself(self) -> bool:
         """Whether the environment can save and restore its own state, and nothing around it has any that is lost.
@@ -229,6 +230,15 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             if np.issubdtype(numbers.dtype, np.inexact) and not np.isfinite(numbers).all():
                 number = numbers[~np.isfinite(numbers)].flat[0]
                 raise self._fault(f"its observation{f' {name!r}' if name else ''} is {number:g}")
+
+    def _truth(self, value: Any, name: str) -> bool:
+        """Whether an episode ended; neither None nor a word says so."""
+        if isinstance(value, bool | np.bool_):
+            return bool(value)
+        number = np.asarray(value)
+        if number.size != 1 or number.dtype.kind not in "biuf" or number.item() not in (0, 1):
+            raise self._fault(f"it returned {value!r:.60} for {name}. {API}")
+        return bool(number.item())
 
     @contextmanager
     def _named(self, what: str = "it", besides: tuple[type[Exception], ...] = ()) -> Iterator[None]:
