@@ -87,13 +87,17 @@ class StoppedError(SeqrlError):
 
 def described(error: BaseException) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
-    try:
-        said = str(error)
-    except Exception:
-        said = "it cannot say what is wrong"
-    first = (said.strip().splitlines() or [""])[0].rstrip(".")
+    first = (_words(error).strip().splitlines() or [""])[0].rstrip(".")
     text = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return masked(f"{text}{place(error)}")
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:
+        # Somebody's own exception, whose text cannot be had.
+        return f"its text raised {type(failure).__name__}"
 
 
 def place(error: BaseException) -> str:

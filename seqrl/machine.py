@@ -5,12 +5,15 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+from seqrl.errors import SeqrlError
+from seqrl.text import printable
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -112,6 +115,32 @@ def let_go(descriptor: int) -> None:
     os.close(descriptor)
 
 
+_last_words: list[Callable[[BaseException], object]] = []
+
+
+@contextmanager
+def last_words(say: Callable[[BaseException], object]) -> Iterator[None]:
+    """Meanwhile have `say` called with what ends this process at once; not in a forked child."""
+    _last_words.append(say)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            _last_words.remove(say)
+
+
+def end_at_once(error: SeqrlError) -> NoReturn:
+    """End this process with an error, from any thread, whatever the main thread is at."""
+    try:
+        for say in reversed(_last_words[:]):
+            with suppress(Exception):
+                say(error)
+        with suppress(Exception):
+            print(printable(f"seqrl: error: {error}"), file=sys.stderr, flush=True)
+    finally:
+        os._exit(error.exit_code)
+
+
 _masks: list[Any] = []
 
 
@@ -134,6 +163,7 @@ def _in_a_child() -> None:
         with suppress(OSError):
             os.close(descriptor)
     _descriptors.clear()
+    _last_words.clear()
 
 
 os.register_at_fork(before=_before_a_fork, after_in_parent=_in_the_parent, after_in_child=_in_a_child)

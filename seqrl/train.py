@@ -5,6 +5,7 @@ Settles the configuration, builds the parts, runs the loop. No other module impo
 
 import sys
 from contextlib import ExitStack
+from functools import partial
 from math import nan
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 
 from seqrl.config.command_line import is_true
 from seqrl.config.paths import CONF
-from seqrl.config.program import FAILURES, fail, started
+from seqrl.config.program import FAILURES, fail, started, to_the_end
 from seqrl.config.settle import Settled, settle
 from seqrl.errors import StoppedError
 from seqrl.machine import forget_peak_memory
@@ -91,10 +92,12 @@ def job(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """Entry point of `python -m seqrl.train` and `seqrl-train`."""
+    """What `python -m seqrl.train` does; `program` ends the process, too."""
     started(job, leave_nothing=is_true("validate", sys.argv))
     sys.exit(FAILURES.worst)
 
 
+program = partial(to_the_end, main)
+
 if __name__ == "__main__":
-    main()
+    program()

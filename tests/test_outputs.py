@@ -1,6 +1,7 @@
 """What fails beside the training is said once and does not end it."""
 
 import json
+import multiprocessing
 import os
 from collections import namedtuple
 
@@ -10,6 +11,7 @@ import torch
 from seqrl.envs import FaultyEnvError
 from seqrl.errors import ConfigError, UnsavedError
 from seqrl.loggers import Logger, TensorBoard
+from seqrl.machine import end_at_once
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.runner import Runner
 from seqrl.runs import checkpoint
@@ -60,7 +62,7 @@ def test_a_logger_that_fails_is_said_once_and_tried_again(outputs, said):
         outputs.write({"x": 1.0}, step)
     for logger in outputs.loggers.values():
         outputs._attempt(f"logger {'fickle' if logger is fickle else 'firm'}", logger.close)
-    failed = "logger fickle: RuntimeError: no connection (test_outputs.py:31)"
+    failed = "logger fickle: RuntimeError: no connection (test_outputs.py:33)"
     warning = f"warning: {failed}. Training continues and will retry."
     assert said == [warning, "logger fickle: works again", warning]
     assert [step for step, _ in fickle.rows] == [0, 3, 4]
@@ -171,3 +173,19 @@ def test_tensorboard_writes_again_when_the_disk_can(tmp_path):
         events.Reload()
         steps += [event.step for event in events.Scalars("x")] if "x" in events.Tags()["scalars"] else []
     assert 3 in steps
+
+
+def ended_at_once(folder):
+    with Outputs(folder, print) as outputs:
+        outputs.loggers = {"firm": Fickle()}
+        end_at_once(FaultyEnvError("environment 0: it hangs."))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_that_ends_at_once_says_why_in_its_manifest(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=ended_at_once, args=(tmp_path,))
+    process.start()
+    process.join(30)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (process.exitcode, manifest["exit_code"], manifest["status"]) == (5, 5, "failed")
+    assert manifest["error"] == "FaultyEnvError: environment 0: it hangs."

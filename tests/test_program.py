@@ -3,11 +3,13 @@
 import logging
 import threading
 from errno import ENOSPC
+from importlib import import_module
 
 import pytest
 
-from seqrl.config.program import errors_in_one_line
+from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.errors import CheckpointError, ConfigError
+from tests.programs import NAMES, run_program
 
 
 @pytest.mark.parametrize(
@@ -83,3 +85,49 @@ def test_where_no_log_is_kept_neither_a_warning_nor_a_thread_prints_a_traceback(
         "seqrl: warning: environment 0 failed to close: ZeroDivisionError",
         "seqrl: warning: a thread ended: ZeroDivisionError: division by zero",
     ]
+
+
+LEFT_BEHIND = {
+    "thread": ("threading.Thread(target=time.sleep, args=(60,), name='sim').start()", "thread sim"),
+    "handler": ("atexit.register(time.sleep, 60)", "an exit handler"),
+    "process": ("multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()", ""),
+    "nothing": ("pass", ""),
+}
+LEAVES = """
+import atexit, multiprocessing, sys, threading, time
+from seqrl.config import program
+program.LAST_SECONDS = {seconds}
+def main():
+    {deed}
+    print("done")
+    sys.exit(3)
+program.to_the_end(main)
+"""
+
+ON = [
+    "try:",
+    "    program.to_the_end(main)",
+    "except SystemExit:",
+    "    time.sleep(0.5)",
+    "program.LAST_SECONDS = 30",
+    "print('still there')",
+]
+
+
+@pytest.mark.parametrize(("deed", "named"), LEFT_BEHIND.values(), ids=LEFT_BEHIND)
+def test_a_program_ends_with_its_exit_code_whatever_is_left_behind(tmp_path, deed, named):
+    done = run_program(tmp_path, "-c", LEAVES.format(deed=deed, seconds=0.5 if named else 30))
+    assert (done.returncode, done.stdout) == (3, "done\n")
+    said = f"seqrl: {named} goes on after 0.5 s; the program ends without it\n" if named else ""
+    assert done.stderr == said
+
+
+def test_a_program_that_is_one_of_several_ends_nothing_but_itself(tmp_path):
+    code = LEAVES.format(deed="pass", seconds=0) + "\n".join(["", *ON])
+    done = run_program(tmp_path, "-c", code.replace("program.to_the_end(main)", "", 1))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\nstill there\n", "")
+
+
+@pytest.mark.parametrize("name", [*NAMES, "seqrl.envs.__main__"])
+def test_every_program_ends_so(name):
+    assert import_module(name).program.func is to_the_end

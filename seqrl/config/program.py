@@ -2,13 +2,16 @@
 
 import io
 import logging
+import multiprocessing
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from tempfile import NamedTemporaryFile
+from types import FrameType
 from typing import Any, NoReturn
 
 from seqrl.config.command_line import completed, names_modules
@@ -101,6 +104,56 @@ def errors_in_one_line(arguments: Sequence[str] = (), when_interrupted: str = ""
         sys.exit(130)
     except Exception as error:
         fail(error, arguments)
+
+
+# What is left behind gets this long to end by itself, once the program is done.
+LAST_SECONDS = 10.0
+
+
+def to_the_end(main: Callable[[], None]) -> None:
+    """Run a program, and have Python end soon after it, whatever is left behind.
+
+    An environment may leave threads, processes and exit handlers, for which Python would wait for ever. Processes of
+    multiprocessing are killed at once; for the rest there is a limit. While Python runs on, nothing is done to them.
+    """
+    exit_code = 1
+    try:
+        main()
+        exit_code = 0
+    except SystemExit as end:
+        exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            # A slow reader may take its time; one that has gone is met again when Python ends.
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        threading.Thread(target=_end, args=(exit_code, _outermost_frame()), daemon=True).start()
+
+
+def _outermost_frame() -> FrameType | None:
+    """The frame of the main thread that lasts until Python ends."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _end(exit_code: int, outermost: FrameType | None) -> None:
+    while _outermost_frame() is outermost:
+        time.sleep(0.1)
+    for child in multiprocessing.active_children():
+        # Python ends the others itself.
+        if not child.daemon:
+            child.kill()
+    time.sleep(LAST_SECONDS)
+    threads = [it.name for it in threading.enumerate() if not it.daemon and it is not threading.main_thread()]
+    what = f"thread {', '.join(threads[:3])}{' and more' * (len(threads) > 3)}" if threads else "an exit handler"
+    line = f"seqrl: {printable(what)} goes on after {LAST_SECONDS:g} s; the program ends without it\n"
+    with suppress(OSError):
+        # Past the stream, which the main thread may hold.
+        os.write(2, line.encode())
+    os._exit(exit_code)
 
 
 def fail(error: Exception, arguments: Sequence[str] = ()) -> NoReturn:

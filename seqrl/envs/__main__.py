@@ -9,11 +9,12 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from gymnasium import Space, spaces
 
-from seqrl.config.program import errors_in_one_line
+from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.envs.suites import KNOWN_RETURNS, SUITES, Suite
 from seqrl.errors import ConfigError, described
 from seqrl.text import nearest
@@ -98,7 +99,7 @@ def brief(space: Space[Any]) -> str:
 
 
 def main() -> None:
-    """Entry point of `python -m seqrl.envs` and `seqrl-envs`."""
+    """What `python -m seqrl.envs` does; `program` ends the process, too."""
     parser = argparse.ArgumentParser(
         prog="python -m seqrl.envs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -115,5 +116,7 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+program = partial(to_the_end, main)
+
 if __name__ == "__main__":
-    main()
+    program()

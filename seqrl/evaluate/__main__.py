@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
 from seqrl.config.command_line import names_modules
-from seqrl.config.program import errors_in_one_line
+from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.settle import changes, with_values
 from seqrl.config.trust import restrict_imports, secrets
 from seqrl.config.validate import faults_of_policy
@@ -167,7 +168,7 @@ def rendered(cfg: DictConfig) -> DictConfig:
 
 
 def main() -> None:
-    """Entry point of `python -m seqrl.evaluate` and `seqrl-evaluate`."""
+    """What `python -m seqrl.evaluate` does; `program` ends the process, too."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").format(usage=usage(Words)))
         return
@@ -176,5 +177,7 @@ def main() -> None:
         evaluate(requested(sys.argv[1:]))
 
 
+program = partial(to_the_end, main)
+
 if __name__ == "__main__":
-    main()
+    program()

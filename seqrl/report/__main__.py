@@ -8,11 +8,12 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from seqrl.config.program import errors_in_one_line
+from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, make_folder, write
@@ -72,7 +73,7 @@ def _make(folder: Path) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m seqrl.report` and `seqrl-report`."""
+    """What `python -m seqrl.report` does; `program` ends the process, too."""
     parser = argparse.ArgumentParser(
         prog="python -m seqrl.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -100,5 +101,7 @@ def main() -> None:
             time.sleep(arguments.watch)
 
 
+program = partial(to_the_end, main)
+
 if __name__ == "__main__":
-    main()
+    program()

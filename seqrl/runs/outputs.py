@@ -18,6 +18,7 @@ from seqrl.devices.device import Device
 from seqrl.errors import ConfigError, EnvError, UnsavedError, described
 from seqrl.files import write
 from seqrl.loggers import About, Logger, Row, adopted
+from seqrl.machine import last_words
 from seqrl.runs.build import constructor
 from seqrl.runs.checkpoint import Checkpoints
 from seqrl.runs.manifest import Manifest, ending, facts_of, leave_nothing
@@ -79,9 +80,11 @@ class Outputs:
         # Whether what the run has learned is saved.
         self.saved = False
         self._failing: set[str] = set()
+        self._last_words = last_words(lambda error: self.__exit__(type(error), error, None))
 
     def __enter__(self) -> Self:
         self.manifest.__enter__()
+        self._last_words.__enter__()
         # Of a run that goes on, only its own checkpoints will do.
         self.checkpoints.run = facts_of(self.folder).get("id")
         return self
@@ -89,6 +92,7 @@ class Outputs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._last_words.__exit__(None, None, None)
         for name, logger in self.loggers.items():
             self._attempt(f"logger {name}", partial(logger.end, ending(error)))
             self._attempt(f"logger {name}", logger.close)

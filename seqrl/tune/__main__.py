@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from seqrl.config.command_line import completed, is_override
 from seqrl.config.hydra_errors import config_dirs, faults_of_run, numbers_of_run, searchpath
-from seqrl.config.program import errors_in_one_line
+from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError
@@ -78,7 +79,7 @@ def checked(plan: Plan) -> list[Dimension]:
 
 
 def main() -> None:
-    """Entry point of `python -m seqrl.tune` and `seqrl-tune`."""
+    """What `python -m seqrl.tune` does; `program` ends the process, too."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").format(usage=usage(Words)))
         return
@@ -105,5 +106,7 @@ def main() -> None:
             raise
 
 
+program = partial(to_the_end, main)
+
 if __name__ == "__main__":
-    main()
+    program()

@@ -16,12 +16,13 @@ configuration is wrong.
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import hydra
 from omegaconf import DictConfig
 
 from seqrl.config.paths import CONF
-from seqrl.config.program import FAILURES, fail, started
+from seqrl.config.program import FAILURES, fail, started, to_the_end
 from seqrl.config.settle import settle
 from seqrl.text import say
 from seqrl.verify import environment, network
@@ -70,7 +71,7 @@ def job(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m seqrl.verify`."""
+    """What `python -m seqrl.verify` does; `program` ends the process, too."""
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(usage())
         return
@@ -78,5 +79,7 @@ def main() -> None:
     sys.exit(FAILURES.worst)
 
 
+program = partial(to_the_end, main)
+
 if __name__ == "__main__":
-    main()
+    program()

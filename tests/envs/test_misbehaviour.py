@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -20,8 +21,9 @@ import torch
 from gymnasium import spaces
 
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
+from seqrl.envs.gym import watchdog
 from seqrl.envs.gym.calls import Guard
-from seqrl.machine import keep, let_go
+from seqrl.machine import keep, last_words, let_go
 from seqrl.runner import Runner
 from seqrl.runs.stop import Stop
 from seqrl.types import Step
@@ -93,6 +95,45 @@ def hang_in_a_process(env):
         time.sleep(60)
 
 
+def swallow(env):
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(0.05)
+
+
+def stop_the_clock(env):
+    signal.alarm(0)
+    time.sleep(60)
+
+
+def block_signals(env):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM, signal.SIGINT})
+
+
+def block_and_hang(env):
+    block_signals(env)
+    time.sleep(60)
+
+
+class UnpicklableError(Exception):
+    def __init__(self):
+        super().__init__("no licence")
+        self.lock = threading.Lock()
+
+
+class TwoArgumentsError(Exception):
+    def __init__(self, code, message):
+        super().__init__(message)
+
+
+def raise_in_a_process(error):
+    def deed(env):
+        if multiprocessing.parent_process() is not None:
+            raise error
+
+    return deed
+
+
 def learn(env):
     weight = torch.ones(2, requires_grad=True)
     (weight * 3).sum().backward()
@@ -104,6 +145,18 @@ def set_torch(env):
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
+    torch.set_default_device("meta")
+    torch.set_anomaly_enabled(True, False)
+    torch.set_flush_denormal(True)
+    np.seterr(all="raise")
+
+
+def settings():
+    return [
+        torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
+        torch.get_default_device(), torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled(),
+        float(np.float64(5e-324) * 1.0) == 0, np.geterr(),
+    ]  # fmt: skip
 
 
 def help_itself(env):
@@ -136,6 +189,12 @@ DEEDS = {
     "generator exit": raises(GeneratorExit),
     "hang": hang,
     "hang in a process": hang_in_a_process,
+    "swallow": swallow,
+    "stop the clock": stop_the_clock,
+    "block signals": block_signals,
+    "block and hang": block_and_hang,
+    "raise what is not pickled": raise_in_a_process(UnpicklableError()),
+    "raise what is not unpickled": raise_in_a_process(TwoArgumentsError(3, "no licence")),
     "learn": learn,
     "set torch": set_torch,
     "help itself": help_itself,
@@ -239,13 +298,14 @@ def test_an_environment_may_learn(backend):
 
 @pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
 def test_torch_is_for_the_run_as_it_was_and_for_the_environment_as_it_left_it(place):
-    before = torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = settings()
     with closing(made("sync", f"set torch at {place}")) as env:
         played(env)
+        assert settings() == before
         with env._episodes.guard:
-            assert (torch.get_default_dtype() == torch.float64) == (place != "close")
-    assert (torch.get_default_dtype(), torch.get_num_threads()) == before[:2]
-    assert torch.are_deterministic_algorithms_enabled() == before[2]
+            unchanged = [now == then for now, then in zip(settings(), before, strict=True)]
+            assert not any(unchanged) if place != "close" else all(unchanged)
+    assert settings() == before
     assert torch.is_grad_enabled()
 
 
@@ -281,6 +341,49 @@ def test_the_run_hears_signals_after_an_environment_set_a_handler_of_its_own(bac
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wanted is signal.SIGTERM
         played(env)
+
+
+@BOTH
+@pytest.mark.parametrize("place", ["init", "reset", "step"])
+def test_the_run_hears_signals_after_an_environment_blocked_them(backend, place):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with Stop() as stop, closing(made(backend, f"block signals at {place}", timeout_seconds=20)) as env:
+        played(env)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wanted is signal.SIGTERM
+
+
+def defied(odd, last_words_in):
+    """What a process of its own does that plays an environment which cannot be interrupted."""
+    watchdog.LAST_SECONDS = 0.3
+    with last_words(lambda error: last_words_in.write_text(str(error))):
+        played(made("sync", odd, timeout_seconds=0.3))
+
+
+@pytest.mark.parametrize(
+    ("odd", "place"),
+    [
+        ("swallow at step", "environment 0, episode 1 (seed 1139743562), step 1"),
+        ("stop the clock at reset", "environment 0, episode 1 (seed 1139743562), reset"),
+        ("block and hang at init", "environments"),
+    ],
+)
+def test_an_environment_that_defeats_the_clock_ends_the_program_and_is_named(odd, place, tmp_path, capfd):
+    process = multiprocessing.get_context("fork").Process(target=defied, args=(odd, tmp_path / "said"))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 5
+    said = (tmp_path / "said").read_text()
+    assert said.startswith(f"{place}: it has not answered for 0.3 seconds")
+    assert capfd.readouterr().err.splitlines()[-1] == f"seqrl: error: {said}"
+
+
+@pytest.mark.parametrize("odd", ["raise what is not pickled", "raise what is not unpickled"])
+def test_a_constructor_that_raises_what_no_process_can_hand_over_is_named(odd):
+    with pytest.raises(FaultyEnvError, match=r"^environment 0, constructor: it raised \w+Error: no licence"):
+        made("async", f"{odd} at init", timeout_seconds=20)
+    assert not multiprocessing.active_children()
 
 
 @BOTH
@@ -607,4 +710,4 @@ def test_an_error_that_cannot_say_what_is_wrong_is_named_by_its_type(monkeypatch
 
     monkeypatch.setitem(DEEDS, "exit", raises(Wordless))
     said = fault(made("sync", "exit at step"))
-    assert "step 1: it raised Wordless: it cannot say what is wrong" in said
+    assert "step 1: it raised Wordless: its text raised" in said

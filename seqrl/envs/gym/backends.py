@@ -3,6 +3,8 @@
 import logging
 import multiprocessing
 import os
+import pickle
+import queue
 import signal
 import time
 import traceback
@@ -29,11 +31,14 @@ from seqrl.envs.gym.flatten import FlattenedEnv, is_composed
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.registry import find
 from seqrl.envs.gym.resets import autoreset_mode
+from seqrl.envs.gym.watchdog import WATCHDOG
 from seqrl.errors import EnvError, FaultyEnvError, described
 from seqrl.machine import end_with_parent, forget_handlers, hear, keep, let_go
 
 log = logging.getLogger(__name__)
 
+# Limit for a process to say why it failed.
+SAY_SECONDS = 10.0
 # Copies of a vector form that does not declare when it resets, to see what it does.
 PROBED = 8
 
@@ -137,7 +142,13 @@ class ProcessEach(AsyncVectorEnv):
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
         """Raise the exception of the first process that failed; tracebacks go to the log only."""
-        failed = sorted((self.error_queue.get() for success in successes if not success), key=lambda error: error[0])
+        failing = [index for index, success in enumerate(successes) if not success]
+        try:
+            failed = sorted((self.error_queue.get(timeout=SAY_SECONDS) for _ in failing), key=lambda error: error[0])
+        except queue.Empty as error:
+            raise LostError(
+                failing[0], "it failed, and its process could not say why. Use env.backend=sync to see it"
+            ) from error
         for index, _, _, trace in failed:
             log.error("environment %d\n%s", index, trace)
             self.parent_pipes[index].close()
@@ -239,6 +250,8 @@ def _model_here(home: int, model: SimpleNamespace, single: Callable[[], GuardedE
 def _work(group: int, index: int, build: Callable[[], GuardedEnv], pipe: Connection, *others: Any) -> None:
     """Play an environment in this process, as a member of a process group."""
     _be_deaf()
+    # The parent counts the time.
+    WATCHDOG.leave_it()
     end_with_parent(signal.SIGKILL)
     with suppress(OSError):
         os.setpgid(0, group)
@@ -248,12 +261,22 @@ def _work(group: int, index: int, build: Callable[[], GuardedEnv], pipe: Connect
     try:
         env = Separate(build())
     except BaseException as error:
+        trace = traceback.format_exc()
         # The parent asks when it has begun all processes.
         pipe.recv()
-        errors.put((index, type(error), error, traceback.format_exc()))
+        error = _sendable(error, index)
+        errors.put((index, type(error), error, trace))
         pipe.send((None, False))
         return
     _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+
+
+def _sendable(error: BaseException, index: int) -> BaseException:
+    """The exception of a constructor if it reaches another process as it is; otherwise what it says."""
+    with suppress(Exception):
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    return FaultyEnvError(f"environment {index}, constructor: it raised {described(error)}. Fix the environment.")
 
 
 class Separate(gymnasium.Wrapper[Any, Any, Any, Any]):

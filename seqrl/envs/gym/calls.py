@@ -4,16 +4,20 @@
 import signal
 import sys
 import threading
-from _signal import getsignal, setitimer  # type: ignore[import-not-found]
+from _signal import getsignal, pthread_sigmask, setitimer  # type: ignore[import-not-found]
 from _signal import signal as set_handler
 from collections.abc import Callable
 from contextlib import suppress
 from os import chdir, getcwd
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+import torch.utils._device as default_device
 
+from seqrl.envs.gym.watchdog import WATCHDOG
+from seqrl.errors import FaultyEnvError
 from seqrl.machine import OwnHandler, is_from_signal
 
 # A limit is counted in this many parts: while a process is suspended, as by Ctrl-Z, no more than one of them passes.
@@ -40,12 +44,33 @@ def _enter(folder: str | None) -> None:
             chdir(folder)
 
 
+# Without the search for an index in torch.get_default_device, which takes longer than the rest of a call.
+def _default_device() -> Any:
+    return default_device.CURRENT_DEVICE
+
+
+def _detects_anomalies() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+
+
+TINIEST = 5e-324
+
+
+def _flushes_denormal() -> bool:
+    """Whether the processor takes the tiniest numbers for 0, which torch does not tell."""
+    return TINIEST * 1.0 == 0
+
+
 # Settings that hold for the whole process.
-SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None]], ...] = (
+SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (_default_device, torch.set_default_device),
+    (_detects_anomalies, lambda both: torch.set_anomaly_enabled(*both)),
+    (_flushes_denormal, torch.set_flush_denormal),
+    (np.geterr, lambda reactions: np.seterr(**reactions)),
     (_folder, _enter),
     (lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
     (lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
@@ -74,18 +99,27 @@ def is_own_fault(error: BaseException) -> bool:
     return isinstance(error, OverdueError) or not is_from_signal(error)
 
 
+class Player(Protocol):
+    """An environment that can say what is wrong with it."""
+
+    def fault_of(self, error: BaseException) -> FaultyEnvError: ...
+
+
 class Guard:
     """A context for calls into environments. Within another use of the same guard it does nothing.
 
     seconds   limit, after which OverdueError is raised; None: no limit. It uses SIGALRM, so it works only in the main
-              thread, and only once code outside Python returns
+              thread, and only once code outside Python returns. Who defeats it, and plays on, ends the program
+    playing   the environment that is played, if it is known; it can say what is at fault
 
-    Within it, torch computes gradients and has the settings that the environments left behind, and the working folder
-    and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
+    Within it, torch computes gradients, torch and NumPy have the settings that the environments left behind, and the
+    working folder and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
         self.seconds = seconds
+        self.playing: Player | None = None
+        self.entered = 0
         self._depth = 0
         self._learning = torch.inference_mode(False)
         # Settings that environments changed, by place in SETTINGS.
@@ -93,8 +127,11 @@ class Guard:
 
     def __enter__(self) -> None:
         self._depth += 1
+        self.entered += 1
         if self._depth > 1:
             return
+        self.playing = None
+        self._mask = pthread_sigmask(signal.SIG_BLOCK, ())
         self._handlers = [getsignal(number) for number in KEPT]
         self._in_main_thread = threading.get_ident() == threading.main_thread().ident
         if self._handlers[0] is signal.default_int_handler and self._in_main_thread:
@@ -119,6 +156,17 @@ class Guard:
             # Other threads cannot set handlers, and nobody those that are not Python's.
             if self._in_main_thread and handler is not None and getsignal(number) is not handler:
                 set_handler(number, handler)
+        # Last: a signal that waited is now heard by the run.
+        if pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
+            pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def fault(self) -> FaultyEnvError:
+        """What an environment does wrong that exceeds the limit."""
+        assert self.seconds is not None
+        overdue = OverdueError(self.seconds)
+        if self.playing is not None:
+            return self.playing.fault_of(overdue)
+        return FaultyEnvError(f"environments: {overdue}. Fix the environment, or raise the limit.")
 
     def _put_settings_back(self) -> None:
         for place, (get, put) in enumerate(SETTINGS):
@@ -135,9 +183,11 @@ class Guard:
             self._rings = set_handler(signal.SIGALRM, self._ring)
             part = self.seconds / PARTS  # type: ignore[operator]
             setitimer(signal.ITIMER_REAL, part, part)
+            WATCHDOG.watch(self)
 
     def _stop_the_clock(self) -> None:
         if self._has_clock:
+            WATCHDOG.rest()
             setitimer(signal.ITIMER_REAL, 0)
             set_handler(signal.SIGALRM, self._rings)
 

@@ -95,13 +95,14 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self._final is not None:
             return self._final, 0.0, False, False, {}
         self._clock += 1
+        self.guard.playing = self
         try:
             observation, reward, terminated, truncated, _ = self.env.step(action)
             reward = float(reward)
         except BaseException as error:
             if not is_own_fault(error):
                 raise
-            raise self._raised(error) from error
+            raise self.fault_of(error) from error
         if not math.isfinite(reward):
             raise self._fault(f"its reward is {reward}")
         terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
@@ -220,7 +221,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             return self._element(observation)
         except OutsideError as error:
-            raise self._raised(error) from error
+            raise self.fault_of(error) from error
 
     def _check_finite(self, observation: Any) -> None:
         space = self.observation_space
@@ -243,6 +244,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     @contextmanager
     def _named(self, what: str = "it", besides: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         """Turn whatever the environment raises into a FaultyEnvError, except for `besides`."""
+        self.guard.playing = self
         try:
             yield
         except besides:
@@ -250,9 +252,10 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         except BaseException as error:
             if not is_own_fault(error):
                 raise
-            raise self._raised(error, what) from error
+            raise self.fault_of(error, what) from error
 
-    def _raised(self, error: BaseException, what: str = "it") -> FaultyEnvError:
+    def fault_of(self, error: BaseException, what: str = "it") -> FaultyEnvError:
+        """What it does wrong that raised `error`."""
         if isinstance(error, OverdueError):
             said = str(error) if what == "it" else str(error).replace("it", what, 1)
             return self._fault(said, remedy="Fix the environment, or raise the limit.")
