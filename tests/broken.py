@@ -1,6 +1,8 @@
 """Environments and networks with one defect each, which `seqrl.verify` must find."""
 
 import os
+import subprocess
+import time
 from typing import ClassVar
 
 import gymnasium
@@ -317,6 +319,20 @@ class Normalizes(gymnasium.wrappers.NormalizeReward):
         super().__init__(Walk())
 
 
+class Simulates(Walk):
+    """Plays beside two programs: close() takes its time to end the first, and forgets the second."""
+
+    def __init__(self, ids):
+        self.programs = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+        with open(ids, "a") as file:
+            file.writelines(f"{program.pid}\n" for program in self.programs)
+
+    def close(self):
+        time.sleep(0.2)
+        self.programs[0].terminate()
+        self.programs[0].wait()
+
+
 class SameStep(gymnasium.vector.VectorEnv):
     """Begins the next episode within the step that ends one, and says so: sound. Rewards are 1, 10 and 100."""
 
@@ -405,7 +421,7 @@ SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
-    Exits, Raises, Lasts, Normalizes,
+    Exits, Raises, Lasts, Normalizes, Simulates,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.

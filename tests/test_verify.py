@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from seqrl.verify.__main__ import main, table
 from seqrl.verify.environment import Stage, env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
 from seqrl.verify.network import Subject, network_checks
-from seqrl.verify.play import Budget
+from seqrl.verify.play import BATCH, Budget, elsewhere
 from tests import broken
 from tests.programs import run_program
 from tests.worlds import Script
@@ -168,6 +170,29 @@ def test_what_depends_on_the_process_is_reported():
     finding = environment.processes(stage_of("OfThisProcess"))
     assert finding.status is FAIL
     assert "differs in another process" in finding.figure
+
+
+def test_the_programs_of_an_environment_end_with_the_other_process(tmp_path):
+    ids = tmp_path / "ids"
+    assert elsewhere(partial(broken.make, "Simulates", ids=str(ids)), 20)
+    programs = [int(line) for line in ids.read_text().split()]
+    assert len(programs) == 2 * BATCH
+    for program in programs:
+        # Whoever adopts what was killed may take a moment.
+        assert waited_until(lambda program=program: not is_running(program)), program
+
+
+def is_running(program: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def waited_until(holds, seconds=5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return held
 
 
 @pytest.mark.slow

@@ -3,11 +3,12 @@
 import copy
 import math
 import multiprocessing
+import os
 import pickle
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from multiprocessing.connection import Connection
@@ -19,6 +20,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from seqrl.envs import BatchedEnv
+from seqrl.envs.gym.backends import ProcessGroup
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, alternatives, masked_alternatives, parts
 from seqrl.types import Step
@@ -238,21 +240,25 @@ def difference(one: Play | list[bytes], other: Play | list[bytes]) -> int | None
 
 
 def elsewhere(make_env: MakeEnv, answers: int) -> list[bytes]:
-    """The same play in a new process."""
+    """The same play in a new process, which ends with all programs that it starts."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_tell, args=(theirs, make_env, answers))
+    group = ProcessGroup()
+    process = context.Process(target=_tell, args=(theirs, make_env, answers, group.number))
     try:
         process.start()
         theirs.close()
         if not ours.poll(PATIENCE):
             raise UncheckedError(f"another process has not answered for {PATIENCE} seconds")
         replayed = ours.recv()
+        # Its environments are closed.
+        process.join(1)
     except (EOFError, ConnectionError) as error:
         raise UncheckedError("another process died before it had played") from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UncheckedError(f"it can't be built in another process: {described(error)}") from error
     finally:
+        group.end()
         if process.pid is not None:
             process.kill()
             process.join()
@@ -261,13 +267,18 @@ def elsewhere(make_env: MakeEnv, answers: int) -> list[bytes]:
     return list(replayed)
 
 
-def _tell(pipe: Connection, make_env: MakeEnv, answers: int) -> None:
+def _tell(pipe: Connection, make_env: MakeEnv, answers: int, group: int) -> None:
+    with suppress(OSError):
+        os.setpgid(0, group)
     torch.set_num_threads(1)
+    told: list[bytes] | str
     try:
         with closing(make_env(BATCH, "verify")) as env:
-            pipe.send(retold(env, answers).answers)
+            told = retold(env, answers).answers
     except Exception as error:
-        pipe.send(described(error))
+        told = described(error)
+    # Not before all are closed: then this process is ended.
+    pipe.send(told)
 
 
 @contextmanager
