@@ -19,8 +19,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from seqrl.envs import BatchedEnv
+from seqrl.envs import BatchedEnv, GymnasiumEnv
 from seqrl.envs.gym.backends import ProcessGroup
+from seqrl.envs.inputs import WithInputs
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, alternatives, masked_alternatives, parts
 from seqrl.types import Step
@@ -70,6 +71,7 @@ class Play:
     ghost_rewards   what they gave
     ghost_firsts    digests of what they showed
     firsts      digests of what all episodes showed that began together
+    unlike      times that these differed from one another
     last        the last step
     """
 
@@ -90,6 +92,7 @@ class Play:
     ghost_rewards: list[float] = field(default_factory=list)
     ghost_firsts: set[bytes] = field(default_factory=set)
     firsts: set[bytes] = field(default_factory=set)
+    unlike: int = 0
     last: Step | None = None
 
     def __post_init__(self) -> None:
@@ -110,7 +113,9 @@ class Play:
         with self._faults():
             self.begun += self.env.batch_size
             self._see(self.env.reset())
-            self.firsts |= set(map(_digest, self.observation))
+            firsts = set(map(_digest, self.observation))
+            self.unlike += len(firsts) > 1
+            self.firsts |= firsts
 
     def action(self) -> Tensor:
         """Random actions [B, *A], only allowed ones if there is a mask; continuous ones may leave their bounds."""
@@ -218,10 +223,27 @@ def retold(env: BatchedEnv, answers: int, beside: Callable[[], Any] | None = Non
 
 
 def rewound(env: BatchedEnv, state: dict[str, Any], answers: int) -> Play:
-    """Take environments back to what they were after their first reset, and play."""
+    """Take environments back to their first seed, and play."""
     # A copy, because an environment may go on with what it is given.
-    env.load_state_dict(copy.deepcopy(state))
+    env.load_state_dict(_by_seed(copy.deepcopy(state)))
     return _continued(Play(env), answers)
+
+
+def _by_seed(state: dict[str, Any]) -> dict[str, Any]:
+    """The same without what environments say of themselves: restoring it would take back what a reset must forget."""
+    inner = {"env": _by_seed(state["env"])} if isinstance(state.get("env"), dict) else {}
+    return state | inner | {name: None for name in ("said", "digest") if name in state}
+
+
+def resumed(play: Play, env: BatchedEnv) -> Play | None:
+    """The same play from here on, in a new environment that restores its state; None if its episodes can't go on."""
+    state = play.env.state_dict()
+    if state is None or not bool(env.load_state_dict(copy.deepcopy(state)).all()):
+        return None
+    play.answers, play.clock = [], []
+    twin = copy.copy(play)
+    twin.env, twin.answers, twin.clock = env, [], []
+    return twin
 
 
 def _continued(play: Play, answers: int, beside: Callable[[], Any] | None = None) -> Play:
@@ -279,6 +301,20 @@ def _tell(pipe: Connection, make_env: MakeEnv, answers: int, group: int) -> None
         told = described(error)
     # Not before all are closed: then this process is ended.
     pipe.send(told)
+
+
+def beneath(env: BatchedEnv) -> Any | None:
+    """Gymnasium's vector environment that is played; None if it is none of Gymnasium's."""
+    while isinstance(env, WithInputs):
+        env = env.env
+    return env._episodes.envs if isinstance(env, GymnasiumEnv) else None
+
+
+def time_limit(env: BatchedEnv) -> int | None:
+    """Steps after which Gymnasium ends an episode; None if it does not, or if this is none of its environments."""
+    envs = beneath(env)
+    spec = getattr(getattr(envs, "envs", [envs])[0], "spec", None)
+    return spec and spec.max_episode_steps
 
 
 @contextmanager
