@@ -1,7 +1,10 @@
 """Environments and networks with one defect each, which `seqrl.verify` must find."""
 
+import ast
 import multiprocessing
 import os
+import subprocess
+import time
 from typing import ClassVar
 
 import gymnasium
@@ -115,6 +118,67 @@ class LeaksOverTerminations(LeaksOverTruncations):
         answer = super().step(action)
         self.terminated = not answer[2]
         return answer
+
+
+class Saves:
+    """Saves all numbers and the random stream of an environment: sound."""
+
+    def state_dict(self):
+        numbers = {name: it for name, it in vars(self).items() if isinstance(it, int | float)}
+        return {"numbers": numbers, "random": repr(self.np_random.bit_generator.state)}
+
+    def load_state_dict(self, state):
+        vars(self).update(state["numbers"])
+        self.np_random.bit_generator.state = ast.literal_eval(state["random"])
+
+
+class SavesAll(Saves, Mixed):
+    """Sound."""
+
+
+class SavesItsLeak(Saves, LeaksOverTruncations):
+    """Forgets where it was after a termination, but not after a truncation; restores all of its state."""
+
+
+class SavesNoRandom(Walk):
+    """Leaves the random stream out of its state."""
+
+    def state_dict(self):
+        return {"length": self.length, "clock": self.clock}
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+class SavesNothing(Walk):
+    """Has a state_dict without its state."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class SharesItsArray(Walk):
+    """Shows all copies in one array."""
+
+    shown = np.zeros(3, np.float32)
+
+    def seen(self):
+        self.shown[:] = super().seen()
+        return self.shown
+
+
+class ChangesItsSpace(Walk):
+    """Has fewer actions after the first reset."""
+
+    def __init__(self):
+        self.action_space = spaces.Discrete(4)
+
+    def reset(self, *, seed=None, options=None):
+        self.action_space = spaces.Discrete(2)
+        return super().reset(seed=seed, options=options)
 
 
 class NoisyLater(Walk):
@@ -357,6 +421,20 @@ class Normalizes(gymnasium.wrappers.NormalizeReward):
         super().__init__(Walk())
 
 
+class Simulates(Walk):
+    """Plays beside two programs: close() takes its time to end the first, and forgets the second."""
+
+    def __init__(self, ids):
+        self.programs = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+        with open(ids, "a") as file:
+            file.writelines(f"{program.pid}\n" for program in self.programs)
+
+    def close(self):
+        time.sleep(0.2)
+        self.programs[0].terminate()
+        self.programs[0].wait()
+
+
 class SameStep(gymnasium.vector.VectorEnv):
     """Begins the next episode within the step that ends one, and says so: sound. Rewards are 1, 10 and 100."""
 
@@ -451,18 +529,73 @@ class NeverEndsTogether(SameStep):
         return self.seen(), np.zeros(self.num_envs), never, never, {}
 
 
+class NextStep(gymnasium.vector.VectorEnv):
+    """Spends the step after an end on the reset, and says so: sound. An action moves its copy, from a random place."""
+
+    metadata: ClassVar = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+
+    def __init__(self, num_envs):
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = spaces.Box(-20, 20, (2,)), spaces.Discrete(2)
+        self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
+        self.clock, self.length, self.place = (np.zeros(num_envs, kind) for kind in (int, int, float))
+
+    def begin(self, where):
+        self.place[where] = self.np_random.random(where.sum())
+        self.length[where] = self.np_random.integers(3, 8, where.sum())
+        self.clock[where] = 0
+
+    def seen(self):
+        return np.stack([self.clock, self.place], 1).astype(np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.begin(np.ones(self.num_envs, bool))
+        self.ended = np.zeros(self.num_envs, bool)
+        return self.seen(), {}
+
+    def step(self, actions):
+        resets = self.ended
+        self.clock += ~resets
+        self.place += np.where(resets, 0, 0.1 * actions)
+        if resets.any():
+            self.begin(resets)
+        self.ended = (self.clock >= self.length) & ~resets
+        return self.seen(), np.where(resets, 0.0, 1.0), self.ended.copy(), np.zeros(self.num_envs, bool), {}
+
+
+class BeginsAllAlike(NextStep):
+    """Draws one number for all copies."""
+
+    def begin(self, where):
+        self.place[where], self.length[where] = self.np_random.random(), self.np_random.integers(3, 8)
+        self.clock[where] = 0
+
+
+class BeginsAllAtOnce(NextStep):
+    """Begins all copies anew where one has ended."""
+
+    def begin(self, where):
+        super().begin(np.ones_like(where))
+
+
 SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
     DimBits, Bits,
-    Exits, Raises, Lasts, Normalizes,
+    Exits, Raises, Lasts, Normalizes, Simulates, SavesAll,
     FailsWithCompany, FailsElsewhere,
+    SavesItsLeak, SavesNoRandom, SavesNothing, SharesItsArray, ChangesItsSpace,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.
     gymnasium.register(f"broken/{one.__name__}-v0", one, disable_env_checker=True)
 VECTOR = (
+    NextStep,
+    BeginsAllAlike,
+    BeginsAllAtOnce,
     SameStep,
     NeverEndsTogether,
     SaysNextStep,
@@ -555,6 +688,39 @@ class CrowdedWhenLearning(Crowded):
         return LSTM.step(self, x, state)
 
 
+class CrowdedWhenLearningMuch(LSTM):
+    """Mixes the rows that it learns from, if there are more than 200."""
+
+    def unroll(self, x, state, mask):
+        return super().unroll(x + 0.1 * x.mean(1, keepdim=True) if x.shape[1] > 200 else x, state, mask)
+
+
+class Chunked(LSTM):
+    """Learns in chunks of 256 steps, and loses its memory where one begins."""
+
+    def unroll(self, x, state, mask):
+        outputs = []
+        for chunk, real in zip(x.split(256), mask.split(256), strict=True):
+            outputs.append(super().unroll(chunk, state, real))
+            state = {name: torch.zeros_like(leaf) for name, leaf in state.items()}
+        return torch.cat(outputs)
+
+
+class Limited(LSTM):
+    """Learns nothing from what comes after 100 steps."""
+
+    def unroll(self, x, state, mask):
+        output = super().unroll(x, state, mask)
+        return torch.cat([output[:100], output[100:].detach()])
+
+
+class ForgetsInEvaluation(LSTM):
+    """Halves its memory when it is evaluated."""
+
+    def step(self, x, state):
+        return super().step(x, state if self.training else {name: 0.5 * leaf for name, leaf in state.items()})
+
+
 class Normed(LSTM):
     """Standardises by the statistics of the batch."""
 
@@ -600,6 +766,10 @@ BLOCKS = {
             DropsOut,
             Crowded,
             CrowdedWhenLearning,
+            CrowdedWhenLearningMuch,
+            Chunked,
+            Limited,
+            ForgetsInEvaluation,
             Normed,
             DropsOutWhenActing,
             Single,

@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from seqrl.verify.__main__ import main, table
 from seqrl.verify.environment import Stage, env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
 from seqrl.verify.network import Subject, network_checks
-from seqrl.verify.play import Budget
+from seqrl.verify.play import BATCH, Budget, elsewhere
 from tests import broken
 from tests.programs import run_program
 from tests.worlds import Script
@@ -60,6 +62,7 @@ def test_a_sound_network_passes_with_every_kind_of_end(ends, ghosts):
     assert failed_by_network("sound", 4, make) == set()
 
 
+LONG = "long sequences equal their single steps"
 RATIO, VALUES = "ratio is 1 before the first update", "acting equals the unrolled sequence"
 GRADIENTS, LEAK = "gradients equal the plain reference", "nothing leaks across a reset"
 ALONE, LEFT = "padding and neighbours change nothing", "nothing is left in memory after a reset"
@@ -83,6 +86,30 @@ MODES, CROWD = "training and evaluation compute the same", "a batch as large as 
 )
 def test_a_planted_defect_of_a_network_is_reported(block, reported):
     assert reported <= failed_by_network(block, 0)
+
+
+@pytest.mark.parametrize(
+    ("block", "bptt_length", "rollout_length", "reported"),
+    [
+        ("Chunked", 0, 260, {LONG}),
+        ("Limited", 0, 120, {LONG}),
+        ("ForgetsInEvaluation", 0, 0, {MODES}),
+        ("CrowdedWhenLearningMuch", 8, 128, {CROWD}),
+    ],
+)
+def test_a_defect_that_shows_in_a_run_of_that_size_alone_is_reported(block, bptt_length, rollout_length, reported):
+    sized = {"rollout_length": rollout_length}
+    checks = [network.modes, network.long, network.crowd]
+    subject, sound = (subject_of(it, bptt_length, **sized) for it in (block, "sound"))
+    assert {check.name for check in checks if check(subject).status is FAIL} == reported
+    assert {check(sound).status for check in checks} == {PASS}
+
+
+def test_the_longest_sequence_is_as_long_as_the_longest_episode():
+    lasting = partial(broken.make, "Lasts", steps=37)
+    assert [subject_of("sound", bptt, lasting).longest for bptt in (0, 5)] == [37, 5]
+    limited = partial(GymnasiumEnv, "CartPole-v1", seed=0, backend="sync")
+    assert subject_of("sound", 0, lambda batch_size, _: limited(batch_size=batch_size)).longest == 500
 
 
 def test_rows_are_compared_in_batches_as_large_as_those_of_training():
@@ -126,6 +153,13 @@ PLANTED = [
     ("HeedsOneSeed", environment.repeats_later, "when the same seed comes again"),
     ("ChangesActions", environment.actions, "were changed"),
     ("Endless", environment.ends, "0 ended within"),
+    ("SavesItsLeak", environment.repeats_later, "when the same seed comes again after a truncation"),
+    ("SavesNoRandom", environment.restores, "after it was restored differs"),
+    ("SavesNothing", environment.restores, "after it was restored differs"),
+    ("SharesItsArray", environment.copies, "differs from that of an environment that is alone"),
+    ("ChangesItsSpace", environment.fixed, "action_space was Discrete(4), and is Discrete(2)"),
+    ("BeginsAllAlike", environment.varied, "at 0 of "),
+    ("BeginsAllAtOnce", environment.apart, "an action showed at 0 of "),
     ("FirstForFinal", environment.final, "equal the next episode's first one"),
     ("OutOfBounds", environment.observations, "is not within -1 to 1, after a reset"),
     ("OutOfBoundsLater", environment.observations, "is not within -1 to 1, at step"),
@@ -230,13 +264,36 @@ def test_where_no_episode_begins_what_memory_is_then_is_not_checked(monkeypatch)
     assert (finding.status, finding.figure) == (UNCHECKED, "no episode began while it was watched")
 
 
+def test_the_programs_of_an_environment_end_with_the_other_process(tmp_path):
+    ids = tmp_path / "ids"
+    assert elsewhere(partial(broken.make, "Simulates", ids=str(ids)), 20)
+    programs = [int(line) for line in ids.read_text().split()]
+    assert len(programs) == 2 * BATCH
+    for program in programs:
+        # Whoever adopts what was killed may take a moment.
+        assert waited_until(lambda program=program: not is_running(program)), program
+
+
+def is_running(program: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def waited_until(holds, seconds=5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return held
+
+
 @pytest.mark.slow
 def test_a_sound_environment_is_the_same_in_another_process():
     assert environment.processes(stage_of("Walk")).status is PASS
 
 
 # Twins of those with a defect. Another process is tried above.
-SOUND = ["Walk", "Mixed", "Steered", "Asks", "SameStep"]
+SOUND = ["Walk", "Mixed", "Steered", "Asks", "SameStep", "NextStep", "SavesAll"]
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -365,8 +422,8 @@ def test_the_program_passes_sound_parts_and_writes_no_files(beside_the_work):
     sound = ["--config-dir", "conf", "network=own", "trust=[mine]", "env.id=mine:broken/Walk-v0"]
     done = verified(beside_the_work, *sound)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("  pass  ") == 20
-    assert done.stdout.endswith("  20 of 20 hold\n")
+    assert done.stdout.count("  pass  ") == 24
+    assert done.stdout.endswith("  24 of 24 hold\n")
     assert sorted(beside_the_work.rglob("*.y*")) == before
     assert not (beside_the_work / "outputs").exists()
 

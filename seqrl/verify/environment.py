@@ -4,6 +4,7 @@ Everything is played with random actions. A play is repeated under other circums
 the same one, beside a copy, in another process, and its answers must not differ by a bit.
 """
 
+import copy
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ from typing import Any
 
 import torch
 from gymnasium.spaces import Box
-from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs import BatchedEnv, GymnasiumEnv
 from seqrl.envs.gym.autoreset import NextStepEpisodes
@@ -30,20 +30,25 @@ from seqrl.verify.play import (
     Budget,
     MakeEnv,
     Play,
+    beneath,
     difference,
     elsewhere,
     global_streams_seeded,
     opened,
     reference,
+    resumed,
     retold,
     rewound,
     stopped_early,
+    time_limit,
 )
 
 # Bytes that use no more than this share of their range are hardly seen.
 SMALL = 0.1
 # First observations to see, and how many different ones are few enough to have seen all.
 FIRSTS, FEW = 50, 4
+# Resets, or ends, from which something can be concluded.
+ENOUGH = 12
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,17 @@ class Stage:
 
     def new(self, stream: str = "verify") -> "closing[BatchedEnv]":
         return closing(self.make_env(BATCH, stream))
+
+    @cached_property
+    def resets(self) -> Play:
+        """Many resets, of other episodes than those that are played."""
+        with self.new() as env:
+            more, began = opened(env), time.perf_counter()
+            while not (more.outside or more.fault) and more.begun < self.budget.resets:
+                if more.begun > self.budget.resets / 4 and time.perf_counter() - began > self.budget.seconds:
+                    break
+                more.begin()
+        return more
 
     @cached_property
     def again(self) -> Play:
@@ -129,13 +145,7 @@ def observations(stage: Stage) -> Measured | None:
         return None
     begun, outside = play.begun, play.outside
     if not (outside or play.fault):
-        with stage.new() as env:
-            more, began = opened(env), time.perf_counter()
-            # Random streams of their own, so that these are other episodes than those that were played.
-            while not (more.outside or more.fault) and more.begun < stage.budget.resets:
-                if more.begun > stage.budget.resets / 4 and time.perf_counter() - began > stage.budget.seconds:
-                    break
-                more.begin()
+        more = stage.resets
         begun, outside = begun + more.begun, more.outside or more.fault
     return holds(not outside, outside or f"{play.steps:,} steps and {begun:,} resets: all do")
 
@@ -222,6 +232,60 @@ def repeats_later(stage: Stage) -> Measured | None:
     return holds(True, f"none of {len(live.answers):,} answers differs {', '.join(after)}")
 
 
+@check(
+    "a saved episode goes on",
+    "Put all that decides what comes next into state_dict, the random stream self.np_random too; or have no "
+    "state_dict: then an episode's actions are played again.",
+)
+def restores(stage: Stage) -> Measured | None:
+    """A new environment that restores its state midway answers as if nothing had happened."""
+    stage.require_repetition()
+    steps = min(stage.budget.least, len(stage.play.answers)) // 4
+    with stage.new() as env, stage.new() as other:
+        live = opened(env)
+        live.steps_until(steps, lambda _: False)
+        live.steps_until(steps, MOMENTS["midway"])
+        twin = resumed(live, other)
+        if twin is None:
+            return None
+        for _ in range(steps):
+            action = live.action()
+            if not (live.step(action) and twin.step(action.clone())):
+                break
+    if fault := live.fault or twin.fault:
+        return holds(False, fault)
+    if (index := difference(live, twin)) is not None:
+        return holds(False, f"answer {index + 1:,} after it was restored differs")
+    return holds(True, f"none of {len(live.answers):,} answers after it was restored differs")
+
+
+@check(
+    "the spaces stay as they are",
+    "Set observation_space and action_space in the constructor, and leave them: networks are built for them.",
+)
+def fixed(stage: Stage) -> Measured | None:
+    """Neither a reset nor a step changes the spaces."""
+    with stage.new() as env:
+        before = _spaces(env)
+        if before is None:
+            return None
+        # Some spaces are not equal to their own copies.
+        known = {name: copied for name, space in before.items() if (copied := copy.deepcopy(space)) == space}
+        opened(env).steps_until(50, lambda play: bool(play.ends))
+        after = _spaces(env) or {}
+    changed = [f"{name} was {space}, and is {after[name]}" for name, space in known.items() if after[name] != space]
+    return holds(not changed, changed[0] if changed else "neither a reset nor steps change them")
+
+
+def _spaces(env: BatchedEnv) -> dict[str, Any] | None:
+    """Spaces of Gymnasium's environment beneath, the first one's; None if there is none."""
+    if (envs := beneath(env)) is None:
+        return None
+    first = getattr(envs, "envs", [envs])[0].unwrapped
+    kind = "single_" if hasattr(first, "single_action_space") else ""
+    return {name: getattr(first, f"{kind}{name}") for name in ("observation_space", "action_space")}
+
+
 def _ended(play: Play, how: str) -> bool:
     return play.last is not None and bool(getattr(play.last, how).any())
 
@@ -248,7 +312,7 @@ def statistics(stage: Stage) -> Measured | None:
     "Keep state in self, not in the class or the module, and draw randomness from self.np_random.",
 )
 def copies(stage: Stage) -> Measured:
-    """It answers the same while a copy with another seed is played between its steps."""
+    """It answers the same alone, and while a copy with another seed is played between its steps."""
     stage.require_repetition()
     with stage.new() as env, stage.new("verify another seed") as copy:
         other = Play(copy, seed=1)
@@ -258,7 +322,87 @@ def copies(stage: Stage) -> Measured:
         return holds(False, f"{differs} beside a copy with another seed")
     if other.fault:
         return holds(False, f"a copy with another seed could not go on: {other.fault}")
+    if (step := _differs_alone(stage)) is not None:
+        return holds(False, f"the answer to step {step:,} differs from that of an environment that is alone")
     return holds(True, f"none of {len(replayed.answers):,} answers differs beside a copy with another seed")
+
+
+def _differs_alone(stage: Stage) -> int | None:
+    """The first step at which the first of several environments answers otherwise than alone; None if it never does."""
+    with stage.new() as env, closing(stage.make_env(1, "verify")) as single:
+        if not hasattr(beneath(env), "envs"):
+            # Those of a vector form may draw from one stream.
+            return None
+        several, alone = opened(env), opened(single)
+        for step in range(min(stage.budget.least, len(stage.play.answers)) // 2):
+            if not torch.equal(several.observation[:1], alone.observation):
+                return step
+            action = several.action()
+            # Resets included.
+            if not (several.step(action) and alone.step(action[:1].clone())):
+                break
+    return None
+
+
+@check(
+    "copies begin differently",
+    "Draw numbers for each copy, such as self.np_random.random(self.num_envs): equal episodes teach no more than one.",
+)
+def varied(stage: Stage) -> Measured | None:
+    """Where episodes begin differently from reset to reset, so do the copies of a batch."""
+    many = stage.resets
+    resets = many.begun // BATCH
+    if many.fault or resets < ENOUGH or len(many.firsts) == 1:
+        return None
+    return holds(many.unlike > 0, f"at {many.unlike:,} of {resets:,} resets, copies began differently")
+
+
+@check(
+    "an episode's end leaves the others alone",
+    "Begin a new episode in the copies that have ended, and in no others.",
+)
+def apart(stage: Stage) -> Measured | None:
+    """In a vector form, the action of a copy counts as usual while another copy begins a new episode."""
+    with stage.new() as env, stage.new() as twin:
+        envs = beneath(env)
+        if envs is None or hasattr(envs, "envs"):
+            return None
+        stage.require_repetition()
+        one, other, began = opened(env), opened(twin), time.perf_counter()
+        # Whether another action of the first copy showed, at usual steps and while the second one begins an episode.
+        showed: dict[bool, list[bool]] = {False: [], True: []}
+        for trial in range(4 * ENOUGH):
+            beside = bool(trial % 2)
+            late = time.perf_counter() - began > 2 * max(stage.budget.seconds, 1)
+            if late or not _alike_until_second_begins(one, other, stage.budget.least, beside):
+                break
+            action = one.action()
+            another = action.clone()
+            another[0] = next((it for _ in range(50) if not torch.equal(it := one.action()[0], action[0])), action[0])
+            if one.step(action) and other.step(another):
+                showed[beside].append(not torch.equal(one.observation[0], other.observation[0]))
+            # A reset of the batch begins both anew, alike.
+            one.begin()
+            other.begin()
+    usual, beside_begin = sum(showed[False]), sum(showed[True])
+    if len(showed[True]) < ENOUGH or usual < 0.9 * len(showed[False]):
+        # It ends too seldom, or an action does not show at once.
+        return None
+    return holds(beside_begin > 0, f"an action showed at {beside_begin} of {len(showed[True])} such steps")
+
+
+def _alike_until_second_begins(one: Play, other: Play, steps: int, begins: bool) -> bool:
+    """Play two alike until the second environment alone is about to begin an episode, or else just some steps."""
+    for step in range(steps):
+        if not begins and step >= 2:
+            return True
+        action = one.action()
+        if not (one.step(action) and other.step(action.clone())) or one.last is None:
+            return False
+        ended = one.last.terminated | one.last.truncated
+        if begins and bool(ended[1]) and not bool(ended[0]):
+            return True
+    return False
 
 
 @check(
@@ -345,13 +489,6 @@ class Witness:
             self.final_in_info |= any(name in info for name in FINAL)
 
 
-def beneath(env: BatchedEnv) -> Any | None:
-    """Gymnasium's vector environment that is played; None if it is none of Gymnasium's."""
-    while isinstance(env, WithInputs):
-        env = env.env
-    return env._episodes.envs if isinstance(env, GymnasiumEnv) else None
-
-
 def spends_steps(env: BatchedEnv) -> bool:
     """Whether it is an own vector form that spends the step after an end on the reset."""
     while isinstance(env, WithInputs):
@@ -421,23 +558,14 @@ def ends(stage: Stage) -> Measured | None:
         return None
     longest = stage.longest
     if not longest.ends and longest.steps < stage.budget.endless:
-        if limit := _time_limit(stage):
+        with stage.new() as env:
+            limit = time_limit(env)
+        if limit:
             return holds(True, f"its time limit ends them after {limit:,} steps")
         raise UncheckedError(
             f"none ended within {longest.steps:,} random steps, {longest.fault or 'and time was over'}"
         )
     return holds(longest.ends > 0, f"{longest.ends:,} ended within {longest.steps:,} random steps")
-
-
-def _time_limit(stage: Stage) -> int | None:
-    """Steps after which one of Gymnasium's wrappers ends an episode; None if there is none."""
-    with stage.new() as env:
-        layers = getattr(beneath(env), "envs", [])[:1]
-        while layers:
-            if isinstance(layers[-1], TimeLimit):
-                return int(layers[-1]._max_episode_steps)
-            layers = [vars(layers[-1])["env"]] if "env" in vars(layers[-1]) else []
-    return None
 
 
 @check(
@@ -462,8 +590,12 @@ CHECKS: list[Check] = [
     bytes_used,
     repeats,
     repeats_later,
+    restores,
     statistics,
+    fixed,
     copies,
+    varied,
+    apart,
     processes,
     actions,
     masks,

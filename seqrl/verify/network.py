@@ -23,7 +23,7 @@ from seqrl.networks import Network
 from seqrl.runner import Runner
 from seqrl.types import Rollout, SequenceBatch, State
 from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds, small
-from seqrl.verify.play import MakeEnv, Play
+from seqrl.verify.play import MakeEnv, Play, time_limit
 
 # Number of environments, and steps of each in a rollout.
 BATCH, LENGTH = 4, 64
@@ -31,6 +31,8 @@ BATCH, LENGTH = 4, 64
 PATIENCE, SECONDS = 400, 8.0
 # Rows of a batch at least, and at most in a grid.
 ROWS, MOST_ROWS = 64, 1024
+# Steps of a sequence at most, and seconds that its steps may take one by one.
+LONGEST, STEPPING = 1000, 3.0
 
 
 @dataclass
@@ -41,12 +43,14 @@ class Subject:
     network       gets noise added to its parameters
     bptt_length   steps after which sequences are cut
     parallel      environments of a run
+    rollout_length   steps of a rollout; 0: whole episodes
     """
 
     make_env: MakeEnv
     network: Network
     bptt_length: int
     parallel: int = 16
+    rollout_length: int = 0
     # Why it is not checked in float64.
     inexact: str = field(default="", init=False)
 
@@ -69,7 +73,32 @@ class Subject:
 
     @property
     def rows(self) -> int:
-        return max(self.parallel, ROWS)
+        """Rows of the largest batch: those that act together, or that the steps of a rollout are cut into to learn."""
+        cut = math.ceil(self._episode / self.bptt_length) if self.bptt_length else 1
+        return max(ROWS, self.parallel, min(self.parallel * cut, MOST_ROWS))
+
+    @cached_property
+    def longest(self) -> int:
+        """Steps of the longest sequence that a run learns from, as far as is known: at most LONGEST."""
+        return max(2, min(self._episode, self.bptt_length or LONGEST, LONGEST))
+
+    @cached_property
+    def _episode(self) -> int:
+        """Steps of a rollout, or of the longest episode that is known."""
+        if self.rollout_length:
+            return self.rollout_length
+        with closing(self.make_env(BATCH, "verify")) as env:
+            if limit := time_limit(env):
+                return limit
+            play, began = Play(env), time.perf_counter()
+            age, longest = torch.zeros(BATCH, dtype=torch.long), 0
+            while int(age.max()) < LONGEST and time.perf_counter() - began < SECONDS / 4 and play.step() and play.last:
+                age += play.last.valid.cpu()
+                longest = max(longest, int(age.max()))
+                age[(play.last.terminated | play.last.truncated).cpu()] = 0
+                if play.steps >= 2 * BATCH * LONGEST:
+                    break
+        return longest
 
     @cached_property
     def observation(self) -> Tensor:
@@ -161,9 +190,12 @@ def modes(subject: Subject) -> Measured:
     """network.train() and network.eval() give the same values: a run learns in one and is evaluated in the other."""
     values = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
+        empty = subject.network.initial_state(subject.rows)
+        remembered = copy.deepcopy(subject.network).step(subject.observation.flip(0), empty)[2]
         for training in (True, False):
             network = copy.deepcopy(subject.network).train(training)
-            policy, value, state = network.step(subject.observation, network.initial_state(subject.rows))
+            # With a memory that is not empty, the same for both.
+            policy, value, state = network.step(subject.observation, remembered)
             values.append([value, policy.log_prob(policy.mode()), *state.values()])
     return small(_worst(*values), subject.allowed(1e-10, 1e-5), "largest relative Δ")
 
@@ -256,6 +288,43 @@ def _one_by_one(subject: Subject) -> tuple[Tensor, Tensor]:
             log_probs.append(policy.log_prob(rollout.action[t, b : b + 1]))
             values.append(value)
     return torch.cat(log_probs), torch.cat(values)
+
+
+@check(
+    "long sequences equal their single steps",
+    "`unroll` must give each step of a sequence what `step` gives, and its gradient, however long the sequence is.",
+)
+def long(subject: Subject) -> Measured | None:
+    """A sequence as long as a run's longest gives the same values and gradients unrolled as step by step."""
+    network, parameters = subject.network, list(subject.network.parameters())
+    if not network.initial_state(1):
+        return None
+    observation = subject.observation[torch.arange(subject.longest) % subject.rows]
+    actions, log_probs, values = [], [], []
+    state, began = network.initial_state(1), time.perf_counter()
+    for t in range(subject.longest):
+        policy, value, state = network.step(observation[t : t + 1], state)
+        actions.append(policy.mode().detach())
+        log_probs.append(policy.log_prob(actions[-1]))
+        values.append(value)
+        if time.perf_counter() - began > STEPPING:
+            break
+    steps = len(values)
+    order, zeros = torch.arange(steps), torch.zeros(steps, dtype=values[0].dtype)
+    mask, empty = torch.ones(steps, 1, dtype=torch.bool), network.initial_state(1)
+    batch = SequenceBatch(observation[:steps], torch.cat(actions), zeros, zeros, zeros, order, mask, empty)
+    policy, value = network.unroll(batch)
+    weight = torch.randn(steps, generator=torch.Generator().manual_seed(1)).to(value.dtype)
+
+    def gradient(value: Tensor, log_prob: Tensor) -> Tensor:
+        loss = (weight * (value + log_prob)).sum()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, materialize_grads=True)])
+
+    one_by_one, at_once = (torch.cat(values), torch.cat(log_probs)), (value, policy.log_prob(batch.action))
+    worst = _worst([it.detach() for it in at_once], [it.detach() for it in one_by_one])
+    expected = gradient(*one_by_one)
+    worst = max(worst, float((gradient(*at_once) - expected).norm() / expected.norm().clamp_min(1e-8)))
+    return small(worst, subject.allowed(1e-8, 1e-2), f"largest relative Δ over {steps:,} steps")
 
 
 @check("nothing leaks across a reset", "after an unreal step, memory is not that of a new episode: see Block.unroll.")
@@ -383,4 +452,4 @@ def cuts(subject: Subject) -> Measured:
     return holds(not faults, f"{faults} faults in {len(sequences.length)} sequences of {len(index)} steps, 0 allowed")
 
 
-CHECKS: list[Check] = [runs, precise, modes, ratio, values, gradients, leaks, alone, crowd, forgets, cuts]
+CHECKS: list[Check] = [runs, precise, modes, ratio, values, gradients, long, leaks, alone, crowd, forgets, cuts]

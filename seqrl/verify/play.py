@@ -3,11 +3,12 @@
 import copy
 import math
 import multiprocessing
+import os
 import pickle
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from multiprocessing.connection import Connection
@@ -16,9 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
-from seqrl.envs import BatchedEnv
+from seqrl.envs import BatchedEnv, GymnasiumEnv
+from seqrl.envs.gym.backends import ProcessGroup
+from seqrl.envs.inputs import WithInputs
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
 from seqrl.spaces import Array, Joint, Packed, alternatives, masked_alternatives, parts
 from seqrl.types import Step
@@ -69,6 +73,7 @@ class Play:
     ghost_firsts    digests of what they showed
     firsts      digests of what all episodes showed that began together
     largest     of all bytes that were shown, by the name of their part
+    unlike      times that these differed from one another
     last        the last step
     """
 
@@ -90,6 +95,7 @@ class Play:
     ghost_firsts: set[bytes] = field(default_factory=set)
     firsts: set[bytes] = field(default_factory=set)
     largest: dict[str, int] = field(default_factory=dict)
+    unlike: int = 0
     last: Step | None = None
 
     def __post_init__(self) -> None:
@@ -110,7 +116,9 @@ class Play:
         with self._faults():
             self.begun += self.env.batch_size
             self._see(self.env.reset())
-            self.firsts |= set(map(_digest, self.observation))
+            firsts = set(map(_digest, self.observation))
+            self.unlike += len(firsts) > 1
+            self.firsts |= firsts
 
     def action(self) -> Tensor:
         """Random actions [B, *A], only allowed ones if there is a mask; continuous ones may leave their bounds."""
@@ -222,10 +230,27 @@ def retold(env: BatchedEnv, answers: int, beside: Callable[[], Any] | None = Non
 
 
 def rewound(env: BatchedEnv, state: dict[str, Any], answers: int) -> Play:
-    """Take environments back to what they were after their first reset, and play."""
+    """Take environments back to their first seed, and play."""
     # A copy, because an environment may go on with what it is given.
-    env.load_state_dict(copy.deepcopy(state))
+    env.load_state_dict(_by_seed(copy.deepcopy(state)))
     return _continued(Play(env), answers)
+
+
+def _by_seed(state: dict[str, Any]) -> dict[str, Any]:
+    """The same without what environments say of themselves: restoring it would take back what a reset must forget."""
+    inner = {"env": _by_seed(state["env"])} if isinstance(state.get("env"), dict) else {}
+    return state | inner | {name: None for name in ("said", "digest") if name in state}
+
+
+def resumed(play: Play, env: BatchedEnv) -> Play | None:
+    """The same play from here on, in a new environment that restores its state; None if its episodes can't go on."""
+    state = play.env.state_dict()
+    if state is None or not bool(env.load_state_dict(copy.deepcopy(state)).all()):
+        return None
+    play.answers, play.clock = [], []
+    twin = copy.copy(play)
+    twin.env, twin.answers, twin.clock = env, [], []
+    return twin
 
 
 def _continued(play: Play, answers: int, beside: Callable[[], Any] | None = None) -> Play:
@@ -252,21 +277,28 @@ def stopped_early(whole: Play, replayed: Play | list[bytes], fault: str) -> str:
 
 
 def elsewhere(make_env: MakeEnv, answers: int) -> tuple[list[bytes], str]:
-    """What the same play in a new process answered, and what ended it early; "" if nothing did."""
+    """What the same play in a new process answered, and what ended it early; "" if nothing did.
+
+    The process ends with all programs that it starts.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_tell, args=(theirs, make_env, answers))
+    group = ProcessGroup()
+    process = context.Process(target=_tell, args=(theirs, make_env, answers, group.number))
     try:
         process.start()
         theirs.close()
         if not ours.poll(PATIENCE):
             raise UncheckedError(f"another process has not answered for {PATIENCE} seconds")
         replayed = ours.recv()
+        # Its environments are closed.
+        process.join(1)
     except (EOFError, ConnectionError) as error:
         raise UncheckedError("another process died before it had played") from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UncheckedError(f"it can't be built in another process: {described(error)}") from error
     finally:
+        group.end()
         if process.pid is not None:
             process.kill()
             process.join()
@@ -276,14 +308,36 @@ def elsewhere(make_env: MakeEnv, answers: int) -> tuple[list[bytes], str]:
     return answered, fault
 
 
-def _tell(pipe: Connection, make_env: MakeEnv, answers: int) -> None:
+def _tell(pipe: Connection, make_env: MakeEnv, answers: int, group: int) -> None:
+    with suppress(OSError):
+        os.setpgid(0, group)
     torch.set_num_threads(1)
+    told: tuple[list[bytes], str] | str
     try:
         with closing(make_env(BATCH, "verify")) as env:
             replayed = retold(env, answers)
-            pipe.send((replayed.answers, replayed.fault))
+            told = replayed.answers, replayed.fault
     except Exception as error:
-        pipe.send(described(error))
+        told = described(error)
+    # Not before all are closed: then this process is ended.
+    pipe.send(told)
+
+
+def beneath(env: BatchedEnv) -> Any | None:
+    """Gymnasium's vector environment that is played; None if it is none of Gymnasium's."""
+    while isinstance(env, WithInputs):
+        env = env.env
+    return env._episodes.envs if isinstance(env, GymnasiumEnv) else None
+
+
+def time_limit(env: BatchedEnv) -> int | None:
+    """Steps after which one of Gymnasium's wrappers ends an episode; None if there is none."""
+    layers = getattr(beneath(env), "envs", [])[:1]
+    while layers:
+        if isinstance(layers[-1], TimeLimit):
+            return int(layers[-1]._max_episode_steps)
+        layers = [vars(layers[-1])["env"]] if "env" in vars(layers[-1]) else []
+    return None
 
 
 @contextmanager

@@ -34,7 +34,8 @@ def verify(cfg: DictConfig) -> list[Finding]:
     with closing(make(1, "verify")) as env:
         checked = make_network(cfg, env, device)
     bptt_length = constructor(cfg.algorithm)(checked, np.random.default_rng(0)).settings.bptt_length
-    return [*findings, *network_checks(Subject(make, checked, bptt_length, cfg.parallel))]
+    subject = Subject(make, checked, bptt_length, cfg.parallel, cfg.runner.rollout_length)
+    return [*findings, *network_checks(subject)]
 
 
 def _backend(cfg: DictConfig, device: Device) -> str:
