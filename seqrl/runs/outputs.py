@@ -20,7 +20,7 @@ from seqrl.files import write
 from seqrl.loggers import About, Logger, Row, adopted
 from seqrl.runs.build import constructor
 from seqrl.runs.checkpoint import Checkpoints
-from seqrl.runs.manifest import Manifest, ending, facts_of, leave_nothing
+from seqrl.runs.manifest import Manifest, ending, facts_of
 from seqrl.runs.resume import circumstances, how_to_go_on
 from seqrl.runs.run import Run
 
@@ -94,7 +94,7 @@ class Outputs:
             self._attempt(f"logger {name}", logger.close)
         self.manifest.__exit__(kind, error, traceback)
         if self._is_refusal(error):
-            leave_nothing(self.folder)
+            self.manifest.withdraw()
 
     def _is_refusal(self, error: BaseException | None) -> bool:
         """Whether the run was refused before it began; one that goes on, or a point of a sweep, keeps what it has."""
