@@ -131,6 +131,8 @@ class Outputs:
         self.loggers = open_loggers(builders, about, self.say)
         self.checkpoints.run, self.checkpoints.seed = facts.get("id"), cfg.seed
         self.checkpoints.begin(run.state_dict(), run.iterations)
+        if foreign := self.checkpoints.foreign:
+            self.say(f"left alone in checkpoints/, as it may not be of this run: {', '.join(foreign)}")
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
