@@ -18,7 +18,7 @@ from contextlib import chdir, closing, contextmanager, nullcontext, suppress
 from math import nan
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
@@ -34,7 +34,7 @@ from seqrl.files import Lines, fault
 from seqrl.machine import cores, hear, keep, let_go
 from seqrl.runs.manifest import facts_of, is_held, note_folder, standing
 from seqrl.runs.stop import HEARD
-from seqrl.text import figure, printable
+from seqrl.text import figure, printable, show_path
 
 
 class SweepWorkers:
@@ -164,7 +164,7 @@ class Pool:
                 done: JobReturn = process.submit(run, *given, **named).result()
             except TerminatedWorkerError:
                 then = "It goes on in a new one." if attempt < self.ATTEMPTS - 1 else "Giving it up."
-                print(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", file=sys.stderr)
+                _say(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", sys.stderr)
                 continue
             self._idle.append(process)
             return done
@@ -235,6 +235,7 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
     train   does a run of settled configuration in a folder, and returns its result
     """
     workers = SweepWorkers.of_this_sweep()
+    show_path(Path(HydraConfig.get().sweep.dir))
     try:
         # The points that follow begin in the same folder, whatever the parts of this one do.
         with chdir(Path.cwd()), workers.working() if workers else nullcontext():
@@ -243,7 +244,7 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
         context = HydraConfig.get()
         exit_code = report(error, where=f"point {context.job.num} of the sweep: ")
         if isinstance(error, StoppedError) and workers is None:
-            print(f"seqrl: run the same command with sweep={context.sweep.dir} to continue the sweep", file=sys.stderr)
+            _say(f"seqrl: run the same command with sweep={context.sweep.dir} to continue the sweep", sys.stderr)
             sys.exit(exit_code)
         if workers and workers.abandoned:
             # Nobody waits for the result, and nobody would end this process.
@@ -262,13 +263,13 @@ def _finish_point(cfg: DictConfig, point: Point, train: Train) -> float:
         if point.elsewhere:
             break
         if point.finished:
-            print(f"{point.folder.name}: already finished, {figure(point.result)}")
+            _say(f"{point.folder.name}: already finished, {figure(point.result)}")
             return point.result
         with suppress(TakenError):
             return train(settled, point.folder, point)
         # Another process came first: look again.
         point = Point(point.folder, point.workers)
-    print(f"{point.folder.name}: is running in another process, skipped")
+    _say(f"{point.folder.name}: is running in another process, skipped")
     return nan
 
 
@@ -283,6 +284,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._begun = time.time()
+        show_path(Path(config.hydra.sweep.dir))
         note_command(Path(config.hydra.sweep.dir), self._begun)
         if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
             Pool.install()
@@ -323,8 +325,8 @@ class Sweep(Callback):
             _say(f"Run the same command with sweep={folder} to finish the rest.")
 
 
-def _say(line: str) -> None:
-    print(printable(line))
+def _say(line: str, to: TextIO | None = None) -> None:
+    print(printable(line), file=to)
 
 
 def _in_order(name: str) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from omegaconf.resolvers import oc
 from seqrl.config.paths import CONF, choices
 from seqrl.config.schema import OPEN, SCHEMAS
 from seqrl.files import json_of, read_text
-from seqrl.text import read_environment
+from seqrl.text import read_decoded, read_environment
 
 NO_DEFAULT: Any = object()
 
@@ -76,6 +76,14 @@ def env(name: str, default: str | None = NO_DEFAULT) -> str | None:
     return value
 
 
+def decode(text: str | None, *, _parent_: Any, _node_: Any) -> Any:
+    """OmegaConf's own oc.decode, which remembers what it has read from the system's environment."""
+    value = oc.decode(text, _parent_, _node_)
+    if text is not None:
+        read_decoded(text, value)
+    return value
+
+
 def choices_of(group: str) -> str:
     """The files of a group, the default first, for a help text."""
     return ", ".join(_default_first(group, choices(group)))
@@ -109,6 +117,7 @@ def register() -> None:
     """Make the schemas and the resolvers known to Hydra and OmegaConf; again does no harm."""
     resolvers: dict[str, Callable[..., Any]] = {
         "oc.env": env,
+        "oc.decode": decode,
         "by_sequences": by_sequences,
         "folder_name": folder_name,
         "point_folder": point_folder,

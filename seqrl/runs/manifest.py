@@ -85,7 +85,7 @@ class Manifest:
     ) -> None:
         try:
             if error is not None and self._begun:
-                message = f"{type(error).__name__}: {error}".rstrip(": ")
+                message = masked(f"{type(error).__name__}: {error}".rstrip(": "))
                 # Where it cannot be written, the error itself is what matters.
                 with suppress(OSError):
                     status = ending(error)
@@ -112,7 +112,7 @@ class Manifest:
         self.facts |= {
             name: None if isinstance(fact, float) and not math.isfinite(fact) else fact for name, fact in facts.items()
         }
-        write(self.path, masked(json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
+        write(self.path, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
 
     def is_in_own_folder(self) -> bool:
         """Whether the folder is still where the run began, and none has been begun in its place."""
@@ -309,7 +309,7 @@ def is_held(folder: Path) -> bool:
 def provenance() -> dict[str, Any]:
     """What is needed to do it again: command, git revision of the source, versions, machine."""
     return {
-        "command": sys.orig_argv,
+        "command": [masked(word) for word in sys.orig_argv],
         "git": git_revision(),
         "versions": {"seqrl": seqrl.__version__, "python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
