@@ -40,6 +40,10 @@ def by_sequences(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
     return yes if learns_sequences(_root_.sequence_learning.enabled, has_memory) else no
 
 
+# What `folder_name` keeps.
+IN_FOLDER_NAMES = re.compile(r"[\w.=,+-]+", re.ASCII)
+
+
 def folder_name(overrides: str) -> str:
     """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
     name = re.sub(r"[^\w.=,+-]+", "-", overrides, flags=re.ASCII).rstrip("-")
@@ -54,6 +58,9 @@ def point_folder(sweep: str, number: int, name: str, overrides: Sequence[str]) -
     """
     mine = sorted(OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides)  # type: ignore[arg-type]
     for path in sorted(Path(sweep).glob("*/manifest.json")):
+        # Any other could hold what Hydra replaces, or what a terminal obeys.
+        if not IN_FOLDER_NAMES.fullmatch(path.parent.name):
+            continue
         with suppress(OSError, ValueError, KeyError, TypeError):
             if sorted(json_of(read_text(path))["overrides"]) == mine:
                 return path.parent.name
