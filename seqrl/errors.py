@@ -87,7 +87,7 @@ class StoppedError(SeqrlError):
 
 def described(error: BaseException) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
-    first = (_words(error).strip().splitlines() or [""])[0].rstrip(".")
+    first = (masked(_words(error)).strip().splitlines() or [""])[0].rstrip(".")
     text = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return masked(f"{text}{place(error)}")
 

@@ -24,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.begun import can_go_on
 from seqrl.config.program import FAILURES, Failures, report
@@ -31,9 +32,9 @@ from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, StoppedError, TakenError
 from seqrl.files import Lines, fault
 from seqrl.machine import cores, hear, keep, let_go
-from seqrl.runs.manifest import facts_of, is_held, standing
+from seqrl.runs.manifest import facts_of, is_held, note_folder, standing
 from seqrl.runs.stop import HEARD
-from seqrl.text import figure, say
+from seqrl.text import figure, say, show_path
 
 
 class SweepWorkers:
@@ -234,6 +235,7 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
     train   does a run of settled configuration in a folder, and returns its result
     """
     workers = SweepWorkers.of_this_sweep()
+    show_path(Path(HydraConfig.get().sweep.dir))
     try:
         # The points that follow begin in the same folder, whatever the parts of this one do.
         with same_folder(), workers.working() if workers else nullcontext():
@@ -283,10 +285,17 @@ def _finish_point(cfg: DictConfig, point: Point, train: Train) -> float:
 
 
 class Sweep(Callback):
-    """Says where a sweep is and how its points ended, whoever ran them."""
+    """Says where a sweep is and how its points ended, whoever ran them; and what a single run found of its folder."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        # Its name may hold what Hydra knows, and what cannot be resolved is said when Hydra makes the folder.
+        HydraConfig.instance().set_config(config)
+        with suppress(OmegaConfBaseException):
+            note_folder(Path(str(config.hydra.run.dir)))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._begun = time.time()
+        show_path(Path(config.hydra.sweep.dir))
         note_command(Path(config.hydra.sweep.dir), self._begun)
         if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
             Pool.install()

@@ -1,11 +1,14 @@
 """Words and numbers, written for people."""
 
 import difflib
+import json
 import logging
 import math
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 
@@ -40,18 +43,44 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-# What was read from the system's environment, by value: the variable's name.
+# How values that were read from the system's environment may be written, and the variable's name of each.
 _FROM_ENVIRONMENT: dict[str, str] = {}
 _READ: list[set[str]] = []
+# Variables that hold no secret, as they only give seqrl's own keys their numbers.
+_OPEN: set[str] = set()
+# Paths that a shell must be able to read.
+_PATHS: set[str] = set()
 # Shorter values stand in too many words that have nothing to do with them.
 SHORTEST_SECRET = 4
+NO_SECRETS = ("true", "false", "null", "none")
 
 
 def read_environment(name: str, value: str) -> None:
     """Remember that a configuration took a variable's value, which must not be shown."""
-    _FROM_ENVIRONMENT[value] = name
     for names in _READ:
         names.add(name)
+    if name not in _OPEN:
+        _remember(name, value)
+
+
+def read_decoded(text: str, value: Any) -> None:
+    """Remember what was decoded from a text, if that came from the system's environment."""
+    found = [name for form, name in _FROM_ENVIRONMENT.items() if form in text]
+    for name in dict.fromkeys(found):
+        for leaf in _leaves(value):
+            _remember(name, str(leaf))
+
+
+def declassify(names: Iterable[str]) -> None:
+    """Show the values of variables that hold no secret."""
+    _OPEN.update(names)
+    for form in [form for form, name in _FROM_ENVIRONMENT.items() if name in _OPEN]:
+        del _FROM_ENVIRONMENT[form]
+
+
+def show_path(path: Path) -> None:
+    """Never mask a path in what is shown, absolute or from the working folder: it may be typed again."""
+    _PATHS.update({str(path), str(path.absolute()), os.path.relpath(path)} - {".", "/"})
 
 
 @contextmanager
@@ -66,11 +95,52 @@ def environment_read() -> Iterator[set[str]]:
 
 
 def masked(text: str) -> str:
-    """A text in which values from the system's environment are replaced by their variables' names."""
-    for value in sorted(_FROM_ENVIRONMENT, key=len, reverse=True):
-        if len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, f"${{oc.env:{_FROM_ENVIRONMENT[value]}}}")
-    return text
+    """A text in which values from the system's environment are replaced by their variables' names.
+
+    Mask a text before you cut it: half a secret is found no more.
+    """
+    if not _FROM_ENVIRONMENT:
+        return text
+    # The longest that fits; what is masked already stays so.
+    words = sorted({*_FROM_ENVIRONMENT, *_PATHS}, key=len, reverse=True)
+    return re.sub("|".join([r"\$\{oc\.env:\w+\}", *map(_pattern, words)]), _name_of, text)
+
+
+def _name_of(found: re.Match[str]) -> str:
+    name = None if found[0] in _PATHS else _FROM_ENVIRONMENT.get(found[0])
+    return found[0] if name is None else f"${{oc.env:{name}}}"
+
+
+def _pattern(form: str) -> str:
+    """Of a value or a path; a path, or a number, is one only as a whole."""
+    if form in _PATHS:
+        return rf"(?<![\w-]){re.escape(form)}(?![\w-])"
+    return rf"(?<![\w.]){re.escape(form)}(?!\w|\.\d)" if re.fullmatch(r"-?[\d.]+", form) else re.escape(form)
+
+
+def _remember(name: str, value: str) -> None:
+    lines = [line.strip() for line in value.splitlines()]
+    for plain in {value, " ".join(value.split()), *lines}:
+        texts = {
+            plain,
+            repr(plain)[1:-1],
+            ascii(plain)[1:-1],
+            *(json.dumps(plain, ensure_ascii=it)[1:-1] for it in (False, True)),
+        }
+        # As a message may hold what was written down before.
+        for text in {*texts, *(json.dumps(text)[1:-1] for text in texts)}:
+            if len(text) >= SHORTEST_SECRET and text.lower() not in NO_SECRETS:
+                _FROM_ENVIRONMENT.setdefault(text, name)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for it in value:
+            yield from _leaves(it)
+    else:
+        yield value
 
 
 # What a terminal obeys, or what turns the order of letters round; and halves of characters, which nothing can write.

@@ -29,6 +29,7 @@ from seqrl.runs.rehearsal import rehearse
 from seqrl.runs.stop import Stop
 from seqrl.runs.summary import introduction, summary
 from seqrl.sweeps import Point, run_point
+from seqrl.text import show_path
 
 
 def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
@@ -78,6 +79,7 @@ def job(cfg: DictConfig) -> float:
     """One run, alone or as a point of a sweep."""
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
+    show_path(folder)
     if context.mode is RunMode.MULTIRUN:
         return run_point(cfg, folder, train)
     try:

@@ -33,6 +33,14 @@ def of(*iterations):
     return {f"{iteration:08d}.pt" for iteration in iterations}
 
 
+def flip(tmp_path, iteration, place):
+    """One bit of a checkpoint, of the byte at a place or of the last of a text."""
+    path = tmp_path / "checkpoints" / f"{iteration:08d}.pt"
+    data = bytearray(path.read_bytes())
+    data[data.index(place) + len(place) - 1 if isinstance(place, bytes) else place] ^= 4
+    path.write_bytes(data)
+
+
 def pair(tmp_path, iteration, facts=None, **returns):
     """A checkpoint as 0.1.0 wrote it."""
     folder = tmp_path / "checkpoints"
@@ -95,7 +103,7 @@ def test_where_no_return_is_known_none_is_the_best(tmp_path, facts):
 
 def test_what_a_run_has_left_behind_does_not_come_back(tmp_path):
     checkpoints = saved(tmp_path, 8, 9)
-    (tmp_path / "checkpoints" / "00000009.pt").write_bytes(b"damaged")
+    flip(tmp_path, 9, -1)
     assert checkpoints.newest()[0]["iterations"] == 8
     checkpoints.begin({"iterations": 8}, 8)
     assert files(tmp_path) == of(8)
@@ -211,6 +219,47 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, monkeypatch):
         saved(tmp_path, 1)
     with pytest.raises(CheckpointError, match="is of a newer version of seqrl"):
         Checkpoints(tmp_path).newest()
+
+
+def test_what_may_not_be_of_this_run_is_left_alone(tmp_path, monkeypatch):
+    Checkpoints(tmp_path, run="other").save({"iterations": 1}, 1)
+    saved_by = Checkpoints(tmp_path, run="mine")
+    for iteration in (2, 3):
+        saved_by.save({"iterations": iteration}, iteration)
+    with monkeypatch.context() as patch:
+        patch.setattr("seqrl.runs.checkpoint.VERSION", 2)
+        Checkpoints(tmp_path, run="mine").save({"iterations": 7}, 7)
+    folder = tmp_path / "checkpoints"
+    (folder / "00000099.pt").write_bytes(b"notes of mine")
+    kept = {name: (folder / name).read_bytes() for name in of(1, 7, 99)}
+    checkpoints = Checkpoints(tmp_path, run="mine")
+    assert checkpoints.newest()[0] == {"iterations": 3}
+    assert checkpoints.foreign == sorted(of(1, 7, 99))
+    for iteration in (3, 4, 5):
+        checkpoints.save({"iterations": iteration}, iteration)
+    assert files(tmp_path) == of(1, 4, 5, 7, 99)
+    # What stands in the way has another name afterwards.
+    checkpoints.save({"iterations": 7.5}, 7)
+    assert checkpoints.newest()[0] == {"iterations": 7.5}
+    assert files(tmp_path) == {*of(1, 5, 7, 99), "00000007.pt.aside"}
+    moved = {"00000007.pt": "00000007.pt.aside"}
+    assert {name: (folder / moved.get(name, name)).read_bytes() for name in kept} == kept
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_flipped_bit_in_a_return_does_not_cost_the_best(tmp_path, resumed):
+    checkpoints = Checkpoints(tmp_path, run="mine")
+    for iteration, mean in enumerate([10.0, 50.0, 31.5, 32.5], 1):
+        checkpoints.save({"iterations": iteration}, iteration, mean)
+    # 31.5 becomes 71.5.
+    flip(tmp_path, 3, b'"return_mean": 3')
+    if resumed:
+        checkpoints = Checkpoints(tmp_path, run="mine")
+    assert checkpoints.unreadable == ["00000003.pt"]
+    checkpoints.save({"iterations": 5}, 5, 33.0)
+    assert checkpoints.best == (2, 50.0)
+    assert checkpoints.load(2) == {"iterations": 2}
+    assert files(tmp_path) == of(2, 4, 5)
 
 
 def test_a_checkpoint_that_grows_when_it_is_read_is_refused(tmp_path):

@@ -351,7 +351,7 @@ def test_the_newest_sound_checkpoint_takes_the_place_of_a_damaged_one(run, evalu
     (run / "checkpoints" / "00000001.pt").write_bytes(b"")
     line, code = refused(*GIVEN, "checkpoint=best")
     assert (line, code) == (
-        "run/checkpoints: 00000001.pt is damaged, and may have been the best. Use checkpoint=last.",
+        "run/checkpoints: 00000001.pt cannot be used, and may have been the best. Use checkpoint=last.",
         3,
     )
     (run / "checkpoints" / "00000000.pt").unlink()

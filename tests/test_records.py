@@ -122,6 +122,16 @@ def test_a_refused_folder_is_let_go_of(tmp_path):
         pass
 
 
+def test_a_run_that_is_refused_puts_back_the_manifest_that_it_moved_aside(tmp_path):
+    for name in ("manifest.json", "config.yaml"):
+        (tmp_path / name).write_text('{"status": "failed"}')
+    with Manifest(tmp_path) as manifest:
+        assert facts(tmp_path)["status"] == "running"
+        manifest.withdraw()
+    assert facts(tmp_path) == {"status": "failed"}
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "config.yaml"}
+
+
 def test_peak_memory_counts_what_was_held_and_can_begin_anew():
     forget_peak_memory()
     before = peak_memory_mb()
@@ -130,7 +140,7 @@ def test_peak_memory_counts_what_was_held_and_can_begin_anew():
     del del_me
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "checkpoints"])
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "checkpoints", "mlflow_run_id"])
 def test_a_folder_with_files_of_somebody_else_is_refused_and_left_alone(tmp_path, name):
     (tmp_path / name).mkdir() if name == "checkpoints" else (tmp_path / name).write_text("precious")
     with pytest.raises(ConfigError, match=f"holds {name}, which seqrl did not write"), Manifest(tmp_path):

@@ -1,11 +1,12 @@
 import json
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from seqrl.config.command_line import arguments
 from seqrl.config.settle import changes, keep_backend
-from seqrl.errors import CheckpointError
+from seqrl.errors import CheckpointError, ConfigError
 from seqrl.runs.resume import circumstances
 
 
@@ -69,3 +70,17 @@ def test_other_threads_and_versions_are_named():
     now = {"threads": 2, "seed": 1, "platform": "Linux", "versions": {"torch": "2.14", "numpy": "2.4"}, "git": {"a": 1}}
     assert circumstances(before, now) == ["threads: 1 -> 2", "versions.torch: 2.13 -> 2.14"]
     assert circumstances({}, now) == []
+
+
+@pytest.mark.parametrize("name", ["back\\", "two\\\\", "it's", "a\\'b", "a\\b", "a b,c=[d]", "-x", "ünï"])
+def test_a_folder_of_any_name_is_resumed_as_hydra_reads_it(tmp_path, name):
+    run = tmp_path / name
+    run.mkdir()
+    (run / "manifest.json").write_text(json.dumps({"overrides": ["seed=1"], "config_dir": None}))
+    read = OverridesParser.create().parse_overrides(arguments([f"resume={run}"]))
+    assert [it.value() for it in read] == [1, str(run), str(run)]
+
+
+def test_a_folder_whose_name_hydra_would_replace_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"^resume: .* holds \$\{ in its name, which Hydra would replace\. Rename"):
+        arguments([f"resume={tmp_path}/${{oc.env:HOME}}"])

@@ -10,12 +10,14 @@ from omegaconf import OmegaConf
 
 from seqrl.config import program
 from seqrl.config.paths import CONF
+from seqrl.config.resolvers import point_folder
 from seqrl.errors import ConfigError
 from seqrl.evaluate.__main__ import unwritten_named
 from seqrl.files import Lines, LogFile, appending, make_folder
 from seqrl.loggers.mlflow import _alone
 from seqrl.loggers.tensorboard import show
 from seqrl.report.__main__ import main as report
+from seqrl.sweeps import _say
 from seqrl.tune.trials import Claim, Trial
 from tests.test_report import put
 
@@ -151,3 +153,17 @@ def test_the_lock_of_a_database_empties_no_file(tmp_path, victim):
     lock.symlink_to(victim)
     with pytest.raises(OSError, match="is a link"), _alone(f"sqlite:///{tmp_path / 'poetry'}"):
         pass
+
+
+@pytest.mark.parametrize("name", ["0_\x1b]0;owned\x07", "0_${oc.env:HOME}", "0 a", "0_ü"])
+def test_a_point_of_a_sweep_goes_into_no_folder_with_a_name_that_seqrl_does_not_give(tmp_path, name):
+    for folder in (name, "1_seed-7"):
+        put(tmp_path / folder, 1.0, seed=7)
+    assert point_folder(str(tmp_path), 3, "seed-7", ["seed=7"]) == "1_seed-7"
+    (tmp_path / "1_seed-7" / "manifest.json").unlink()
+    assert point_folder(str(tmp_path), 3, "seed-7", ["seed=7"]) == "3_seed-7"
+
+
+def test_what_a_sweep_says_of_a_point_holds_no_control_character(capsys):
+    _say("0_\x1b]0;owned\x07: already finished")
+    assert capsys.readouterr().out == "0_\\x1b]0;owned\\x07: already finished\n"

@@ -509,6 +509,21 @@ def test_a_refused_command_leaves_nothing_behind(tmp_path, words, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [["env.id=CartPole-v1", "+env.kwargs.nope=1"], ["network.hidden_size=0"]])
+@pytest.mark.parametrize(("folder", "kept"), [(".", []), (".", ["train.log"]), ("mine/run", ["mine"]),
+                                              ("mine/run", ["mine", "mine/run", "mine/run/train.log"])])  # fmt: skip
+def test_a_refused_command_removes_only_what_it_made(tmp_path, words, folder, kept):
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in kept:
+        path = here / name
+        path.write_text("precious") if path.suffix else path.mkdir()
+    done = train(here, *[word for word in TINY if not word.startswith("env.")], *words, f"hydra.run.dir={folder}")
+    assert done.returncode == 2, done.stderr
+    assert sorted(str(path.relative_to(here)) for path in here.rglob("*")) == kept
+    assert all(path.read_text().startswith("precious") for path in here.rglob("*.log"))
+
+
 def test_text_from_outside_is_no_markup_and_any_terminal_will_do(tmp_path):
     (tmp_path / "mine.py").write_text(
         "class Logger:\n"

@@ -18,7 +18,7 @@ from seqrl.config.command_line import arguments
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
 from seqrl.config.program import completed
-from seqrl.config.trust import BUILDABLE, _target, public
+from seqrl.config.trust import BUILDABLE, _target, public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 from tests.programs import run_program
@@ -255,6 +255,31 @@ def test_a_secret_that_is_typed_is_refused_before_it_is_written_down(tmp_path, w
     assert done.returncode == 2
     assert "looks like a secret, and would be saved with the run. Export it as a variable, and write" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+SECRETS = [
+    "api_key: [hush]", "password: 3.14", "password: {value: hush}", "tokens: [hush]", "pwd: hush", "accessToken: hush",
+    "private_key: hush", "url: 'http://me:hush@host/'", "url: 'https://hush@host/'", "password: '${oc.decode:hush}'",
+    "APIKey: hush", "deep: [{secretKey: 1}]", "uri: 'postgresql://me:hush@host/db'", "password: '${env.id}'",
+]  # fmt: skip
+NO_SECRETS = [
+    "password: true", "password: null", "password: ''", "password: '${oc.env:X}'", "password: ['${oc.env:X}']",
+    "password: '${oc.decode:${oc.env:X,hush}}'", "a: {b: '${oc.env:X}', password: '${env.kwargs.a.b}'}",
+    "max_tokens_per_batch: 5", "max_tokens: 512", "tokenizer: gpt", "token_size: 4", "pad_token: '<pad>'",
+    "url: 'ssh://git@host/x'", "url: 'http://host/@x'", "keys: [a]", "turkey: 3", "secretary: x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*SECRETS, *NO_SECRETS])
+def test_what_is_typed_out_under_the_name_of_a_secret_is_one_unless_a_variable_gives_it(text):
+    cfg = OmegaConf.create(f"env: {{id: x, kwargs: {{{text}}}}}")
+    found = list(secrets(cfg))
+    assert len(found) == (text in SECRETS), found
+    assert all(re.match(r"env\.kwargs\.[\w.\[\]]+: (looks like|holds) ", line) for line in found)
+
+
+def test_references_that_never_end_are_left_to_whoever_resolves_them():
+    assert list(secrets(OmegaConf.create("{password: '${a}', a: '${b}', b: '${a}'}"))) == []
 
 
 def everything_callable():

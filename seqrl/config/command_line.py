@@ -27,7 +27,10 @@ def arguments(given: list[str]) -> list[str]:
     if not named or named[-1] in ("", "null"):
         return given
     folder = Path(named[-1].strip("'\"")).resolve()
-    quoted = str(folder).replace("'", "\\'")
+    if "${" in str(folder):
+        raise ConfigError([f"resume: {folder} holds ${{ in its name, which Hydra would replace. Rename the folder."])
+    # Backslashes count double before a quote, and so at the end.
+    quoted = re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", str(folder)))
     others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]
     # A key that is added once more cannot be there already.
     again = {_key(argument) for argument in others if argument.startswith("+") or "@" in argument}

@@ -24,7 +24,7 @@ from seqrl.config.paths import CONF, choices
 from seqrl.config.trust import SECRET_SOMEWHERE, hydra_distrusted, secrets
 from seqrl.config.validate import faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError
-from seqrl.text import nearest
+from seqrl.text import masked, nearest
 
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
 # What a broken file of the user raises; UnicodeDecodeError is a ValueError too.
@@ -44,7 +44,7 @@ def message_for(error: Exception, arguments: Sequence[str] = ()) -> tuple[list[s
         return None
     lines, exit_code = message
     # What was typed may hold line breaks.
-    return [" ".join(line.split()) for line in lines], exit_code
+    return [" ".join(masked(line).split()) for line in lines], exit_code
 
 
 def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str], int] | None:
@@ -253,7 +253,7 @@ def _value(error: Exception) -> str:
     key = re.search(r"full_key: (\S+)", str(error)) or re.search(r"full_key: (\S+)", str(cause))
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    message = str(cause).splitlines()[0].rstrip(".:")
+    message = masked(str(cause)).splitlines()[0].rstrip(".:")
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message):
         kind = {"Integer": "a whole number", "Float": "a number"}.get(found.group(2), found.group(2))
         message = f"must be {kind} (got {found.group(1)})"

@@ -17,7 +17,7 @@ from omegaconf.resolvers import oc
 from seqrl.config.paths import CONF, choices
 from seqrl.config.schema import OPEN, SCHEMAS
 from seqrl.files import json_of, read_text
-from seqrl.text import read_environment
+from seqrl.text import read_decoded, read_environment
 
 NO_DEFAULT: Any = object()
 
@@ -40,6 +40,10 @@ def by_sequences(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
     return yes if learns_sequences(_root_.sequence_learning.enabled, has_memory) else no
 
 
+# What `folder_name` keeps.
+IN_FOLDER_NAMES = re.compile(r"[\w.=,+-]+", re.ASCII)
+
+
 def folder_name(overrides: str) -> str:
     """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
     name = re.sub(r"[^\w.=,+-]+", "-", overrides, flags=re.ASCII).rstrip("-")
@@ -54,6 +58,9 @@ def point_folder(sweep: str, number: int, name: str, overrides: Sequence[str]) -
     """
     mine = sorted(OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides)  # type: ignore[arg-type]
     for path in sorted(Path(sweep).glob("*/manifest.json")):
+        # Any other could hold what Hydra replaces, or what a terminal obeys.
+        if not IN_FOLDER_NAMES.fullmatch(path.parent.name):
+            continue
         with suppress(OSError, ValueError, KeyError, TypeError):
             if sorted(json_of(read_text(path))["overrides"]) == mine:
                 return path.parent.name
@@ -73,6 +80,14 @@ def env(name: str, default: str | None = NO_DEFAULT) -> str | None:
     value = oc.env(name) if default is NO_DEFAULT else oc.env(name, default)
     if name in os.environ:
         read_environment(name, os.environ[name])
+    return value
+
+
+def decode(text: str | None, *, _parent_: Any, _node_: Any) -> Any:
+    """OmegaConf's own oc.decode, which remembers what it has read from the system's environment."""
+    value = oc.decode(text, _parent_, _node_)
+    if text is not None:
+        read_decoded(text, value)
     return value
 
 
@@ -109,6 +124,7 @@ def register() -> None:
     """Make the schemas and the resolvers known to Hydra and OmegaConf; again does no harm."""
     resolvers: dict[str, Callable[..., Any]] = {
         "oc.env": env,
+        "oc.decode": decode,
         "by_sequences": by_sequences,
         "folder_name": folder_name,
         "point_folder": point_folder,

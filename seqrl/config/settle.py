@@ -10,10 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seqrl.config.begun import as_saved, goes_by_configuration, saved
-from seqrl.config.trust import public, secrets
+from seqrl.config.trust import numbers_from_environment, public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
-from seqrl.text import dotted
+from seqrl.text import declassify, dotted
 
 GRADIENT_THREADS, LEARNERS = "algorithm.gradient_threads", "algorithm.learners"
 # Keys of seqrl 0.1.0 that have another name now; the old one is accepted until 0.3.0.
@@ -57,6 +57,7 @@ def settle(cfg: DictConfig, *, begun_in: Path | None = None, resume: bool = Fals
     for old, new in RENAMED.items():
         _rename(cfg, old, new)
     check(cfg)
+    declassify(numbers_from_environment(cfg))
     if resume:
         cfg.resume = str(begun_in)
     folder = begun_in or (Path(cfg.resume) if cfg.resume else None)

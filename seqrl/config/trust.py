@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.paths import PACKAGE
 from seqrl.config.schema import SCHEMAS
@@ -51,6 +52,8 @@ BUILDABLE: dict[str, list[str]] = {
 COMPUTING = re.compile(r"(torch\.nn|torch\.optim|gymnasium\.spaces)\.[A-Z][A-Za-z0-9]*")
 # Keys that change how Hydra builds what `_target_` names.
 SPECIAL = ("_args_", "_partial_", "_recursive_", "_convert_")
+# Nodes of seqrl's own keys; those that are added take any value.
+NUMBERS = (IntegerNode, FloatNode, BooleanNode)
 # Modules that register environments: as they are installed, never from the working folder.
 SUITES = ["gymnasium", "popgym", "minigrid", "ale_py"]
 # Of Hydra's own section, what files of the user's own may set.
@@ -59,8 +62,16 @@ HYDRA_OPEN = re.compile(
     # Hydra replaces them with what it knows, or adds to them; `hydra_distrusted` looks at the rest of `overrides`.
     r"|runtime\.(choices|config_sources)|overrides)\b"
 )
-SECRET_SOMEWHERE = re.compile(r"password|passwd|secret|token|api_?key|credential", re.IGNORECASE)
-SECRET = re.compile(r"(^|[_.])(password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
+# What the last words of a key's name say of its value. Tokens are also what a network reads: a number of them is none.
+SECRET = re.compile(
+    r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|authorization|cookie|"
+    r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key)s?$"
+)
+NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_tokens?$")
+# http://me:hush@host, and what git takes, https://hush@host.
+USERINFO = re.compile(r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE)
+# Of a command line: whether a look at what it composes is worth its time.
+SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
 
 
 def shipped(section: str, target: str) -> bool:
@@ -202,16 +213,75 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def secrets(cfg: DictConfig) -> Iterator[str]:
-    """Complaints about what looks like a secret and would be saved with the run."""
-    own = {key: value for key, value in _plain(cfg).items() if key != "hydra"}
-    for where, node in _nodes(own, ""):
-        for key, value in node.items():
-            if isinstance(value, str | int) and SECRET.search(str(key)) and not str(value).startswith("${"):
-                name = f"{where}.{key}".strip(".")
-                yield (
-                    f"{name}: looks like a secret, and would be saved with the run. Export it as a variable, and write "
-                    f"'{name}=${{oc.env:{str(key).upper()}}}'."
-                )
+    """Complaints about what looks like a secret and would be saved with the run.
+
+    Only what comes from a variable passes, and what is empty or a switch.
+    """
+    for key in map(str, cfg):
+        if key != "hydra":
+            yield from _secrets(cfg, key, key, cfg)
+
+
+def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]:
+    child = node._get_node(key)
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", str(key)).lower()
+    is_secret = isinstance(key, str) and bool(SECRET.search(name)) and not NO_SECRET.search(name)
+    typed = [*_typed(child, root)]
+    if is_secret and any(not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed):
+        yield (
+            f"{where}: looks like a secret, and would be saved with the run. Export it as a variable, and write "
+            f"'{where}=${{oc.env:{name.upper().replace('PWD', 'PASSWORD')}}}'."
+        )
+    elif isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_interpolation():
+        for inner in child if isinstance(child, DictConfig) else range(len(child)):
+            place = f"{where}.{inner!s}" if isinstance(child, DictConfig) else f"{where}[{inner!s}]"
+            yield from _secrets(child, inner, place, root)
+    elif any(isinstance(it, str) and USERINFO.search(it) for it in typed):
+        yield (
+            f"{where}: holds a password or a key in an address, and would be saved with the run. Export the address as "
+            f"a variable, and write '{where}=${{oc.env:ADDRESS}}'."
+        )
+
+
+def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
+    """What is typed out in a value, and not taken from a variable: numbers, and texts that are not empty."""
+    if node is None or node._is_none() or node._is_missing():
+        return
+    if not node._is_interpolation() and isinstance(node, DictConfig | ListConfig):
+        children: Any = node
+        for key in children if isinstance(node, DictConfig) else range(len(node)):
+            yield from _typed(children._get_node(key), root)
+        return
+    value = node._value()
+    if node._is_interpolation():
+        try:
+            if "oc.env" in _as_written(str(value), root):
+                return
+        except (OmegaConfBaseException, RecursionError):
+            # Whoever resolves it says what is wrong with it.
+            return
+    if value not in ("", b"") and not isinstance(value, bool):
+        yield value
+
+
+def numbers_from_environment(cfg: DictConfig) -> set[str]:
+    """Variables that give numbers to seqrl's own keys, such as the seed, and nothing to any other: no secrets."""
+    numbers: set[str] = set()
+    others: set[str] = set()
+    todo: list[Any] = [cfg]
+    while todo:
+        section = todo.pop()
+        for key in section if isinstance(section, DictConfig) else range(len(section)):
+            child = section._get_node(key)
+            if child is None or not child._is_interpolation():
+                todo += [child] if OmegaConf.is_config(child) and not child._is_none() else []
+                continue
+            with environment_read() as names, contextlib.suppress(OmegaConfBaseException):
+                OmegaConf.to_container(section[key], resolve=True) if OmegaConf.is_config(section[key]) else section[
+                    key
+                ]
+            (numbers if isinstance(child, NUMBERS) else others).update(names)
+    return numbers - others
 
 
 def public(cfg: DictConfig) -> DictConfig:
@@ -239,7 +309,7 @@ def _public_child(node: DictConfig | ListConfig, key: Any, root: DictConfig) -> 
     with environment_read() as names:
         value = OmegaConf.to_container(node[key], resolve=True) if OmegaConf.is_config(node[key]) else node[key]
     # A number of seqrl's own, such as the seed, tells nothing and is needed to read the run.
-    if not names or isinstance(child, IntegerNode | FloatNode | BooleanNode):
+    if not names or isinstance(child, NUMBERS):
         return value
     return _as_written(str(child._value()), root)  # type: ignore[union-attr]
 

@@ -12,7 +12,7 @@ from seqrl.config.paths import choices
 from seqrl.config.schema import SHARE, NetworkConfig, keys_of
 from seqrl.config.trust import distrusted, shipped
 from seqrl.packages import how_to_install, is_installed
-from seqrl.text import nearest
+from seqrl.text import masked, nearest
 
 GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
 # Packages that loggers need, which are named as their extras are.
@@ -103,7 +103,7 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
                 yield f"{key}: is missing. Give it a value, {key}=…"
             OmegaConf.select(cfg, key, throw_on_resolution_failure=True)
         except OmegaConfBaseException as error:
-            yield f"{key}: {str(error).splitlines()[0]}."
+            yield f"{key}: {masked(str(error)).splitlines()[0]}."
 
 
 def _values(cfg: DictConfig) -> Iterator[str]:

@@ -28,7 +28,7 @@ from seqrl.runner import Runner
 from seqrl.runs.checkpoint import Checkpoints
 from seqrl.runs.evaluator import Evaluator
 from seqrl.runs.run import Budget, Run
-from seqrl.text import nearest
+from seqrl.text import masked, nearest
 
 
 def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
@@ -132,7 +132,7 @@ def constructor(part: DictConfig) -> Constructor:
     try:
         made = Constructor(where, part._target_, instantiate(part, _partial_=True, _convert_="all"))
     except InstantiationException as error:
-        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".:")
+        reason = masked(str(error.__cause__ or error)).splitlines()[0].rstrip(".:")
         fault = fault_of_target(part._target_) or f"{part._target_}: {reason}."
         raise ConfigError([f"{where}._target_: {fault}"]) from error
     try:

@@ -13,9 +13,12 @@ Version 0.1.0 wrote two files, the state in 00000120.pt and its sha256 and retur
 
 import hashlib
 import io
+import itertools
 import json
 import math
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, run: str | None = None, seed: int | None = None) -> None:
         self.folder, self.keep = folder / "checkpoints", keep
         self.run, self.seed = run, seed
+        # Of files whose digest is that of their bytes: when they were looked at, and what they say.
+        self._sound: dict[int, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
     def save(
         self,
@@ -65,15 +70,19 @@ class Checkpoints:
         """Write the state after an iteration, as tensors and plain data, unless it is there already.
 
         Older checkpoints survive a failure. Those of later iterations, which the run has left behind by resuming from
-        an older one, are removed.
+        an older one, are removed; what is not of this run is left alone.
         """
         make_folder(self.folder)
         path = self._path(iteration)
+        if path.exists() and not self._is_own(iteration):
+            self._put_aside(path)
         if not path.exists():
             returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
             known = {name: mean for name, mean in returns.items() if math.isfinite(mean)}
             facts = {"iteration": iteration, "run": self.run, "seed": self.seed, **known}
             write(path, packed(state, facts))
+            # It was never read, and need not be.
+            self._sound[iteration] = _identity(path), facts
         self._clean(iteration)
 
     def begin(self, state: dict[str, Any], iteration: int) -> None:
@@ -138,23 +147,40 @@ class Checkpoints:
 
     @property
     def unreadable(self) -> list[str]:
-        """Checkpoints that do not even say what they are: one of them may have been the best."""
-        return [self._path(iteration).name for iteration in self.iterations if not self._facts(iteration)]
+        """Checkpoints that do not say what they are, or whose words may not be true: one may have been the best."""
+        silent = [iteration for iteration in self.iterations if not self._facts(iteration)]
+        claims = (iteration for iteration, _ in self._ranked(self.iterations))
+        better = itertools.takewhile(lambda iteration: not self._is_sound(iteration), claims)
+        return [self._path(iteration).name for iteration in [*silent, *better]]
+
+    @property
+    def foreign(self) -> list[str]:
+        """Those that may not be of this run, and are left alone: of another, of a newer version, or unreadable."""
+        return [self._path(iteration).name for iteration in self.iterations if not self._is_own(iteration)]
 
     @property
     def owner(self) -> str | None:
         """What tells the run of the newest from others; None if that is not known."""
-        facts = self._facts(self.iterations[-1]) if self.iterations else {}
-        return facts["run"] if isinstance(facts.get("run"), str) else None
+        sound = next((iteration for iteration in reversed(self.iterations) if self._is_sound(iteration)), None)
+        run = None if sound is None else self._facts(sound).get("run")
+        return run if isinstance(run, str) else None
 
     def _load(self, iteration: int) -> dict[str, Any]:
         """Raises OSError or ValueError if it cannot be used."""
+        state_bytes, _ = self._checked(iteration)
+        return _of_run(unpacked(state_bytes))
+
+    def _checked(self, iteration: int) -> tuple[bytes, dict[str, Any]]:
+        """The state as it was written, and the facts; raises OSError or ValueError if it cannot be used."""
         insist_on_own_folder(self.folder)
         free = free_memory()
         data = read(self._path(iteration), most=2**40 if free is None else free)
         if not data.startswith(MAGIC):
+            facts = _facts_of_pair(self._path(iteration))
             # No digest is that of anything.
-            return _of_run(unpacked(data, str(_facts_of_pair(self._path(iteration)).get("sha256", ""))))
+            if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
+                raise ValueError("is damaged")
+            return data, facts
         first, _, rest = data.partition(b"\n")
         version, _, digest = first.removeprefix(MAGIC).partition(b" ")
         if _digest(version, rest) != digest:
@@ -162,38 +188,89 @@ class Checkpoints:
         if version != str(VERSION).encode():
             raise ValueError("is of a newer version of seqrl")
         line, _, state_bytes = rest.partition(b"\n")
-        if self.run is not None and _facts(line).get("run") != self.run:
+        facts = _facts_of_line(line)
+        if self.run is not None and facts.get("run") != self.run:
             raise ValueError("belongs to another run")
-        return _of_run(unpacked(state_bytes))
+        return state_bytes, facts
 
     def _clean(self, now: int) -> None:
         """Remove checkpoints that are not worth keeping, and what interrupted writes left behind."""
         remove_strays(self.folder)
-        there = self.iterations
+        there = [iteration for iteration in self.iterations if self._is_own(iteration)]
         until_now = [iteration for iteration in there if iteration <= now]
         best = self._best(until_now)
         kept = {*until_now[-self.keep :], *([best[0]] if best else [])}
         for iteration in set(there) - kept:
             for suffix in (".json", ".pt"):
                 self._path(iteration).with_suffix(suffix).unlink(missing_ok=True)
+            self._sound.pop(iteration, None)
 
     def _best(self, iterations: list[int]) -> tuple[int, float] | None:
+        # A flipped bit in a return must not make one the best.
+        return next((it for it in self._ranked(iterations) if self._is_sound(it[0])), None)
+
+    def _ranked(self, iterations: list[int]) -> list[tuple[int, float]]:
+        """Iterations and the returns that they are compared by, the best first."""
         facts = {iteration: self._facts(iteration) for iteration in iterations}
         for kind in (EVALUATION, TRAINING):
-            known = {iteration: it[kind] for iteration, it in facts.items() if _is_return(it.get(kind))}
+            known = [(iteration, it[kind]) for iteration, it in facts.items() if _is_return(it.get(kind))]
             if known:
-                return max(known.items(), key=lambda item: (item[1], item[0]))
-        return None
+                return sorted(known, key=lambda item: (item[1], item[0]), reverse=True)
+        return []
+
+    def _is_own(self, iteration: int) -> bool:
+        """Whether it says that it is of this run, in a version that is known; those of 0.1.0 do not name their run."""
+        if self._unchanged(iteration):
+            return True
+        path = self._path(iteration)
+        try:
+            with regular(path) as file:
+                first, line = file.readline(HEADER_BYTES), file.readline(HEADER_BYTES)
+            if not first.startswith(MAGIC):
+                return "sha256" in _facts_of_pair(path)
+            version, facts = int(first.removeprefix(MAGIC).split()[0]), _facts_of_line(line)
+        except (OSError, ValueError, LookupError):
+            return False
+        return version <= VERSION and "run" in facts and (self.run is None or facts["run"] == self.run)
+
+    def _is_sound(self, iteration: int) -> bool:
+        """Whether its bytes are those that were written. A file that has not changed is not read again."""
+        if self._unchanged(iteration):
+            return True
+        try:
+            identity = _identity(self._path(iteration))
+            _, facts = self._checked(iteration)
+        except (OSError, ValueError):
+            return False
+        self._sound[iteration] = identity, facts
+        return True
+
+    def _unchanged(self, iteration: int) -> bool:
+        """Whether it is known to be sound, and still the same file."""
+        with suppress(OSError):
+            if iteration in self._sound and self._sound[iteration][0] == _identity(self._path(iteration)):
+                return True
+        self._sound.pop(iteration, None)
+        return False
+
+    def _put_aside(self, path: Path) -> None:
+        """Give a file that stands in the way another name."""
+        for old in (path, path.with_suffix(".json")):
+            names = (old.with_name(f"{old.name}.aside{number or ''}") for number in itertools.count())
+            if os.path.lexists(old):
+                old.rename(next(name for name in names if not os.path.lexists(name)))
 
     def _facts(self, iteration: int) -> dict[str, Any]:
         """What the second line of a checkpoint says; {} if that cannot be read."""
+        if self._unchanged(iteration):
+            return self._sound[iteration][1]
         path = self._path(iteration)
         try:
             with regular(path) as file:
                 first, line = file.readline(HEADER_BYTES), file.readline(HEADER_BYTES)
         except OSError:
             return {}
-        return _facts(line) if first.startswith(MAGIC) else _facts_of_pair(path)
+        return _facts_of_line(line) if first.startswith(MAGIC) else _facts_of_pair(path)
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"{iteration:0{DIGITS}d}.pt"
@@ -212,13 +289,17 @@ def _digest(version: bytes, rest: bytes) -> bytes:
     return hashlib.sha256(version + b"\n" + rest).hexdigest().encode()
 
 
-def unpacked(data: bytes, digest: str | None = None) -> dict[str, Any]:
-    """The state from what torch.save wrote; raises ValueError if it is not that, or not of this digest.
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to."""
+    status = path.lstat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def unpacked(data: bytes) -> dict[str, Any]:
+    """The state from what torch.save wrote; raises ValueError if it is not that.
 
     A file that grows when it is unpacked is refused before it does.
     """
-    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
-        raise ValueError("is damaged")
     state = loaded(data)
     if not isinstance(state, dict):
         raise ValueError("holds no state of a run")
@@ -249,12 +330,12 @@ def _is_return(value: object) -> bool:
 def _facts_of_pair(path: Path) -> dict[str, Any]:
     """What 0.1.0 wrote beside a state; {} if it cannot be read."""
     try:
-        return _facts(read(path.with_suffix(".json"), HEADER_BYTES))
+        return _facts_of_line(read(path.with_suffix(".json"), HEADER_BYTES))
     except OSError:
         return {}
 
 
-def _facts(line: bytes) -> dict[str, Any]:
+def _facts_of_line(line: bytes) -> dict[str, Any]:
     """Facts as they are written, whoever wrote them; {} if they are none."""
     try:
         facts = json_of(line.decode()) if len(line) <= HEADER_BYTES else {}

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import math
 import os
 import platform
@@ -20,7 +21,7 @@ import seqrl
 from seqrl.config.begun import can_go_on
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError, StoppedError, TakenError
-from seqrl.files import DEEPEST, fault, json_of, links, read_text, remove_strays, write
+from seqrl.files import DEEPEST, LogFile, fault, json_of, links, read_text, remove_strays, write
 from seqrl.machine import keep, let_go
 from seqrl.text import masked
 
@@ -30,7 +31,13 @@ PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboa
 # Name of the log of a run, as conf/config.yaml has it.
 LOG = "train"
 # What a run writes, beside its manifest: where one of these stands without a manifest, it is somebody else's.
-OWN = ["config.yaml", "metrics.jsonl", "metrics.csv", "checkpoints", "evaluation.json", "policy.gif", "not_finite.pt"]
+OWN = [
+    "config.yaml", "metrics.jsonl", "metrics.csv", "checkpoints", "evaluation.json", "policy.gif", "not_finite.pt",
+    "mlflow_run_id", "wandb_run_id",
+]  # fmt: skip
+# What a run may have written when it is refused. A log that was there is added to: it may be the run's own output, sent
+# there by a shell.
+BEGUN = ["config.yaml", f"{LOG}.log"]
 
 
 class Manifest:
@@ -50,6 +57,9 @@ class Manifest:
         self.goes_on = goes_on
         self.facts: dict[str, Any] = {}
         self._begun = False
+        # Files that were there before, and where the manifest of an earlier run has gone.
+        self._before: list[str] = []
+        self._moved: Path | None = None
 
     def __enter__(self) -> Self:
         self._claim()
@@ -75,7 +85,7 @@ class Manifest:
     ) -> None:
         try:
             if error is not None and self._begun:
-                message = f"{type(error).__name__}: {error}".rstrip(": ")
+                message = masked(f"{type(error).__name__}: {error}".rstrip(": "))
                 # Where it cannot be written, the error itself is what matters.
                 with suppress(OSError):
                     status = ending(error)
@@ -84,13 +94,25 @@ class Manifest:
         finally:
             let_go(self._held)
 
+    def withdraw(self) -> None:
+        """Leave the folder of a refused run as it was."""
+        forget_log()
+        folder = self.path.parent
+        for name in set(BEGUN) - set(self._before):
+            (folder / name).unlink(missing_ok=True)
+        if self._moved:
+            self._moved.replace(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+        remove_if_empty(folder)
+
     def update(self, **facts: Any) -> None:
         """Add or replace facts; a number that is not finite is null. Raises OSError if they cannot be written."""
         self.insist_on_own_folder()
         self.facts |= {
             name: None if isinstance(fact, float) and not math.isfinite(fact) else fact for name, fact in facts.items()
         }
-        write(self.path, masked(json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
+        write(self.path, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
 
     def is_in_own_folder(self) -> bool:
         """Whether the folder is still where the run began, and none has been begun in its place."""
@@ -117,6 +139,7 @@ class Manifest:
             self._refuse(f"holds {foreign[0]}, which seqrl did not write. Choose another folder with hydra.run.dir=…")
         if os.path.lexists(self.path) and not self.goes_on:
             self._make_room(folder)
+        self._before = [name for name in BEGUN if (folder / name).exists()]
 
     def _make_room(self, folder: Path) -> None:
         """Keep the manifest of a run of which nothing was saved under another name."""
@@ -134,7 +157,7 @@ class Manifest:
             self._refuse(f"holds a manifest.json that seqrl did not write. {other.capitalize()}")
         if status == "finished":
             self._refuse(f"already holds a run that is finished. {other.capitalize()}", TakenError)
-        self.path.rename(folder / f"manifest_before_{len(list(folder.glob('manifest*')))}.json")
+        self._moved = self.path.rename(folder / f"manifest_before_{len(list(folder.glob('manifest*')))}.json")
 
     def _locked(self) -> bool:
         # Who only looks whether a run goes on holds the lock for a moment.
@@ -157,22 +180,34 @@ def ending(error: BaseException | None) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt | StoppedError) else "failed"
 
 
-def leave_nothing(folder: Path) -> None:
-    """Remove what a refused run wrote."""
-    for name in ("manifest.json", "config.yaml", f"{LOG}.log"):
-        (folder / name).unlink(missing_ok=True)
-    remove_if_empty(folder)
+def forget_log() -> None:
+    """Write no more into the log of a run, whose folder is left as it was."""
+    for handler in [it for it in logging.getLogger().handlers if isinstance(it, LogFile)]:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+# Folders that were there before Hydra made those of this process's runs.
+_FOUND: set[Path] = set()
+
+
+def note_folder(folder: Path) -> None:
+    """Remember how much of the path to a run folder is there before it is made."""
+    _FOUND.update([folder.absolute(), *folder.absolute().parents])
+    _FOUND.difference_update([it for it in _FOUND if not it.exists()])
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove the folder of a refused run, and those above it in the working folder, if nothing else is there."""
+    """Remove the folder of a refused run, and those above it in the working folder, if they were made for it alone."""
     with suppress(OSError):
-        folder.rmdir()
-        here = Path.cwd()
-        for above in folder.parents:
-            if here not in above.parents:
-                break
-            above.rmdir()
+        here, folder = Path.cwd(), folder.absolute()
+        if any(folder.iterdir()):
+            return
+        forget_log()
+        for it in [folder, *folder.parents]:
+            if it in _FOUND or here.is_relative_to(it) or (it != folder and not it.is_relative_to(here)):
+                return
+            it.rmdir()
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -274,7 +309,7 @@ def is_held(folder: Path) -> bool:
 def provenance() -> dict[str, Any]:
     """What is needed to do it again: command, git revision of the source, versions, machine."""
     return {
-        "command": sys.orig_argv,
+        "command": [masked(word) for word in sys.orig_argv],
         "git": git_revision(),
         "versions": {"seqrl": seqrl.__version__, "python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},

@@ -21,7 +21,7 @@ from seqrl.loggers import About, Logger, Row, adopted
 from seqrl.machine import last_words
 from seqrl.runs.build import constructor
 from seqrl.runs.checkpoint import Checkpoints
-from seqrl.runs.manifest import Manifest, ending, facts_of, leave_nothing
+from seqrl.runs.manifest import Manifest, ending, facts_of
 from seqrl.runs.resume import circumstances, how_to_go_on
 from seqrl.runs.run import Run
 
@@ -98,7 +98,7 @@ class Outputs:
             self._attempt(f"logger {name}", logger.close)
         self.manifest.__exit__(kind, error, traceback)
         if self._is_refusal(error):
-            leave_nothing(self.folder)
+            self.manifest.withdraw()
 
     def _is_refusal(self, error: BaseException | None) -> bool:
         """Whether the run was refused before it began; one that goes on, or a point of a sweep, keeps what it has."""
@@ -135,6 +135,8 @@ class Outputs:
         self.loggers = open_loggers(builders, about, self.say)
         self.checkpoints.run, self.checkpoints.seed = facts.get("id"), cfg.seed
         self.checkpoints.begin(run.state_dict(), run.iterations)
+        if foreign := self.checkpoints.foreign:
+            self.say(f"left alone in checkpoints/, as it may not be of this run: {', '.join(foreign)}")
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""

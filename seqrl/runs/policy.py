@@ -62,7 +62,7 @@ def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
                 return checkpoints.newest()
             best = checkpoints.best if which == "best" else (int(which), 0.0)
             if which == "best" and (unreadable := checkpoints.unreadable):
-                fault = f"{unreadable[0]} is damaged, and may have been the best"
+                fault = f"{unreadable[0]} cannot be used, and may have been the best"
                 raise CheckpointError(f"{checkpoints.folder}: {fault}. Use checkpoint=last.")
             if best is None:
                 raise CheckpointError(f"{checkpoints.folder}: of none is the return known. Use checkpoint=last.")

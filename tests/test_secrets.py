@@ -1,0 +1,136 @@
+"""Values of the system's environment are shown nowhere, however they are written; all else stays as it is."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from seqrl import text
+from seqrl.config.hydra_errors import message_for
+from seqrl.config.resolvers import register
+from seqrl.config.trust import numbers_from_environment
+from seqrl.errors import ConfigError, described
+from seqrl.runs.manifest import Manifest
+from seqrl.text import declassify, environment_read, masked, printable, show_path
+from tests.test_train import TINY, train
+
+
+@pytest.fixture(autouse=True)
+def _forgets(monkeypatch):
+    register()
+    for name in ("_FROM_ENVIRONMENT", "_OPEN", "_PATHS"):
+        monkeypatch.setattr(text, name, type(getattr(text, name))())
+
+
+def read(monkeypatch, value, words="${oc.env:MY_KEY}"):
+    monkeypatch.setenv("MY_KEY", value)
+    return OmegaConf.create({"key": words}).key
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hush-hush",
+        "hüsh\\back\"quote's",
+        "hush  two  spaces",
+        "hush-line\n  hush-second\nx",
+        "\thush\x1b[31m",
+        "hush$1.+*",
+    ],
+)
+@pytest.mark.parametrize("written", [
+    str, repr, ascii, json.dumps,
+    lambda it: json.dumps({"x": [it]}, ensure_ascii=False), lambda it: json.dumps(repr(it)),
+    lambda it: f"ValueError: {it} is refused".splitlines()[0], lambda it: it.strip().splitlines()[-1],
+    lambda it: " ".join(it.split()),
+])  # fmt: skip
+def test_a_value_is_masked_however_it_is_written(monkeypatch, value, written):
+    read(monkeypatch, value)
+    shown = printable(written(value))
+    assert not any(part in shown for part in ("hush", "h\\xfcsh", "h\\u00fcsh", "hüsh"))
+    assert masked(masked(written(value))) == masked(written(value))
+
+
+def test_what_is_decoded_is_masked_leaf_by_leaf(monkeypatch):
+    words = "${oc.decode:${oc.env:MY_KEY}}"
+    value = read(monkeypatch, "{password: hush-hush, deep: [31337, hush2, true, abc]}", words)
+    assert masked(repr(value)) == (
+        "{'password': '${oc.env:MY_KEY}', 'deep': [${oc.env:MY_KEY}, '${oc.env:MY_KEY}', True, 'abc']}"
+    )
+    assert OmegaConf.create({"x": "${oc.decode:'[1234, 5678]'}"}).x == [1234, 5678]
+    assert masked("1234 5678") == "1234 5678"
+
+
+def test_a_message_is_masked_before_it_is_cut_and_before_its_spaces_go(monkeypatch):
+    read(monkeypatch, "a\nhush-hush")
+    assert "hush" not in described(ValueError("no a\nhush-hush"))
+    assert described(ValueError("no a\nhush-hush")).startswith("ValueError: no ${oc.env:MY_KEY}")
+    assert message_for(ConfigError(["x: a\nhush-hush is wrong"])) == (["x: ${oc.env:MY_KEY} is wrong"], 2)
+
+
+def test_a_number_is_masked_only_as_a_whole_and_words_for_nothing_never(monkeypatch):
+    read(monkeypatch, "1000")
+    assert (
+        masked("1000 of 1000.5, 21000, x1000 and 1000.")
+        == "${oc.env:MY_KEY} of 1000.5, 21000, x1000 and ${oc.env:MY_KEY}."
+    )
+    for value in ("true", "False", "null", "None"):
+        read(monkeypatch, value)
+        assert masked(f"it is {value}") == f"it is {value}"
+
+
+def test_the_path_of_the_run_stays_and_the_rest_of_the_line_is_masked(monkeypatch, tmp_path):
+    read(monkeypatch, str(tmp_path))
+    show_path(tmp_path / "run")
+    assert masked(f"resume={tmp_path}/run/x {tmp_path}/run2 {tmp_path}") == (
+        f"resume={tmp_path}/run/x ${{oc.env:MY_KEY}}/run2 ${{oc.env:MY_KEY}}"
+    )
+    monkeypatch.chdir(tmp_path)
+    show_path(tmp_path / "hush")
+    read(monkeypatch, "hush-hush")
+    assert masked("hush hush-hush") == "hush ${oc.env:MY_KEY}"
+
+
+def test_a_number_of_seqrls_own_is_no_secret_unless_it_is_used_for_more(monkeypatch):
+    monkeypatch.setenv("MY_SEED", "4711")
+    monkeypatch.setenv("MY_PIN", "4712")
+    from seqrl.config.schema import RunConfig
+
+    cfg = OmegaConf.merge(
+        OmegaConf.structured(RunConfig), {"seed": "${oc.env:MY_SEED}", "episodes": "${oc.env:MY_PIN}"}
+    )
+    OmegaConf.set_struct(cfg, False)
+    cfg.other = {"pin": ["${oc.env:MY_PIN}"]}
+    assert numbers_from_environment(cfg) == {"MY_SEED"}
+    declassify({"MY_SEED"})
+    with environment_read() as names:
+        assert (cfg.seed, cfg.episodes) == (4711, 4712)
+    assert names == {"MY_SEED", "MY_PIN"}
+    assert masked("4711 4712") == "4711 ${oc.env:MY_PIN}"
+
+
+def test_a_manifest_is_json_whatever_a_variable_holds(monkeypatch, tmp_path):
+    for value in ("1000", "running", '"', "status"):
+        read(monkeypatch, value)
+
+    def fail():
+        with Manifest(tmp_path) as manifest:
+            manifest.update(result=1000, overrides=["x=${oc.env:MY_KEY}", "y=1000"])
+            raise ValueError("1000 is refused")
+
+    with pytest.raises(ValueError, match="1000"):
+        fail()
+    facts = json.loads((tmp_path / "manifest.json").read_text())
+    assert (facts["result"], facts["overrides"]) == (1000, ["x=${oc.env:MY_KEY}", "y=1000"])
+    assert facts["error"] == "ValueError: ${oc.env:MY_KEY} is refused"
+
+
+def test_a_run_by_variables_says_where_it_is_in_words_that_a_shell_takes(tmp_path, monkeypatch):
+    monkeypatch.setenv("BASE", str(tmp_path / "base"))
+    monkeypatch.setenv("MY_SEED", "1000")
+    done = train(tmp_path, *TINY, "seed=${oc.env:MY_SEED}", "hydra.run.dir=${oc.env:BASE}/r")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "base" / "r" / "manifest.json").read_text())
+    assert facts["seed"] == 1000
+    assert "oc.env" not in done.stdout
+    assert "base/r" in done.stdout
