@@ -119,7 +119,9 @@ class Trial:
         if can_go_on(folder):
             arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(GIVEN_AGAIN))]
         else:
-            arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={folder}"]
+            # Its name tells the values, and a list of them has commas.
+            quoted = str(folder).replace("'", "\\'")
+            arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir='{quoted}'"]
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
