@@ -2,12 +2,14 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,16 +48,15 @@ class Lines:
     """A text file that grows by whole lines; half a line that was there is ended.
 
     A line that cannot be written waits, and those after it behind it, until all can: on a full disk none is lost, and
-    no half of one stays. Raises OSError if the file is a link.
+    no half of one stays. Raises OSError if the file is a link, or no regular file.
     """
 
     # Of lines that wait.
     MOST = 100_000
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._path = path
-        self._file = os.open(path, flags, 0o666)
+        self._file = regular_only(str(path), os.O_RDWR | os.O_APPEND | os.O_CREAT)
         self._size = os.fstat(self._file).st_size
         halved = self._size and os.pread(self._file, 1, self._size - 1) != b"\n"
         self._waiting = [b"\n"] if halved else []
@@ -109,13 +110,31 @@ def read_text(path: Path, most: int = TEXT_BYTES) -> str:
 @contextmanager
 def regular(path: Path, most: int = 2**40) -> Iterator[IO[bytes]]:
     """A regular file of at most so many bytes, open for reading. Raises OSError for anything else, and never waits."""
-    with open(path, "rb", opener=lambda name, flags: _without_links(name, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
-        if status.st_size > most:
+    with open(path, "rb", opener=regular_only) as file:
+        if os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"is larger than {most / 1e6:,.0f} MB", str(path))
         yield file
+
+
+def appending(path: Path) -> IO[bytes]:
+    """A regular file, open for adding to its end; a new one if there is none. Raises OSError for anything else."""
+    return open(path, "ab", opener=regular_only)
+
+
+class LogFile(logging.FileHandler):
+    """A log in a folder that may be anybody's: it adds to a regular file, or to none, and never waits.
+
+    A log that cannot be written is no reason to end a run; `stream` is then None.
+    """
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", errors="backslashreplace", opener=regular_only)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
 
 
 def lines(path: Path, most: int) -> Iterator[str]:
@@ -171,6 +190,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it. Raises OSError if a link is there, which could lead anywhere."""
+    path.mkdir(parents=True, exist_ok=True)
+    insist_on_own_folder(path)
+
+
+def insist_on_own_folder(path: Path) -> None:
+    """Raise OSError if a link stands in the place of a folder."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, and could lead anywhere", str(path))
+
+
 def remove_strays(folder: Path) -> None:
     """Remove what interrupted writes left in a folder, and nothing else."""
     for entry in folder.iterdir():
@@ -181,6 +212,21 @@ def remove_strays(folder: Path) -> None:
 def links(folder: Path) -> list[Path]:
     """Links among the entries of a folder."""
     return [entry for entry in sorted(folder.iterdir()) if entry.is_symlink()] if folder.is_dir() else []
+
+
+def regular_only(name: str, flags: int) -> int:
+    """Opener of regular files. Raises OSError for links and all else; does not wait for the other end of a pipe."""
+    try:
+        descriptor = _without_links(name, flags | os.O_NONBLOCK)
+    except OSError as error:
+        # A pipe that nobody reads.
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.EINVAL, "is not a regular file", name) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", name)
+    return descriptor
 
 
 def _without_links(name: str, flags: int) -> int:

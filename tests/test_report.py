@@ -1,7 +1,9 @@
 """Reports on runs with known results."""
 
 import csv
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -251,6 +253,24 @@ def test_runs_are_grouped_by_whatever_was_swept(tmp_path, monkeypatch, keys):
     assert (tmp_path / "out" / "heat_map.png").exists() == (keys > 1)
     if not keys:
         assert "One configuration: final return" in page
+
+
+def test_a_full_disk_gets_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
+    put(tmp_path / "a", 1.0)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        rf"seqrl: error: {tmp_path}/report/\w+\.png: No space left on device\. Free some space, or .*", line
+    )
+    assert not list((tmp_path / "report").iterdir())
 
 
 def test_tasks_of_the_same_name_keep_their_own_runs(tmp_path):

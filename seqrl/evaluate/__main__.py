@@ -36,7 +36,7 @@ from seqrl.errors import ConfigError, SeqrlError, described
 from seqrl.evaluate import film as video
 from seqrl.evaluate.request import Request, Words, requested
 from seqrl.evaluate.results import counted, results, table, verdict
-from seqrl.files import write
+from seqrl.files import make_folder, write
 from seqrl.loggers.tensorboard import show
 from seqrl.machine import cores
 from seqrl.metrics.display import QuietConsole
@@ -135,7 +135,7 @@ def add_film(cfg: DictConfig, device: Device, network: Network, run: Path, env_s
             return
         write(run / "policy.gif", data)
         # In a folder of its own, because TensorBoard reads only the newest event file of a folder.
-        (run / "video").mkdir(exist_ok=True)
+        make_folder(run / "video")
         show(run / "video", "policy", data, env_steps)
         say(f"Film: {shown / 'policy.gif'}, and in TensorBoard")
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seqrl.files import write
+from seqrl.files import appending, read_text, write
 from seqrl.loggers.base import About, Logger, Row
 from seqrl.text import dotted
 
@@ -30,7 +30,7 @@ def _alone(uri: str | None) -> Iterator[None]:
         return
     path = Path(uri.removeprefix(FILE))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
+    with appending(path.with_name(f"{path.name}.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -92,7 +92,7 @@ class Mlflow(Logger):
         path = self._folder / "mlflow_run_id"
         if not path.exists():
             return False
-        self._run_id = path.read_text().strip()
+        self._run_id = read_text(path).strip()
         try:
             self._client.update_run(self._run_id, status="RUNNING")
         except MlflowException as error:

@@ -62,16 +62,16 @@ class TensorBoard(Logger):
 
 
 def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
-    """Put an animation into a new event file of a folder, replacing those there."""
+    """Put an animation into a new event file of a folder, replacing that of an earlier one."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from torch.utils.tensorboard.writer import FileWriter
 
-    for old in folder.glob("events.out.tfevents.*"):
+    for old in folder.glob("events.out.tfevents.*.film"):
         old.unlink(missing_ok=True)
     # A GIF's size follows its signature.
     width, height = (int.from_bytes(gif[offset : offset + 2], "little") for offset in (6, 8))
     image = Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)
-    writer = FileWriter(str(folder))
+    writer = FileWriter(str(folder), filename_suffix=".film")
     writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), env_steps)
     writer.close()
 

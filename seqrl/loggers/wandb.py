@@ -5,7 +5,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from seqrl.files import write
+from seqrl.files import read_text, write
 from seqrl.loggers.base import About, Logger, Row
 
 
@@ -98,4 +98,4 @@ class Wandb(Logger):
         path = self._folder / "wandb_run_id"
         if not path.exists():
             write(path, secrets.token_hex(4).encode())
-        return path.read_text().strip()
+        return read_text(path).strip()

@@ -15,7 +15,7 @@ from rich.console import Console
 from seqrl.config.program import errors_in_one_line
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
-from seqrl.files import write
+from seqrl.files import fault, make_folder, write
 from seqrl.text import printable
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
@@ -43,10 +43,13 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
         print(f"seqrl: warning: {line}", file=sys.stderr)
     console = Console(highlight=False)
     sections = []
+    # Before anything is written.
+    folders_of = {task: to / folder_name(task.replace(" ", "_")) if len(tasks) > 1 else to for task in tasks}
+    for folder in dict.fromkeys([to, *folders_of.values()]):
+        _make(folder)
     for task, study in tasks.items():
         concluded = findings.findings(study, threshold)
-        folder = to / folder_name(task.replace(" ", "_")) if len(tasks) > 1 else to
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = folders_of[task]
         sections.append(
             page.Section(task if len(tasks) > 1 else "", concluded, folder, figures.draw(concluded, folder))
         )
@@ -63,6 +66,13 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     summary = printable(f"\n{len(records)} runs: {tables.statuses(records)}. Page: {to / 'report.html'}")
     console.print(summary, markup=False, soft_wrap=True)
     return still_running
+
+
+def _make(folder: Path) -> None:
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise ConfigError([f"report: {folder} {fault(error)}. Choose another folder with --to."]) from error
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import chdir
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from seqrl.files import write
 from seqrl.report.findings import Findings, Group, between, median, number, pooled, probability, scores, shown
 from seqrl.report.runs import Array, RunRecord, short
 from seqrl.statistics import Estimate, estimate
@@ -69,7 +71,9 @@ def draw(findings: Findings, folder: Path) -> dict[str, str]:
                 continue
             figure, captions[name] = drawn
             for kind in ("png", "pdf"):
-                figure.savefig(folder / f"{name}.{kind}", metadata={"CreationDate": None} if kind == "pdf" else None)
+                data = BytesIO()
+                figure.savefig(data, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+                write(folder / f"{name}.{kind}", data.getvalue())
             plt.close(figure)
     return captions
 

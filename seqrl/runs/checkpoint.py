@@ -23,7 +23,7 @@ import torch
 
 from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import json_of, read, regular, remove_strays, write
+from seqrl.files import insist_on_own_folder, json_of, make_folder, read, regular, remove_strays, write
 from seqrl.machine import free_memory
 from seqrl.runs.plain_data import loaded
 
@@ -67,8 +67,7 @@ class Checkpoints:
         Older checkpoints survive a failure. Those of later iterations, which the run has left behind by resuming from
         an older one, are removed.
         """
-        self.folder.mkdir(exist_ok=True)
-        self._insist_on_own_folder()
+        make_folder(self.folder)
         path = self._path(iteration)
         if not path.exists():
             returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
@@ -150,7 +149,7 @@ class Checkpoints:
 
     def _load(self, iteration: int) -> dict[str, Any]:
         """Raises OSError or ValueError if it cannot be used."""
-        self._insist_on_own_folder()
+        insist_on_own_folder(self.folder)
         free = free_memory()
         data = read(self._path(iteration), most=2**40 if free is None else free)
         if not data.startswith(MAGIC):
@@ -198,10 +197,6 @@ class Checkpoints:
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"{iteration:0{DIGITS}d}.pt"
-
-    def _insist_on_own_folder(self) -> None:
-        if self.folder.is_symlink():
-            raise OSError(40, "is a link, and could lead anywhere", str(self.folder))
 
 
 def packed(state: dict[str, Any], facts: dict[str, Any]) -> bytes:

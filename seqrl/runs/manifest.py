@@ -166,9 +166,9 @@ def leave_nothing(folder: Path) -> None:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove the folder of a refused run, and those above it in the working folder, if nothing else is there."""
-    here = Path.cwd()
     with suppress(OSError):
         folder.rmdir()
+        here = Path.cwd()
         for above in folder.parents:
             if here not in above.parents:
                 break

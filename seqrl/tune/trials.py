@@ -11,17 +11,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from seqrl.config.begun import can_go_on
-from seqrl.files import LINE_BYTES, json_of, read_yaml, regular, write
+from seqrl.config.paths import PACKAGE
+from seqrl.errors import ConfigError
+from seqrl.files import LINE_BYTES, appending, fault, json_of, make_folder, read_text, read_yaml, regular, write
 from seqrl.machine import end_with_parent
 from seqrl.runs.manifest import facts_of, is_held, is_number
 
 # Arguments that must be given again when a run is resumed.
 GIVEN_AGAIN = ("trust=", "--config-dir=")
+# The working folder comes into the path only where its modules are trusted, or where seqrl itself is run from it.
+SAFELY = [] if PACKAGE.parent == Path.cwd() else ["-P"]
 # Points in a run at which it is compared with others.
 TICKS = 20
 
@@ -80,7 +84,10 @@ class Trial:
             if facts.get("status") not in (None, "finished"):
                 return facts.get("error", "was killed"), facts.get("exit_code", 1)
         # The run ended before it had a folder.
-        lines = self.output.read_text(errors="replace").strip().splitlines() if self.output.exists() else []
+        try:
+            lines = read_text(self.output).strip().splitlines()
+        except OSError:
+            lines = []
         return (lines[-1] if lines else "was killed").removeprefix("seqrl: error: "), 2
 
     def ticks(self) -> list[tuple[int, float]]:
@@ -122,10 +129,9 @@ class Trial:
             # Its name tells the values, and a list of them has commas.
             quoted = str(folder).replace("'", "\\'")
             arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir='{quoted}'"]
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        with self.output.open("ab") as output:
+        with _appending(self.output) as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "seqrl.train", *arguments],
+                [sys.executable, *SAFELY, "-m", "seqrl.train", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -138,22 +144,33 @@ class Trial:
 class Claim:
     """A trial that this process runs, and no other process of the same search.
 
-    Raises BlockingIOError if another process runs it.
+    wait   until the other process is done
+
+    Raises BlockingIOError if another process runs it and `wait` is false, ConfigError if its file is no regular one.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, wait: bool = False) -> None:
         # The system releases the lock when the process ends, however it ends.
-        self._file = path.open("a")
+        self._file = _appending(path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BaseException:
             self._file.close()
             raise
         os.set_inheritable(self._file.fileno(), False)
 
     def release(self) -> None:
         self._file.close()
+
+
+def _appending(path: Path) -> IO[bytes]:
+    """A file of a study, which may be anybody's, open for adding to its end."""
+    try:
+        make_folder(path.parent)
+        return appending(path)
+    except OSError as error:
+        place = error.filename or path
+        raise ConfigError([f"study: {place} {fault(error)}. Remove it, or choose another study=…"]) from error
 
 
 def words(arguments: Sequence[str]) -> str:

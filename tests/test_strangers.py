@@ -1,0 +1,153 @@
+"""Links and pipes in a folder that may be anybody's lead nowhere, and stop nothing."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from seqrl.config import program
+from seqrl.config.paths import CONF
+from seqrl.errors import ConfigError
+from seqrl.evaluate.__main__ import unwritten_named
+from seqrl.files import Lines, LogFile, appending, make_folder
+from seqrl.loggers.mlflow import _alone
+from seqrl.loggers.tensorboard import show
+from seqrl.report.__main__ import main as report
+from seqrl.tune.trials import Claim, Trial
+from tests.test_report import put
+
+GIF = b"GIF89a" + bytes(4)
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A file of the user's own, which must stay as it is."""
+    path = tmp_path / "home" / "bashrc"
+    path.parent.mkdir()
+    path.write_text("precious\n")
+    yield path
+    assert path.read_text() == "precious\n"
+    assert [it.name for it in path.parent.iterdir()] == ["bashrc"]
+
+
+def put_there(path: Path, what: str, victim: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if what == "link":
+        path.symlink_to(victim)
+    else:
+        os.mkfifo(path)
+
+
+BOTH = pytest.mark.parametrize("what", ["link", "pipe"])
+
+
+@BOTH
+def test_nothing_is_added_to_what_is_no_regular_file(tmp_path, victim, what):
+    put_there(tmp_path / "train.log", what, victim)
+    said = "is a link" if what == "link" else "is not a regular file"
+    for opened in (appending, Lines):
+        with pytest.raises(OSError, match=said):
+            opened(tmp_path / "train.log")
+
+
+@BOTH
+def test_the_log_of_a_run_is_a_regular_file_or_none(tmp_path, victim, what, monkeypatch):
+    put_there(tmp_path / "train.log", what, victim)
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    handler = LogFile(tmp_path / "train.log", delay=True)
+    handler.emit(logging.makeLogRecord({"msg": "touch owned"}))
+    assert handler.stream is None
+    (tmp_path / "train.log").unlink()
+    handler.emit(logging.makeLogRecord({"msg": "written\ud800"}))
+    handler.close()
+    assert (tmp_path / "train.log").read_text() == "written\\ud800\n"
+
+
+def test_hydra_opens_logs_with_nothing_else():
+    handler = OmegaConf.load(CONF / "config.yaml").hydra.job_logging.handlers.file
+    assert handler == {"class": "seqrl.files.LogFile", "delay": True}
+
+
+def test_where_the_log_cannot_be_written_a_traceback_goes_to_a_file_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    handler = LogFile(tmp_path / "gone" / "train.log", delay=True)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    line = program.unexpected(ValueError("oh"))
+    (file,) = tmp_path.glob("seqrl-*.log")
+    assert line.endswith(f"The traceback is in {file}.")
+    assert "ValueError: oh" in file.read_text()
+
+
+def test_a_report_replaces_links_and_writes_into_none(tmp_path, victim, monkeypatch):
+    put(tmp_path / "runs" / "0", 1.0)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs")])
+    for name in ("final_return.png", "learning_curves.pdf", "runs.csv", "report.html"):
+        put_there(tmp_path / "runs" / "report" / name, "link", victim)
+    report()
+    assert not [path for path in (tmp_path / "runs" / "report").iterdir() if path.is_symlink()]
+    assert (tmp_path / "runs" / "report" / "final_return.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("linked", ["report", "report/env_a"])
+def test_a_report_is_not_written_through_a_linked_folder(tmp_path, victim, monkeypatch, capsys, linked):
+    for task in ("a", "b"):
+        put(tmp_path / "runs" / task, 1.0, env=task)
+        config = tmp_path / "runs" / task / "config.yaml"
+        config.write_text(f"env: {{id: {task}}}\nseed: 0\n")
+    put_there(tmp_path / "runs" / linked, "link", victim.parent)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit) as ended:
+        report()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"seqrl: error: report: {tmp_path / 'runs' / linked} is a link, and could lead anywhere. "
+        "Choose another folder with --to.\n"
+    )
+
+
+def test_a_film_replaces_only_films_and_goes_through_no_link(tmp_path, victim, capsys):
+    (tmp_path / "video").mkdir()
+    (tmp_path / "video" / "events.out.tfevents.1.curves").write_text("precious")
+    for env_steps in (1, 2):
+        show(tmp_path / "video", "policy", GIF, env_steps)
+    names = sorted(path.name for path in (tmp_path / "video").iterdir())
+    assert names[0] == "events.out.tfevents.1.curves"
+    assert len(names) == 2
+    (tmp_path / "linked").symlink_to(victim.parent)
+    with unwritten_named(tmp_path, Path("run")):
+        make_folder(tmp_path / "linked")
+    assert capsys.readouterr().out == "Could not write run/linked: is a link, and could lead anywhere.\n"
+
+
+@BOTH
+def test_a_search_adds_to_no_link_and_waits_for_no_pipe(tmp_path, victim, what):
+    put_there(tmp_path / "claims" / "0", what, victim)
+    put_there(tmp_path / "output" / "0.txt", what, victim)
+    trial = Trial(0, [], {0: tmp_path / "run"}, tmp_path / "output" / "0.txt")
+    for begin in (trial.poll, lambda: Claim(tmp_path / "claims" / "0")):
+        with pytest.raises(ConfigError, match=r"^study: .*/0(\.txt)? is .*\. Remove it, or choose another study=…$"):
+            begin()
+    assert trial.error == ("was killed", 2)
+
+
+def test_a_search_goes_through_no_linked_folder(tmp_path, victim):
+    (tmp_path / "claims").symlink_to(victim.parent)
+    with pytest.raises(ConfigError, match="claims is a link"):
+        Claim(tmp_path / "claims" / "0")
+
+
+def test_the_lock_of_a_database_empties_no_file(tmp_path, victim):
+    lock = tmp_path / "poetry.lock"
+    lock.write_text("precious")
+    with _alone(f"sqlite:///{tmp_path / 'poetry'}"):
+        pass
+    assert lock.read_text() == "precious"
+    lock.unlink()
+    lock.symlink_to(victim)
+    with pytest.raises(OSError, match="is a link"), _alone(f"sqlite:///{tmp_path / 'poetry'}"):
+        pass
