@@ -317,6 +317,28 @@ def test_a_checkpoint_of_another_network_is_reported_as_such(run, refused):
     assert line.startswith("run: its checkpoint is of another network: ")
 
 
+LSTM = {"_target_": "seqrl.networks.recurrent_network", "type": "lstm", "use_lstm": True, "use_attention": False}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"parallel": 0}, "parallel: must be a whole number of at least 1 (got 0)."),
+        ({"seed": -1}, "seed: must be 0 or more (got -1)."),
+        ({"runner": {"episode_limit": 0}}, "runner.episode_limit: must be a whole number of at least 1 (got 0)."),
+        ({"evaluation": {"episodes": 10**30, "greedy": True}}, "evaluation.episodes: is larger than seqrl can count"),
+        ({"env": CONFIG["env"] | {"corridor_length": 2**63}}, "env.corridor_length: is larger than seqrl can count"),
+        ({"network": LSTM | {"inputs": "${oc.env:HOME}"}}, "network.inputs: can name previous_action, "),
+        ({"network": LSTM | {"hidden_size": 10**7}}, "network.hidden_size and lstm_hidden_size: need at least"),
+    ],
+)
+def test_a_saved_value_out_of_range_gets_one_line(run, refused, values, said):
+    (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **values}))
+    line, code = refused(*GIVEN)
+    assert code == 2
+    assert line.startswith(said)
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [

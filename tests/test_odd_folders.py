@@ -1,8 +1,10 @@
 """Folders of runs may be anybody's, half written or damaged: the odd ones are named, and the others count."""
 
+import csv
 import json
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from seqrl.errors import CheckpointError
 from seqrl.files import read_yaml
 from seqrl.report.__main__ import main
 from seqrl.report.runs import find
+from seqrl.report.tables import save
 from seqrl.runs import policy
 from seqrl.sweeps import Sweep
 from seqrl.text import printable
@@ -83,13 +86,14 @@ CURVES = [
     (b"[1, 2]\n", "line 1 is not a row of scalars. 1 of 21 lines are left out."),
     (json.dumps(GOOD | {"rollout/return_mean": "9"}).encode() + b"\n", "line 1 is not a row of scalars"),
     (json.dumps(GOOD | {"env_steps": None}).encode() + b"\n", "line 1 is not a row of scalars"),
+    (json.dumps(GOOD | {"env_steps": 1e99}).encode() + b"\n", "line 1 is not a row of scalars"),
     (json.dumps(GOOD | {"env_steps": 10**400}).encode() + b"\n", "line 1 is not a row of scalars"),
     (b'{"env_steps": 1, "rollout/return_mean": ' + b"9" * 5000 + b"}\n", "line 1 is not a row of scalars"),
     (b'{"env_steps": 1, "rollou\n', "line 1 is not a row of scalars"),
     (b"\x00\xff\xfe\x80\n", "line 1 is not a row of scalars"),
     (fifo, "is not a regular file. The run counts without its curves."),
     (link, "is a link. The run counts without its curves."),
-    (sparse, "is larger than 1,074 MB. The run counts without its curves."),
+    (sparse, "is larger than 537 MB. The run counts without its curves."),
 ]
 
 
@@ -145,6 +149,50 @@ def test_odd_rows_are_left_out_and_named_and_the_run_counts(tmp_path, how, said)
     assert line.startswith(f"{tmp_path / 'odd' / 'metrics.jsonl'}: {said}")
     assert run.score == 5.0
     assert len(run.returns) == (0 if callable(how) else 20)
+
+
+def test_of_rows_a_report_keeps_the_numbers_that_it_needs(tmp_path):
+    put(tmp_path / "odd", 1.0)
+    row = json.dumps(GOOD | {"x": [[]] * 10_000}) + "\n"
+    (tmp_path / "odd" / "metrics.jsonl").write_text(row * 200)
+    tracemalloc.start()
+    (run,) = find([tmp_path])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(run.returns) == 200
+    # A row alone takes half a megabyte when it is read.
+    assert most < 40e6
+
+
+def test_rows_beyond_reason_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("seqrl.report.runs.MOST_ROWS", 19)
+    put(tmp_path / "odd", 5.0)
+    left_out: list[str] = []
+    (run,) = find([tmp_path], left_out.append)
+    assert (run.score, len(run.returns)) == (5.0, 0)
+    assert left_out == [
+        f"{tmp_path / 'odd' / 'metrics.jsonl'}: has more than 19 rows. The run counts without its curves."
+    ]
+
+
+def test_of_many_keys_that_differ_the_first_are_compared_and_the_rest_named(tmp_path, monkeypatch, capsys):
+    for name, sign in (("a", ""), ("b", "-")):
+        put(tmp_path / name, 1.0)
+        (tmp_path / name / "manifest.json").write_bytes(facts(overrides=[f"k{n}={sign}{n + 1}" for n in range(300)]))
+    (tmp_path / "b" / "config.yaml").unlink()
+    monkeypatch.setattr("seqrl.report.runs.MOST_KEYS", 3)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    main()
+    assert "warning: 2 runs differ in 300 keys: only the first 3 are compared." in capsys.readouterr().err
+    head = (tmp_path / "report" / "configurations.csv").read_text().partition("\n")[0]
+    assert head.startswith("k0,k1,k2,runs,")
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "+1+cmd", "-2+3", "@SUM(1)", "\t=1"])
+def test_what_a_spreadsheet_would_compute_is_a_text_in_a_table(tmp_path, text):
+    save([{"error": text, text: -1.5, "return": -2}], tmp_path / "runs.csv")
+    head, row = csv.reader((tmp_path / "runs.csv").read_text().splitlines())
+    assert (head, row) == (["error", f"'{text}", "return"], [f"'{text}", "-1.5", "-2"])
 
 
 def test_half_a_line_at_the_end_is_a_run_that_was_killed(tmp_path):

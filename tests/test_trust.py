@@ -14,6 +14,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 import seqrl
+from seqrl.config.begun import loaded
 from seqrl.config.command_line import arguments
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
@@ -412,7 +413,7 @@ def test_the_files_that_come_with_seqrl_are_not_replaced(option):
         ("{seed: '${seed}'}", {"seed": 0}),
     ],
 )
-def test_what_is_saved_keeps_the_words_of_a_variable_and_plays_the_same(monkeypatch, kwargs, saved):
+def test_what_is_saved_keeps_the_words_of_a_variable_and_plays_the_same(monkeypatch, tmp_path, kwargs, saved):
     monkeypatch.setenv("MY_KEY", "hush-hush")
     monkeypatch.setenv("MY_NUMBER", "31337")
     cfg = composed("env=gymnasium", f"+env.kwargs={kwargs}")
@@ -421,6 +422,40 @@ def test_what_is_saved_keeps_the_words_of_a_variable_and_plays_the_same(monkeypa
     again = OmegaConf.create(OmegaConf.to_yaml(public(cfg)))
     played, before = (OmegaConf.to_container(it.env.kwargs, resolve=True) for it in (again, cfg))
     assert played == before
+    assert saved_in(tmp_path, OmegaConf.to_yaml(public(cfg))) == again
+
+
+def saved_in(folder, text):
+    (folder / "config.yaml").write_text(text)
+    return loaded(folder / "config.yaml")
+
+
+GROWS = "".join(f"  a{n}: '{f'${{.a{n - 1}}}' * 10}'\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"env:\n  a0: x\n{GROWS}",
+        "env: {x: '${own_choices:[{provider: command-line, path: /}]}'}",
+        "env: {x: ['${seed}']}",
+        "env: {x: {y: '${oc.env:${seed}}'}}",
+        "env: {x: '${oc.env:A,b}${seed}'}",
+        # Each makes an interpolation of its parts.
+        """env: {x: "${oc.decode:'$${oc.env:NO,\\"{seed}\\"}'}"}""",
+        """env: {x: "${oc.create:'a: &a [x]\\nb: [*a, *a]'}"}""",
+        "env: {x: '" + "${oc.env:HOME}" * 1001 + "'}",
+    ],
+)
+def test_a_saved_configuration_that_computes_more_than_runs_save_is_refused(tmp_path, text):
+    with pytest.raises(ValueError, match=r"computes a value, which no run saves|has more than 1000 variables"):
+        saved_in(tmp_path, text)
+
+
+def test_no_configuration_can_list_a_folder_of_its_choice():
+    cfg = composed("env=gymnasium", "+env.kwargs.x='${own_choices:[{provider: command-line, path: /}]}'")
+    (line,) = faults(cfg)
+    assert line.startswith("env.kwargs.x: ")
 
 
 @pytest.mark.parametrize(("where", "code"), [("__init__", 2), ("reset", 5), ("step", 5)])

@@ -163,6 +163,16 @@ def test_a_trial_reports_its_curve_at_every_twentieth(tmp_path):
     assert trial.ticks() == [(12, 0.6)]
 
 
+def test_a_trial_begins_in_its_folder_though_its_name_has_commas(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr("seqrl.tune.trials.subprocess.Popen", lambda words, **_: begun.append(words))
+    folder = tmp_path / "it's" / "0_inputs-previous_action,first"
+    Trial(0, ["network.inputs=[previous_action,first]"], {0: folder}, tmp_path / "0.txt").poll()
+    ((*_, last),) = begun
+    (parsed,) = OverridesParser.create().parse_overrides([last])
+    assert (parsed.key_or_group, parsed.value()) == ("hydra.run.dir", str(folder))
+
+
 def test_a_trial_stopped_early_is_marked_as_pruned_in_its_folder(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text(

@@ -1,8 +1,10 @@
 """What a run folder says of how its run was begun: the command in manifest.json, and what it came to in config.yaml."""
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -69,15 +71,34 @@ def saved(folder: Path) -> DictConfig | None:
 
 
 def loaded(path: Path) -> DictConfig:
-    """A configuration that a run has saved, which may be anybody's. Raises OSError or ValueError if it is none."""
+    """A configuration that a run has saved, which may be anybody's. Raises OSError or ValueError if it is none.
+
+    A run saves what its keys came to, and of variables of the system's environment the words. Whatever else could
+    compute, such as a text made of ten times another one, is refused.
+    """
     text = read_yaml(path)
+    if len(VARIABLE.findall(text)) > MOST_VARIABLES:
+        raise ValueError(f"has more than {MOST_VARIABLES} variables")
     try:
         found = OmegaConf.load(io.StringIO(text))
     except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ValueError(str(error) or "is not a mapping") from error
     if not isinstance(found, DictConfig):
         raise ValueError("is not a mapping")
+    if computing := next(_computing(OmegaConf.to_container(found)), None):
+        raise ValueError(f"computes a value, which no run saves (got {computing[:60]})")
     return found
+
+
+def _computing(node: Any) -> Iterator[str]:
+    """Texts that stand for something else than a variable of the system's environment, decoded or with a default.
+
+    An asterisk may be an alias of YAML, which `oc.create` reads.
+    """
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _computing(inner)
+    if isinstance(node, str) and "${" in node and re.search(r"[$*]", VARIABLE.sub("", node)):
+        yield node
 
 
 def goes_by_configuration(folder: Path) -> bool:
@@ -125,3 +146,6 @@ def as_saved(cfg: DictConfig, before: DictConfig, overrides: Sequence[str]) -> D
 ANY = ("env", "network", "algorithm")
 SECTIONS = {"sequence": "sequence_learning"}
 OPEN = object()
+# The beginning of what a saved configuration may leave to be read when it is used, and how often it may.
+VARIABLE = re.compile(r"\$\{\s*oc\.(?:env|decode|create)\s*:")
+MOST_VARIABLES = 1000

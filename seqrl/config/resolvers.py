@@ -128,7 +128,8 @@ def register() -> None:
         "by_sequences": by_sequences,
         "folder_name": folder_name,
         "point_folder": point_folder,
-        "own_choices": own_choices,
+        # It takes no folder: a configuration could name any.
+        "own_choices": lambda *, _root_: own_choices(_root_.hydra.runtime.config_sources),
         "choices_of": choices_of,
         "tasks": tasks,
         # Files that were copied from seqrl 0.1.0 name these.

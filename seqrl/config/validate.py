@@ -9,12 +9,14 @@ from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.paths import choices
-from seqrl.config.schema import SHARE, NetworkConfig, keys_of
+from seqrl.config.schema import SHARE, NetworkConfig, RunConfig, keys_of
 from seqrl.config.trust import distrusted, shipped
 from seqrl.packages import how_to_install, is_installed
 from seqrl.text import masked, nearest
 
 GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
+# Of steps and sizes: beyond it, 64 bits and real numbers no longer hold them. A seed may be any number.
+LARGEST = 2**53
 # Packages that loggers need, which are named as their extras are.
 PACKAGES = {"seqrl.loggers.Wandb": "wandb", "seqrl.loggers.Mlflow": "mlflow"}
 
@@ -31,9 +33,11 @@ def faults(cfg: DictConfig) -> list[str]:
 
 def faults_of_policy(cfg: DictConfig) -> list[str]:
     """The same of those parts that it takes to play: environment, network, device, evaluation."""
-    return [*_unknown_keys(cfg), *_unresolved(cfg)] or [
-        *_values(cfg), *_wrappers(cfg), *_contradictions(cfg), *distrusted(cfg)
-    ]  # fmt: skip
+    return (
+        [*_unknown_keys(cfg), *_unresolved(cfg)]
+        or [*_values(cfg, RunConfig), *_wrappers(cfg), *_contradictions(cfg), *distrusted(cfg)]
+        or [*_too_large(cfg)]
+    )
 
 
 def keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -64,9 +68,14 @@ def _section(cfg: DictConfig, key: str) -> DictConfig | None:
     return node if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() else None
 
 
-def _typed_sections(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, type[Any]]]:
-    """Every section that has a schema: what its keys begin with, the section, and the schema."""
-    schema = cfg._metadata.object_type
+def _typed_sections(
+    cfg: DictConfig, prefix: str = "", whole: type[Any] | None = None
+) -> Iterator[tuple[str, DictConfig, type[Any]]]:
+    """Every section that has a schema: what its keys begin with, the section, and the schema.
+
+    whole   schema of a configuration that has parts of it alone, and has lost it
+    """
+    schema = whole or cfg._metadata.object_type
     if isinstance(schema, type) and is_dataclass(schema):
         yield prefix, cfg, schema
     for key in map(str, cfg):
@@ -106,11 +115,10 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
             yield f"{key}: {masked(str(error)).splitlines()[0]}."
 
 
-def _values(cfg: DictConfig) -> Iterator[str]:
-    for prefix, section, schema in _typed_sections(cfg):
+def _values(cfg: DictConfig, whole: type[Any] | None = None) -> Iterator[str]:
+    for prefix, section, schema in _typed_sections(cfg, whole=whole):
         for name, field in keys_of(schema).items():
-            # A key that follows another one is reported under that one.
-            if name in section and not OmegaConf.is_interpolation(section, name):
+            if name in section:
                 yield from _value(f"{prefix}{name}", section[name], field.metadata, list(map(str, section)))
 
 
@@ -118,6 +126,9 @@ def _value(key: str, value: Any, about: Mapping[str, Any], siblings: list[str]) 
     """What is wrong with a value; `about` it, its schema says what it must be."""
     rule, allowed = about.get("rule"), about.get("choices")
     if value is None:
+        return
+    if rule and isinstance(value, int) and value > LARGEST and key != "seed":
+        yield f"{key}: is larger than seqrl can count (got {value}). Use a smaller number."
         return
     if rule and not isinstance(value, str) and not rule.holds(value):
         share = f" Did you mean {value / 100:g}?" if rule is SHARE and 1 < value <= 100 else ""
@@ -128,7 +139,7 @@ def _value(key: str, value: Any, about: Mapping[str, Any], siblings: list[str]) 
     if listed := about.get("names"):
         # A coefficient that this algorithm has not cannot be named.
         known = [name for name in listed if key != "algorithm.anneal" or name in siblings]
-        for name in value:
+        for name in value if OmegaConf.is_list(value) else [value]:
             if name not in known:
                 yield f"{key}: can name {', '.join(known)} (got {name!r}).{nearest(str(name), known)}"
 
@@ -150,10 +161,12 @@ def _not_installed(cfg: DictConfig) -> Iterator[str]:
 def _too_large(cfg: DictConfig) -> Iterator[str]:
     """What could not fit by far, however little each part takes; the rest is found when it happens."""
     network = cfg.network
-    width = max(int(network.get("hidden_size", 0)), int(network.get("lstm_hidden_size", 0)))
+    widths = [network.get(name) for name in ("hidden_size", "lstm_hidden_size")]
+    # A network of the user's own may say it otherwise.
+    width = max([it for it in widths if isinstance(it, int)], default=0)
     # A step holds a dozen numbers, an environment its memory; a weight has a gradient and two moments.
     needs = {
-        "parallel and rollout_length": 4 * cfg.parallel * (12 * max(1, cfg.rollout_length) + 2 * width),
+        "parallel and rollout_length": 4 * cfg.parallel * (12 * max(1, cfg.get("rollout_length", 1)) + 2 * width),
         "network.hidden_size and lstm_hidden_size": 4 * 4 * 4 * width**2,
     }
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -35,17 +35,21 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
 
     left_out: list[str] = []
     records = runs.find(folders, lambda line: left_out.append(printable(line)))
+    tasks = {task: runs.Study(of_task) for task, of_task in runs.by_task(records).items()}
+    for study in tasks.values():
+        if study.ignored:
+            compared = f"only the first {len(study.keys)} are compared"
+            left_out.append(f"{len(study.runs)} runs differ in {len(study.keys) + study.ignored:,} keys: {compared}.")
     for line in left_out:
         print(f"seqrl: warning: {line}", file=sys.stderr)
     console = Console(highlight=False)
     sections = []
-    tasks = runs.by_task(records)
     # Before anything is written.
     folders_of = {task: to / folder_name(task.replace(" ", "_")) if len(tasks) > 1 else to for task in tasks}
     for folder in dict.fromkeys([to, *folders_of.values()]):
         _make(folder)
-    for task, of_task in tasks.items():
-        concluded = findings.findings(runs.Study(of_task), threshold)
+    for task, study in tasks.items():
+        concluded = findings.findings(study, threshold)
         folder = folders_of[task]
         sections.append(
             page.Section(task if len(tasks) > 1 else "", concluded, folder, figures.draw(concluded, folder))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from seqrl.files import TEXT_BYTES
 from seqrl.report import tables
 from seqrl.report.findings import Findings, between, probability, shown
 from seqrl.report.runs import RunRecord, clean, lines_of, short
@@ -108,14 +109,15 @@ def commands(runs: list[RunRecord]) -> list[tuple[str, str]]:
 def _noted(path: Path) -> list[dict[str, Any]]:
     """Lines of a commands.jsonl that are some."""
     try:
-        found = [line for line in lines_of(path) if isinstance(line, dict)]
+        return [
+            {name: clean(line[name]) for name in ("command", "begun", "cores", "seconds") if name in line}
+            for line in lines_of(path, TEXT_BYTES)
+            if isinstance(line, dict)
+            and all(isinstance(line.get(name), str) for name in ("command", "begun"))
+            and is_number(line.get("seconds", 0))
+        ]
     except OSError:
         return []
-    return [
-        {name: clean(line[name]) for name in ("command", "begun", "cores", "seconds") if name in line}
-        for line in found
-        if all(isinstance(line.get(name), str) for name in ("command", "begun")) and is_number(line.get("seconds", 0))
-    ]
 
 
 def _time(times: list[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Runs read from disk, and what was varied between them."""
 
 import os
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,8 +33,8 @@ DERIVED = (
     "algorithm.grad_clip_norm",
 )
 
-# Of a metrics.jsonl: far more than any run writes, and the columns that a report reads.
-MOST_BYTES = 2**30
+# Of a metrics.jsonl: more than runs write, and the columns that a report reads beside the steps.
+MOST_BYTES, MOST_ROWS, MOST_STEPS = 2**29, 2_000_000, 2**53
 COLUMNS = (
     "rollout/return_mean",
     "time/elapsed_seconds",
@@ -42,6 +43,8 @@ COLUMNS = (
     "train/gradient_clipped",
     "memory/peak_mb",
 )
+# Keys in which runs are compared, or that tell tasks apart: far more than anybody sweeps.
+MOST_KEYS = 100
 # Characters of a value that fit into a table.
 LONGEST = 1000
 
@@ -157,21 +160,20 @@ def read(folder: Path, say: Callable[[str], object] = lambda line: None) -> RunR
             settings = _settings(path)
     facts = {name: clean(facts[name]) for name in KINDS if name in facts}
     overrides = dict(_split(override) for override in facts.get("overrides", []))
-    rows = [row for row in _rows(folder / "metrics.jsonl", say) if row.get("rollout/return_mean") is not None]
-    last = rows[-1] if rows else {}
+    curves = _curves(folder / "metrics.jsonl", say)
     return RunRecord(
         folder=folder,
         status=facts["status"],
         settings=settings,
         overrides=overrides,
         facts=facts,
-        env_steps=_column(rows, "env_steps"),
-        returns=_column(rows, "rollout/return_mean"),
-        seconds=_column(rows, "time/elapsed_seconds"),
-        norms=_column(rows, "train/gradient_norm"),
-        clipped=_mean(_column(rows, "train/gradient_clipped")),
-        steps_per_second=facts.get("steps_per_second") or last.get("time/steps_per_second", np.nan),
-        peak_memory_mb=facts.get("peak_memory_mb") or last.get("memory/peak_mb", np.nan),
+        env_steps=curves["env_steps"],
+        returns=curves["rollout/return_mean"],
+        seconds=curves["time/elapsed_seconds"],
+        norms=curves["train/gradient_norm"],
+        clipped=_mean(curves["train/gradient_clipped"]),
+        steps_per_second=facts.get("steps_per_second") or _last(curves["time/steps_per_second"]),
+        peak_memory_mb=facts.get("peak_memory_mb") or _last(curves["memory/peak_mb"]),
     )
 
 
@@ -185,6 +187,7 @@ def by_task(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
     named = [key for key in keys if len({str(task[0].value(key)) for task in tasks.values()}) > 1]
     if any(key in run.overrides for key in named for run in runs):
         named = [key for key in named if any(key in run.overrides for run in runs)]
+    named = named[:MOST_KEYS]
     by_name: dict[str, list[RunRecord]] = {}
     for task in tasks.values():
         name = " ".join(f"{short(key)} {task[0].value(key)}" for key in named)
@@ -199,13 +202,15 @@ def _names_task(key: str) -> bool:
 class Study:
     """Runs, grouped by what was varied between them.
 
-    keys     swept keys, without the seed
-    groups   runs of each configuration, by the values of the keys
+    keys      swept keys, without the seed
+    ignored   how many other keys differ, which are too many to compare
+    groups    runs of each configuration, by the values of the keys
     """
 
     def __init__(self, runs: list[RunRecord]) -> None:
         self.runs = runs
-        self.keys = swept(runs)
+        differing = swept(runs)
+        self.keys, self.ignored = differing[:MOST_KEYS], len(differing[MOST_KEYS:])
         groups: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
         for run in runs:
             groups[self.point(run)].append(run)
@@ -226,14 +231,15 @@ def swept(runs: list[RunRecord]) -> list[str]:
     """Keys that distinguish configurations: overrides first, then whatever else differs where those agree."""
     overridden = list(dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith(INCIDENTAL)))
     keys = [key for key in overridden if len({run.value(key) for run in runs}) > 1]
-    while True:
+    while len(keys) < MOST_KEYS:
         alike: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
         for run in runs:
             alike[tuple(run.value(key) for key in keys)].append(run)
         apart = next((key for group in alike.values() for key in _differing(group)), None)
         if apart is None:
-            return keys
+            break
         keys.append(apart)
+    return keys
 
 
 def rank(key: str, value: Any) -> tuple[Any, ...]:
@@ -254,10 +260,13 @@ def _differing(group: list[RunRecord]) -> Iterator[str]:
             yield key
 
 
-def lines_of(path: Path) -> Iterator[Any]:
-    """What each line of a JSONL file says, if it exists: None for what is no JSON, but for half a line at its end."""
+def lines_of(path: Path, most: int) -> Iterator[Any]:
+    """What each line of a JSONL file says, if it exists: None for what is no JSON, but for half a line at its end.
+
+    most   bytes of the file; a larger one raises OSError
+    """
     with suppress(FileNotFoundError):
-        for line in lines(path, MOST_BYTES):
+        for line in lines(path, most):
             try:
                 yield json_of(line)
             except ValueError:
@@ -265,29 +274,33 @@ def lines_of(path: Path) -> Iterator[Any]:
                     yield None
 
 
-def _rows(path: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl that are some."""
-    rows: list[dict[str, Any]] = []
-    odd: list[int] = []
+def _curves(path: Path, say: Callable[[str], object]) -> dict[str, Array]:
+    """Columns [rows] of a metrics.jsonl, where it has a return; NaN for what a row lacks."""
+    columns = {name: array("d") for name in ("env_steps", *COLUMNS)}
+    rows, odd = 0, []
     try:
-        for number, row in enumerate(lines_of(path), 1):
-            if _is_row(row):
-                rows.append(row)
-            else:
-                odd.append(number)
+        for rows, row in enumerate(lines_of(path, MOST_BYTES), 1):
+            if rows > MOST_ROWS:
+                raise OSError(f"has more than {MOST_ROWS:,} rows")
+            if not _is_row(row):
+                odd.append(rows)
+            elif row.get("rollout/return_mean") is not None:
+                for name, column in columns.items():
+                    value = row.get(name)
+                    column.append(np.nan if value is None else value)
     except OSError as error:
         say(f"{path}: {fault(error)}. The run counts without its curves.")
-        return []
+        return dict.fromkeys(columns, np.empty(0))
     if odd:
-        say(f"{path}: line {odd[0]} is not a row of scalars. {len(odd)} of {len(rows) + len(odd)} lines are left out.")
-    return rows
+        say(f"{path}: line {odd[0]} is not a row of scalars. {len(odd)} of {rows} lines are left out.")
+    return {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
 
 
 def _is_row(row: Any) -> bool:
     return (
         isinstance(row, dict)
         and is_number(row.get("env_steps"))
-        and row["env_steps"] >= 0
+        and 0 <= row["env_steps"] <= MOST_STEPS
         and all(row.get(name) is None or is_number(row[name]) for name in COLUMNS)
     )
 
@@ -328,9 +341,8 @@ def _mean(values: Array) -> float:
     return float(known.mean()) if len(known) else np.nan
 
 
-def _column(rows: list[dict[str, Any]], name: str) -> Array:
-    values = [row.get(name) for row in rows]
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+def _last(values: Array) -> float:
+    return float(values[-1]) if len(values) else np.nan
 
 
 def _split(override: str) -> tuple[str, str]:

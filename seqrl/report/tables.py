@@ -86,10 +86,15 @@ def runs(findings: Findings) -> Rows:
 def save(rows: Rows, path: Path) -> None:
     """Write a CSV."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_inert, rows[0] if rows else []))
+    writer.writerows(map(_inert, row.values()) for row in rows)
     write(path, text.getvalue().encode())
+
+
+def _inert(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, which may be anybody's, behind an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
 
 
 def statuses(all_runs: list[RunRecord]) -> str:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.begun import loaded
-from seqrl.config.schema import RunConfig, typed
+from seqrl.config.schema import RunConfig, RunnerConfig, typed
 from seqrl.devices.device import Device
 from seqrl.errors import CheckpointError
 from seqrl.files import fault
@@ -39,7 +39,8 @@ def configuration(run: Path) -> DictConfig:
         whole = OmegaConf.merge(OmegaConf.structured(RunConfig), parts)
         assert isinstance(whole, DictConfig)
         found = OmegaConf.masked_copy(whole, [*parts, "trust"])
-        found.runner = {"episode_limit": cfg.runner.episode_limit}
+        limit = {"rollout_length": 0, "episode_limit": cfg.runner.episode_limit}
+        found.runner = OmegaConf.merge(OmegaConf.structured(RunnerConfig), limit)
         return found
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"run: {run} is not a run folder. Name the one that has config.yaml in it.") from None

@@ -126,7 +126,9 @@ class Trial:
         if can_go_on(folder):
             arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(GIVEN_AGAIN))]
         else:
-            arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={folder}"]
+            # Its name tells the values, and a list of them has commas.
+            quoted = str(folder).replace("'", "\\'")
+            arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir='{quoted}'"]
         with _appending(self.output) as output:
             self._process = subprocess.Popen(
                 [sys.executable, *SAFELY, "-m", "seqrl.train", *arguments],
