@@ -73,13 +73,17 @@ class StoppedError(SeqrlError):
 
 def described(error: BaseException) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
-    try:
-        said = str(error)
-    except Exception:
-        said = "it cannot say what is wrong"
-    first = (said.strip().splitlines() or [""])[0].rstrip(".")
+    first = (words(error).strip().splitlines() or [""])[0].rstrip(".")
     text = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return masked(f"{text}{_place(error)}")
+
+
+def words(error: BaseException) -> str:
+    """What an exception says; those of others may fail even there."""
+    try:
+        return str(error)
+    except Exception:
+        return "it cannot say what is wrong"
 
 
 def _place(error: BaseException) -> str:
