@@ -20,7 +20,7 @@ from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
 from seqrl.envs.inputs import WithInputs
-from seqrl.errors import ConfigError, SeqrlError, described
+from seqrl.errors import ConfigError, SeqrlError, described, words
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.networks import Graphed, Network
 from seqrl.packages import fault_of_target
@@ -115,7 +115,7 @@ class Constructor:
             raise self.fault(error) from error
 
     def fault(self, error: Exception) -> ConfigError:
-        key = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        key = re.search(r"unexpected keyword argument '(\w+)'", words(error))
         if isinstance(error, TypeError) and key and key[1] in self.make.keywords:
             others = [name for name in self.make.keywords if name != key[1]]
             meant = nearest(key[1], others)

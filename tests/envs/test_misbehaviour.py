@@ -710,4 +710,23 @@ def test_an_error_that_cannot_say_what_is_wrong_is_named_by_its_type(monkeypatch
 
     monkeypatch.setitem(DEEDS, "exit", raises(Wordless))
     said = fault(made("sync", "exit at step"))
-    assert "step 1: it raised Wordless: its text raised" in said
+    assert "step 1: it raised Wordless: it cannot say what is wrong" in said
+
+
+@pytest.mark.parametrize("backend", ["sync", "async", "auto"])
+def test_a_constructor_that_runs_out_of_memory_is_named(backend, monkeypatch):
+    monkeypatch.setattr(Plain, "__init__", lambda *_, **__: bytearray(10**18))
+    with pytest.raises(FaultyEnvError, match=r"^environment 0, constructor: it raised MemoryError"):
+        made(backend, "exit at init")
+
+
+@BOTH
+def test_an_interrupt_that_an_environment_raises_when_it_closes_is_none_of_the_user(backend, monkeypatch, caplog):
+    def interrupt(env):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(DEEDS, "interrupt", interrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with closing(made(backend, "interrupt at close")) as env:
+        played(env)
+    assert "environment 0 failed to close: KeyboardInterrupt" in caplog.text

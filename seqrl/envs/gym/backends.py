@@ -414,7 +414,8 @@ def _constructor_named(request: EnvRequest, who: str) -> Iterator[None]:
         except OverdueError as error:
             raise FaultyEnvError(f"{who}, constructor: {error}. Fix the environment, or raise the limit.") from error
         except BaseException as error:
-            if isinstance(error, Exception) or not is_own_fault(error):
+            # An ordinary one is for whoever knows what was asked for.
+            if (isinstance(error, Exception) and not isinstance(error, MemoryError)) or not is_own_fault(error):
                 raise
             raise FaultyEnvError(f"{who}, constructor: it raised {described(error)}. Fix the environment.") from error
 

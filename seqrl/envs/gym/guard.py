@@ -199,13 +199,17 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def close(self) -> None:
         """Close the environment; only log a failure, as everything played so far is still valid."""
-        try:
-            with self.guard:
+        failed = None
+        with self.guard:
+            try:
                 super().close()
-        except BaseException as error:
-            if not is_own_fault(error):
-                raise
-            log.warning("environment %d failed to close: %s", self.index, described(error), exc_info=error)
+            except BaseException as error:
+                # Only within the guard can a signal be told from what an environment raises.
+                if not is_own_fault(error):
+                    raise
+                failed = error
+        if failed is not None:
+            log.warning("environment %d failed to close: %s", self.index, described(failed), exc_info=failed)
 
     def _time_limits(self) -> list[Any]:
         limits, env = [], self.env

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from seqrl.errors import EnvError, place
+from seqrl.errors import EnvError, place, words
 from seqrl.packages import fault_of_module
 
 
@@ -66,7 +66,7 @@ def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except MISSING_PACKAGE as error:
-        hint = "" if "install " in str(error) else " Install it."
+        hint = "" if "install " in words(error) else " Install it."
         raise EnvError(f"env.id: {id} needs a package that is missing: {_line(error)}.{hint}") from error
     except gymnasium.error.Error as error:
         raise EnvError(f"env.id: {id} cannot be built: {_line(error)}.") from error
@@ -91,4 +91,4 @@ def _is_of_call(error: Exception) -> bool:
 
 def _line(error: Exception) -> str:
     """First line of an error message, without the context that Gymnasium adds."""
-    return str(error).strip().split("\n")[0].split(" was raised from the environment creator")[0].rstrip(".")
+    return words(error).strip().split("\n")[0].split(" was raised from the environment creator")[0].rstrip(".")
