@@ -37,7 +37,7 @@ KNOWN_IN = {
     "mlflow": ["loggers.mlflow"],
     "envpool": ["envs.gym.envpool"],
     "rich": ["metrics.display", "report"],
-    "PIL": ["envs.tasks.pictures", "evaluate.film"],
+    "PIL": ["envs.tasks.pictures", "evaluate.film", "evaluate.pictures"],
     "matplotlib": ["report.figures"],
     "jinja2": ["report.page"],
     "optuna": ["tune"],
