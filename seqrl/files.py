@@ -160,19 +160,44 @@ def read_yaml(path: Path) -> str:
     Raises OSError if it is no such file, ValueError if it is no such text.
     """
     text = read_text(path, YAML_BYTES)
-    depth = 0
     try:
-        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("uses YAML aliases, which no run writes")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise ValueError("is nested too deeply")
+        insist_on_modest_yaml(text)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise ValueError(f"is not YAML ({where}{problem or 'it holds control characters'})") from None
     return text
+
+
+def insist_on_modest_yaml(text: str, most: int = 0) -> None:
+    """Raise ValueError if a text of YAML is deep, or if its aliases stand for more than so many values.
+
+    Raises YAMLError if it is not YAML.
+    """
+    # Values in the text, and in each collection that is open; names of these; values by name.
+    sizes, names, known = [0], [], dict[str, int]()
+    grown = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        name = getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            sizes.append(0)
+            names.append(name)
+            if len(names) > DEEPEST:
+                raise ValueError("is nested too deeply")
+            continue
+        size = isinstance(event, yaml.ScalarEvent) + 0
+        if isinstance(event, yaml.CollectionEndEvent):
+            size, name = sizes.pop() + 1, names.pop()
+        if isinstance(event, yaml.AliasEvent):
+            # One that stands in what it names has no end.
+            size = known.get(event.anchor, most + 1)
+            grown += size
+            if grown > most:
+                limit = f"aliases of more than {most:,} values" if most else "YAML aliases, which no run writes"
+                raise ValueError(f"uses {limit}")
+        elif name:
+            known[name] = size
+        sizes[-1] += size
 
 
 def fault(error: Exception) -> str:

@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import os
 import re
 import typing
 
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.algorithms.base import Settings, SingleSteps
 from seqrl.config.hydra_errors import GROUPS as GROUPS_OF_RUNS
-from seqrl.config.hydra_errors import faults_of_files, message_for
+from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep, message_for
 from seqrl.config.paths import CONF, choices
 from seqrl.config.resolvers import folder_name, learns_sequences, own_choices, tasks
 from seqrl.config.schema import SCHEMAS, AlgorithmConfig, EvaluationConfig, RunConfig, RunnerConfig, keys_of
@@ -296,6 +297,55 @@ def test_an_unknown_section_of_a_file_is_named_with_the_file(tmp_path):
         composed(f"hydra.searchpath=[file://{tmp_path}]", "profile=own")
     (line,), _ = message_for(caught.value, ["--config-dir", str(tmp_path), "profile=own"])
     assert line.startswith("profile/own.yaml: netwrk: there is no such key. Did you mean network?")
+
+
+def own(folder, text):
+    (folder / "network").mkdir()
+    (folder / "network" / "own.yaml").write_text(text)
+    return folder / "network" / "own.yaml"
+
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 8))
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda file: os.mkfifo(file), "is not a regular file"),
+        (lambda file: file.symlink_to("/dev/zero"), "is not a regular file"),
+        (lambda file: file.write_text(LAUGHS), "uses aliases of more than 10,000 values"),
+        (lambda file: file.write_text("a: &a [*a]"), "uses aliases of more than 10,000 values"),
+        (lambda file: file.write_text("a: " + "[" * 60 + "]" * 60), "is nested too deeply"),
+        (lambda file: os.truncate(file, 10**10) if file.touch() is None else None, "is larger than 4 MB"),
+    ],
+    ids=["pipe", "zeros", "laughs", "itself", "deep", "large"],
+)
+def test_a_file_that_hydra_would_wait_for_or_that_grows_gets_one_line(tmp_path, spoil, said, many):
+    file = own(tmp_path, "")
+    file.unlink()
+    spoil(file)
+    words = [f"--config-dir={tmp_path}", "network=mlp"]
+    (line,) = faults_of_sweep([*words, "seed=0,1"]) if many else faults_of_files(words)
+    assert line == f"{file}: {said}. Fix it, or take it out of the folder that --config-dir names."
+
+
+def test_aliases_and_links_of_ones_own_are_read(tmp_path):
+    text = "defaults: [lstm]\nhidden_size: &width 24\nlstm_hidden_size: *width\n"
+    (tmp_path / "elsewhere.yaml").write_text(text)
+    own(tmp_path, "").unlink()
+    (tmp_path / "network" / "own.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+    (tmp_path / "network" / ".#own.yaml").symlink_to("nowhere")
+    assert faults_of_files([f"--config-dir={tmp_path}", "network=own"]) == []
+    assert composed(f"hydra.searchpath=[file://{tmp_path}]", "network=own").network.lstm_hidden_size == 24
+
+
+def test_a_folder_of_too_many_files_gets_one_line(tmp_path, monkeypatch):
+    own(tmp_path, "hidden_size: 3")
+    monkeypatch.setattr("seqrl.config.hydra_errors.MOST_FOLDERS", 5)
+    (tmp_path / "network" / "round").symlink_to(tmp_path)
+    (line,) = faults_of_files([f"--config-dir={tmp_path}", "network=mlp"])
+    assert line.startswith(f"--config-dir: {tmp_path} holds more than 10,000 YAML files or 5 folders.")
 
 
 @pytest.mark.parametrize("words", [["--config-dir", "my_cnf"], ["--config-dir=my_cnf"]])

@@ -2,10 +2,10 @@
 
 import errno
 import inspect
+import os
 import re
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,11 +24,15 @@ from seqrl.config.paths import CONF, choices
 from seqrl.config.trust import SECRET_SOMEWHERE, hydra_distrusted, secrets
 from seqrl.config.validate import faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError
+from seqrl.files import YAML_BYTES, fault, insist_on_modest_yaml, read
 from seqrl.text import masked, nearest
 
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
 # What a broken file of the user raises; UnicodeDecodeError is a ValueError too.
 FILES = (yaml.YAMLError, OSError)
+# Of a folder of the user's own: what may be in it, and of a file there its bytes, and values that aliases stand for.
+MOST_FILES, MOST_FOLDERS = 10_000, 100_000
+MOST_BYTES, MOST_ALIASED = 4 * YAML_BYTES, 10_000
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where what they raise comes from.
 COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
@@ -65,8 +69,8 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
 def faults_of_files(arguments: Sequence[str]) -> list[str]:
     """What must be known of the user's own files, and of secrets, before Hydra imports anything or writes it down."""
     overrides = _overrides(arguments)
-    if octal := [line for folder in config_dirs(arguments) for line in _octal(folder)]:
-        return octal
+    if wrong := [line for folder in config_dirs(arguments) for line in _faults_of_folder(folder)]:
+        return wrong
     if not (own := searchpath(arguments)) and not any(SECRET_SOMEWHERE.search(o) for o in overrides):
         return []
     try:
@@ -102,6 +106,8 @@ def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
 
 def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     """What is wrong with the points of a sweep, a line each with the points that it is wrong in."""
+    if unfit := [line for folder in config_dirs(arguments) for line in _faults_of_folder(folder)]:
+        return unfit
     overrides = OverridesParser.create().parse_overrides(_overrides(arguments))
     wrong: dict[str, list[int]] = {}
     # Only where files of the user's own could set more of it.
@@ -203,15 +209,41 @@ def searchpath(arguments: Sequence[str]) -> list[str]:
     return [f"hydra.searchpath=[file://{folder}]" for folder in config_dirs(arguments)]
 
 
-def _octal(folder: Path) -> Iterator[str]:
+def _faults_of_folder(folder: Path) -> Iterator[str]:
+    """What is wrong with YAML files of the user's own, so that Hydra neither waits for them nor fills the memory."""
+    files: list[Path] = []
+    for number, (place, folders, names) in enumerate(os.walk(folder, followlinks=True), 1):
+        folders.sort()
+        files += sorted(Path(place, name) for name in names if name.endswith(".yaml"))
+        if len(files) > MOST_FILES or number > MOST_FOLDERS:
+            limits = f"{MOST_FILES:,} YAML files or {MOST_FOLDERS:,} folders"
+            yield f"--config-dir: {folder} holds more than {limits}. Keep configuration files in a folder of their own."
+            return
+    for file in files:
+        yield from _faults_of_file(file)
+
+
+def _faults_of_file(file: Path) -> Iterator[str]:
+    try:
+        # A link is the user's own, and leads to a file if all is well.
+        text = read(Path(os.path.realpath(file)), MOST_BYTES).decode()
+        insist_on_modest_yaml(text, MOST_ALIASED)
+    except (FileNotFoundError, PermissionError, UnicodeDecodeError, yaml.YAMLError):
+        # Hydra says what is wrong, if it is chosen at all.
+        return
+    except (OSError, ValueError) as error:
+        yield f"{file}: {fault(error)}. Fix it, or take it out of the folder that --config-dir names."
+        return
+    yield from _octal(file, text)
+
+
+def _octal(file: Path, text: str) -> Iterator[str]:
     """Numbers that YAML 1.1 reads otherwise than people do: 010 is 8."""
-    for file in sorted(folder.rglob("*.yaml")):
-        with suppress(*FILES, UnicodeDecodeError):
-            for token in yaml.scan(file.read_text(encoding="utf-8")):
-                if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("[-+]?0[0-7_]+", token.value):
-                    read, meant = int(token.value, 8), token.value.lstrip("+-0_") or "0"
-                    where = f"{file}:{token.start_mark.line + 1}"
-                    yield f"{where}: YAML reads {token.value} as {read}. Write {meant}, or quote it."
+    for token in yaml.scan(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("[-+]?0[0-7_]+", token.value):
+            number, meant = int(token.value, 8), token.value.lstrip("+-0_") or "0"
+            where = f"{file}:{token.start_mark.line + 1}"
+            yield f"{where}: YAML reads {token.value} as {number}. Write {meant}, or quote it."
 
 
 def _composition(error: Exception, override: str = "", others: Sequence[str] = ()) -> str:

@@ -151,6 +151,7 @@ def read(name: str, config_dirs: Sequence[Path]) -> list[Dimension]:
     if file is None:
         known = sorted({path.stem for folder in folders for path in (folder / "search").glob("*.yaml")})
         raise ConfigError([f"search: there is no {name}.{nearest(name, known)} Choose from {', '.join(known)}."])
+    # Those of the user's own were looked through before, as all that --config-dir names.
     space: Any = OmegaConf.to_container(OmegaConf.load(file))
     if not isinstance(space, dict) or not space:
         raise ConfigError([f"search: {file} has no keys. Write algorithm.epochs: {{choices: [2, 4]}}."])
