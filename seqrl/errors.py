@@ -45,6 +45,20 @@ class NotFiniteError(SeqrlError):
         self.evidence = evidence or {}
 
 
+class ActionNotFiniteError(NotFiniteError):
+    """The policy's action was NaN or infinite.
+
+    where   environment and step
+    """
+
+    def __init__(self, where: str, number: float, evidence: dict[str, Any] | None = None) -> None:
+        super().__init__(
+            f"policy: its action is {number:g} ({where}). Reduce algorithm.learning_rate, or use "
+            "network.normalize_observations=true if observations are very large.",
+            evidence,
+        )
+
+
 class UnsavedError(SeqrlError):
     """The run is over, and its result could not be written."""
 
@@ -73,13 +87,21 @@ class StoppedError(SeqrlError):
 
 def described(error: BaseException) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
-    first = (masked(str(error)).strip().splitlines() or [""])[0].rstrip(".")
+    try:
+        said = str(error)
+    except Exception:
+        said = "it cannot say what is wrong"
+    first = (masked(said).strip().splitlines() or [""])[0].rstrip(".")
     text = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return masked(f"{text}{_place(error)}")
+    return masked(f"{text}{place(error)}")
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
+    """The line of the user's own file that an exception comes from, as ` (file.py:12)`; "" if it comes from none."""
     files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    # Gymnasium raises an error of a constructor again, from the original.
+    if error.__cause__ is not None:
+        files += [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__cause__.__traceback__)]
     # Before seqrl stands whoever called it.
     called = next((n for n, (file, _) in enumerate(files) if file.is_relative_to(PACKAGE)), len(files))
     own = [f" ({file.name}:{line})" for file, line in files[called:] if _is_own(file)]

@@ -4,14 +4,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
-from seqrl.errors import FaultyEnvError, OutsideEnvError
+from seqrl.errors import ActionNotFiniteError, FaultyEnvError, OutsideEnvError
 from seqrl.networks import Distribution
 from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
 from seqrl.types import Rollout, State, Step
@@ -48,8 +48,8 @@ class Runner:
     generator        draws the actions; None: take the most likely action
     episode_limit    steps after which a whole episode counts as endless
 
-    `collect` raises FaultyEnvError if an episode is endless, or if an environment returns NaN, an infinite number or a
-    choice that its space does not have.
+    `collect` raises NotFiniteError if the policy's action is NaN or infinite, and FaultyEnvError if an episode is
+    endless, or if an environment returns NaN, an infinite number or a choice that its space does not have.
     """
 
     def __init__(
@@ -107,7 +107,9 @@ class Runner:
         if state["episodes"] is None:
             return torch.zeros_like(continues)
         if continues.any():
-            self._unfinished = Episodes.of(state["episodes"], continues.device)
+            # The precision of a resumed run may be another.
+            like = self.network.initial_state(1)
+            self._unfinished = Episodes.of(state["episodes"], continues.device, like)
             if not continues.all():
                 self._unfinished.replace(~continues, self._reset(~continues))
         return ~continues
@@ -149,6 +151,7 @@ class Runner:
         """Take one step in every episode in progress."""
         policy, value, state = self.network.step(episodes.observation, episodes.state)
         action = policy.mode() if self.generator is None else policy.sample(self.generator)
+        self._check_action(episodes, action)
         began = time.perf_counter()
         step = episodes.step(self.env, action)
         self.environment_seconds += time.perf_counter() - began
@@ -169,6 +172,18 @@ class Runner:
             memory = {name: leaf[truncated] for name, leaf in state.items()}
             final_value[truncated] = self._value(step.observation[truncated], memory)
         return final_value
+
+    def _check_action(self, episodes: "Episodes", action: Tensor) -> None:
+        """Raise NotFiniteError if an action is NaN or infinite, before an environment answers alike and is blamed."""
+        # An adapter that has to wait for an accelerator asks for itself.
+        if not action.is_floating_point() or waits(action) or math.isfinite(action.sum()):
+            return
+        if (faulty := ~action.isfinite().reshape(len(action), -1).all(1)).any():
+            first = int(faulty.nonzero()[0])
+            where = f"environment {int(episodes.rows[first])}, {moment(int(episodes.age[first]) + 1)}"
+            number = float(action[first][~action[first].isfinite()].flatten()[0])
+            evidence = {"observation": episodes.observation, "action": action}
+            raise ActionNotFiniteError(where, number, evidence)
 
     def _check_later(self, observation: Tensor, reward: Tensor | None, check: Callable[[], None]) -> None:
         """Have `check` called if a number is wrong: now, or when that no longer waits for an accelerator.
@@ -271,9 +286,15 @@ class Evidence:
             if min(limits) == max(limits):
                 ranges.append((*numbers.aminmax(), limits[0]))
             else:
-                beyond = numbers.reshape(len(numbers), -1) - torch.tensor(limits, device=numbers.device)
+                beyond = numbers.reshape(len(numbers), -1) - _on(numbers.device, tuple(limits))
                 ranges.append((numbers.amin(), beyond.amax(), 0))
         return cls(sum(numbers.sum() for numbers in floats), ranges)
+
+
+@cache
+def _on(device: torch.device, limits: tuple[int, ...]) -> Tensor:
+    """Copied once: a copy would make the accelerator wait."""
+    return torch.tensor(limits, device=device)
 
 
 def is_suspicious(evidence: list[Evidence]) -> bool:
@@ -302,9 +323,9 @@ class Episodes:
     age: Tensor
 
     @classmethod
-    def of(cls, state: dict[str, Any], device: torch.device) -> Self:
-        """Episodes of all environments, restored from a `state_dict`."""
-        memory = {name: leaf.to(device, copy=True) for name, leaf in state["state"].items()}
+    def of(cls, state: dict[str, Any], device: torch.device, like: State) -> Self:
+        """Episodes of all environments, restored from a `state_dict`, with a memory of the same dtypes as `like`."""
+        memory = {name: leaf.to(device, like[name].dtype, copy=True) for name, leaf in state["state"].items()}
         age = state["age"].to(device, copy=True)
         return cls(torch.arange(len(age), device=device), state["observation"].to(device), memory, age)
 

@@ -26,10 +26,12 @@ class Packed(Box):
     """Observations of several parts, each a vector of bytes.
 
     parts   space of each, by name: Box of float32 or uint8, Discrete, MultiDiscrete or MultiBinary
+    mask    name of the part that says which choices are allowed, if it is there; None: no part does
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, mask: str | None = ACTION_MASK) -> None:
         self.parts = dict(parts)
+        self.mask = mask if mask in self.parts else None
         self._bytes: dict[str, slice] = {}
         end = 0
         for name, space in self.parts.items():
@@ -75,7 +77,7 @@ class Packed(Box):
         return self.pack(space.sample() for space in self.parts.values())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Packed) and self.parts == other.parts
+        return isinstance(other, Packed) and (self.parts, self.mask) == (other.parts, other.mask)
 
     def __repr__(self) -> str:
         return _named(self.parts)
@@ -191,6 +193,17 @@ def masked_alternatives(space: Space[Any]) -> list[int]:
     if isinstance(space, Joint):
         return [n for part in space.parts.values() for n in masked_alternatives(part)]
     return [] if isinstance(space, MultiBinary) else alternatives(space)
+
+
+def unused_mask(observation_space: Space[Any], action_space: Space[Any]) -> str | None:
+    """Name of a part that looks like a mask of what may be chosen, if no part is used as one."""
+    choices = sum(masked_alternatives(action_space))
+    if not choices or not isinstance(observation_space, Packed) or observation_space.mask:
+        return None
+    for name, part in observation_space.parts.items():
+        if "mask" in name.rpartition(".")[2].lower() and numbers(part) == choices:
+            return name
+    return None
 
 
 def _named(parts: Parts) -> str:

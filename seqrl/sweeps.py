@@ -14,11 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import chdir, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from math import nan
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self, TextIO
+from typing import Any, NoReturn, Self
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
@@ -34,7 +34,7 @@ from seqrl.files import Lines, fault
 from seqrl.machine import cores, hear, keep, let_go
 from seqrl.runs.manifest import facts_of, is_held, note_folder, standing
 from seqrl.runs.stop import HEARD
-from seqrl.text import figure, printable, show_path
+from seqrl.text import figure, say, show_path
 
 
 class SweepWorkers:
@@ -164,7 +164,7 @@ class Pool:
                 done: JobReturn = process.submit(run, *given, **named).result()
             except TerminatedWorkerError:
                 then = "It goes on in a new one." if attempt < self.ATTEMPTS - 1 else "Giving it up."
-                _say(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", sys.stderr)
+                say(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", sys.stderr)
                 continue
             self._idle.append(process)
             return done
@@ -238,13 +238,13 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
     show_path(Path(HydraConfig.get().sweep.dir))
     try:
         # The points that follow begin in the same folder, whatever the parts of this one do.
-        with chdir(Path.cwd()), workers.working() if workers else nullcontext():
+        with same_folder(), workers.working() if workers else nullcontext():
             return nan if workers and workers.stop_signal() else _finish_point(cfg, Point(folder, workers), train)
     except Exception as error:
         context = HydraConfig.get()
         exit_code = report(error, where=f"point {context.job.num} of the sweep: ")
         if isinstance(error, StoppedError) and workers is None:
-            _say(f"seqrl: run the same command with sweep={context.sweep.dir} to continue the sweep", sys.stderr)
+            say(f"seqrl: run the same command with sweep={context.sweep.dir} to continue the sweep", sys.stderr)
             sys.exit(exit_code)
         if workers and workers.abandoned:
             # Nobody waits for the result, and nobody would end this process.
@@ -255,6 +255,17 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
         return nan
 
 
+@contextmanager
+def same_folder() -> Iterator[None]:
+    """Return to the working folder, if it is still there."""
+    here = Path.cwd()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.chdir(here)
+
+
 def _finish_point(cfg: DictConfig, point: Point, train: Train) -> float:
     """Do what is left of a point; its result, NaN if another process is at it."""
     for _ in range(3):
@@ -263,13 +274,13 @@ def _finish_point(cfg: DictConfig, point: Point, train: Train) -> float:
         if point.elsewhere:
             break
         if point.finished:
-            _say(f"{point.folder.name}: already finished, {figure(point.result)}")
+            say(f"{point.folder.name}: already finished, {figure(point.result)}")
             return point.result
         with suppress(TakenError):
             return train(settled, point.folder, point)
         # Another process came first: look again.
         point = Point(point.folder, point.workers)
-    _say(f"{point.folder.name}: is running in another process, skipped")
+    say(f"{point.folder.name}: is running in another process, skipped")
     return nan
 
 
@@ -310,23 +321,19 @@ class Sweep(Callback):
             try:
                 points[name] = {"status": "unknown", **standing(folder / name)}
             except (OSError, ValueError) as error:
-                _say(f"  {name}: its manifest.json {fault(error)}. It is left out.")
+                say(f"  {name}: its manifest.json {fault(error)}. It is left out.")
         ended = Counter(facts["status"] for facts in points.values())
-        _say(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
+        say(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
         failures = Failures()
         for name, facts in points.items():
             if facts["status"] == "running":
-                _say(f"  {name}: still running in another process")
+                say(f"  {name}: still running in another process")
             elif facts["status"] != "finished":
-                _say(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
+                say(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
                 failures.add(facts.get("exit_code", 1))
         FAILURES.add(failures.worst)
         if failures.worst:
-            _say(f"Run the same command with sweep={folder} to finish the rest.")
-
-
-def _say(line: str, to: TextIO | None = None) -> None:
-    print(printable(line), file=to)
+            say(f"Run the same command with sweep={folder} to finish the rest.")
 
 
 def _in_order(name: str) -> tuple[int, str]:

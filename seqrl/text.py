@@ -7,9 +7,9 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def nearest(word: str, words: list[str]) -> str:
@@ -150,6 +150,15 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud
 def printable(text: str) -> str:
     """A text as it may be shown: masked, and control characters but line breaks and tabs spelt out, such as \\x1b."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), masked(text))
+
+
+def say(text: str, to: TextIO | None = None) -> None:
+    """Print a text as it may be shown; nothing where the stream is closed, which an environment may have done.
+
+    to   a stream; None: the standard output
+    """
+    with suppress(ValueError):
+        print(printable(text), file=to)
 
 
 class MaskedFormatter(logging.Formatter):

@@ -40,6 +40,8 @@ def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
     """
     cfg = settled.cfg
     device = make_device(cfg)
+    # An environment may change the working folder, or remove it.
+    here = Path.cwd()
     workers = point.workers if point else None
     display = Display(folder.name if workers else "")
     with ExitStack() as stack:
@@ -61,8 +63,10 @@ def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
             result = result or evaluate_final(run, evaluator, outputs, stop)
             score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
             best = outputs.checkpoints.best if cfg.evaluation.interval else None
-            display.end(summary(run, result, score, best, folder), score, run.clock.elapsed)
-            outputs.finish(run, result, score)
+            try:
+                outputs.finish(run, result, score)
+            finally:
+                display.end(summary(run, result, score, best, folder, here), score, run.clock.elapsed)
     if point and not workers and (number := stop.wanted):
         # It came too late for this one, and not for those that follow.
         raise StoppedError(f"stopped by {number.name}.", 128 + number)

@@ -1,5 +1,6 @@
 """Environments and networks with one defect each, which `seqrl.verify` must find."""
 
+import multiprocessing
 import os
 from typing import ClassVar
 
@@ -233,6 +234,30 @@ class OfThisProcess(Walk):
         return super().seen() / (1 + os.getpid() % 1000)
 
 
+class FailsWithCompany(Walk):
+    """Cannot be played where another one was: only the first pair can."""
+
+    made = 0
+
+    def __init__(self):
+        FailsWithCompany.made += 1
+        self.number = FailsWithCompany.made
+
+    def step(self, action):
+        if self.number > 2:
+            raise RuntimeError("the port is taken")
+        return super().step(action)
+
+
+class FailsElsewhere(Walk):
+    """Can be played in the first process alone."""
+
+    def step(self, action):
+        if multiprocessing.parent_process() is not None:
+            raise RuntimeError("no licence for another process")
+        return super().step(action)
+
+
 class OutOfChoices(Walk):
     """Shows the fourth of three."""
 
@@ -277,6 +302,21 @@ class InfoMask(Walk):
 
     def step(self, action):
         return *super().step(action)[:4], {"action_mask": np.array([1, 0], np.int8)}
+
+
+class DimBits(Walk):
+    """Shows bits as bytes from 0 to 255."""
+
+    observation_space = spaces.Box(0, 255, (3, 3, 20), np.uint8)
+
+    def seen(self):
+        return self.random().integers(2, size=(3, 3, 20), dtype=np.uint8)
+
+
+class Bits(DimBits):
+    """Shows bits as what they are: sound."""
+
+    observation_space = spaces.Box(0, 1, (3, 3, 20), np.uint8)
 
 
 class Exits(Walk):
@@ -401,17 +441,30 @@ class SaysNothingAndBeginsAnywhere(SaysNextStepAndBeginsAnywhere):
     metadata: ClassVar = {}
 
 
+class NeverEndsTogether(SameStep):
+    """Spends a step on a reset, it says, and never ends."""
+
+    metadata: ClassVar = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+
+    def step(self, actions):
+        never = np.zeros(self.num_envs, bool)
+        return self.seen(), np.zeros(self.num_envs), never, never, {}
+
+
 SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
+    DimBits, Bits,
     Exits, Raises, Lasts, Normalizes,
+    FailsWithCompany, FailsElsewhere,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.
     gymnasium.register(f"broken/{one.__name__}-v0", one, disable_env_checker=True)
 VECTOR = (
     SameStep,
+    NeverEndsTogether,
     SaysNextStep,
     SaysNextStepAndPays,
     SaysNextStepAndShowsNoFinal,

@@ -3,9 +3,11 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import time
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -105,8 +107,8 @@ def test_what_a_run_has_left_behind_does_not_come_back(tmp_path):
     assert checkpoints.newest()[0]["iterations"] == 8
     checkpoints.begin({"iterations": 8}, 8)
     assert files(tmp_path) == of(8)
-    checkpoints.save({"iterations": 9.5}, 9)
-    assert checkpoints.newest()[0]["iterations"] == 9.5
+    checkpoints.save({"iterations": 9, "anew": True}, 9)
+    assert checkpoints.newest()[0] == {"iterations": 9, "anew": True}
 
 
 def test_what_is_saved_is_never_written_again(tmp_path):
@@ -191,6 +193,26 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, mine, sound):
             Checkpoints(tmp_path, run=mine).newest()
 
 
+def sealed(tmp_path, header):
+    """A checkpoint whose digest is right, whatever its header says."""
+    data = saved(tmp_path, 1)._path(1).read_bytes()
+    rest = header + b"\n" + data.split(b"\n", 2)[2]
+    digest = hashlib.sha256(b"1\n" + rest).hexdigest().encode()
+    (tmp_path / "checkpoints" / "00000001.pt").write_bytes(b"seqrl checkpoint 1 " + digest + b"\n" + rest)
+
+
+@pytest.mark.parametrize(
+    "header", [b"{}", b"[]", b"3", b"null", b"", b"\xff", b'{"run": {"a": 1}}', b'{"return_mean": NaN}', b"[" * 60000]
+)
+def test_a_sealed_checkpoint_with_an_odd_header_belongs_to_no_run(tmp_path, header):
+    sealed(tmp_path, header)
+    assert Checkpoints(tmp_path).best is None
+    assert Checkpoints(tmp_path).owner is None
+    assert Checkpoints(tmp_path).newest()[0]["iterations"] == 1
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        Checkpoints(tmp_path, run="a").newest()
+
+
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("seqrl.runs.checkpoint.VERSION", 2)
@@ -217,8 +239,8 @@ def test_what_may_not_be_of_this_run_is_left_alone(tmp_path, monkeypatch):
         checkpoints.save({"iterations": iteration}, iteration)
     assert files(tmp_path) == of(1, 4, 5, 7, 99)
     # What stands in the way has another name afterwards.
-    checkpoints.save({"iterations": 7.5}, 7)
-    assert checkpoints.newest()[0] == {"iterations": 7.5}
+    checkpoints.save({"iterations": 75}, 7)
+    assert checkpoints.newest()[0] == {"iterations": 75}
     assert files(tmp_path) == {*of(1, 5, 7, 99), "00000007.pt.aside"}
     moved = {"00000007.pt": "00000007.pt.aside"}
     assert {name: (folder / moved.get(name, name)).read_bytes() for name in kept} == kept
@@ -329,3 +351,64 @@ def test_nothing_but_plain_data_is_loaded(tmp_path):
     with pytest.raises(CheckpointError, match="more than plain data"):
         checkpoints.newest()
     assert not (tmp_path / "created").exists()
+
+
+def with_pickle(program):
+    """What torch.save wrote, with another pickle in the place of its own."""
+    written, changed = io.BytesIO(), io.BytesIO()
+    torch.save({"weight": torch.ones(3)}, written)
+    with zipfile.ZipFile(written) as plain, zipfile.ZipFile(changed, "w") as other:
+        for entry in plain.infolist():
+            other.writestr(entry.filename, program if entry.filename.endswith("data.pkl") else plain.read(entry))
+    return changed.getvalue()
+
+
+# {"a": ...
+A = b"\x80\x02}X\x01\x00\x00\x00a"
+LIST_OF_LISTS = b"".join(b"]q" + bytes([n]) + b"(" + (b"h" + bytes([n - 1])) * 10 + b"e" for n in range(1, 12))
+TEXT = b"X" + (10**6).to_bytes(4, "little") + b"x" * 10**6 + b"q\x02X\x06\x00\x00\x00latin1q\x03\x86R"
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        # bytearray(10**9)
+        (A + b"cbuiltins\nbytearray\n\x8a\x04" + (10**9).to_bytes(4, "little") + b"\x85Rs.", "more than plain data"),
+        (A + b"ccollections\nOrderedDict\nq\x00]\x85Rs.", "is damaged"),
+        (A + b"c__builtin__\nbytes\n\x8a\x04" + (10**9).to_bytes(4, "little") + b"\x85Rs.", "is damaged"),
+        (A + b"(]q\x00K\x01a" + LIST_OF_LISTS + b"ts.", "would grow"),
+        (A + b"](c_codecs\nencode\nq\x01" + TEXT + b"h\x01h\x02h\x03\x86R" * 400 + b"es.", "would grow"),
+        (A + b"]q\x00h\x00as.", "would grow"),
+        (A + b"]" * 500 + b"a" * 499 + b"s.", "would grow"),
+        (A, "is damaged"),
+    ],
+    ids=["length", "copies", "zeros", "laughs", "texts", "itself", "deep", "half"],
+)
+def test_a_small_file_that_takes_much_memory_is_refused_before_it_does(program, said):
+    with pytest.raises(ValueError, match=said):
+        unpacked(with_pickle(program))
+
+
+def test_a_tensor_that_repeats_a_few_numbers_is_refused():
+    written = io.BytesIO()
+    torch.save({"weight": torch.ones(1).expand(10**9)}, written)
+    with pytest.raises(ValueError, match="would grow"):
+        unpacked(written.getvalue())
+
+
+def test_what_torch_would_read_in_its_earliest_form_is_refused():
+    with pytest.raises(ValueError, match="is damaged"):
+        unpacked(pickle.dumps({"a": 1}, 2) + with_pickle(A + b"K\x01s."))
+
+
+def test_plain_data_of_every_kind_comes_back():
+    state = {
+        "numbers": [1, -1, 2**200, 1.5, True, None, 1j],
+        "texts": ["ü", "", b"\x00\xff", b"", b""],
+        "nested": (OrderedDict(a={1: [()]}), torch.float32),
+        "parameters": torch.nn.LSTM(2, 3).state_dict(),
+        "kinds": [torch.ones(2, dtype=kind) for kind in (torch.bool, torch.uint8, torch.int64, torch.bfloat16)],
+    }
+    written = io.BytesIO()
+    torch.save(state, written)
+    assert repr(unpacked(written.getvalue())) == repr(state)

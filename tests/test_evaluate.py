@@ -62,6 +62,9 @@ CONFIG = {
 }
 
 
+SOUND = {"iterations": 1, "steps": 1}
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Folder of a run, beside the module that defines its network; its policy has just begun to remember."""
@@ -312,6 +315,31 @@ def test_a_checkpoint_of_another_network_is_reported_as_such(run, refused):
     line, code = refused("run=run")
     assert code == 3
     assert line.startswith("run: its checkpoint is of another network: ")
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"steps": 1}, "run: its checkpoint holds no state of a run: 'iterations' is missing."),
+        ({"iterations": 1, "steps": None}, "00000009.pt holds no state of a run: steps is odd"),
+        ({"iterations": "x", "steps": 1}, "00000009.pt holds no state of a run: iterations is odd"),
+        ({"iterations": 10**30, "steps": 1}, "00000009.pt holds no state of a run: iterations is odd"),
+        ({"algorithm": []}, "00000009.pt holds no state of a run: algorithm is odd"),
+        ({"algorithm": {"network": []}}, "00000009.pt holds no state of a run: its network has no named parameters"),
+        ({"algorithm": {"network": {7: 1}}}, "00000009.pt holds no state of a run: its network has no named"),
+        ({"iterations": 1, "steps": 1}, "run: its checkpoint is of another network: 'algorithm'"),
+        (SOUND | {"algorithm": {"network": {"trust_in_memory": [1.0]}}}, "run: its checkpoint is of another network: "),
+        (
+            SOUND | {"algorithm": {"network": {"trust_in_memory": torch.tensor(float("nan"))}}},
+            "run: its network holds NaN",
+        ),
+    ],
+)
+def test_a_sealed_checkpoint_that_no_run_saved_gets_one_line(run, refused, state, said):
+    Checkpoints(run).save(state, 9)
+    line, code = refused(*GIVEN, "checkpoint=9")
+    assert code == 3
+    assert said in line
 
 
 def test_the_newest_sound_checkpoint_takes_the_place_of_a_damaged_one(run, evaluated, refused):

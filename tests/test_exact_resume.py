@@ -68,6 +68,57 @@ class Unspeakable(Told):
         return {"place": self}
 
 
+class Harder(Told):
+    """Every episode is harder than those before it."""
+
+    level = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.level += 1
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, reward, *end = super().step(action)
+        return observation, reward - self.level, *end
+
+    def state_dict(self):
+        return {**super().state_dict(), "level": self.level}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.level = state["level"]
+
+
+class Broken(Harder):
+    """Can load what it has just saved, and nothing that another process has."""
+
+    def load_state_dict(self, state):
+        if state["level"] != self.level:
+            raise RuntimeError("no such level")
+        super().load_state_dict(state)
+
+
+class Learned(Wander, torch.nn.Module):
+    """A world that is a network: it saves its weights, and not where it is."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.weight = torch.nn.Parameter(torch.ones(2))
+
+
+class Lists(Told):
+    """Takes back what it saved only as it was: tuples and tensors."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "place": (torch.from_numpy(self.place), 1)}
+
+    def load_state_dict(self, state):
+        place, _ = state["place"]
+        assert isinstance(place, torch.Tensor)
+        assert isinstance(state["place"], tuple)
+        super().load_state_dict({**state, "place": place.numpy()})
+
+
 class Drained(Wander):
     """Rewards fall with every step that it has ever played."""
 
@@ -103,15 +154,42 @@ class Sticky(gymnasium.Wrapper):
         return before, *others
 
 
+class Centred(gymnasium.Wrapper):
+    """Saves its own statistics, and nothing of what lies beneath."""
+
+    sum, count = 0.0, 0
+
+    def reset(self, **arguments):
+        self.sum, self.count = 0.0, 0
+        observation, info = self.env.reset(**arguments)
+        return self.centred(observation), info
+
+    def step(self, action):
+        observation, *others = self.env.step(action)
+        return self.centred(observation), *others
+
+    def centred(self, observation):
+        self.sum, self.count = self.sum + float(observation[0]), self.count + 1
+        return observation - np.float32(self.sum / self.count)
+
+    def state_dict(self):
+        return {"sum": self.sum, "count": self.count}
+
+    def load_state_dict(self, state):
+        self.sum, self.count = state["sum"], state["count"]
+
+
 def stacked(cls):
     return lambda: gymnasium.wrappers.FlattenObservation(gymnasium.wrappers.FrameStackObservation(cls(), 3))
 
 
-for cls in (Wander, Told, Moody, Unspeakable, Drained, Halved):
+for cls in (Wander, Told, Moody, Unspeakable, Harder, Broken, Learned, Lists, Drained, Halved):
     gymnasium.register(f"test/{cls.__name__}-v0", cls, max_episode_steps=12, disable_env_checker=True)
 for name, entry_point in {
     "Stacked": stacked(Told),
     "Sticky": lambda: Sticky(Told()),
+    "Centred": lambda: Centred(Told()),
+    "CentredWander": lambda: Centred(Wander()),
     "Delayed": lambda: gymnasium.wrappers.DelayObservation(Told(), 2),
     "Repeating": lambda: gymnasium.wrappers.StickyAction(Told(), 0.5),
     "Clipped": lambda: gymnasium.wrappers.ClipReward(Told(), -1.0, 1.0),
@@ -208,16 +286,40 @@ def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, back
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Told-v0", f"env.backend={backend}", FIXED)
 
 
+AROUND = ["Stacked", "Sticky", "Delayed", "Repeating", "Clipped", "Halved", "Centred", "CentredWander"]
+
+
 @pytest.mark.parametrize("backend", ["sync", "async"])
-@pytest.mark.parametrize("name", ["Stacked", "Sticky", "Delayed", "Repeating", "Clipped", "Halved"])
+@pytest.mark.parametrize("name", [*AROUND, "Learned", "Lists"])
 def test_what_lies_around_an_environment_goes_on_too(tmp_path, name, backend):
     assert_same(tmp_path, "env=gymnasium", f"env.id=test/{name}-v0", f"env.backend={backend}", FIXED)
 
 
-@pytest.mark.parametrize(("name", "itself"), [("Told", True), ("Clipped", True), ("Stacked", False), ("Sticky", False)])
-def test_an_environment_restores_itself_only_if_nothing_around_it_is_lost(name, itself):
+ITSELF = {"Told": True, "Clipped": True, "Lists": True, "Harder": True}
+REPLAYED = dict.fromkeys(["Stacked", "Sticky", "Centred", "CentredWander", "Learned", "Unspeakable"], False)
+
+
+@pytest.mark.parametrize(("name", "itself"), [*ITSELF.items(), *REPLAYED.items()])
+def test_an_environment_restores_itself_only_if_nothing_in_it_or_around_it_is_lost(name, itself):
     env = GymnasiumEnv(f"test/{name}-v0", 2, seed=0, backend="sync")
+    env.reset()
     assert env._episodes._restore_themselves == itself
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
+def test_what_an_environment_knows_of_earlier_episodes_goes_on_if_it_saves_it(tmp_path, rollouts, backend):
+    assert_same(tmp_path, "env=gymnasium", "env.id=test/Harder-v0", f"env.backend={backend}", rollouts)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize(("rollouts", "lost"), [("rollout_length=0", 0), (FIXED, 3)])
+def test_an_environment_that_cannot_load_what_it_saved_begins_anew_and_the_run_knows(tmp_path, rollouts, lost, backend):
+    broken = ["env=gymnasium", "env.id=test/Broken-v0", f"env.backend={backend}", rollouts]
+    resumed, _, lost_now, rows, expected = interrupted_and_whole(tmp_path, *broken, "network.inputs=[previous_reward]")
+    assert resumed.runner.env.begins_anew
+    assert lost_now == lost
+    assert rows != expected
 
 
 def test_a_replay_may_take_longer_than_one_answer_may(tmp_path, monkeypatch):
@@ -291,10 +393,8 @@ def test_an_episode_longer_than_is_remembered_begins_anew_and_its_return_with_it
     assert returns == lengths
 
 
-def test_what_is_no_plain_data_is_said_when_it_is_to_be_saved(tmp_path):
-    run = begun("env=gymnasium", "env.id=test/Unspeakable-v0", FIXED)
-    run.iterate()
-    with pytest.raises(
-        Exception, match=r"environment 0, .*: its state_dict raised TypeError: Unspeakable is not plain"
-    ):
-        run.state_dict()
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_an_environment_whose_state_is_no_plain_data_is_replayed_and_the_log_says_why(tmp_path, backend, caplog):
+    assert_same(tmp_path, "env=gymnasium", "env.id=test/Unspeakable-v0", f"env.backend={backend}", FIXED)
+    if backend == "sync":
+        assert "its state_dict raised TypeError: Unspeakable is not plain data. Fix" in caplog.text

@@ -1,7 +1,9 @@
 """Reports on runs with known results."""
 
 import csv
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -253,6 +255,24 @@ def test_runs_are_grouped_by_whatever_was_swept(tmp_path, monkeypatch, keys):
         assert "One configuration: final return" in page
 
 
+def test_a_full_disk_gets_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
+    put(tmp_path / "a", 1.0)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        rf"seqrl: error: {tmp_path}/report/\w+\.png: No space left on device\. Free some space, or .*", line
+    )
+    assert not list((tmp_path / "report").iterdir())
+
+
 def test_tasks_of_the_same_name_keep_their_own_runs(tmp_path):
     put(tmp_path / "a", 1.0, parallel=8, env__length=1)
     put(tmp_path / "b", 1.0, parallel=16, env__length=2)
@@ -291,6 +311,15 @@ def test_a_folder_without_runs_gets_one_line(tmp_path, folder, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_settings_of_matplotlib_in_the_working_folder_are_not_obeyed(tmp_path):
+    put(tmp_path / "run", 1.0)
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")
+    program = "import sys; sys.argv = ['report', '.']\nfrom seqrl.report.__main__ import main; main()\n"
+    program += "from matplotlib import rcParams; assert (rcParams['text.usetex'], rcParams['font.size']) == (False, 10)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_starts_quickly_because_it_does_not_import_torch(tmp_path):

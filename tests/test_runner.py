@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqrl.envs import CartPole, TMaze
-from seqrl.errors import FaultyEnvError
+from seqrl.errors import ActionNotFiniteError, FaultyEnvError
 from seqrl.runner import Runner
 from tests.parts import small_network
 from tests.worlds import Script
@@ -193,3 +193,27 @@ def test_a_number_that_is_not_finite_is_located_on_an_accelerator_too(monkeypatc
     as_on_an_accelerator(monkeypatch)
     with pytest.raises(FaultyEnvError, match="environment 1, step 7 of its episode: its reward is nan"):
         runner(env, rollout_length=16).collect()
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_an_action_that_is_not_finite_is_not_the_environments_fault(number):
+    env = Script([[5], [7]], continuous=True)
+    play = runner(env, rollout_length=4, kind="lstm")
+    plain, calls = env.step, []
+    env.step = lambda action: calls.append(1) or plain(action)
+    step = play.network.step
+
+    def spoilt(observation, state):
+        policy, value, state = step(observation, state)
+        sample = policy.sample
+        policy.sample = lambda generator: sample(generator).index_fill(1, torch.tensor([1]), number if calls else 0)
+        return policy, value, state
+
+    play.network.step = spoilt
+    with pytest.raises(
+        ActionNotFiniteError, match=rf"^policy: its action is {number:g} \(environment 0, step 2 of"
+    ) as it:
+        play.collect()
+    assert it.value.exit_code == 4
+    assert set(it.value.evidence) == {"observation", "action"}
+    assert len(calls) == 1

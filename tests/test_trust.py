@@ -364,6 +364,36 @@ def test_a_file_sets_nothing_of_hydras_own_unless_that_is_trusted(evil, monkeypa
     assert completed([*spelling, "profile=bad", "trust=[hydra]"], leave_nothing=False)
 
 
+CALLBACK = "hydra: {callbacks: {evil: {_target_: torch.load, f: payload.pt, weights_only: false}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"trust: [hydra]\n{CALLBACK}", "hydra.callbacks.evil._target_: a file sets it"),
+        (f"trust: ['${{nope}}']\n{CALLBACK}", "hydra.callbacks.evil._target_: a file sets it|'nope' not found"),
+        (f"seed: ['${{nope}}']\n{CALLBACK}", "seed: "),
+        ("trust: [torch]\nhydra: {overrides: {task: ['trust=[torch]']}}", "hydra.overrides: a file sets it"),
+        ("trust: [torch]\nhydra: {overrides: {hydra: ['trust=[torch]']}}", "hydra.overrides: a file sets it"),
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]])
+def test_a_file_cannot_pass_for_the_command_line_nor_keep_it_from_being_looked_at(evil, monkeypatch, text, said, words):
+    (evil / "conf" / "profile").mkdir(parents=True)
+    (evil / "conf" / "profile" / "bad.yaml").write_text(f"# @package _global_\n{text}\n")
+    monkeypatch.chdir(evil)
+    with pytest.raises(ConfigError) as raised:
+        completed(["--config-dir", "conf", "profile=bad", *words], leave_nothing=False)
+    assert re.search(said, raised.value.faults[0])
+
+
+@pytest.mark.parametrize("override", ["+env@hydra.callbacks.evil=tmaze", "+logger@_global_.hydra.callbacks.e=wandb"])
+def test_a_run_folder_cannot_say_where_a_group_goes(tmp_path, override):
+    (tmp_path / "manifest.json").write_text(json.dumps({"overrides": [override], "config_dir": None}))
+    with pytest.raises(ConfigError, match="which its folder alone cannot ask for"):
+        completed([f"resume={tmp_path}"], leave_nothing=False)
+
+
 @pytest.mark.parametrize("option", ["--config-name=evil", "-cn=evil", "--config-path", "-cp", "--config-n", "--con"])
 def test_the_files_that_come_with_seqrl_are_not_replaced(option):
     with pytest.raises(ConfigError, match="seqrl has its own"):

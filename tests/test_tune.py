@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from seqrl.errors import ConfigError
 from seqrl.tune.__main__ import checked, planned
@@ -39,6 +40,27 @@ def tune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def manifests(folder: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("s/*/manifest.json"))}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "+hydra.callbacks.evil._target_", "hydra.callbacks.evil", "hydra/launcher", "trust", "resume", "env@hydra.x",
+        "~env", "+env.kwargs._target_", "+env.kwargs.x._args_", "algorithm._target_", "--config-dir", "-cd",
+    ],
+)  # fmt: skip
+def test_a_search_chooses_values_of_a_run_and_nothing_else(key):
+    with pytest.raises(ConfigError, match="cannot be searched"):
+        override(key, "torch.load")
+
+
+@pytest.mark.parametrize(
+    "value", ["a b", "it's", "back\\", "b\\'x", "{_target_: x}", "a,b", "x=1", "[{a: 1}]", "lstm", "1e-3", None, True]
+)
+def test_a_value_of_a_search_is_one_value_and_never_a_sweep(value):
+    parsed = OverridesParser.create().parse_override(override("+env.kwargs.x", value))
+    assert not parsed.is_sweep_override()
+    assert parsed.value() == (0.001 if value == "1e-3" else value)
 
 
 def test_a_search_tries_values_of_its_space_and_prints_the_best(tmp_path):

@@ -1,5 +1,6 @@
 """`python -m seqrl.verify` passes sound parts and reports defects."""
 
+import re
 import subprocess
 import sys
 from functools import partial
@@ -170,6 +171,65 @@ def test_what_depends_on_the_process_is_reported():
     assert "differs in another process" in finding.figure
 
 
+def test_what_cannot_be_played_again_is_reported(monkeypatch):
+    monkeypatch.setattr(broken.FailsWithCompany, "made", 0)
+    stage = stage_of("FailsWithCompany")
+    assert environment.plays(stage).status is PASS
+    finding = environment.repeats(stage)
+    assert (finding.status, finding.figure[:40]) == (FAIL, "in a second environment, it went on for ")
+    assert "the port is taken" in finding.figure
+    assert environment.processes(stage).status is UNCHECKED
+
+
+def test_a_copy_that_cannot_be_played_is_reported(monkeypatch):
+    stage = stage_of("Walk")
+    stage.require_repetition()
+    play = environment.Play.step
+
+    def step(self, action=None):
+        if self.seed == 1:
+            self.fault = "it raised RuntimeError: no map for this seed"
+        return play(self, action)
+
+    monkeypatch.setattr(environment.Play, "step", step)
+    finding = environment.copies(stage)
+    assert (finding.status, finding.figure[:41]) == (FAIL, "a copy with another seed could not go on:")
+
+
+def test_what_cannot_be_played_in_another_process_is_reported():
+    finding = environment.processes(stage_of("FailsElsewhere"))
+    assert (finding.status, finding.figure[:38]) == (FAIL, "in another process, it went on for 1 o")
+    assert "no licence for another process" in finding.figure
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("Endless", environment.final),
+        ("NeverEndsTogether", environment.final),
+        ("NeverEndsTogether", environment.ghosts),
+    ],
+)
+def test_where_no_episode_ends_what_needs_an_end_is_not_checked(name, check):
+    finding = check(Stage(partial(broken.make, name), SHORT, whole_episodes=False))
+    assert finding.status is UNCHECKED
+    assert re.search(r"no episode ended within [\d,]+ random steps", finding.figure)
+    assert finding.remedy
+
+
+def test_a_play_goes_on_until_an_episode_ends():
+    stage = Stage(partial(broken.make, "Lasts", steps=700), SHORT)
+    assert stage.play.ends == 0
+    assert environment.final(stage).status is PASS
+    assert environment.ends(stage).figure == "1 ended within 701 random steps"
+
+
+def test_where_no_episode_begins_what_memory_is_then_is_not_checked(monkeypatch):
+    monkeypatch.setattr(network, "SECONDS", 0)
+    finding = network.forgets(subject_of("sound", 0, partial(broken.make, "Endless")))
+    assert (finding.status, finding.figure) == (UNCHECKED, "no episode began while it was watched")
+
+
 @pytest.mark.slow
 def test_a_sound_environment_is_the_same_in_another_process():
     assert environment.processes(stage_of("Walk")).status is PASS
@@ -211,6 +271,14 @@ def test_a_wrapper_that_keeps_statistics_is_named_with_the_remedy():
     assert (finding.status, finding.figure.partition(":")[0]) == (WARN, "Normalizes")
     assert "algorithm.normalize_reward=true" in finding.remedy
     assert environment.statistics(stage_of("Walk")) is None
+
+
+def test_bytes_that_are_hardly_seen_are_a_warning():
+    finding = environment.bytes_used(stage_of("DimBits"))
+    assert (finding.status, finding.figure) == (WARN, "none of 0 to 255 is more than 1")
+    assert "Box(0, 1, …, uint8)" in finding.remedy
+    assert environment.bytes_used(stage_of("Bits")).status is PASS
+    assert environment.bytes_used(stage_of("Walk")) is None
 
 
 def test_what_repeats_nowhere_is_not_blamed_for_its_copies_and_processes():

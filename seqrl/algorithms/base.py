@@ -27,6 +27,8 @@ from seqrl.types import Rollout, SequenceBatch, State
 VALUE_DECAY = 0.99
 # Chunks of fewer real steps slow an update down and save little memory.
 MIN_CHUNK_STEPS = 1024
+# Size of rounding errors in advantages, as a share of the largest value target.
+ROUNDING = 1e-8
 # Fields of a minibatch that are kept as evidence if its gradient is not finite.
 STEPS = ("observation", "action", "log_prob", "advantage", "target", "length")
 # Consecutive minibatches with a gradient that is not finite that end the run.
@@ -78,6 +80,7 @@ class SequenceAlgorithm(ABC):
         self.parameters: Terms = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.optimizer = Adam(self.parameters.values(), self.settings.learning_rate, epsilon=1e-5)
         self._skipped_in_a_row = 0
+        self._rounding = 0.0
 
     @property
     def state_lead(self) -> int:
@@ -108,7 +111,9 @@ class SequenceAlgorithm(ABC):
         if self.settings.normalize_advantage == "none":
             return advantage
         centred = self.centred(advantage)
-        return scaled(centred) if self.settings.normalize_advantage == "batch" else centred / self.network.value.std
+        if self.settings.normalize_advantage == "batch":
+            return scaled(centred, self._rounding)
+        return centred / self.network.value.std
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Update the network from one rollout; `progress` is the completed share of the run. Returns scalars to log."""
@@ -120,6 +125,7 @@ class SequenceAlgorithm(ABC):
         # Targets that are not finite must not enter the statistics; their gradient will be skipped, too.
         if self.settings.normalize_value and sequences.target.isfinite().all():
             self.network.value.adapt(sequences.target, VALUE_DECAY)
+        self._rounding = ROUNDING * float(sequences.target.abs().max())
         learning_rate = self.annealed("learning_rate", progress)
         self.optimizer.learning_rate = learning_rate
 

@@ -25,6 +25,12 @@ def approximate_kl(log_ratio: Tensor) -> Tensor:
     return (log_ratio.expm1() - log_ratio).mean()
 
 
-def scaled(advantage: Tensor) -> Tensor:
-    """Advantage [M] with root mean square 1."""
-    return advantage / (advantage.square().mean().sqrt() + 1e-8)
+def scaled(advantage: Tensor, rounding: float = 0.0) -> Tensor:
+    """Advantage [M] with root mean square 1.
+
+    rounding   size of rounding errors in it, which stay small if there is nothing else
+    """
+    largest = advantage.abs().max().clamp_min(torch.finfo(advantage.dtype).tiny)
+    # In its own units, because a square may be too small for its dtype.
+    units = advantage / largest
+    return units / (units.square().mean().sqrt() + rounding / largest).clamp_min(torch.finfo(units.dtype).tiny)

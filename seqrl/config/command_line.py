@@ -33,11 +33,15 @@ def arguments(given: list[str]) -> list[str]:
     quoted = re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", str(folder)))
     others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]
     # A key that is added once more cannot be there already.
-    again = {_key(argument) for argument in others if argument.startswith("+")}
+    again = {_key(argument) for argument in others if argument.startswith("+") or "@" in argument}
     began, config_dir = _beginning(folder)
     if config_dir is not None and not any(word.startswith(("--config-dir", "-cd")) for word in given):
         raise ConfigError([f"resume: this run used configuration files of your own. Add --config-dir {config_dir}"])
     began = [override for override in began if _key(override) not in again and _is_choice(override)]
+    if elsewhere := [override for override in began if "@" in _key(override)]:
+        raise ConfigError(
+            [f"resume: this run used {elsewhere[0]}, which its folder alone cannot ask for. Write it again."]
+        )
     return [*began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
 
 
@@ -47,7 +51,7 @@ def _key(override: str) -> str:
 
 def _is_choice(override: str) -> bool:
     """Whether it chooses a value or a group of a run: no option, nothing of Hydra's own, nothing to trust."""
-    return not (override.startswith("-") or re.match(r"(hydra|trust|resume)\b", _key(override)))
+    return not (override.startswith("-") or re.match(r"(hydra|trust|resume|validate)\b", _key(override)))
 
 
 def _beginning(folder: Path) -> tuple[list[str], str | None]:

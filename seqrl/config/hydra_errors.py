@@ -1,5 +1,6 @@
 """Turns exceptions of Hydra, OmegaConf, YAML and the system into one line each."""
 
+import errno
 import inspect
 import re
 import traceback
@@ -28,6 +29,7 @@ from seqrl.text import masked, nearest
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
 # What a broken file of the user raises; UnicodeDecodeError is a ValueError too.
 FILES = (yaml.YAMLError, OSError)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where what they raise comes from.
 COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
 GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "search"})
@@ -54,10 +56,9 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
         return [_file(error)], ConfigError.exit_code
     if _is_composition(error):
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
-    if isinstance(error, OSError) and error.filename:
-        return [
-            f"{error.filename}: {error.strerror}. Free some space, or choose another run folder with hydra.run.dir=…"
-        ], 2
+    if isinstance(error, OSError) and (error.filename or error.errno in FULL):
+        where = f"{error.filename}: " if error.filename else ""
+        return [f"{where}{error.strerror}. Free some space, or choose another folder."], ConfigError.exit_code
     return None
 
 
@@ -71,9 +72,10 @@ def faults_of_files(arguments: Sequence[str]) -> list[str]:
     try:
         words = [*own, *(a for a in arguments if is_hydra(a)), *overrides]
         return _of_hydra(_composed(words, return_hydra_config=True), words)
-    except (*COMPOSITION, *FILES):
-        # Said in full when Hydra composes it.
-        return []
+    except (*COMPOSITION, *FILES) as error:
+        # Hydra would build what files of the user's own name before it says the same.
+        said = _message_for(error, arguments)
+        return said[0] if own and said else []
 
 
 def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -95,8 +97,7 @@ def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
         )
     except COMPOSITION as error:
         return [f"{_composition(error)} A file of your own needs trust=[hydra]."]
-    trusted = [str(module) for module in cfg.trust or []]
-    return [*hydra_distrusted(cfg.hydra, plain.hydra, trusted), *secrets(cfg)]
+    return [*hydra_distrusted(cfg.hydra, plain.hydra, overrides), *secrets(cfg)]
 
 
 def faults_of_sweep(arguments: Sequence[str]) -> list[str]:

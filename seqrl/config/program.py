@@ -15,7 +15,7 @@ from seqrl.config.command_line import completed, names_modules
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.trust import restrict_imports
 from seqrl.errors import SeqrlError, described
-from seqrl.text import masked, printable
+from seqrl.text import masked, printable, say
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,24 @@ class Failures:
 FAILURES = Failures()
 
 
+class OneLine(logging.Formatter):
+    """A line without a traceback, for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(f"seqrl: {record.levelname.lower()}: {record.getMessage()}").replace("\n", " ")
+
+
+def thread_failed(it: threading.ExceptHookArgs) -> None:
+    """Log what goes wrong in a thread; whoever waits for the thread says it."""
+    error = it.exc_value or it.exc_type()
+    log.warning("a thread ended: %s", described(error), exc_info=(it.exc_type, error, it.exc_traceback))
+
+
 def forgiving_output() -> None:
-    """Print `?` for a character that the terminal's encoding has not, instead of raising."""
+    """Print `?` for a character that the terminal's encoding has not, and no traceback, whoever logs one."""
+    threading.excepthook = thread_failed
+    if logging.lastResort:
+        logging.lastResort.setFormatter(OneLine())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             with suppress(OSError):
@@ -54,8 +70,6 @@ def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
     restrict_imports(trusted=names_modules(sys.argv[1:]))
     # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
     logging.raiseExceptions = False
-    # What goes wrong in a thread is for the log; whoever waits for the thread says it.
-    threading.excepthook = lambda it: log.error("in a thread", exc_info=(it.exc_type, it.exc_value, it.exc_traceback))  # type: ignore[arg-type]
     # Hydra then hands its errors over as they are.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -105,7 +119,7 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
         with suppress(OSError):
             log.error("%s", lines[0], exc_info=error)
     for line in lines:
-        print(printable(f"seqrl: error: {where}{line}"), file=sys.stderr)
+        say(f"seqrl: error: {where}{line}", sys.stderr)
     return exit_code
 
 
@@ -117,7 +131,9 @@ def unexpected(error: Exception) -> str:
     # One that cannot be written, as the folder of a refused run is gone, has no stream.
     logs = [handler.baseFilename for handler in handlers if handler.stream]
     if not logs:
-        with NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
+        # The disk may be full.
+        with suppress(OSError), NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:
             file.write(masked("".join(traceback.format_exception(error))))
-        logs = [file.name]
-    return f"unexpected {described(error)}. The traceback is in {logs[0]}."
+            file.flush()
+            logs = [file.name]
+    return f"unexpected {described(error)}.{f' The traceback is in {logs[0]}.' if logs else ''}"

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -57,7 +58,9 @@ NUMBERS = (IntegerNode, FloatNode, BooleanNode)
 SUITES = ["gymnasium", "popgym", "minigrid", "ale_py"]
 # Of Hydra's own section, what files of the user's own may set.
 HYDRA_OPEN = re.compile(
-    r"hydra\.(run\.dir|sweep\.(dir|subdir)|job\.(config_name|override_dirname)|runtime|overrides|searchpath)\b"
+    r"hydra\.(run\.dir|sweep\.(dir|subdir)|job\.(config_name|override_dirname)|searchpath"
+    # Hydra replaces them with what it knows, or adds to them; `hydra_distrusted` looks at the rest of `overrides`.
+    r"|runtime\.(choices|config_sources)|overrides)\b"
 )
 # What the last words of a key's name say of its value. Tokens are also what a network reads: a number of them is none.
 SECRET = re.compile(
@@ -175,14 +178,25 @@ def _nodes(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _nodes(child, f"{where}[{index}]")
 
 
-def hydra_distrusted(hydra: DictConfig, plain: DictConfig, trusted: Sequence[str]) -> Iterator[str]:
+def trusted_modules(words: Sequence[str]) -> list[str]:
+    """Modules that a command line trusts; what files say of it does not count."""
+    found = [it for it in OverridesParser.create().parse_overrides(list(words)) if it.key_or_group == "trust"]
+    value = found[-1].value() if found else []
+    return [str(it) for it in value] if isinstance(value, list) else []
+
+
+def hydra_distrusted(hydra: DictConfig, plain: DictConfig, words: Sequence[str]) -> Iterator[str]:
     """Complaints about what files of the user's own set in Hydra's own section, which could run anything.
 
     hydra   as it is composed
     plain   as it would be without those files
+    words   overrides of the command line
     """
-    if "hydra" in trusted:
+    if "hydra" in trusted_modules(words):
         return
+    # Hydra adds the command line to what files have put there.
+    if sorted([*hydra.overrides.task, *hydra.overrides.hydra]) != sorted(words):
+        yield "hydra.overrides: a file sets it, and could pass for the command line. Remove it, or add trust=[hydra]."
     now, before = (dict(dotted(_plain(it), "hydra.")) for it in (hydra, plain))
     for key in sorted({*now, *before}):
         if now.get(key) != before.get(key) and not HYDRA_OPEN.match(key):

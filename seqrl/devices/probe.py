@@ -53,7 +53,7 @@ def probe(
         return f"the network cannot be tested on {device}, because a child process cannot build it: {first_line(error)}"
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "seqrl.devices.probe", str(device)],
+            [sys.executable, "-P", "-m", "seqrl.devices.probe", str(device)],
             input=parts,
             capture_output=True,
             timeout=timeout_seconds,

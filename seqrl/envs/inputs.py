@@ -29,7 +29,8 @@ class WithInputs(BatchedEnv):
 
     def __init__(self, env: BatchedEnv, inputs: Sequence[str]) -> None:
         self.env, self.batch_size, self.action_space = env, env.batch_size, env.action_space
-        self.backend, self.backend_reason, self.lasting = env.backend, env.backend_reason, env.lasting
+        self.backend, self.backend_reason = env.backend, env.backend_reason
+        self.lasting, self.notes = env.lasting, env.notes
         space = env.observation_space
         # An observation without parts becomes a part itself.
         self._alone = None if isinstance(space, Packed) else Packed({"observation": space})
@@ -38,7 +39,9 @@ class WithInputs(BatchedEnv):
         self._more = Packed({name: part for name, part in offered.items() if name.partition(".")[0] in inputs})
         if twice := [part for part in self._more.parts if part in parts]:
             raise EnvError(f"network.inputs: the observation already has a part {twice[0]!r}. Drop one of the two.")
-        self.observation_space: Space[Any] = Packed({**parts, **self._more.parts})
+        self.observation_space: Space[Any] = Packed(
+            {**parts, **self._more.parts}, space.mask if isinstance(space, Packed) else None
+        )
         # Current values of every possible input [B, *part].
         self._last: dict[str, Tensor] = {}
 
@@ -68,6 +71,7 @@ class WithInputs(BatchedEnv):
         if state["env"] is None:
             return super().load_state_dict(state)
         continues = self.env.load_state_dict(state["env"])
+        self.begins_anew = self.env.begins_anew
         self._last = {name: value.to(continues.device) for name, value in state["last"].items()}
         return continues
 

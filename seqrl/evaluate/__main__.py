@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -78,9 +79,9 @@ def evaluate(request: Request) -> None:
     run = request.run.absolute()
     cfg, changed = configuration(request)
     state, passed_over = policy.checkpoint(request.run, request.checkpoint)
+    about: dict[str, Any] = {**policy.progress(state), "seed": cfg.seed, "changed": changed}
     device = prepare_device(make_device(cfg), cfg, say)
     network = policy.network(cfg, device, state)
-    about = {"iterations": state["iterations"], "env_steps": state["steps"], "seed": cfg.seed, "changed": changed}
     for fault in passed_over:
         say(f"warning: checkpoint {fault}; using an older one.")
     say(f"{request.run}, after {about['iterations']} iterations, {about['env_steps']:,} steps")

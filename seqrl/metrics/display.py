@@ -17,19 +17,28 @@ from seqrl.text import duration, figure, printable
 
 log = logging.getLogger(__name__)
 
+# What a stream raises that cannot be written, or has not the characters; ValueError: an environment may have closed it.
+UNSHOWN = (OSError, ValueError)
+
 
 class QuietConsole(Console):
-    """A console that never ends a run: it falls silent where its reader is gone, as in `... | head`, or its disk full.
+    """A console that never ends a run: it falls silent where its reader is gone, as in `... | head`, its disk full, or
+    its stream closed by an environment.
 
-    Nothing in a text is read as markup.
+    Or where an environment has closed it. Nothing in a text is read as markup.
     """
 
     def __init__(self) -> None:
         super().__init__(highlight=False, markup=False, emoji=False)
 
     def print(self, *objects: Any, **more: Any) -> None:
-        with suppress(OSError, UnicodeError):
+        with suppress(*UNSHOWN):
             super().print(*objects, **more)
+
+    def __exit__(self, *error: Any) -> None:
+        # The live line writes here.
+        with suppress(*UNSHOWN):
+            super().__exit__(*error)
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,7 +67,7 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._live:
-            with suppress(OSError, UnicodeError):
+            with suppress(*UNSHOWN):
                 self._live.stop()
 
     def say(self, text: str) -> None:

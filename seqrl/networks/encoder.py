@@ -9,10 +9,18 @@ from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
 from seqrl.networks.layers import linear, tanh_
-from seqrl.spaces import ACTION_MASK, Packed, alternatives, numbers, parts
+from seqrl.spaces import Packed, alternatives, numbers, parts
 
 # Images with fewer rows or columns keep their full resolution in the first convolution.
 SMALLEST_PICTURE = 36
+# Dimensions of a stack of images.
+STACKED = 4
+# An observation of several dimensions with more numbers than this may be an image that is not read as one.
+MANY = 4000
+# Numbers to add to the statistics at once.
+PIECE = 2**20
+# A deviation smaller than this share of the mean is a rounding error.
+ROUNDING = 1e-6
 # Normalised numbers are clipped at this many standard deviations from the mean.
 OUTLIER = 10.0
 
@@ -20,8 +28,8 @@ OUTLIER = 10.0
 class Encoder(nn.Module):
     """One layer from an observation [..., *O] to features [..., hidden_size].
 
-    Numbers enter unchanged, choices one-hot, and images (bytes in two or three dimensions) through convolutions. The
-    part called action_mask is not read; `allowed` returns it.
+    Numbers enter unchanged, choices one-hot, and images (bytes in two to four dimensions) through convolutions. The
+    mask of allowed choices is not read unless there is nothing else; `allowed` returns it.
 
     normalize   standardise numbers other than bytes by the running mean and deviation that `adapt` collects
 
@@ -31,11 +39,22 @@ class Encoder(nn.Module):
     def __init__(self, observation_space: spaces.Space[Any], hidden_size: int, normalize: bool = False) -> None:
         super().__init__()
         self.space, self.output_size = observation_space, hidden_size
-        spaces_read = observation_space.parts if isinstance(observation_space, Packed) else {"": observation_space}
-        self.read = [name for name in spaces_read if name != ACTION_MASK]
+        packed = observation_space if isinstance(observation_space, Packed) else None
+        spaces_read = packed.parts if packed else {"": observation_space}
+        self.mask = packed.mask if packed else None
+        # A mask that is all there is to see is read, too.
+        self.read = [name for name in spaces_read if name != self.mask] or list(spaces_read)
         # A list, because names of modules cannot contain dots.
         self.readers = nn.ModuleList(reader(spaces_read[name], normalize) for name in self.read)
-        self.layer = linear(sum(part.output_size for part in self.readers), hidden_size, gain=2**0.5)  # type: ignore[misc]
+        size = sum(part.output_size for part in self.readers)  # type: ignore[misc]
+        if not size:
+            raise ConfigError(
+                [
+                    f"env: the observation {observation_space} has no numbers, so that there is nothing to see. "
+                    "Use another environment, or network.inputs."
+                ]
+            )
+        self.layer = linear(size, hidden_size, gain=2**0.5)
 
     def forward(self, observation: Tensor) -> Tensor:
         values = parts(self.space, observation)
@@ -52,9 +71,9 @@ class Encoder(nn.Module):
 
     def allowed(self, observation: Tensor) -> Tensor | None:
         """Which alternatives [..., n] are allowed; None: all."""
-        if not isinstance(self.space, Packed) or ACTION_MASK not in self.space.parts:
+        if not isinstance(self.space, Packed) or self.mask is None:
             return None
-        return self.space.part(observation, ACTION_MASK) != 0
+        return self.space.part(observation, self.mask) != 0
 
 
 class Normalizer(nn.Module):
@@ -74,22 +93,53 @@ class Normalizer(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.mean) / (self.variance + 1e-8).sqrt()).clamp(-OUTLIER, OUTLIER)
+        # The floor is relative to the numbers, so that no unit is too small; that of zeros only keeps 0 / 0 away.
+        floor = self.mean.abs() * ROUNDING + torch.finfo(x.dtype).tiny ** 0.5
+        return ((x - self.mean) / torch.maximum(self.variance.sqrt(), floor)).clamp(-OUTLIER, OUTLIER)
 
     @torch.no_grad()
     def adapt(self, x: Tensor) -> None:
         """Update the statistics with x [M, size]."""
+        # Few at once, because each is copied.
+        for piece in x.split(max(1, PIECE // max(1, x.shape[1]))):
+            # Squares of numbers that float32 holds may be more than it holds, or less.
+            self._add(piece if piece.device.type == "mps" else piece.double())
+
+    def _add(self, x: Tensor) -> None:
         mean, variance = x.mean(0), x.var(0, correction=0)
         # In place, so that a captured CUDA graph sees the update.
         self.count += len(x)
-        share = len(x) / self.count
+        share = len(x) / self.count.to(x.dtype)
         between = (mean - self.mean).square() * share * (1 - share)
-        self.variance.lerp_(variance, share).add_(between)
-        self.mean.lerp_(mean, share)
+        largest = torch.finfo(self.variance.dtype).max
+        self.variance.copy_((self.variance.to(x.dtype).lerp(variance, share) + between).clamp(max=largest))
+        self.mean.copy_(self.mean.to(x.dtype).lerp(mean, share))
+
+
+class Bytes(nn.Module):
+    """Scales bytes so that the bounds of their space are 0 and 1.
+
+    flatten   for bytes in one dimension, in the order of the space's
+    """
+
+    low: Tensor
+    width: Tensor
+
+    def __init__(self, space: spaces.Box, flatten: bool = False) -> None:
+        super().__init__()
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        # Without a width, nothing varies, and the distance from the bound is as good as any.
+        width = np.where(high > low, high - low, 1)
+        self.is_plain = bool((low == 0).all() and (width == 255).all())
+        for name, bound in {} if self.is_plain else {"low": low, "width": width}.items():
+            self.register_buffer(name, torch.from_numpy(bound.flatten() if flatten else bound), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 255 if self.is_plain else (x - self.low) / self.width
 
 
 class Numbers(nn.Module):
-    """Reads numbers unchanged or standardised; bytes divided by 255."""
+    """Reads numbers unchanged or standardised; bytes so that the bounds of their space are 0 and 1."""
 
     def __init__(self, space: spaces.Space[Any], normalize: bool = False) -> None:
         super().__init__()
@@ -98,12 +148,13 @@ class Numbers(nn.Module):
         self.are_bytes = space.dtype == np.uint8
         has_units = isinstance(space, spaces.Box) and not self.are_bytes
         self.normalizer = Normalizer(self.output_size) if normalize and has_units else None
+        self.bytes = Bytes(space, flatten=True) if isinstance(space, spaces.Box) and self.are_bytes else None
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         x = flat(x, self.dimensions).to(dtype)
         if self.normalizer is not None:
             return self.normalizer(x)  # type: ignore[no-any-return]
-        return x / 255 if self.are_bytes else x
+        return x if self.bytes is None else self.bytes(x)
 
     def adapt(self, x: Tensor) -> None:
         """Update the statistics, if there are any, with x [M, *part]."""
@@ -136,18 +187,23 @@ class Choices(nn.Module):
 
 
 class Image(nn.Module):
-    """Reads an image of bytes with convolutions; the shorter of its first and last dimension holds the channels.
+    """Reads an image of bytes with convolutions; frames of a stack are further channels.
+
+    space   whose bounds scale the bytes; None: 0 and 255
 
     Source: for large images, Mnih et al. (2015), "Human-level control through deep reinforcement learning".
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], space: spaces.Box | None = None) -> None:
         super().__init__()
         self.dimensions = len(shape)
-        self.channels_last = len(shape) == 3 and shape[2] <= shape[0]
-        channels, *size = shape if len(shape) == 3 else (1, *shape)
+        self.bytes = Bytes(space or spaces.Box(0, 255, shape, np.uint8))
+        channels, *size = shape[-3:] if self.dimensions > 2 else (1, *shape)
+        self.channels_last = self.dimensions > 2 and are_channels_last(shape[-3:])
         if self.channels_last:
-            *size, channels = shape
+            *size, channels = shape[-3:]
+        if self.dimensions == STACKED:
+            channels *= shape[0]
         if min(size) >= SMALLEST_PICTURE:
             layers = [convolution(channels, 32, 8, 4), convolution(32, 64, 4, 2), convolution(64, 64, 3, 1)]
         else:
@@ -159,12 +215,26 @@ class Image(nn.Module):
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         ahead = x.shape[: x.dim() - self.dimensions]
         x = x.reshape(-1, *x.shape[len(ahead) :])
+        x = self.bytes(x.to(dtype))
         if self.dimensions == 2:
             x = x.unsqueeze(1)
         elif self.channels_last:
-            x = x.movedim(-1, 1)
-        read: Tensor = self.layers(x.to(dtype) / 255)
+            x = x.movedim(-1, -3)
+        if self.dimensions == STACKED:
+            x = x.flatten(1, 2)
+        read: Tensor = self.layers(x)
         return read.view(*ahead, -1)
+
+
+def are_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether the last of three dimensions of an image holds the channels, and not the first.
+
+    It is the one that differs from two that are alike, or else the shorter.
+    """
+    first, middle, last = shape
+    if (first == middle) != (middle == last):
+        return first == middle
+    return last <= first
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int = 0) -> nn.Sequential:
@@ -175,6 +245,18 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: in
     return nn.Sequential(layer, nn.ReLU())
 
 
+def flattened(space: spaces.Space[Any]) -> list[str]:
+    """Parts that may be images and are read as numbers, a few words about each."""
+    leaves = space.parts if isinstance(space, Packed) else {"": space}
+    return [
+        f"{f'part {name!r} of the observation' if name else 'the observation'} {part.shape} is read as "
+        f"{numbers(part):,} numbers, by one layer. If it is an image, show it in bytes (uint8)."
+        for name, part in leaves.items()
+        if isinstance(part, spaces.Box) and len(part.shape) > 1 and numbers(part) > MANY
+        if isinstance(reader(part, False), Numbers)
+    ]
+
+
 def flat(x: Tensor, dimensions: int) -> Tensor:
     """Flatten the last `dimensions` of x into one."""
     return x if dimensions == 1 else x.reshape(*x.shape[: x.dim() - dimensions], -1)
@@ -183,8 +265,8 @@ def flat(x: Tensor, dimensions: int) -> Tensor:
 def reader(space: spaces.Space[Any], normalize: bool) -> "Numbers | Choices | Image":
     """The module that reads one part of an observation."""
     match space:
-        case spaces.Box(shape=(_, _) | (_, _, _) as shape, dtype=np.uint8):
-            return Image(shape)
+        case spaces.Box(shape=(_, _) | (_, _, _) | (_, _, _, _) as shape, dtype=np.uint8) if numbers(space):
+            return Image(shape, space)
         case spaces.Box() | spaces.MultiBinary():
             return Numbers(space, normalize)
         case spaces.Discrete() | spaces.MultiDiscrete():

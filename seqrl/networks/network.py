@@ -7,11 +7,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from seqrl.errors import ConfigError
 from seqrl.networks.encoder import Encoder
 from seqrl.networks.heads import Distribution, ValueHead, policy_head
 from seqrl.networks.memory.attention import Attention
 from seqrl.networks.memory.base import Block
 from seqrl.networks.memory.lstm import LSTM
+from seqrl.spaces import Packed, masked_alternatives, numbers
 from seqrl.types import SequenceBatch, State
 
 
@@ -73,6 +75,7 @@ class Network(nn.Module):
     def __init__(self, actor: Trunk, critic: Trunk | None, hidden_size: int, action_space: spaces.Space[Any]) -> None:
         super().__init__()
         self.actor, self.critic = actor, critic
+        _check_mask(actor.encoder, action_space)
         self.policy = policy_head(actor.output_size, hidden_size, action_space)
         self.value = ValueHead((critic or actor).output_size, hidden_size)
 
@@ -113,6 +116,17 @@ class Network(nn.Module):
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         return nullcontext() if self.autocast_dtype is None else torch.autocast(device.type, self.autocast_dtype)
+
+
+def _check_mask(encoder: Encoder, action_space: spaces.Space[Any]) -> None:
+    space, choices = getattr(encoder, "space", None), sum(masked_alternatives(action_space))
+    if isinstance(space, Packed) and space.mask and (size := numbers(space.parts[space.mask])) != choices:
+        raise ConfigError(
+            [
+                f"env: the mask {space.mask} has {size} numbers for {choices} choices. Show one for each, or build the "
+                "observation space with Packed(parts, mask=None)."
+            ]
+        )
 
 
 def leaves_under(state: State, name: str) -> State:

@@ -1,13 +1,17 @@
 """The figures: learning curves, final returns, costs, and which differences are real."""
 
-import io
 from collections.abc import Callable, Sequence
+from contextlib import chdir
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+
+# It first obeys a matplotlibrc of the working folder, which may be a stranger's, and could start LaTeX.
+with chdir("/"):
+    import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -50,7 +54,10 @@ COSTS: list[tuple[str, Callable[[Group], float], bool]] = [
 def draw(findings: Findings, folder: Path) -> dict[str, str]:
     """Write the figures as PNG and PDF; return their captions by name."""
     captions: dict[str, str] = {}
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context():
+        # The same figures for everybody, whatever their own matplotlibrc says.
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
         for name, picture in {
             "learning_curves": learning_curves,
             "final_return": final_return,
@@ -64,7 +71,7 @@ def draw(findings: Findings, folder: Path) -> dict[str, str]:
                 continue
             figure, captions[name] = drawn
             for kind in ("png", "pdf"):
-                data = io.BytesIO()
+                data = BytesIO()
                 figure.savefig(data, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
                 write(folder / f"{name}.{kind}", data.getvalue())
             plt.close(figure)

@@ -66,6 +66,8 @@ def open_run(settled: Settled, device: Device, checkpoints: Checkpoints, say: Ca
     lost = run.load_state_dict(state)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
+    if run.runner.env.begins_anew:
+        say("warning: environments could not restore their own state; they begin anew. The log says why.")
     for change in settled.changes:
         say(f"changed: {change}")
     return run

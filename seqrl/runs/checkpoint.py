@@ -17,9 +17,7 @@ import itertools
 import json
 import math
 import os
-import pickle
 import shutil
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,16 @@ from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import insist_on_own_folder, json_of, make_folder, read, regular, remove_strays, write
 from seqrl.machine import free_memory
+from seqrl.runs.plain_data import loaded
 
 # Returns that are known of a checkpoint, by their names in its facts.
 TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
 MAGIC, VERSION = b"seqrl checkpoint ", 1
+# What a run saves, as far as programs read it by name.
+KINDS: dict[str, type] = {
+    **dict.fromkeys(["iterations", "steps", "ended_episodes"], int),
+    **dict.fromkeys(["algorithm", "runner", "episodes", "clock"], dict),
+}
 # The first two lines are far shorter.
 HEADER_BYTES = 65536
 
@@ -164,7 +168,7 @@ class Checkpoints:
     def _load(self, iteration: int) -> dict[str, Any]:
         """Raises OSError or ValueError if it cannot be used."""
         state_bytes, _ = self._checked(iteration)
-        return unpacked(state_bytes)
+        return _of_run(unpacked(state_bytes))
 
     def _checked(self, iteration: int) -> tuple[bytes, dict[str, Any]]:
         """The state as it was written, and the facts; raises OSError or ValueError if it cannot be used."""
@@ -181,10 +185,10 @@ class Checkpoints:
         version, _, digest = first.removeprefix(MAGIC).partition(b" ")
         if _digest(version, rest) != digest:
             raise ValueError("is damaged")
-        if int(version) > VERSION:
+        if version != str(VERSION).encode():
             raise ValueError("is of a newer version of seqrl")
         line, _, state_bytes = rest.partition(b"\n")
-        facts = _facts_of_line(line)
+        facts = _facts(line)
         if self.run is not None and facts.get("run") != self.run:
             raise ValueError("belongs to another run")
         return state_bytes, facts
@@ -209,7 +213,7 @@ class Checkpoints:
         """Iterations and the returns that they are compared by, the best first."""
         facts = {iteration: self._facts(iteration) for iteration in iterations}
         for kind in (EVALUATION, TRAINING):
-            known = [(iteration, it[kind]) for iteration, it in facts.items() if isinstance(it.get(kind), float)]
+            known = [(iteration, it[kind]) for iteration, it in facts.items() if _is_return(it.get(kind))]
             if known:
                 return sorted(known, key=lambda item: (item[1], item[0]), reverse=True)
         return []
@@ -224,10 +228,10 @@ class Checkpoints:
                 first, line = file.readline(HEADER_BYTES), file.readline(HEADER_BYTES)
             if not first.startswith(MAGIC):
                 return "sha256" in _facts_of_pair(path)
-            version, facts = int(first.removeprefix(MAGIC).split()[0]), _facts_of_line(line)
-        except (OSError, ValueError, LookupError):
+        except OSError:
             return False
-        return version <= VERSION and "run" in facts and (self.run is None or facts["run"] == self.run)
+        known, facts = first.startswith(b"%b%d " % (MAGIC, VERSION)), _facts(line)
+        return known and "run" in facts and (self.run is None or facts["run"] == self.run)
 
     def _is_sound(self, iteration: int) -> bool:
         """Whether its bytes are those that were written. A file that has not changed is not read again."""
@@ -266,7 +270,7 @@ class Checkpoints:
                 first, line = file.readline(HEADER_BYTES), file.readline(HEADER_BYTES)
         except OSError:
             return {}
-        return _facts_of_line(line) if first.startswith(MAGIC) else _facts_of_pair(path)
+        return _facts(line) if first.startswith(MAGIC) else _facts_of_pair(path)
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"{iteration:0{DIGITS}d}.pt"
@@ -296,18 +300,21 @@ def unpacked(data: bytes) -> dict[str, Any]:
 
     A file that grows when it is unpacked is refused before it does.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
-            raise ValueError("is packed, and would grow when it is read")
-        state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise ValueError("holds more than plain data") from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        raise ValueError("is damaged") from error
+    state = loaded(data)
     if not isinstance(state, dict):
         raise ValueError("holds no state of a run")
+    return state
+
+
+def _of_run(state: dict[str, Any]) -> dict[str, Any]:
+    """The same, if what it has of a run is of the kind that a run saves. Raises ValueError if not."""
+    for name, kind in KINDS.items():
+        value = state.get(name, kind())
+        if not isinstance(value, kind) or (isinstance(value, int) and not 0 <= value < 2**63):
+            raise ValueError(f"holds no state of a run: {name} is odd")
+    network = state.get("algorithm", {}).get("network", {})
+    if not isinstance(network, dict) or not all(isinstance(name, str) for name in network):
+        raise ValueError("holds no state of a run: its network has no named parameters")
     return state
 
 
@@ -316,18 +323,22 @@ def _reason(error: OSError | ValueError) -> str:
     return f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
 
 
+def _is_return(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 def _facts_of_pair(path: Path) -> dict[str, Any]:
     """What 0.1.0 wrote beside a state; {} if it cannot be read."""
     try:
-        return _facts_of_line(read(path.with_suffix(".json"), HEADER_BYTES))
+        return _facts(read(path.with_suffix(".json"), HEADER_BYTES))
     except OSError:
         return {}
 
 
-def _facts_of_line(line: bytes) -> dict[str, Any]:
-    """What a text of JSON says; {} if it says nothing."""
+def _facts(line: bytes) -> dict[str, Any]:
+    """Facts as they are written, whoever wrote them; {} if they are none."""
     try:
-        facts = json_of(line.decode())
+        facts = json_of(line.decode()) if len(line) <= HEADER_BYTES else {}
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -7,6 +7,7 @@ from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.display import Display
 from seqrl.metrics.hints import Hints
+from seqrl.networks.encoder import flattened
 from seqrl.runs.evaluator import Evaluator
 from seqrl.runs.outputs import Outputs
 from seqrl.runs.run import Run
@@ -22,9 +23,11 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
     latest: Row = {}
     settings = run.algorithm.settings
     hints = Hints(settings.minibatches, settings.bptt_length, cfg.rollout_length, settings.grad_clip_norm)
+    said = _say_notes(run, display, 0)
     run.clock.start()
     while not (run.budget.spent or stop.wanted):
         row = _iterate(run, outputs)
+        said = _say_notes(run, display, said)
         outputs.write(row, run.budget.steps)
         result = _evaluate(run, evaluator, outputs) if _is_due(cfg.evaluation.interval, run) else {}
         latest = result or latest
@@ -59,6 +62,14 @@ def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, stop: Stop)
     if result := evaluator.row(run.algorithm.network, ask):
         outputs.write(result, run.budget.steps)
     return result
+
+
+def _say_notes(run: Run, display: Display, said: int) -> int:
+    """Print what there is to know about the environments, but for the notes that were said; return how many are."""
+    notes = [*flattened(run.runner.env.observation_space), *run.runner.env.notes]
+    for note in notes[said:]:
+        display.say(f"note: {note}")
+    return len(notes)
 
 
 def _iterate(run: Run, outputs: Outputs) -> Row:

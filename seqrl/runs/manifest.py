@@ -199,8 +199,8 @@ def note_folder(folder: Path) -> None:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove the folder of a refused run, and those above it in the working folder, if they were made for it alone."""
-    here, folder = Path.cwd(), folder.absolute()
     with suppress(OSError):
+        here, folder = Path.cwd(), folder.absolute()
         if any(folder.iterdir()):
             return
         forget_log()

@@ -73,20 +73,30 @@ def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
                 raise
 
 
+def progress(state: dict[str, Any]) -> dict[str, int]:
+    """How far the run was in a `checkpoint`. Raises CheckpointError if it does not say that."""
+    try:
+        return {"iterations": state["iterations"], "env_steps": state["steps"]}
+    except KeyError as error:
+        raise CheckpointError(f"run: its checkpoint holds no state of a run: {error} is missing.") from error
+
+
 def network(cfg: DictConfig, device: Device, state: dict[str, Any]) -> Network:
     """The network of a run as it was in a `checkpoint`.
 
-    Raises CheckpointError if it is another one.
+    Raises CheckpointError if it is another one, or cannot play.
     """
     env = make_env(cfg, device, 1, "probe")
     env.close()
     made = make_network(cfg, env, device)
     try:
         made.load_state_dict(state["algorithm"]["network"])
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip().rstrip(".")
         raise CheckpointError(
             f"run: its checkpoint is of another network: {reason}. With other observations or actions than in training "
             "there is nothing to evaluate."
         ) from error
+    if unfit := [name for name, it in made.named_parameters() if not it.isfinite().all()]:
+        raise CheckpointError(f"run: its network holds NaN or infinite numbers, in {unfit[0]}. Use another checkpoint.")
     return made

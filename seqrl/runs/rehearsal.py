@@ -4,6 +4,7 @@ from omegaconf import DictConfig
 
 from seqrl.config.settle import with_values
 from seqrl.metrics.display import Display
+from seqrl.networks.encoder import flattened
 from seqrl.runs.build import build, make_device, prepare_device
 from seqrl.runs.memory_need import footprint
 from seqrl.runs.summary import introduction, sizes
@@ -24,4 +25,6 @@ def rehearse(cfg: DictConfig) -> None:
     finally:
         run.runner.env.close()
     display.say(introduction(cfg, run, device))
+    for note in (*flattened(run.runner.env.observation_space), *run.runner.env.notes):
+        display.say(f"note: {note}")
     display.console.print(sizes(cfg, run, rollout, need), soft_wrap=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seqrl.algorithms.base import SequenceAlgorithm
-from seqrl.errors import CheckpointError, OutOfMemoryError
+from seqrl.errors import CheckpointError, OutOfMemoryError, SeqrlError
 from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.clock import Clock
@@ -109,7 +109,10 @@ class Run:
             self.clock.load_state_dict(state["clock"])
             self.iterations = state["iterations"]
             self.budget.count(state["steps"], state["ended_episodes"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        except (SeqrlError, MemoryError):
+            raise
+        except Exception as error:
+            # Whatever it holds, it comes from a file.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip().rstrip(".")
             raise CheckpointError(f"resume: the checkpoint is of another network or algorithm: {reason}.") from error
         return int(lost.sum())

@@ -36,15 +36,16 @@ def reason(cfg: DictConfig) -> str:
     return f"as {why}: gradients reach back {f'{length} steps' if length else 'to the episode start'}"
 
 
-def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None, folder: Path) -> str:
+def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None, folder: Path, here: Path) -> str:
     """The short table at the end of a run.
 
+    here   the working folder
     best   iterations of the best policy that was evaluated, and its return; None where there is only the final one
     """
     # Whatever was chosen to be written.
     curves = "tensorboard --logdir {}" if any(folder.glob("events.out.tfevents.*")) else "{}/metrics.jsonl"
-    if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())
+    if folder.is_relative_to(here):
+        folder = folder.relative_to(here)
     if result:
         over = (
             f"over {result['evaluation/episodes']:.0f} fresh episodes, worst {figure(result['evaluation/return_min'])}"

@@ -2,6 +2,8 @@
 
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -71,7 +73,9 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan, self.space = plan, space
         plan.study.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(opened(plan.study.absolute() / "journal.log"))
+        journal = opened(plan.study.absolute() / "journal.log")
+        with journal.damage_named():
+            storage = JournalStorage(journal)
         pruner: optuna.pruners.BasePruner = {
             "median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=TICKS // 5),
             "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=TICKS // 5, reduction_factor=2),
@@ -80,9 +84,10 @@ class Search:
         self.study = optuna.create_study(
             storage=storage, study_name="seqrl", direction="maximize", pruner=pruner, load_if_exists=True
         )
-        self._agree("search", plan.search, "; ".join(map(repr, space)))
-        self._agree("arguments", words(plan.arguments))
-        self._agree("seeds", str(plan.seeds))
+        with self._alone():
+            self._agree("search", plan.search, "; ".join(map(repr, space)))
+            self._agree("arguments", words(plan.arguments))
+            self._agree("seeds", str(plan.seeds))
         self._failed = 0
         self.running: dict[int, tuple[Trial, Claim, optuna.Trial | None]] = {}
 
@@ -108,33 +113,51 @@ class Search:
             trial.stop()
 
     def _begin_next(self) -> bool:
-        """Resume an abandoned trial, or else start a new one; return whether there was one to start."""
-        for known in self.study.get_trials(deepcopy=False):
-            if (
-                known.state.name == "RUNNING"
-                and known.number not in self.running
-                and self._take(known.number, known.params)
-            ):
-                return True
-        if self._count("COMPLETE", "PRUNED", "RUNNING") >= self.plan.trials:
-            return False
-        proposed = self._ask()
-        values = {dimension.key: dimension.suggest(proposed) for dimension in self.space}
-        return self._take(proposed.number, values, proposed)
+        """Resume an abandoned trial, or else start a new one; return whether there may be more to start."""
+        # Until all of its values are proposed, nobody else may take it.
+        with self._alone():
+            for known in self._trials():
+                if known.state.name == "RUNNING" and known.number not in self.running and self._take(known):
+                    return True
+            if self._count("COMPLETE", "PRUNED", "RUNNING") >= self.plan.trials:
+                return False
+            proposed = self._ask()
+            for dimension in self.space:
+                dimension.suggest(proposed)
+            self._take(self.study.get_trials(deepcopy=False)[proposed.number], proposed)
+            return True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process of the search is in here."""
+        claim = Claim(self.plan.study / "claims" / "next", wait=True)
+        try:
+            yield
+        finally:
+            claim.release()
 
     def _ask(self) -> "optuna.Trial":
         """A new trial; its proposal depends only on the seed and the earlier trials, not on interruptions."""
         import optuna
 
-        seed = 1_000_003 * self.plan.seed + len(self.study.get_trials(deepcopy=False))
+        seed = 1_000_003 * self.plan.seed + len(self._trials())
         self.study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32, multivariate=True)
         return self.study.ask()
 
-    def _take(self, number: int, values: dict[str, Any], proposed: "optuna.Trial | None" = None) -> bool:
-        """Start or resume a trial; return False if another process runs it."""
+    def _trials(self) -> "list[optuna.trial.FrozenTrial]":
+        """All trials but those of which a process that was killed proposed only some of the values."""
+        keys = {dimension.key for dimension in self.space}
+        return [trial for trial in self.study.get_trials(deepcopy=False) if keys == set(trial.params)]
+
+    def _take(self, known: "optuna.trial.FrozenTrial", proposed: "optuna.Trial | None" = None) -> bool:
+        """Start or resume a trial; return False if another process runs it, or has just ended it."""
+        number, values = known.number, known.params
         try:
             claim = Claim(self.plan.study / "claims" / str(number))
         except BlockingIOError:
+            return False
+        if self.study.get_trials(deepcopy=False)[number].state.is_finished():
+            claim.release()
             return False
         overrides = [override(key, value) for key, value in values.items()]
         named = "_".join(f"{key.rpartition('.')[2]}-{_short(value)}" for key, value in values.items())
@@ -191,31 +214,32 @@ class Search:
         ended = self.study.tell(number, value, TrialState[state])
         claim.release()
         outcome = outcome or (f"return {value:.4g}" if value is not None else "stopped early, lagging behind")
-        best = f" (best {self.study.best_value:.4g}, trial {self.study.best_trial.number})" if self.done else ""
-        values = " ".join(map(_shown, *zip(*ended.params.items(), strict=True)))
+        best = f" (best {found.value:.4g}, trial {found.number})" if (found := self._best_trial) else ""
+        values = " ".join(_shown(key, value) for key, value in ended.params.items())
         print(printable(f"trial {number}: {outcome}{best}; {values}"), flush=True)
 
     def _count(self, *states: str) -> int:
-        return sum(trial.state.name in states for trial in self.study.get_trials(deepcopy=False))
+        return sum(trial.state.name in states for trial in self._trials())
 
     def _agree(self, name: str, value: str, content: str = "") -> None:
         """Record a property of the search; raise ConfigError if the folder holds a search that differs in it."""
         before = self.study.user_attrs.get(name, [value, content])
         if before != [value, content]:
-            other = f"{name}={before[0]}" if before[0] != value else f"a different {name}={value}"
+            known = before[0] if isinstance(before, list) and before else value
+            other = f"{name}={known}" if known != value else f"a different {name}={value}"
             raise ConfigError([f"study: {self.plan.study} was started with {other}. Choose another study=…"])
         self.study.set_user_attr(name, before)
 
     @property
-    def done(self) -> int:
-        """Trials that have finished."""
-        return self._count("COMPLETE")
+    def _best_trial(self) -> "optuna.trial.FrozenTrial | None":
+        finished = [trial for trial in self._trials() if trial.state.name == "COMPLETE"]
+        return max(finished, key=lambda trial: trial.value or 0.0, default=None)
 
     def best(self) -> str:
         """The best trial, and the command to repeat it; best.yaml holds both."""
-        if not self.done:
-            return "No trial has finished."
-        best = self.study.best_trial
+        if (best := self._best_trial) is None:
+            going = self._count("RUNNING")
+            return f"No trial has finished{f'; {going} running in another process' if going else ''}."
         values = [override(key, value) for key, value in best.params.items()]
         command = shlex.join(["python", "-m", "seqrl.train", *self.plan.arguments, *values])
         content = {"return": best.value, "trial": best.number, "overrides": values, "command": command}

@@ -1,5 +1,6 @@
 """The search space: keys of the configuration, and the values to try for each."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 # Of a bound: what Optuna can compute with.
 LARGEST = 1e300
+# A key of a run, or an argument of its environment; words and lists of words, which need no quotes.
+KEY = re.compile(r"(\+env\.kwargs\.)?[A-Za-z]\w*(\.[A-Za-z]\w*)*")
+NOT_SEARCHED = ("hydra", "trust", "resume", "validate", "sweep")
+PLAIN = re.compile(r"[\w./-]+|\[([\w.-]+(, ?[\w.-]+)*)?\]")
 WORDS = ["low", "high", "log", "step", "choices"]
 Value = bool | int | float | str | None
 
@@ -111,8 +116,28 @@ class Dimension:
 
 
 def override(key: str, value: Value) -> str:
-    """A value in the form of the command line."""
-    return f"{key}={'null' if value is None else f'{value:.6g}' if isinstance(value, float) else value}"
+    """A value in the form of the command line, where it can be nothing but a value of a run's own key.
+
+    Raises ConfigError if the key is none: the space, or the journal that it comes from, may be anybody's.
+    """
+    if not KEY.fullmatch(key) or key.partition(".")[0] in NOT_SEARCHED:
+        raise ConfigError([f"search: {key}: cannot be searched. Name a key of a run, such as algorithm.gamma."])
+    match value:
+        case None:
+            return f"{key}=null"
+        case float():
+            return f"{key}={value:.6g}"
+        case str() if not PLAIN.fullmatch(value):
+            return f"{key}={quoted(value)}"
+    return f"{key}={value}"
+
+
+def quoted(text: str) -> str:
+    """A text in the form of the command line, where nothing of it has a meaning."""
+    # A backslash has one before a quote alone.
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", text)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"'{escaped}'"
 
 
 def read(name: str, config_dirs: Sequence[Path]) -> list[Dimension]:

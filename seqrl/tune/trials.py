@@ -16,6 +16,7 @@ from typing import IO, Any
 import yaml
 
 from seqrl.config.begun import can_go_on
+from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError
 from seqrl.files import LINE_BYTES, appending, fault, json_of, make_folder, read_text, read_yaml, regular, write
 from seqrl.machine import end_with_parent
@@ -23,6 +24,8 @@ from seqrl.runs.manifest import facts_of, is_held, is_number
 
 # Arguments that must be given again when a run is resumed.
 GIVEN_AGAIN = ("trust=", "--config-dir=")
+# The working folder comes into the path only where its modules are trusted, or where seqrl itself is run from it.
+SAFELY = [] if PACKAGE.parent == Path.cwd() else ["-P"]
 # Points in a run at which it is compared with others.
 TICKS = 20
 
@@ -126,7 +129,7 @@ class Trial:
             arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={folder}"]
         with _appending(self.output) as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "seqrl.train", *arguments],
+                [sys.executable, *SAFELY, "-m", "seqrl.train", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -139,15 +142,17 @@ class Trial:
 class Claim:
     """A trial that this process runs, and no other process of the same search.
 
-    Raises BlockingIOError if another process runs it, ConfigError if its file is no regular one.
+    wait   until the other process is done
+
+    Raises BlockingIOError if another process runs it and `wait` is false, ConfigError if its file is no regular one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait: bool = False) -> None:
         # The system releases the lock when the process ends, however it ends.
         self._file = _appending(path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BaseException:
             self._file.close()
             raise
         os.set_inheritable(self._file.fileno(), False)

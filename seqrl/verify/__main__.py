@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from seqrl.config.paths import CONF
 from seqrl.config.program import FAILURES, fail, started
 from seqrl.config.settle import settle
+from seqrl.text import say
 from seqrl.verify import environment, network
 from seqrl.verify.findings import Check, Finding, Status
 from seqrl.verify.run import verify
@@ -64,7 +65,7 @@ def job(cfg: DictConfig) -> None:
         findings = verify(settle(cfg).cfg)
     except Exception as error:
         fail(error)
-    print(table(findings))
+    say(table(findings))
     FAILURES.add(not all(finding.is_good for finding in findings))
 
 

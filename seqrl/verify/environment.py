@@ -5,7 +5,6 @@ the same one, beside a copy, in another process, and its answers must not differ
 """
 
 import pickle
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,14 +13,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from gymnasium.spaces import Box
+from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs import BatchedEnv, GymnasiumEnv
+from seqrl.envs.gym.autoreset import NextStepEpisodes
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.lasting import REMEDY as LASTING_REMEDY
 from seqrl.envs.gym.resets import FINAL, REMEDY, AutoresetError
 from seqrl.envs.inputs import WithInputs
-from seqrl.spaces import ACTION_MASK, Packed, masked_alternatives, numbers
+from seqrl.spaces import ACTION_MASK, Packed, masked_alternatives, unused_mask
 from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds
 from seqrl.verify.play import (
     BATCH,
@@ -35,10 +37,11 @@ from seqrl.verify.play import (
     reference,
     retold,
     rewound,
+    stopped_early,
 )
 
-# The word in the name of an observation's part that says what may be chosen.
-MASK = re.compile(r"mask", re.IGNORECASE)
+# Bytes that use no more than this share of their range are hardly seen.
+SMALL = 0.1
 # First observations to see, and how many different ones are few enough to have seen all.
 FIRSTS, FEW = 50, 4
 
@@ -68,9 +71,24 @@ class Stage:
         with self.new() as env:
             return retold(env, len(self.play.answers))
 
+    @cached_property
+    def longest(self) -> Play:
+        """The play, or one that goes on until an episode ends, if none did: alone, and as far as the budget goes."""
+        if self.play.ends or self.play.fault:
+            return self.play
+        with closing(self.make_env(1, "verify")) as env:
+            alone, began = opened(env), time.perf_counter()
+            while not (alone.ends or alone.fault) and alone.steps < self.budget.endless:
+                if time.perf_counter() - began > self.budget.wait:
+                    break
+                alone.steps_until(50, lambda it: bool(it.ends))
+            # Where the next step is spent on the reset, it shows the next first observation.
+            alone.step()
+        return alone
+
     def require_repetition(self) -> None:
         """Raise UncheckedError unless a new environment repeats what was played."""
-        if difference(self.play, self.again) is not None:
+        if difference(self.play, self.again) is not None or stopped_early(self.play, self.again, ""):
             raise UncheckedError("the environment does not repeat even in this process", "Fix that first.")
 
 
@@ -123,6 +141,27 @@ def observations(stage: Stage) -> Measured | None:
 
 
 @check(
+    "bytes use the range of their space",
+    "They are scaled by the bounds of their space: declare those that they have, such as Box(0, 1, …, uint8) for bits, "
+    "or kinds as MultiDiscrete; or show them as they are, as floats, with env.wrappers: "
+    "[{_target_: gymnasium.wrappers.DtypeObservation, dtype: float32}].",
+)
+def bytes_used(stage: Stage) -> Measured | None:
+    """Bytes, as those of an image, are not small for the bounds that they are scaled by."""
+    space, largest = stage.play.env.observation_space, stage.play.largest
+    if not largest:
+        return None
+    small = []
+    for name, most in largest.items():
+        part = space.parts[name] if isinstance(space, Packed) else space
+        assert isinstance(part, Box)
+        low, high = int(part.low.min()), int(part.high.max())
+        if (most - low) <= SMALL * (high - low):
+            small.append(f"{f'part {name!r}: ' if name else ''}none of {low} to {high} is more than {most}")
+    return Measured(Status.WARN if small else Status.PASS, "; ".join(small) or "they do")
+
+
+@check(
     "environment repeats with seed and actions",
     "Draw all randomness from self.np_random, which reset(seed=…) seeds, and keep all state in self, not in the class.",
 )
@@ -132,6 +171,8 @@ def repeats(stage: Stage) -> Measured:
     if (index := difference(play, again)) is not None:
         figure = f"{_when(play, index)} differs in a second environment{_from_global_streams(stage, index)}"
         return holds(False, figure)
+    if early := stopped_early(play, again, again.fault):
+        return holds(False, f"in a second environment, {early}")
     with stage.new("verify another seed") as env:
         other = retold(env, min(len(play.answers), 600))
     idle = "; the seed changes nothing" if difference(play, other) is None else ""
@@ -215,6 +256,8 @@ def copies(stage: Stage) -> Measured:
     if (index := difference(stage.play, replayed)) is not None or replayed.fault:
         differs = replayed.fault if index is None else f"{_when(stage.play, index)} differs"
         return holds(False, f"{differs} beside a copy with another seed")
+    if other.fault:
+        return holds(False, f"a copy with another seed could not go on: {other.fault}")
     return holds(True, f"none of {len(replayed.answers):,} answers differs beside a copy with another seed")
 
 
@@ -225,9 +268,11 @@ def copies(stage: Stage) -> Measured:
 def processes(stage: Stage) -> Measured:
     """It answers the same in a new process."""
     stage.require_repetition()
-    replayed = elsewhere(stage.make_env, len(stage.play.answers))
+    replayed, fault = elsewhere(stage.make_env, len(stage.play.answers))
     if (index := difference(stage.play, replayed)) is not None:
         return holds(False, f"{_when(stage.play, index)} differs in another process")
+    if early := stopped_early(stage.play, replayed, fault):
+        return holds(False, f"in another process, {early}")
     return holds(True, f"none of {len(replayed):,} answers differs")
 
 
@@ -243,6 +288,8 @@ def actions(stage: Stage) -> Measured:
             if not play.step(action):
                 break
             changed += not torch.equal(before, action) or any(witness.changed for witness in seen)
+    if not play.steps:
+        raise UncheckedError(f"no step could be played: {play.fault}")
     return holds(not changed, f"{changed:,} of {play.steps // BATCH:,} were changed, 0 allowed")
 
 
@@ -254,19 +301,15 @@ def masks(stage: Stage) -> Measured | None:
         opened(env).step()
         space = env.observation_space
         choices = sum(masked_alternatives(env.action_space))
-    named = space.parts if isinstance(space, Packed) else {}
     if not choices:
         return None
-    if ACTION_MASK in named:
+    if isinstance(space, Packed) and space.mask:
         return Measured(Status.PASS, "the policy chooses only what it allows")
     if any(witness.mask_in_info for witness in seen):
         own = "" if seen[0].is_single else " and env.backend=sync"
         return Measured(Status.WARN, "info['action_mask'] is not used", f"Use env.action_mask=info{own}.")
-    for name, part in named.items():
-        if MASK.search(name.rpartition(".")[2]) and numbers(part) == choices:
-            return Measured(
-                Status.WARN, f"part {name!r} of the observation is not used", f"Use env.action_mask={name}."
-            )
+    if name := unused_mask(space, env.action_space):
+        return Measured(Status.WARN, f"part {name!r} of the observation is not used", f"Use env.action_mask={name}.")
     return None
 
 
@@ -309,6 +352,13 @@ def beneath(env: BatchedEnv) -> Any | None:
     return env._episodes.envs if isinstance(env, GymnasiumEnv) else None
 
 
+def spends_steps(env: BatchedEnv) -> bool:
+    """Whether it is an own vector form that spends the step after an end on the reset."""
+    while isinstance(env, WithInputs):
+        env = env.env
+    return isinstance(env, GymnasiumEnv) and isinstance(env._episodes, NextStepEpisodes)
+
+
 def witnesses(env: BatchedEnv) -> list[Witness]:
     """Watch Gymnasium's environments beneath; none if there are none."""
     if (envs := beneath(env)) is None:
@@ -328,6 +378,9 @@ def ghosts(stage: Stage) -> Measured | None:
     """The step after an end, which a vector form spends on its reset, gives no reward and does not heed its action."""
     play = stage.play
     if not play.ghosts:
+        with stage.new() as env:
+            if spends_steps(env):
+                raise UncheckedError(f"no episode ended within {play.steps:,} random steps", ends.remedy)
         return None
     if play.ghost_rewards:
         return holds(False, f"{len(play.ghost_rewards):,} of {play.ghosts:,} gave a reward, {play.ghost_rewards[0]:g}")
@@ -344,13 +397,17 @@ def ghosts(stage: Stage) -> Measured | None:
     with stage.new() as env, stage.new() as twin:
         one, other = opened(env), opened(twin)
         ended = torch.zeros(BATCH, dtype=torch.bool)
-        for _ in range(stage.budget.least):
+        for _ in range(max(stage.budget.least, len(play.answers) // 2)):
+            if one.ghosts and one.steps >= BATCH * stage.budget.least:
+                break
             action = one.action()
             # Other actions on the steps that are spent on a reset alone.
             different = one.action().where(ended.view(-1, *[1] * (action.dim() - 1)), action)
             if not (one.step(action) and other.step(different)) or one.last is None:
                 break
             ended = one.last.terminated | one.last.truncated
+    if not one.ghosts:
+        raise UncheckedError(f"no episode ended within {one.steps:,} random steps", ends.remedy)
     return holds(difference(one, other) is None, f"{one.ghosts:,} such steps: what is done there must change nothing")
 
 
@@ -362,26 +419,25 @@ def ends(stage: Stage) -> Measured | None:
     """An episode ends, unless a run does not wait for it."""
     if not stage.whole_episodes:
         return None
-    play = stage.play
-    count, steps = play.ends, play.steps
-    if not count:
-        with closing(stage.make_env(1, "verify")) as env:
-            alone, began = opened(env), time.perf_counter()
-            while not (alone.ends or alone.fault) and alone.steps < stage.budget.endless:
-                if time.perf_counter() - began > stage.budget.wait:
-                    if limit := _time_limit(env):
-                        return holds(True, f"its time limit ends them after {limit:,} steps")
-                    raise UncheckedError(f"none ended within {alone.steps:,} random steps, and time was over")
-                alone.steps_until(50, lambda it: bool(it.ends))
-        count, steps = alone.ends, alone.steps
-    return holds(count > 0, f"{count:,} ended within {steps:,} random steps")
+    longest = stage.longest
+    if not longest.ends and longest.steps < stage.budget.endless:
+        if limit := _time_limit(stage):
+            return holds(True, f"its time limit ends them after {limit:,} steps")
+        raise UncheckedError(
+            f"none ended within {longest.steps:,} random steps, {longest.fault or 'and time was over'}"
+        )
+    return holds(longest.ends > 0, f"{longest.ends:,} ended within {longest.steps:,} random steps")
 
 
-def _time_limit(env: BatchedEnv) -> int | None:
-    """Steps after which Gymnasium ends an episode; None if it does not, or if this is none of its environments."""
-    envs = beneath(env)
-    spec = getattr(getattr(envs, "envs", [envs])[0], "spec", None)
-    return spec and spec.max_episode_steps
+def _time_limit(stage: Stage) -> int | None:
+    """Steps after which one of Gymnasium's wrappers ends an episode; None if there is none."""
+    with stage.new() as env:
+        layers = getattr(beneath(env), "envs", [])[:1]
+        while layers:
+            if isinstance(layers[-1], TimeLimit):
+                return int(layers[-1]._max_episode_steps)
+            layers = [vars(layers[-1])["env"]] if "env" in vars(layers[-1]) else []
+    return None
 
 
 @check(
@@ -391,9 +447,9 @@ def _time_limit(env: BatchedEnv) -> int | None:
 )
 def final(stage: Stage) -> Measured | None:
     """An episode ends with an observation that the next one does not begin with."""
-    play = stage.play
+    play = stage.longest
     if not play.own + play.alike:
-        return None
+        raise UncheckedError(f"no episode ended within {play.steps:,} random steps", ends.remedy)
     figure = f"{play.alike:,} of {play.own + play.alike:,} equal the next episode's first one"
     if not play.own and play.common:
         return Measured(Status.WARN, f"{figure}, and so do others: nothing can be concluded")
@@ -403,6 +459,7 @@ def final(stage: Stage) -> Measured | None:
 CHECKS: list[Check] = [
     plays,
     observations,
+    bytes_used,
     repeats,
     repeats_later,
     statistics,

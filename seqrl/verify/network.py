@@ -312,7 +312,8 @@ def crowd(subject: Subject) -> Measured:
     """A row gives the same results in a batch as large as training's as in a small one, acting and learning."""
     with torch.no_grad():
         worst = max(_acting_in_a_crowd(subject), _learning_in_a_crowd(subject))
-    return small(worst, subject.allowed(1e-10, 1e-4), f"largest relative Δ in batches of {subject.rows:,}")
+    learning = f", learning of {MOST_ROWS:,}," if subject.rows > MOST_ROWS else ""
+    return small(worst, subject.allowed(1e-10, 1e-4), f"largest relative Δ in batches of {subject.rows:,}{learning}")
 
 
 def _acting_in_a_crowd(subject: Subject) -> float:
@@ -350,8 +351,13 @@ def forgets(subject: Subject) -> Measured | None:
     state = network.initial_state(BATCH)
     if not state:
         return None
-    left = max((float(leaf.double().abs().max()) for leaf in state.values() if leaf.numel()), default=0.0)
     first = (rollout.age == 0) & rollout.valid
+    left = max((float(leaf.double().abs().max()) for leaf in state.values() if leaf.numel()), default=0.0)
+    if not first.any() and not left:
+        raise UncheckedError(
+            "no episode began while it was watched",
+            "Give the environment a time limit, such as +env.kwargs.max_episode_steps=1000.",
+        )
     if first.any():
         with torch.no_grad():
             value = network.step(rollout.observation[first], network.initial_state(int(first.sum())))[1]

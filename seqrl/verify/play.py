@@ -20,7 +20,7 @@ from torch import Tensor
 
 from seqrl.envs import BatchedEnv
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
-from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, alternatives, masked_alternatives, parts
+from seqrl.spaces import Array, Joint, Packed, alternatives, masked_alternatives, parts
 from seqrl.types import Step
 from seqrl.verify.findings import UncheckedError
 
@@ -68,6 +68,7 @@ class Play:
     ghost_rewards   what they gave
     ghost_firsts    digests of what they showed
     firsts      digests of what all episodes showed that began together
+    largest     of all bytes that were shown, by the name of their part
     last        the last step
     """
 
@@ -88,6 +89,7 @@ class Play:
     ghost_rewards: list[float] = field(default_factory=list)
     ghost_firsts: set[bytes] = field(default_factory=set)
     firsts: set[bytes] = field(default_factory=set)
+    largest: dict[str, int] = field(default_factory=dict)
     last: Step | None = None
 
     def __post_init__(self) -> None:
@@ -112,8 +114,9 @@ class Play:
 
     def action(self) -> Tensor:
         """Random actions [B, *A], only allowed ones if there is a mask; continuous ones may leave their bounds."""
-        mask = parts(self.env.observation_space, self.observation).get(ACTION_MASK)
-        allowed = None if mask is None else mask.cpu().numpy() != 0
+        space = self.env.observation_space
+        name = space.mask if isinstance(space, Packed) else None
+        allowed = None if name is None else parts(space, self.observation)[name].cpu().numpy() != 0
         drawn = _drawn(self.env.action_space, self.env.batch_size, self.random, allowed)
         return torch.from_numpy(drawn).to(self.observation.device)
 
@@ -142,6 +145,9 @@ class Play:
         self.observation = observation
         self._note(observation)
         self.outside = self.outside or self._fault_of(observation)
+        for name, part in parts(self.env.observation_space, observation).items():
+            if part.dtype == torch.uint8 and part.numel():
+                self.largest[name] = max(int(part.max()), self.largest.get(name, 0))
 
     def _note(self, *answer: Tensor) -> None:
         self.answers.append(_digest(*answer))
@@ -237,8 +243,16 @@ def difference(one: Play | list[bytes], other: Play | list[bytes]) -> int | None
     return next((index for index, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), None)
 
 
-def elsewhere(make_env: MakeEnv, answers: int) -> list[bytes]:
-    """The same play in a new process."""
+def stopped_early(whole: Play, replayed: Play | list[bytes], fault: str) -> str:
+    """Why a play that should be as long as another is not; "" if it is."""
+    answers = replayed.answers if isinstance(replayed, Play) else replayed
+    if len(answers) >= len(whole.answers):
+        return ""
+    return f"it went on for {len(answers):,} of {len(whole.answers):,} answers{fault and f': {fault}'}"
+
+
+def elsewhere(make_env: MakeEnv, answers: int) -> tuple[list[bytes], str]:
+    """What the same play in a new process answered, and what ended it early; "" if nothing did."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_tell, args=(theirs, make_env, answers))
@@ -258,14 +272,16 @@ def elsewhere(make_env: MakeEnv, answers: int) -> list[bytes]:
             process.join()
     if isinstance(replayed, str):
         raise UncheckedError(f"another process could not play it: {replayed}")
-    return list(replayed)
+    answered, fault = replayed
+    return answered, fault
 
 
 def _tell(pipe: Connection, make_env: MakeEnv, answers: int) -> None:
     torch.set_num_threads(1)
     try:
         with closing(make_env(BATCH, "verify")) as env:
-            pipe.send(retold(env, answers).answers)
+            replayed = retold(env, answers)
+            pipe.send((replayed.answers, replayed.fault))
     except Exception as error:
         pipe.send(described(error))
 

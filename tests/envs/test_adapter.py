@@ -5,6 +5,7 @@ import warnings
 from contextlib import closing
 from functools import partial
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -410,6 +411,75 @@ def test_an_environment_that_cannot_be_played_is_refused_in_one_line(make, messa
     with pytest.raises(EnvError) as error:
         make(batch_size=2, seed=0)
     assert str(error.value) == message
+
+
+class Adds(gymnasium.Env):
+    def __init__(self):
+        self.sum = 1 + "1"
+
+
+class CallsWrongly(gymnasium.Env):
+    def __init__(self):
+        self.helped(1, 2)
+
+    def helped(self):
+        pass
+
+
+class NoEnv:
+    pass
+
+
+@pytest.mark.parametrize("backend", ["auto", "sync", "async"])
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (Adds, r"TypeError: unsupported operand type\(s\) for \+: 'int' and 'str' \(test_adapter\.py:\d+\)\. Fix"),
+        (CallsWrongly, r"TypeError: .*helped\(\) takes 1 positional argument .* \(test_adapter\.py:\d+\)\. Fix"),
+        (NoEnv, r"TypeError: The environment must inherit from the gymnasium.Env class"),
+    ],
+)
+def test_a_constructor_that_fails_without_arguments_is_named_with_its_line(backend, what, message, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Fails-v0", entry_point=what)
+    monkeypatch.setitem(gymnasium.registry, "Fails-v0", spec)
+    with pytest.raises(EnvError, match=rf"^env\.id: Fails-v0 cannot be built: {message}"):
+        GymnasiumEnv("Fails-v0", 2, 0, backend=backend)
+
+
+HUGE, HALF = np.finfo(np.float32).max, np.finfo(np.float16).max
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (-HUGE, HUGE, np.float32),
+        (-1e38, 1e38, np.float32),
+        (-1e10, 1e10, np.float32),
+        (-np.finfo(np.float64).max, np.finfo(np.float64).max, np.float64),
+        (-HALF, HALF, np.float16),
+    ],
+)
+def test_huge_bounds_of_actions_are_none(low, high, dtype):
+    env = echo(spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(low, high, (2,), dtype))
+    assert env.action_space == spaces.Box(-np.inf, np.inf, (2,))
+    env.reset()
+    assert env.step(torch.tensor([[1.5, -3.0], [0.0, 7.0]])).observation.tolist() == [[1.5, -3], [0, 7]]
+
+
+def test_one_huge_bound_leaves_the_other():
+    low, high = np.array([0, -HUGE, -1, 3, 1e11]), np.array([HUGE, 0, 1, 3, 3e11])
+    env = echo(spaces.Box(-np.inf, np.inf, (5,)), spaces.Box(low, high, dtype=np.float64))
+    assert env.action_space.low.tolist() == [0, -np.inf, -1, -1, -1]
+    assert env.action_space.high.tolist() == [np.inf, 0, 1, 1, 1]
+    env.reset()
+    received = env.step(torch.tensor([[2.0, 2.0, 0.5, 0.5, 0.0], [-2.0, -2.0, -0.5, -0.5, 1.0]])).observation
+    assert received.tolist() == torch.tensor([[2, 0, 0.5, 3, 2e11], [0, -2, -0.5, 3, 3e11]]).tolist()
+
+
+def test_bounds_whose_sum_is_too_large_for_their_dtype_are_scaled_to():
+    env = echo(spaces.Box(-np.inf, np.inf, (1,)), spaces.Box(49984, 60000, (1,), np.float16))
+    env.reset()
+    assert env.step(torch.tensor([[-1.0], [1.0]])).observation.tolist() == [[49984.0], [60000.0]]
 
 
 def test_a_missing_envpool_names_the_extra_to_install(monkeypatch):

@@ -19,7 +19,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from seqrl.envs import FaultyEnvError, GymnasiumEnv
+from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.gym.calls import Guard
 from seqrl.machine import keep, let_go
 from seqrl.runner import Runner
@@ -117,6 +117,10 @@ def handle_signals(env):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 
 
+def silence(env):
+    sys.stdout = sys.stderr = None
+
+
 def move(env):
     os.chdir(Path(__file__).parent)
 
@@ -138,6 +142,7 @@ DEEDS = {
     "handle signals": handle_signals,
     "compute": compute,
     "move": move,
+    "silence": silence,
 }
 
 
@@ -256,6 +261,15 @@ def test_an_environment_has_a_working_folder_of_its_own(id, place, tmp_path, mon
     assert Path.cwd() == tmp_path
 
 
+def test_an_environment_that_takes_the_streams_away_silences_itself_alone(capsys):
+    with closing(made("sync", "silence at step")) as env:
+        played(env)
+        with env._episodes.guard:
+            assert sys.stdout is None
+        print("heard")
+    assert capsys.readouterr().out == "heard\n"
+
+
 @BOTH
 @pytest.mark.parametrize("place", ["init", "reset", "step"])
 def test_the_run_hears_signals_after_an_environment_set_a_handler_of_its_own(backend, place):
@@ -299,10 +313,10 @@ def test_an_environment_that_hangs_when_it_closes_does_not_hang_the_measurement_
 
 @BOTH
 def test_an_environment_that_hangs_when_it_is_saved_is_named(backend):
-    with closing(made(backend, id="test/Mute-v0", timeout_seconds=0.3)) as env:
+    overdue = pytest.raises(FaultyEnvError, match=r"^environment 0, episode 1 .* has not answered for 0\.3 seconds")
+    # It is tried before anything is played.
+    with closing(made(backend, id="test/Mute-v0", timeout_seconds=0.3)) as env, overdue:
         env.reset()
-        with pytest.raises(FaultyEnvError, match=r"^environment 0, episode 1 .* has not answered for 0\.3 seconds"):
-            env.state_dict()
 
 
 @BOTH
@@ -561,3 +575,36 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(tmp_path, backend):
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "interrupted"
     assert len(theirs) == {"sync": 0, "async": 3}[backend]
     assert gone(theirs) == []
+
+
+@BOTH
+@pytest.mark.parametrize("said", [None, "no", np.nan, 2, np.zeros(2, bool)], ids=str)
+def test_an_end_that_is_neither_true_nor_false_is_named(said, backend, monkeypatch):
+    monkeypatch.setattr(Plain, "step", lambda env, action: (env.seen(), 1.0, said, False, {}))
+    with pytest.raises(FaultyEnvError, match=r"^environment 0, episode 1 .*, step 1: it returned .* for terminated\. "):
+        played(made(backend))
+
+
+@pytest.mark.parametrize("said", [1, 0, np.bool_(True), np.array([True]), torch.tensor(False), 1.0], ids=repr)
+def test_an_end_may_be_any_true_or_false(said, monkeypatch):
+    monkeypatch.setattr(Plain, "step", lambda env, action: (env.seen(), 1.0, said, False, {}))
+    with closing(made("sync")) as env:
+        env.reset()
+        assert env.step(torch.zeros(2, 2)).terminated.tolist() == [bool(said)] * 2
+
+
+@pytest.mark.parametrize("space", [spaces.Dict({}), spaces.Tuple(()), spaces.Box(-1, 1, (0,))], ids=repr)
+def test_where_there_is_nothing_to_choose_the_environment_is_refused(space, monkeypatch):
+    monkeypatch.setattr(Plain, "action_space", space)
+    with pytest.raises(EnvError, match=r"^env\.id: test/Plain-v0 has nothing to choose"):
+        made("sync")
+
+
+def test_an_error_that_cannot_say_what_is_wrong_is_named_by_its_type(monkeypatch):
+    class Wordless(Exception):  # noqa: N818
+        def __str__(self):
+            raise ValueError
+
+    monkeypatch.setitem(DEEDS, "exit", raises(Wordless))
+    said = fault(made("sync", "exit at step"))
+    assert "step 1: it raised Wordless: it cannot say what is wrong" in said

@@ -167,3 +167,17 @@ def test_equal_returns_do_not_divide_by_zero():
     head = ValueHead(4, 8)
     head.adapt(torch.full((10,), 3.0), decay=0.99)
     assert head(torch.randn(5, 4)).isfinite().all()
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1.0, 1e6])
+def test_values_do_not_depend_on_the_unit_of_reward(unit):
+    random = torch.Generator().manual_seed(0)
+    heads = [ValueHead(4, 8), ValueHead(4, 8)]
+    heads[1].load_state_dict(heads[0].state_dict())
+    for _ in range(3):
+        target = 3 + torch.randn(100, generator=random)
+        heads[0].adapt(target, decay=0.99)
+        heads[1].adapt(unit * target, decay=0.99)
+    assert heads[1].std.item() == pytest.approx(unit * heads[0].std.item(), rel=1e-3)
+    x = torch.randn(5, 4, generator=random)
+    assert torch.allclose(heads[1](x) / unit, heads[0](x), rtol=1e-3)

@@ -17,8 +17,8 @@ from seqrl.envs.gym.calls import OverdueError, is_own_fault
 from seqrl.envs.gym.elements import OutsideError
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.gym.translate import actions, observations
-from seqrl.errors import EnvError, FaultyEnvError, OutsideEnvError, SeqrlError, described
-from seqrl.spaces import Array
+from seqrl.errors import ActionNotFiniteError, EnvError, FaultyEnvError, OutsideEnvError, SeqrlError, described
+from seqrl.spaces import Array, Packed, masked_alternatives, numbers, unused_mask
 from seqrl.types import Step
 
 log = logging.getLogger(__name__)
@@ -71,25 +71,47 @@ class GymnasiumEnv(BatchedEnv):
         request = EnvRequest(id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
         self._episodes, choice = episodes(request, backend)
         self.backend, self.backend_reason = choice.backend, choice.why
+        self.notes: list[str] = []
         envs = self._episodes.envs
         try:
             self.observation_space, self._observe = observations(envs.single_observation_space, hidden)
             self.action_space, self._act = actions(envs.single_action_space)
+            if not numbers(self.action_space):
+                raise EnvError(f"env.id: {id} has nothing to choose: its action space is {envs.single_action_space}.")
             with self._guarded():
                 self.lasting = self._episodes.lasting()
         except Exception:
             self.close()
             raise
+        # Nothing is said of a mask in info if there is one that is used, or nothing to mask.
+        space = self.observation_space
+        has_mask = isinstance(space, Packed) and space.mask is not None
+        self._may_miss_mask = not has_mask and bool(masked_alternatives(self.action_space))
+        if name := unused_mask(space, self.action_space):
+            self.notes.append(
+                f"part {name!r} of the observation looks like a mask of actions, and is read as numbers; "
+                f"env.action_mask={name} lets it forbid actions."
+            )
 
     def reset(self, where: Tensor | None = None) -> Tensor:
         """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
         with self._guarded():
             observation = self._episodes.reset(None if where is None else where.cpu().numpy())
+        if self._may_miss_mask and self._episodes.has_mask_in_info:
+            self._may_miss_mask = False
+            own = "" if self.backend in ("sync", "async") else " env.backend=sync"
+            self.notes.append(f"info['action_mask'] is not used; env.action_mask=info{own} lets it forbid actions.")
         return self._observation(observation)
 
     def step(self, action: Tensor) -> Step:
         """Play one action [B, *A] each."""
-        env_action = self._act(action.cpu().numpy())
+        chosen = action.cpu().numpy()
+        if self.device.type != "cpu" and chosen.dtype.kind == "f" and not np.isfinite(chosen).all():
+            # The runner does not wait for an accelerator to say so.
+            index = int((~np.isfinite(chosen)).nonzero()[0][0])
+            number = chosen[index][~np.isfinite(chosen[index])].flat[0]
+            raise ActionNotFiniteError(self._episodes.whereabouts(index), number)
+        env_action = self._act(chosen)
         with self._guarded():
             observation, reward, terminated, truncated, valid = self._episodes.step(env_action)
         return Step(
@@ -106,7 +128,9 @@ class GymnasiumEnv(BatchedEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         with self._faults_named():
-            return self._tensor(self._episodes.load_state_dict(state))
+            continues = self._tensor(self._episodes.load_state_dict(state))
+        self.begins_anew = self._episodes.begins_anew
+        return continues
 
     def render(self) -> Any:
         """Image of the first environment, as it draws it; None unless its kwargs set render_mode: rgb_array.

@@ -18,7 +18,7 @@ from seqrl.envs.gym.history import History, as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset
 from seqrl.errors import FaultyEnvError
-from seqrl.spaces import Array
+from seqrl.spaces import ACTION_MASK, Array
 
 # What one call replays must fit into the time limit, and no call should send long episodes to all processes.
 REPLAYED_AT_ONCE = 1000
@@ -31,9 +31,11 @@ class VectorEpisodes(Protocol):
     """The methods of BatchedEnv, on arrays in the environment's own units.
 
     guard   what every call passes; `load_state_dict` enters it itself, as often as it calls
+    has_mask_in_info   whether a reset came with info["action_mask"]
     """
 
     guard: Guard
+    has_mask_in_info: bool
 
     @property
     def envs(self) -> VectorEnv[Any, Any, Any]: ...
@@ -47,6 +49,9 @@ class VectorEpisodes(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Array: ...
 
     def render(self) -> Any: ...
+
+    @property
+    def begins_anew(self) -> bool: ...
 
     def whereabouts(self, index: int) -> str:
         """Environment, and its episode, seed and step if they are known, in a few words."""
@@ -64,9 +69,13 @@ class SeededEpisodes:
     """Episodes of environments that reset on request, each seeded by its environment's index and its number.
 
     To continue in another process, environments restore their own state if they have `state_dict` and
-    `load_state_dict`; otherwise the episode's actions are replayed from the same seed. An episode in which the
-    environment then answers otherwise than before does not continue.
+    `load_state_dict`, between two episodes too; otherwise the episode's actions are replayed from the same seed. An
+    episode in which the environment then answers otherwise than before does not continue.
+
+    begins_anew   whether environments were to restore their own state, and could not
     """
+
+    has_mask_in_info = False
 
     def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard
@@ -74,7 +83,9 @@ class SeededEpisodes:
         self._number = np.zeros(envs.num_envs, dtype=np.int64)
         self._clock = np.zeros_like(self._number)
         self._observation: Array = np.empty(0)
-        self._restore_themselves = all(self._call("restores_itself"))
+        # Unknown until it was tried, at the first reset.
+        self._restore_themselves: bool | None = None
+        self.begins_anew = False
         self._history = History(envs.num_envs)
 
     def reset(self, where: Array | None = None) -> Array:
@@ -100,8 +111,8 @@ class SeededEpisodes:
     def state_dict(self) -> dict[str, Any]:
         playing = self._history.playing
         own_states = digests = None
-        if playing.any() and self._restore_themselves:
-            own_states = self._call("own_state")
+        if self._restore_themselves:
+            own_states = list(self._call("own_state"))
         elif playing.any():
             digests = self._call("digest")
         return {
@@ -110,7 +121,7 @@ class SeededEpisodes:
             "history": as_tensors(self._history.state_dict()),
             "observation": as_tensors(self._observation),
             # This key's name is part of the checkpoint format.
-            "said": as_tensors(own_states),
+            "said": own_states,
             "digest": as_tensors(digests),
         }
 
@@ -118,14 +129,17 @@ class SeededEpisodes:
         self._number = as_arrays(state["number"])
         self._history.load_state_dict(as_arrays(state["history"]))
         playing = self._history.playing
-        if not playing.any():
+        if not playing.any() and state["said"] is None:
             return playing
         number, clock, saved = self._number.copy(), as_arrays(state["clock"]), as_arrays(state["observation"])
         everywhere = np.ones_like(playing)
         observation = np.array(self._begin(everywhere))
         if state["said"] is not None and self._restore_themselves:
-            self._call("restore", number, state["said"])
+            restored = np.array(self._call("restore", number, state["said"]))
+            self._history.end(~restored)
+            self.begins_anew = not restored.all()
         else:
+            self.begins_anew = state["said"] is not None
             played = self._replay(number, observation)
             inexact = np.issubdtype(observation.dtype, np.inexact)
             same = [np.array_equal(a, b, equal_nan=inexact) for a, b in zip(observation, saved, strict=True)]
@@ -164,8 +178,13 @@ class SeededEpisodes:
         """Begin an episode where `where` [B] is true, each from its seed."""
         seeds = [self._seed(index) if begins else None for index, begins in enumerate(where.tolist())]
         with self._lost_named(), self.guard:
-            observation: Array = self.envs.reset(seed=seeds, options={"reset_mask": where})[0]
-        return observation
+            observation, info = self.envs.reset(seed=seeds, options={"reset_mask": where})
+        self.has_mask_in_info |= ACTION_MASK in info
+        begun: Array = observation
+        if self._restore_themselves is None:
+            # The observation may lie in memory that they write to.
+            begun, self._restore_themselves = np.array(begun), all(self._call("restores_itself"))
+        return begun
 
     def _seed(self, index: int) -> int:
         return episode_seed(self.seed, index, int(self._number[index]) - 1)
@@ -189,6 +208,9 @@ class OwnEpisodes:
     Episodes in progress cannot continue in another process.
     """
 
+    has_mask_in_info = False
+    begins_anew = False
+
     def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard
         self._resets = 0
@@ -199,7 +221,8 @@ class OwnEpisodes:
         if where is not None:
             self._begin(where)
         else:
-            self._observation, _ = self.envs.reset(seed=episode_seed(self.seed, self._resets))
+            self._observation, info = self.envs.reset(seed=episode_seed(self.seed, self._resets))
+            self.has_mask_in_info |= ACTION_MASK in info
             self._ended = np.zeros_like(self._ended)
             self._resets += 1
         return self._observation

@@ -2,6 +2,7 @@
 
 # As the module signal has them, without a search for names that takes several microseconds.
 import signal
+import sys
 import threading
 from _signal import getsignal, setitimer  # type: ignore[import-not-found]
 from _signal import signal as set_handler
@@ -46,6 +47,8 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None]], ...] = (
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (_folder, _enter),
+    (lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
+    (lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
 )
 
 
@@ -78,7 +81,7 @@ class Guard:
               thread, and only once code outside Python returns
 
     Within it, torch computes gradients and has the settings that the environments left behind, and the working folder
-    is theirs; afterwards both are those of the run again, and the run hears its signals again.
+    and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
     """
 
     def __init__(self, seconds: float | None = None) -> None:

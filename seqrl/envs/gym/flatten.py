@@ -46,6 +46,8 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._names = list(shown)
         self._choices = masked_alternatives(self.action_space)
         self._mask_in_info = action_mask == INFO
+        if action_mask is not None and not self._choices:
+            raise EnvError(f"env.action_mask: the action has no choice to mask (got {action_mask}). Drop it.")
         self._mask_parts = [] if self._mask_in_info else self._parts_of_mask(action_mask, shown)
         by_index, by_name = (hidden, []) if "" in shown else ([], self._hidden_parts(hidden))
         self._observe = {
@@ -57,9 +59,11 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._shapes = {name: shown[name].shape for name in self._elements}
         visible = {name or "observation": space for name, (space, _) in self._observe.items()}
         self._masks = self._mask_in_info or bool(self._mask_parts)
+        mask = ACTION_MASK if ACTION_MASK not in visible else f"env.{ACTION_MASK}"
         if self._masks:
-            visible[ACTION_MASK] = MultiBinary(sum(self._choices))
-        self.observation_space = self._packed_space = Packed(visible)
+            visible[mask] = MultiBinary(sum(self._choices))
+        # Where there is nothing to choose, a part of that name is one like others.
+        self.observation_space = self._packed_space = Packed(visible, mask if self._masks else None)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
@@ -106,7 +110,9 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                     f"env.hidden: the observation has no part {name!r}. Use one or more of {', '.join(self._names)}."
                 )
         parts = [part for name in hidden for part in _among(self._names, str(name))]
-        if not set(self._names) - {*parts, *self._mask_parts}:
+        if not self._names:
+            raise EnvError("env.id: the observation has no parts. Wrap the environment to show something.")
+        if not set(self._names) - {*parts, *(self._mask_parts if hidden else [])}:
             raise EnvError(f"env.hidden: every part of the observation is hidden (got {list(hidden)}). Leave one.")
         return parts
 

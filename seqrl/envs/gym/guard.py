@@ -22,7 +22,7 @@ from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
-from seqrl.spaces import Array, Packed
+from seqrl.spaces import ACTION_MASK, Array, Packed
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation = self._read(observation)
         self._check_finite(observation)
         self.digest = zlib.crc32(np.asarray(observation).tobytes())
-        return observation, {}
+        # Once, so that it can be said that nobody reads it.
+        return observation, {ACTION_MASK: True} if self._episode == 1 and ACTION_MASK in info else {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self._final is not None:
@@ -103,21 +104,34 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._raised(error) from error
         if not math.isfinite(reward):
             raise self._fault(f"its reward is {reward}")
+        terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
         observation = self._read(observation)
         if terminated or truncated:
             self._final = observation
         end = REWARD_AND_END.pack(reward, terminated, truncated)
         self.digest = zlib.crc32(end, zlib.crc32(np.asarray(observation).tobytes(), self.digest))
         # Nobody reads the info, and merging it across environments takes time.
-        return observation, reward, bool(terminated), bool(truncated), {}
+        return observation, reward, terminated, truncated, {}
 
-    @property
     def restores_itself(self) -> bool:
-        """Whether the environment can save and restore its own state, and nothing around it has any that is lost."""
+        """Whether the environment can save and restore its own state, and nothing around it has any that is lost.
+
+        Tries it, after a reset: what cannot be restored is better replayed.
+        """
         env = self.env
-        while not hasattr(env, "state_dict") and type(env) in RESTORED:
+        while type(env) in RESTORED:
             env = env.env  # type: ignore[attr-defined]
-        return hasattr(env, "state_dict") and hasattr(env, "load_state_dict")
+        # What lies beneath any other wrapper is not all. Of a module, torch saves the weights and not the episode.
+        if env is not self.unwrapped or not (hasattr(env, "state_dict") and hasattr(env, "load_state_dict")):
+            return False
+        if getattr(type(env), "state_dict", None) is torch.nn.Module.state_dict:
+            return False
+        with self._failure_logged("Its episodes are replayed instead."):
+            with self._named("its state_dict"):
+                state = as_tensors(env.state_dict())
+            self._load(state)
+            return True
+        return False
 
     @property
     def lasting(self) -> list[str]:
@@ -127,23 +141,39 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def own_state(self) -> dict[str, Any]:
         """The environment's `state_dict` and the steps played in its episode; tensors and plain data."""
         with self._named("its state_dict"):
-            state = as_tensors(self.get_wrapper_attr("state_dict")())
+            state = as_tensors(self.unwrapped.state_dict())  # type: ignore[attr-defined]
         elapsed = [int(limit._elapsed_steps or 0) for limit in self._time_limits()]
         return {"env": state, "clock": self._clock, "elapsed": elapsed}
 
-    def restore(self, number: Array, state: list[dict[str, Any]]) -> None:
-        """After a reset, restore the `own_state` saved in episode `number`.
+    def restore(self, number: Array, state: list[dict[str, Any]]) -> bool:
+        """After a reset, restore the `own_state` saved in episode `number`; return whether that went well.
 
         number, state   of every environment, by index
         """
         self._episode, self._clock = int(number[self.index]), state[self.index]["clock"]
+        with self._failure_logged("It begins anew."):
+            self._load(state[self.index]["env"])
+            limits = self._time_limits()
+            # Version 0.1.0 did not save them.
+            elapsed = state[self.index].get("elapsed", [self._clock] * len(limits))
+            for limit, steps in zip(limits, elapsed, strict=True):
+                limit._elapsed_steps = steps
+            return True
+        return False
+
+    def _load(self, state: Any) -> None:
         with self._named("its load_state_dict"):
-            self.get_wrapper_attr("load_state_dict")(as_arrays(state[self.index]["env"]))
-        limits = self._time_limits()
-        # Version 0.1.0 did not save them.
-        elapsed = state[self.index].get("elapsed", [self._clock] * len(limits))
-        for limit, steps in zip(limits, elapsed, strict=True):
-            limit._elapsed_steps = steps
+            self.unwrapped.load_state_dict(as_arrays(state))  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _failure_logged(self, what_then: str) -> Iterator[None]:
+        """Log what the environment raises, and go on; not if it hangs or ends the program."""
+        try:
+            yield
+        except FaultyEnvError as fault:
+            if isinstance(fault.__cause__, OverdueError) or not isinstance(fault.__cause__, Exception):
+                raise
+            log.warning("%s %s", fault, what_then)
 
     def replay(self, number: Array, actions: list[list[Array]]) -> tuple[int, Any]:
         """Play actions of episode `number` again, for a short time; return how many, and the last observation.
@@ -200,6 +230,15 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             if np.issubdtype(numbers.dtype, np.inexact) and not np.isfinite(numbers).all():
                 number = numbers[~np.isfinite(numbers)].flat[0]
                 raise self._fault(f"its observation{f' {name!r}' if name else ''} is {number:g}")
+
+    def _truth(self, value: Any, name: str) -> bool:
+        """Whether an episode ended; neither None nor a word says so."""
+        if isinstance(value, bool | np.bool_):
+            return bool(value)
+        number = np.asarray(value)
+        if number.size != 1 or number.dtype.kind not in "biuf" or number.item() not in (0, 1):
+            raise self._fault(f"it returned {value!r:.60} for {name}. {API}")
+        return bool(number.item())
 
     @contextmanager
     def _named(self, what: str = "it", besides: tuple[type[Exception], ...] = ()) -> Iterator[None]:

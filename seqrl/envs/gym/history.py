@@ -9,6 +9,8 @@ from seqrl.spaces import Array
 
 # Bounds the memory for actions when episodes are very long or never end.
 REMEMBERED_BYTES = 32e6
+# Tells what was a tensor from what was an array. The name is part of the checkpoint format.
+OWN_TENSOR = "is a tensor"
 
 
 class History:
@@ -64,31 +66,39 @@ class History:
 
 
 def as_tensors(state: Any) -> Any:
-    """Convert to plain data that a checkpoint may hold: arrays become tensors.
+    """Convert to plain data that a checkpoint may hold: arrays become tensors, and tensors are marked.
 
     Raises TypeError for anything but None, numbers, text, bytes, lists, tuples, dicts, arrays and tensors.
     """
     match state:
         case dict():
             return {key: as_tensors(value) for key, value in state.items()}
-        case list() | tuple():
+        case list():
             return [as_tensors(value) for value in state]
+        case tuple():
+            return tuple(as_tensors(value) for value in state)
         case np.ndarray():
             return torch.from_numpy(np.array(state))
+        case torch.Tensor():
+            return {OWN_TENSOR: state}
         case np.generic():
             return state.item()
-        case None | bool() | int() | float() | str() | bytes() | torch.Tensor():
+        case None | bool() | int() | float() | str() | bytes():
             return state
     raise TypeError(f"{type(state).__name__} is not plain data")
 
 
 def as_arrays(state: Any) -> Any:
-    """Convert back: tensors become arrays, which are copies. Tuples stay lists."""
+    """Convert back: tensors become arrays, which are copies. Version 0.1.0 saved tuples as lists."""
     match state:
+        case dict() if list(state) == [OWN_TENSOR]:
+            return state[OWN_TENSOR].clone()
         case dict():
             return {key: as_arrays(value) for key, value in state.items()}
         case list():
             return [as_arrays(value) for value in state]
+        case tuple():
+            return tuple(as_arrays(value) for value in state)
         case torch.Tensor():
             return state.numpy().copy()
     return state

@@ -1,14 +1,16 @@
 """Finds environments in Gymnasium's registry, and explains why one is missing or cannot be built."""
 
 import difflib
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from seqrl.errors import EnvError
+from seqrl.errors import EnvError, place
 from seqrl.packages import fault_of_module
 
 
@@ -52,6 +54,7 @@ def _home(spec: EnvSpec) -> str:
     return str(getattr(spec.entry_point, "__module__", ""))
 
 
+GYMNASIUM = Path(gymnasium.__file__).parent
 MISSING_PACKAGE = (ImportError, gymnasium.error.DependencyNotInstalled)
 
 
@@ -68,10 +71,22 @@ def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
     except gymnasium.error.Error as error:
         raise EnvError(f"env.id: {id} cannot be built: {_line(error)}.") from error
     except argument_errors as error:
+        if not kwargs and not _is_of_call(error):
+            raise EnvError(
+                f"env.id: {id} cannot be built: {type(error).__name__}: {_line(error)}{place(error)}. "
+                "Fix the environment."
+            ) from error
+        where = place(error) if isinstance(error, TypeError) else ""
         raise EnvError(
-            f"env.kwargs: {id} does not accept {dict(kwargs)}: {type(error).__name__}, {_line(error)}. "
-            "Pass what its constructor takes: +env.kwargs.name=value."
+            f"env.kwargs: {id} does not accept {dict(kwargs)}: {type(error).__name__}, {_line(error)}"
+            f"{where}. Pass what its constructor takes: +env.kwargs.name=value."
         ) from error
+
+
+def _is_of_call(error: Exception) -> bool:
+    """Whether Gymnasium's call of a constructor raised it, and not the constructor."""
+    frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
+    return "environment creator" in str(error) and Path(frames[-1].filename).is_relative_to(GYMNASIUM)
 
 
 def _line(error: Exception) -> str:

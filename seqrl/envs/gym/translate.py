@@ -13,6 +13,9 @@ from seqrl.errors import EnvError
 from seqrl.spaces import Array, Joint, Packed
 from seqrl.spaces import numbers as size
 
+# Bounds of this size are there because a Box wants some; numbers scaled to them could not be computed with.
+NO_BOUND = 1e10
+
 Translation = tuple[Space[Any], Callable[[Array], Array]]
 """The space as the policy sees it, and a function of a batch [B, ...] that returns a converted copy."""
 
@@ -62,7 +65,8 @@ def actions(space: Space[Any], name: str = "") -> Translation:
     """Convert the policy's actions for an environment, or the part of them called `name`.
 
     The policy's actions have at most one dimension. Dimensions of a Box with two bounds run over [-1, 1], are scaled to
-    the bounds and clipped; the others keep their units. Choices count from 0.
+    the bounds and clipped; the others keep their units. A bound that is as good as none does not count. Choices count
+    from 0.
     Raises EnvError for other spaces.
     """
     match space:
@@ -72,21 +76,25 @@ def actions(space: Space[Any], name: str = "") -> Translation:
             return Discrete(int(space.n)), lambda a: (a + space.start).astype(space.dtype)
         case MultiDiscrete():
             shape, start = space.shape, space.start
-            return MultiDiscrete(space.nvec.flatten()), lambda a: (a.reshape(-1, *shape) + start).astype(space.dtype)
-        case MultiBinary():
-            return MultiBinary(size(space)), lambda a: a.reshape(-1, *space.shape).astype(space.dtype)
-        case Box() if np.issubdtype(space.low.dtype, np.floating):
-            bounded = space.bounded_below & space.bounded_above
-            # Stand-in bounds of -1 and 1 scale by 1, so the units stay.
-            low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-            centre, half = (high + low) / 2, (high - low) / 2
-            policy = _float_box(
-                np.where(bounded, -1.0, space.low).flatten(), np.where(bounded, 1.0, space.high).flatten()
+            return MultiDiscrete(space.nvec.flatten()), lambda a: (a.reshape(len(a), *shape) + start).astype(
+                space.dtype
             )
+        case MultiBinary():
+            return MultiBinary(size(space)), lambda a: a.reshape(len(a), *space.shape).astype(space.dtype)
+        case Box() if np.issubdtype(space.low.dtype, np.floating):
+            low, high = _true_bounds(space)
+            bounded = np.isfinite(low) & np.isfinite(high)
+            # Stand-in bounds of -1 and 1 scale by 1, so the units stay.
+            least, most = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+            # In float64, where no sum is too large; what float32 can compute it computes.
+            exact = np.promote_types(space.dtype or np.float32, np.float32)
+            centre, half = ((most + least) / 2).astype(exact), ((most - least) / 2).astype(exact)
+            policy = _float_box(np.where(bounded, -1.0, low).flatten(), np.where(bounded, 1.0, high).flatten())
 
             def rescaled(action: Array) -> Array:
-                scaled = centre + half * action.reshape(-1, *space.shape)
-                return np.clip(scaled, space.low, space.high).astype(space.dtype)
+                scaled = centre + half * action.reshape(len(action), *space.shape)
+                given: Array = np.clip(scaled, space.low, space.high).astype(space.dtype)
+                return given
 
             return policy, rescaled
     what = f"part {name!r} of the action" if name else "the action"
@@ -94,6 +102,15 @@ def actions(space: Space[Any], name: str = "") -> Translation:
         f"env.id: {what} is {_name(space)}, which is not supported. Wrap the environment to take Discrete, "
         "MultiDiscrete, MultiBinary, a Box of floats, or a Dict or Tuple of these."
     )
+
+
+def _true_bounds(space: Box) -> tuple[Array, Array]:
+    """The bounds of a Box of floats in float64; infinite where they are as good as none."""
+    dtype: Any = space.low.dtype
+    none = min(NO_BOUND, float(np.finfo(dtype).max))
+    low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+    without_low, without_high = (low <= -none) & (high > -none), (high >= none) & (low < none)
+    return np.where(without_low, -np.inf, low), np.where(without_high, np.inf, high)
 
 
 def _float_box(low: Array, high: Array) -> Box:

@@ -1,0 +1,113 @@
+"""What torch.save wrote, if it is tensors and plain data alone, and takes no more memory than its file suggests.
+
+`weights_only=True` lets nothing run, but a file of a few kilobytes may still ask for any amount of memory.
+"""
+
+import io
+import pickle
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+# What plain data and tensors are made of. Others that torch would load take a length, `bytearray(6_000_000_000)`.
+HARMLESS = re.compile(
+    r"torch [A-Z]\w*Storage|torch\._utils _rebuild_(tensor_v2|parameter)|torch [a-z]+\d+|torch bool|__builtin__ complex"
+)
+# Empty, and then filled with entries that stand in the file.
+EMPTY = ("collections OrderedDict", "__builtin__ bytes")
+# Bytes, as torch.save writes them: a text and its encoding.
+BYTES = "_codecs encode"
+PUTS, GETS = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
+OPERATIONS = {
+    *PUTS, *GETS, "PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID",
+    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE",
+    "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "APPEND", "APPENDS", "SETITEM", "SETITEMS",
+}  # fmt: skip
+# Each makes an object of 200 bytes at most, beside what stands in the file.
+MOST_OPERATIONS = 5_000_000
+# What a state may take beyond the size of its file: it may show one tensor, or one text, in several places.
+SLACK_BYTES = 2**28
+# Of data in data.
+DEEPEST = 100
+
+
+def loaded(data: bytes) -> Any:
+    """The data, on the CPU. Raises ValueError with the reason if it is not such a file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+        # Anything else torch would read in the form of its earliest versions.
+        if not data.startswith(b"PK\x03\x04"):
+            raise ValueError("is damaged")
+        if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
+            raise ValueError("is packed, and would grow when it is read")
+        # As torch finds it among the entries.
+        program = torch._C.PyTorchFileReader(io.BytesIO(data)).get_record("data.pkl")
+        if fault := _fault(program, len(data)):
+            raise ValueError(fault)
+        # It makes bytes of texts, but for empty ones.
+        with torch.serialization.safe_globals([bytes]):
+            found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        raise ValueError("holds more than plain data") from error
+    except (zipfile.BadZipFile, RuntimeError, EOFError, NotImplementedError) as error:
+        raise ValueError("is damaged") from error
+    if _size(found, {}) > len(data) + SLACK_BYTES:
+        raise ValueError("would grow when it is read")
+    return found
+
+
+def _fault(program: bytes, size: int) -> str | None:
+    """What is wrong with a pickle; None if it makes plain data and tensors alone, and no copies of large ones."""
+    longest, encoded = 0, 0
+    try:
+        for count, (name, argument, held) in enumerate(_operations(program)):
+            if count > MOST_OPERATIONS:
+                return "holds too much data that is not in tensors"
+            named = name != "GLOBAL" or argument in (*EMPTY, BYTES) or HARMLESS.fullmatch(argument)
+            if name not in OPERATIONS or not named:
+                return "holds more than plain data"
+            longest = max(longest, len(argument) if name == "BINUNICODE" else 0)
+            encoded += held == BYTES
+    except ValueError:
+        return "is damaged"
+    return None if longest * encoded <= size + SLACK_BYTES else "would grow when it is read"
+
+
+def _operations(program: bytes) -> Iterator[tuple[str, Any, str]]:
+    """The operations of a pickle: name, argument, and the global that it puts on the stack, if it does.
+
+    Raises ValueError if it cannot be read, or fills what must be EMPTY.
+    """
+    memo: dict[int, str] = {}
+    on_top, expected = "", ""
+    argument: Any
+    for operation, argument, _ in pickletools.genops(program):
+        name = operation.name
+        if name in PUTS:
+            memo[argument] = on_top
+        elif expected and name != expected:
+            raise ValueError(f"holds {name} where torch.save writes {expected}")
+        else:
+            on_top = argument if name == "GLOBAL" else memo.get(argument, "") if name in GETS else ""
+            expected = "EMPTY_TUPLE" if on_top in EMPTY else "REDUCE" if expected == "EMPTY_TUPLE" else ""
+        yield name, argument, "" if name in PUTS else on_top
+
+
+def _size(value: Any, known: dict[int, float], depth: int = 0) -> float:
+    """Bytes that data would take if each place had a copy of its own; infinite if it holds itself, or is too deep."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if not isinstance(value, dict | list | tuple):
+        return 0
+    if id(value) not in known:
+        known[id(value)] = float("inf")
+        if depth < DEEPEST:
+            inner = [*value, *value.values()] if isinstance(value, dict) else value
+            known[id(value)] = 64 + 8 * len(inner) + sum(_size(it, known, depth + 1) for it in inner)
+    return known[id(value)]

@@ -1,0 +1,143 @@
+"""Masks where there is nothing to choose, where nothing else is seen, and where nobody looks for them."""
+
+from contextlib import closing
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from seqrl.envs import GymnasiumEnv
+from seqrl.envs.inputs import WithInputs
+from seqrl.errors import ConfigError, EnvError
+from seqrl.runner import Runner
+from seqrl.spaces import Packed
+from tests.parts import ppo, small_network
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning", "ignore::UserWarning:gymnasium"
+)
+ALLOWED = np.array([0, 1], np.int8)
+MASK = spaces.MultiBinary(2)
+PLACE = spaces.Box(-1, 1, (3,))
+BOX = spaces.Box(-1, 1, (2,))
+
+
+class Asks(gymnasium.Env):
+    """Allows the second of two; pays 1 for it if it is a choice."""
+
+    def __init__(self, seen, acts, info=None):
+        self.observation_space, self.action_space, self.info = seen, acts, info or {}
+
+    def reset(self, *, seed=None, options=None):
+        self.clock = 0
+        return self.seen(self.observation_space), self.info
+
+    def step(self, action):
+        self.clock += 1
+        paid = float(action) if isinstance(self.action_space, spaces.Discrete) else 0.0
+        return self.seen(self.observation_space), paid, self.clock == 4, False, self.info
+
+    def seen(self, space):
+        if isinstance(space, spaces.Dict):
+            return {name: self.seen(part) for name, part in space.spaces.items()}
+        return ALLOWED if space is MASK else np.zeros(space.shape, space.dtype)
+
+
+gymnasium.register("test/Asks-v0", Asks, disable_env_checker=True)
+
+
+def asks(seen, acts=None, backend="sync", action_mask=None, info=None):
+    kwargs = {"seen": seen, "acts": spaces.Discrete(2) if acts is None else acts, "info": info}
+    return GymnasiumEnv("test/Asks-v0", 2, 0, backend=backend, kwargs=kwargs, action_mask=action_mask)
+
+
+def learned(env, inputs=()):
+    """A rollout of an untrained network, which then learns from it."""
+    with closing(WithInputs(env, inputs) if inputs else env) as env:
+        network = small_network(env)
+        rollout = Runner(env, network, 8, 0, torch.Generator().manual_seed(0)).collect()
+        assert ppo(network).update(rollout, 0)["train/skipped"] == 0
+    return rollout, network
+
+
+@pytest.mark.parametrize("acts", [BOX, spaces.Tuple([BOX, BOX]), spaces.MultiBinary(2), spaces.Tuple([MASK, BOX])])
+@pytest.mark.parametrize("seen", [{"action_mask": MASK, "place": PLACE}, {"action_mask": MASK}])
+def test_where_there_is_nothing_to_choose_a_mask_is_an_ordinary_part(acts, seen):
+    env = asks(spaces.Dict(seen), acts)
+    assert env.observation_space.mask is None
+    _, network = learned(env)
+    assert network.actor.encoder.read == list(seen)
+    assert not env.notes
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_a_mask_that_is_all_there_is_to_see_is_obeyed_and_read(backend):
+    rollout, network = learned(asks(spaces.Dict({"action_mask": MASK}), backend=backend))
+    assert rollout.reward.unique().tolist() == [1]
+    assert network.actor.encoder.read == ["action_mask"]
+
+
+def test_further_inputs_are_read_instead_of_a_mask():
+    rollout, network = learned(asks(spaces.Dict({"action_mask": MASK})), ["previous_reward", "first"])
+    assert rollout.reward.unique().tolist() == [1]
+    assert network.actor.encoder.read == ["previous_reward", "first"]
+
+
+def test_a_mask_in_info_is_obeyed_beside_a_part_of_that_name():
+    seen = spaces.Dict({"action_mask": PLACE, "place": PLACE})
+    rollout, network = learned(asks(seen, action_mask="info", info={"action_mask": ALLOWED}))
+    assert rollout.reward.unique().tolist() == [1]
+    assert network.actor.encoder.read == ["action_mask", "place"]
+
+
+@pytest.mark.parametrize("named", ["info", "mask"])
+def test_a_mask_that_is_asked_for_where_there_is_nothing_to_choose_is_refused(named):
+    with pytest.raises(EnvError, match=rf"^env.action_mask: the action has no choice to mask \(got {named}\)"):
+        asks(spaces.Dict({"mask": MASK}), BOX, action_mask=named)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_a_mask_in_info_that_is_not_used_is_said_once(backend):
+    with closing(asks(PLACE, backend=backend, info={"action_mask": ALLOWED})) as env:
+        inputs = WithInputs(env, ["first"])
+        assert not env.notes
+        for _ in range(2):
+            inputs.reset()
+        assert inputs.notes == ["info['action_mask'] is not used; env.action_mask=info lets it forbid actions."]
+
+
+def test_a_mask_within_a_part_that_is_not_used_is_said():
+    with closing(asks(spaces.Dict({"state": spaces.Dict({"action_mask": MASK, "place": PLACE})}))) as env:
+        (note,) = env.notes
+    assert note.startswith("part 'state.action_mask' of the observation looks like a mask of actions")
+    assert "env.action_mask=state.action_mask" in note
+
+
+def test_nothing_is_said_of_masks_that_are_used_or_have_nothing_to_mask():
+    for env in (
+        asks(spaces.Dict({"action_mask": MASK, "place": PLACE}), action_mask=None),
+        asks(spaces.Dict({"state": spaces.Dict({"action_mask": MASK})}), BOX),
+        asks(spaces.Dict({"mask": MASK, "place": PLACE}), action_mask="mask"),
+    ):
+        with closing(env):
+            env.reset()
+            assert not env.notes
+
+
+def test_a_tensor_program_whose_mask_does_not_fit_its_choices_is_refused():
+    class Program:
+        observation_space = Packed({"place": PLACE, "action_mask": MASK})
+        action_space = BOX
+
+    with pytest.raises(ConfigError, match="the mask action_mask has 2 numbers for 0 choices"):
+        small_network(Program)
+
+
+def test_an_observation_without_parts_and_an_action_without_numbers_are_refused():
+    with pytest.raises(EnvError, match="the observation has no parts"):
+        asks(spaces.Dict())
+    for nothing in (spaces.Box(-1, 1, (0,)), spaces.Tuple([])):
+        with pytest.raises(EnvError, match="has nothing to choose"):
+            asks(PLACE, nothing)

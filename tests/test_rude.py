@@ -1,0 +1,70 @@
+"""Programs whose environments close the output or remove the working folder: what is done counts, shown or not."""
+
+import json
+
+import pytest
+
+from tests.programs import run_program
+
+RUDE = """
+import os, shutil, sys
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+class Rude(gymnasium.Env):
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (2,)), spaces.Discrete(2)
+
+    def __init__(self, deed):
+        self.deed = deed
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.clock += 1
+        if self.deed == "remove" and os.path.exists("rude.py"):
+            shutil.rmtree(os.getcwd())
+        if self.deed == "close":
+            sys.stdout.close()
+        return np.zeros(2, np.float32), 1.0, self.clock >= 4, False, {}
+
+gymnasium.register("Rude-v0", Rude, disable_env_checker=True)
+"""
+TINY = [
+    "env.id=rude:Rude-v0", "trust=[rude]", "profile=quick", "parallel=2", "episodes=2", "evaluation.episodes=2",
+    "network=mlp", "network.hidden_size=8", "env.backend=sync", "algorithm.gradient_threads=1", "logger=jsonl",
+]  # fmt: skip
+
+
+@pytest.fixture
+def work(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "rude.py").write_text(RUDE)
+    return tmp_path / "work"
+
+
+@pytest.mark.parametrize("deed", ["close", "remove"])
+def test_a_run_that_can_no_longer_show_its_end_is_finished(work, deed):
+    run = work.parent / "run"
+    done = run_program(work, "-m", "seqrl.train", *TINY, f"+env.kwargs.deed={deed}", f"hydra.run.dir={run}")
+    assert (done.returncode, done.stderr) == (0, "")
+    facts = json.loads((run / "manifest.json").read_text())
+    assert (facts["status"], facts["result"]) == ("finished", 4.0)
+    assert ("mean return   4" in done.stdout) == (deed == "remove")
+
+
+@pytest.mark.slow
+def test_points_of_a_sweep_that_cannot_show_their_ends_are_finished(work):
+    done = run_program(work, "-m", "seqrl.train", "-m", *TINY, "+env.kwargs.deed=close", "seed=0,1", "sweep=sw")
+    assert (done.returncode, done.stderr) == (0, "")
+    statuses = [json.loads(path.read_text())["status"] for path in work.glob("sw/*/manifest.json")]
+    assert statuses == ["finished", "finished"]
+
+
+@pytest.mark.slow
+def test_what_verify_finds_counts_if_it_cannot_be_shown(work):
+    done = run_program(work, "-m", "seqrl.verify", *TINY, "+env.kwargs.deed=close")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
