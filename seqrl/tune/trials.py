@@ -124,7 +124,10 @@ class Trial:
     def _begin(self, seed: int) -> None:
         folder = self.folders[seed]
         if can_go_on(folder):
-            arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(GIVEN_AGAIN))]
+            arguments = [
+                f"resume={folder}",
+                *(a for a in self.arguments if a.startswith(GIVEN_AGAIN) or "tracking_uri" in a),
+            ]
         else:
             arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={folder}"]
         with _appending(self.output) as output:
