@@ -84,3 +84,30 @@ def test_a_folder_of_any_name_is_resumed_as_hydra_reads_it(tmp_path, name):
 def test_a_folder_whose_name_hydra_would_replace_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"^resume: .* holds \$\{ in its name, which Hydra would replace\. Rename"):
         arguments([f"resume={tmp_path}/${{oc.env:HOME}}"])
+
+
+@pytest.mark.parametrize(
+    "override", ["logger.mlflow.tracking_uri=http://evil", "+logger.x={tracking_uri: 'http://evil'}"]
+)
+def test_a_folder_alone_sends_no_curves_elsewhere(tmp_path, override):
+    (tmp_path / "manifest.json").write_text(json.dumps({"overrides": ["logger=mlflow", override], "config_dir": None}))
+    with pytest.raises(ConfigError, match=r"tracking_uri.*, which its folder alone cannot ask for\. Write it again"):
+        arguments([f"resume={tmp_path}"])
+    key = override.partition("=")[0]
+    read = arguments([f"resume={tmp_path}", f"{key}=mine"])
+    assert read[:2] == ["logger=mlflow", f"{key}=mine"]
+    assert not [word for word in read if "evil" in word]
+
+
+def test_a_configuration_alone_sends_no_curves_elsewhere(tmp_path, capsys):
+    (tmp_path / "manifest.json").write_text("{")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "00000001.pt").write_text("x")
+    (tmp_path / "config.yaml").write_text("logger: {mlflow: {tracking_uri: 'sqlite:////home/me/x.db'}, jsonl: {}}")
+    with pytest.raises(
+        ConfigError, match=r"logger=mlflow logger\.mlflow\.tracking_uri=sqlite:////home/me/x\.db, which"
+    ):
+        arguments([f"resume={tmp_path}"])
+    assert arguments([f"resume={tmp_path}", "logger=mlflow"])[0] == "logger=mlflow"
+    (tmp_path / "config.yaml").write_text("logger: {mlflow: {tracking_uri: 'sqlite:///outputs/mlflow.db'}}")
+    assert arguments([f"resume={tmp_path}"])

@@ -17,7 +17,7 @@ from seqrl.files import Lines, LogFile, appending, make_folder
 from seqrl.loggers.mlflow import _alone
 from seqrl.loggers.tensorboard import show
 from seqrl.report.__main__ import main as report
-from seqrl.sweeps import _say
+from seqrl.text import say
 from seqrl.tune.trials import Claim, Trial
 from tests.test_report import put
 
@@ -165,5 +165,5 @@ def test_a_point_of_a_sweep_goes_into_no_folder_with_a_name_that_seqrl_does_not_
 
 
 def test_what_a_sweep_says_of_a_point_holds_no_control_character(capsys):
-    _say("0_\x1b]0;owned\x07: already finished")
+    say("0_\x1b]0;owned\x07: already finished")
     assert capsys.readouterr().out == "0_\\x1b]0;owned\\x07: already finished\n"

@@ -3,13 +3,15 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
+from seqrl.config.schema import MlflowConfig
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault
 from seqrl.packages import how_to_install, is_installed
@@ -33,16 +35,33 @@ def arguments(given: list[str]) -> list[str]:
     quoted = re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", str(folder)))
     others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]
     # A key that is added once more cannot be there already.
-    again = {_key(argument) for argument in others if argument.startswith("+") or "@" in argument}
+    again = {_key(argument) for argument in others if argument.startswith("+") or _leads_away(argument)}
     began, config_dir = _beginning(folder)
     if config_dir is not None and not any(word.startswith(("--config-dir", "-cd")) for word in given):
         raise ConfigError([f"resume: this run used configuration files of your own. Add --config-dir {config_dir}"])
     began = [override for override in began if _key(override) not in again and _is_choice(override)]
-    if elsewhere := [override for override in began if "@" in _key(override)]:
+    chosen = {_key(argument) for argument in others}
+    if elsewhere := [it for it in [*began, *_addresses(folder, chosen)] if _leads_away(it)]:
         raise ConfigError(
             [f"resume: this run used {elsewhere[0]}, which its folder alone cannot ask for. Write it again."]
         )
     return [*began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
+
+
+def _leads_away(override: str) -> bool:
+    """Whether it chooses a package, or sends the curves somewhere: a folder, which may be anybody's, must not."""
+    return "@" in _key(override) or "tracking_uri" in override
+
+
+def _addresses(folder: Path, chosen: set[str]) -> Iterator[str]:
+    """Where the loggers send their rows in a run that goes by its config.yaml, if nothing chooses that now."""
+    if not begun.goes_by_configuration(folder) or "logger" in chosen:
+        return
+    loggers = OmegaConf.to_container((begun.saved(folder) or OmegaConf.create()).get("logger") or OmegaConf.create())
+    for name, logger in loggers.items() if isinstance(loggers, dict) else ():
+        address = logger.get("tracking_uri") if isinstance(logger, dict) else None
+        if address not in (None, MlflowConfig.tracking_uri):
+            yield f"logger={name!s} logger.{name!s}.tracking_uri={address}"
 
 
 def _key(override: str) -> str:

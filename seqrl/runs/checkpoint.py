@@ -228,10 +228,10 @@ class Checkpoints:
                 first, line = file.readline(HEADER_BYTES), file.readline(HEADER_BYTES)
             if not first.startswith(MAGIC):
                 return "sha256" in _facts_of_pair(path)
-            version, facts = int(first.removeprefix(MAGIC).split()[0]), _facts_of_line(line)
-        except (OSError, ValueError, LookupError):
+        except OSError:
             return False
-        return version <= VERSION and "run" in facts and (self.run is None or facts["run"] == self.run)
+        known, facts = first.startswith(b"%b%d " % (MAGIC, VERSION)), _facts(line)
+        return known and "run" in facts and (self.run is None or facts["run"] == self.run)
 
     def _is_sound(self, iteration: int) -> bool:
         """Whether its bytes are those that were written. A file that has not changed is not read again."""

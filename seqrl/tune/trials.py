@@ -124,7 +124,10 @@ class Trial:
     def _begin(self, seed: int) -> None:
         folder = self.folders[seed]
         if can_go_on(folder):
-            arguments = [f"resume={folder}", *(a for a in self.arguments if a.startswith(GIVEN_AGAIN))]
+            arguments = [
+                f"resume={folder}",
+                *(a for a in self.arguments if a.startswith(GIVEN_AGAIN) or "tracking_uri" in a),
+            ]
         else:
             # Its name tells the values, and a list of them has commas.
             quoted = str(folder).replace("'", "\\'")
