@@ -40,6 +40,11 @@ def by_sequences(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
     return yes if learns_sequences(_root_.sequence_learning.enabled, has_memory) else no
 
 
+def default_episodes(total_steps: int | None) -> int | None:
+    """Training episodes where none are given: no limit beside that of the steps, if there is one."""
+    return 50 if total_steps is None else None
+
+
 def folder_name(overrides: str) -> str:
     """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
     name = re.sub(r"[^\w.=,+-]+", "-", overrides, flags=re.ASCII).rstrip("-")
@@ -110,6 +115,7 @@ def register() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "oc.env": env,
         "by_sequences": by_sequences,
+        "default_episodes": default_episodes,
         "folder_name": folder_name,
         "point_folder": point_folder,
         "own_choices": own_choices,
