@@ -209,6 +209,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("evaluation.interval=-1", r"evaluation.interval: must be 0 or more \(got -1\)"),
         ("evaluation.greedy=maybe", r"evaluation.greedy: must be one of true, false, both \(got 'maybe'\)"),
         ("evaluation.greedy=bth", r"evaluation.greedy: .* Did you mean both\?"),
+        ("episodes=null", r"episodes: without total_steps, .*got null for both"),
         ("evaluation={interval: 5, episodes: 0}", r"evaluation.interval: evaluations need episodes .*episodes=0"),
         ("env.noise=-1", r"env.noise: must be a finite number of at least 0 \(got -1.0\)"),
         ("env.hidden=[a]", r"env.hidden\[0\]: must be a whole number \(got a\)"),
@@ -226,6 +227,20 @@ def test_heads_that_do_not_divide_name_those_that_do():
     assert lines == ["network.window: must be a whole number of at least 1 (got 0)."]
     (line,) = what_is_said("network=attention", "network.heads=5", "network.lstm_hidden_size=12")
     assert line.endswith("(got 5). These do: 1, 2, 3, 4, 6, 12.")
+
+
+@pytest.mark.parametrize(
+    ("given", "episodes"),
+    [
+        ([], 50),
+        (["total_steps=9"], None),
+        (["experiment=tmaze"], None),
+        (["total_steps=9", "episodes=3"], 3),
+        (["profile=testing", "total_steps=9"], 10),
+    ],
+)
+def test_a_budget_of_steps_alone_is_not_cut_short_by_episodes(given, episodes):
+    assert composed(*given).episodes == episodes
 
 
 def test_a_baseline_that_does_not_exist_names_the_nearest():

@@ -40,6 +40,24 @@ def test_what_the_figures_say_of_the_settings_is_said_once(settings, row, fragme
     assert all(fragment in texts[0] for fragment in fragments)
 
 
+@pytest.mark.parametrize(
+    ("length", "updates", "progress", "rollout_length", "said"),
+    [
+        (500.0, 2, 0.1, 0, ["about 20 updates", "rollout_length=128 makes about 78"]),
+        (500.0, 4, 0.1, 0, []),
+        (500.0, 1, 0.05, 0, []),
+        (90.0, 2, 0.1, 0, []),
+        (500.0, 2, 0.1, 128, []),
+        (500.0, 2, 1.0, 0, []),
+    ],
+)
+def test_a_run_that_will_have_few_updates_is_told_so_early(length, updates, progress, rollout_length, said):
+    hints = Hints(**{**SETTINGS, "rollout_length": rollout_length})
+    texts = [it for it in hints.new({**CALM, "rollout/length_mean": length}, updates, progress) if "updates, as" in it]
+    assert len(texts) == bool(said)
+    assert all(part in texts[0] for part in said)
+
+
 def test_a_hint_about_clipping_waits_until_it_is_sure():
     assert hints_of({}, {"train/gradient_clipped": 1.0}, updates=WINDOW - 1) == []
 

@@ -69,7 +69,17 @@ def test_the_budget_is_spent_by_episodes_or_steps_whichever_comes_first():
     budget.count(60, 0)
     assert (budget.progress, budget.spent) == (0.9, False)
     budget.count(10, 0)
-    assert budget.spent
+    assert (budget.spent, budget.ended_by) == (True, "total_steps")
+
+
+@pytest.mark.parametrize(
+    ("limits", "progress", "ended_by"),
+    [((10, 100), 1.0, "episodes"), ((10, None), 1.0, "episodes"), ((None, 100), 0.5, "total_steps")],
+)
+def test_a_limit_that_is_not_given_ends_nothing(limits, progress, ended_by):
+    budget = Budget(*limits)
+    budget.count(50, 10)
+    assert (budget.progress, budget.ended_by) == (progress, ended_by)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "lstm+attention"])

@@ -56,6 +56,20 @@ def command(folder: Path) -> tuple[list[str], str | None]:
     return began, config_dir
 
 
+# Keys whose defaults have changed: a run keeps what they were when it began.
+CHANGED_DEFAULTS = ["episodes"]
+
+
+def former_defaults(folder: Path) -> list[str]:
+    """Overrides that keep a run as it was begun, where defaults have changed since."""
+    try:
+        cfg = loaded(folder / "config.yaml")
+    except (OSError, ValueError):
+        return []
+    values = {key: OmegaConf.select(cfg, key) for key in CHANGED_DEFAULTS}
+    return [f"{key}={value}" for key, value in values.items() if isinstance(value, int)]
+
+
 def saved(folder: Path) -> DictConfig | None:
     """config.yaml of a run folder; None if there is none yet.
 

@@ -45,7 +45,18 @@ def arguments(given: list[str]) -> list[str]:
         raise ConfigError(
             [f"resume: this run used {elsewhere[0]}, which its folder alone cannot ask for. Write it again."]
         )
-    return [*began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
+    return [*_former_defaults(folder, began, others), *began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
+
+
+def _former_defaults(folder: Path, began: Sequence[str], now: Sequence[str]) -> list[str]:
+    """Overrides that keep what the defaults were when a run was begun, but for what was chosen, or is chosen now."""
+    keys = {_key(override) for override in now}
+    if keys & {"experiment", "profile"}:
+        return []
+    # A budget of steps alone is meant to be spent.
+    keys |= {"episodes"} if "total_steps" in keys else set()
+    keys |= {_key(override) for override in began}
+    return [override for override in begun.former_defaults(folder) if _key(override) not in keys]
 
 
 def _leads_away(override: str) -> bool:

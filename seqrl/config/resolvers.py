@@ -44,6 +44,11 @@ def by_sequences(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
 IN_FOLDER_NAMES = re.compile(r"[\w.=,+-]+", re.ASCII)
 
 
+def default_episodes(total_steps: int | None) -> int | None:
+    """Training episodes where none are given: no limit beside that of the steps, if there is one."""
+    return 50 if total_steps is None else None
+
+
 def folder_name(overrides: str) -> str:
     """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
     name = re.sub(r"[^\w.=,+-]+", "-", overrides, flags=re.ASCII).rstrip("-")
@@ -126,6 +131,7 @@ def register() -> None:
         "oc.env": env,
         "oc.decode": decode,
         "by_sequences": by_sequences,
+        "default_episodes": default_episodes,
         "folder_name": folder_name,
         "point_folder": point_folder,
         # It takes no folder: a configuration could name any.

@@ -405,10 +405,11 @@ class RunConfig:
     logger: dict[str, Any] = field(default_factory=dict)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    episodes: int = key(
-        50,
+    episodes: int | None = key(
+        "${default_episodes:${total_steps}}",
         "training episodes: in each, every one of the `parallel` environments plays one whole episode, and then the "
-        "policy is updated on all of them. With a `rollout_length`, the run ends when episodes × parallel have ended",
+        "policy is updated on all of them. With a `rollout_length`, the run ends when episodes × parallel have ended. "
+        "null: no limit beside `total_steps`. Default: 50 without a `total_steps`, else null",
         AT_LEAST_1,
     )
     parallel: int = key(16, "environments stepped side by side", AT_LEAST_1)
@@ -418,7 +419,7 @@ class RunConfig:
         AT_LEAST_0.saying("0 for whole episodes or a number of steps, such as 128"),
     )
     total_steps: int | None = key(
-        None, "budget in environment steps; the run ends at whichever comes first; null: none", AT_LEAST_1
+        None, "budget in environment steps; with `episodes` too, the first to come ends the run; null: none", AT_LEAST_1
     )
     checkpoint_interval: int = key(
         1, "iterations between checkpoints; 0: only before the first iteration and after the last", AT_LEAST_0

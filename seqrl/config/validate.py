@@ -26,7 +26,14 @@ def faults(cfg: DictConfig) -> list[str]:
     return (
         [*_empty(cfg)]
         or [*_unknown_keys(cfg), *_unresolved(cfg)]
-        or [*_values(cfg), *_wrappers(cfg), *_contradictions(cfg), *distrusted(cfg), *_not_installed(cfg)]
+        or [
+            *_values(cfg),
+            *_wrappers(cfg),
+            *_contradictions(cfg),
+            *_endless(cfg),
+            *distrusted(cfg),
+            *_not_installed(cfg),
+        ]
         or [*_too_large(cfg)]
     )
 
@@ -176,6 +183,11 @@ def _too_large(cfg: DictConfig) -> Iterator[str]:
                 f"{key}: need at least {need / 1e9:,.0f} GB of memory, and this machine has {there / 1e9:,.0f}. "
                 "Reduce them."
             )
+
+
+def _endless(cfg: DictConfig) -> Iterator[str]:
+    if cfg.episodes is None and cfg.total_steps is None:
+        yield "episodes: without total_steps, this run would never end (got null for both). Use total_steps=100000."
 
 
 def _contradictions(cfg: DictConfig) -> Iterator[str]:

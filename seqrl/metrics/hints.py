@@ -9,6 +9,9 @@ from seqrl.loggers import Row
 # Updates that a hint about clipping waits for and looks back on.
 WINDOW = 20
 LONG_EPISODE = 100
+# Fewer updates hardly teach anything; after this share of a run their number can be foretold.
+FEW_UPDATES = 30
+EARLY = 0.1
 TIGHT = 0.9
 
 
@@ -29,10 +32,15 @@ class Hints:
     _given: set[str] = field(default_factory=set)
     _rows: deque[Row] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
-    def new(self, row: Row) -> list[str]:
-        """Hints that apply for the first time, after one more update with these scalars."""
+    def new(self, row: Row, updates: int = 0, progress: float = 0.0) -> list[str]:
+        """Hints that apply for the first time, after one more update with these scalars.
+
+        updates    of the run so far
+        progress   share of the run that is done
+        """
         self._rows.append(row)
-        hints = {topic: text for topic, text in self._all(row) if topic not in self._given}
+        found = [*self._all(row), *self._few(row, updates, progress)]
+        hints = {topic: text for topic, text in found if topic not in self._given}
         self._given |= set(hints)
         return list(hints.values())
 
@@ -60,6 +68,18 @@ class Hints:
                 "minibatches",
                 f"an epoch has fewer gradient steps than algorithm.minibatches={self.minibatches}, because a rollout "
                 f"has only {sequences:.0f} sequences. A larger parallel or a smaller bptt_length gives more.",
+            )
+
+    def _few(self, row: Row, updates: int, progress: float) -> Iterator[tuple[str, str]]:
+        length = row.get("rollout/length_mean", 0)
+        if self.rollout_length or not EARLY <= progress < 1 or length <= LONG_EPISODE:
+            return
+        expected = updates / progress
+        if expected < FEW_UPDATES:
+            yield (
+                "few",
+                f"this run will have about {expected:.0f} updates, as each waits for whole episodes of {length:.0f} "
+                f"steps. rollout_length=128 makes about {expected * length / 128:.0f}.",
             )
 
     def _clipping(self) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,8 @@ def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
         state_lead=algorithm.state_lead,
         generator=seeds.generator(cfg.seed, "policy", device.torch_device),
     )
-    return Run(runner, algorithm, Budget(cfg.episodes * cfg.parallel, cfg.total_steps), EpisodeStatistics(cfg.parallel))
+    budget = Budget(cfg.episodes and cfg.episodes * cfg.parallel, cfg.total_steps)
+    return Run(runner, algorithm, budget, EpisodeStatistics(cfg.parallel))
 
 
 def open_run(settled: Settled, device: Device, checkpoints: Checkpoints, say: Callable[[str], None]) -> Run:

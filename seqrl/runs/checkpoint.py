@@ -230,7 +230,7 @@ class Checkpoints:
                 return "sha256" in _facts_of_pair(path)
         except OSError:
             return False
-        known, facts = first.startswith(b"%b%d " % (MAGIC, VERSION)), _facts(line)
+        known, facts = first.startswith(b"%b%d " % (MAGIC, VERSION)), _facts_of_line(line)
         return known and "run" in facts and (self.run is None or facts["run"] == self.run)
 
     def _is_sound(self, iteration: int) -> bool:

@@ -32,7 +32,7 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
         result = _evaluate(run, evaluator, outputs) if _is_due(cfg.evaluation.interval, run) else {}
         latest = result or latest
         display.show(run.budget.progress, {**row, **latest})
-        for hint in hints.new(row):
+        for hint in hints.new(row, run.iterations, run.budget.progress):
             display.say(f"hint: {hint}")
         if result or (cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0):
             outputs.save(run, result)

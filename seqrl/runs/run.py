@@ -16,9 +16,9 @@ from seqrl.types import Rollout
 
 @dataclass
 class Budget:
-    """How much of a run is over: ended episodes or environment steps, whichever comes first."""
+    """How much of a run is over: ended episodes or environment steps, whichever comes first; None is no limit."""
 
-    episodes_to_end: int
+    episodes_to_end: int | None
     steps_to_take: int | None
     steps: int = 0
     episodes: int = 0
@@ -30,8 +30,18 @@ class Budget:
     @property
     def progress(self) -> float:
         """Share of the budget that is spent; may pass 1 with the last rollout."""
-        share = self.episodes / self.episodes_to_end
-        return share if self.steps_to_take is None else max(share, self.steps / self.steps_to_take)
+        return max(self.shares.values())
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each limit that is used up, by the key that sets it."""
+        limits = {"episodes": (self.episodes, self.episodes_to_end), "total_steps": (self.steps, self.steps_to_take)}
+        return {key: count / limit for key, (count, limit) in limits.items() if limit is not None}
+
+    @property
+    def ended_by(self) -> str:
+        """The key whose limit is reached, or is the nearest."""
+        return max(self.shares, key=self.shares.__getitem__)
 
     @property
     def spent(self) -> bool:

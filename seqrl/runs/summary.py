@@ -59,7 +59,7 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
     return f"""
   mean return   {figure(score)} {over}
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
-{steps / clock.elapsed:,.0f} steps/s
+{steps / clock.elapsed:,.0f} steps/s; {run.budget.ended_by} ended it
   time went to  {spent}; idle {clock.idle:.0%}
   faster with   {faster(clock.shares, run.algorithm.settings.bptt_length, run.algorithm.threads.count, cores())}
   run folder    {folder}{kept}

@@ -183,5 +183,6 @@ def words(arguments: Sequence[str]) -> str:
 
 def _progress(row: dict[str, Any], budget: dict[str, Any]) -> float:
     """Share of a run that is done."""
-    share = float(row.get("rollout/episodes", 0) / (budget["episodes"] * budget["parallel"]))
-    return max(share, float(row["env_steps"] / budget["total_steps"])) if budget["total_steps"] else share
+    episodes, steps = budget["episodes"], budget["total_steps"]
+    share = float(row.get("rollout/episodes", 0) / (episodes * budget["parallel"])) if episodes else 0.0
+    return max(share, float(row["env_steps"] / steps)) if steps else share
