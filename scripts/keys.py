@@ -57,9 +57,10 @@ def rows(schema: type[Any], prefix: str) -> Iterator[str]:
     known = keys_of(AlgorithmConfig) if schema is ReinforceConfig else {}
     for name, field in keys_of(schema).items():
         about, default = field.metadata, default_of(field)
-        if not about or name in known or str(default).startswith("${"):
+        # One without a meaning of its own follows another key.
+        if not about or name in known or not about["help"]:
             continue
-        shown = "" if default == "???" else f"`{written(default)}`"
+        shown = "" if default == "???" or str(default).startswith("${") else f"`{written(default)}`"
         columns = [f"`{prefix}{name}`", kind(schema, name), shown, allowed(about), about["help"]]
         yield f"| {' | '.join(columns)} |".replace("<", "&lt;")
 

@@ -15,7 +15,7 @@ from seqrl.config.schema import MlflowConfig
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault
 from seqrl.packages import how_to_install, is_installed
-from seqrl.text import printable
+from seqrl.text import say
 
 KEY = "resume="
 
@@ -31,8 +31,6 @@ def arguments(given: list[str]) -> list[str]:
     folder = Path(named[-1].strip("'\"")).resolve()
     if "${" in str(folder):
         raise ConfigError([f"resume: {folder} holds ${{ in its name, which Hydra would replace. Rename the folder."])
-    # Backslashes count double before a quote, and so at the end.
-    quoted = re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", str(folder)))
     others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]
     # A key that is added once more cannot be there already.
     again = {_key(argument) for argument in others if argument.startswith("+") or _leads_away(argument)}
@@ -45,7 +43,15 @@ def arguments(given: list[str]) -> list[str]:
         raise ConfigError(
             [f"resume: this run used {elsewhere[0]}, which its folder alone cannot ask for. Write it again."]
         )
-    return [*_former_defaults(folder, began, others), *began, *others, f"hydra.run.dir='{quoted}'", f"{KEY}'{quoted}'"]
+    here = quoted(str(folder))
+    return [*_former_defaults(folder, began, others), *began, *others, f"hydra.run.dir={here}", f"{KEY}{here}"]
+
+
+def quoted(text: str) -> str:
+    """A text in the form of the command line, where nothing of it has a meaning."""
+    # Backslashes count double before a quote, and so at the end.
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", text))
+    return f"'{escaped}'"
 
 
 def _former_defaults(folder: Path, began: Sequence[str], now: Sequence[str]) -> list[str]:
@@ -92,7 +98,7 @@ def _beginning(folder: Path) -> tuple[list[str], str | None]:
         reason = fault(error)
     if begun.goes_by_configuration(folder):
         line = f"seqrl: warning: resume: {folder / 'manifest.json'}: {reason}. Resuming from its config.yaml instead."
-        print(printable(line), file=sys.stderr)
+        say(line, sys.stderr)
         return [], None
     if not os.path.lexists(folder / "manifest.json"):
         raise CheckpointError(f"resume: {folder} is not a run folder. Name the one that has manifest.json in it.")

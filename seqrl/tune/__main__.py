@@ -22,7 +22,7 @@ from seqrl.config.words import usage
 from seqrl.errors import ConfigError
 from seqrl.machine import hear
 from seqrl.packages import how_to_install, is_installed
-from seqrl.text import printable
+from seqrl.text import say
 from seqrl.tune.search import Plan, Search, Words
 from seqrl.tune.space import Dimension, override, read
 
@@ -100,7 +100,7 @@ def main() -> None:
     with errors_in_one_line(sys.argv[1:]):
         try:
             search.run()
-            print(printable(search.best()))
+            say(search.best())
         except Exception:
             search.stop()
             raise

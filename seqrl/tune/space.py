@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from omegaconf import OmegaConf
 
+from seqrl.config.command_line import quoted
 from seqrl.config.paths import CONF
 from seqrl.errors import ConfigError
 from seqrl.text import nearest
@@ -130,14 +131,6 @@ def override(key: str, value: Value) -> str:
         case str() if not PLAIN.fullmatch(value):
             return f"{key}={quoted(value)}"
     return f"{key}={value}"
-
-
-def quoted(text: str) -> str:
-    """A text in the form of the command line, where nothing of it has a meaning."""
-    # A backslash has one before a quote alone.
-    escaped = re.sub(r"(\\*)'", r"\1\1\'", text)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"'{escaped}'"
 
 
 def read(name: str, config_dirs: Sequence[Path]) -> list[Dimension]:

@@ -16,6 +16,7 @@ from typing import IO, Any
 import yaml
 
 from seqrl.config.begun import can_go_on
+from seqrl.config.command_line import quoted
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError
 from seqrl.files import LINE_BYTES, appending, fault, json_of, make_folder, read_text, read_yaml, regular, write
@@ -130,8 +131,7 @@ class Trial:
             ]
         else:
             # Its name tells the values, and a list of them has commas.
-            quoted = str(folder).replace("'", "\\'")
-            arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir='{quoted}'"]
+            arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={quoted(str(folder))}"]
         with _appending(self.output) as output:
             self._process = subprocess.Popen(
                 [sys.executable, *SAFELY, "-m", "seqrl.train", *arguments],
