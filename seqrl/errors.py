@@ -87,12 +87,12 @@ class StoppedError(SeqrlError):
 
 def described(error: BaseException) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
-    first = (masked(words(error)).strip().splitlines() or [""])[0].rstrip(".")
+    first = (masked(message_of(error)).strip().splitlines() or [""])[0].rstrip(".")
     text = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return masked(f"{text}{place(error)}")
+    return masked(f"{text}{line_of(error)}")
 
 
-def words(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """What an exception says; those of others may fail even there."""
     try:
         return str(error)
@@ -100,7 +100,7 @@ def words(error: BaseException) -> str:
         return "it cannot say what is wrong"
 
 
-def place(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """The line of the user's own file that an exception comes from, as ` (file.py:12)`; "" if it comes from none."""
     files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     # Gymnasium raises an error of a constructor again, from the original.

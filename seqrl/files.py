@@ -218,10 +218,10 @@ def sync_folder(folder: Path) -> None:
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it. Raises OSError if a link is there, which could lead anywhere."""
     path.mkdir(parents=True, exist_ok=True)
-    insist_on_own_folder(path)
+    refuse_link(path)
 
 
-def insist_on_own_folder(path: Path) -> None:
+def refuse_link(path: Path) -> None:
     """Raise OSError if a link stands in the place of a folder."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, "is a link, and could lead anywhere", str(path))

@@ -102,26 +102,15 @@ def film(
     say         prints why there are no pictures of the environment, if drawing it fails
     """
     filmed = Filmed(env)
-    runner = Runner(filmed, network, PIECE, 0, generator)
-    pieces: list[Rollout] = []
-    ended = 0
-    while ended < episodes and PIECE * len(pieces) < steps:
-        pieces.append(runner.collect())
-        ended += int((pieces[-1].ended & pieces[-1].valid).sum())
-    played = {
-        name: torch.cat([getattr(piece, name)[:, 0] for piece in pieces])  # [T, ...]
-        for name in ("observation", "action", "log_prob", "value", "reward", "ended", "valid")
-    }
-    real = played["valid"].nonzero().squeeze(1)
-    played = {name: column[real] for name, column in played.items()}
+    played, real = _played(Runner(filmed, network, PIECE, 0, generator), episodes, steps)
     if filmed.fault:
         say(f"warning: the film has no pictures of the environment: {filmed.fault}")
-    pictures = [None if filmed.fault else filmed.pictures[step] for step in real.tolist()]
+    pictures = [None if filmed.fault else filmed.pictures[step] for step in real]
     # The parts of a packed observation are bytes side by side, which would mean nothing as curves.
     shown = all(picture is None for picture in pictures) and not isinstance(env.observation_space, Packed)
     curves = _curves(played, network, isinstance(env.action_space, Discrete), shown)
     ends = [0, *(played["ended"].nonzero().squeeze(1)[:episodes] + 1).tolist()]
-    if ended < episodes:
+    if len(ends) <= episodes:
         ends.append(len(pictures))
     return [
         Film(
@@ -132,6 +121,19 @@ def film(
         for a, b in pairwise(ends)
         if a < b
     ]
+
+
+def _played(runner: Runner, episodes: int, steps: int) -> tuple[dict[str, Tensor], list[int]]:
+    """Columns [T, ...] of the real steps, by name, and which steps they are of all that were taken."""
+    pieces: list[Rollout] = []
+    ended = 0
+    while ended < episodes and PIECE * len(pieces) < steps:
+        pieces.append(runner.collect())
+        ended += int((pieces[-1].ended & pieces[-1].valid).sum())
+    names = ("observation", "action", "log_prob", "value", "reward", "ended", "valid")
+    columns = {name: torch.cat([getattr(piece, name)[:, 0] for piece in pieces]) for name in names}
+    real = columns["valid"].nonzero().squeeze(1)
+    return {name: column[real] for name, column in columns.items()}, real.tolist()
 
 
 def _curves(played: dict[str, Tensor], network: Player, choices: bool, observation: bool) -> dict[str, Array]:

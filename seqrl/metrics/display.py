@@ -22,10 +22,10 @@ UNSHOWN = (OSError, ValueError)
 
 
 class QuietConsole(Console):
-    """A console that never ends a run: it falls silent where its reader is gone, as in `... | head`, its disk full, or
-    its stream closed by an environment.
+    """A console that never ends a run, and reads nothing in a text as markup.
 
-    Or where an environment has closed it. Nothing in a text is read as markup.
+    It falls silent where its reader is gone, as in `... | head`, its disk is full, or an environment has closed its
+    stream.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
-from seqrl.networks.layers import linear, tanh_
+from seqrl.networks.layers import deviation, linear, tanh_
 from seqrl.spaces import Packed, alternatives, numbers, parts
 
 # Images with fewer rows or columns keep their full resolution in the first convolution.
@@ -19,8 +19,6 @@ STACKED = 4
 MANY = 4000
 # Numbers to add to the statistics at once.
 PIECE = 2**20
-# A deviation smaller than this share of the mean is a rounding error.
-ROUNDING = 1e-6
 # Normalised numbers are clipped at this many standard deviations from the mean.
 OUTLIER = 10.0
 
@@ -93,9 +91,7 @@ class Normalizer(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        # The floor is relative to the numbers, so that no unit is too small; that of zeros only keeps 0 / 0 away.
-        floor = self.mean.abs() * ROUNDING + torch.finfo(x.dtype).tiny ** 0.5
-        return ((x - self.mean) / torch.maximum(self.variance.sqrt(), floor)).clamp(-OUTLIER, OUTLIER)
+        return ((x - self.mean) / deviation(self.mean, self.variance)).clamp(-OUTLIER, OUTLIER)
 
     @torch.no_grad()
     def adapt(self, x: Tensor) -> None:

@@ -10,12 +10,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
-from seqrl.networks.layers import hidden_layer, linear
+from seqrl.networks.layers import deviation, hidden_layer, linear
 from seqrl.spaces import Joint, alternatives, masked_alternatives
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-# A deviation smaller than this share of the mean is a rounding error.
-ROUNDING = 1e-6
 # Standard deviations beyond which the probability is 0, even in float64.
 FAR = 40.0
 
@@ -299,9 +297,7 @@ class ValueHead(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        # Relative to the returns, so that no unit of reward is too small; the last term only keeps 0 / 0 away.
-        floor = self.mean.abs() * ROUNDING + torch.finfo(self.variance.dtype).tiny ** 0.5
-        return torch.maximum(self.variance.sqrt(), floor)
+        return deviation(self.mean, self.variance)
 
     def forward(self, features: Tensor) -> Tensor:
         normalized = as_parameters(self.layer(self.hidden(features)), self).squeeze(-1)

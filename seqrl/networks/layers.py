@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# A deviation smaller than this share of the mean is a rounding error.
+ROUNDING = 1e-6
+
 
 class _Tanh(torch.autograd.Function):
     @staticmethod
@@ -53,3 +56,10 @@ def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 def hidden_layer(inputs: int, outputs: int) -> nn.Sequential:
     """Linear layer and hyperbolic tangent."""
     return nn.Sequential(linear(inputs, outputs, gain=2**0.5), Tanh())
+
+
+def deviation(mean: Tensor, variance: Tensor) -> Tensor:
+    """Standard deviation, but no less than rounding errors, relative to the mean: no unit of numbers is too small."""
+    # The last term only keeps 0 / 0 away.
+    floor = mean.abs() * ROUNDING + torch.finfo(variance.dtype).tiny ** 0.5
+    return torch.maximum(variance.sqrt(), floor)

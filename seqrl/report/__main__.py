@@ -17,7 +17,7 @@ from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, make_folder, write
-from seqrl.text import printable
+from seqrl.text import printable, say
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
 
@@ -36,12 +36,9 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     left_out: list[str] = []
     records = runs.find(folders, lambda line: left_out.append(printable(line)))
     tasks = {task: runs.Study(of_task) for task, of_task in runs.by_task(records).items()}
-    for study in tasks.values():
-        if study.ignored:
-            compared = f"only the first {len(study.keys)} are compared"
-            left_out.append(f"{len(study.runs)} runs differ in {len(study.keys) + study.ignored:,} keys: {compared}.")
+    left_out += [study.warning for study in tasks.values() if study.ignored]
     for line in left_out:
-        print(f"seqrl: warning: {line}", file=sys.stderr)
+        say(f"seqrl: warning: {line}", sys.stderr)
     console = Console(highlight=False)
     sections = []
     # Before anything is written.

@@ -216,6 +216,12 @@ class Study:
             groups[self.point(run)].append(run)
         self.groups = dict(sorted(groups.items(), key=lambda item: self._rank(item[0])))
 
+    @property
+    def warning(self) -> str:
+        """What to know of keys that are ignored, in one line."""
+        compared = f"only the first {len(self.keys)} are compared"
+        return f"{len(self.runs)} runs differ in {len(self.keys) + self.ignored:,} keys: {compared}."
+
     def point(self, run: RunRecord) -> tuple[Any, ...]:
         return tuple(run.value(key) for key in self.keys)
 

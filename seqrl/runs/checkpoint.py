@@ -26,7 +26,7 @@ import torch
 
 from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import insist_on_own_folder, json_of, make_folder, read, regular, remove_strays, write
+from seqrl.files import json_of, make_folder, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import free_memory
 from seqrl.runs.plain_data import loaded
 
@@ -172,7 +172,7 @@ class Checkpoints:
 
     def _checked(self, iteration: int) -> tuple[bytes, dict[str, Any]]:
         """The state as it was written, and the facts; raises OSError or ValueError if it cannot be used."""
-        insist_on_own_folder(self.folder)
+        refuse_link(self.folder)
         free = free_memory()
         data = read(self._path(iteration), most=2**40 if free is None else free)
         if not data.startswith(MAGIC):

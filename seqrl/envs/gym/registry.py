@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from seqrl.errors import EnvError, place, words
+from seqrl.errors import EnvError, line_of, message_of
 from seqrl.packages import fault_of_module
 
 
@@ -66,17 +66,17 @@ def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except MISSING_PACKAGE as error:
-        hint = "" if "install " in words(error) else " Install it."
+        hint = "" if "install " in message_of(error) else " Install it."
         raise EnvError(f"env.id: {id} needs a package that is missing: {_line(error)}.{hint}") from error
     except gymnasium.error.Error as error:
         raise EnvError(f"env.id: {id} cannot be built: {_line(error)}.") from error
     except argument_errors as error:
         if not kwargs and not _is_of_call(error):
             raise EnvError(
-                f"env.id: {id} cannot be built: {type(error).__name__}: {_line(error)}{place(error)}. "
+                f"env.id: {id} cannot be built: {type(error).__name__}: {_line(error)}{line_of(error)}. "
                 "Fix the environment."
             ) from error
-        where = place(error) if isinstance(error, TypeError) else ""
+        where = line_of(error) if isinstance(error, TypeError) else ""
         raise EnvError(
             f"env.kwargs: {id} does not accept {dict(kwargs)}: {type(error).__name__}, {_line(error)}"
             f"{where}. Pass what its constructor takes: +env.kwargs.name=value."
@@ -91,4 +91,4 @@ def _is_of_call(error: Exception) -> bool:
 
 def _line(error: Exception) -> str:
     """First line of an error message, without the context that Gymnasium adds."""
-    return words(error).strip().split("\n")[0].split(" was raised from the environment creator")[0].rstrip(".")
+    return message_of(error).strip().split("\n")[0].split(" was raised from the environment creator")[0].rstrip(".")
