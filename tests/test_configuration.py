@@ -357,7 +357,7 @@ def test_aliases_and_links_of_ones_own_are_read(tmp_path):
 
 def test_a_folder_of_too_many_files_gets_one_line(tmp_path, monkeypatch):
     own(tmp_path, "hidden_size: 3")
-    monkeypatch.setattr("seqrl.config.hydra_errors.MOST_FOLDERS", 5)
+    monkeypatch.setattr("seqrl.config.own_files.MOST_FOLDERS", 5)
     (tmp_path / "network" / "round").symlink_to(tmp_path)
     (line,) = faults_of_files([f"--config-dir={tmp_path}", "network=mlp"])
     assert line.startswith(f"--config-dir: {tmp_path} holds more than 10,000 YAML files or 5 folders.")

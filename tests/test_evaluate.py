@@ -492,4 +492,4 @@ def test_a_wrapper_that_keeps_statistics_is_named_when_a_run_begins_and_when_it_
     assert trained.returncode == 0, trained.stderr
     evaluated = run_program(tmp_path, "-m", "seqrl.evaluate", "run=run", "trust=[normed]", "episodes=2")
     for said in (trained.stdout, evaluated.stdout):
-        assert "warning: NormalizeObservation keeps statistics from episode to episode" in said
+        assert "note: NormalizeObservation keeps statistics from episode to episode" in said

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from seqrl import text
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.resolvers import register
-from seqrl.config.trust import numbers_from_environment
+from seqrl.config.secrets import numbers_from_environment
 from seqrl.errors import ConfigError, described
 from seqrl.runs.manifest import Manifest
 from seqrl.text import declassify, environment_read, masked, printable, show_path

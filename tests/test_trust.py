@@ -19,7 +19,8 @@ from seqrl.config.command_line import arguments
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
 from seqrl.config.program import completed
-from seqrl.config.trust import BUILDABLE, _target, public, secrets
+from seqrl.config.secrets import public, secrets
+from seqrl.config.trust import BUILDABLE, _target
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 from tests.programs import run_program
@@ -47,7 +48,7 @@ def composed(*overrides):
         "gymnasium.make",
         "hydra.utils.get_object",
         "seqrl.runs.manifest.subprocess.run",
-        "seqrl.envs.gym.backends.os.system",
+        "seqrl.envs.gym.processes.os.system",
         "seqrl.networks.network.torch.load",
         "seqrl.files.write",
         "my_module.Thing",

@@ -14,11 +14,15 @@ import torch
 from seqrl.envs import GymnasiumEnv
 from seqrl.seeds import stream
 from seqrl.verify import environment, network
+from seqrl.verify import subject as subjects
 from seqrl.verify.__main__ import main, table
-from seqrl.verify.environment import Stage, env_checks, is_playable
+from seqrl.verify.environment import env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
-from seqrl.verify.network import Subject, network_checks
-from seqrl.verify.play import BATCH, Budget, elsewhere
+from seqrl.verify.network import network_checks
+from seqrl.verify.play import BATCH, Budget, Play
+from seqrl.verify.replay import elsewhere
+from seqrl.verify.stage import Stage
+from seqrl.verify.subject import Subject
 from tests import broken
 from tests.programs import run_program
 from tests.worlds import Script
@@ -120,7 +124,7 @@ def test_rows_are_compared_in_batches_as_large_as_those_of_training():
 
 @pytest.mark.parametrize("steps", [1, 8, 16, 32, 64, 10**9])
 def test_leaks_are_found_whatever_the_length_of_episodes(steps, monkeypatch):
-    monkeypatch.setattr(network, "PATIENCE", 5)
+    monkeypatch.setattr(subjects, "PATIENCE", 5)
     make_env = partial(broken.make, "Lasts", steps=steps)
     assert network.leaks(subject_of("sound", 0, make_env)).status is PASS
     assert network.leaks(subject_of("Leaky", 0, make_env)).status is FAIL
@@ -129,7 +133,7 @@ def test_leaks_are_found_whatever_the_length_of_episodes(steps, monkeypatch):
 def test_the_view_moves_until_an_episode_begins_within_it():
     """Every rollout of 64 steps begins with an episode, if no steps were played between."""
     subject = subject_of("sound", 0, partial(broken.make, "Lasts", steps=32))
-    assert network.resets(subject.rollout).any()
+    assert subjects.resets(subject.rollout).any()
 
 
 def test_a_network_that_computes_in_float32_only_passes_and_the_output_says_so():
@@ -218,14 +222,14 @@ def test_what_cannot_be_played_again_is_reported(monkeypatch):
 def test_a_copy_that_cannot_be_played_is_reported(monkeypatch):
     stage = stage_of("Walk")
     stage.require_repetition()
-    play = environment.Play.step
+    play = Play.step
 
     def step(self, action=None):
         if self.seed == 1:
             self.fault = "it raised RuntimeError: no map for this seed"
         return play(self, action)
 
-    monkeypatch.setattr(environment.Play, "step", step)
+    monkeypatch.setattr(Play, "step", step)
     finding = environment.copies(stage)
     assert (finding.status, finding.figure[:41]) == (FAIL, "a copy with another seed could not go on:")
 
@@ -259,7 +263,7 @@ def test_a_play_goes_on_until_an_episode_ends():
 
 
 def test_where_no_episode_begins_what_memory_is_then_is_not_checked(monkeypatch):
-    monkeypatch.setattr(network, "SECONDS", 0)
+    monkeypatch.setattr(subjects, "SECONDS", 0)
     finding = network.forgets(subject_of("sound", 0, partial(broken.make, "Endless")))
     assert (finding.status, finding.figure) == (UNCHECKED, "no episode began while it was watched")
 

@@ -2,11 +2,9 @@
 
 import errno
 import inspect
-import os
 import re
 import traceback
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import hydra
@@ -20,19 +18,17 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.config.own_files import config_dirs, faults_of_folders, searchpath
 from seqrl.config.paths import CONF, choices
-from seqrl.config.trust import SECRET_SOMEWHERE, hydra_distrusted, secrets
+from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
+from seqrl.config.trust import hydra_distrusted
 from seqrl.config.validate import faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError
-from seqrl.files import YAML_BYTES, fault, insist_on_modest_yaml, read
 from seqrl.text import masked, nearest
 
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
 # What a broken file of the user raises; UnicodeDecodeError is a ValueError too.
 FILES = (yaml.YAMLError, OSError)
-# Of a folder of the user's own: what may be in it, and of a file there its bytes, and values that aliases stand for.
-MOST_FILES, MOST_FOLDERS = 10_000, 100_000
-MOST_BYTES, MOST_ALIASED = 4 * YAML_BYTES, 10_000
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where what they raise comes from.
 COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
@@ -69,13 +65,13 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
 def faults_of_files(arguments: Sequence[str]) -> list[str]:
     """What must be known of the user's own files, and of secrets, before Hydra imports anything or writes it down."""
     overrides = _overrides(arguments)
-    if wrong := [line for folder in config_dirs(arguments) for line in _faults_of_folder(folder)]:
+    if wrong := faults_of_folders(arguments):
         return wrong
     if not (own := searchpath(arguments)) and not any(SECRET_SOMEWHERE.search(o) for o in overrides):
         return []
     try:
-        words = [*own, *(a for a in arguments if is_hydra(a)), *overrides]
-        return _of_hydra(_composed(words, return_hydra_config=True), words)
+        whole = [*own, *(a for a in arguments if is_hydra(a)), *overrides]
+        return _of_hydra(_composed(whole, return_hydra_config=True), whole)
     except (*COMPOSITION, *FILES) as error:
         # Hydra would build what files of the user's own name before it says the same.
         said = _message_for(error, arguments)
@@ -106,7 +102,7 @@ def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
 
 def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     """What is wrong with the points of a sweep, a line each with the points that it is wrong in."""
-    if unfit := [line for folder in config_dirs(arguments) for line in _faults_of_folder(folder)]:
+    if unfit := faults_of_folders(arguments):
         return unfit
     overrides = OverridesParser.create().parse_overrides(_overrides(arguments))
     wrong: dict[str, list[int]] = {}
@@ -185,65 +181,6 @@ def _composed(overrides: list[str], return_hydra_config: bool = False) -> DictCo
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", overrides, return_hydra_config=return_hydra_config)
-
-
-def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """Folders of the user's own configuration.
-
-    Raises ConfigError if there is no such folder, or for an option that would take the place of seqrl's own files.
-    """
-    for word in arguments:
-        name = word.partition("=")[0]
-        if re.match(r"--config-[^d]|-c[npd].|-cn$|-cp$|--con?f?i?g?$|--config-d?i?$", name) and name not in ("--cfg",):
-            raise ConfigError([f"{name}: seqrl has its own. A folder with files of yours: --config-dir <folder>."])
-    folders = [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")]
-    folders += [a.partition("=")[2] for a in arguments if a.startswith(("--config-dir=", "-cd="))]
-    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
-        there = [path.name for path in Path.cwd().iterdir() if path.is_dir()]
-        raise ConfigError([f"--config-dir: there is no folder {it}.{nearest(it, there)}" for it in missing])
-    return [Path(folder).resolve() for folder in folders]
-
-
-def searchpath(arguments: Sequence[str]) -> list[str]:
-    """Override that has these folders searched too."""
-    return [f"hydra.searchpath=[file://{folder}]" for folder in config_dirs(arguments)]
-
-
-def _faults_of_folder(folder: Path) -> Iterator[str]:
-    """What is wrong with YAML files of the user's own, so that Hydra neither waits for them nor fills the memory."""
-    files: list[Path] = []
-    for number, (place, folders, names) in enumerate(os.walk(folder, followlinks=True), 1):
-        folders.sort()
-        files += sorted(Path(place, name) for name in names if name.endswith(".yaml"))
-        if len(files) > MOST_FILES or number > MOST_FOLDERS:
-            limits = f"{MOST_FILES:,} YAML files or {MOST_FOLDERS:,} folders"
-            yield f"--config-dir: {folder} holds more than {limits}. Keep configuration files in a folder of their own."
-            return
-    for file in files:
-        yield from _faults_of_file(file)
-
-
-def _faults_of_file(file: Path) -> Iterator[str]:
-    try:
-        # A link is the user's own, and leads to a file if all is well.
-        text = read(Path(os.path.realpath(file)), MOST_BYTES).decode()
-        insist_on_modest_yaml(text, MOST_ALIASED)
-    except (FileNotFoundError, PermissionError, UnicodeDecodeError, yaml.YAMLError):
-        # Hydra says what is wrong, if it is chosen at all.
-        return
-    except (OSError, ValueError) as error:
-        yield f"{file}: {fault(error)}. Fix it, or take it out of the folder that --config-dir names."
-        return
-    yield from _octal(file, text)
-
-
-def _octal(file: Path, text: str) -> Iterator[str]:
-    """Numbers that YAML 1.1 reads otherwise than people do: 010 is 8."""
-    for token in yaml.scan(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("[-+]?0[0-7_]+", token.value):
-            number, meant = int(token.value, 8), token.value.lstrip("+-0_") or "0"
-            where = f"{file}:{token.start_mark.line + 1}"
-            yield f"{where}: YAML reads {token.value} as {number}. Write {meant}, or quote it."
 
 
 def _composition(error: Exception, override: str = "", others: Sequence[str] = ()) -> str:

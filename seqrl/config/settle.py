@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seqrl.config.begun import as_saved, goes_by_configuration, saved
-from seqrl.config.trust import numbers_from_environment, public, secrets
+from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 from seqrl.text import declassify, dotted

@@ -1,4 +1,4 @@
-"""Which classes a configuration may build and which modules it may import, and what may be saved of it.
+"""Which classes a configuration may build, which modules it may import, and what it may set of Hydra's own.
 
 Each section may build what stands in a table, by exact names. Only the command line can add to it, `trust=[module]`: a
 file, an old run or a checkpoint can not.
@@ -15,12 +15,11 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from seqrl.config.paths import PACKAGE
 from seqrl.config.schema import SCHEMAS
-from seqrl.text import dotted, environment_read
+from seqrl.text import dotted
 
 TASKS = [it._target_ for it in SCHEMAS.values() if getattr(it, "_target_", "").startswith("seqrl.envs.")]
 # What each section may build, by the place of its `_target_`; `*` is any name.
@@ -52,8 +51,6 @@ BUILDABLE: dict[str, list[str]] = {
 COMPUTING = re.compile(r"(torch\.nn|torch\.optim|gymnasium\.spaces)\.[A-Z][A-Za-z0-9]*")
 # Keys that change how Hydra builds what `_target_` names.
 SPECIAL = ("_args_", "_partial_", "_recursive_", "_convert_")
-# Nodes of seqrl's own keys; those that are added take any value.
-NUMBERS = (IntegerNode, FloatNode, BooleanNode)
 # Modules that register environments: as they are installed, never from the working folder.
 SUITES = ["gymnasium", "popgym", "minigrid", "ale_py"]
 # Of Hydra's own section, what files of the user's own may set.
@@ -62,16 +59,6 @@ HYDRA_OPEN = re.compile(
     # Hydra replaces them with what it knows, or adds to them; `hydra_distrusted` looks at the rest of `overrides`.
     r"|runtime\.(choices|config_sources)|overrides)\b"
 )
-# What the last words of a key's name say of its value. Tokens are also what a network reads: a number of them is none.
-SECRET = re.compile(
-    r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|authorization|cookie|"
-    r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key)s?$"
-)
-NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_tokens?$")
-# http://me:hush@host, and what git takes, https://hush@host.
-USERINFO = re.compile(r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE)
-# Of a command line: whether a look at what it composes is worth its time.
-SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
 
 
 def shipped(section: str, target: str) -> bool:
@@ -178,24 +165,24 @@ def _nodes(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _nodes(child, f"{where}[{index}]")
 
 
-def trusted_modules(words: Sequence[str]) -> list[str]:
+def trusted_modules(overrides: Sequence[str]) -> list[str]:
     """Modules that a command line trusts; what files say of it does not count."""
-    found = [it for it in OverridesParser.create().parse_overrides(list(words)) if it.key_or_group == "trust"]
+    found = [it for it in OverridesParser.create().parse_overrides(list(overrides)) if it.key_or_group == "trust"]
     value = found[-1].value() if found else []
     return [str(it) for it in value] if isinstance(value, list) else []
 
 
-def hydra_distrusted(hydra: DictConfig, plain: DictConfig, words: Sequence[str]) -> Iterator[str]:
+def hydra_distrusted(hydra: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
     """Complaints about what files of the user's own set in Hydra's own section, which could run anything.
 
-    hydra   as it is composed
-    plain   as it would be without those files
-    words   overrides of the command line
+    hydra       as it is composed
+    plain       as it would be without those files
+    overrides   of the command line
     """
-    if "hydra" in trusted_modules(words):
+    if "hydra" in trusted_modules(overrides):
         return
     # Hydra adds the command line to what files have put there.
-    if sorted([*hydra.overrides.task, *hydra.overrides.hydra]) != sorted(words):
+    if sorted([*hydra.overrides.task, *hydra.overrides.hydra]) != sorted(overrides):
         yield "hydra.overrides: a file sets it, and could pass for the command line. Remove it, or add trust=[hydra]."
     now, before = (dict(dotted(_plain(it), "hydra.")) for it in (hydra, plain))
     for key in sorted({*now, *before}):
@@ -210,118 +197,3 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     sections = OmegaConf.to_container(cfg)
     assert isinstance(sections, dict)
     return {str(key): value for key, value in sections.items()}
-
-
-def secrets(cfg: DictConfig) -> Iterator[str]:
-    """Complaints about what looks like a secret and would be saved with the run.
-
-    Only what comes from a variable passes, and what is empty or a switch.
-    """
-    for key in map(str, cfg):
-        if key != "hydra":
-            yield from _secrets(cfg, key, key, cfg)
-
-
-def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]:
-    child = node._get_node(key)
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", str(key)).lower()
-    is_secret = isinstance(key, str) and bool(SECRET.search(name)) and not NO_SECRET.search(name)
-    typed = [*_typed(child, root)]
-    if is_secret and any(not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed):
-        yield (
-            f"{where}: looks like a secret, and would be saved with the run. Export it as a variable, and write "
-            f"'{where}=${{oc.env:{name.upper().replace('PWD', 'PASSWORD')}}}'."
-        )
-    elif isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_interpolation():
-        for inner in child if isinstance(child, DictConfig) else range(len(child)):
-            place = f"{where}.{inner!s}" if isinstance(child, DictConfig) else f"{where}[{inner!s}]"
-            yield from _secrets(child, inner, place, root)
-    elif any(isinstance(it, str) and USERINFO.search(it) for it in typed):
-        yield (
-            f"{where}: holds a password or a key in an address, and would be saved with the run. Export the address as "
-            f"a variable, and write '{where}=${{oc.env:ADDRESS}}'."
-        )
-
-
-def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
-    """What is typed out in a value, and not taken from a variable: numbers, and texts that are not empty."""
-    if node is None or node._is_none() or node._is_missing():
-        return
-    if not node._is_interpolation() and isinstance(node, DictConfig | ListConfig):
-        children: Any = node
-        for key in children if isinstance(node, DictConfig) else range(len(node)):
-            yield from _typed(children._get_node(key), root)
-        return
-    value = node._value()
-    if node._is_interpolation():
-        try:
-            if "oc.env" in _as_written(str(value), root):
-                return
-        except (OmegaConfBaseException, RecursionError):
-            # Whoever resolves it says what is wrong with it.
-            return
-    if value not in ("", b"") and not isinstance(value, bool):
-        yield value
-
-
-def numbers_from_environment(cfg: DictConfig) -> set[str]:
-    """Variables that give numbers to seqrl's own keys, such as the seed, and nothing to any other: no secrets."""
-    numbers: set[str] = set()
-    others: set[str] = set()
-    todo: list[Any] = [cfg]
-    while todo:
-        section = todo.pop()
-        for key in section if isinstance(section, DictConfig) else range(len(section)):
-            child = section._get_node(key)
-            if child is None or not child._is_interpolation():
-                todo += [child] if OmegaConf.is_config(child) and not child._is_none() else []
-                continue
-            with environment_read() as names, contextlib.suppress(OmegaConfBaseException):
-                OmegaConf.to_container(section[key], resolve=True) if OmegaConf.is_config(section[key]) else section[
-                    key
-                ]
-            (numbers if isinstance(child, NUMBERS) else others).update(names)
-    return numbers - others
-
-
-def public(cfg: DictConfig) -> DictConfig:
-    """A configuration resolved but for what comes from the system's environment, which keeps its words.
-
-    It plays the same: what decodes a variable, or gives it a default, stays as it was written.
-    """
-    named = OmegaConf.create(_public(cfg, cfg))
-    assert isinstance(named, DictConfig)
-    return named
-
-
-def _public(node: Any, root: DictConfig) -> Any:
-    if isinstance(node, DictConfig):
-        return {key: _public_child(node, key, root) for key in node}
-    if isinstance(node, ListConfig):
-        return [_public_child(node, index, root) for index in range(len(node))]
-    return node
-
-
-def _public_child(node: DictConfig | ListConfig, key: Any, root: DictConfig) -> Any:
-    child = node._get_node(key)
-    if child is None or not child._is_interpolation():  # type: ignore[union-attr]
-        return _public(node[key], root)
-    with environment_read() as names:
-        value = OmegaConf.to_container(node[key], resolve=True) if OmegaConf.is_config(node[key]) else node[key]
-    # A number of seqrl's own, such as the seed, tells nothing and is needed to read the run.
-    if not names or isinstance(child, NUMBERS):
-        return value
-    return _as_written(str(child._value()), root)  # type: ignore[union-attr]
-
-
-def _as_written(text: str, root: DictConfig) -> str:
-    """An interpolation with the words of those that it refers to in their place: alone it still means the same."""
-
-    def written(reference: re.Match[str]) -> str:
-        node = OmegaConf.select(root, reference[1].rpartition(".")[0]) if "." in reference[1] else root
-        child = node._get_node(reference[1].rpartition(".")[2]) if isinstance(node, DictConfig) else None
-        if child is not None and child._is_interpolation():
-            return _as_written(str(child._value()), root)
-        return str(OmegaConf.select(root, reference[1]))
-
-    return re.sub(r"\$\{([A-Za-z_][\w.]*)\}", written, text)

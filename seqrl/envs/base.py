@@ -25,9 +25,7 @@ class BatchedEnv(ABC):
     action_space        of one environment
     backend             vector, sync, async or envpool; "" if there is no choice
     backend_reason      why that backend, if auto chose it; otherwise ""
-    lasting             names of wrappers that keep statistics from episode to episode, which nothing saves
     notes               what you should know about it, one line each; more may come while it is played
-    begins_anew         whether its own state was saved, and `load_state_dict` could not restore it
     """
 
     batch_size: int
@@ -35,9 +33,7 @@ class BatchedEnv(ABC):
     action_space: Space[Any]
     backend = ""
     backend_reason = ""
-    lasting: Sequence[str] = ()
     notes: Sequence[str] = ()
-    begins_anew = False
 
     @abstractmethod
     def reset(self, where: Tensor | None = None) -> Tensor:

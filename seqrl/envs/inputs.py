@@ -30,7 +30,7 @@ class WithInputs(BatchedEnv):
     def __init__(self, env: BatchedEnv, inputs: Sequence[str]) -> None:
         self.env, self.batch_size, self.action_space = env, env.batch_size, env.action_space
         self.backend, self.backend_reason = env.backend, env.backend_reason
-        self.lasting, self.notes = env.lasting, env.notes
+        self.notes = env.notes
         space = env.observation_space
         # An observation without parts becomes a part itself.
         self._alone = None if isinstance(space, Packed) else Packed({"observation": space})
@@ -71,7 +71,6 @@ class WithInputs(BatchedEnv):
         if state["env"] is None:
             return super().load_state_dict(state)
         continues = self.env.load_state_dict(state["env"])
-        self.begins_anew = self.env.begins_anew
         self._last = {name: value.to(continues.device) for name, value in state["last"].items()}
         return continues
 

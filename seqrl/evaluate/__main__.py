@@ -26,12 +26,12 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl import seeds
 from seqrl.config.command_line import names_modules
 from seqrl.config.program import errors_in_one_line, to_the_end
+from seqrl.config.secrets import secrets
 from seqrl.config.settle import changes, with_values
-from seqrl.config.trust import restrict_imports, secrets
+from seqrl.config.trust import restrict_imports
 from seqrl.config.validate import faults_of_policy
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
-from seqrl.envs.gym.lasting import warning
 from seqrl.envs.gym.registry import draws_itself
 from seqrl.errors import ConfigError, SeqrlError, described
 from seqrl.evaluate import film as video
@@ -94,10 +94,10 @@ def evaluate(request: Request) -> None:
     control = {"evaluation": {"memoryless_control": request.memoryless_control and has_memory}}
     with closing(make_evaluator(with_values(cfg, control), device)) as evaluator:
         measured = results(evaluator.play(network))
-        lasting = evaluator.lasting
+        notes = evaluator.notes
     say(table(measured))
-    if warned := warning(lasting):
-        say(warned)
+    for note in notes:
+        say(f"note: {note}")
     if request.memoryless_control:
         say(verdict(**measured["memory"]) if "memory" in measured else "The network has no memory.")
     if request.checkpoint == "best" and cfg.evaluation.interval and request.seed is None and not changed:

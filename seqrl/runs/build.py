@@ -20,7 +20,7 @@ from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
 from seqrl.envs.inputs import WithInputs
-from seqrl.errors import ConfigError, SeqrlError, described, words
+from seqrl.errors import ConfigError, SeqrlError, described, message_of
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.networks import Graphed, Network
 from seqrl.packages import fault_of_target
@@ -67,8 +67,6 @@ def open_run(settled: Settled, device: Device, checkpoints: Checkpoints, say: Ca
     lost = run.load_state_dict(state)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
-    if run.runner.env.begins_anew:
-        say("warning: environments could not restore their own state; they begin anew. The log says why.")
     for change in settled.changes:
         say(f"changed: {change}")
     return run
@@ -116,7 +114,7 @@ class Constructor:
             raise self.fault(error) from error
 
     def fault(self, error: Exception) -> ConfigError:
-        key = re.search(r"unexpected keyword argument '(\w+)'", words(error))
+        key = re.search(r"unexpected keyword argument '(\w+)'", message_of(error))
         if isinstance(error, TypeError) and key and key[1] in self.make.keywords:
             others = [name for name in self.make.keywords if name != key[1]]
             meant = nearest(key[1], others)

@@ -123,9 +123,9 @@ class Evaluator:
         return play(self._at_its_beginning(), Watched(player, self._ask), self.episodes, generator, self._episode_limit)
 
     @property
-    def lasting(self) -> Sequence[str]:
-        """Names of wrappers that keep statistics from episode to episode, once something was played."""
-        return () if self._env is None else self._env.lasting
+    def notes(self) -> Sequence[str]:
+        """What you should know about the environments, once something was played."""
+        return () if self._env is None else self._env.notes
 
     def close(self) -> None:
         if self._env is not None:

@@ -7,11 +7,11 @@ from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.display import Display
 from seqrl.metrics.hints import Hints
-from seqrl.networks.encoder import flattened
 from seqrl.runs.evaluator import Evaluator
 from seqrl.runs.outputs import Outputs
 from seqrl.runs.run import Run
 from seqrl.runs.stop import Stop
+from seqrl.runs.summary import notes
 
 
 def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, display: Display, stop: Stop) -> Row:
@@ -65,11 +65,11 @@ def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, stop: Stop)
 
 
 def _say_notes(run: Run, display: Display, said: int) -> int:
-    """Print what there is to know about the environments, but for the notes that were said; return how many are."""
-    notes = [*flattened(run.runner.env.observation_space), *run.runner.env.notes]
-    for note in notes[said:]:
-        display.say(f"note: {note}")
-    return len(notes)
+    """Print the notes about the environments after the first `said`, which were printed before; return how many are."""
+    known = notes(run.runner.env)
+    for note in known[said:]:
+        display.say(note)
+    return len(known)
 
 
 def _iterate(run: Run, outputs: Outputs) -> Row:

@@ -12,8 +12,8 @@ from typing import Any, Self
 import torch
 from omegaconf import OmegaConf
 
+from seqrl.config.secrets import public
 from seqrl.config.settle import Settled
-from seqrl.config.trust import public
 from seqrl.devices.device import Device
 from seqrl.errors import ConfigError, EnvError, UnsavedError, described
 from seqrl.files import write

@@ -4,10 +4,9 @@ from omegaconf import DictConfig
 
 from seqrl.config.settle import with_values
 from seqrl.metrics.display import Display
-from seqrl.networks.encoder import flattened
 from seqrl.runs.build import build, make_device, prepare_device
 from seqrl.runs.memory_need import footprint
-from seqrl.runs.summary import introduction, sizes
+from seqrl.runs.summary import introduction, notes, sizes
 
 # Environments that are enough to see what one needs.
 FEW = 4
@@ -25,6 +24,6 @@ def rehearse(cfg: DictConfig) -> None:
     finally:
         run.runner.env.close()
     display.say(introduction(cfg, run, device))
-    for note in (*flattened(run.runner.env.observation_space), *run.runner.env.notes):
-        display.say(f"note: {note}")
+    for note in notes(run.runner.env):
+        display.say(note)
     display.console.print(sizes(cfg, run, rollout, need), soft_wrap=True)

@@ -5,11 +5,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from seqrl.devices.device import Device
-from seqrl.envs.gym.lasting import warning
+from seqrl.envs.base import BatchedEnv
 from seqrl.loggers import Row
 from seqrl.machine import cores
 from seqrl.metrics.hints import faster
 from seqrl.networks import Network
+from seqrl.networks.encoder import flattened
 from seqrl.runs.memory_need import Footprint
 from seqrl.runs.run import Run
 from seqrl.text import duration, figure
@@ -21,8 +22,12 @@ def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
     size = f"{parameters(run.algorithm.network):,} parameters"
     learns = f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {device.torch_device}"
     env = run.runner.env
-    plays = f"environments: {env.backend}, {env.backend_reason}" if env.backend_reason else ""
-    return "\n".join(filter(None, [learns, plays, warning(env.lasting)]))
+    return f"{learns}\nenvironments: {env.backend}, {env.backend_reason}" if env.backend_reason else learns
+
+
+def notes(env: BatchedEnv) -> list[str]:
+    """What you should know about the environments, and about how the network reads them, one line each."""
+    return [f"note: {it}" for it in (*flattened(env.observation_space), *env.notes)]
 
 
 def reason(cfg: DictConfig) -> str:

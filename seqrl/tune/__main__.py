@@ -15,7 +15,8 @@ from functools import partial
 from typing import NoReturn
 
 from seqrl.config.command_line import completed, is_override
-from seqrl.config.hydra_errors import config_dirs, faults_of_run, numbers_of_run, searchpath
+from seqrl.config.hydra_errors import faults_of_run, numbers_of_run
+from seqrl.config.own_files import config_dirs, searchpath
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage

@@ -5,107 +5,26 @@ the same one, beside a copy, in another process, and its answers must not differ
 """
 
 import copy
-import pickle
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from gymnasium.spaces import Box
 
-from seqrl.envs import BatchedEnv, GymnasiumEnv
-from seqrl.envs.gym.autoreset import NextStepEpisodes
-from seqrl.envs.gym.flatten import FlattenedEnv
-from seqrl.envs.gym.guard import GuardedEnv
+from seqrl.envs import BatchedEnv
 from seqrl.envs.gym.lasting import REMEDY as LASTING_REMEDY
-from seqrl.envs.gym.resets import FINAL, REMEDY, AutoresetError
-from seqrl.envs.inputs import WithInputs
-from seqrl.spaces import ACTION_MASK, Packed, masked_alternatives, unused_mask
+from seqrl.envs.gym.resets import REMEDY, AutoresetError
+from seqrl.spaces import Packed, masked_alternatives, unused_mask
 from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds
-from seqrl.verify.play import (
-    BATCH,
-    Budget,
-    MakeEnv,
-    Play,
-    beneath,
-    difference,
-    elsewhere,
-    global_streams_seeded,
-    opened,
-    reference,
-    resumed,
-    retold,
-    rewound,
-    stopped_early,
-    time_limit,
-)
+from seqrl.verify.layers import beneath, episodes, time_limit, witnesses
+from seqrl.verify.play import BATCH, Budget, MakeEnv
+from seqrl.verify.repetition import copies, processes, repeats, repeats_later, restores
+from seqrl.verify.replay import opened
+from seqrl.verify.stage import LIMIT_IT, Stage
+from seqrl.verify.vector import apart, ghosts, varied
 
 # Bytes that use no more than this share of their range are hardly seen.
 SMALL = 0.1
-# First observations to see, and how many different ones are few enough to have seen all.
-FIRSTS, FEW = 50, 4
-# Resets, or ends, from which something can be concluded.
-ENOUGH = 12
-
-
-@dataclass(frozen=True)
-class Stage:
-    """An environment to check.
-
-    make_env         builds environments from their number and the name of their random stream
-    budget           how long to play
-    whole_episodes   whether a run waits for episodes to end
-    """
-
-    make_env: MakeEnv
-    budget: Budget = field(default_factory=Budget)
-    whole_episodes: bool = True
-
-    @cached_property
-    def play(self) -> Play:
-        return reference(self.make_env, self.budget)
-
-    def new(self, stream: str = "verify") -> "closing[BatchedEnv]":
-        return closing(self.make_env(BATCH, stream))
-
-    @cached_property
-    def resets(self) -> Play:
-        """Many resets, of other episodes than those that are played."""
-        with self.new() as env:
-            more, began = opened(env), time.perf_counter()
-            while not (more.outside or more.fault) and more.begun < self.budget.resets:
-                if more.begun > self.budget.resets / 4 and time.perf_counter() - began > self.budget.seconds:
-                    break
-                more.begin()
-        return more
-
-    @cached_property
-    def again(self) -> Play:
-        with self.new() as env:
-            return retold(env, len(self.play.answers))
-
-    @cached_property
-    def longest(self) -> Play:
-        """The play, or one that goes on until an episode ends, if none did: alone, and as far as the budget goes."""
-        if self.play.ends or self.play.fault:
-            return self.play
-        with closing(self.make_env(1, "verify")) as env:
-            alone, began = opened(env), time.perf_counter()
-            while not (alone.ends or alone.fault) and alone.steps < self.budget.endless:
-                if time.perf_counter() - began > self.budget.wait:
-                    break
-                alone.steps_until(50, lambda it: bool(it.ends))
-            # Where the next step is spent on the reset, it shows the next first observation.
-            alone.step()
-        return alone
-
-    def require_repetition(self) -> None:
-        """Raise UncheckedError unless a new environment repeats what was played."""
-        if difference(self.play, self.again) is not None or stopped_early(self.play, self.again, ""):
-            raise UncheckedError("the environment does not repeat even in this process", "Fix that first.")
 
 
 def env_checks(make_env: MakeEnv, budget: Budget | None = None, whole_episodes: bool = True) -> Iterator[Finding]:
@@ -172,94 +91,6 @@ def bytes_used(stage: Stage) -> Measured | None:
 
 
 @check(
-    "environment repeats with seed and actions",
-    "Draw all randomness from self.np_random, which reset(seed=…) seeds, and keep all state in self, not in the class.",
-)
-def repeats(stage: Stage) -> Measured:
-    """Two new environments with the same seed answer the same actions alike."""
-    play, again = stage.play, stage.again
-    if (index := difference(play, again)) is not None:
-        figure = f"{_when(play, index)} differs in a second environment{_from_global_streams(stage, index)}"
-        return holds(False, figure)
-    if early := stopped_early(play, again, again.fault):
-        return holds(False, f"in a second environment, {early}")
-    with stage.new("verify another seed") as env:
-        other = retold(env, min(len(play.answers), 600))
-    idle = "; the seed changes nothing" if difference(play, other) is None else ""
-    return holds(True, f"none of {len(again.answers):,} answers differs{idle}")
-
-
-def _when(play: Play, index: int) -> str:
-    return f"the answer to step {play.clock[index]:,}" if play.clock[index] else "the first observation"
-
-
-def _from_global_streams(stage: Stage, index: int) -> str:
-    replayed = []
-    for _ in range(2):
-        with global_streams_seeded(), stage.new() as env:
-            replayed.append(retold(env, index + 1))
-    if difference(*replayed) is not None:
-        return ""
-    return ", but not if the global streams of random, NumPy and torch are seeded: it draws from one of these"
-
-
-@check(
-    "the same seed repeats later, too",
-    "reset(seed=…) must begin anew: forget the episode before, however it ended, count no episodes, and heed every "
-    "seed, not only the first.",
-)
-def repeats_later(stage: Stage) -> Measured | None:
-    """Taken back to its first seed after a truncation, a termination and midway, it begins the same episodes again."""
-    stage.require_repetition()
-    play, after = stage.play, []
-    steps = len(play.answers) // 2
-    with stage.new() as env:
-        live = Play(env)
-        state = env.state_dict()
-        if state is None or ("env" in state and state["env"] is None):
-            return None
-        for moment, wanted in MOMENTS.items():
-            live.steps_until(steps // 6, lambda _: False)
-            if not live.steps_until(steps if getattr(play, moment, True) else 0, wanted):
-                continue
-            live = rewound(env, state, 2 * len(play.answers) // 3)
-            after.append(SAID[moment])
-            if (index := difference(play, live)) is not None or live.fault:
-                differs = live.fault if index is None else f"{_when(stage.play, index)} differs"
-                return holds(False, f"{differs} when the same seed comes again {after[-1]}")
-    if not after:
-        raise UncheckedError("no moment came to give it the same seed again")
-    return holds(True, f"none of {len(live.answers):,} answers differs {', '.join(after)}")
-
-
-@check(
-    "a saved episode goes on",
-    "Put all that decides what comes next into state_dict, the random stream self.np_random too; or have no "
-    "state_dict: then an episode's actions are played again.",
-)
-def restores(stage: Stage) -> Measured | None:
-    """A new environment that restores its state midway answers as if nothing had happened."""
-    stage.require_repetition()
-    steps = min(stage.budget.least, len(stage.play.answers)) // 4
-    with stage.new() as env, stage.new() as other:
-        live = opened(env)
-        live.steps_until(steps, lambda _: False)
-        live.steps_until(steps, MOMENTS["midway"])
-        twin = resumed(live, other)
-        if twin is None:
-            return None
-        for _ in range(steps):
-            action = live.action()
-            if not (live.step(action) and twin.step(action.clone())):
-                break
-    if fault := live.fault or twin.fault:
-        return holds(False, fault)
-    if (index := difference(live, twin)) is not None:
-        return holds(False, f"answer {index + 1:,} after it was restored differs")
-    return holds(True, f"none of {len(live.answers):,} answers after it was restored differs")
-
-
-@check(
     "the spaces stay as they are",
     "Set observation_space and action_space in the constructor, and leave them: networks are built for them.",
 )
@@ -286,138 +117,13 @@ def _spaces(env: BatchedEnv) -> dict[str, Any] | None:
     return {name: getattr(first, f"{kind}{name}") for name in ("observation_space", "action_space")}
 
 
-def _ended(play: Play, how: str) -> bool:
-    return play.last is not None and bool(getattr(play.last, how).any())
-
-
-# By what `Play` calls their number, if it counts them.
-SAID = {"truncated": "after a truncation", "terminated": "after a termination", "midway": "midway"}
-MOMENTS: dict[str, Callable[[Play], bool]] = {
-    "truncated": lambda play: _ended(play, "truncated"),
-    "terminated": lambda play: _ended(play, "terminated"),
-    "midway": lambda play: not (_ended(play, "terminated") or _ended(play, "truncated")),
-}
-
-
 @check("no wrapper keeps statistics", f"Leave it out, and {LASTING_REMEDY}")
 def statistics(stage: Stage) -> Measured | None:
     """No wrapper keeps statistics from episode to episode, which evaluations and resumed runs begin without."""
     with stage.new() as env:
-        names = ", ".join(env.lasting)
+        played = episodes(env)
+        names = ", ".join(played.lasting()) if played else ""
     return Measured(Status.WARN, f"{names}: evaluations and resumed runs begin without them") if names else None
-
-
-@check(
-    "copies do not disturb each other",
-    "Keep state in self, not in the class or the module, and draw randomness from self.np_random.",
-)
-def copies(stage: Stage) -> Measured:
-    """It answers the same alone, and while a copy with another seed is played between its steps."""
-    stage.require_repetition()
-    with stage.new() as env, stage.new("verify another seed") as copy:
-        other = Play(copy, seed=1)
-        replayed = retold(env, len(stage.play.answers) // 2, beside=other.step)
-    if (index := difference(stage.play, replayed)) is not None or replayed.fault:
-        differs = replayed.fault if index is None else f"{_when(stage.play, index)} differs"
-        return holds(False, f"{differs} beside a copy with another seed")
-    if other.fault:
-        return holds(False, f"a copy with another seed could not go on: {other.fault}")
-    if (step := _differs_alone(stage)) is not None:
-        return holds(False, f"the answer to step {step:,} differs from that of an environment that is alone")
-    return holds(True, f"none of {len(replayed.answers):,} answers differs beside a copy with another seed")
-
-
-def _differs_alone(stage: Stage) -> int | None:
-    """The first step at which the first of several environments answers otherwise than alone; None if it never does."""
-    with stage.new() as env, closing(stage.make_env(1, "verify")) as single:
-        if not hasattr(beneath(env), "envs"):
-            # Those of a vector form may draw from one stream.
-            return None
-        several, alone = opened(env), opened(single)
-        for step in range(min(stage.budget.least, len(stage.play.answers)) // 2):
-            if not torch.equal(several.observation[:1], alone.observation):
-                return step
-            action = several.action()
-            # Resets included.
-            if not (several.step(action) and alone.step(action[:1].clone())):
-                break
-    return None
-
-
-@check(
-    "copies begin differently",
-    "Draw numbers for each copy, such as self.np_random.random(self.num_envs): equal episodes teach no more than one.",
-)
-def varied(stage: Stage) -> Measured | None:
-    """Where episodes begin differently from reset to reset, so do the copies of a batch."""
-    many = stage.resets
-    resets = many.begun // BATCH
-    if many.fault or resets < ENOUGH or len(many.firsts) == 1:
-        return None
-    return holds(many.unlike > 0, f"at {many.unlike:,} of {resets:,} resets, copies began differently")
-
-
-@check(
-    "an episode's end leaves the others alone",
-    "Begin a new episode in the copies that have ended, and in no others.",
-)
-def apart(stage: Stage) -> Measured | None:
-    """In a vector form, the action of a copy counts as usual while another copy begins a new episode."""
-    with stage.new() as env, stage.new() as twin:
-        envs = beneath(env)
-        if envs is None or hasattr(envs, "envs"):
-            return None
-        stage.require_repetition()
-        one, other, began = opened(env), opened(twin), time.perf_counter()
-        # Whether another action of the first copy showed, at usual steps and while the second one begins an episode.
-        showed: dict[bool, list[bool]] = {False: [], True: []}
-        for trial in range(4 * ENOUGH):
-            beside = bool(trial % 2)
-            late = time.perf_counter() - began > 2 * max(stage.budget.seconds, 1)
-            if late or not _alike_until_second_begins(one, other, stage.budget.least, beside):
-                break
-            action = one.action()
-            another = action.clone()
-            another[0] = next((it for _ in range(50) if not torch.equal(it := one.action()[0], action[0])), action[0])
-            if one.step(action) and other.step(another):
-                showed[beside].append(not torch.equal(one.observation[0], other.observation[0]))
-            # A reset of the batch begins both anew, alike.
-            one.begin()
-            other.begin()
-    usual, beside_begin = sum(showed[False]), sum(showed[True])
-    if len(showed[True]) < ENOUGH or usual < 0.9 * len(showed[False]):
-        # It ends too seldom, or an action does not show at once.
-        return None
-    return holds(beside_begin > 0, f"an action showed at {beside_begin} of {len(showed[True])} such steps")
-
-
-def _alike_until_second_begins(one: Play, other: Play, steps: int, begins: bool) -> bool:
-    """Play two alike until the second environment alone is about to begin an episode, or else just some steps."""
-    for step in range(steps):
-        if not begins and step >= 2:
-            return True
-        action = one.action()
-        if not (one.step(action) and other.step(action.clone())) or one.last is None:
-            return False
-        ended = one.last.terminated | one.last.truncated
-        if begins and bool(ended[1]) and not bool(ended[0]):
-            return True
-    return False
-
-
-@check(
-    "another process plays the same",
-    "Let nothing depend on the process: its global random streams, its id, the order of a set, the clock.",
-)
-def processes(stage: Stage) -> Measured:
-    """It answers the same in a new process."""
-    stage.require_repetition()
-    replayed, fault = elsewhere(stage.make_env, len(stage.play.answers))
-    if (index := difference(stage.play, replayed)) is not None:
-        return holds(False, f"{_when(stage.play, index)} differs in another process")
-    if early := stopped_early(stage.play, replayed, fault):
-        return holds(False, f"in another process, {early}")
-    return holds(True, f"none of {len(replayed):,} answers differs")
 
 
 @check("actions are left as they are", "Do not write to the action: use action = action * 0.5, not action *= 0.5.")
@@ -457,100 +163,9 @@ def masks(stage: Stage) -> Measured | None:
     return None
 
 
-class Witness:
-    """Watches what an environment does with its actions, and what its info has.
-
-    env         single or vector environment, whose methods it takes the place of
-    is_single   whether it is a single one
-    """
-
-    def __init__(self, env: Any, is_single: bool) -> None:
-        self.is_single, self.changed, self.mask_in_info, self.final_in_info = is_single, False, False, False
-        self._step, self._reset = env.step, env.reset
-        env.step, env.reset = self.step, self.reset
-
-    def step(self, action: Any) -> Any:
-        before = pickle.dumps(action)
-        answer = self._step(action)
-        self.changed = before != pickle.dumps(action)
-        self._look(answer)
-        return answer
-
-    def reset(self, **given: Any) -> Any:
-        answer = self._reset(**given)
-        self._look(answer)
-        return answer
-
-    def _look(self, answer: Any) -> None:
-        # Whether it is a tuple with an info at all is for others to check.
-        info = answer[-1] if isinstance(answer, tuple) else None
-        if isinstance(info, dict):
-            self.mask_in_info |= ACTION_MASK in info
-            self.final_in_info |= any(name in info for name in FINAL)
-
-
-def spends_steps(env: BatchedEnv) -> bool:
-    """Whether it is an own vector form that spends the step after an end on the reset."""
-    while isinstance(env, WithInputs):
-        env = env.env
-    return isinstance(env, GymnasiumEnv) and isinstance(env._episodes, NextStepEpisodes)
-
-
-def witnesses(env: BatchedEnv) -> list[Witness]:
-    """Watch Gymnasium's environments beneath; none if there are none."""
-    if (envs := beneath(env)) is None:
-        return []
-    singles = [it.env for it in getattr(envs, "envs", []) if isinstance(it, GuardedEnv)]
-    if not singles:
-        return [Witness(envs, is_single=False)]
-    return [Witness(it.env if isinstance(it, FlattenedEnv) else it, is_single=True) for it in singles]
-
-
-@check(
-    "a step spent on a reset plays nothing",
-    "If the vector form begins the next episode within the step that ends one, say so: metadata = {'autoreset_mode': "
-    "AutoresetMode.SAME_STEP}, and give info['final_obs']; or use env.backend=sync.",
-)
-def ghosts(stage: Stage) -> Measured | None:
-    """The step after an end, which a vector form spends on its reset, gives no reward and does not heed its action."""
-    play = stage.play
-    if not play.ghosts:
-        with stage.new() as env:
-            if spends_steps(env):
-                raise UncheckedError(f"no episode ended within {play.steps:,} random steps", ends.remedy)
-        return None
-    if play.ghost_rewards:
-        return holds(False, f"{len(play.ghost_rewards):,} of {play.ghosts:,} gave a reward, {play.ghost_rewards[0]:g}")
-    with stage.new() as env:
-        seen, fresh = witnesses(env), opened(env)
-        fresh.steps_until(stage.budget.least, lambda it: bool(it.ends))
-        for _ in range(FIRSTS):
-            fresh.begin()
-    if any(witness.final_in_info for witness in seen):
-        return holds(False, "an end comes with info['final_obs'], as if the next episode had begun")
-    if len(fresh.firsts) <= FEW and not fresh.firsts & play.ghost_firsts:
-        return holds(False, f"none of {play.ghosts:,} shows what episodes begin with")
-    stage.require_repetition()
-    with stage.new() as env, stage.new() as twin:
-        one, other = opened(env), opened(twin)
-        ended = torch.zeros(BATCH, dtype=torch.bool)
-        for _ in range(max(stage.budget.least, len(play.answers) // 2)):
-            if one.ghosts and one.steps >= BATCH * stage.budget.least:
-                break
-            action = one.action()
-            # Other actions on the steps that are spent on a reset alone.
-            different = one.action().where(ended.view(-1, *[1] * (action.dim() - 1)), action)
-            if not (one.step(action) and other.step(different)) or one.last is None:
-                break
-            ended = one.last.terminated | one.last.truncated
-    if not one.ghosts:
-        raise UncheckedError(f"no episode ended within {one.steps:,} random steps", ends.remedy)
-    return holds(difference(one, other) is None, f"{one.ghosts:,} such steps: what is done there must change nothing")
-
-
 @check(
     "episodes end",
-    "Give the environment a time limit, such as +env.kwargs.max_episode_steps=1000, or use rollout_length=128.",
+    LIMIT_IT,
 )
 def ends(stage: Stage) -> Measured | None:
     """An episode ends, unless a run does not wait for it."""
@@ -577,7 +192,7 @@ def final(stage: Stage) -> Measured | None:
     """An episode ends with an observation that the next one does not begin with."""
     play = stage.longest
     if not play.own + play.alike:
-        raise UncheckedError(f"no episode ended within {play.steps:,} random steps", ends.remedy)
+        raise UncheckedError(f"no episode ended within {play.steps:,} random steps", LIMIT_IT)
     figure = f"{play.alike:,} of {play.own + play.alike:,} equal the next episode's first one"
     if not play.own and play.common:
         return Measured(Status.WARN, f"{figure}, and so do others: nothing can be concluded")

@@ -13,7 +13,8 @@ from seqrl.envs.gym.resets import AutoresetError
 from seqrl.runs.build import constructor, make_device, make_env, make_network
 from seqrl.verify.environment import env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
-from seqrl.verify.network import Subject, network_checks
+from seqrl.verify.network import network_checks
+from seqrl.verify.subject import Subject
 
 
 def verify(cfg: DictConfig) -> list[Finding]:

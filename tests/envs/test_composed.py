@@ -10,8 +10,9 @@ from seqrl.envs.inputs import WithInputs
 from seqrl.runner import Runner
 from seqrl.verify.environment import env_checks
 from seqrl.verify.findings import Status
-from seqrl.verify.network import Subject, network_checks
+from seqrl.verify.network import network_checks
 from seqrl.verify.play import Budget
+from seqrl.verify.subject import Subject
 from tests.envs import everything
 from tests.parts import ppo, small_network
 from tests.worlds import Script

@@ -9,7 +9,7 @@ from gymnasium import wrappers
 from gymnasium.wrappers import vector
 
 from seqrl.envs import GymnasiumEnv
-from seqrl.envs.gym.lasting import lasting, warning
+from seqrl.envs.gym.lasting import lasting, note
 from seqrl.envs.inputs import WithInputs
 
 
@@ -49,13 +49,14 @@ NOT = [
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_wrappers_that_keep_statistics_are_named_outermost_first(backend):
     made = GymnasiumEnv("CartPole-v1", 2, seed=0, wrappers=KEEP, backend=backend)
+    names = ["Scaled", "MyNormalizer", "Centred", "NormalizeReward", "NormalizeObservation"]
     with closing(WithInputs(made, ["first"])) as env:
-        assert env.lasting == ["Scaled", "MyNormalizer", "Centred", "NormalizeReward", "NormalizeObservation"]
+        assert env.notes == [note(names)]
 
 
 def test_wrappers_that_forget_with_every_episode_are_not_named():
     with closing(GymnasiumEnv("CartPole-v1", 2, seed=0, wrappers=NOT, backend="sync")) as env:
-        assert env.lasting == []
+        assert env.notes == []
 
 
 def test_wrappers_of_a_vector_form_are_named():
@@ -65,11 +66,10 @@ def test_wrappers_of_a_vector_form_are_named():
         "NormalizeObservation",
     ]
     with closing(GymnasiumEnv("CartPole-v1", 2, seed=0)) as env:
-        assert (env.backend, env.lasting) == ("vector", [])
+        assert (env.backend, env.notes) == ("vector", [])
 
 
-def test_the_warning_names_them_and_the_remedy():
-    said = warning(["NormalizeObservation"])
-    assert said.startswith("warning: NormalizeObservation keeps statistics from episode to episode")
+def test_the_note_names_them_and_the_remedy():
+    said = note(["NormalizeObservation"])
+    assert said.startswith("NormalizeObservation keeps statistics from episode to episode")
     assert "network.normalize_observations=true" in said
-    assert warning([]) == ""

@@ -15,6 +15,7 @@ from seqrl.envs.gym.auto import episodes
 from seqrl.envs.gym.backends import EnvRequest, Wrap
 from seqrl.envs.gym.calls import OverdueError, is_own_fault
 from seqrl.envs.gym.elements import OutsideError
+from seqrl.envs.gym.lasting import note
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import ActionNotFiniteError, EnvError, FaultyEnvError, OutsideEnvError, SeqrlError, described
@@ -79,12 +80,17 @@ class GymnasiumEnv(BatchedEnv):
             if not numbers(self.action_space):
                 raise EnvError(f"env.id: {id} has nothing to choose: its action space is {envs.single_action_space}.")
             with self._guarded():
-                self.lasting = self._episodes.lasting()
+                names = self._episodes.lasting()
         except Exception:
             self.close()
             raise
-        # Nothing is said of a mask in info if there is one that is used, or nothing to mask.
+        self.notes += [note(names)] if names else []
+        self._note_mask()
+
+    def _note_mask(self) -> None:
+        """Note a part that could be a mask of actions; one in info is seen at the first reset."""
         space = self.observation_space
+        # Nothing is said of a mask in info if there is one that is used, or nothing to mask.
         has_mask = isinstance(space, Packed) and space.mask is not None
         self._may_miss_mask = not has_mask and bool(masked_alternatives(self.action_space))
         if name := unused_mask(space, self.action_space):
@@ -129,7 +135,9 @@ class GymnasiumEnv(BatchedEnv):
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         with self._faults_named():
             continues = self._tensor(self._episodes.load_state_dict(state))
-        self.begins_anew = self._episodes.begins_anew
+        anew = "environments could not restore their own state; they begin anew. The log says why."
+        if self._episodes.begins_anew and anew not in self.notes:
+            self.notes.append(anew)
         return continues
 
     def render(self) -> Any:

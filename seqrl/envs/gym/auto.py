@@ -9,7 +9,8 @@ from itertools import cycle
 import numpy as np
 
 from seqrl.envs.gym.autoreset import VectorEpisodes
-from seqrl.envs.gym.backends import BACKENDS, EnvRequest, ProcessEach
+from seqrl.envs.gym.backends import BACKENDS, EnvRequest
+from seqrl.envs.gym.processes import ProcessEach
 from seqrl.envs.gym.registry import MISSING_PACKAGE, explained
 from seqrl.envs.gym.resets import AutoresetError
 from seqrl.errors import EnvError, described

@@ -1,44 +1,26 @@
 """The backends: an own vector form, one process, a process per environment, or EnvPool."""
 
-import logging
-import multiprocessing
-import os
-import pickle
-import queue
-import signal
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from multiprocessing.connection import Connection
-from multiprocessing.util import Finalize
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
-import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.vector.async_vector_env import AsyncState, _async_worker
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import concatenate, iterate
 
 from seqrl.envs.gym.autoreset import OWN_EPISODES, PoolEpisodes, SeededEpisodes, VectorEpisodes
-from seqrl.envs.gym.calls import PARTS, Guard, LostError, OverdueError, is_own_fault
+from seqrl.envs.gym.calls import Guard, LostError, OverdueError, is_own_fault
 from seqrl.envs.gym.envpool import Pool
 from seqrl.envs.gym.flatten import FlattenedEnv, is_composed
 from seqrl.envs.gym.guard import GuardedEnv
+from seqrl.envs.gym.processes import VECTOR_OPTIONS, ProcessEach
 from seqrl.envs.gym.registry import find
 from seqrl.envs.gym.resets import autoreset_mode
-from seqrl.envs.gym.watchdog import WATCHDOG
 from seqrl.errors import EnvError, FaultyEnvError, described
-from seqrl.machine import end_with_parent, forget_handlers, hear, keep, let_go
 
-log = logging.getLogger(__name__)
-
-# Limit for a process to say why it failed.
-SAY_SECONDS = 10.0
 # Copies of a vector form that does not declare when it resets, to see what it does.
 PROBED = 8
 
@@ -55,254 +37,6 @@ class OneProcess(SyncVectorEnv):
             self._env_obs[index], self._rewards[index], self._terminations[index], self._truncations[index], _ = answer
         self._observations = concatenate(self.single_observation_space, self._env_obs, self._observations)
         return self._observations, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), {}
-
-
-class ProcessEach(AsyncVectorEnv):
-    """Environments with a process each.
-
-    timeout_seconds   limit for one answer of all environments; None: no limit. Each gets it to begin
-
-    All are in one process group, with whatever programs they start, and all of it ends with this process, however it
-    ends. Raises LostError if a process dies or does not answer in time.
-    """
-
-    def __init__(self, singles: list[Callable[[], GuardedEnv]], timeout_seconds: float | None) -> None:
-        self.timeout_seconds = timeout_seconds
-        model = _modelled(singles[0])
-        self.parent_pipes, self.processes = [], []
-        self._group = ProcessGroup()
-        # At the exit of this process too, which would otherwise wait for the others.
-        self._end_group = Finalize(self, self._group.end, exitpriority=1)
-        try:
-            super().__init__(
-                [partial(_model_here, os.getpid(), model, single) for single in singles],
-                daemon=False,
-                worker=partial(_work, self._group.number),
-                **VECTOR_OPTIONS,
-            )
-        except BaseException:
-            self._kill()
-            raise
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        with self._lost_process_named():
-            self.reset_async(seed=seed, options=options)
-            return self.reset_wait(timeout=self.timeout_seconds)
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        with self._lost_process_named():
-            self.step_async(actions)
-            return self.step_wait(timeout=self.timeout_seconds)
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        with self._lost_process_named():
-            self.call_async(name, *args, **kwargs)
-            return self.call_wait(timeout=self.timeout_seconds)
-
-    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Ask every process to close its environment, and kill it after `timeout` seconds.
-
-        None: `timeout_seconds`, or 5 if there is no limit.
-        """
-        patience = 0.0 if terminate else timeout or self.timeout_seconds or 5.0
-        deadline = time.monotonic() + patience
-        # A process that failed has no pipe, one that died a broken one; Gymnasium would wait for an answer from either.
-        for pipe in filter(None, self.parent_pipes):
-            with suppress(OSError):
-                pipe.send(("close", None))
-        for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-        self._kill()
-
-    def _kill(self) -> None:
-        self._end_group()
-        for process in self.processes:
-            # One that could not be started has no number.
-            if process.pid is not None:
-                process.kill()
-                process.join()
-        for pipe in filter(None, self.parent_pipes):
-            pipe.close()
-
-    def _check_spaces(self) -> None:
-        with self._lost_process_named():
-            for pipe in self.parent_pipes:
-                pipe.send(("_call", ("index", (), {})))
-            # They share the cores while they begin.
-            for pipe in self.parent_pipes:
-                if not answers([pipe], self.timeout_seconds):
-                    raise multiprocessing.TimeoutError
-            self._state = AsyncState.WAITING_CALL
-            self.call_wait()
-            super()._check_spaces()  # type: ignore[no-untyped-call]  # as Gymnasium has it
-
-    def _poll_pipe_envs(self, timeout: float | None = None) -> bool:
-        self._assert_is_running()
-        return answers(self.parent_pipes, timeout)
-
-    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        """Raise the exception of the first process that failed; tracebacks go to the log only."""
-        failing = [index for index, success in enumerate(successes) if not success]
-        try:
-            failed = sorted((self.error_queue.get(timeout=SAY_SECONDS) for _ in failing), key=lambda error: error[0])
-        except queue.Empty as error:
-            raise LostError(
-                failing[0], "it failed, and its process could not say why. Use env.backend=sync to see it"
-            ) from error
-        for index, _, _, trace in failed:
-            log.error("environment %d\n%s", index, trace)
-            self.parent_pipes[index].close()
-            self.parent_pipes[index] = None  # type: ignore[call-overload]  # as Gymnasium does
-        if failed:
-            self._state = AsyncState.DEFAULT
-            raise failed[0][2]
-
-    @contextmanager
-    def _lost_process_named(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, ConnectionError) as error:
-            for process in self.processes:
-                process.join(0.1)
-            dead = [index for index, process in enumerate(self.processes) if not process.is_alive()]
-            raise LostError(
-                (dead or [0])[0],
-                "its process died, perhaps out of memory. Use a smaller parallel, or env.backend=sync to see why",
-            ) from error
-        except multiprocessing.TimeoutError as error:
-            assert self.timeout_seconds is not None
-            silent = next(index for index, pipe in enumerate(self.parent_pipes) if not pipe.poll(0))
-            # It would not answer a request to close, either.
-            self.processes[silent].kill()
-            raise LostError(
-                silent, f"{OverdueError(self.timeout_seconds)}. Fix the environment, or raise the limit"
-            ) from error
-
-
-def answers(pipes: Iterable[Connection], timeout: float | None) -> bool:
-    """Whether every process answers within `timeout` seconds in which this process runs; None: wait for ever."""
-    parts_left = PARTS
-    for pipe in pipes:
-        while not pipe.poll(None if timeout is None else timeout / PARTS):
-            parts_left -= 1
-            if parts_left <= 0:
-                return False
-    return True
-
-
-class ProcessGroup:
-    """A group of processes that ends with this process, however it ends, and with it all programs that they start.
-
-    number   of the group
-    """
-
-    def __init__(self) -> None:
-        waiting, self._ours = os.pipe()
-        keep(self._ours)
-        # This process leads the group: its number stays taken for as long as it is not joined.
-        self._leader = multiprocessing.get_context("fork").Process(target=_end_with, args=(waiting,), daemon=True)
-        self._leader.start()
-        os.close(waiting)
-        assert self._leader.pid is not None
-        self.number = self._leader.pid
-        with suppress(OSError):
-            os.setpgid(self.number, self.number)
-
-    def end(self) -> None:
-        """Kill all processes of the group."""
-        with suppress(OSError):
-            os.killpg(self.number, signal.SIGKILL)
-        self._leader.kill()
-        self._leader.join()
-        let_go(self._ours)
-
-
-def _end_with(waiting: int) -> None:
-    """Lead a process group, and kill it once nobody holds the other end of the pipe `waiting`."""
-    _be_deaf()
-    with suppress(OSError):
-        os.setpgid(0, 0)
-    os.read(waiting, 1)
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-
-
-def _be_deaf() -> None:
-    """Leave it to the parent to answer the signals that ask a run to stop; programs that are started here hear them."""
-    forget_handlers()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        hear(number, lambda *_: None)
-
-
-def _modelled(single: Callable[[], GuardedEnv]) -> SimpleNamespace:
-    """What Gymnasium asks of an environment in the parent, of one that is closed again."""
-    env = single()
-    env.close()
-    asked = ("metadata", "render_mode", "observation_space", "action_space")
-    return SimpleNamespace(**{name: getattr(env, name) for name in asked}, close=lambda: None)
-
-
-def _model_here(home: int, model: SimpleNamespace, single: Callable[[], GuardedEnv]) -> Any:
-    """The model in the process `home`, an environment everywhere else."""
-    return model if os.getpid() == home else single()
-
-
-def _work(group: int, index: int, build: Callable[[], GuardedEnv], pipe: Connection, *others: Any) -> None:
-    """Play an environment in this process, as a member of a process group."""
-    _be_deaf()
-    # The parent counts the time.
-    WATCHDOG.leave_it()
-    end_with_parent(signal.SIGKILL)
-    with suppress(OSError):
-        os.setpgid(0, group)
-    # Threads that the parent had do not exist here, and OpenMP would wait for them.
-    torch.set_num_threads(1)
-    parent_pipe, memory, errors, *rest = others
-    try:
-        env = Separate(build())
-    except BaseException as error:
-        trace = traceback.format_exc()
-        # The parent asks when it has begun all processes.
-        pipe.recv()
-        error = _sendable(error, index)
-        errors.put((index, type(error), error, trace))
-        pipe.send((None, False))
-        return
-    _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
-
-
-def _sendable(error: BaseException, index: int) -> BaseException:
-    """The exception of a constructor if it reaches another process as it is; otherwise what it says."""
-    with suppress(Exception):
-        if type(pickle.loads(pickle.dumps(error))) is type(error):
-            return error
-    return FaultyEnvError(f"environment {index}, constructor: it raised {described(error)}. Fix the environment.")
-
-
-class Separate(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment in a process of its own, where nobody else guards the calls."""
-
-    def __init__(self, env: GuardedEnv) -> None:
-        super().__init__(env)
-        self._guard = env.guard
-        # From now on the parent counts the time.
-        self._guard.seconds = None
-
-    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        with self._guard:
-            return self.env.reset(**arguments)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        with self._guard:
-            return self.env.step(action)
-
-    def get_wrapper_attr(self, name: str) -> Any:
-        def guarded(*arguments: Any) -> Any:
-            with self._guard:
-                attribute = self.env.get_wrapper_attr(name)
-                return attribute(*arguments) if callable(attribute) else attribute
-
-        return guarded
 
 
 @dataclass(frozen=True)
@@ -420,8 +154,6 @@ def _constructor_named(request: EnvRequest, who: str) -> Iterator[None]:
             raise FaultyEnvError(f"{who}, constructor: it raised {described(error)}. Fix the environment.") from error
 
 
-# The adapter copies, so Gymnasium does not have to.
-VECTOR_OPTIONS: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
 BACKENDS: dict[str, Callable[[EnvRequest], VectorEpisodes]] = {
     "vector": _vector,
     "sync": _sync,

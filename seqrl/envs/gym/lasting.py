@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+# Of a class.
 NAME = re.compile(r"Normali[sz]e(Obs|Rew|Return|State|VecObs|VecRew)|^(Vec)?Normali[sz]e$")
 # Of attributes that hold such a state, or of what they hold.
 STATISTICS = re.compile(r"(^|_)rms$|^running_|Running(Mean|Stat|Var|Norm)")
@@ -28,13 +29,11 @@ REMEDY = (
 )
 
 
-def warning(names: Sequence[str]) -> str:
-    """What such layers mean for a run, in one line; "" if there are none."""
-    if not names:
-        return ""
+def note(names: Sequence[str]) -> str:
+    """What such layers mean for a run, in one line."""
     one = len(names) == 1
     return (
-        f"warning: {' and '.join(names)} {'keeps' if one else 'keep'} statistics from episode to episode, which "
-        "evaluations and resumed runs begin without: returns differ from those of training. Leave "
-        f"{'it' if one else 'them'} out, and {REMEDY}"
+        f"{' and '.join(names)} {'keeps' if one else 'keep'} statistics from episode to episode, which evaluations and "
+        f"resumed runs begin without: returns differ from those of training. Leave {'it' if one else 'them'} out, and "
+        f"{REMEDY}"
     )

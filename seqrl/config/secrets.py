@@ -1,0 +1,143 @@
+"""Secrets: which values of a configuration are one, and how it is shown and saved without them."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from seqrl.text import environment_read
+
+# What the last words of a key's name say of its value. Tokens are also what a network reads: a number of them is none.
+SECRET = re.compile(
+    r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|authorization|cookie|"
+    r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key)s?$"
+)
+NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_tokens?$")
+# http://me:hush@host, and what git takes, https://hush@host.
+USERINFO = re.compile(r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE)
+# Of a command line: whether a look at what it composes is worth its time.
+SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
+# Nodes of seqrl's own keys; those that are added take any value.
+NUMBERS = (IntegerNode, FloatNode, BooleanNode)
+
+
+def secrets(cfg: DictConfig) -> Iterator[str]:
+    """Complaints about what looks like a secret and would be saved with the run.
+
+    Only what comes from a variable passes, and what is empty or a switch.
+    """
+    for key in map(str, cfg):
+        if key != "hydra":
+            yield from _secrets(cfg, key, key, cfg)
+
+
+def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]:
+    child = node._get_node(key)
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", str(key)).lower()
+    is_secret = isinstance(key, str) and bool(SECRET.search(name)) and not NO_SECRET.search(name)
+    typed = [*_typed(child, root)]
+    if is_secret and any(not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed):
+        yield (
+            f"{where}: looks like a secret, and would be saved with the run. Export it as a variable, and write "
+            f"'{where}=${{oc.env:{name.upper().replace('PWD', 'PASSWORD')}}}'."
+        )
+    elif isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_interpolation():
+        for inner in child if isinstance(child, DictConfig) else range(len(child)):
+            place = f"{where}.{inner!s}" if isinstance(child, DictConfig) else f"{where}[{inner!s}]"
+            yield from _secrets(child, inner, place, root)
+    elif any(isinstance(it, str) and USERINFO.search(it) for it in typed):
+        yield (
+            f"{where}: holds a password or a key in an address, and would be saved with the run. Export the address as "
+            f"a variable, and write '{where}=${{oc.env:ADDRESS}}'."
+        )
+
+
+def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
+    """What is typed out in a value, and not taken from a variable: numbers, and texts that are not empty."""
+    if node is None or node._is_none() or node._is_missing():
+        return
+    if not node._is_interpolation() and isinstance(node, DictConfig | ListConfig):
+        children: Any = node
+        for key in children if isinstance(node, DictConfig) else range(len(node)):
+            yield from _typed(children._get_node(key), root)
+        return
+    value = node._value()
+    if node._is_interpolation():
+        try:
+            if "oc.env" in _as_written(str(value), root):
+                return
+        except (OmegaConfBaseException, RecursionError):
+            # Whoever resolves it says what is wrong with it.
+            return
+    if value not in ("", b"") and not isinstance(value, bool):
+        yield value
+
+
+def numbers_from_environment(cfg: DictConfig) -> set[str]:
+    """Variables that give numbers to seqrl's own keys, such as the seed, and nothing to any other: no secrets."""
+    numbers: set[str] = set()
+    others: set[str] = set()
+    todo: list[Any] = [cfg]
+    while todo:
+        section = todo.pop()
+        for key in section if isinstance(section, DictConfig) else range(len(section)):
+            child = section._get_node(key)
+            if child is None or not child._is_interpolation():
+                todo += [child] if OmegaConf.is_config(child) and not child._is_none() else []
+                continue
+            with environment_read() as names, contextlib.suppress(OmegaConfBaseException):
+                _resolved(section, key)
+            (numbers if isinstance(child, NUMBERS) else others).update(names)
+    return numbers - others
+
+
+def public(cfg: DictConfig) -> DictConfig:
+    """A configuration resolved but for what comes from the system's environment, which keeps its words.
+
+    It plays the same: what decodes a variable, or gives it a default, stays as it was written.
+    """
+    named = OmegaConf.create(_public(cfg, cfg))
+    assert isinstance(named, DictConfig)
+    return named
+
+
+def _public(node: Any, root: DictConfig) -> Any:
+    if isinstance(node, DictConfig):
+        return {key: _public_child(node, key, root) for key in node}
+    if isinstance(node, ListConfig):
+        return [_public_child(node, index, root) for index in range(len(node))]
+    return node
+
+
+def _public_child(node: DictConfig | ListConfig, key: Any, root: DictConfig) -> Any:
+    child = node._get_node(key)
+    if child is None or not child._is_interpolation():  # type: ignore[union-attr]
+        return _public(node[key], root)
+    with environment_read() as names:
+        value = _resolved(node, key)
+    # A number of seqrl's own, such as the seed, tells nothing and is needed to read the run.
+    if not names or isinstance(child, NUMBERS):
+        return value
+    return _as_written(str(child._value()), root)  # type: ignore[union-attr]
+
+
+def _resolved(node: DictConfig | ListConfig, key: Any) -> Any:
+    """What an interpolation stands for, in plain data."""
+    value = node[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _as_written(text: str, root: DictConfig) -> str:
+    """An interpolation with the words of those that it refers to in their place: alone it still means the same."""
+
+    def written(reference: re.Match[str]) -> str:
+        node = OmegaConf.select(root, reference[1].rpartition(".")[0]) if "." in reference[1] else root
+        child = node._get_node(reference[1].rpartition(".")[2]) if isinstance(node, DictConfig) else None
+        if child is not None and child._is_interpolation():
+            return _as_written(str(child._value()), root)
+        return str(OmegaConf.select(root, reference[1]))
+
+    return re.sub(r"\$\{([A-Za-z_][\w.]*)\}", written, text)

@@ -1,0 +1,174 @@
+"""Checks that a play repeats bit for bit: in a new environment, later in the same one, beside a copy, elsewhere."""
+
+from collections.abc import Callable
+from contextlib import closing
+
+import torch
+
+from seqrl.verify.findings import Measured, UncheckedError, check, holds
+from seqrl.verify.layers import beneath
+from seqrl.verify.play import Play
+from seqrl.verify.replay import (
+    difference,
+    elsewhere,
+    global_streams_seeded,
+    opened,
+    resumed,
+    retold,
+    rewound,
+    stopped_early,
+)
+from seqrl.verify.stage import Stage
+
+
+@check(
+    "environment repeats with seed and actions",
+    "Draw all randomness from self.np_random, which reset(seed=…) seeds, and keep all state in self, not in the class.",
+)
+def repeats(stage: Stage) -> Measured:
+    """Two new environments with the same seed answer the same actions alike."""
+    play, again = stage.play, stage.again
+    if (index := difference(play, again)) is not None:
+        figure = f"{_when(play, index)} differs in a second environment{_from_global_streams(stage, index)}"
+        return holds(False, figure)
+    if early := stopped_early(play, again, again.fault):
+        return holds(False, f"in a second environment, {early}")
+    with stage.new("verify another seed") as env:
+        other = retold(env, min(len(play.answers), 600))
+    idle = "; the seed changes nothing" if difference(play, other) is None else ""
+    return holds(True, f"none of {len(again.answers):,} answers differs{idle}")
+
+
+def _when(play: Play, index: int) -> str:
+    return f"the answer to step {play.clock[index]:,}" if play.clock[index] else "the first observation"
+
+
+def _from_global_streams(stage: Stage, index: int) -> str:
+    replayed = []
+    for _ in range(2):
+        with global_streams_seeded(), stage.new() as env:
+            replayed.append(retold(env, index + 1))
+    if difference(*replayed) is not None:
+        return ""
+    return ", but not if the global streams of random, NumPy and torch are seeded: it draws from one of these"
+
+
+@check(
+    "the same seed repeats later, too",
+    "reset(seed=…) must begin anew: forget the episode before, however it ended, count no episodes, and heed every "
+    "seed, not only the first.",
+)
+def repeats_later(stage: Stage) -> Measured | None:
+    """Taken back to its first seed after a truncation, a termination and midway, it begins the same episodes again."""
+    stage.require_repetition()
+    play, after = stage.play, []
+    steps = len(play.answers) // 2
+    with stage.new() as env:
+        live = Play(env)
+        state = env.state_dict()
+        if state is None or ("env" in state and state["env"] is None):
+            return None
+        for moment, wanted in MOMENTS.items():
+            live.steps_until(steps // 6, lambda _: False)
+            if not live.steps_until(steps if getattr(play, moment, True) else 0, wanted):
+                continue
+            live = rewound(env, state, 2 * len(play.answers) // 3)
+            after.append(SAID[moment])
+            if (index := difference(play, live)) is not None or live.fault:
+                differs = live.fault if index is None else f"{_when(stage.play, index)} differs"
+                return holds(False, f"{differs} when the same seed comes again {after[-1]}")
+    if not after:
+        raise UncheckedError("no moment came to give it the same seed again")
+    return holds(True, f"none of {len(live.answers):,} answers differs {', '.join(after)}")
+
+
+def _ended(play: Play, how: str) -> bool:
+    return play.last is not None and bool(getattr(play.last, how).any())
+
+
+# Moments at which the first seed comes again, by the name that their count has in `Play`; midway needs none.
+SAID = {"truncated": "after a truncation", "terminated": "after a termination", "midway": "midway"}
+MOMENTS: dict[str, Callable[[Play], bool]] = {
+    "truncated": lambda play: _ended(play, "truncated"),
+    "terminated": lambda play: _ended(play, "terminated"),
+    "midway": lambda play: not (_ended(play, "terminated") or _ended(play, "truncated")),
+}
+
+
+@check(
+    "a saved episode goes on",
+    "Put all that decides what comes next into state_dict, the random stream self.np_random too; or have no "
+    "state_dict: then an episode's actions are played again.",
+)
+def restores(stage: Stage) -> Measured | None:
+    """A new environment that restores its state midway answers as if nothing had happened."""
+    stage.require_repetition()
+    steps = min(stage.budget.least, len(stage.play.answers)) // 4
+    with stage.new() as env, stage.new() as other:
+        live = opened(env)
+        live.steps_until(steps, lambda _: False)
+        live.steps_until(steps, MOMENTS["midway"])
+        twin = resumed(live, other)
+        if twin is None:
+            return None
+        for _ in range(steps):
+            action = live.action()
+            if not (live.step(action) and twin.step(action.clone())):
+                break
+    if fault := live.fault or twin.fault:
+        return holds(False, fault)
+    if (index := difference(live, twin)) is not None:
+        return holds(False, f"answer {index + 1:,} after it was restored differs")
+    return holds(True, f"none of {len(live.answers):,} answers after it was restored differs")
+
+
+@check(
+    "copies do not disturb each other",
+    "Keep state in self, not in the class or the module, and draw randomness from self.np_random.",
+)
+def copies(stage: Stage) -> Measured:
+    """It answers the same alone, and while a copy with another seed is played between its steps."""
+    stage.require_repetition()
+    with stage.new() as env, stage.new("verify another seed") as copy:
+        other = Play(copy, seed=1)
+        replayed = retold(env, len(stage.play.answers) // 2, beside=other.step)
+    if (index := difference(stage.play, replayed)) is not None or replayed.fault:
+        differs = replayed.fault if index is None else f"{_when(stage.play, index)} differs"
+        return holds(False, f"{differs} beside a copy with another seed")
+    if other.fault:
+        return holds(False, f"a copy with another seed could not go on: {other.fault}")
+    if (step := _differs_alone(stage)) is not None:
+        return holds(False, f"the answer to step {step:,} differs from that of an environment that is alone")
+    return holds(True, f"none of {len(replayed.answers):,} answers differs beside a copy with another seed")
+
+
+def _differs_alone(stage: Stage) -> int | None:
+    """The first step at which the first of several environments answers otherwise than alone; None if it never does."""
+    with stage.new() as env, closing(stage.make_env(1, "verify")) as single:
+        if not hasattr(beneath(env), "envs"):
+            # Those of a vector form may draw from one stream.
+            return None
+        several, alone = opened(env), opened(single)
+        for step in range(min(stage.budget.least, len(stage.play.answers)) // 2):
+            if not torch.equal(several.observation[:1], alone.observation):
+                return step
+            action = several.action()
+            # Resets included.
+            if not (several.step(action) and alone.step(action[:1].clone())):
+                break
+    return None
+
+
+@check(
+    "another process plays the same",
+    "Let nothing depend on the process: its global random streams, its id, the order of a set, the clock.",
+)
+def processes(stage: Stage) -> Measured:
+    """It answers the same in a new process."""
+    stage.require_repetition()
+    replayed, fault = elsewhere(stage.make_env, len(stage.play.answers))
+    if (index := difference(stage.play, replayed)) is not None:
+        return holds(False, f"{_when(stage.play, index)} differs in another process")
+    if early := stopped_early(stage.play, replayed, fault):
+        return holds(False, f"in another process, {early}")
+    return holds(True, f"none of {len(replayed):,} answers differs")
