@@ -32,7 +32,8 @@ from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, StoppedError, TakenError
 from seqrl.files import Lines, fault
 from seqrl.machine import cores, hear, keep, let_go
-from seqrl.runs.manifest import facts_of, is_held, note_folder, standing
+from seqrl.runs.manifest import facts_of, is_held, standing
+from seqrl.runs.refusal import note_folder
 from seqrl.runs.stop import HEARD
 from seqrl.text import figure, say, show_path
 

@@ -23,8 +23,8 @@ from seqrl.machine import forget_peak_memory
 from seqrl.metrics.display import Display
 from seqrl.runs.build import make_device, make_evaluator, open_run, prepare_device
 from seqrl.runs.loop import evaluate_final, learn
-from seqrl.runs.manifest import remove_if_empty
 from seqrl.runs.outputs import Outputs
+from seqrl.runs.refusal import remove_if_empty
 from seqrl.runs.rehearsal import rehearse
 from seqrl.runs.stop import Stop
 from seqrl.runs.summary import introduction, summary

@@ -25,6 +25,11 @@ class Step:
     truncated: Tensor
     valid: Tensor
 
+    @property
+    def ended(self) -> Tensor:
+        """Whether an episode ended [B]."""
+        return self.terminated | self.truncated
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:

@@ -1,4 +1,7 @@
-"""What a run folder says of how its run was begun: the command in manifest.json, and what it came to in config.yaml."""
+"""What a run folder says of how its run was begun, and whether it can go on.
+
+The command stands in manifest.json, what it came to in config.yaml, and the iterations in the names of checkpoints.
+"""
 
 import io
 import re
@@ -16,6 +19,15 @@ from seqrl.files import fault, json_of, read_text, read_yaml, regular
 
 # Of the number of iterations, which names a checkpoint: more where there are more.
 DIGITS = 8
+# Keys whose defaults have changed: a run keeps what they were when it began.
+CHANGED_DEFAULTS = ["episodes"]
+# Sections whose keys depend on what they name, and groups that are sections of another name.
+ANY = ("env", "network", "algorithm")
+SECTIONS = {"sequence": "sequence_learning"}
+OPEN = object()
+# The beginning of what a saved configuration may leave to be read when it is used, and how often it may.
+VARIABLE = re.compile(r"\$\{\s*oc\.(?:env|decode|create)\s*:")
+MOST_VARIABLES = 1000
 
 
 def saved_iterations(folder: Path) -> list[int]:
@@ -54,10 +66,6 @@ def command(folder: Path) -> tuple[list[str], str | None]:
     if not all(isinstance(it, str) for it in [*began, config_dir or ""]):
         raise ValueError("does not say how the run was begun")
     return began, config_dir
-
-
-# Keys whose defaults have changed: a run keeps what they were when it began.
-CHANGED_DEFAULTS = ["episodes"]
 
 
 def former_defaults(folder: Path) -> list[str]:
@@ -154,12 +162,3 @@ def as_saved(cfg: DictConfig, before: DictConfig, overrides: Sequence[str]) -> D
             if "." in key:
                 OmegaConf.update(whole, key, OmegaConf.select(cfg, key), force_add=True)
     return whole
-
-
-# Sections whose keys depend on what they name, and groups that are sections of another name.
-ANY = ("env", "network", "algorithm")
-SECTIONS = {"sequence": "sequence_learning"}
-OPEN = object()
-# The beginning of what a saved configuration may leave to be read when it is used, and how often it may.
-VARIABLE = re.compile(r"\$\{\s*oc\.(?:env|decode|create)\s*:")
-MOST_VARIABLES = 1000

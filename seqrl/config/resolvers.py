@@ -20,6 +20,8 @@ from seqrl.files import json_of, read_text
 from seqrl.text import read_decoded, read_environment
 
 NO_DEFAULT: Any = object()
+# What a folder's name does not hold: a shell or a file system may mind it, Hydra replace it, or a terminal obey it.
+UNFIT = re.compile(r"[^\w.=,+-]+", re.ASCII)
 
 
 def learns_sequences(enabled: object, use_lstm: object) -> bool:
@@ -40,10 +42,6 @@ def by_sequences(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
     return yes if learns_sequences(_root_.sequence_learning.enabled, has_memory) else no
 
 
-# What `folder_name` keeps.
-IN_FOLDER_NAMES = re.compile(r"[\w.=,+-]+", re.ASCII)
-
-
 def default_episodes(total_steps: int | None) -> int | None:
     """Training episodes where none are given: no limit beside that of the steps, if there is one."""
     return 50 if total_steps is None else None
@@ -51,7 +49,7 @@ def default_episodes(total_steps: int | None) -> int | None:
 
 def folder_name(overrides: str) -> str:
     """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
-    name = re.sub(r"[^\w.=,+-]+", "-", overrides, flags=re.ASCII).rstrip("-")
+    name = UNFIT.sub("-", overrides).rstrip("-")
     # What is cut off makes the difference between two points.
     return name if len(name) <= 240 else f"{name[:231]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
@@ -63,8 +61,8 @@ def point_folder(sweep: str, number: int, name: str, overrides: Sequence[str]) -
     """
     mine = sorted(OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides)  # type: ignore[arg-type]
     for path in sorted(Path(sweep).glob("*/manifest.json")):
-        # Any other could hold what Hydra replaces, or what a terminal obeys.
-        if not IN_FOLDER_NAMES.fullmatch(path.parent.name):
+        # It may be anybody's.
+        if UNFIT.search(path.parent.name):
             continue
         with suppress(OSError, ValueError, KeyError, TypeError):
             if sorted(json_of(read_text(path))["overrides"]) == mine:

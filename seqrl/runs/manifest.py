@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import logging
 import math
 import os
 import platform
@@ -21,8 +20,9 @@ import seqrl
 from seqrl.config.begun import can_go_on
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError, StoppedError, TakenError
-from seqrl.files import DEEPEST, LogFile, fault, json_of, links, read_text, remove_strays, write
+from seqrl.files import DEEPEST, fault, json_of, links, read_text, remove_strays, write
 from seqrl.machine import keep, let_go
+from seqrl.runs.refusal import forget_log, remove_if_empty
 from seqrl.text import masked
 
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
@@ -178,36 +178,6 @@ def ending(error: BaseException | None) -> str:
     if error is None:
         return "finished"
     return "interrupted" if isinstance(error, KeyboardInterrupt | StoppedError) else "failed"
-
-
-def forget_log() -> None:
-    """Write no more into the log of a run, whose folder is left as it was."""
-    for handler in [it for it in logging.getLogger().handlers if isinstance(it, LogFile)]:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
-# Folders that were there before Hydra made those of this process's runs.
-_FOUND: set[Path] = set()
-
-
-def note_folder(folder: Path) -> None:
-    """Remember how much of the path to a run folder is there before it is made."""
-    _FOUND.update([folder.absolute(), *folder.absolute().parents])
-    _FOUND.difference_update([it for it in _FOUND if not it.exists()])
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Remove the folder of a refused run, and those above it in the working folder, if they were made for it alone."""
-    with suppress(OSError):
-        here, folder = Path.cwd(), folder.absolute()
-        if any(folder.iterdir()):
-            return
-        forget_log()
-        for it in [folder, *folder.parents]:
-            if it in _FOUND or here.is_relative_to(it) or (it != folder and not it.is_relative_to(here)):
-                return
-            it.rmdir()
 
 
 def facts_of(folder: Path) -> dict[str, Any]:

@@ -122,14 +122,13 @@ class Play:
         with self._faults():
             before = self.observation
             step = self.last = self.env.step(self.action() if action is None else action)
-            ended = step.terminated | step.truncated
             self._clock += 1
-            self._note(torch.where(step.valid, step.reward, 0.0), ended, step.valid)
+            self._note(torch.where(step.valid, step.reward, 0.0), step.ended, step.valid)
             self._see(step.observation)
             self._compare_finals(step)
             self._count(step)
-            if ended.any():
-                self._reset(step, ended, before)
+            if step.ended.any():
+                self._reset(step, before)
         return not self.fault
 
     def steps_until(self, count: int, wanted: Callable[["Play"], bool]) -> bool:
@@ -160,8 +159,8 @@ class Play:
         self.ghost_firsts |= set(map(_digest, step.observation[~step.valid]))
         self.ghost_rewards += step.reward[~step.valid & (step.reward != 0)].tolist()
 
-    def _reset(self, step: Step, ended: Tensor, before: Tensor) -> None:
-        final = step.observation.clone()
+    def _reset(self, step: Step, before: Tensor) -> None:
+        final, ended = step.observation.clone(), step.ended
         self.begun += int(ended.sum())
         self._see(self.env.reset(ended))
         for row in ended.nonzero().flatten().tolist():

@@ -91,7 +91,7 @@ SAID = {"truncated": "after a truncation", "terminated": "after a termination", 
 MOMENTS: dict[str, Callable[[Play], bool]] = {
     "truncated": lambda play: _ended(play, "truncated"),
     "terminated": lambda play: _ended(play, "terminated"),
-    "midway": lambda play: not (_ended(play, "terminated") or _ended(play, "truncated")),
+    "midway": lambda play: not _ended(play, "ended"),
 }
 
 

@@ -88,7 +88,7 @@ class Subject:
             while int(age.max()) < LONGEST and time.perf_counter() - began < SECONDS / 4 and play.step() and play.last:
                 age += play.last.valid.cpu()
                 longest = max(longest, int(age.max()))
-                age[(play.last.terminated | play.last.truncated).cpu()] = 0
+                age[play.last.ended.cpu()] = 0
                 if play.steps >= 2 * BATCH * LONGEST:
                     break
         return longest

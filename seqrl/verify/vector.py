@@ -72,7 +72,7 @@ def _alike_until_second_begins(one: Play, other: Play, steps: int, begins: bool)
         action = one.action()
         if not (one.step(action) and other.step(action.clone())) or one.last is None:
             return False
-        ended = one.last.terminated | one.last.truncated
+        ended = one.last.ended
         if begins and bool(ended[1]) and not bool(ended[0]):
             return True
     return False
@@ -114,7 +114,7 @@ def ghosts(stage: Stage) -> Measured | None:
             different = one.action().where(ended.view(-1, *[1] * (action.dim() - 1)), action)
             if not (one.step(action) and other.step(different)) or one.last is None:
                 break
-            ended = one.last.terminated | one.last.truncated
+            ended = one.last.ended
     if not one.ghosts:
         raise UncheckedError(f"no episode ended within {one.steps:,} random steps", LIMIT_IT)
     return holds(difference(one, other) is None, f"{one.ghosts:,} such steps: what is done there must change nothing")

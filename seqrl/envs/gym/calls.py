@@ -28,6 +28,8 @@ GRACE_SECONDS = 1.0
 KEPT = (signal.SIGINT, signal.SIGTERM)
 # As Python does it, but what it raises can be told from an environment that raises KeyboardInterrupt.
 CTRL_C = OwnHandler(signal.default_int_handler)
+# Of float64.
+TINIEST = 5e-324
 
 
 def _folder() -> str | None:
@@ -51,9 +53,6 @@ def _default_device() -> Any:
 
 def _detects_anomalies() -> tuple[bool, bool]:
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
-
-
-TINIEST = 5e-324
 
 
 def _flushes_denormal() -> bool:

@@ -38,11 +38,11 @@ def element(space: Space[Any], what: str = "its observation") -> Reading:
         case MultiBinary():
             return _choices(np.asarray(0), np.asarray(1), space.dtype, what)
         case Box():
-            return numbers(space.dtype, what)
+            return of_dtype(space.dtype, what)
     return lambda shown: shown
 
 
-def numbers(dtype: Any, what: str = "its observation") -> Reading:
+def of_dtype(dtype: Any, what: str = "its observation") -> Reading:
     """Read numbers, one element or a batch: of any dtype if that of the space is a float, else whole ones that fit."""
     if np.issubdtype(dtype, np.floating):
         return lambda shown: shown if _kind(shown) == "f" else _number(shown, what)
@@ -67,6 +67,11 @@ def as_float32(shown: Array, what: str = "its observation") -> Array:
         raise OutsideError(
             f"{what} has {number:g}, which float32 cannot hold", "Scale it, for example with env.wrappers.", row
         ) from None
+
+
+def named(part: str) -> str:
+    """An observation, or its part of that name, at the beginning of a sentence about what is wrong with it."""
+    return f"its observation {part!r}" if part else "its observation"
 
 
 def _choice(start: int, stop: int, dtype: Any, what: str) -> Reading:

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict, MultiBinary, Tuple
 
-from seqrl.envs.gym.elements import OutsideError, element
+from seqrl.envs.gym.elements import OutsideError, element, named
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_alternatives, nested, numbers, values
@@ -55,7 +55,7 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             for name, space in shown.items()
             if name not in (*by_name, *self._mask_parts)
         }
-        self._elements = {name: element(shown[name], _named(name)) for name in (*self._observe, *self._mask_parts)}
+        self._elements = {name: element(shown[name], named(name)) for name in (*self._observe, *self._mask_parts)}
         self._shapes = {name: shown[name].shape for name in self._elements}
         visible = {name or "observation": space for name, (space, _) in self._observe.items()}
         self._masks = self._mask_in_info or bool(self._mask_parts)
@@ -90,7 +90,7 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _element(self, name: str, shown: Any) -> Any:
         if np.shape(shown) != self._shapes[name]:
-            raise OutsideError(f"{_named(name)} has shape {np.shape(shown)}, not {self._shapes[name]}")
+            raise OutsideError(f"{named(name)} has shape {np.shape(shown)}, not {self._shapes[name]}")
         return self._elements[name](shown)
 
     def _allowed(self, masks: Iterable[Any], at_end: bool) -> Array:
@@ -132,10 +132,6 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 "Fix the environment, or name another part."
             )
         return parts
-
-
-def _named(part: str) -> str:
-    return f"its observation {part!r}" if part else "its observation"
 
 
 def _among(names: list[str], name: str) -> list[str]:

@@ -16,7 +16,7 @@ from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault
-from seqrl.envs.gym.elements import OutsideError, element
+from seqrl.envs.gym.elements import OutsideError, element, named
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
@@ -234,7 +234,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             numbers = np.asarray(part)
             if np.issubdtype(numbers.dtype, np.inexact) and not np.isfinite(numbers).all():
                 number = numbers[~np.isfinite(numbers)].flat[0]
-                raise self._fault(f"its observation{f' {name!r}' if name else ''} is {number:g}")
+                raise self._fault(f"{named(name)} is {number:g}")
 
     def _truth(self, value: Any, name: str) -> bool:
         """Whether an episode ended; neither None nor a word says so."""

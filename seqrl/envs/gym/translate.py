@@ -8,10 +8,9 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from seqrl.envs.base import visible
-from seqrl.envs.gym.elements import as_float32, numbers
+from seqrl.envs.gym.elements import as_float32, named, of_dtype
 from seqrl.errors import EnvError
-from seqrl.spaces import Array, Joint, Packed
-from seqrl.spaces import numbers as size
+from seqrl.spaces import Array, Joint, Packed, numbers
 
 # Bounds of this size are there because a Box wants some; numbers scaled to them could not be computed with.
 NO_BOUND = 1e10
@@ -27,7 +26,7 @@ def observations(space: Space[Any], hidden: Sequence[Any], name: str = "") -> Tr
     Raises EnvError for other spaces, and for indices that cannot be hidden. The function raises OutsideError for
     numbers that the conversion would change; what choices there are is not its business.
     """
-    what = f"its observation {name!r}" if name else "its observation"
+    what = named(name)
     match space:
         case Packed():
             return space, np.array
@@ -40,18 +39,18 @@ def observations(space: Space[Any], hidden: Sequence[Any], name: str = "") -> Tr
                 f"(got {list(hidden)}). Use env.hidden=[]."
             )
         case Box() if space.dtype == np.uint8:
-            whole = numbers(np.uint8, what)
+            whole = of_dtype(np.uint8, what)
             return Box(space.low, space.high, dtype=np.uint8), lambda o: np.array(whole(o))
         case Box():
             return _float_box(space.low, space.high), lambda o: as_float32(o, what)
         case Discrete():
-            whole = numbers(np.int64, what)
+            whole = of_dtype(np.int64, what)
             return Discrete(int(space.n)), lambda o: whole(o).astype(np.int64) - int(space.start)
         case MultiDiscrete():
-            whole = numbers(np.int64, what)
+            whole = of_dtype(np.int64, what)
             return MultiDiscrete(space.nvec), lambda o: whole(o).astype(np.int64) - space.start
         case MultiBinary():
-            whole = numbers(np.int8, what)
+            whole = of_dtype(np.int8, what)
             return space, lambda o: np.array(whole(o))
     what = f"part {name!r} of the observation" if name else "the observation"
     remedy = f"Hide it with env.hidden=[{name}], or wrap" if name else "Wrap"
@@ -80,7 +79,7 @@ def actions(space: Space[Any], name: str = "") -> Translation:
                 space.dtype
             )
         case MultiBinary():
-            return MultiBinary(size(space)), lambda a: a.reshape(len(a), *space.shape).astype(space.dtype)
+            return MultiBinary(numbers(space)), lambda a: a.reshape(len(a), *space.shape).astype(space.dtype)
         case Box() if np.issubdtype(space.low.dtype, np.floating):
             low, high = _true_bounds(space)
             bounded = np.isfinite(low) & np.isfinite(high)
