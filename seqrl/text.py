@@ -1,4 +1,4 @@
-"""Words and numbers, written for people."""
+"""Words and numbers, written for people; values from the system's environment are masked."""
 
 import difflib
 import json

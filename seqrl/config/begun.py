@@ -17,7 +17,7 @@ from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, json_of, read_text, read_yaml, regular
 
-# Of the number of iterations, which names a checkpoint: more where there are more.
+# At least so many has the number of iterations that names a checkpoint.
 DIGITS = 8
 # Keys whose defaults have changed: a run keeps what they were when it began.
 CHANGED_DEFAULTS = ["episodes"]

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.text import environment_read
 
-# What the last words of a key's name say of its value. Tokens are also what a network reads: a number of them is none.
+# Ends of names whose values are secrets. Tokens are also what a network reads: a number of them is no secret.
 SECRET = re.compile(
     r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|authorization|cookie|"
     r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key)s?$"
@@ -18,7 +18,7 @@ SECRET = re.compile(
 NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_tokens?$")
 # http://me:hush@host, and what git takes, https://hush@host.
 USERINFO = re.compile(r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE)
-# Of a command line: whether a look at what it composes is worth its time.
+# A command line without any of these sets no secret, and need not be composed to look for one.
 SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
 # Nodes of seqrl's own keys; those that are added take any value.
 NUMBERS = (IntegerNode, FloatNode, BooleanNode)

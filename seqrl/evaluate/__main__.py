@@ -142,18 +142,19 @@ def add_film(cfg: DictConfig, device: Device, network: Network, run: Path, env_s
 
 
 def filmed(cfg: DictConfig, device: Device, network: Network) -> bytes:
-    """An animation of some episodes, and of what memory does in them."""
+    """An animation of the policy, with pictures of the environment if it can be drawn."""
     drawn = rendered(cfg)
     try:
-        return played(drawn, device, network)
+        return animated(drawn, device, network)
     except SeqrlError as error:
         if drawn is cfg:
             raise
         say(f"warning: the film has no pictures of the environment: {error}")
-        return played(cfg, device, network)
+        return animated(cfg, device, network)
 
 
-def played(cfg: DictConfig, device: Device, network: Network) -> bytes:
+def animated(cfg: DictConfig, device: Device, network: Network) -> bytes:
+    """An animation of some episodes, and of what memory does in them."""
     generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
     with closing(make_env(cfg, device, 1, "evaluation")) as env, frozen(network):
         return video.gif(video.film(env, network, generator, say=say))
