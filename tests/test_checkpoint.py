@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from seqrl.config.begun import can_go_on
-from seqrl.errors import CheckpointError
+from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import STRAY
 from seqrl.runs.checkpoint import Checkpoints, unpacked
 
@@ -374,6 +374,7 @@ TEXT = b"X" + (10**6).to_bytes(4, "little") + b"x" * 10**6 + b"q\x02X\x06\x00\x0
     [
         # bytearray(10**9)
         (A + b"cbuiltins\nbytearray\n\x8a\x04" + (10**9).to_bytes(4, "little") + b"\x85Rs.", "more than plain data"),
+        (A + b"ctorch.storage\nUntypedStorage\n\x8a\x04" + (10**9).to_bytes(4, "little") + b"\x85Rs.", "is damaged"),
         (A + b"ccollections\nOrderedDict\nq\x00]\x85Rs.", "is damaged"),
         (A + b"c__builtin__\nbytes\n\x8a\x04" + (10**9).to_bytes(4, "little") + b"\x85Rs.", "is damaged"),
         (A + b"(]q\x00K\x01a" + LIST_OF_LISTS + b"ts.", "would grow"),
@@ -382,11 +383,16 @@ TEXT = b"X" + (10**6).to_bytes(4, "little") + b"x" * 10**6 + b"q\x02X\x06\x00\x0
         (A + b"]" * 500 + b"a" * 499 + b"s.", "would grow"),
         (A, "is damaged"),
     ],
-    ids=["length", "copies", "zeros", "laughs", "texts", "itself", "deep", "half"],
+    ids=["length", "storage", "copies", "zeros", "laughs", "texts", "itself", "deep", "half"],
 )
 def test_a_small_file_that_takes_much_memory_is_refused_before_it_does(program, said):
     with pytest.raises(ValueError, match=said):
         unpacked(with_pickle(program))
+
+
+def test_a_run_whose_state_could_not_be_loaded_again_ends_before_it_learns(tmp_path):
+    with pytest.raises(ConfigError, match=r"could not be loaded again: it holds more than plain data\. .*of your own"):
+        Checkpoints(tmp_path).begin({"iterations": 0, "seen": {1, 2}}, 0)
 
 
 def test_a_tensor_that_repeats_a_few_numbers_is_refused():

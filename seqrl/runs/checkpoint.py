@@ -90,6 +90,15 @@ class Checkpoints:
 
         Raises OSError if it cannot be written, ConfigError if there is no room for those to come.
         """
+        try:
+            _of_run(unpacked(_as_bytes(state)))
+        except ValueError as error:
+            raise ConfigError(
+                [
+                    f"checkpoint: what this run saves could not be loaded again: it {error}. A state_dict of your own "
+                    "may hold numbers, text, lists, dicts and tensors alone."
+                ]
+            ) from error
         self.save(state, iteration)
         size = self._path(iteration).stat().st_size
         # The newest and the best, and one more while it is written; logs grow beside them.
@@ -278,11 +287,15 @@ class Checkpoints:
 
 def packed(state: dict[str, Any], facts: dict[str, Any]) -> bytes:
     """A checkpoint as bytes."""
-    data = io.BytesIO()
-    torch.save(state, data)
-    rest = json.dumps(facts).encode() + b"\n" + data.getvalue()
+    rest = json.dumps(facts).encode() + b"\n" + _as_bytes(state)
     version = str(VERSION).encode()
     return MAGIC + version + b" " + _digest(version, rest) + b"\n" + rest
+
+
+def _as_bytes(state: dict[str, Any]) -> bytes:
+    data = io.BytesIO()
+    torch.save(state, data)
+    return data.getvalue()
 
 
 def _digest(version: bytes, rest: bytes) -> bytes:

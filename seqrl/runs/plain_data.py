@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 # What plain data and tensors are made of. Others that torch would load take a length, `bytearray(6_000_000_000)`.
-HARMLESS = re.compile(
-    r"torch [A-Z]\w*Storage|torch\._utils _rebuild_(tensor_v2|parameter)|torch [a-z]+\d+|torch bool|__builtin__ complex"
-)
+HARMLESS = re.compile(r"torch\._utils _rebuild_(tensor_v[23]|parameter)|torch [a-z]+\d+|torch bool|__builtin__ complex")
+# These do, too; torch.save names them, followed by the name of an entry, and never calls them.
+STORAGE = re.compile(r"torch(\.storage)? [A-Z]\w*Storage")
 # Empty, and then filled with entries that stand in the file.
 EMPTY = ("collections OrderedDict", "__builtin__ bytes")
 # Bytes, as torch.save writes them: a text and its encoding.
@@ -69,7 +69,12 @@ def _fault(program: bytes, size: int) -> str | None:
         for count, (name, argument, held) in enumerate(_operations(program)):
             if count > MOST_OPERATIONS:
                 return "holds too much data that is not in tensors"
-            named = name != "GLOBAL" or argument in (*EMPTY, BYTES) or HARMLESS.fullmatch(argument)
+            named = (
+                name != "GLOBAL"
+                or argument in (*EMPTY, BYTES)
+                or HARMLESS.fullmatch(argument)
+                or STORAGE.fullmatch(argument)
+            )
             if name not in OPERATIONS or not named:
                 return "holds more than plain data"
             longest = max(longest, len(argument) if name == "BINUNICODE" else 0)
@@ -82,7 +87,7 @@ def _fault(program: bytes, size: int) -> str | None:
 def _operations(program: bytes) -> Iterator[tuple[str, Any, str]]:
     """The operations of a pickle: name, argument, and the global that it puts on the stack, if it does.
 
-    Raises ValueError if it cannot be read, or fills what must be EMPTY.
+    Raises ValueError if it cannot be read, fills what must be EMPTY, or might call a STORAGE.
     """
     memo: dict[int, str] = {}
     on_top, expected = "", ""
@@ -91,12 +96,22 @@ def _operations(program: bytes) -> Iterator[tuple[str, Any, str]]:
         name = operation.name
         if name in PUTS:
             memo[argument] = on_top
-        elif expected and name != expected:
-            raise ValueError(f"holds {name} where torch.save writes {expected}")
         else:
-            on_top = argument if name == "GLOBAL" else memo.get(argument, "") if name in GETS else ""
-            expected = "EMPTY_TUPLE" if on_top in EMPTY else "REDUCE" if expected == "EMPTY_TUPLE" else ""
+            # What is put on the stack: a global, or what the operation makes.
+            on_top = argument if name == "GLOBAL" else memo.get(argument, "") if name in GETS else name
+            if expected and on_top != expected:
+                raise ValueError(f"holds {name} where torch.save writes {expected}")
+            expected = _expected_after(on_top, expected)
         yield name, argument, "" if name in PUTS else on_top
+
+
+def _expected_after(on_top: str, expected: str) -> str:
+    """What must be put on the stack next; "" if anything may."""
+    if on_top in EMPTY:
+        return "EMPTY_TUPLE"
+    if STORAGE.fullmatch(on_top):
+        return "BINUNICODE"
+    return "REDUCE" if expected == "EMPTY_TUPLE" else ""
 
 
 def _size(value: Any, known: dict[int, float], depth: int = 0) -> float:

@@ -9,8 +9,15 @@ from seqrl.spaces import Array
 
 # Bounds the memory for actions when episodes are very long or never end.
 REMEMBERED_BYTES = 32e6
-# Tells what was a tensor from what was an array. The name is part of the checkpoint format.
+# Tells what was a tensor from what was an array. The names are part of the checkpoint format.
 OWN_TENSOR = "is a tensor"
+# An array of a dtype that torch has not, or not in this byte order: its dtype, its shape and its bytes.
+OWN_DTYPE, SHAPE, BYTES = "dtype", "shape", "bytes"
+# Arrays that torch holds as they are. It saves uint16, uint32 and uint64 in a way of its own.
+TORCH_DTYPES = {np.dtype(kind) for kind in "?bBhilqefdFD"}
+PLAIN = (type(None), bool, int, float, str, bytes)
+# Of data in data.
+DEEPEST = 50
 
 
 class History:
@@ -65,27 +72,52 @@ class History:
         self._first = np.maximum(self._first - count, -1)
 
 
-def as_tensors(state: Any) -> Any:
+def as_tensors(state: Any, depth: int = 0) -> Any:
     """Convert to plain data that a checkpoint may hold: arrays become tensors, and tensors are marked.
 
-    Raises TypeError for anything but None, numbers, text, bytes, lists, tuples, dicts, arrays and tensors.
+    Raises TypeError for anything but None, numbers, text, bytes, lists, tuples, dicts, arrays and dense tensors: what
+    is saved can be loaded again.
     """
+    if depth > DEEPEST:
+        raise TypeError(f"data in data, more than {DEEPEST} deep, is not plain data")
     match state:
         case dict():
-            return {key: as_tensors(value) for key, value in state.items()}
+            return {_key(key): as_tensors(value, depth + 1) for key, value in state.items()}
         case list():
-            return [as_tensors(value) for value in state]
+            return [as_tensors(value, depth + 1) for value in state]
         case tuple():
-            return tuple(as_tensors(value) for value in state)
-        case np.ndarray():
+            return tuple(as_tensors(value, depth + 1) for value in state)
+        case np.ndarray() if state.dtype in TORCH_DTYPES and state.dtype.isnative:
             return torch.from_numpy(np.array(state))
+        case np.ndarray() if state.dtype.kind in "iufc":
+            pieces = torch.from_numpy(np.frombuffer(state.tobytes(), np.uint8).copy())
+            return {OWN_DTYPE: state.dtype.str, SHAPE: list(state.shape), BYTES: pieces}
         case torch.Tensor():
-            return {OWN_TENSOR: state}
+            return {OWN_TENSOR: _dense(state)}
         case np.generic():
-            return state.item()
-        case None | bool() | int() | float() | str() | bytes():
-            return state
-    raise TypeError(f"{type(state).__name__} is not plain data")
+            return _plain(state.item())
+    return _plain(state)
+
+
+def _plain(state: Any) -> Any:
+    # A subclass, such as IntEnum, would be loaded as something else, if at all.
+    if type(state) not in PLAIN:
+        raise TypeError(f"{type(state).__name__} is not plain data")
+    return state
+
+
+def _key(key: Any) -> Any:
+    if type(key) is tuple:
+        return tuple(map(_key, key))
+    return _plain(key.item() if isinstance(key, np.generic) else key)
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        raise TypeError("a tensor that is not dense is not plain data")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise TypeError("a tensor that is expanded is not plain data")
+    return tensor.detach().cpu().clone()
 
 
 def as_arrays(state: Any) -> Any:
@@ -93,6 +125,8 @@ def as_arrays(state: Any) -> Any:
     match state:
         case dict() if list(state) == [OWN_TENSOR]:
             return state[OWN_TENSOR].clone()
+        case dict() if list(state) == [OWN_DTYPE, SHAPE, BYTES]:
+            return np.frombuffer(state[BYTES].numpy().tobytes(), state[OWN_DTYPE]).reshape(state[SHAPE]).copy()
         case dict():
             return {key: as_arrays(value) for key, value in state.items()}
         case list():
