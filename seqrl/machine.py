@@ -1,12 +1,14 @@
-"""Cores and RAM, what this process may use and has used, and its signal handlers and locks. Imports no torch."""
+"""Cores and RAM, what this process may use and has used, its clocks, signal handlers and locks. Imports no torch."""
 
 import ctypes
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -16,6 +18,14 @@ from seqrl.errors import SeqrlError
 from seqrl.text import printable
 
 Handler = Callable[[int, FrameType | None], Any]
+
+# As Python has them, where an environment replaces those of the module time, as simulators do that run faster than real
+# time. Wrapped: freezegun replaces the functions themselves wherever a module names them.
+wall_time = partial(time.time)
+monotonic = partial(time.monotonic)
+perf_counter = partial(time.perf_counter)
+process_time = partial(time.process_time)
+sleep = partial(time.sleep)
 
 _descriptors: set[int] = set()
 

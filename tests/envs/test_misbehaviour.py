@@ -178,6 +178,15 @@ def move(env):
     os.chdir(Path(__file__).parent)
 
 
+def hurry(env):
+    time.sleep = lambda seconds: None
+
+
+def freeze(env):
+    for name in ("time", "monotonic", "perf_counter", "process_time"):
+        setattr(time, name, lambda: 1.7e9)
+
+
 def compute(env):
     torch.ones(400, 400) @ torch.ones(400, 400)
     torch.ones(1_000_000).exp().sum()
@@ -202,6 +211,8 @@ DEEDS = {
     "compute": compute,
     "move": move,
     "silence": silence,
+    "hurry": hurry,
+    "freeze": freeze,
 }
 
 
@@ -377,6 +388,36 @@ def test_an_environment_that_defeats_the_clock_ends_the_program_and_is_named(odd
     said = (tmp_path / "said").read_text()
     assert said.startswith(f"{place}: it has not answered for 0.3 seconds")
     assert capfd.readouterr().err.splitlines()[-1] == f"seqrl: error: {said}"
+
+
+def hurried():
+    with closing(made("sync", "hurry at reset", timeout_seconds=5)) as env:
+        env.reset()
+        env.step(torch.zeros(2, 2))
+
+
+def test_an_environment_whose_sleeps_take_no_time_is_not_ended_early(monkeypatch):
+    def compute(env):
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            time.sleep(1)
+
+    # The clock of a limit does not depend on it; what looks after that clock would count the pauses.
+    monkeypatch.setitem(DEEDS, "hurry", lambda env: (hurry(env), compute(env)))
+    process = multiprocessing.get_context("fork").Process(target=hurried)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+
+
+def test_an_environment_has_clocks_of_its_own():
+    real = time.monotonic
+    with closing(made("sync", "freeze at init")) as env:
+        assert time.monotonic is real
+        played(env)
+        with env._episodes.guard:
+            assert time.monotonic() == time.perf_counter() == 1.7e9
+    assert time.monotonic is real
 
 
 @pytest.mark.parametrize("odd", ["raise what is not pickled", "raise what is not unpickled"])

@@ -4,10 +4,12 @@
 import signal
 import sys
 import threading
+import time
 from _signal import getsignal, pthread_sigmask, setitimer  # type: ignore[import-not-found]
 from _signal import signal as set_handler
 from collections.abc import Callable
 from contextlib import suppress
+from operator import attrgetter
 from os import chdir, getcwd
 from types import TracebackType
 from typing import Any, Protocol
@@ -51,6 +53,16 @@ def _default_device() -> Any:
     return default_device.CURRENT_DEVICE
 
 
+# What a simulator replaces to run faster than real time, or to stop the clock.
+CLOCKS = ("sleep", "time", "monotonic", "perf_counter", "process_time")
+_clocks = attrgetter(*CLOCKS)
+
+
+def _set_clocks(functions: tuple[Any, ...]) -> None:
+    for name, function in zip(CLOCKS, functions, strict=True):
+        setattr(time, name, function)
+
+
 def _detects_anomalies() -> tuple[bool, bool]:
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
@@ -71,6 +83,7 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (_flushes_denormal, torch.set_flush_denormal),
     (np.geterr, lambda reactions: np.seterr(**reactions)),
     (_folder, _enter),
+    (lambda: _clocks(time), _set_clocks),
     (lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
     (lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
 )

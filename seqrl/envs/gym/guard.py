@@ -3,7 +3,6 @@
 import logging
 import math
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
+from seqrl.machine import monotonic
 from seqrl.spaces import ACTION_MASK, Array, Packed
 
 log = logging.getLogger(__name__)
@@ -182,11 +182,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         number, actions   of every environment, by index
         """
         self._episode = int(number[self.index])
-        steps, observation, deadline = 0, None, time.monotonic() + REPLAY_SECONDS
+        steps, observation, deadline = 0, None, monotonic() + REPLAY_SECONDS
         for action in actions[self.index]:
             observation = self.step(action)[0]
             steps += 1
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 break
         return steps, observation
 

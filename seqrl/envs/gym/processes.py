@@ -6,7 +6,6 @@ import os
 import pickle
 import queue
 import signal
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ from seqrl.envs.gym.calls import PARTS, LostError, OverdueError
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.watchdog import WATCHDOG
 from seqrl.errors import FaultyEnvError, described
-from seqrl.machine import end_with_parent, forget_handlers, hear, keep, let_go
+from seqrl.machine import end_with_parent, forget_handlers, hear, keep, let_go, monotonic
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +82,13 @@ class ProcessEach(AsyncVectorEnv):
         None: `timeout_seconds`, or 5 if there is no limit.
         """
         patience = 0.0 if terminate else timeout or self.timeout_seconds or 5.0
-        deadline = time.monotonic() + patience
+        deadline = monotonic() + patience
         # A process that failed has no pipe, one that died a broken one; Gymnasium would wait for an answer from either.
         for pipe in filter(None, self.parent_pipes):
             with suppress(OSError):
                 pipe.send(("close", None))
         for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+            process.join(max(0.0, deadline - monotonic()))
         self._kill()
 
     def _kill(self) -> None:
