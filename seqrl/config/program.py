@@ -53,6 +53,12 @@ def thread_failed(it: threading.ExceptHookArgs) -> None:
     log.warning("a thread ended: %s", described(error), exc_info=(it.exc_type, error, it.exc_traceback))
 
 
+def collection_failed(it: Any) -> None:
+    """Log what goes wrong where nobody can catch it, such as in an environment's `__del__`."""
+    error = it.exc_value or it.exc_type()
+    log.warning("ignored: %s", described(error), exc_info=(it.exc_type, error, it.exc_traceback))
+
+
 def forgiving_output() -> None:
     """Print `?` for a character that the terminal's encoding has not, and no traceback, whoever logs one."""
     threading.excepthook = thread_failed
@@ -117,6 +123,7 @@ def to_the_end(main: Callable[[], None]) -> None:
     multiprocessing are killed at once; for the rest there is a limit. While Python runs on, nothing is done to them.
     """
     exit_code = 1
+    sys.unraisablehook = collection_failed
     try:
         main()
         exit_code = 0

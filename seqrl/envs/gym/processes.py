@@ -53,6 +53,8 @@ class ProcessEach(AsyncVectorEnv):
         try:
             super().__init__(
                 [partial(_model_here, os.getpid(), model, single) for single in singles],
+                # An environment may have set another way for this process.
+                context="fork",
                 daemon=False,
                 worker=partial(_work, self._group.number),
                 **VECTOR_OPTIONS,
@@ -214,9 +216,10 @@ def _be_deaf() -> None:
 def _modelled(single: Callable[[], GuardedEnv]) -> SimpleNamespace:
     """What Gymnasium asks of an environment in the parent, of one that is closed again."""
     env = single()
-    env.close()
     asked = ("metadata", "render_mode", "observation_space", "action_space")
-    return SimpleNamespace(**{name: getattr(env, name) for name in asked}, close=lambda: None)
+    model = SimpleNamespace(**{name: getattr(env, name) for name in asked}, close=lambda: None)
+    env.close()
+    return model
 
 
 def _model_here(home: int, model: SimpleNamespace, single: Callable[[], GuardedEnv]) -> Any:
