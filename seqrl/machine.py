@@ -1,12 +1,14 @@
-"""Cores and RAM, what this process may use and has used, and its signal handlers and locks. Imports no torch."""
+"""Cores and RAM, what this process may use and has used, its clocks, signal handlers and locks. Imports no torch."""
 
 import ctypes
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -16,6 +18,14 @@ from seqrl.errors import SeqrlError
 from seqrl.text import printable
 
 Handler = Callable[[int, FrameType | None], Any]
+
+# As Python has them, where an environment replaces those of the module time, as simulators do that run faster than real
+# time. Wrapped: freezegun replaces the functions themselves wherever a module names them.
+wall_time = partial(time.time)
+monotonic = partial(time.monotonic)
+perf_counter = partial(time.perf_counter)
+process_time = partial(time.process_time)
+sleep = partial(time.sleep)
 
 _descriptors: set[int] = set()
 
@@ -88,8 +98,11 @@ def hear(number: int, handler: Handler) -> Any:
 
 
 def is_from_signal(error: BaseException) -> bool:
-    """Whether the handler of a signal raised it, and not the code that the signal interrupted."""
-    handlers = (signal.getsignal(number) for number in signal.valid_signals())
+    """Whether the handler of a signal raised it, and not the code that the signal interrupted.
+
+    Alarms do not count: environments set them for themselves.
+    """
+    handlers = (signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGALRM})
     codes = {OwnHandler.__call__.__code__, *(getattr(handler, "__code__", None) for handler in handlers)}
     return any(frame.f_code in codes for frame, _ in walk_tb(error.__traceback__))
 

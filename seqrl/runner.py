@@ -1,7 +1,6 @@
 """Plays rollouts: steps B environments with a network, carries its memory, fills a Rollout."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ActionNotFiniteError, FaultyEnvError, OutsideEnvError
+from seqrl.machine import perf_counter
 from seqrl.networks import Distribution
 from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
 from seqrl.types import Rollout, State, Step
@@ -152,9 +152,9 @@ class Runner:
         policy, value, state = self.network.step(episodes.observation, episodes.state)
         action = policy.mode() if self.generator is None else policy.sample(self.generator)
         self._check_action(episodes, action)
-        began = time.perf_counter()
+        began = perf_counter()
         step = episodes.step(self.env, action)
-        self.environment_seconds += time.perf_counter() - began
+        self.environment_seconds += perf_counter() - began
         self._check_later(step.observation, step.reward, partial(self._check_step, replace(episodes), step))
         log_prob = policy.log_prob(action)
         final_value = self._final_value(step, value, state)
@@ -235,9 +235,9 @@ class Runner:
         return {f"observation {name!r}" if name else "observation": numbers for name, numbers in by_name.items()}
 
     def _reset(self, where: Tensor | None = None) -> Tensor:
-        began = time.perf_counter()
+        began = perf_counter()
         observation = self.env.reset(where)
-        self.environment_seconds += time.perf_counter() - began
+        self.environment_seconds += perf_counter() - began
         begun = torch.ones(len(observation), dtype=torch.bool, device=observation.device) if where is None else where
         self._check_later(observation, None, partial(self._check_reset, observation, begun))
         return observation

@@ -31,7 +31,7 @@ from seqrl.config.program import FAILURES, Failures, report
 from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, StoppedError, TakenError
 from seqrl.files import Lines, fault
-from seqrl.machine import cores, hear, keep, let_go
+from seqrl.machine import cores, hear, keep, let_go, wall_time
 from seqrl.runs.manifest import facts_of, is_held, standing
 from seqrl.runs.refusal import note_folder
 from seqrl.runs.stop import HEARD
@@ -295,7 +295,7 @@ class Sweep(Callback):
             note_folder(Path(str(config.hydra.run.dir)))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        self._begun = time.time()
+        self._begun = wall_time()
         show_path(Path(config.hydra.sweep.dir))
         note_command(Path(config.hydra.sweep.dir), self._begun)
         if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
@@ -344,7 +344,7 @@ def _in_order(name: str) -> tuple[int, str]:
 
 def note_command(folder: Path, begun: float, ended: bool = False) -> None:
     """Add a line to commands.jsonl of a folder of many runs: what was asked for, when, and at the end its seconds."""
-    took = {"seconds": time.time() - begun} if ended else {}
+    took = {"seconds": wall_time() - begun} if ended else {}
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(begun))
     command = shlex.join(["python", *sys.orig_argv[1:]])
     with suppress(OSError):

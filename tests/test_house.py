@@ -88,6 +88,13 @@ def test_a_package_is_known_only_where_it_belongs(package):
             assert not [i for i in imported(module) if within(i, package)], module
 
 
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "seqrl.machine"])
+def test_time_is_measured_with_clocks_that_no_environment_replaces(module):
+    clocks = {f"time.{name}" for name in ("time", "time_ns", "monotonic", "perf_counter", "process_time", "sleep")}
+    tree = ast.parse(MODULES[module].read_text())
+    assert not clocks & ({ast.unparse(it) for it in ast.walk(tree) if isinstance(it, ast.Attribute)} | imported(module))
+
+
 def test_every_folder_of_the_package_is_shipped():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in MODULES.values()}

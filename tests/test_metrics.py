@@ -1,8 +1,10 @@
 import math
+import time
 
 import pytest
 import torch
 
+from seqrl.metrics.clock import Clock
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.runner import Runner
 from seqrl.text import duration, figure
@@ -30,6 +32,22 @@ def test_whole_episodes_are_counted_once_each():
     assert sorted(statistics.update(runner.collect())) == [(1.0, 1), (6.0, 3)]
     assert sorted(statistics.update(runner.collect())) == [(1.0, 1), (6.0, 3)]
     assert statistics.row()["rollout/return_mean"] == 3.5
+
+
+def test_a_clock_that_has_not_moved_gives_no_speed(monkeypatch):
+    monkeypatch.setattr("seqrl.metrics.clock.perf_counter", lambda: 1.7e9)
+    clock = Clock()
+    clock.lap("environment")
+    row = clock.row(env_steps=10)
+    assert (row["time/elapsed_seconds"], row["time/steps_per_second"], row["time/environment_share"]) == (0, 0, 0)
+
+
+def test_time_passes_where_the_module_time_is_frozen(monkeypatch):
+    for name in ("time", "monotonic", "perf_counter", "process_time"):
+        monkeypatch.setattr(time, name, lambda: 1.7e9)
+    clock = Clock()
+    clock.lap("environment")
+    assert clock.elapsed > 0
 
 
 @pytest.mark.parametrize(

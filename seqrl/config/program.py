@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from seqrl.config.command_line import completed, names_modules
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.trust import restrict_imports
 from seqrl.errors import SeqrlError, described
+from seqrl.machine import sleep
 from seqrl.text import masked, printable, say
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,12 @@ def thread_failed(it: threading.ExceptHookArgs) -> None:
     """Log what goes wrong in a thread; whoever waits for the thread says it."""
     error = it.exc_value or it.exc_type()
     log.warning("a thread ended: %s", described(error), exc_info=(it.exc_type, error, it.exc_traceback))
+
+
+def collection_failed(it: Any) -> None:
+    """Log what goes wrong where nobody can catch it, such as in an environment's `__del__`."""
+    error = it.exc_value or it.exc_type()
+    log.warning("ignored: %s", described(error), exc_info=(it.exc_type, error, it.exc_traceback))
 
 
 def forgiving_output() -> None:
@@ -117,6 +123,7 @@ def to_the_end(main: Callable[[], None]) -> None:
     multiprocessing are killed at once; for the rest there is a limit. While Python runs on, nothing is done to them.
     """
     exit_code = 1
+    sys.unraisablehook = collection_failed
     try:
         main()
         exit_code = 0
@@ -141,12 +148,12 @@ def _outermost_frame() -> FrameType | None:
 
 def _end(exit_code: int, outermost: FrameType | None) -> None:
     while _outermost_frame() is outermost:
-        time.sleep(0.1)
+        sleep(0.1)
     for child in multiprocessing.active_children():
         # Python ends the others itself.
         if not child.daemon:
             child.kill()
-    time.sleep(LAST_SECONDS)
+    sleep(LAST_SECONDS)
     threads = [it.name for it in threading.enumerate() if not it.daemon and it is not threading.main_thread()]
     what = f"thread {', '.join(threads[:3])}{' and more' * (len(threads) > 3)}" if threads else "an exit handler"
     line = f"seqrl: {printable(what)} goes on after {LAST_SECONDS:g} s; the program ends without it\n"

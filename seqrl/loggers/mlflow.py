@@ -3,7 +3,6 @@
 import fcntl
 import logging
 import os
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from seqrl.files import appending, read_text, write
 from seqrl.loggers.base import About, Logger, Row
+from seqrl.machine import wall_time
 from seqrl.text import dotted
 
 # How a run ended, in MLflow's terms.
@@ -76,7 +76,7 @@ class Mlflow(Logger):
 
         # Nothing sent can be replaced. An evaluation has the same steps as the last row.
         if env_steps >= self._sent:
-            now = time.time_ns() // 1_000_000
+            now = int(1000 * wall_time())
             self._client.log_batch(self._run_id, [Metric(name, value, now, env_steps) for name, value in row.items()])
 
     def end(self, status: str) -> None:

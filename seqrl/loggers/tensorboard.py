@@ -1,12 +1,12 @@
 """TensorBoard: the curves, and a row in the table of its HParams tab."""
 
-import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from seqrl.loggers.base import About, Logger, Row
+from seqrl.machine import wall_time
 from seqrl.text import dotted
 
 # What runs are compared by: these sections and keys, and the overrides of their command lines.
@@ -100,7 +100,7 @@ def _began(hparams: Hyperparameters) -> Iterator[Any]:
     """The columns of the table, and this run's cells."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-    start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+    start = plugin_data_pb2.SessionStartInfo(start_time_secs=wall_time())
     columns = []
     for name, value in sorted(hparams.items()):
         column = api_pb2.HParamInfo(name=name, type=api_pb2.DATA_TYPE_FLOAT64)
@@ -126,7 +126,7 @@ def _ended(status: str) -> Any:
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     names = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
-    end = plugin_data_pb2.SessionEndInfo(status=names.get(status, api_pb2.STATUS_UNKNOWN), end_time_secs=time.time())
+    end = plugin_data_pb2.SessionEndInfo(status=names.get(status, api_pb2.STATUS_UNKNOWN), end_time_secs=wall_time())
     return _summary(metadata.SESSION_END_INFO_TAG, {"session_end_info": end})
 
 

@@ -1,10 +1,10 @@
 """Wall time, and where it goes."""
 
-import time
 from collections import defaultdict
 from typing import Any
 
 from seqrl.loggers import Row
+from seqrl.machine import perf_counter, process_time
 
 
 class Clock:
@@ -17,11 +17,11 @@ class Clock:
 
     def start(self) -> None:
         """Start counting; earlier time is not part of the run."""
-        self._lap, self._busy_before = time.perf_counter(), time.process_time()
+        self._lap, self._busy_before = perf_counter(), process_time()
 
     def lap(self, part: str, **of_which: float) -> None:
         """Add the time since the last call to `part`, except for the seconds that `of_which` gives to other parts."""
-        now, busy = time.perf_counter(), time.process_time()
+        now, busy = perf_counter(), process_time()
         self._spent[part] += now - self._lap - sum(of_which.values())
         for other, seconds in of_which.items():
             self._spent[other] += seconds
@@ -36,18 +36,22 @@ class Clock:
     @property
     def shares(self) -> dict[str, float]:
         """Share of each part in the time counted so far."""
-        return {part: seconds / self.elapsed for part, seconds in self._spent.items()}
+        return {part: self._per_second(seconds) for part, seconds in self._spent.items()}
 
     @property
     def idle(self) -> float:
         """Share of the time in which this process computed nothing, but waited for other processes or for a core."""
-        return max(0.0, 1 - self._busy / self.elapsed)
+        return max(0.0, 1 - self._per_second(self._busy))
+
+    def _per_second(self, number: float) -> float:
+        # A coarse clock may not have moved yet.
+        return number / self.elapsed if self.elapsed else 0.0
 
     def row(self, env_steps: int) -> Row:
         shares = {f"time/{part}_share": share for part, share in self.shares.items()}
         return {
             "time/elapsed_seconds": self.elapsed,
-            "time/steps_per_second": env_steps / self.elapsed,
+            "time/steps_per_second": self._per_second(env_steps),
             **shares,
             "time/idle_share": self.idle,
         }

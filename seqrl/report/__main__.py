@@ -6,7 +6,6 @@ summary. Each folder may hold one sweep, several, or a single run; runs still go
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, make_folder, write
+from seqrl.machine import sleep
 from seqrl.text import printable, say
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
@@ -99,7 +99,7 @@ def main() -> None:
     to = arguments.to or arguments.folders[0] / "report"
     with errors_in_one_line():
         while report(arguments.folders, to, arguments.threshold, arguments.watch) and arguments.watch:
-            time.sleep(arguments.watch)
+            sleep(arguments.watch)
 
 
 program = partial(to_the_end, main)

@@ -8,7 +8,6 @@ import platform
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -21,7 +20,7 @@ from seqrl.config.begun import can_go_on
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError, StoppedError, TakenError
 from seqrl.files import DEEPEST, fault, json_of, links, read_text, remove_strays, write
-from seqrl.machine import keep, let_go
+from seqrl.machine import keep, let_go, sleep
 from seqrl.runs.refusal import forget_log, remove_if_empty
 from seqrl.text import masked
 
@@ -165,7 +164,7 @@ class Manifest:
             with suppress(OSError):
                 fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
-            time.sleep(0.05)
+            sleep(0.05)
         return False
 
     def _refuse(self, why: str, kind: type[ConfigError] = ConfigError) -> NoReturn:

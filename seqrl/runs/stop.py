@@ -2,13 +2,12 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from seqrl.errors import StoppedError
-from seqrl.machine import hear
+from seqrl.machine import hear, monotonic
 
 HEARD = (signal.SIGINT, signal.SIGTERM)
 # `timeout` sends a signal to the process and at once again to its group: that is one request.
@@ -52,6 +51,6 @@ class Stop:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._heard is None:
-            self._heard, self._heard_at = signal.Signals(number), time.monotonic()
-        elif time.monotonic() - self._heard_at > ONE_REQUEST_SECONDS:
+            self._heard, self._heard_at = signal.Signals(number), monotonic()
+        elif monotonic() - self._heard_at > ONE_REQUEST_SECONDS:
             os._exit(128 + number)

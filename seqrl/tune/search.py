@@ -1,7 +1,6 @@
 """A search for good hyperparameters: proposes trials, runs them, and learns from the results."""
 
 import shlex
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from seqrl.config.schema import AT_LEAST_1, Rule, key
 from seqrl.config.settle import GRADIENT_THREADS
 from seqrl.errors import ConfigError, NotFiniteError
 from seqrl.files import write
-from seqrl.machine import cores
+from seqrl.machine import cores, sleep, wall_time
 from seqrl.sweeps import note_command
 from seqrl.text import printable
 from seqrl.tune.space import Dimension, Value, override
@@ -93,7 +92,7 @@ class Search:
 
     def run(self) -> None:
         """Run trials until there are as many as asked for."""
-        begun = time.time()
+        begun = wall_time()
         note_command(self.plan.study, begun)
         if before := self._count("COMPLETE", "PRUNED"):
             print(f"resuming after {before} trials in {self.plan.study}")
@@ -105,7 +104,7 @@ class Search:
                 return
             for number in list(self.running):
                 self._check(number)
-            time.sleep(POLL_SECONDS)
+            sleep(POLL_SECONDS)
 
     def stop(self) -> None:
         """Let the running trials save themselves; they resume when the search does."""

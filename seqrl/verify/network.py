@@ -6,7 +6,6 @@ that cannot be converted is checked in float32, with wider tolerances.
 """
 
 import copy
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seqrl.algorithms.sequences import Sequences, split, step_in_sequence
+from seqrl.machine import perf_counter
 from seqrl.types import Rollout, SequenceBatch, State
 from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds, small
 from seqrl.verify.subject import BATCH, MOST_ROWS, Subject
@@ -170,13 +170,13 @@ def long(subject: Subject) -> Measured | None:
         return None
     observation = subject.observation[torch.arange(subject.longest) % subject.rows]
     actions, log_probs, values = [], [], []
-    state, began = network.initial_state(1), time.perf_counter()
+    state, began = network.initial_state(1), perf_counter()
     for t in range(subject.longest):
         policy, value, state = network.step(observation[t : t + 1], state)
         actions.append(policy.mode().detach())
         log_probs.append(policy.log_prob(actions[-1]))
         values.append(value)
-        if time.perf_counter() - began > STEPPING:
+        if perf_counter() - began > STEPPING:
             break
     steps = len(values)
     order, zeros = torch.arange(steps), torch.zeros(steps, dtype=values[0].dtype)

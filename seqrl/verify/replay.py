@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import pickle
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -17,6 +16,7 @@ import torch
 from seqrl.envs import BatchedEnv
 from seqrl.envs.gym.processes import ProcessGroup
 from seqrl.errors import described
+from seqrl.machine import perf_counter
 from seqrl.verify.findings import UncheckedError
 from seqrl.verify.play import BATCH, Budget, MakeEnv, Play
 
@@ -27,9 +27,9 @@ PATIENCE = 180
 def reference(make_env: MakeEnv, budget: Budget) -> Play:
     """The play that others are compared with."""
     with closing(make_env(BATCH, "verify")) as env:
-        play, began = opened(env), time.perf_counter()
+        play, began = opened(env), perf_counter()
         while len(play.answers) < 2 * budget.most and play.steps < BATCH * budget.most:
-            enough = play.steps >= BATCH * budget.least and time.perf_counter() - began >= budget.seconds
+            enough = play.steps >= BATCH * budget.least and perf_counter() - began >= budget.seconds
             if enough or not play.step():
                 break
     return play

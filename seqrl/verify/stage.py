@@ -1,11 +1,11 @@
 """An environment to check, with the plays that several checks look at."""
 
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from seqrl.envs import BatchedEnv
+from seqrl.machine import perf_counter
 from seqrl.verify.findings import UncheckedError
 from seqrl.verify.play import BATCH, Budget, MakeEnv, Play
 from seqrl.verify.replay import difference, opened, reference, retold, stopped_early
@@ -38,9 +38,9 @@ class Stage:
     def resets(self) -> Play:
         """Many resets, of other episodes than those that are played."""
         with self.new() as env:
-            more, began = opened(env), time.perf_counter()
+            more, began = opened(env), perf_counter()
             while not (more.outside or more.fault) and more.begun < self.budget.resets:
-                if more.begun > self.budget.resets / 4 and time.perf_counter() - began > self.budget.seconds:
+                if more.begun > self.budget.resets / 4 and perf_counter() - began > self.budget.seconds:
                     break
                 more.begin()
         return more
@@ -56,9 +56,9 @@ class Stage:
         if self.play.ends or self.play.fault:
             return self.play
         with closing(self.make_env(1, "verify")) as env:
-            alone, began = opened(env), time.perf_counter()
+            alone, began = opened(env), perf_counter()
             while not (alone.ends or alone.fault) and alone.steps < self.budget.endless:
-                if time.perf_counter() - began > self.budget.wait:
+                if perf_counter() - began > self.budget.wait:
                     break
                 alone.steps_until(50, lambda it: bool(it.ends))
             # Where the next step is spent on the reset, it shows the next first observation.

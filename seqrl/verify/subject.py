@@ -2,7 +2,6 @@
 
 import copy
 import math
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seqrl.errors import described
+from seqrl.machine import perf_counter
 from seqrl.networks import Network
 from seqrl.runner import Runner
 from seqrl.types import Rollout
@@ -83,9 +83,9 @@ class Subject:
         with closing(self.make_env(BATCH, "verify")) as env:
             if limit := time_limit(env):
                 return limit
-            play, began = Play(env), time.perf_counter()
+            play, began = Play(env), perf_counter()
             age, longest = torch.zeros(BATCH, dtype=torch.long), 0
-            while int(age.max()) < LONGEST and time.perf_counter() - began < SECONDS / 4 and play.step() and play.last:
+            while int(age.max()) < LONGEST and perf_counter() - began < SECONDS / 4 and play.step() and play.last:
                 age += play.last.valid.cpu()
                 longest = max(longest, int(age.max()))
                 age[play.last.ended.cpu()] = 0
@@ -125,14 +125,14 @@ class Subject:
             return described(error)
 
     def _play(self, runner: Runner) -> Rollout:
-        began = time.perf_counter()
+        began = perf_counter()
         for trial in range(PATIENCE):
             # Episodes as long as a rollout would always begin with one: the odd steps between move the view.
             runner.rollout_length = 2 * (trial % LENGTH) + 1
             runner.collect()
             runner.rollout_length = LENGTH
             rollout = runner.collect()
-            if resets(rollout).any() or time.perf_counter() - began > SECONDS:
+            if resets(rollout).any() or perf_counter() - began > SECONDS:
                 break
         return rollout
 

@@ -1,10 +1,9 @@
 """Checks of environments that are played together: how copies begin, and that an end concerns one alone."""
 
-import time
-
 import torch
 
 from seqrl.envs.gym.resets import FEW
+from seqrl.machine import perf_counter
 from seqrl.verify.findings import Measured, UncheckedError, check, holds
 from seqrl.verify.layers import beneath, spends_steps, witnesses
 from seqrl.verify.play import BATCH, Play
@@ -41,12 +40,12 @@ def apart(stage: Stage) -> Measured | None:
         if envs is None or hasattr(envs, "envs"):
             return None
         stage.require_repetition()
-        one, other, began = opened(env), opened(twin), time.perf_counter()
+        one, other, began = opened(env), opened(twin), perf_counter()
         # Whether another action of the first copy showed, at usual steps and while the second one begins an episode.
         showed: dict[bool, list[bool]] = {False: [], True: []}
         for trial in range(4 * ENOUGH):
             beside = bool(trial % 2)
-            late = time.perf_counter() - began > 2 * max(stage.budget.seconds, 1)
+            late = perf_counter() - began > 2 * max(stage.budget.seconds, 1)
             if late or not _alike_until_second_begins(one, other, stage.budget.least, beside):
                 break
             action = one.action()

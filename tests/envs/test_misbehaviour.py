@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import json
 import multiprocessing
 import os
@@ -178,6 +179,41 @@ def move(env):
     os.chdir(Path(__file__).parent)
 
 
+def hurry(env):
+    time.sleep = lambda seconds: None
+
+
+def freeze(env):
+    for name in ("time", "monotonic", "perf_counter", "process_time"):
+        setattr(time, name, lambda: 1.7e9)
+
+
+def spawn(env):
+    multiprocessing.set_start_method("spawn", force=True)
+
+
+def late(*_):
+    raise TimeoutError("the simulator is late")
+
+
+def set_an_alarm(env):
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+
+
+def wait_when_collected(env):
+    env.lock = Undying()
+
+
+class Undying:
+    def __init__(self):
+        self.process = os.getpid()
+
+    def __del__(self):
+        if os.getpid() == self.process:
+            time.sleep(60)
+
+
 def compute(env):
     torch.ones(400, 400) @ torch.ones(400, 400)
     torch.ones(1_000_000).exp().sum()
@@ -202,6 +238,11 @@ DEEDS = {
     "compute": compute,
     "move": move,
     "silence": silence,
+    "hurry": hurry,
+    "freeze": freeze,
+    "spawn": spawn,
+    "set an alarm": set_an_alarm,
+    "wait when collected": wait_when_collected,
 }
 
 
@@ -377,6 +418,106 @@ def test_an_environment_that_defeats_the_clock_ends_the_program_and_is_named(odd
     said = (tmp_path / "said").read_text()
     assert said.startswith(f"{place}: it has not answered for 0.3 seconds")
     assert capfd.readouterr().err.splitlines()[-1] == f"seqrl: error: {said}"
+
+
+@BOTH
+def test_an_environment_that_waits_when_it_is_collected_does_not_hang_the_run(backend, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", lambda it: None)
+    began = time.monotonic()
+    env = made(backend, "wait when collected at init", timeout_seconds=0.3, batch_size=1)
+    played(env)
+    env.close()
+    del env
+    gc.collect()
+    assert time.monotonic() - began < 20
+
+
+def test_an_environment_that_fails_and_waits_when_it_is_collected_does_not_hang_the_run(monkeypatch):
+    def lock_and_exit(env):
+        env.lock = Undying()
+        sys.exit("no licence")
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda it: None)
+    monkeypatch.setitem(DEEDS, "exit", lock_and_exit)
+    began = time.monotonic()
+    assert "no licence" in fault(made("sync", "exit at step", timeout_seconds=0.3, batch_size=1))
+    with pytest.raises(FaultyEnvError, match="no licence"):
+        made("sync", "exit at init", timeout_seconds=0.3, batch_size=1)
+    gc.collect()
+    assert time.monotonic() - began < 20
+
+
+def test_an_environment_may_choose_how_processes_start():
+    before = multiprocessing.get_start_method()
+    try:
+        multiprocessing.set_start_method("spawn", force=True)
+        with closing(made("async", "spawn at init", timeout_seconds=20)) as env, torch.inference_mode():
+            played(env)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
+@BOTH
+def test_an_alarm_of_an_environment_does_not_ring_outside_its_calls(backend):
+    with closing(made(backend, "set an alarm at step")) as env:
+        env.reset()
+        for _ in range(2):
+            env.step(torch.zeros(2, 2))
+            time.sleep(0.05)
+    assert (signal.getitimer(signal.ITIMER_REAL), signal.getsignal(signal.SIGALRM)) == ((0, 0), signal.SIG_DFL)
+
+
+def test_an_alarm_of_an_environment_rings_within_its_calls(monkeypatch):
+    monkeypatch.setitem(DEEDS, "hang", lambda env: env.clock == 2 and time.sleep(60))
+    monkeypatch.setattr(Plain, "seen", lambda env: (set_an_alarm(env), np.zeros(2, np.float32))[1])
+    assert "episode 1 (seed 1139743562), step 2: it raised TimeoutError: the simulator is late" in fault(
+        made("sync", "hang at step", batch_size=1)
+    )
+
+
+def test_an_alarm_of_the_run_outlives_calls():
+    rings = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rings.append(1))
+    try:
+        with closing(made("sync", "set an alarm at step")) as env:
+            env.reset()
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            env.step(torch.zeros(2, 2))
+            time.sleep(0.3)
+        assert rings == [1]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def hurried():
+    with closing(made("sync", "hurry at reset", timeout_seconds=5)) as env:
+        env.reset()
+        env.step(torch.zeros(2, 2))
+
+
+def test_an_environment_whose_sleeps_take_no_time_is_not_ended_early(monkeypatch):
+    def compute(env):
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            time.sleep(1)
+
+    # The clock of a limit does not depend on it; what looks after that clock would count the pauses.
+    monkeypatch.setitem(DEEDS, "hurry", lambda env: (hurry(env), compute(env)))
+    process = multiprocessing.get_context("fork").Process(target=hurried)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+
+
+def test_an_environment_has_clocks_of_its_own():
+    real = time.monotonic
+    with closing(made("sync", "freeze at init")) as env:
+        assert time.monotonic is real
+        played(env)
+        with env._episodes.guard:
+            assert time.monotonic() == time.perf_counter() == 1.7e9
+    assert time.monotonic is real
 
 
 @pytest.mark.parametrize("odd", ["raise what is not pickled", "raise what is not unpickled"])

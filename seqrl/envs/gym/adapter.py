@@ -70,6 +70,7 @@ class GymnasiumEnv(BatchedEnv):
         self.batch_size, self.device = batch_size, torch.device(device)
         self._id, self._render_mode = id, (kwargs or {}).get("render_mode")
         request = EnvRequest(id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
+        self._is_closed = False
         self._episodes, choice = episodes(request, backend)
         self.backend, self.backend_reason = choice.backend, choice.why
         self.notes: list[str] = []
@@ -156,9 +157,16 @@ class GymnasiumEnv(BatchedEnv):
 
     def close(self) -> None:
         """End the environment's processes; may be called twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
             with self._guarded():
-                self._episodes.envs.close()
+                try:
+                    self._episodes.envs.close()
+                finally:
+                    # Whatever an environment does when it is collected, it does here.
+                    delattr(self._episodes, "envs")
         except FaultyEnvError as error:
             # Everything played so far is still valid.
             log.warning("closing: %s", error, exc_info=error)

@@ -1,6 +1,5 @@
 """Picks the backend for env.backend=auto by a short measurement."""
 
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from seqrl.envs.gym.processes import ProcessEach
 from seqrl.envs.gym.registry import MISSING_PACKAGE, explained
 from seqrl.envs.gym.resets import AutoresetError
 from seqrl.errors import EnvError, described
+from seqrl.machine import perf_counter
 
 # A measurement ends at whichever comes first.
 SECONDS, STEPS = 0.1, 500
@@ -95,7 +95,7 @@ def side_by_side(request: EnvRequest) -> float:
         return rate(play)
 
 
-def rate(play: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> float:
+def rate(play: Callable[[], int], clock: Callable[[], float] = perf_counter) -> float:
     """Steps per second of `play`, which returns how many steps it played."""
     # The first step includes one-time work.
     play()

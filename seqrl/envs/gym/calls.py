@@ -4,11 +4,14 @@
 import signal
 import sys
 import threading
+import time
 from _signal import getsignal, pthread_sigmask, setitimer  # type: ignore[import-not-found]
 from _signal import signal as set_handler
 from collections.abc import Callable
 from contextlib import suppress
+from operator import attrgetter
 from os import chdir, getcwd
+from traceback import clear_frames
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -28,6 +31,8 @@ GRACE_SECONDS = 1.0
 KEPT = (signal.SIGINT, signal.SIGTERM)
 # As Python does it, but what it raises can be told from an environment that raises KeyboardInterrupt.
 CTRL_C = OwnHandler(signal.default_int_handler)
+# As setitimer has it.
+NO_ALARM = (0.0, 0.0)
 # Of float64.
 TINIEST = 5e-324
 
@@ -51,6 +56,16 @@ def _default_device() -> Any:
     return default_device.CURRENT_DEVICE
 
 
+# What a simulator replaces to run faster than real time, or to stop the clock.
+CLOCKS = ("sleep", "time", "monotonic", "perf_counter", "process_time")
+_clocks = attrgetter(*CLOCKS)
+
+
+def _set_clocks(functions: tuple[Any, ...]) -> None:
+    for name, function in zip(CLOCKS, functions, strict=True):
+        setattr(time, name, function)
+
+
 def _detects_anomalies() -> tuple[bool, bool]:
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
@@ -71,6 +86,7 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (_flushes_denormal, torch.set_flush_denormal),
     (np.geterr, lambda reactions: np.seterr(**reactions)),
     (_folder, _enter),
+    (lambda: _clocks(time), _set_clocks),
     (lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
     (lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
 )
@@ -98,6 +114,13 @@ def is_own_fault(error: BaseException) -> bool:
     return isinstance(error, OverdueError) or not is_from_signal(error)
 
 
+def let_go(error: BaseException | None) -> None:
+    """Keep no environment by the frames of what was raised: one may do much when it is collected, or wait."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 class Player(Protocol):
     """An environment that can say what is wrong with it."""
 
@@ -113,6 +136,7 @@ class Guard:
 
     Within it, torch computes gradients, torch and NumPy have the settings that the environments left behind, and the
     working folder and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
+    Without a limit an alarm that they set goes on within it alone; with one there is none but that of the limit.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -123,6 +147,9 @@ class Guard:
         self._learning = torch.inference_mode(False)
         # Settings that environments changed, by place in SETTINGS.
         self._changed: dict[int, Any] = {}
+        # The alarm that environments set, and its handler, if they set one.
+        self._alarm = NO_ALARM
+        self._rings: Any = None
 
     def __enter__(self) -> None:
         self._depth += 1
@@ -147,6 +174,9 @@ class Guard:
         self._depth -= 1
         if self._depth:
             return
+        with suppress(OverdueError):
+            let_go(error)
+        self.playing = None
         self._stop_the_clock()
         if self._changed or [get() for get, _ in SETTINGS] != self._settings:
             self._put_settings_back()
@@ -177,22 +207,33 @@ class Guard:
                 self._changed.pop(place, None)
 
     def _start_the_clock(self) -> None:
+        if not self._in_main_thread:
+            return
         self._parts_left = PARTS
-        if self._has_clock:
-            self._rings = set_handler(signal.SIGALRM, self._ring)
-            part = self.seconds / PARTS  # type: ignore[operator]
-            setitimer(signal.ITIMER_REAL, part, part)
+        self._rang_before = getsignal(signal.SIGALRM)
+        handler, alarm = self._rings, self._alarm
+        if self.seconds is not None:
+            handler, alarm = self._ring, (self.seconds / PARTS, self.seconds / PARTS)
             WATCHDOG.watch(self)
+        if handler is not None:
+            set_handler(signal.SIGALRM, handler)
+        self._alarm_before = setitimer(signal.ITIMER_REAL, *alarm)
 
     def _stop_the_clock(self) -> None:
-        if self._has_clock:
+        if not self._in_main_thread:
+            return
+        alarm = setitimer(signal.ITIMER_REAL, 0)
+        handler = getsignal(signal.SIGALRM)
+        if self.seconds is not None:
             WATCHDOG.rest()
-            setitimer(signal.ITIMER_REAL, 0)
-            set_handler(signal.SIGALRM, self._rings)
-
-    @property
-    def _has_clock(self) -> bool:
-        return self.seconds is not None and self._in_main_thread
+        else:
+            self._alarm = alarm
+            if handler is not self._rang_before:
+                self._rings = handler
+        if handler is not self._rang_before and self._rang_before is not None:
+            set_handler(signal.SIGALRM, self._rang_before)
+        if self._alarm_before != NO_ALARM:
+            setitimer(signal.ITIMER_REAL, *self._alarm_before)
 
     def _ring(self, *_: Any) -> None:
         self._parts_left -= 1

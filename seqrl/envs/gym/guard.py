@@ -3,7 +3,6 @@
 import logging
 import math
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +14,14 @@ import torch
 from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
-from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault
+from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault, let_go
 from seqrl.envs.gym.elements import OutsideError, element, named
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
+from seqrl.machine import monotonic
 from seqrl.spaces import ACTION_MASK, Array, Packed
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ API = (
     "reward, terminated, truncated, info"
 )
 
+# Stands for an environment that was closed.
+CLOSED: gymnasium.Env[Any, Any] = gymnasium.Env()
 # At most this long, or one step, so that an environment that hangs is told from an episode that is long.
 REPLAY_SECONDS = 0.1
 REWARD_AND_END = struct.Struct("<d??")
@@ -182,11 +184,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         number, actions   of every environment, by index
         """
         self._episode = int(number[self.index])
-        steps, observation, deadline = 0, None, time.monotonic() + REPLAY_SECONDS
+        steps, observation, deadline = 0, None, monotonic() + REPLAY_SECONDS
         for action in actions[self.index]:
             observation = self.step(action)[0]
             steps += 1
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 break
         return steps, observation
 
@@ -208,6 +210,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 if not is_own_fault(error):
                     raise
                 failed = error
+            # It is collected here, where the time is limited.
+            let_go(failed)
+            self.env = CLOSED
         if failed is not None:
             log.warning("environment %d failed to close: %s", self.index, described(failed), exc_info=failed)
 

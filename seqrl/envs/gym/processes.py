@@ -6,7 +6,6 @@ import os
 import pickle
 import queue
 import signal
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ from seqrl.envs.gym.calls import PARTS, LostError, OverdueError
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.watchdog import WATCHDOG
 from seqrl.errors import FaultyEnvError, described
-from seqrl.machine import end_with_parent, forget_handlers, hear, keep, let_go
+from seqrl.machine import end_with_parent, forget_handlers, hear, keep, let_go, monotonic
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,8 @@ class ProcessEach(AsyncVectorEnv):
         try:
             super().__init__(
                 [partial(_model_here, os.getpid(), model, single) for single in singles],
+                # An environment may have set another way for this process.
+                context="fork",
                 daemon=False,
                 worker=partial(_work, self._group.number),
                 **VECTOR_OPTIONS,
@@ -83,13 +84,13 @@ class ProcessEach(AsyncVectorEnv):
         None: `timeout_seconds`, or 5 if there is no limit.
         """
         patience = 0.0 if terminate else timeout or self.timeout_seconds or 5.0
-        deadline = time.monotonic() + patience
+        deadline = monotonic() + patience
         # A process that failed has no pipe, one that died a broken one; Gymnasium would wait for an answer from either.
         for pipe in filter(None, self.parent_pipes):
             with suppress(OSError):
                 pipe.send(("close", None))
         for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+            process.join(max(0.0, deadline - monotonic()))
         self._kill()
 
     def _kill(self) -> None:
@@ -215,9 +216,10 @@ def _be_deaf() -> None:
 def _modelled(single: Callable[[], GuardedEnv]) -> SimpleNamespace:
     """What Gymnasium asks of an environment in the parent, of one that is closed again."""
     env = single()
-    env.close()
     asked = ("metadata", "render_mode", "observation_space", "action_space")
-    return SimpleNamespace(**{name: getattr(env, name) for name in asked}, close=lambda: None)
+    model = SimpleNamespace(**{name: getattr(env, name) for name in asked}, close=lambda: None)
+    env.close()
+    return model
 
 
 def _model_here(home: int, model: SimpleNamespace, single: Callable[[], GuardedEnv]) -> Any:

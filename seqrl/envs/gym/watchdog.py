@@ -4,18 +4,17 @@ import logging
 import os
 import sys
 import threading
-import time
 import traceback
 from typing import Protocol
 
 from seqrl.errors import FaultyEnvError
-from seqrl.machine import end_at_once
+from seqrl.machine import end_at_once, monotonic, sleep
 
 log = logging.getLogger(__name__)
 
 # After its limit a call gets this long to end, and with it everything that begins meanwhile, such as a close.
 LAST_SECONDS = 5.0
-# Bounds on the time between two looks; what passes between two counts once, also if the process is suspended.
+# Bounds on the time between two looks; no more counts between two, also if the process is suspended.
 OFTEN, SELDOM = 0.05, 1.0
 
 
@@ -56,19 +55,20 @@ class Watchdog:
         self._call = self._thread = None
 
     def _look(self) -> None:
-        before, waited = None, 0.0
+        before, waited, looked = None, 0.0, monotonic()
         while True:
             call = self._call
             limit = call.seconds if call is not None else None
             pause = SELDOM if limit is None else min(SELDOM, max(OFTEN, limit / 10))
             now = None if call is None or limit is None else (call, call.entered)
-            waited = waited + pause if now is not None and now == before else 0.0
+            passed, looked = monotonic() - looked, monotonic()
+            waited = waited + min(passed, pause) if now is not None and now == before else 0.0
             if call is not None and limit is not None and waited > limit + LAST_SECONDS:
                 stack = traceback.format_stack(sys._current_frames().get(threading.main_thread().ident or 0))
                 log.error("defeats the time limit\n%s", "".join(stack))
                 end_at_once(call.fault())
             before = now
-            time.sleep(pause)
+            sleep(pause)
 
 
 WATCHDOG = Watchdog()
