@@ -69,6 +69,16 @@ def test_a_logger_that_fails_is_said_once_and_tried_again(outputs, said):
     assert [step for step, _ in firm.rows] == [0, 1, 2, 3, 4, 5, -1]
 
 
+def test_a_logger_that_fails_does_not_work_again_because_it_has_nothing_to_wait_for(outputs, said):
+    outputs.loggers["fickle"].fails = True
+    run = small_run()
+    for step in range(3):
+        outputs.write({"x": 1.0}, step)
+        assert outputs.save(run)
+    outputs.loggers["fickle"].fails = False
+    assert len(said) == 1
+
+
 def test_a_checkpoint_that_cannot_be_written_is_said_and_the_older_one_survives(outputs, said, tmp_path):
     run = small_run()
     assert outputs.save(run)
