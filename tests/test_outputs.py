@@ -154,6 +154,21 @@ def test_a_run_whose_folder_was_moved_leaves_the_one_begun_in_its_place_alone(sa
     assert not folder.exists()
 
 
+def test_how_to_go_on_says_what_is_saved_and_whether_the_folder_is_still_there(said, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Outputs(folder, said.append) as outputs:
+        assert outputs.advice() == f"Continue with resume={folder}"
+        older = f"Continue from an older checkpoint (the newest could not be saved) with resume={folder}"
+        assert outputs.advice(saved=False) == older
+        folder.rename(tmp_path / "moved")
+        for _ in range(2):
+            assert outputs.advice().startswith(f"Its folder {folder} was moved away or removed, and what came after")
+            assert f"resume={folder}" not in outputs.advice()
+            # One begun in its place is none to go on with.
+            folder.mkdir(exist_ok=True)
+
+
 def test_a_failure_is_dumped_as_plain_data(outputs, tmp_path):
     path = outputs.dump("not_finite.pt", {"gradients": {"a": torch.ones(2)}})
     assert path == tmp_path / "not_finite.pt"

@@ -177,6 +177,16 @@ class Outputs:
             )
         self.note(status="finished", result=score, **{name.replace("/", "_"): value for name, value in result.items()})
 
+    def advice(self, saved: bool = True) -> str:
+        """How to go on with the run that ends now; `saved` with all it has learned, or not."""
+        if not self.manifest.is_in_own_folder():
+            return (
+                f"Its folder {self.folder} was moved away or removed, and what came after is not saved. "
+                "If it was moved, continue from there, resume=<its new path>"
+            )
+        how = "" if saved else "from an older checkpoint (the newest could not be saved) "
+        return f"Continue {how}with {self.how_to_go_on}"
+
     def dump(self, name: str, evidence: dict[str, Any]) -> Path | None:
         """Write what explains a failure into the run folder; return where, None if that failed too."""
         data = io.BytesIO()
