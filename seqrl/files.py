@@ -69,8 +69,8 @@ class Lines:
 
     def insist_on_path(self) -> None:
         """Raise OSError if it is another file now that has the name."""
-        if not os.path.samestat(os.fstat(self._file), os.stat(self._path, follow_symlinks=False)):
-            raise OSError(f"{self._path} was replaced by another")
+        if self._path.is_symlink() or not is_still(self._file, self._path):
+            raise OSError(f"{self._path} was moved away, or replaced by another")
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
@@ -225,6 +225,20 @@ def refuse_link(path: Path) -> None:
     """Raise OSError if a link stands in the place of a folder."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, "is a link, and could lead anywhere", str(path))
+
+
+def is_still(descriptor: int, path: Path) -> bool:
+    """Whether a path names what was opened there, and not another thing, or nothing, by now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def insist_on_folder(descriptor: int, folder: Path) -> None:
+    """Raise OSError if a folder is not the one that was opened: what is written there would be another run's."""
+    if not is_still(descriptor, folder):
+        raise OSError(f"{folder} was moved away, and nothing more is written there")
 
 
 def remove_strays(folder: Path) -> None:

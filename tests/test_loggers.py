@@ -6,13 +6,14 @@ import math
 import struct
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
@@ -114,9 +115,47 @@ def test_a_table_that_was_replaced_by_another_runs_is_left_alone(tmp_path):
     (tmp_path / "run").rename(tmp_path / "moved")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.csv").write_text("env_steps,a\n7,7.0\n")
-    with pytest.raises(OSError, match="was replaced by another"):
+    with pytest.raises(OSError, match="was moved away, or replaced by another"):
         logger.write({"b": 1.0}, 2)
     assert (tmp_path / "run" / "metrics.csv").read_text() == "env_steps,a\n7,7.0\n"
+
+
+@pytest.mark.parametrize("kind", [TensorBoard, Csv, Jsonl])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_no_logger_makes_a_folder_in_place_of_one_that_was_moved_or_writes_into_it(tmp_path, kind, replaced):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    logger = kind(folder)
+    logger.begin(About("run"))
+    logger.write({"a": 1.0}, 1)
+    if kind is TensorBoard:
+        logger._writer.flush()
+    folder.rename(tmp_path / "moved")
+    if replaced:
+        folder.mkdir()
+    # What has its file open goes on there; what would have to open it by name says so, however often it tries.
+    for step in (2, 3):
+        with pytest.raises(OSError, match="was moved away") if kind is not Jsonl else nullcontext():
+            logger.write({"b": 1.0}, step)
+    with suppress(OSError):
+        logger.end("failed")
+    logger.close()
+    assert not replaced or not list(folder.iterdir())
+    assert replaced or not folder.exists()
+
+
+def test_tensorboard_goes_on_in_a_folder_that_was_moved_back(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    logger = TensorBoard(folder)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(OSError, match="was moved away"):
+        logger.write({"a": 1.0}, 1)
+    (tmp_path / "moved").rename(folder)
+    logger.write({"a": 2.0}, 2)
+    logger.close()
+    events = EventAccumulator(str(folder)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("a")] == [(2, 2.0)]
 
 
 def test_csv_keeps_its_rows_if_a_column_cannot_be_added(tmp_path, monkeypatch):

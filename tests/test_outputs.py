@@ -69,6 +69,16 @@ def test_a_logger_that_fails_is_said_once_and_tried_again(outputs, said):
     assert [step for step, _ in firm.rows] == [0, 1, 2, 3, 4, 5, -1]
 
 
+def test_a_logger_that_fails_does_not_work_again_because_it_has_nothing_to_wait_for(outputs, said):
+    outputs.loggers["fickle"].fails = True
+    run = small_run()
+    for step in range(3):
+        outputs.write({"x": 1.0}, step)
+        assert outputs.save(run)
+    outputs.loggers["fickle"].fails = False
+    assert len(said) == 1
+
+
 def test_a_checkpoint_that_cannot_be_written_is_said_and_the_older_one_survives(outputs, said, tmp_path):
     run = small_run()
     assert outputs.save(run)
@@ -142,6 +152,21 @@ def test_a_run_whose_folder_was_moved_leaves_the_one_begun_in_its_place_alone(sa
     moved = f"OSError: {folder} was moved away, and nothing more is written there. Training continues and will retry."
     assert said == [f"warning: {name}: {moved}" for name in ("checkpoint", "manifest", "not_finite.pt")]
     assert not folder.exists()
+
+
+def test_how_to_go_on_says_what_is_saved_and_whether_the_folder_is_still_there(said, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Outputs(folder, said.append) as outputs:
+        assert outputs.advice() == f"Continue with resume={folder}"
+        older = f"Continue from an older checkpoint (the newest could not be saved) with resume={folder}"
+        assert outputs.advice(saved=False) == older
+        folder.rename(tmp_path / "moved")
+        for _ in range(2):
+            assert outputs.advice().startswith(f"Its folder {folder} was moved away or removed, and what came after")
+            assert f"resume={folder}" not in outputs.advice()
+            # One begun in its place is none to go on with.
+            folder.mkdir(exist_ok=True)
 
 
 def test_a_failure_is_dumped_as_plain_data(outputs, tmp_path):

@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 from seqrl.config.command_line import arguments
 from seqrl.config.settle import changes, keep_backend
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.runs.resume import circumstances
+from seqrl.runs.resume import circumstances, nothing_left
+from seqrl.runs.run import Budget
 
 
 @pytest.fixture
@@ -111,3 +112,26 @@ def test_a_configuration_alone_sends_no_curves_elsewhere(tmp_path, capsys):
     assert arguments([f"resume={tmp_path}", "logger=mlflow"])[0] == "logger=mlflow"
     (tmp_path / "config.yaml").write_text("logger: {mlflow: {tracking_uri: 'sqlite:///outputs/mlflow.db'}}")
     assert arguments([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("episodes", "total_steps", "change", "spent"),
+    [
+        (12, 100, "episodes: None -> 12", "total_steps=100 was"),
+        (3, 400, "total_steps: None -> 400", "episodes=3 was"),
+        (2, None, "episodes: 3 -> 2", "episodes=2 was"),
+        (3, 100, "total_steps: 90 -> 100", "episodes=3 and total_steps=100 were"),
+        # There is something left, or nobody asks for more.
+        (12, 400, "total_steps: 100 -> 400", None),
+        (3, None, "algorithm.gamma: 0.9 -> 0.8", None),
+        (None, 100, "env.total_steps: 1 -> 2", None),
+    ],
+)
+def test_a_budget_that_adds_nothing_to_a_run_is_pointed_out_with_the_one_that_ended_it(
+    episodes, total_steps, change, spent
+):
+    """Two environments each ended three episodes, in 120 steps."""
+    cfg = OmegaConf.create({"episodes": episodes, "total_steps": total_steps})
+    budget = Budget(episodes and 2 * episodes, total_steps, steps=120, episodes=6)
+    line = nothing_left(cfg, ["seed: 0 -> 1", change], budget)
+    assert (line is None) if spent is None else line.startswith(f"warning: nothing was left: {spent} spent before. ")

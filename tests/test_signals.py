@@ -40,12 +40,9 @@ def test_signals_mean_what_they_did_before_when_the_run_is_over():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_what_could_not_be_saved_is_said_with_how_to_go_on():
+def test_a_run_that_was_stopped_says_by_what_and_how_to_go_on():
     stop = Stop()
     stop._hear(signal.SIGTERM, None)
-    assert str(stop.error("resume=x", saved=True)) == "stopped by SIGTERM. Continue with resume=x"
-    error = stop.error("resume=x", saved=False)
-    assert str(error) == (
-        "stopped by SIGTERM. Continue from an older checkpoint (the newest could not be saved) with resume=x"
-    )
+    error = stop.error("Continue with resume=x")
+    assert str(error) == "stopped by SIGTERM. Continue with resume=x"
     assert error.exit_code == 143

@@ -1,10 +1,12 @@
 """TensorBoard: the curves, and a row in the table of its HParams tab."""
 
+import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from seqrl.files import insist_on_folder
 from seqrl.loggers.base import About, Logger, Row
 from seqrl.machine import wall_time
 from seqrl.text import dotted
@@ -30,6 +32,8 @@ class TensorBoard(Logger):
         self._open_hparams = partial(FileWriter, str(folder), filename_suffix=".hparams")
         # The run will write again whatever it wrote after the checkpoint that it resumes from.
         self._writer: SummaryWriter | None = self._open(purge_step=env_steps + 1 if env_steps else None)
+        # A writer opens its file by name for every event, and a new one makes a folder that is not there.
+        self._held: int | None = os.open(folder, os.O_RDONLY)
         self._hparams: FileWriter | None = None
 
     def begin(self, about: About) -> None:
@@ -42,6 +46,7 @@ class TensorBoard(Logger):
         self._hparams.flush()
 
     def write(self, row: Row, env_steps: int) -> None:
+        self._insist_on_folder()
         self._writer = self._writer or self._open()
         try:
             for name, value in row.items():
@@ -52,13 +57,22 @@ class TensorBoard(Logger):
             raise
 
     def end(self, status: str) -> None:
+        self._insist_on_folder()
         if self._hparams:
             self._hparams.add_summary(_ended(status))
 
     def close(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
         for writer in (self._writer, self._hparams):
             if writer:
                 writer.close()
+
+    def _insist_on_folder(self) -> None:
+        """Raise OSError if the folder was moved away or removed, so that none is made in its place."""
+        if self._held is not None:
+            insist_on_folder(self._held, self._folder)
 
 
 def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:

@@ -27,6 +27,7 @@ from seqrl.packages import fault_of_target
 from seqrl.runner import Runner
 from seqrl.runs.checkpoint import Checkpoints
 from seqrl.runs.evaluator import Evaluator
+from seqrl.runs.resume import nothing_left
 from seqrl.runs.run import Budget, Run
 from seqrl.text import masked, nearest
 
@@ -69,6 +70,8 @@ def open_run(settled: Settled, device: Device, checkpoints: Checkpoints, say: Ca
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
     for change in settled.changes:
         say(f"changed: {change}")
+    if line := nothing_left(cfg, settled.changes, run.budget):
+        say(line)
     return run
 
 

@@ -39,7 +39,7 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
         run.clock.lap("other")
     saved = outputs.save(run)
     if stop.wanted:
-        raise stop.error(outputs.how_to_go_on, saved)
+        raise stop.error(outputs.advice(saved))
     return result
 
 
@@ -57,7 +57,7 @@ def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, stop: Stop)
 
     def ask() -> None:
         if stop.wanted:
-            raise stop.error(outputs.how_to_go_on, outputs.saved)
+            raise stop.error(outputs.advice(outputs.saved))
 
     if result := evaluator.row(run.algorithm.network, ask):
         outputs.write(result, run.budget.steps)
@@ -77,7 +77,8 @@ def _iterate(run: Run, outputs: Outputs) -> Row:
         return run.iterate()
     except NotFiniteError as error:
         dump = outputs.dump("not_finite.pt", error.evidence)
-        raise NotFiniteError(f"{error} Continue with {outputs.how_to_go_on}. What led to it is in {dump}.") from error
+        where = f" What led to it is in {dump}." if dump else ""
+        raise NotFiniteError(f"{error} {outputs.advice()}.{where}") from error
 
 
 def _is_due(interval: int, run: Run) -> bool:

@@ -19,7 +19,17 @@ import seqrl
 from seqrl.config.begun import can_go_on
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError, StoppedError, TakenError
-from seqrl.files import DEEPEST, fault, json_of, links, read_text, remove_strays, write
+from seqrl.files import (
+    DEEPEST,
+    fault,
+    insist_on_folder,
+    is_still,
+    json_of,
+    links,
+    read_text,
+    remove_strays,
+    write,
+)
 from seqrl.machine import keep, let_go, sleep
 from seqrl.runs.refusal import forget_log, remove_if_empty
 from seqrl.text import masked
@@ -115,15 +125,11 @@ class Manifest:
 
     def is_in_own_folder(self) -> bool:
         """Whether the folder is still where the run began, and none has been begun in its place."""
-        try:
-            return os.path.samestat(os.fstat(self._held), os.stat(self.path.parent))
-        except FileNotFoundError:
-            return False
+        return is_still(self._held, self.path.parent)
 
     def insist_on_own_folder(self) -> None:
         """Raise OSError if what is written there would be another run's."""
-        if not self.is_in_own_folder():
-            raise OSError(f"{self.path.parent} was moved away, and nothing more is written there")
+        insist_on_folder(self._held, self.path.parent)
 
     def _claim(self) -> None:
         # The system lets go of the folder when the process ends, however it ends.

@@ -95,7 +95,7 @@ class Outputs:
         self._last_words.__exit__(None, None, None)
         for name, logger in self.loggers.items():
             self._attempt(f"logger {name}", partial(logger.end, ending(error)))
-            self._attempt(f"logger {name}", logger.close)
+            self._attempt(f"logger {name}", logger.close, recovers=False)
         self.manifest.__exit__(kind, error, traceback)
         if self._is_refusal(error):
             self.manifest.withdraw()
@@ -154,7 +154,7 @@ class Outputs:
         state = run.state_dict()
         for name, logger in self.loggers.items():
             # The curves that a checkpoint presumes are on the disk before it.
-            self._attempt(f"logger {name}", logger.sync)
+            self._attempt(f"logger {name}", logger.sync, recovers=False)
 
         def save() -> None:
             self.manifest.insist_on_own_folder()
@@ -177,6 +177,16 @@ class Outputs:
             )
         self.note(status="finished", result=score, **{name.replace("/", "_"): value for name, value in result.items()})
 
+    def advice(self, saved: bool = True) -> str:
+        """How to go on with the run that ends now; `saved` with all it has learned, or not."""
+        if not self.manifest.is_in_own_folder():
+            return (
+                f"Its folder {self.folder} was moved away or removed, and what came after is not saved. "
+                "If it was moved, continue from there, resume=<its new path>"
+            )
+        how = "" if saved else "from an older checkpoint (the newest could not be saved) "
+        return f"Continue {how}with {self.how_to_go_on}"
+
     def dump(self, name: str, evidence: dict[str, Any]) -> Path | None:
         """Write what explains a failure into the run folder; return where, None if that failed too."""
         data = io.BytesIO()
@@ -189,7 +199,18 @@ class Outputs:
 
         return path if self._attempt(name, put, OSError) else None
 
-    def _attempt(self, name: str, action: Callable[[], object], error: type[Exception] = Exception) -> bool:
+    def _attempt(
+        self,
+        name: str,
+        action: Callable[[], object],
+        error: type[Exception] = Exception,
+        *,
+        recovers: bool = True,
+    ) -> bool:
+        """Do it; return whether it went well. The first failure of a name is said, and that it works again.
+
+        recovers   whether success means that the name works again: many loggers have nothing to wait for
+        """
         try:
             action()
         except error as failure:
@@ -198,7 +219,7 @@ class Outputs:
                 log.warning("%s", name, exc_info=failure)
             self._failing.add(name)
             return False
-        if name in self._failing:
+        if name in self._failing and recovers:
             self.say(f"{name}: works again")
             self._failing.remove(name)
         return True

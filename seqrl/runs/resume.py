@@ -4,6 +4,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
+from seqrl.runs.run import Budget
 from seqrl.text import dotted
 
 
@@ -13,6 +16,16 @@ def how_to_go_on(folder: Path, trusted: Collection[str], config_dir: str | None)
     words += [f"trust=[{','.join(trusted)}]"] if trusted else []
     words += [f"--config-dir {config_dir}"] if config_dir else []
     return " ".join(words)
+
+
+def nothing_left(cfg: DictConfig, changes: Collection[str], budget: Budget) -> str | None:
+    """A warning for a run that goes on with another budget, and has nothing to do: one of its limits was reached."""
+    spent = [key for key, share in budget.shares.items() if share >= 1]
+    if not spent or not any(change.startswith(("episodes:", "total_steps:")) for change in changes):
+        return None
+    limits = " and ".join(f"{key}={cfg[key]}" for key in spent)
+    was, it = ("were", "them") if len(spent) > 1 else ("was", "it")
+    return f"warning: nothing was left: {limits} {was} spent before. To train further, raise {it}, too."
 
 
 def circumstances(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -43,11 +43,10 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def error(self, how_to_go_on: str, saved: bool) -> StoppedError:
-        """What ends the run, with the exit code that shells expect of a signal."""
+    def error(self, advice: str) -> StoppedError:
+        """What ends the run, with the exit code that shells expect of a signal. `advice` says how to go on."""
         assert self.wanted is not None
-        how = "" if saved else "from an older checkpoint (the newest could not be saved) "
-        return StoppedError(f"stopped by {self.wanted.name}. Continue {how}with {how_to_go_on}", 128 + self.wanted)
+        return StoppedError(f"stopped by {self.wanted.name}. {advice}", 128 + self.wanted)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._heard is None:

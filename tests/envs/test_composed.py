@@ -1,5 +1,6 @@
 from contextlib import closing
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -139,6 +140,55 @@ def test_a_setting_that_does_not_match_the_observation_is_refused_in_one_line(mo
     with pytest.raises(EnvError) as error:
         make(**more)
     assert str(error.value) == message
+
+
+TWO, BOX = spaces.Discrete(2), spaces.Box(-1, 1, (2,))
+
+
+class Composed(gymnasium.Env):
+    """Has any spaces, and shows and asserts their elements."""
+
+    def __init__(self, observation_space=TWO, action_space=TWO):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+gymnasium.register("test/Composed-v0", Composed, disable_env_checker=True)
+
+
+def composed(**kwargs):
+    return GymnasiumEnv("test/Composed-v0", 2, 0, backend="sync", kwargs=kwargs)
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "places"),
+    [
+        (spaces.Dict({"a.b": TWO, "a": spaces.Dict({"b": BOX})}), "a.b", ("['a']['b']", "['a.b']")),
+        (spaces.Dict({"a.0": TWO, "a": spaces.Tuple([BOX])}), "a.0", ("['a'][0]", "['a.0']")),
+        (spaces.Dict({1: TWO, "1": BOX}), "1", ("[1]", "['1']")),
+        (spaces.Dict({"": spaces.Dict({"a": TWO}), "a": BOX}), "a", ("['']['a']", "['a']")),
+    ],
+)
+@pytest.mark.parametrize("what", ["observation", "action"])
+def test_two_parts_with_one_name_are_refused_and_both_are_named(space, name, places, what):
+    with pytest.raises(EnvError, match=rf"^env\.id: two parts of the {what} have one name, '{name}' ") as it:
+        composed(**{f"{what}_space": space})
+    assert all(f"{what}{place}" in str(it.value) for place in places)
+
+
+def test_a_part_without_a_name_is_one_like_others():
+    parts = spaces.Dict({"": TWO, "b": BOX})
+    with closing(composed(observation_space=parts, action_space=parts)) as env:
+        assert env.observation_space.split(env.reset())["b"].shape == (2, 2)
+        runner = Runner(env, small_network(env), 4, 0, torch.Generator().manual_seed(0))
+        assert runner.collect().action.shape == (4, 2, 3)
 
 
 def test_a_part_that_is_not_finite_is_named(monkeypatch):

@@ -79,6 +79,14 @@ OUTSIDE = [
     (spaces.Box(-1, 1, (2,)), np.array([None, 1]), "its observation is made of object, not of numbers"),
     (spaces.Box(-1, 1, (2,)), np.array([1j, 1]), "its observation is made of complex128, not of numbers"),
     (spaces.Box(-1, 1, (2,), np.float64), np.array([0, 1e300]), r"its observation has 1e\+300, which float32 cannot"),
+    (spaces.Box(0, 9, (2,), np.int64), np.array([0, 10**9 + 1]), "its observation has 1000000001, which float32 would"),
+    (spaces.Box(0, 9, (), np.uint64), np.uint64(2**64 - 1), "its observation has 18446744073709551615, which float32"),
+    (spaces.Box(-1, 1, (2,)), np.array([0, -(2**24) - 1]), "its observation has -16777217, which float32 would change"),
+    (
+        several(a=spaces.Box(0, 9, (1,), np.int32)),
+        {"a": [2**24 + 1], "b": 0},
+        "its observation 'a' has 16777217, which",
+    ),
     (
         several(a=spaces.Discrete(3)),
         {"a": 3, "b": 0},
@@ -115,6 +123,7 @@ def test_what_the_space_does_not_have_is_named_with_environment_episode_and_step
         (spaces.MultiDiscrete([3, 4]), [2, 3], [2, 3]),
         (spaces.MultiBinary(2), np.array([True, False]), [1, 0]),
         (spaces.Box(0, 9, (2,), np.int64), np.array([3.0, 4.0]), [3, 4]),
+        (spaces.Box(0, 9, (3,), np.int64), np.array([2**24, -(2**24) - 2, 10**9]), [2**24, -(2**24) - 2, 10**9]),
         (spaces.Box(-1, 1, (2,)), np.array([1, 0]), [1, 0]),
         # The bounds of a Box are no choices: the policy sees what is shown.
         (spaces.Box(0, 1, (2,), np.uint8), np.array([7, 0]), [7, 0]),

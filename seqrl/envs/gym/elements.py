@@ -9,6 +9,9 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from seqrl.spaces import Array
 
+# Beyond it, float32 holds only some of the whole numbers.
+EXACT = 2**24
+
 Reading = Callable[[Any], Any]
 """Returns what was shown, with the dtype of its space if it had to be converted; raises OutsideError."""
 
@@ -45,7 +48,7 @@ def element(space: Space[Any], what: str = "its observation") -> Reading:
 def of_dtype(dtype: Any, what: str = "its observation") -> Reading:
     """Read numbers, one element or a batch: of any dtype if that of the space is a float, else whole ones that fit."""
     if np.issubdtype(dtype, np.floating):
-        return lambda shown: shown if _kind(shown) == "f" else _number(shown, what)
+        return lambda shown: shown if _kind(shown) == "f" else _exact(_number(shown, what), what)
     low, high = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
 
     def whole(shown: Any) -> Any:
@@ -57,10 +60,13 @@ def of_dtype(dtype: Any, what: str = "its observation") -> Reading:
 
 
 def as_float32(shown: Array, what: str = "its observation") -> Array:
-    """A batch of numbers as float32, copied; raises OutsideError if one is too large for that."""
+    """A batch of numbers as float32, copied; raises OutsideError if one is too large for that.
+
+    Real numbers are rounded; a whole one must stay what it is, as it may be the name of something.
+    """
     try:
         with np.errstate(over="raise"):
-            return np.array(shown, np.float32)
+            return np.array(_exact(shown, what), np.float32)
     except FloatingPointError:
         beyond = np.isfinite(shown) & (np.abs(shown) > np.finfo(np.float32).max)
         number, row = shown[beyond].flat[0], int(beyond.nonzero()[0][0])
@@ -101,6 +107,24 @@ def _number(shown: Any, what: str) -> Array:
     given = np.asarray(shown)
     if given.dtype.kind not in "biuf":
         raise OutsideError(f"{what} is made of {given.dtype}, not of numbers")
+    return given
+
+
+def _exact(given: Array, what: str) -> Array:
+    """Numbers of which float32 changes no whole one; raises OutsideError for the first that it does."""
+    if given.dtype.kind not in "iu" or given.dtype.itemsize < np.dtype(np.float32).itemsize or not given.size:
+        return given
+    if given.max() <= EXACT and given.min() >= -EXACT:
+        return given
+    # One that has more bits from its first to its last than float32 keeps.
+    size = given.astype(np.uint64)
+    size = np.where(given < 0, ~size + np.uint64(1), size)
+    lowest = np.maximum(size & (~size + np.uint64(1)), np.uint64(1))
+    changed = np.asarray(size // lowest >= EXACT)
+    if changed.any():
+        remedy = "Scale it, or show it in several numbers or as MultiDiscrete, for example with env.wrappers."
+        row = int(changed.nonzero()[0][0]) if given.ndim else 0
+        raise OutsideError(f"{what} has {given[changed].flat[0]}, which float32 would change", remedy, row)
     return given
 
 

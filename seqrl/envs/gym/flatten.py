@@ -19,7 +19,7 @@ INFO = "info"
 
 def is_composed(env: gymnasium.Env[Any, Any]) -> bool:
     """Whether an observation or an action has several parts."""
-    return any(isinstance(space, Dict | Tuple) for space in (env.observation_space, env.action_space))
+    return any(map(_is_composed, (env.observation_space, env.action_space)))
 
 
 class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -38,18 +38,18 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self, env: gymnasium.Env[Any, Any], hidden: Sequence[Any] = (), action_mask: str | None = None
     ) -> None:
         super().__init__(env)
-        self._act = {name: actions(space, name) for name, space in leaves(env.action_space)}
+        self._act = {name: actions(space, name) for name, space in _named_parts(env.action_space, "action").items()}
         parts = {name: space for name, (space, _) in self._act.items()}
-        self.action_space = parts[""] if "" in parts else Joint(parts)
+        self.action_space = Joint(parts) if _is_composed(env.action_space) else parts[""]
 
-        shown = dict(leaves(env.observation_space))
+        shown = _named_parts(env.observation_space, "observation")
         self._names = list(shown)
         self._choices = masked_alternatives(self.action_space)
         self._mask_in_info = action_mask == INFO
         if action_mask is not None and not self._choices:
             raise EnvError(f"env.action_mask: the action has no choice to mask (got {action_mask}). Drop it.")
         self._mask_parts = [] if self._mask_in_info else self._parts_of_mask(action_mask, shown)
-        by_index, by_name = (hidden, []) if "" in shown else ([], self._hidden_parts(hidden))
+        by_index, by_name = ([], self._hidden_parts(hidden)) if _is_composed(env.observation_space) else (hidden, [])
         self._observe = {
             name: observations(space, by_index, name)
             for name, space in shown.items()
@@ -132,6 +132,32 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 "Fix the environment, or name another part."
             )
         return parts
+
+
+def _is_composed(space: Space[Any]) -> bool:
+    return isinstance(space, Dict | Tuple)
+
+
+def _named_parts(space: Space[Any], what: str) -> dict[str, Space[Any]]:
+    """The leaf spaces by name, as `leaves` has them. Raises EnvError if two of them would have one name."""
+    places: dict[str, str] = {}
+    for (name, _), place in zip(leaves(space), _places(space), strict=True):
+        # A part without a name is called after the whole.
+        if (other := places.setdefault(name or what, place)) != place:
+            raise EnvError(
+                f"env.id: two parts of the {what} have one name, {name or what!r} "
+                f"(got {what}{other} and {what}{place}). Rename one of them in the environment."
+            )
+    return dict(leaves(space))
+
+
+def _places(space: Space[Any]) -> Iterator[str]:
+    """Where the leaf spaces are, as Python writes it: `['arm'][0]`."""
+    if not isinstance(space, Dict | Tuple):
+        yield ""
+        return
+    for key, child in space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces):
+        yield from (f"[{key!r}]{place}" for place in _places(child))
 
 
 def _among(names: list[str], name: str) -> list[str]:
