@@ -107,7 +107,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self.fault_of(error) from error
         if not math.isfinite(reward):
             raise self._fault(f"its reward is {reward}")
-        terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
+        if not (type(terminated) is type(truncated) is bool):
+            terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
         observation = self._read(observation)
         if terminated or truncated:
             self._final = observation
@@ -225,8 +226,10 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return limits
 
     def _read(self, observation: Any) -> Any:
-        if self._shape is not None and np.shape(observation) != self._shape:
-            raise self._fault(f"its observation has shape {np.shape(observation)}, not {self._shape}")
+        if self._shape is not None:
+            shape = observation.shape if type(observation) is np.ndarray else np.shape(observation)
+            if shape != self._shape:
+                raise self._fault(f"its observation has shape {shape}, not {self._shape}")
         try:
             return self._element(observation)
         except OutsideError as error:
