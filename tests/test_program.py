@@ -122,6 +122,14 @@ def test_a_program_ends_with_its_exit_code_whatever_is_left_behind(tmp_path, dee
     assert done.stderr == said
 
 
+def test_what_fails_when_it_is_collected_gets_a_line(tmp_path):
+    fails = "program.forgiving_output(); type('It', (), {'__del__': lambda it: 1 / 0})()"
+    done = run_program(tmp_path, "-c", LEAVES.format(deed=fails, seconds=30))
+    assert (done.returncode, done.stdout) == (3, "done\n")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("seqrl: warning: ignored: ZeroDivisionError: division by zero")
+
+
 def test_a_program_that_is_one_of_several_ends_nothing_but_itself(tmp_path):
     code = LEAVES.format(deed="pass", seconds=0) + "\n".join(["", *ON])
     done = run_program(tmp_path, "-c", code.replace("program.to_the_end(main)", "", 1))

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import concatenate, iterate
 
@@ -111,8 +111,13 @@ def _sync(request: EnvRequest) -> VectorEpisodes:
 
 
 def _async(request: EnvRequest) -> VectorEpisodes:
+    singles = request.singles()
+    with _constructor_named(request, "environment 0"):
+        # Once for all processes, which share the memory.
+        if isinstance(request.spec.entry_point, str):
+            load_env_creator(request.spec.entry_point)
     try:
-        envs = ProcessEach(request.singles(), request.timeout_seconds)
+        envs = ProcessEach(singles, request.timeout_seconds)
     except LostError as lost:
         raise FaultyEnvError(f"environment {lost.index}, constructor: {lost}.") from lost.__cause__
     # The processes count their time, and guard their own calls.

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 VECTOR_OPTIONS: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
 # Limit for a process to say why it failed.
 SAY_SECONDS = 10.0
+# Limit for an environment to close where no other is set.
+CLOSE_SECONDS = 5.0
 
 
 class ProcessEach(AsyncVectorEnv):
@@ -45,12 +47,12 @@ class ProcessEach(AsyncVectorEnv):
 
     def __init__(self, singles: list[Callable[[], GuardedEnv]], timeout_seconds: float | None) -> None:
         self.timeout_seconds = timeout_seconds
-        model = _modelled(singles[0])
         self.parent_pipes, self.processes = [], []
         self._group = ProcessGroup()
         # At the exit of this process too, which would otherwise wait for the others.
         self._end_group = Finalize(self, self._group.end, exitpriority=1)
         try:
+            model = _modelled(singles[0], self._group, timeout_seconds)
             super().__init__(
                 [partial(_model_here, os.getpid(), model, single) for single in singles],
                 # An environment may have set another way for this process.
@@ -81,9 +83,9 @@ class ProcessEach(AsyncVectorEnv):
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Ask every process to close its environment, and kill it after `timeout` seconds.
 
-        None: `timeout_seconds`, or 5 if there is no limit.
+        None: `timeout_seconds`, or CLOSE_SECONDS if there is no limit.
         """
-        patience = 0.0 if terminate else timeout or self.timeout_seconds or 5.0
+        patience = 0.0 if terminate else timeout or self.timeout_seconds or CLOSE_SECONDS
         deadline = monotonic() + patience
         # A process that failed has no pipe, one that died a broken one; Gymnasium would wait for an answer from either.
         for pipe in filter(None, self.parent_pipes):
@@ -213,13 +215,67 @@ def _be_deaf() -> None:
         hear(number, lambda *_: None)
 
 
-def _modelled(single: Callable[[], GuardedEnv]) -> SimpleNamespace:
-    """What Gymnasium asks of an environment in the parent, of one that is closed again."""
+def _modelled(single: Callable[[], GuardedEnv], group: ProcessGroup, timeout_seconds: float | None) -> SimpleNamespace:
+    """What Gymnasium asks of an environment in the parent, of one that is closed again.
+
+    It is built in a process of its own: threads that it began here would be missing in those that are forked later. If
+    it cannot be built there, it is built here, where what it raises keeps its type and its place.
+    """
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send_model, args=(single, group.number, there))
+    process.start()
+    there.close()
+    try:
+        if not answers([here], timeout_seconds):
+            assert timeout_seconds is not None
+            raise LostError(0, f"{OverdueError(timeout_seconds)}. Fix the environment, or raise the limit")
+        answer = here.recv()
+        # It may take its time to close, and leave threads that never end.
+        answers([here], timeout_seconds or CLOSE_SECONDS)
+    except (EOFError, ConnectionError) as error:
+        raise LostError(0, "its process died. Use env.backend=sync to see why") from error
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+    if isinstance(answer, tuple):
+        fault, trace = answer
+        log.error("environment 0\n%s", trace)
+        raise fault
+    return SimpleNamespace(**answer, close=lambda: None) if answer else _model(single)
+
+
+def _send_model(single: Callable[[], GuardedEnv], group: int, pipe: Connection) -> None:
+    """Send what Gymnasium asks of an environment, or what it does wrong and a traceback, or None; and once closed."""
+    _be_of(group)
+    try:
+        env = single()
+    except FaultyEnvError as fault:
+        pipe.send((fault, traceback.format_exc()))
+        return
+    except BaseException:
+        pipe.send(None)
+        return
+    try:
+        pipe.send(_asked(env))
+    except Exception:
+        # What cannot be sent.
+        pipe.send(None)
+    env.close()
+    pipe.send("closed")
+
+
+def _model(single: Callable[[], GuardedEnv]) -> SimpleNamespace:
     env = single()
-    asked = ("metadata", "render_mode", "observation_space", "action_space")
-    model = SimpleNamespace(**{name: getattr(env, name) for name in asked}, close=lambda: None)
+    model = SimpleNamespace(**_asked(env), close=lambda: None)
     env.close()
     return model
+
+
+def _asked(env: GuardedEnv) -> dict[str, Any]:
+    asked = ("metadata", "render_mode", "observation_space", "action_space")
+    return {name: getattr(env, name) for name in asked}
 
 
 def _model_here(home: int, model: SimpleNamespace, single: Callable[[], GuardedEnv]) -> Any:
@@ -227,8 +283,8 @@ def _model_here(home: int, model: SimpleNamespace, single: Callable[[], GuardedE
     return model if os.getpid() == home else single()
 
 
-def _work(group: int, index: int, build: Callable[[], GuardedEnv], pipe: Connection, *others: Any) -> None:
-    """Play an environment in this process, as a member of a process group."""
+def _be_of(group: int) -> None:
+    """Make this process a member of a process group, whose parent looks after it."""
     _be_deaf()
     # The parent counts the time.
     WATCHDOG.leave_it()
@@ -237,6 +293,11 @@ def _work(group: int, index: int, build: Callable[[], GuardedEnv], pipe: Connect
         os.setpgid(0, group)
     # Threads that the parent had do not exist here, and OpenMP would wait for them.
     torch.set_num_threads(1)
+
+
+def _work(group: int, index: int, build: Callable[[], GuardedEnv], pipe: Connection, *others: Any) -> None:
+    """Play an environment in this process, as a member of a process group."""
+    _be_of(group)
     parent_pipe, memory, errors, *rest = others
     try:
         env = Separate(build())
