@@ -60,6 +60,11 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
+def all_memory() -> int:
+    """Bytes of memory that the machine has, whoever uses them."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def free_memory() -> int | None:
     """Bytes of memory that this process can still use; None if the system does not tell."""
     with suppress(OSError, StopIteration, ValueError):

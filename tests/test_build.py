@@ -129,3 +129,14 @@ def test_what_says_all_itself_is_left_as_it_is(begun, monkeypatch, error):
     with pytest.raises(type(error)) as caught:
         begun("network=sound")
     assert caught.value is error
+
+
+def test_a_part_for_which_there_is_no_memory_is_named_with_a_remedy(begun, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 9 bytes.")
+
+    monkeypatch.setattr("seqrl.networks.network.Encoder.__init__", fail)
+    with pytest.raises(
+        OutOfMemoryError, match=r"^memory: what network asks for does not fit .* Use a smaller network, or"
+    ):
+        begun("network=sound")

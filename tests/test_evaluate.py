@@ -449,7 +449,7 @@ def test_a_film_without_pictures_is_made_if_the_environment_cannot_be_built_to_d
             raise EnvError("env.kwargs: no display.")
         return b"a film"
 
-    monkeypatch.setattr(program, "played", film)
+    monkeypatch.setattr(program, "animated", film)
     assert program.filmed(cfg, None, None) == b"a film"
     said = "warning: the film has no pictures of the environment: env.kwargs: no display.\n"
     assert capsys.readouterr().out == said

@@ -1,6 +1,5 @@
 """All that can be wrong with a composed configuration, a line each."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seqrl.config.paths import choices
 from seqrl.config.schema import SHARE, NetworkConfig, RunConfig, keys_of
 from seqrl.config.trust import distrusted, shipped
+from seqrl.machine import all_memory
 from seqrl.packages import how_to_install, is_installed
 from seqrl.text import masked, nearest
 
@@ -176,7 +176,7 @@ def _too_large(cfg: DictConfig) -> Iterator[str]:
         "parallel and rollout_length": 4 * cfg.parallel * (12 * max(1, cfg.get("rollout_length", 1)) + 2 * width),
         "network.hidden_size and lstm_hidden_size": 4 * 4 * 4 * width**2,
     }
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = all_memory()
     for key, need in needs.items():
         if need > there:
             yield (

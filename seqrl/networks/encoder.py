@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
-from seqrl.networks.layers import deviation, linear, tanh_
+from seqrl.networks.layers import deviation, insist_on_memory, linear, tanh_
 from seqrl.spaces import Packed, alternatives, numbers, parts
 
 # Images with fewer rows or columns keep their full resolution in the first convolution.
@@ -31,7 +31,8 @@ class Encoder(nn.Module):
 
     normalize   standardise numbers other than bytes by the running mean and deviation that `adapt` collects
 
-    Raises ConfigError for a space that is neither Box, MultiBinary, Discrete, MultiDiscrete nor Packed.
+    Raises ConfigError for a space that is neither Box, MultiBinary, Discrete, MultiDiscrete nor Packed, and for one
+    with nothing to see, or with far more than the machine can hold.
     """
 
     def __init__(self, observation_space: spaces.Space[Any], hidden_size: int, normalize: bool = False) -> None:
@@ -52,6 +53,7 @@ class Encoder(nn.Module):
                     "Use another environment, or network.inputs."
                 ]
             )
+        self._insist_on_memory(hidden_size)
         self.layer = linear(size, hidden_size, gain=2**0.5)
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -72,6 +74,16 @@ class Encoder(nn.Module):
         if not isinstance(self.space, Packed) or self.mask is None:
             return None
         return self.space.part(observation, self.mask) != 0
+
+    def _insist_on_memory(self, hidden_size: int) -> None:
+        """Raise ConfigError if a part of the observation needs far more memory than there is."""
+        for name, part in zip(self.read, self.readers, strict=True):
+            what = f"part {name!r} of the observation" if name else "the observation"
+            hide = f", or hide it with env.hidden=[{name}]" if name else ""
+            read = "one-hot " if isinstance(part, Choices) else ""
+            size = int(part.output_size)  # type: ignore[arg-type]
+            remedy = f"Show less, for example a choice by its digits in a MultiDiscrete{hide}."
+            insist_on_memory(size, hidden_size, f"{what} is read as {size:,} {read}numbers", remedy)
 
 
 class Normalizer(nn.Module):

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
-from seqrl.networks.layers import deviation, hidden_layer, linear
+from seqrl.networks.layers import deviation, hidden_layer, insist_on_memory, linear
 from seqrl.spaces import Joint, alternatives, masked_alternatives
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -189,6 +189,9 @@ class CategoricalHead(Head):
         super().__init__()
         self.sizes = alternatives(action_space)
         self.is_one = isinstance(action_space, spaces.Discrete)
+        what = f"the action, or a part of it, is chosen among {sum(self.sizes):,} alternatives"
+        remedy = "Wrap the environment to take fewer, for example a choice by its digits in a MultiDiscrete."
+        insist_on_memory(hidden_size, sum(self.sizes), what, remedy)
         self.logits = nn.Sequential(
             hidden_layer(input_size, hidden_size), linear(hidden_size, sum(self.sizes), gain=0.01)
         )

@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqrl.errors import ConfigError
+from seqrl.machine import all_memory
+
 # A deviation smaller than this share of the mean is a rounding error.
 ROUNDING = 1e-6
 
@@ -51,6 +54,18 @@ def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def insist_on_memory(inputs: int, outputs: int, what: str, remedy: str) -> None:
+    """Raise ConfigError, with a remedy, if a linear layer could by far not be trained on this machine.
+
+    what   needs that layer, at the beginning of a sentence
+    """
+    # In float32; a weight has a gradient and two moments.
+    need, there = 4 * 4 * inputs * outputs, all_memory()
+    if need > there:
+        memory = f"at least {need / 1e9:,.0f} GB of memory, and this machine has {there / 1e9:,.0f}"
+        raise ConfigError([f"env: {what}, for which the network needs {memory}. {remedy}"])
 
 
 def hidden_layer(inputs: int, outputs: int) -> nn.Sequential:

@@ -20,13 +20,14 @@ from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
 from seqrl.envs.inputs import WithInputs
-from seqrl.errors import ConfigError, SeqrlError, described, message_of
+from seqrl.errors import ConfigError, OutOfMemoryError, SeqrlError, described, message_of
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.networks import Graphed, Network
 from seqrl.packages import fault_of_target
 from seqrl.runner import Runner
 from seqrl.runs.checkpoint import Checkpoints
 from seqrl.runs.evaluator import Evaluator
+from seqrl.runs.memory_need import is_out_of_memory
 from seqrl.runs.resume import nothing_left
 from seqrl.runs.run import Budget, Run
 from seqrl.text import masked, nearest
@@ -114,6 +115,11 @@ class Constructor:
         except (SeqrlError, MemoryError):
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(
+                    f"memory: what {self.where} asks for does not fit ({described(error)}). "
+                    "Use a smaller network, or an environment that shows less."
+                ) from error
             raise self.fault(error) from error
 
     def fault(self, error: Exception) -> ConfigError:

@@ -160,11 +160,11 @@ class Composed(gymnasium.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
-gymnasium.register("test/Composed-v0", Composed, disable_env_checker=True)
+gymnasium.register("test/EveryKind-v0", Composed, disable_env_checker=True)
 
 
 def composed(**kwargs):
-    return GymnasiumEnv("test/Composed-v0", 2, 0, backend="sync", kwargs=kwargs)
+    return GymnasiumEnv("test/EveryKind-v0", 2, 0, backend="sync", kwargs=kwargs)
 
 
 @pytest.mark.parametrize(

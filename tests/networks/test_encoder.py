@@ -177,3 +177,22 @@ def test_a_rounding_error_is_no_deviation():
     zeros = Numbers(spaces.Box(-np.inf, np.inf, (1,)), normalize=True)
     zeros.adapt(torch.zeros(10, 1))
     assert zeros(torch.tensor([[0.0], [3.0], [-3.0]]), torch.float32).flatten().tolist() == [0, 10, -10]
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (
+            spaces.Discrete(10**10),
+            r"^env: the observation is read as 10,000,000,000 one-hot numbers, for which .*MultiDis",
+        ),
+        (
+            Packed({"a": spaces.Discrete(3), "b": spaces.MultiDiscrete([10**10, 2])}, None),
+            r"^env: part 'b' .* is read as 10,000,000,002 one-hot .* hide it with env\.hidden=\[b\]\.$",
+        ),
+    ],
+)
+def test_an_observation_that_no_machine_can_learn_from_is_named_with_the_memory_it_needs(space, said):
+    with pytest.raises(ConfigError, match=said) as it:
+        Encoder(space, 512)
+    assert "needs at least 81,920 GB of memory, and this machine has" in str(it.value)

@@ -181,3 +181,12 @@ def test_values_do_not_depend_on_the_unit_of_reward(unit):
     assert heads[1].std.item() == pytest.approx(unit * heads[0].std.item(), rel=1e-3)
     x = torch.randn(5, 4, generator=random)
     assert torch.allclose(heads[1](x) / unit, heads[0](x), rtol=1e-3)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(10**10), Joint({"a": spaces.MultiDiscrete([10**10])})])
+def test_an_action_of_more_choices_than_any_machine_can_hold_is_named_with_the_memory_it_needs(space):
+    said = (
+        r"^env: the action, or a part of it, is chosen among 10,000,000,000 .* at least 81,920 GB of memory, and this"
+    )
+    with pytest.raises(ConfigError, match=said):
+        policy_head(8, 512, space)
