@@ -10,6 +10,7 @@ for program in munged slurmctld slurmd sinfo; do
     command -v "$program" >/dev/null || { echo "$0: $program is not installed: apt-get install slurm-wlm munge" >&2; exit 2; }
 done
 [ "$(id -u)" -eq 0 ] || { echo "$0: needs root" >&2; exit 2; }
+pgrep -x slurmctld >/dev/null 2>&1 && { echo "$0: a Slurm runs on this machine already; end it first" >&2; exit 2; }
 
 home=$(mktemp -d /tmp/one-node-slurm.XXXXXX)
 node=$(hostname -s)
