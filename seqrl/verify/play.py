@@ -59,8 +59,8 @@ class Play:
     ghost_rewards   what they gave
     ghost_firsts    digests of what they showed
     firsts      digests of what all episodes showed that began together
-    largest     of all bytes that were shown, by the name of their part
     unlike      times that these differed from one another
+    largest     of all bytes that were shown, by the name of their part
     last        the last step
     """
 
@@ -81,8 +81,8 @@ class Play:
     ghost_rewards: list[float] = field(default_factory=list)
     ghost_firsts: set[bytes] = field(default_factory=set)
     firsts: set[bytes] = field(default_factory=set)
-    largest: dict[str, int] = field(default_factory=dict)
     unlike: int = 0
+    largest: dict[str, int] = field(default_factory=dict)
     last: Step | None = None
 
     def __post_init__(self) -> None:

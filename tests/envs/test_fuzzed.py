@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.envs import oddities
 from tests.programs import run_program
+from tests.test_fuzz import FEW
 
 STEPS = 24
 SMALL = [
@@ -27,14 +28,8 @@ def by_place(odd: list[str]) -> list[str]:
 
 
 oddities_of_one = st.lists(st.sampled_from(oddities.ALL), min_size=1, max_size=3).map(by_place)
-FEW = settings(
-    max_examples=3,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+# Each takes seconds.
+FEWER = settings(FEW, max_examples=3)
 odd_environments = given(
     odd=oddities_of_one,
     early=st.booleans(),
@@ -68,7 +63,7 @@ def check(folder: Path, odd: list[str], early: bool, backend: str, rollout_lengt
     assert (folder / "run" / "evaluation.json").exists() == (code == 0), odd
 
 
-@FEW
+@FEWER
 @odd_environments
 def test_an_odd_environment_is_named_or_played_to_the_end(tmp_path, **odd):
     check(tmp_path, **odd)
