@@ -32,6 +32,11 @@ def waits(answer: Tensor) -> bool:
     return answer.device.type != "cpu"
 
 
+def rounds(rollout_steps: int, steps_a_round: float) -> int:
+    """How often each environment plays a whole episode in a rollout that should have so many steps; at least once."""
+    return max(1, round(rollout_steps / steps_a_round))
+
+
 class Runner:
     """Plays rollouts, one after another.
 
@@ -40,9 +45,11 @@ class Runner:
 
     env              B environments
     network          acts and remembers
-    rollout_length   0: exactly one episode of every environment, so that short ones are not favoured; the network no
-                     longer sees those that have finished. k: k steps of every environment; episodes and memory carry
-                     over from rollout to rollout
+    rollout_length   0: whole episodes, as many of every environment, so that short ones are not favoured; the network
+                     no longer sees those that have finished. k: k steps of every environment; episodes and memory
+                     carry over from rollout to rollout
+    rollout_steps    environment steps of a rollout of whole episodes, roughly: each environment plays one episode, or
+                     as many as that takes if they are as long as those of the rollout before
     state_interval   store memory every so many steps of an episode; 0: only where the rollout begins
     state_lead       store it also this many steps before each of those
     generator        draws the actions; None: take the most likely action
@@ -60,15 +67,18 @@ class Runner:
         state_interval: int,
         generator: torch.Generator | None,
         state_lead: int = 0,
+        rollout_steps: int = 1,
         episode_limit: int = 100_000,
     ) -> None:
         self.env, self.network = env, network
-        self.rollout_length = rollout_length
+        self.rollout_length, self.rollout_steps = rollout_length, rollout_steps
         self.state_interval, self.state_lead = state_interval, state_lead
         self.generator, self.episode_limit = generator, episode_limit
         # Seconds spent in the environment so far.
         self.environment_seconds = 0.0
         self._unfinished: Episodes | None = None
+        # Whole episodes that each environment plays in the next rollout.
+        self._rounds = 1
         # What shows whether an answer is wrong, and what says where.
         self._unchecked: list[tuple[Evidence, Callable[[], None]]] = []
         space = env.observation_space
@@ -77,10 +87,17 @@ class Runner:
         self._floats = [name for name, leaf in leaves.items() if tensor_dtype(leaf).is_floating_point]
 
     def collect(self) -> Rollout:
-        """Play one rollout [T, B]; T is `rollout_length`, or the length of the longest episode."""
+        """Play one rollout [T, B]; T is `rollout_length`, or the length of the longest episodes, one after another."""
         recorder = Recorder(self.env.batch_size, self.state_interval, self.state_lead)
         with torch.inference_mode():
-            last_value = self._play_steps(recorder) if self.rollout_length else self._play_whole_episodes(recorder)
+            if self.rollout_length:
+                last_value = self._play_steps(recorder)
+            else:
+                for _ in range(self._rounds):
+                    last_value = self._play_whole_episodes(recorder)
+                steps_a_round = sum(map(len, recorder.places)) / self._rounds
+                # Known before the rollout begins: to stop when it is long enough would favour short episodes.
+                self._rounds = rounds(self.rollout_steps, steps_a_round)
             self._check_finite()
         # Outside inference mode, because learning computes gradients from these tensors.
         return recorder.rollout(last_value)
@@ -91,6 +108,7 @@ class Runner:
             "generator": None if self.generator is None else self.generator.get_state(),
             "environment": self.env.state_dict(),
             "episodes": None if self._unfinished is None else self._unfinished.state_dict(),
+            "rounds": self._rounds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
@@ -104,6 +122,8 @@ class Runner:
         if state["environment"] is not None:
             continues = self.env.load_state_dict(state["environment"])
         self._unfinished = None
+        # Runs of 0.1.0 had one.
+        self._rounds = state.get("rounds", 1)
         if state["episodes"] is None:
             return torch.zeros_like(continues)
         if continues.any():
@@ -117,12 +137,13 @@ class Runner:
     def _play_whole_episodes(self, recorder: "Recorder") -> Tensor:
         """Play one episode each; return the value of what follows the last step [B]: zeros, as nothing does."""
         episodes = self._begin()
+        begun = len(recorder.places)
         while len(episodes.rows):
             step = self._play(episodes, recorder)
             ended = step.terminated | step.truncated
             if ended.any():
                 episodes = episodes.only(~ended)
-            if len(recorder.places) == self.episode_limit and len(episodes.rows):
+            if len(recorder.places) - begun == self.episode_limit and len(episodes.rows):
                 raise FaultyEnvError(
                     f"environment {int(episodes.rows[0])}: its episode has not ended after {self.episode_limit:,} "
                     "steps. Set a limit, such as +env.kwargs.max_episode_steps=1000, or use rollout_length=128."

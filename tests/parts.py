@@ -32,6 +32,7 @@ SHARED = {
     "gae_lambda": 0.95,
     "epochs": 2,
     "minibatches": 3,
+    "minibatch_steps": 1024,
     "entropy_coefficient": 0.01,
     "value_coefficient": 0.5,
     "normalize_advantage": "batch",

@@ -196,11 +196,11 @@ def test_annealed_coefficients_fall_linearly():
 
 @pytest.mark.parametrize("progress", [0.0, 0.5])
 @pytest.mark.parametrize("world", ["uneven episodes", "continuous"])
-def test_ppos_loss_equals_the_papers_written_out(world, progress):
+@pytest.mark.parametrize("exploration", ["barrier", "entropy"])
+def test_ppos_loss_equals_the_papers_written_out(world, progress, exploration):
     network, rollout = collected(world, "lstm+attention", 0, 0)
-    algorithm = ppo(
-        network, anneal=["clip_range", "entropy_coefficient"], entropy_coefficient=0.3, value_coefficient=0.7
-    )
+    coefficients = {"entropy_coefficient": 0.3, "value_coefficient": 0.7}
+    algorithm = ppo(network, anneal=["clip_range", "entropy_coefficient"], exploration=exploration, **coefficients)
     batch = all_sequences(rollout, 0)
     network.value.adapt(10 * batch.target, 0.99)
     # Ratios on both sides of the clip range.
@@ -212,9 +212,11 @@ def test_ppos_loss_equals_the_papers_written_out(world, progress):
         min(r * a, min(max(r, 1 - epsilon), 1 + epsilon) * a)
         for r, a in zip(ratio.tolist(), batch.advantage.tolist(), strict=True)
     ]
-    entropy = network.unroll(batch)[0].entropy().mean().item()
+    policy = network.unroll(batch)[0]
+    entropy = policy.entropy().mean().item()
+    bonus = getattr(policy, exploration)().mean().item()
     value_loss = 0.5 * (((value - batch.target) / network.value.std) ** 2).mean().item()
-    expected = -np.mean(surrogate) + 0.7 * value_loss - 0.3 * (1 - progress) * entropy
+    expected = -np.mean(surrogate) + 0.7 * value_loss - 0.3 * (1 - progress) * bonus
     loss, terms = algorithm.loss(batch, progress)
     assert loss.item() == pytest.approx(expected, rel=1e-9)
     assert terms["train/entropy"].item() == pytest.approx(entropy)

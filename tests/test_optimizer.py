@@ -29,6 +29,15 @@ def test_adam_updates_parameters_as_torch_does_bit_for_bit():
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
+def test_parameters_with_a_rate_of_their_own_move_as_torch_moves_its_groups_bit_for_bit():
+    mine, theirs = parameters(), parameters()
+    rates = [1.0, 16.0, 1.0, 4.0]
+    groups = [{"params": [p], "lr": rate * 0.01} for p, rate in zip(theirs, rates, strict=True)]
+    descend(Adam(mine, 0.01, 1e-5, rates), mine, 7)
+    descend(torch.optim.Adam(groups, eps=1e-5, fused=True), theirs, 7)
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
 def test_a_gradient_that_is_a_slice_of_a_larger_tensor_updates_the_right_numbers():
     larger = torch.arange(12.0).view(3, 4)
     for shape in (torch.zeros(3, 2), torch.zeros(2, 3).T):

@@ -37,6 +37,32 @@ def test_whole_episodes_are_exactly_one_of_every_environment():
     assert runner(env, 0).collect().valid.sum(0).tolist() == [3, 1, 7, 7]
 
 
+def test_short_whole_episodes_are_played_several_times_by_every_environment_to_fill_the_rollout():
+    env = Script([[2, 1, 4, 1], [4, 3, 2, 1]])
+    play = runner(env, rollout_length=0)
+    play.rollout_steps = 11
+    first, second, third = play.collect(), play.collect(), play.collect()
+    # The first rollout shows how long episodes are: 6 steps a round, so that two rounds come nearest to 11 steps.
+    assert first.valid.sum(0).tolist() == [2, 4]
+    assert second.ended.sum(0).tolist() == [2, 2]
+    assert second.valid.sum(0).tolist() == [1 + 4, 3 + 2]
+    # 5 steps a round now; after its last episode the script begins again.
+    assert third.ended.sum(0).tolist() == [2, 2]
+    assert third.valid.sum(0).tolist() == [1 + 2, 1 + 4]
+
+
+def test_episodes_of_several_rounds_begin_with_fresh_memory():
+    env = Script([[3, 2, 2], [1, 3, 1]])
+    play = runner(env, rollout_length=0)
+    play.rollout_steps = 8
+    play.collect()
+    rollout = play.collect()
+    for row, lengths in enumerate(([2, 2], [3, 1])):
+        seen, value = rollout.observation[:, row][rollout.valid[:, row]], rollout.value[:, row][rollout.valid[:, row]]
+        for episode, values in zip(seen.split(lengths), value.split(lengths), strict=True):
+            assert values.tolist() == pytest.approx(replay(play.network, episode)[1], abs=1e-12)
+
+
 def test_finished_environments_are_not_shown_to_the_network():
     env = Script([[3], [1], [7], [7]])
     play = runner(env, rollout_length=0)

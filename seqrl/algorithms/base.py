@@ -20,7 +20,7 @@ from seqrl.algorithms.returns import gae
 from seqrl.algorithms.reward_scale import RewardScale
 from seqrl.algorithms.sequences import Sequences, split
 from seqrl.errors import NotFiniteError
-from seqrl.networks import Distribution, Network
+from seqrl.networks import Block, Distribution, Network
 from seqrl.types import Rollout, SequenceBatch, State
 
 # Weight of the old value-target statistics at each update.
@@ -46,7 +46,10 @@ class Settings:
     gamma: float
     gae_lambda: float
     epochs: int
-    minibatches: int
+    minibatches: int | None
+    # Configurations of algorithms of one's own that were written for 0.1.0 don't have these.
+    minibatch_steps: int = 512
+    exploration: str = "entropy"
     entropy_coefficient: float
     value_coefficient: float
     normalize_advantage: str
@@ -78,7 +81,13 @@ class SequenceAlgorithm(ABC):
         self.reward_scale = RewardScale(self.settings.gamma) if self.settings.normalize_reward else None
         self.threads = GradientThreads(self.settings.gradient_threads)
         self.parameters: Terms = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self.optimizer = Adam(self.parameters.values(), self.settings.learning_rate, epsilon=1e-5)
+        rates = relative_rates(network)
+        self.optimizer = Adam(
+            self.parameters.values(),
+            self.settings.learning_rate,
+            epsilon=1e-5,
+            rates=[rates.get(name, 1.0) for name in self.parameters],
+        )
         self._skipped_in_a_row = 0
         self._rounding = 0.0
 
@@ -93,6 +102,10 @@ class SequenceAlgorithm(ABC):
         if settings.max_tokens_per_batch is not None or not settings.bptt_length:
             return settings.max_tokens_per_batch
         return max(MIN_CHUNK_STEPS, settings.bptt_length * parallel)
+
+    def minibatches(self, steps: int) -> int:
+        """Gradient steps in an epoch over so many real steps."""
+        return self.settings.minibatches or max(1, round(steps / self.settings.minibatch_steps))
 
     @abstractmethod
     def policy_loss(self, policy: Distribution, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
@@ -136,7 +149,7 @@ class SequenceAlgorithm(ABC):
             sequences = replace(sequences, state=self._memory(rollout, aged=epochs > 0))
             epochs += 1
             epoch = Log()
-            for minibatch in sequences.minibatches(self.settings.minibatches, self.shuffle):
+            for minibatch in sequences.minibatches(self.minibatches(len(sequences.advantage)), self.shuffle):
                 epoch.add(self._learn_from(minibatch, chunk_steps, progress))
             log.extend(epoch)
             if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
@@ -152,8 +165,9 @@ class SequenceAlgorithm(ABC):
         policy_loss, terms = self.policy_loss(policy, batch, progress)
         value_loss = 0.5 * ((value - batch.target) / self.network.value.std).square().mean()
         entropy = policy.entropy().mean()
+        bonus = policy.barrier().mean() if self.settings.exploration == "barrier" else entropy
         weight = self.annealed("entropy_coefficient", progress)
-        loss = policy_loss + self.settings.value_coefficient * value_loss - weight * entropy
+        loss = policy_loss + self.settings.value_coefficient * value_loss - weight * bonus
         return loss, {
             "train/policy_loss": policy_loss.detach(),
             "train/value_loss": value_loss.detach(),
@@ -257,6 +271,16 @@ class SequenceAlgorithm(ABC):
             "memory/carried": float((sequences.state_index >= 0).mean()),
             **scale,
         }
+
+
+def relative_rates(network: Network) -> dict[str, float]:
+    """How much faster than the rest some parameters of memory blocks learn, by name."""
+    return {
+        f"{path}.{name}": rate
+        for path, block in network.named_modules()
+        if isinstance(block, Block)
+        for name, rate in block.rates.items()
+    }
 
 
 class SingleSteps:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.schema import typed
@@ -20,7 +20,23 @@ from seqrl.files import fault, json_of, read_text, read_yaml, regular
 # At least so many has the number of iterations that names a checkpoint.
 DIGITS = 8
 # Keys whose defaults have changed: a run keeps what they were when it began.
-CHANGED_DEFAULTS = ["episodes"]
+CHANGED_DEFAULTS = [
+    "episodes",
+    "rollout_steps",
+    "algorithm.learning_rate",
+    "algorithm.epochs",
+    "algorithm.minibatches",
+    "algorithm.exploration",
+    "algorithm.entropy_coefficient",
+    "algorithm.anneal",
+]
+# What runs did before there were these keys.
+BEFORE_THE_KEY = {
+    "rollout_steps": 1,
+    "runner.rollout_steps": 1,
+    "algorithm.minibatch_steps": 512,
+    "algorithm.exploration": "entropy",
+}
 # Sections whose keys depend on what they name, and groups that are sections of another name.
 ANY = ("env", "network", "algorithm")
 SECTIONS = {"sequence": "sequence_learning"}
@@ -74,8 +90,17 @@ def former_defaults(folder: Path) -> list[str]:
         cfg = loaded(folder / "config.yaml")
     except (OSError, ValueError):
         return []
-    values = {key: OmegaConf.select(cfg, key) for key in CHANGED_DEFAULTS}
-    return [f"{key}={value}" for key, value in values.items() if isinstance(value, int)]
+    values = {key: OmegaConf.select(cfg, key, default=BEFORE_THE_KEY.get(key)) for key in CHANGED_DEFAULTS}
+    return [f"{key}={value}" for key, it in values.items() if (value := _plain(it)) is not None]
+
+
+def _plain(value: Any) -> str | None:
+    """A number, a name or a list of names, as an override has it; None for anything else, which may be anybody's."""
+    if isinstance(value, ListConfig):
+        names = [str(it) for it in value]
+        return f"[{','.join(names)}]" if all(name.isidentifier() for name in names) else None
+    is_name = isinstance(value, str) and value.isidentifier()
+    return str(value) if is_name or isinstance(value, int | float) else None
 
 
 def saved(folder: Path) -> DictConfig | None:
@@ -151,7 +176,7 @@ def as_saved(cfg: DictConfig, before: DictConfig, overrides: Sequence[str]) -> D
             ]
         )
     with open_dict(whole):
-        for key, value in before.items():
+        for key, value in {"rollout_steps": BEFORE_THE_KEY["rollout_steps"], **before}.items():
             if key in ("resume", "trust", "validate", *chosen):
                 continue
             if isinstance(value, DictConfig) and OmegaConf.get_type(whole.get(key)) is not dict and key not in ANY:

@@ -47,6 +47,11 @@ def default_episodes(total_steps: int | None) -> int | None:
     return 50 if total_steps is None else None
 
 
+def default_rollout_steps(total_steps: int | None) -> int:
+    """Steps of a rollout of whole episodes; with a budget of episodes alone, each of them is a rollout of its own."""
+    return 1 if total_steps is None else 2048
+
+
 def folder_name(overrides: str) -> str:
     """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
     name = UNFIT.sub("-", overrides).rstrip("-")
@@ -130,6 +135,7 @@ def register() -> None:
         "oc.decode": decode,
         "by_sequences": by_sequences,
         "default_episodes": default_episodes,
+        "default_rollout_steps": default_rollout_steps,
         "folder_name": folder_name,
         "point_folder": point_folder,
         # It takes no folder: a configuration could name any.

@@ -161,12 +161,21 @@ class AlgorithmConfig:
     """Group `algorithm`: how the network learns."""
 
     _target_: str = MISSING
-    learning_rate: float = key(1e-3, "of Adam", POSITIVE)
+    learning_rate: float = key(3e-3, "of Adam", POSITIVE)
     gamma: float = key(0.99, "discount", SHARE)
     gae_lambda: float = key(0.95, "λ of the advantage; 1 is the Monte Carlo return", SHARE)
-    epochs: int = key(10, "passes over each rollout", AT_LEAST_1)
-    minibatches: int = key(4, "gradient steps in each epoch", AT_LEAST_1)
-    entropy_coefficient: float = key(0.01, "weight of the entropy bonus in the loss", NOT_NEGATIVE)
+    epochs: int = key(4, "passes over each rollout", AT_LEAST_1)
+    minibatches: int | None = key(
+        None, "gradient steps in each epoch; null: as many as `minibatch_steps` makes", AT_LEAST_1
+    )
+    minibatch_steps: int = key(512, "environment steps of each gradient step, roughly", AT_LEAST_1)
+    exploration: str = key(
+        "barrier",
+        "bonus for a policy that still tries all actions. barrier: for choices, the mean log-probability of all "
+        "alternatives, which keeps rare ones from vanishing; for numbers, the entropy. entropy: for both",
+        choices=["barrier", "entropy"],
+    )
+    entropy_coefficient: float = key(0.05, "weight of that bonus in the loss", NOT_NEGATIVE)
     value_coefficient: float = key(0.5, "weight of the value loss", NOT_NEGATIVE)
     normalize_advantage: str = key(
         "batch",
@@ -183,7 +192,7 @@ class AlgorithmConfig:
         False, "learn from rewards in units of the deviation of the discounted return; reports keep the real units"
     )
     anneal: list[str] = key(
-        ["learning_rate"],
+        ["learning_rate", "entropy_coefficient"],
         "coefficients that fall linearly to 0 over the run",
         names=["learning_rate", "clip_range", "entropy_coefficient"],
     )
@@ -364,6 +373,7 @@ class RunnerConfig:
 
     _target_: str = "seqrl.runner.Runner"
     rollout_length: int = key("${rollout_length}")
+    rollout_steps: int = key("${rollout_steps}")
     episode_limit: int = key(
         100_000,
         "steps after which a whole episode counts as one that never ends: the run stops and says so",
@@ -417,6 +427,12 @@ class RunConfig:
         0,
         "0: whole episodes. k: k steps of every environment for each update, with memory carried over",
         AT_LEAST_0.saying("0 for whole episodes or a number of steps, such as 128"),
+    )
+    rollout_steps: int = key(
+        "${default_rollout_steps:${total_steps}}",
+        "with whole episodes: environment steps that a rollout should have. Every environment plays one episode, or as "
+        "many as that takes; 1: always one. Default: 2048 with a `total_steps`, else 1",
+        AT_LEAST_1,
     )
     total_steps: int | None = key(
         None, "budget in environment steps; with `episodes` too, the first to come ends the run; null: none", AT_LEAST_1

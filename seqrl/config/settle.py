@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from seqrl.config.begun import as_saved, goes_by_configuration, saved
+from seqrl.config.begun import BEFORE_THE_KEY, as_saved, goes_by_configuration, saved
 from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
@@ -105,6 +105,7 @@ def changes(before: DictConfig, now: DictConfig) -> list[str]:
     for was, name in RENAMED.items():
         if was in old:
             old[name] = old.pop(was)
+    old = {key: value for key, value in BEFORE_THE_KEY.items() if key in new} | old
     keys = [key for key in {**old, **new} if not NO_MATTER.match(key) and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
 

@@ -9,6 +9,8 @@ from seqrl.loggers import Row
 # Updates that a hint about clipping waits for and looks back on.
 WINDOW = 20
 LONG_EPISODE = 100
+# Shorter sequences hardly learn faster.
+LONG_SEQUENCE = 40
 # Fewer updates hardly teach anything; after this share of a run their number can be foretold.
 FEW_UPDATES = 30
 EARLY = 0.1
@@ -19,13 +21,13 @@ TIGHT = 0.9
 class Hints:
     """Hints for a run with these settings.
 
-    minibatches      gradient steps asked for per epoch
+    minibatches      gradient steps asked for per epoch; None: as many as fit the rollout
     bptt_length      0: gradients flow back through whole episodes
     rollout_length   0: whole episodes
     grad_clip_norm   None: no clipping
     """
 
-    minibatches: int
+    minibatches: int | None
     bptt_length: int
     rollout_length: int
     grad_clip_norm: float | None
@@ -63,7 +65,7 @@ class Hints:
                 f"gradients cannot flow back {self.bptt_length} steps in rollouts of {self.rollout_length}: "
                 "sequence_learning.bptt_length is longer than rollout_length.",
             )
-        if sequences < self.minibatches:
+        if self.minibatches and sequences < self.minibatches:
             yield (
                 "minibatches",
                 f"an epoch has fewer gradient steps than algorithm.minibatches={self.minibatches}, because a rollout "
@@ -109,10 +111,13 @@ class Hints:
             )
 
 
-def faster(shares: dict[str, float], bptt_length: int, gradient_threads: int, cores: int) -> str:
-    """What would speed up the slowest part of a run, given the share of time of each."""
+def faster(shares: dict[str, float], sequence_length: float, gradient_threads: int, cores: int) -> str:
+    """What would speed up the slowest part of a run, given the share of time of each.
+
+    sequence_length   steps of a sequence, on average
+    """
     update = ["fewer algorithm.epochs"]
-    update += [] if 0 < bptt_length <= 20 else ["sequence_learning.bptt_length=20"]
+    update += ["sequence_learning.bptt_length=20"] if sequence_length > LONG_SEQUENCE else []
     update += (
         [f"algorithm.gradient_threads={cores}, if that many cores are free"] if 1 < gradient_threads < cores else []
     )

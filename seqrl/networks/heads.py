@@ -37,6 +37,10 @@ class Distribution(Protocol):
         """Entropy in nats of each."""
         ...
 
+    def barrier(self) -> Tensor:
+        """How far each is from never taking some action, at most 0: a log barrier for choices, entropy for numbers."""
+        ...
+
 
 class Categorical:
     """Distribution over n choices, from unnormalised log-probabilities [..., n]; actions are int64 [...]."""
@@ -57,6 +61,17 @@ class Categorical:
 
     def entropy(self) -> Tensor:
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+    def barrier(self) -> Tensor:
+        """Minus the KL divergence from the uniform policy over the allowed alternatives to this one.
+
+        Its gradient by a logit, 1/n - p, is largest where an alternative has become rare; that of the entropy vanishes.
+
+        Source: Agarwal et al. (2021), "On the theory of policy gradient methods", log barrier regularisation.
+        """
+        allowed = self.log_probs > least(self.log_probs) / 2
+        count = allowed.sum(-1).to(self.log_probs.dtype)
+        return self.log_probs.where(allowed, 0).sum(-1) / count + count.log()
 
 
 class Categoricals:
@@ -86,6 +101,9 @@ class Categoricals:
     def entropy(self) -> Tensor:
         return self.each.entropy().sum(-1)
 
+    def barrier(self) -> Tensor:
+        return self.each.barrier().sum(-1)
+
 
 class Gaussian:
     """Independent normal distributions over D numbers; mean [..., D], log_std [D]; actions are [..., D]."""
@@ -107,6 +125,9 @@ class Gaussian:
     def entropy(self) -> Tensor:
         entropy = (0.5 + HALF_LOG_2PI + self.log_std).sum()
         return entropy.expand(self.mean.shape[:-1])
+
+    def barrier(self) -> Tensor:
+        return self.entropy()
 
 
 class BoundedGaussian:
@@ -150,6 +171,9 @@ class BoundedGaussian:
         each: Tensor = 0.5 + HALF_LOG_2PI + self.log_std + self._within.log() + edges / (2 * self._within)
         return each.sum(-1)
 
+    def barrier(self) -> Tensor:
+        return self.entropy()
+
 
 class JointDistribution:
     """Independent distributions over the parts of a Joint action [..., numbers]."""
@@ -169,6 +193,9 @@ class JointDistribution:
 
     def entropy(self) -> Tensor:
         return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)
+
+    def barrier(self) -> Tensor:
+        return torch.stack([part.barrier() for part in self.parts.values()]).sum(0)
 
 
 class Head(nn.Module, ABC):

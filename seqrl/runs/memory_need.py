@@ -44,12 +44,16 @@ class Footprint:
         return self.steps * self.bytes_per_step / 1e6
 
 
-def footprint(algorithm: SequenceAlgorithm, rollout: Rollout, parallel: int) -> Footprint:
-    """Measure on some sequences of a rollout what those of `parallel` such environments need."""
+def footprint(algorithm: SequenceAlgorithm, rollout: Rollout, parallel: int, rounds: int = 1) -> Footprint:
+    """Measure on some sequences of a rollout what those of `parallel` such environments need.
+
+    rounds   such rollouts that are learned from together
+    """
     sequences = split(rollout, rollout.value, rollout.value, algorithm.settings.bptt_length)
-    share = parallel / rollout.valid.shape[1]
-    groups = max(1, min(algorithm.settings.minibatches, int(share * len(sequences.length))))
-    minibatch = math.ceil(share * len(sequences.action) / groups)
+    share = parallel / rollout.valid.shape[1] * rounds
+    real_steps = math.ceil(share * len(sequences.action))
+    groups = max(1, min(algorithm.minibatches(real_steps), int(share * len(sequences.length))))
+    minibatch = math.ceil(real_steps / groups)
     limit = algorithm.chunk_steps(parallel)
     longest = int(sequences.length.max())
     steps = minibatch if limit is None else min(minibatch, max(limit, longest))

@@ -4,6 +4,7 @@ from omegaconf import DictConfig
 
 from seqrl.config.settle import with_values
 from seqrl.metrics.display import Display
+from seqrl.runner import rounds
 from seqrl.runs.build import build, make_device, prepare_device
 from seqrl.runs.memory_need import footprint
 from seqrl.runs.summary import introduction, notes, sizes
@@ -19,11 +20,13 @@ def rehearse(cfg: DictConfig) -> None:
     run = build(with_values(cfg, {"parallel": min(cfg.parallel, FEW)}), device)
     try:
         rollout = run.runner.collect()
-        need = footprint(run.algorithm, rollout, cfg.parallel)
+        steps = float(rollout.valid.sum()) / rollout.valid.shape[1] * cfg.parallel
+        again = 1 if cfg.rollout_length else rounds(cfg.rollout_steps, steps)
+        need = footprint(run.algorithm, rollout, cfg.parallel, again)
         run.algorithm.update(rollout, 0.0)
     finally:
         run.runner.env.close()
     display.say(introduction(cfg, run, device))
     for note in notes(run.runner.env):
         display.say(note)
-    display.console.print(sizes(cfg, run, rollout, need), soft_wrap=True)
+    display.console.print(sizes(cfg, run, steps, again, need), soft_wrap=True)

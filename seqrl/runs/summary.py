@@ -14,7 +14,6 @@ from seqrl.networks.encoder import flattened
 from seqrl.runs.memory_need import Footprint
 from seqrl.runs.run import Run
 from seqrl.text import duration, figure
-from seqrl.types import Rollout
 
 
 def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
@@ -66,16 +65,27 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s; {run.budget.ended_by} ended it
   time went to  {spent}; idle {clock.idle:.0%}
-  faster with   {faster(clock.shares, run.algorithm.settings.bptt_length, run.algorithm.threads.count, cores())}
+  faster with   {faster(clock.shares, sequence_length(run), run.algorithm.threads.count, cores())}
   run folder    {folder}{kept}
   curves        {curves.format(folder)}
 """
 
 
-def sizes(cfg: DictConfig, run: Run, rollout: Rollout, need: Footprint) -> str:
-    """What validation found, as a table."""
+def sequence_length(run: Run) -> float:
+    """Steps that gradients reach back, on average: to an episode's begin, a cut or the begin of a rollout."""
+    episodes = run.episodes.row().get("rollout/length_mean", 0.0)
+    limits = (episodes, run.algorithm.settings.bptt_length, run.runner.rollout_length)
+    return min(filter(None, limits), default=0.0)
+
+
+def sizes(cfg: DictConfig, run: Run, steps: float, rounds: int, need: Footprint) -> str:
+    """What validation found, as a table.
+
+    steps    of all environments, each playing one episode or `rollout_length` steps
+    rounds   episodes of each environment in a rollout
+    """
     env, network = run.runner.env, run.algorithm.network
-    mean_length = float(rollout.valid.sum() / rollout.valid.shape[1])
+    mean_length = steps / cfg.parallel
     limit = run.algorithm.chunk_steps(cfg.parallel)
     if cfg.rollout_length:
         later = ""
@@ -83,14 +93,20 @@ def sizes(cfg: DictConfig, run: Run, rollout: Rollout, need: Footprint) -> str:
         later = "; more with longer episodes, unless max_tokens_per_batch bounds it"
     else:
         later = f"; at most {limit * need.bytes_per_step / 1e6:,.0f} MB for {limit:,}, with longer episodes"
-    played = (
-        f"rollouts of {mean_length:.0f} steps" if cfg.rollout_length else f"episodes of {mean_length:.0f} steps now"
-    )
+    if cfg.rollout_length:
+        played = f"rollouts of {mean_length:.0f} steps"
+    else:
+        each = (
+            f"{rounds} episodes of {mean_length:.0f} steps each"
+            if rounds > 1
+            else f"episodes of {mean_length:.0f} steps"
+        )
+        played = f"{each} now"
     return f"""
   observation   {env.observation_space}
   action        {env.action_space}
   parameters    {parameters(network):,}
-  iteration     {cfg.parallel * mean_length:,.0f} steps: {cfg.parallel} environments, {played}
+  iteration     {rounds * steps:,.0f} steps: {cfg.parallel} environments, {played}
   update        {need.megabytes:,.0f} MB for {need.steps:,} steps at once{later}
   valid         without validate=true, this command trains
 """

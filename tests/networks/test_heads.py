@@ -18,6 +18,19 @@ def test_categorical_agrees_with_torch():
     assert torch.equal(ours.mode(), logits.argmax(-1))
 
 
+def test_the_barrier_pulls_at_an_alternative_however_rare_it_is():
+    logits = torch.tensor([[0.0, 0.0, 0.0], [0.0, -1.0, -2.0], [0.0, -60.0, 3.0]], dtype=torch.float64).requires_grad_()
+    policy = Categorical(logits)
+    uniform = torch.full((3, 3), 1 / 3, dtype=torch.float64)
+    divergence = torch.nn.functional.kl_div(policy.log_probs, uniform, reduction="none").sum(-1)
+    assert torch.allclose(policy.barrier(), -divergence)
+    (pull,) = torch.autograd.grad(policy.barrier().sum(), logits, retain_graph=True)
+    assert torch.allclose(pull, 1 / 3 - policy.log_probs.exp())
+    # Where the entropy has let go.
+    (pull,) = torch.autograd.grad(policy.entropy().sum(), logits)
+    assert pull[2, 1].abs() < 1e-20
+
+
 def test_gaussian_agrees_with_torch():
     mean, log_std = torch.randn(5, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
     ours = Gaussian(mean, log_std)
@@ -45,6 +58,8 @@ def test_several_choices_agree_with_torch_and_respect_their_sizes():
     expected = sum(each.log_prob(action[:, k]) for k, each in enumerate(theirs))
     assert torch.allclose(ours.log_prob(action), expected)
     assert torch.allclose(ours.entropy(), sum(each.entropy() for each in theirs))
+    each = sum(Categorical(part).barrier() for part in logits.split([2, 4, 3], -1))
+    assert torch.allclose(ours.barrier(), each)
     drawn = Categoricals(logits[:1].expand(5000, 9), [2, 4, 3]).sample(torch.Generator().manual_seed(0))
     assert (drawn < torch.tensor([2, 4, 3])).all()
     assert drawn.max(0).values.tolist() == [1, 3, 2]
@@ -101,10 +116,11 @@ def test_masked_alternatives_are_never_chosen_and_add_no_probability_or_entropy(
     policy = head(features, allowed)
     # Row 0: two times two nearly equal alternatives. Row 1: only one alternative each.
     assert policy.entropy().tolist() == pytest.approx([2 * math.log(2), 0], abs=0.01)
+    assert policy.barrier().tolist() == pytest.approx([0, 0], abs=0.01)
     assert policy.log_prob(torch.tensor([[0, 0], [1, 1]]))[1] == 0
     many = head(features[:1].expand(1000, 4), allowed[:1].expand(1000, 5)).sample(torch.Generator().manual_seed(0))
     assert many[:, 0].unique().tolist() == [0, 2]
-    policy.entropy().sum().backward()
+    (policy.entropy() + policy.barrier()).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
@@ -121,6 +137,7 @@ def test_a_joint_policy_is_the_product_of_its_parts():
     pieces = action[:, 0].long(), action[:, 1:3], action[:, 3:].long()
     assert torch.allclose(policy.log_prob(action), sum(p.log_prob(a) for p, a in zip(each, pieces, strict=True)))
     assert torch.allclose(policy.entropy(), sum(p.entropy() for p in each))
+    assert torch.allclose(policy.barrier(), sum(p.barrier() for p in each))
     assert torch.equal(policy.mode()[:, 0].long(), each[0].mode())
 
 

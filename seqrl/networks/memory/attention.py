@@ -1,6 +1,7 @@
 """Attention over the last steps."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ class Attention(Block):
     Source: Vaswani et al. (2017); relative distance: Shaw et al. (2018), Press et al. (2022).
     """
 
-    distance: Tensor
+    # Adam moves each number by at most the learning rate in a step. Of a score's parts, only the bias is one number.
+    rates: Mapping[str, float] = {"distance_bias": 16.0}
 
     def __init__(self, input_size: int, window: int, heads: int) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """The interface of memory blocks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ class Block(nn.Module, ABC):
     """One part of a network's memory.
 
     output_size   width of what `step` and `unroll` return
+    rates         how much faster than the rest some parameters learn, by their names in the block
     """
 
     output_size: int
+    rates: Mapping[str, float] = {}
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
