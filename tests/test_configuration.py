@@ -332,9 +332,21 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
         (lambda file: file.write_text(LAUGHS), "uses aliases of more than 10,000 values"),
         (lambda file: file.write_text("a: &a [*a]"), "uses aliases of more than 10,000 values"),
         (lambda file: file.write_text("a: " + "[" * 60 + "]" * 60), "is nested too deeply"),
+        (
+            lambda file: file.write_text("a: 1\nb: !!bool x"),
+            "line 2: holds a tag of YAML that seqrl does not read (got tag:yaml.org,2002:bool)",
+        ),
+        (
+            lambda file: file.write_text("a: [0b_]"),
+            "line 1: looks like a number or a date, and is none (got 0b_)",
+        ),
+        (
+            lambda file: file.write_text(f"a: 0{'7' * 6000}"),
+            f"line 1: looks like a number or a date, and is none (got 0{'7' * 19}…)",
+        ),
         (lambda file: os.truncate(file, 10**10) if file.touch() is None else None, "is larger than 4 MB"),
     ],
-    ids=["pipe", "zeros", "laughs", "itself", "deep", "large"],
+    ids=["pipe", "zeros", "laughs", "itself", "deep", "tag", "number", "digits", "large"],
 )
 def test_a_file_that_hydra_would_wait_for_or_that_grows_gets_one_line(tmp_path, spoil, said, many):
     file = own(tmp_path, "")
@@ -373,10 +385,13 @@ def test_a_folder_of_ones_own_that_is_not_there_is_said_with_the_nearest(tmp_pat
 
 def test_a_number_that_yaml_reads_as_octal_is_named_with_its_line(tmp_path):
     (tmp_path / "network").mkdir()
-    (tmp_path / "network" / "own.yaml").write_text("# 010\na: 010\nb: '010'\nc: [1.5, 0, 10, 0x10, 00]\nd: 089\n")
+    (tmp_path / "network" / "own.yaml").write_text(
+        "# 010\na: 010\nb: '010'\nc: [1.5, 0, 10, 0x10, 00]\nd: 089\ne: 0_1_\n"
+    )
     assert faults_of_files([f"--config-dir={tmp_path}", "network=own"]) == [
         f"{tmp_path}/network/own.yaml:2: YAML reads 010 as 8. Write 10, or quote it.",
         f"{tmp_path}/network/own.yaml:4: YAML reads 00 as 0. Write 0, or quote it.",
+        f"{tmp_path}/network/own.yaml:6: YAML reads 0_1_ as 1. Write 1, or quote it.",
     ]
 
 
