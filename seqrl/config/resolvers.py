@@ -94,6 +94,14 @@ def decode(text: str | None, *, _parent_: Any, _node_: Any) -> Any:
     return value
 
 
+def create(config: Any, *, _parent_: Any) -> Any:
+    """OmegaConf's own oc.create, which remembers what it has read from the system's environment."""
+    value = oc.create(config, _parent_)
+    if isinstance(config, str):
+        read_decoded(config, OmegaConf.to_container(value, resolve=False))
+    return value
+
+
 def choices_of(group: str) -> str:
     """The files of a group, the default first, for a help text."""
     return ", ".join(_default_first(group, choices(group)))
@@ -128,6 +136,7 @@ def register() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "oc.env": env,
         "oc.decode": decode,
+        "oc.create": create,
         "by_sequences": by_sequences,
         "default_episodes": default_episodes,
         "folder_name": folder_name,
