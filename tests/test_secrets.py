@@ -15,6 +15,7 @@ from seqrl.config.secrets import numbers_from_environment
 from seqrl.errors import ConfigError, described
 from seqrl.runs.manifest import Manifest
 from seqrl.text import declassify, environment_read, masked, printable, show_path
+from tests.programs import run_program
 from tests.test_train import TINY, train
 
 
@@ -72,6 +73,22 @@ def test_a_value_is_masked_in_a_header(monkeypatch, written):
     header = written("hüsh??>hush!".encode())
     header = header if isinstance(header, str) else header.decode()
     assert masked(f"Bearer {header}").rstrip("=") == "Bearer ${oc.env:MY_KEY}"
+
+
+def test_a_warning_of_an_environment_is_masked(tmp_path):
+    code = """
+import warnings, gymnasium
+from seqrl.config.program import forgiving_output
+from seqrl.text import read_environment
+read_environment("MY_KEY", "hush-hush")
+forgiving_output()
+warnings.warn("is hush-hush old?")
+gymnasium.logger.warn("no %s", "hush-hush")
+"""
+    said = run_program(tmp_path, "-c", code).stderr
+    assert "UserWarning: is ${oc.env:MY_KEY} old?" in said
+    assert "no ${oc.env:MY_KEY}" in said
+    assert "hush" not in said
 
 
 def test_a_message_is_masked_before_it_is_cut_and_before_its_spaces_go(monkeypatch):

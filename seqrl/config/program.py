@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from tempfile import NamedTemporaryFile
@@ -59,8 +60,32 @@ def collection_failed(it: Any) -> None:
     log.warning("ignored: %s", described(error), exc_info=(it.exc_type, error, it.exc_traceback))
 
 
+def masked_warning(*told: Any, **also: Any) -> str:
+    """A warning as Python shows it: an environment may warn of what it was given."""
+    return masked(_format_warning(*told, **also))
+
+
+_format_warning = warnings.formatwarning
+
+
+def hold_standard_descriptors() -> None:
+    """Open nothing where the program was started without input or output: a file of the run would take the place."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            # Programs that are started here need it, too.
+            os.set_inheritable(descriptor, True)
+
+
 def forgiving_output() -> None:
     """Print `?` for a character that the terminal's encoding has not, and no traceback, whoever logs one."""
+    hold_standard_descriptors()
+    warnings.formatwarning = masked_warning
     threading.excepthook = thread_failed
     if logging.lastResort:
         logging.lastResort.setFormatter(OneLine())
