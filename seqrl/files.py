@@ -275,7 +275,8 @@ def insist_on_folder(descriptor: int, folder: Path) -> None:
 def remove_strays(folder: Path) -> None:
     """Remove what interrupted writes left in a folder, and nothing else."""
     for entry in folder.iterdir():
-        if STRAY.fullmatch(entry.name):
+        # A folder of that name is none of them.
+        if STRAY.fullmatch(entry.name) and (entry.is_symlink() or not entry.is_dir()):
             entry.unlink(missing_ok=True)
 
 

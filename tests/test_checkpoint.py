@@ -338,8 +338,9 @@ def test_what_is_not_a_checkpoint_is_left_alone(tmp_path):
     (tmp_path / "checkpoints" / "folder").mkdir()
     (tmp_path / "checkpoints" / "00000002.pt.tmp").write_bytes(b"precious")
     (tmp_path / "checkpoints" / ".seqrl-0123456789abcdef.tmp").write_bytes(b"stray")
+    (tmp_path / "checkpoints" / f".seqrl-{'f' * 16}.tmp").mkdir()
     checkpoints.save({"iterations": 3}, 3)
-    assert files(tmp_path) == {*of(1, 3), "mine.pt", "folder", "00000002.pt.tmp"}
+    assert files(tmp_path) == {*of(1, 3), "mine.pt", "folder", "00000002.pt.tmp", f".seqrl-{'f' * 16}.tmp"}
 
 
 def test_nothing_but_plain_data_is_loaded(tmp_path):
