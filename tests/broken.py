@@ -208,6 +208,20 @@ class Curriculum(Walk):
         return super().seen() * np.float32(1 - 0.1 * min(self.episodes // 10, 5))
 
 
+class LeaksAfterLong(Walk):
+    """Pays more after an episode that ended at its twelfth step, and for that episode alone."""
+
+    clock, bonus = 0, 0.0
+
+    def reset(self, *, seed=None, options=None):
+        self.bonus = float(self.clock == 12)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, reward, *others = super().step(action)
+        return observation, reward + self.bonus, *others
+
+
 class HeedsOneSeed(Walk):
     """Heeds the first seed only."""
 
@@ -583,6 +597,7 @@ class BeginsAllAtOnce(NextStep):
 SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
+    LeaksAfterLong,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
     DimBits, Bits,
     Exits, Raises, Lasts, Normalizes, Simulates, SavesAll,

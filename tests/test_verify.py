@@ -154,6 +154,7 @@ PLANTED = [
     ("LeaksOverTruncations", environment.repeats_later, "when the same seed comes again after a truncation"),
     ("LeaksOverTerminations", environment.repeats_later, "when the same seed comes again"),
     ("Curriculum", environment.repeats_later, "when the same seed comes again"),
+    ("LeaksAfterLong", environment.repeats_later, "when the same seed comes again after the end of episode"),
     ("HeedsOneSeed", environment.repeats_later, "when the same seed comes again"),
     ("ChangesActions", environment.actions, "were changed"),
     ("Endless", environment.ends, "0 ended within"),
