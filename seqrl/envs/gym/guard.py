@@ -18,7 +18,7 @@ from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault, let_go
 from seqrl.envs.gym.elements import OutsideError, element, named
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
-from seqrl.envs.gym.lasting import lasting
+from seqrl.envs.gym.lasting import lasting, layers
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.errors import FaultyEnvError, OutsideEnvError, described
 from seqrl.machine import monotonic
@@ -122,9 +122,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
         Tries it, after a reset: what cannot be restored is better replayed.
         """
-        env = self.env
-        while type(env) in RESTORED:
-            env = env.env  # type: ignore[attr-defined]
+        env = next((layer for layer in layers(self.env) if type(layer) not in RESTORED), None)
         # What lies beneath any other wrapper is not all. Of a module, torch saves the weights and not the episode.
         if env is not self.unwrapped or not (hasattr(env, "state_dict") and hasattr(env, "load_state_dict")):
             return False
@@ -218,12 +216,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             log.warning("environment %d failed to close: %s", self.index, described(failed), exc_info=failed)
 
     def _time_limits(self) -> list[Any]:
-        limits, env = [], self.env
-        while isinstance(env, gymnasium.Wrapper):
-            if isinstance(env, TimeLimit):
-                limits.append(env)
-            env = env.env
-        return limits
+        return [layer for layer in layers(self.env) if isinstance(layer, TimeLimit)]
 
     def _read(self, observation: Any) -> Any:
         if self._shape is not None:
