@@ -32,6 +32,17 @@ class Shown(Exception):  # noqa: N818  # an environment's own
         raise ValueError("no words")
 
 
+class Says(Exception):  # noqa: N818
+    """Does something when it is asked what it is."""
+
+    def __init__(self, deed):
+        super().__init__()
+        self.deed = deed
+
+    def __str__(self):
+        return self.deed()
+
+
 class Unheard(BaseException):
     """No exception that anybody expects."""
 
@@ -41,6 +52,17 @@ def raises(error):
         raise error
 
     return deed
+
+
+def from_itself(env):
+    error = ValueError("the map is broken")
+    raise error from error
+
+
+def in_a_ring(env):
+    error, other = RuntimeError("a"), RuntimeError("b")
+    error.__cause__, other.__cause__ = other, error
+    raise error
 
 
 def fork(env):
@@ -118,6 +140,13 @@ DEEDS = {
     "recursion": raises(RecursionError("too deep")),
     "group": raises(ExceptionGroup("two", [ValueError("a\nb"), TypeError("c")])),
     "wordless": raises(Shown()),
+    "number": raises(Says(lambda: 7)),
+    "words that exit": raises(Says(lambda: sys.exit(0))),
+    "words that wait": raises(Says(lambda: time.sleep(1000))),
+    "many words": raises(ValueError("x" * 30_000_000)),
+    "strange words": raises(ValueError("bad \udcff \x1b[2J \u202e name")),
+    "from itself": from_itself,
+    "ring": in_a_ring,
     "unheard": raises(Unheard("hm")),
     "file": raises(FileNotFoundError(2, "No such file", "/nowhere/map.bin")),
     "pipe": raises(BrokenPipeError(32, "Broken pipe")),

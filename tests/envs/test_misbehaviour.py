@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import gc
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -25,10 +26,12 @@ from gymnasium import spaces
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.gym import watchdog
 from seqrl.envs.gym.calls import Guard
+from seqrl.errors import links
 from seqrl.machine import keep, last_words, let_go
 from seqrl.runner import Runner
 from seqrl.runs.stop import Stop
 from seqrl.types import Step
+from tests.envs import oddities
 from tests.parts import small_network
 from tests.worlds import Script
 
@@ -560,7 +563,7 @@ def test_an_environment_has_clocks_of_its_own():
 
 @pytest.mark.parametrize("odd", ["raise what is not pickled", "raise what is not unpickled"])
 def test_a_constructor_that_raises_what_no_process_can_hand_over_is_named(odd):
-    with pytest.raises(FaultyEnvError, match=r"^environment 0, constructor: it raised \w+Error: no licence"):
+    with pytest.raises(EnvError, match=r"^env\.id: test/Plain-v0 cannot be built: \w+Error: no licence \(test_misb"):
         made("async", f"{odd} at init", timeout_seconds=20)
     assert not multiprocessing.active_children()
 
@@ -890,6 +893,49 @@ def test_an_error_that_cannot_say_what_is_wrong_is_named_by_its_type(monkeypatch
     monkeypatch.setitem(DEEDS, "exit", raises(Wordless))
     said = fault(made("sync", "exit at step"))
     assert "step 1: it raised Wordless: it cannot say what is wrong" in said
+
+
+# What asks an environment's exception for its words, and what it then says of them.
+SAID = {
+    "from itself": "ValueError: the map is broken",
+    "ring": "RuntimeError: a",
+    "words that exit": "Says: it cannot say what is wrong",
+    "number": "Says: it cannot say what is wrong",
+    "many words": f"ValueError: {'x' * 2000}…",
+}
+
+
+@pytest.mark.parametrize("id", ["test/Plain-v0", "test/OwnForm-v0"])
+@pytest.mark.parametrize("place", ["init", "step"])
+@pytest.mark.parametrize("deed", SAID)
+def test_an_environment_is_named_whatever_its_exception_does_or_comes_from(id, place, deed, monkeypatch, caplog):
+    monkeypatch.setitem(DEEDS, "exit", oddities.DEEDS[deed])
+    backend = "vector" if "Own" in id else "sync"
+    with pytest.raises((FaultyEnvError, EnvError)) as caught, closing(made(backend, f"exit at {place}", id=id)) as env:
+        played(env)
+    said = SAID[deed].replace(":", "[:,]")
+    assert re.search(said, str(caught.value))
+    # What is logged is what was taken, and not asked for again.
+    assert not any(type(it) in (oddities.Says, ValueError, RuntimeError) for it in links(caught.value))
+
+
+@pytest.mark.parametrize("deed", SAID)
+def test_an_environment_in_its_own_process_is_named_whatever_its_exception_does(deed, monkeypatch):
+    monkeypatch.setitem(DEEDS, "exit", oddities.DEEDS[deed])
+    assert re.search(rf"step 1: it raised {SAID[deed]}", fault(made("async", "exit at step", timeout_seconds=5)))
+
+
+@pytest.mark.parametrize("place", ["init", "step", "close"])
+def test_an_exception_that_waits_when_it_is_asked_for_words_hangs_nothing(place, monkeypatch, caplog):
+    monkeypatch.setitem(DEEDS, "exit", oddities.DEEDS["words that wait"])
+    began = time.monotonic()
+    ends = contextlib.nullcontext() if place == "close" else pytest.raises((FaultyEnvError, EnvError))
+    with ends as caught, closing(made("sync", f"exit at {place}", timeout_seconds=0.3)) as env:
+        played(env)
+    if place != "close":
+        logging.getLogger("seqrl").error("as the program does", exc_info=caught.value)
+    assert "Says: it cannot say what is wrong" in caplog.text
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("backend", ["sync", "async", "auto"])

@@ -20,7 +20,7 @@ import torch
 import torch.utils._device as default_device
 
 from seqrl.envs.gym.watchdog import WATCHDOG
-from seqrl.errors import FaultyEnvError
+from seqrl.errors import FaultyEnvError, links
 from seqrl.machine import OwnHandler, is_from_signal
 
 # A limit is counted in this many parts: while a process is suspended, as by Ctrl-Z, no more than one of them passes.
@@ -116,9 +116,11 @@ def is_own_fault(error: BaseException) -> bool:
 
 def let_go(error: BaseException | None) -> None:
     """Keep no environment by the frames of what was raised: one may do much when it is collected, or wait."""
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    for link in links(error):
+        clear_frames(link.__traceback__)
+        if link.__suppress_context__:
+            # What was put into plain words is not asked again.
+            link.__context__ = None
 
 
 class Player(Protocol):

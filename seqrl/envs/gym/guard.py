@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -20,7 +20,7 @@ from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting, layers
 from seqrl.envs.gym.registry import MISSING_PACKAGE
-from seqrl.errors import FaultyEnvError, OutsideEnvError, described
+from seqrl.errors import FaultyEnvError, OutsideEnvError, RaisedError, raised
 from seqrl.machine import monotonic
 from seqrl.spaces import ACTION_MASK, Array, Packed
 
@@ -104,7 +104,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         except BaseException as error:
             if not is_own_fault(error):
                 raise
-            raise self.fault_of(error) from error
+            self._blame(error)
         if not math.isfinite(reward):
             raise self._fault(f"its reward is {reward}")
         if not (type(terminated) is type(truncated) is bool):
@@ -173,7 +173,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             yield
         except FaultyEnvError as fault:
-            if isinstance(fault.__cause__, OverdueError) or not isinstance(fault.__cause__, Exception):
+            if not (isinstance(fault.__cause__, RaisedError) and fault.__cause__.is_ordinary):
                 raise
             log.warning("%s %s", fault, what_then)
 
@@ -208,12 +208,12 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 # Only within the guard can a signal be told from what an environment raises.
                 if not is_own_fault(error):
                     raise
-                failed = error
+                failed = raised(error)
+                let_go(error)
             # It is collected here, where the time is limited.
-            let_go(failed)
             self.env = CLOSED
         if failed is not None:
-            log.warning("environment %d failed to close: %s", self.index, described(failed), exc_info=failed)
+            log.warning("environment %d failed to close: %s", self.index, failed.words, exc_info=failed)
 
     def _time_limits(self) -> list[Any]:
         return [layer for layer in layers(self.env) if isinstance(layer, TimeLimit)]
@@ -226,7 +226,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             return self._element(observation)
         except OutsideError as error:
-            raise self.fault_of(error) from error
+            self._blame(error)
 
     def _check_finite(self, observation: Any) -> None:
         space = self.observation_space
@@ -257,18 +257,27 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         except BaseException as error:
             if not is_own_fault(error):
                 raise
-            raise self.fault_of(error, what) from error
+            self._blame(error, what)
+
+    def _blame(self, error: BaseException, what: str = "it") -> NoReturn:
+        raise self.fault_of(error, what)
 
     def fault_of(self, error: BaseException, what: str = "it") -> FaultyEnvError:
-        """What it does wrong that raised `error`."""
+        """What it does wrong that raised `error`, which is its cause, in plain words."""
         if isinstance(error, OverdueError):
             said = str(error) if what == "it" else str(error).replace("it", what, 1)
-            return self._fault(said, remedy="Fix the environment, or raise the limit.")
-        if isinstance(error, OutsideError):
-            return self._fault(str(error), error.remedy, OutsideEnvError)
-        # Gymnasium's own wrappers raise these when they unpack what the environment returns.
-        api = f". {API}" if what == "it" and isinstance(error, ValueError | TypeError | AssertionError) else ""
-        return self._fault(f"{what} raised {described(error)}{api}")
+            fault = self._fault(said, remedy="Fix the environment, or raise the limit.")
+            fault.__cause__ = error
+        elif isinstance(error, OutsideError):
+            fault = self._fault(str(error), error.remedy, OutsideEnvError)
+            fault.__cause__ = error
+        else:
+            # Gymnasium's own wrappers raise these when they unpack what the environment returns.
+            api = f". {API}" if what == "it" and isinstance(error, ValueError | TypeError | AssertionError) else ""
+            told = raised(error)
+            fault = self._fault(f"{what} raised {told.words}{api}")
+            fault.__cause__ = told
+        return fault
 
     def _fault(
         self, what: str, remedy: str = "Fix the environment.", kind: type[FaultyEnvError] = FaultyEnvError
