@@ -4,10 +4,12 @@ A test copies this file beside a user's work. An oddity is `name@place`: `nan@ob
 """
 
 import contextlib
+import ctypes
 import gc
 import itertools
 import locale
 import logging
+import logging.config
 import multiprocessing
 import os
 import random
@@ -93,6 +95,16 @@ def torch_settings(env):
     torch.manual_seed(0)
 
 
+def more_settings(env):
+    torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
+    torch.nn.modules.module.register_module_forward_hook(lambda module, given, made: None)
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libm.so.6").fesetround(0x800)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
 def loud(env):
     print("[bold]noise[/bold] \x1b[31m", "ü" * 10, flush=True)
     print("noise", file=sys.stderr)
@@ -157,10 +169,13 @@ DEEDS = {
     "thread": thread,
     "fail in thread": fail_in_thread,
     "torch": torch_settings,
+    "more settings": more_settings,
     "loud": loud,
     "signals": signals,
     "numpy": globals_of_numpy,
     "loggers": loggers,
+    "configured loggers": lambda env: logging.config.dictConfig({"version": 1}),
+    "traced": lambda env: sys.settrace(lambda *_: None),
     "move": lambda env: os.chdir("/"),
     "warn": lambda env: warnings.warn("odd\nindeed", stacklevel=1),
     "strict": lambda env: warnings.simplefilter("error"),

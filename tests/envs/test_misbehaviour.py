@@ -5,8 +5,10 @@ import fcntl
 import gc
 import json
 import logging
+import logging.config
 import multiprocessing
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -25,7 +27,7 @@ from gymnasium import spaces
 
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.gym import watchdog
-from seqrl.envs.gym.calls import Guard
+from seqrl.envs.gym.calls import Guard, _round_so, _rounds
 from seqrl.errors import links
 from seqrl.machine import keep, last_words, let_go
 from seqrl.runner import Runner
@@ -160,6 +162,22 @@ def set_torch(env):
     np.seterr(all="raise")
 
 
+def set_more(env):
+    for number in (signal.SIGPIPE, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGPIPE else signal.SIG_IGN)
+    _round_so(0x800)
+    torch.nn.modules.module.register_module_forward_hook(lambda module, given, made: made * 2)
+    torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
+    logging.config.dictConfig({"version": 1})
+
+
+def more_settings():
+    return [
+        signal.getsignal(signal.SIGPIPE), signal.getsignal(signal.SIGCHLD), _rounds(),
+        bool(torch.nn.modules.module._global_forward_hooks), torch.is_autocast_enabled("cpu"),
+    ]  # fmt: skip
+
+
 def settings():
     return [
         torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
@@ -245,6 +263,7 @@ DEEDS = {
     "raise what is not unpickled": raise_in_a_process(TwoArgumentsError(3, "no licence")),
     "learn": learn,
     "set torch": set_torch,
+    "set more": set_more,
     "help itself": help_itself,
     "handle signals": handle_signals,
     "compute": compute,
@@ -362,6 +381,28 @@ def test_torch_is_for_the_run_as_it_was_and_for_the_environment_as_it_left_it(pl
             assert not any(unchanged) if place != "close" else all(unchanged)
     assert settings() == before
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="has other numbers for rounding")
+@pytest.mark.parametrize("id", ["test/Plain-v0", "test/OwnForm-v0"])
+@pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
+def test_handlers_rounding_hooks_and_precision_are_for_the_run_as_they_were(id, place):
+    before = more_settings()
+    with closing(made("vector" if "Own" in id else "sync", f"set more at {place}", id=id)) as env:
+        played(env)
+        assert more_settings() == before
+        with env._episodes.guard:
+            assert (more_settings() == before) == (place == "close")
+    assert more_settings() == before
+
+
+@pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
+def test_an_environment_that_configures_logging_silences_no_logger_of_the_run(place, caplog):
+    with closing(made("sync", f"set more at {place}")) as env:
+        played(env)
+        logging.getLogger("seqrl.runs").warning("heard before the end")
+    logging.getLogger("seqrl.runs").warning("heard after it")
+    assert caplog.messages == ["heard before the end", "heard after it"]
 
 
 @pytest.mark.parametrize("id", ["test/Plain-v0", "test/OwnForm-v0"])
