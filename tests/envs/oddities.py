@@ -49,6 +49,25 @@ class Unheard(BaseException):
     """No exception that anybody expects."""
 
 
+class Unreadable:
+    """Has the shape of an observation, and fails when it is read."""
+
+    shape, dtype = (3,), np.dtype(np.float32)
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("the sensor is gone")
+
+
+class Metres(np.ndarray):
+    """An array with rules of its own."""
+
+    def __array_ufunc__(self, *given, **named):
+        raise TypeError("units do not match")
+
+    def __array_function__(self, *given, **named):
+        raise TypeError("no function of metres")
+
+
 def raises(error):
     def deed(env):
         raise error
@@ -217,6 +236,11 @@ OBSERVATIONS = {
     "read only": lambda it: np.broadcast_to(it[:1], 3),
     "masked": lambda it: np.ma.masked_array(it, [True, False, False]),
     "complex": lambda it: it * 1j,
+    "learning": lambda it: torch.tensor(it, requires_grad=True),
+    "half": lambda it: torch.tensor(it).bfloat16(),
+    "unreadable": lambda it: Unreadable(),
+    "metres": lambda it: it.view(Metres),
+    "beyond": lambda it: it.astype(np.float64) * 1e300,
 }
 REWARDS = {
     "nan": np.nan,
@@ -277,6 +301,7 @@ SPACES = {
     "point": spaces.Box(1, 1, (2,)),
     "bytes": spaces.Box(0, 255, (8, 8, 3), np.uint8),
     "whole": spaces.Box(-5, 5, (2,), np.int64),
+    "graph": spaces.Graph(SEEN, None),
     "switches": spaces.MultiBinary([2, 2]),
 }
 

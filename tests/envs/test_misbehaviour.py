@@ -911,6 +911,39 @@ def test_an_end_that_is_neither_true_nor_false_is_named(said, backend, monkeypat
         played(made(backend))
 
 
+@BOTH
+@pytest.mark.parametrize("name", ["learning", "half", "unreadable"])
+def test_an_observation_that_cannot_be_read_is_named(name, backend, monkeypatch):
+    spoil = oddities.OBSERVATIONS[name]
+    monkeypatch.setattr(oddities.Unreadable, "shape", (2,))
+    monkeypatch.setattr(Plain, "seen", lambda env: spoil(np.zeros(2, np.float32)) if env.clock else np.zeros(2))
+    with pytest.raises(FaultyEnvError, match=r"^environment 0, episode 1 .*, step 1: it raised \w+Error: "):
+        played(made(backend))
+
+
+def test_an_array_with_rules_of_its_own_is_read_as_numbers(monkeypatch):
+    monkeypatch.setattr(Plain, "seen", lambda env: np.ones(2, np.float32).view(oddities.Metres))
+    with closing(made("sync")) as env:
+        assert env.reset().tolist() == [[1, 1], [1, 1]]
+
+
+def test_what_an_own_vector_form_answers_is_read_while_its_time_is_limited(monkeypatch):
+    class Slow:
+        def __array__(self, dtype=None, copy=None):
+            time.sleep(60)
+
+    monkeypatch.setattr(OwnForm, "reset", lambda env, **_: (Slow(), {}))
+    with pytest.raises(FaultyEnvError, match=r"^environments: it has not answered for 0\.3 seconds"):
+        played(made("vector", id="test/OwnForm-v0", timeout_seconds=0.3))
+
+
+@BOTH
+def test_a_space_that_is_not_supported_is_refused_alike(backend, monkeypatch):
+    monkeypatch.setattr(Plain, "observation_space", oddities.SPACES["graph"])
+    with pytest.raises(EnvError, match=r"^env\.id: the observation is Graph, which is not supported"):
+        made(backend)
+
+
 @pytest.mark.parametrize("said", [1, 0, np.bool_(True), np.array([True]), torch.tensor(False), 1.0], ids=repr)
 def test_an_end_may_be_any_true_or_false(said, monkeypatch):
     monkeypatch.setattr(Plain, "step", lambda env, action: (env.seen(), 1.0, said, False, {}))

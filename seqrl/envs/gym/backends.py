@@ -19,6 +19,7 @@ from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.processes import VECTOR_OPTIONS, ProcessEach
 from seqrl.envs.gym.registry import explained, find
 from seqrl.envs.gym.resets import autoreset_mode
+from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, raised
 
 # Copies of a vector form that does not declare when it resets, to see what it does.
@@ -118,11 +119,17 @@ def _async(request: EnvRequest) -> VectorEpisodes:
         if isinstance(request.spec.entry_point, str):
             load_env_creator(request.spec.entry_point)
     try:
-        envs = ProcessEach(singles, request.timeout_seconds)
+        envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request))
     except LostError as lost:
         raise FaultyEnvError(f"environment {lost.index}, constructor: {lost}.") from lost.__cause__
     # The processes count their time, and guard their own calls.
     return SeededEpisodes(envs, request.seed, Guard())
+
+
+def _insist_on_spaces(request: EnvRequest, env: Any) -> None:
+    """Raise EnvError for spaces that are not supported, as the adapter does, which first needs them in a batch."""
+    observations(env.observation_space, request.hidden)
+    actions(env.action_space)
 
 
 def _envpool(request: EnvRequest) -> VectorEpisodes:

@@ -15,7 +15,7 @@ from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault, let_go
-from seqrl.envs.gym.elements import OutsideError, element, named
+from seqrl.envs.gym.elements import OutsideError, element, named, plain
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting, layers
@@ -85,11 +85,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._episode, self._clock, self._seed = self._episode + 1, 0, seed
         with self._named():
             observation, info = self.env.reset(seed=seed, options=options)
-        if not isinstance(info, dict):
-            raise self._fault(f"it returned {type(info).__name__} for info. {API}")
-        observation = self._read(observation)
-        self._check_finite(observation)
-        self.digest = zlib.crc32(np.asarray(observation).tobytes())
+            if not isinstance(info, dict):
+                raise self._fault(f"it returned {type(info).__name__} for info. {API}")
+            observation = self._read(observation)
+            self._check_finite(observation)
+            self.digest = zlib.crc32(np.asarray(observation).tobytes())
         # Once, so that it can be said that nobody reads it.
         return observation, {ACTION_MASK: True} if self._episode == 1 and ACTION_MASK in info else {}
 
@@ -101,15 +101,18 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             observation, reward, terminated, truncated, _ = self.env.step(action)
             reward = float(reward)
+            if not math.isfinite(reward):
+                raise self._fault(f"its reward is {reward}")
+            if not (type(terminated) is type(truncated) is bool):
+                terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
+            # What it returns may do anything when it is read.
+            observation = self._read(observation)
+        except FaultyEnvError:
+            raise
         except BaseException as error:
             if not is_own_fault(error):
                 raise
             self._blame(error)
-        if not math.isfinite(reward):
-            raise self._fault(f"its reward is {reward}")
-        if not (type(terminated) is type(truncated) is bool):
-            terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
-        observation = self._read(observation)
         if terminated or truncated:
             self._final = observation
         end = REWARD_AND_END.pack(reward, terminated, truncated)
@@ -220,13 +223,12 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _read(self, observation: Any) -> Any:
         if self._shape is not None:
+            if type(observation) is not np.ndarray:
+                observation = plain(observation)
             shape = observation.shape if type(observation) is np.ndarray else np.shape(observation)
             if shape != self._shape:
                 raise self._fault(f"its observation has shape {shape}, not {self._shape}")
-        try:
-            return self._element(observation)
-        except OutsideError as error:
-            self._blame(error)
+        return self._element(observation)
 
     def _check_finite(self, observation: Any) -> None:
         space = self.observation_space
@@ -252,7 +254,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.guard.playing = self
         try:
             yield
-        except besides:
+        except (FaultyEnvError, *besides):
             raise
         except BaseException as error:
             if not is_own_fault(error):
