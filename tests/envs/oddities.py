@@ -3,6 +3,7 @@
 A test copies this file beside a user's work. An oddity is `name@place`: `nan@observation`, `exit@step`, `empty@space`.
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -207,6 +208,7 @@ DEEDS = {
     "private": lambda env: os.umask(0o077),
     "locale": speak_c,
     "slow": lambda env: time.sleep(0.05),
+    "last word": lambda env: atexit.register(os._exit, 1),
     "own env": lambda env: setattr(env, "env", env),
     # Only where it has a process of its own.
     "die": lambda env: multiprocessing.parent_process() and os._exit(7),
