@@ -289,7 +289,7 @@ class SameStepEpisodes(OwnEpisodes):
                 refuse_as("SAME_STEP", "an episode ended without info['final_obs']")
             observation = np.array(observation)
             # An object array with None where no episode ended, or a plain batch.
-            observation[ended] = np.stack(np.asarray(info["final_obs"])[ended])
+            observation[ended] = np.stack(list(np.asarray(info["final_obs"])[ended]))
         return observation, reward, terminated, truncated, np.ones_like(ended)
 
 

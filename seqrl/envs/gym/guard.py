@@ -254,7 +254,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.guard.playing = self
         try:
             yield
-        except (FaultyEnvError, *besides):
+        except FaultyEnvError:
+            raise
+        except besides:
             raise
         except BaseException as error:
             if not is_own_fault(error):

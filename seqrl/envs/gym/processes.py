@@ -316,7 +316,9 @@ def _work(group: int, index: int, build: Callable[[], GuardedEnv], pipe: Connect
         errors.put((index, type(error), error, trace))
         pipe.send((None, False))
         return
-    _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+    # Without its pipe it can say nothing, and the parent says that it is lost.
+    with suppress(OSError):
+        _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
 
 
 def _sendable(error: BaseException, index: int) -> BaseException:
