@@ -5,13 +5,15 @@ import torch
 
 from seqrl.algorithms.ppo import PPOAlgorithm, SequencePPOAlgorithm
 from seqrl.algorithms.reinforce import SequenceReinforceAlgorithm
-from seqrl.networks import Network, recurrent_network
+from seqrl.networks import GRU, Network, recurrent_network
 
 NETWORKS = {
     "lstm": {"use_lstm": True, "use_attention": False},
     "lstm+attention": {"use_lstm": True, "use_attention": True},
     "attention": {"use_lstm": False, "use_attention": True},
     "separate critic": {"use_lstm": True, "use_attention": True, "separate_critic": True},
+    "gru": {"use_lstm": True, "use_attention": False, "memory": GRU},
+    "two layers": {"use_lstm": True, "use_attention": True, "memory": GRU, "layers": 2},
     "memoryless": {"use_lstm": False, "use_attention": False},
 }
 

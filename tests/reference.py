@@ -7,6 +7,8 @@ import math
 
 import torch
 
+from seqrl.networks import GRU, LSTM, Stack
+
 
 def lstm_step(block, x, hidden, cell):
     """Hochreiter & Schmidhuber's cell with a forget gate: x [I], hidden [H], cell [H]."""
@@ -14,6 +16,36 @@ def lstm_step(block, x, hidden, cell):
     i, f, g, o = gates.chunk(4)
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+def gru_step(block, x, hidden):
+    """Cho et al.'s cell, with a bias of what the reset gate reads: x [I], hidden [H]."""
+    size = len(hidden)
+    inputs, memory = block.weight_input @ x, block.weight_hidden @ hidden + block.bias
+    r = torch.sigmoid(inputs[:size] + memory[:size])
+    z = torch.sigmoid(inputs[size : 2 * size] + memory[size : 2 * size])
+    n = torch.tanh(inputs[2 * size :] + r * memory[2 * size :])
+    return ((1 - z) * n + z * hidden,)
+
+
+# How each cell goes on; the first leaf is also its output.
+STEPS = {LSTM: (lstm_step, ("hidden", "cell")), GRU: (gru_step, ("hidden",))}
+
+
+def cell_step(block, x, leaves):
+    """Output [H] and leaves after one step of a cell or a stack of them, of its leaves before."""
+    if isinstance(block, Stack):
+        after = {}
+        for layer, (cell, norm, gate) in enumerate(zip(block.cells, block.norms, block.gates, strict=True)):
+            mean, variance = x.mean(), x.var(correction=0)
+            read = (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight + norm.bias
+            y, left = cell_step(cell, read, {name: leaves[f"{layer}.{name}"] for name in STEPS[type(cell)][1]})
+            x = x + gate * y
+            after |= {f"{layer}.{name}": leaf for name, leaf in left.items()}
+        return x, after
+    step, names = STEPS[type(block)]
+    after = step(block, x, *(leaves[name] for name in names))
+    return after[0], dict(zip(names, after, strict=True))
 
 
 def attend(block, inputs):
@@ -40,27 +72,26 @@ class Memory:
 
     def __init__(self, trunk, stored):
         """`stored`: leaves [...] of the state before the next step, or {} at an episode's start."""
-        self.trunk, self.lstm, self.inputs = trunk, None, []
-        if "lstm" in trunk.memory:
-            zeros = torch.zeros(trunk.memory["lstm"].size, dtype=torch.float64)
-            self.lstm = (stored.get("lstm.hidden", zeros), stored.get("lstm.cell", zeros))
+        self.trunk, self.cell, self.inputs = trunk, {}, []
+        self.name = next((name for name in ("lstm", "cell") if name in trunk.memory), None)
+        if self.name:
+            zeros = {name: leaf[0].double() for name, leaf in trunk.memory[self.name].initial_state(1).items()}
+            self.cell = {name: stored.get(f"{self.name}.{name}", leaf) for name, leaf in zeros.items()}
         if "attention.inputs" in stored:
             real = stored["attention.real"].tolist()
             self.inputs = [x for x, is_real in zip(stored["attention.inputs"], real, strict=True) if is_real]
 
     def cut(self):
         """Stop gradients here."""
-        if self.lstm is not None:
-            self.lstm = tuple(part.detach() for part in self.lstm)
+        self.cell = {name: leaf.detach() for name, leaf in self.cell.items()}
         self.inputs = [x.detach() for x in self.inputs]
 
     def see(self, observation):
         """Features of one more step."""
         layer = self.trunk.encoder.layer
         x = torch.tanh(layer.weight @ observation + layer.bias)
-        if self.lstm is not None:
-            hidden, cell = lstm_step(self.trunk.memory["lstm"], x, *self.lstm)
-            self.lstm, x = (hidden, cell), hidden
+        if self.name:
+            x, self.cell = cell_step(self.trunk.memory[self.name], x, self.cell)
         if "attention" in self.trunk.memory:
             self.inputs.append(x)
             x = attend(self.trunk.memory["attention"], self.inputs)

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from seqrl.networks import LSTM, Attention, Block
+from seqrl.networks import GRU, LSTM, Attention, Block, Stack
+from seqrl.networks.memory import gru
 from seqrl.networks.memory.attention import distances, visibility
+from seqrl.networks.memory.base import Resets
 
 LENGTH, ROWS, WIDTH = 23, 3, 8
 
@@ -13,9 +15,19 @@ class StepByStep(LSTM):
     unroll = Block.unroll
 
 
+class InKernel(GRU):
+    """Unrolls as it does where there is no CPU."""
+
+    def unroll(self, x, state, mask):
+        return self._kernel(x, state["hidden"], mask)
+
+
 BLOCKS = {
     "lstm": lambda: LSTM(WIDTH, WIDTH),
     "step by step": lambda: StepByStep(WIDTH, WIDTH),
+    "gru": lambda: GRU(WIDTH, WIDTH),
+    "gru in torch's kernel": lambda: InKernel(WIDTH, WIDTH),
+    "two layers": lambda: Stack(GRU, WIDTH, WIDTH, 2),
     "attention": lambda: Attention(WIDTH, window=4, heads=2),
     "attention past every step": lambda: Attention(WIDTH, window=50, heads=2),
     "attention one step back": lambda: Attention(WIDTH, window=1, heads=4),
@@ -119,6 +131,19 @@ def test_lstm_equals_torch_lstm():
     assert torch.allclose(ours, theirs(x)[0], atol=1e-12)
 
 
+def resets():
+    """A grid of four steps and three rows, and random numbers of some shapes for it, in float64."""
+    mask = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]], dtype=torch.bool)
+    random = torch.Generator().manual_seed(0)
+    return Resets(mask), lambda *shape: torch.randn(shape, dtype=torch.float64, generator=random, requires_grad=True)
+
+
+def test_the_gradient_of_the_gru_that_is_written_by_hand_is_that_of_its_values():
+    resets_, some = resets()
+    numbers = (some(4, 3, 6), some(3, 2), some(6, 2), some(2))
+    assert torch.autograd.gradcheck(lambda gates, *o: gru.Recurrence.apply(gates.clone(), *o, resets_), numbers)
+
+
 def test_forget_bias_is_one_and_the_others_are_zero():
     bias = LSTM(WIDTH, WIDTH).bias.view(4, WIDTH)
     assert (bias[1] == 1).all()
@@ -175,3 +200,29 @@ def test_a_step_sees_the_real_steps_of_its_own_piece_within_the_window():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="3 heads do not divide the width 8"):
         Attention(8, window=4, heads=3)
+
+
+@pytest.mark.parametrize(
+    ("cell", "keeps"),
+    [
+        (LSTM, lambda bias: (bias[8:16].sigmoid(), bias[:8].sigmoid())),
+        (GRU, lambda bias: (bias[8:16].sigmoid(), 1 - bias[8:16].sigmoid())),
+    ],
+)
+def test_with_a_horizon_gates_begin_by_keeping_memories_for_up_to_so_many_steps(cell, keeps):
+    torch.manual_seed(0)
+    block = Stack(cell, WIDTH, WIDTH, 2)
+    block.expect(100)
+    for layer in block.cells:
+        kept, written = keeps(layer.bias.detach())
+        steps = 1 / (1 - kept)
+        assert 2 <= steps.min() < 50 < steps.max() <= 100
+        assert torch.allclose(kept + written, torch.ones(WIDTH))
+
+
+def test_layers_of_another_width_than_their_input_begin_as_it_with_what_their_cells_add():
+    block, x = Stack(LSTM, 5, WIDTH, 3), torch.randn(2, 5)
+    for cell in block.cells:
+        torch.nn.init.zeros_(cell.weight_input)
+    assert torch.equal(block.step(x, block.initial_state(2))[0], block.enter(x))
+    assert set(block.initial_state(2)) == {f"{layer}.{leaf}" for layer in range(3) for leaf in ("hidden", "cell")}

@@ -1,6 +1,7 @@
 """The interface of memory blocks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ class Block(nn.Module, ABC):
     """One part of a network's memory.
 
     output_size   width of what `step` and `unroll` return
+    rates         how much faster than the rest some parameters learn, by their names in the block
     """
 
     output_size: int
+    rates: Mapping[str, float] = {}
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
@@ -23,6 +26,9 @@ class Block(nn.Module, ABC):
     @abstractmethod
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Process one step x [B, I]; return output [B, output_size] and the memory after it."""
+
+    def expect(self, horizon: int) -> None:
+        """Begin with gates that keep memories for 1 to `horizon` steps; a block without such gates does nothing."""
 
     def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
         """Process sequences x [L, N, I]; return output [L, N, output_size], finite everywhere.
@@ -41,3 +47,31 @@ class Block(nn.Module, ABC):
             }
             outputs.append(output)
         return torch.stack(outputs)
+
+
+class Resets:
+    """Where, in a grid, memory is that of a new episode: after every unreal step.
+
+    mask   [L, N] bool, true on real steps
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+        # Most steps need none, and a question to a tensor takes longer than one to a list.
+        self._any = (~mask).any(1).tolist()
+
+    def before(self, t: int, x: Tensor) -> Tensor:
+        """Memory [N, H] with which step t begins, if the step before it left `x`; gradients go the same way."""
+        return x if t == 0 or not self._any[t - 1] else x.masked_fill(~self.mask[t - 1].unsqueeze(-1), 0)
+
+    def all_before(self, first: Tensor, after: Tensor) -> Tensor:
+        """Memory [L, N, ...] that each step begins with, of that before the first one and that after each."""
+        return torch.cat([first.unsqueeze(0), after[:-1].masked_fill(~self.mask[:-1].unsqueeze(-1), 0)])
+
+
+def chrono(size: int, horizon: int) -> Tensor:
+    """Biases [size] of gates σ(b) that keep memory for some 1 to `horizon` steps: b = log u, u ~ U(1, horizon - 1).
+
+    Source: Tallec & Ollivier (2018), "Can recurrent neural networks warp time?".
+    """
+    return torch.empty(size).uniform_(1, max(1, horizon - 1)).log_()
