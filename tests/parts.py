@@ -5,7 +5,7 @@ import torch
 
 from seqrl.algorithms.ppo import PPOAlgorithm, SequencePPOAlgorithm
 from seqrl.algorithms.reinforce import SequenceReinforceAlgorithm
-from seqrl.networks import GRU, Network, recurrent_network
+from seqrl.networks import GRU, MinGRU, Network, recurrent_network
 
 NETWORKS = {
     "lstm": {"use_lstm": True, "use_attention": False},
@@ -13,7 +13,8 @@ NETWORKS = {
     "attention": {"use_lstm": False, "use_attention": True},
     "separate critic": {"use_lstm": True, "use_attention": True, "separate_critic": True},
     "gru": {"use_lstm": True, "use_attention": False, "memory": GRU},
-    "two layers": {"use_lstm": True, "use_attention": True, "memory": GRU, "layers": 2},
+    "mingru": {"use_lstm": True, "use_attention": False, "memory": MinGRU},
+    "two layers": {"use_lstm": True, "use_attention": True, "memory": MinGRU, "layers": 2},
     "memoryless": {"use_lstm": False, "use_attention": False},
 }
 

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from seqrl.networks import GRU, LSTM, Stack
+from seqrl.networks import GRU, LSTM, MinGRU, Stack
 
 
 def lstm_step(block, x, hidden, cell):
@@ -15,7 +15,8 @@ def lstm_step(block, x, hidden, cell):
     gates = block.weight_input @ x + block.weight_hidden @ hidden + block.bias
     i, f, g, o = gates.chunk(4)
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(cell), cell
+    hidden = torch.sigmoid(o) * torch.tanh(cell)
+    return hidden, hidden, cell
 
 
 def gru_step(block, x, hidden):
@@ -25,11 +26,20 @@ def gru_step(block, x, hidden):
     r = torch.sigmoid(inputs[:size] + memory[:size])
     z = torch.sigmoid(inputs[size : 2 * size] + memory[size : 2 * size])
     n = torch.tanh(inputs[2 * size :] + r * memory[2 * size :])
-    return ((1 - z) * n + z * hidden,)
+    hidden = (1 - z) * n + z * hidden
+    return hidden, hidden
 
 
-# How each cell goes on; the first leaf is also its output.
-STEPS = {LSTM: (lstm_step, ("hidden", "cell")), GRU: (gru_step, ("hidden",))}
+def mingru_step(block, x, hidden):
+    """Feng et al.'s cell with a highway: x [I], hidden [H]."""
+    z, written, g = (block.weight @ x + block.bias).chunk(3)
+    z, g = torch.sigmoid(z), torch.sigmoid(g)
+    hidden = (1 - z) * hidden + z * written
+    return g * hidden + (1 - g) * x, hidden
+
+
+# How each cell goes on: its output and the leaves after it.
+STEPS = {LSTM: (lstm_step, ("hidden", "cell")), GRU: (gru_step, ("hidden",)), MinGRU: (mingru_step, ("hidden",))}
 
 
 def cell_step(block, x, leaves):
@@ -44,8 +54,8 @@ def cell_step(block, x, leaves):
             after |= {f"{layer}.{name}": leaf for name, leaf in left.items()}
         return x, after
     step, names = STEPS[type(block)]
-    after = step(block, x, *(leaves[name] for name in names))
-    return after[0], dict(zip(names, after, strict=True))
+    y, *after = step(block, x, *(leaves[name] for name in names))
+    return y, dict(zip(names, after, strict=True))
 
 
 def attend(block, inputs):

@@ -41,7 +41,7 @@ WORLDS = st.builds(
     continuous=st.booleans(),
     rollout_length=st.integers(0, 12),
     bptt_length=st.integers(0, 7),
-    kind=st.sampled_from(["lstm", "lstm+attention", "separate critic", "memoryless", "gru", "two layers"]),
+    kind=st.sampled_from(["lstm", "lstm+attention", "separate critic", "memoryless", "gru", "mingru", "two layers"]),
 )
 # A world in which every mutation below shows: carried memory, both kinds of end, one-step episodes, cuts.
 ROUGH = World([[3, 5, 1], [20], [2, 9], [1]], rollout_length=11, bptt_length=4)

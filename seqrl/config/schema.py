@@ -97,7 +97,7 @@ def typed(part: DictConfig) -> DictConfig:
 
 
 # Memory cells, by the names that their files have.
-CELLS = {"lstm": "seqrl.networks.LSTM", "gru": "seqrl.networks.GRU"}
+CELLS = {"lstm": "seqrl.networks.LSTM", "gru": "seqrl.networks.GRU", "mingru": "seqrl.networks.MinGRU"}
 
 
 @schema("network")

@@ -7,10 +7,11 @@ from seqrl.networks.memory.attention import Attention
 from seqrl.networks.memory.base import Block
 from seqrl.networks.memory.gru import GRU
 from seqrl.networks.memory.lstm import LSTM
+from seqrl.networks.memory.mingru import MinGRU
 from seqrl.networks.memory.stack import Stack
 from seqrl.networks.network import Network, Trunk, recurrent_network
 
 __all__ = [
-    "GRU", "LSTM", "Attention", "Block", "Distribution", "Encoder", "Graphed", "Network", "Stack", "Trunk",
+    "GRU", "LSTM", "Attention", "Block", "Distribution", "Encoder", "Graphed", "MinGRU", "Network", "Stack", "Trunk",
     "recurrent_network",
 ]  # fmt: skip

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from seqrl.networks import GRU, LSTM, Attention, Block, Stack
-from seqrl.networks.memory import gru
+from seqrl.networks import GRU, LSTM, Attention, Block, MinGRU, Stack
+from seqrl.networks.memory import gru, mingru
 from seqrl.networks.memory.attention import distances, visibility
-from seqrl.networks.memory.base import Resets
+from seqrl.networks.memory.base import Unreal
 
 LENGTH, ROWS, WIDTH = 23, 3, 8
 
@@ -22,11 +22,26 @@ class InKernel(GRU):
         return self._kernel(x, state["hidden"], mask)
 
 
+class Widened(MinGRU):
+    """Of other inputs than its width."""
+
+    def __init__(self, input_size, size):
+        super().__init__(2 * input_size, size)
+
+    def step(self, x, state):
+        return super().step(torch.cat([x, x.square()], -1), state)
+
+    def unroll(self, x, state, mask):
+        return super().unroll(torch.cat([x, x.square()], -1), state, mask)
+
+
 BLOCKS = {
     "lstm": lambda: LSTM(WIDTH, WIDTH),
     "step by step": lambda: StepByStep(WIDTH, WIDTH),
     "gru": lambda: GRU(WIDTH, WIDTH),
     "gru in torch's kernel": lambda: InKernel(WIDTH, WIDTH),
+    "mingru": lambda: MinGRU(WIDTH, WIDTH),
+    "mingru, another width": lambda: Widened(WIDTH, WIDTH),
     "two layers": lambda: Stack(GRU, WIDTH, WIDTH, 2),
     "attention": lambda: Attention(WIDTH, window=4, heads=2),
     "attention past every step": lambda: Attention(WIDTH, window=50, heads=2),
@@ -131,17 +146,23 @@ def test_lstm_equals_torch_lstm():
     assert torch.allclose(ours, theirs(x)[0], atol=1e-12)
 
 
-def resets():
+def some_grid():
     """A grid of four steps and three rows, and random numbers of some shapes for it, in float64."""
     mask = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]], dtype=torch.bool)
     random = torch.Generator().manual_seed(0)
-    return Resets(mask), lambda *shape: torch.randn(shape, dtype=torch.float64, generator=random, requires_grad=True)
+    return Unreal(mask), lambda *shape: torch.randn(shape, dtype=torch.float64, generator=random, requires_grad=True)
 
 
 def test_the_gradient_of_the_gru_that_is_written_by_hand_is_that_of_its_values():
-    resets_, some = resets()
+    unreal, some = some_grid()
     numbers = (some(4, 3, 6), some(3, 2), some(6, 2), some(2))
-    assert torch.autograd.gradcheck(lambda gates, *o: gru.Recurrence.apply(gates.clone(), *o, resets_), numbers)
+    assert torch.autograd.gradcheck(lambda gates, *o: gru.Recurrence.apply(gates.clone(), *o, unreal), numbers)
+
+
+def test_the_gradient_of_the_mingru_that_is_written_by_hand_is_that_of_its_values():
+    unreal, some = some_grid()
+    numbers = (some(4, 3, 6), some(4, 3, 2), some(3, 2))
+    assert torch.autograd.gradcheck(lambda gates, *o: mingru.Highway.apply(gates.clone(), *o, unreal), numbers)
 
 
 def test_forget_bias_is_one_and_the_others_are_zero():
@@ -207,6 +228,7 @@ def test_heads_that_do_not_divide_the_width_are_refused():
     [
         (LSTM, lambda bias: (bias[8:16].sigmoid(), bias[:8].sigmoid())),
         (GRU, lambda bias: (bias[8:16].sigmoid(), 1 - bias[8:16].sigmoid())),
+        (MinGRU, lambda bias: (1 - bias[:8].sigmoid(), bias[:8].sigmoid())),
     ],
 )
 def test_with_a_horizon_gates_begin_by_keeping_memories_for_up_to_so_many_steps(cell, keeps):

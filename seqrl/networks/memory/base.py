@@ -49,24 +49,21 @@ class Block(nn.Module, ABC):
         return torch.stack(outputs)
 
 
-class Resets:
-    """Where, in a grid, memory is that of a new episode: after every unreal step.
+class Unreal:
+    """The steps of a grid that nobody played, at which a loop sets memory to zero: that of a new episode.
 
     mask   [L, N] bool, true on real steps
     """
 
     def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
-        # Most steps need none, and a question to a tensor takes longer than one to a list.
+        self._unreal = (~mask).unsqueeze(-1).unbind()
+        # Most steps are real in all rows, and a question to a tensor takes longer than one to a list.
         self._any = (~mask).any(1).tolist()
 
-    def before(self, t: int, x: Tensor) -> Tensor:
-        """Memory [N, H] with which step t begins, if the step before it left `x`; gradients go the same way."""
-        return x if t == 0 or not self._any[t - 1] else x.masked_fill(~self.mask[t - 1].unsqueeze(-1), 0)
-
-    def all_before(self, first: Tensor, after: Tensor) -> Tensor:
-        """Memory [L, N, ...] that each step begins with, of that before the first one and that after each."""
-        return torch.cat([first.unsqueeze(0), after[:-1].masked_fill(~self.mask[:-1].unsqueeze(-1), 0)])
+    def clear_(self, t: int, x: Tensor) -> None:
+        """Set the memory [N, H] after step t to zero, or its gradient, where that step is unreal; in place."""
+        if self._any[t]:
+            x.masked_fill_(self._unreal[t], 0)
 
 
 def chrono(size: int, horizon: int) -> Tensor:

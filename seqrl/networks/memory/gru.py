@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqrl.networks.memory.base import Block, Resets, chrono
+from seqrl.networks.memory.base import Block, Unreal, chrono
 from seqrl.networks.memory.lstm import CLOSED
 from seqrl.types import State
 
@@ -61,7 +61,7 @@ class GRU(Block):
         # In the candidate, the reset gate multiplies the bias.
         product = nn.functional.linear(x, self.weight_input, torch.cat([gates, torch.zeros_like(candidate)]))
         weights = (self.weight_hidden.to(product.dtype), candidate.to(product.dtype))
-        output: Tensor = Recurrence.apply(product, hidden.to(product.dtype), *weights, Resets(mask))  # type: ignore[no-untyped-call]
+        output: Tensor = Recurrence.apply(product, hidden.to(product.dtype), *weights, Unreal(mask))  # type: ignore[no-untyped-call]
         return output
 
     def _kernel(self, x: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, resets: Resets) -> Tensor:
+    def forward(ctx: Any, gates: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, unreal: Unreal) -> Tensor:
         rows, size = hidden.shape
         output, inner = (gates.new_empty(len(gates), rows, size) for _ in range(2))
         # Views take as long as the arithmetic, so all are made at once; and a transposed product twice as long.
@@ -92,41 +92,39 @@ class Recurrence(torch.autograd.Function):
         of_gates, of_candidate = product.split([2 * size, size], -1)
         h = hidden
         for t, (rz, n, u, after) in enumerate(zip(both, candidates, inner.unbind(), output.unbind(), strict=True)):
-            h = resets.before(t, h)
             torch.mm(h, transposed, out=product)
-            rz.add_(of_gates).sigmoid_()
-            r, z = rz.chunk(2, -1)
+            r, z = rz.add_(of_gates).sigmoid_().chunk(2, -1)
             n.addcmul_(r, torch.add(of_candidate, bias, out=u)).tanh_()
             h = torch.lerp(n, h, z, out=after)
-        ctx.resets = resets
+            unreal.clear_(t, h)
+        ctx.unreal = unreal
         ctx.save_for_backward(gates, output, inner, hidden, weight)
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         gates, output, inner, hidden, weight = ctx.saved_tensors
-        resets: Resets = ctx.resets
-        size = output.shape[-1]
-        r, z, n = gates.split(size, -1)
-        before = resets.all_before(hidden, output)
-        # What the gradient of h' is multiplied by to be that of each sum: of n's, and of z's; and from n's to r's.
-        to_n = (1 - z).mul_(1 - n * n)
-        to_z = (before - n).mul_(z).mul_(1 - z)
-        to_r = (inner * r).mul_(1 - r)
-        sums = torch.empty_like(gates)  # gradient of U h + b
-        of_n = torch.empty_like(output)
-        in_turn = [part.unbind() for part in (gradient, to_n, to_z, to_r, r, z, of_n, sums, *sums.split(size, -1))]
-        h = torch.zeros_like(hidden)
-        for t in reversed(range(len(gates))):
-            of_after, n_t, z_t, r_t, reset, keep, of_candidate, of_sum, of_r, of_z, of_inner = (it[t] for it in in_turn)
-            h += of_after
-            torch.mul(h, n_t, out=of_candidate)
-            torch.mul(h, z_t, out=of_z)
-            torch.mul(of_candidate, r_t, out=of_r)
-            torch.mul(of_candidate, reset, out=of_inner)
-            h = resets.before(t, h.mul_(keep).addmm_(of_sum, weight))
-        flat = sums.flatten(0, 1)
-        of_weight = flat.t() @ before.flatten(0, 1)
-        of_bias = flat[:, 2 * size :].sum(0)
-        sums[..., 2 * size :] = of_n
-        return sums, h, of_weight, of_bias, None
+        unreal: Unreal = ctx.unreal
+        sums, of_n = torch.empty_like(gates), torch.empty_like(output)  # of U h + b, and of what tanh is taken of
+        in_turn = (gradient, inner, of_n, sums, *gates.chunk(3, -1), *sums.chunk(3, -1))
+        steps = list(zip(*(it.unbind() for it in in_turn), strict=True))
+        earlier = [hidden, *output.unbind()]
+        of_h, v = torch.zeros_like(hidden), torch.empty_like(hidden)
+        for t in reversed(range(len(steps))):
+            of_y, u, of_candidate, of_sum, r, z, n, of_r, of_z, of_u = steps[t]
+            of_h += of_y
+            unreal.clear_(t, of_h)
+            kept = of_h * z
+            of_h -= kept
+            torch.addcmul(of_h, of_h, torch.mul(n, n, out=v), value=-1, out=of_candidate)
+            torch.sub(earlier[t], n, out=v).mul_(kept)
+            torch.addcmul(v, v, z, value=-1, out=of_z)
+            torch.mul(of_candidate, r, out=of_u)
+            torch.mul(of_u, u, out=v)
+            torch.addcmul(v, v, r, value=-1, out=of_r)
+            of_h = kept.addmm_(of_sum, weight)
+        of_weight = sums[1:].flatten(0, 1).t() @ output[:-1].flatten(0, 1)
+        of_weight.addmm_(sums[0].t(), hidden)
+        of_bias = sums[..., 2 * hidden.shape[-1] :].sum((0, 1))
+        sums[..., 2 * hidden.shape[-1] :] = of_n
+        return sums, of_h, of_weight, of_bias, None
