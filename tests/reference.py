@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from seqrl.networks import GRU, LSTM, MinGRU, Stack
+from seqrl.networks import GRU, LSTM, GTrXL, Matrix, MinGRU, Stack
 
 
 def lstm_step(block, x, hidden, cell):
@@ -32,14 +32,52 @@ def gru_step(block, x, hidden):
 
 def mingru_step(block, x, hidden):
     """Feng et al.'s cell with a highway: x [I], hidden [H]."""
-    z, written, g = (block.weight @ x + block.bias).chunk(3)
+    z, g, written = (block.weight @ x + block.bias).chunk(3)
     z, g = torch.sigmoid(z), torch.sigmoid(g)
     hidden = (1 - z) * hidden + z * written
     return g * hidden + (1 - g) * x, hidden
 
 
+def matrix_step(block, x, matrix):
+    """Gated linear attention with a skip, head by head: x [H], matrix [heads, D, D]."""
+    q, k, v, gate = (block.weight @ x).chunk(4)
+    f = torch.sigmoid(block.forget.weight @ x + block.forget.bias)
+    i = torch.sigmoid(block.write.weight @ x + block.write.bias)
+    width, after, answers = matrix.shape[-1], [], []
+    for head, c in enumerate(matrix):
+        rows = slice(head * width, (head + 1) * width)
+        after.append(f[head] * c + i[head] * torch.outer(v[rows], k[rows] / math.sqrt(width)))
+        answer = after[-1] @ q[rows]
+        answers.append(answer / torch.sqrt((answer**2).mean() + 1e-5))
+    opened = torch.sigmoid(gate + block.gate_bias) * torch.cat(answers)
+    return x + block.output.weight @ opened + block.output.bias, torch.stack(after)
+
+
 # How each cell goes on: its output and the leaves after it.
-STEPS = {LSTM: (lstm_step, ("hidden", "cell")), GRU: (gru_step, ("hidden",)), MinGRU: (mingru_step, ("hidden",))}
+STEPS = {
+    LSTM: (lstm_step, ("hidden", "cell")),
+    GRU: (gru_step, ("hidden",)),
+    MinGRU: (mingru_step, ("hidden",)),
+    Matrix: (matrix_step, ("matrix",)),
+}
+
+
+def normed(norm, x):
+    return (x - x.mean()) / torch.sqrt(x.var(correction=0) + norm.eps) * norm.weight + norm.bias
+
+
+def gated(gate, x, y):
+    kept = torch.sigmoid(gate.weight @ x + gate.bias)
+    return kept * x + (1 - kept) * torch.relu(y)
+
+
+def transformer_step(block, x, inputs):
+    """A layer of Parisotto et al.'s, of its input [H] and those before it, all normed; the list grows."""
+    inputs.append(normed(block.norms[0], x))
+    # What attention adds to the last of its inputs.
+    u = gated(block.gates[0], x, attend(block.attention, inputs) - inputs[-1])
+    inner = torch.relu(block.inner.weight @ normed(block.norms[1], u) + block.inner.bias)
+    return gated(block.gates[1], u, block.outer.weight @ inner + block.outer.bias)
 
 
 def cell_step(block, x, leaves):
@@ -47,8 +85,7 @@ def cell_step(block, x, leaves):
     if isinstance(block, Stack):
         after = {}
         for layer, (cell, norm, gate) in enumerate(zip(block.cells, block.norms, block.gates, strict=True)):
-            mean, variance = x.mean(), x.var(correction=0)
-            read = (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight + norm.bias
+            read = normed(norm, x)
             y, left = cell_step(cell, read, {name: leaves[f"{layer}.{name}"] for name in STEPS[type(cell)][1]})
             x = x + gate * y
             after |= {f"{layer}.{name}": leaf for name, leaf in left.items()}
@@ -82,25 +119,35 @@ class Memory:
 
     def __init__(self, trunk, stored):
         """`stored`: leaves [...] of the state before the next step, or {} at an episode's start."""
-        self.trunk, self.cell, self.inputs = trunk, {}, []
+        self.trunk, self.cell = trunk, {}
         self.name = next((name for name in ("lstm", "cell") if name in trunk.memory), None)
-        if self.name:
+        if self.name and isinstance(trunk.memory[self.name], GTrXL):
+            self.cell = self.past("cell", stored)
+        elif self.name:
             zeros = {name: leaf[0].double() for name, leaf in trunk.memory[self.name].initial_state(1).items()}
             self.cell = {name: stored.get(f"{self.name}.{name}", leaf) for name, leaf in zeros.items()}
-        if "attention.inputs" in stored:
-            real = stored["attention.real"].tolist()
-            self.inputs = [x for x, is_real in zip(stored["attention.inputs"], real, strict=True) if is_real]
+        self.inputs = self.past("attention", stored)
+
+    def past(self, name, stored):
+        """Inputs that a block of this name has seen."""
+        inputs, real = stored.get(f"{name}.inputs", []), stored.get(f"{name}.real", [])
+        return [x for x, is_real in zip(inputs, real, strict=True) if is_real]
 
     def cut(self):
         """Stop gradients here."""
-        self.cell = {name: leaf.detach() for name, leaf in self.cell.items()}
+        if isinstance(self.cell, list):
+            self.cell = [x.detach() for x in self.cell]
+        else:
+            self.cell = {name: leaf.detach() for name, leaf in self.cell.items()}
         self.inputs = [x.detach() for x in self.inputs]
 
     def see(self, observation):
         """Features of one more step."""
         layer = self.trunk.encoder.layer
         x = torch.tanh(layer.weight @ observation + layer.bias)
-        if self.name:
+        if isinstance(self.cell, list):
+            x = transformer_step(self.trunk.memory[self.name], x, self.cell)
+        elif self.name:
             x, self.cell = cell_step(self.trunk.memory[self.name], x, self.cell)
         if "attention" in self.trunk.memory:
             self.inputs.append(x)

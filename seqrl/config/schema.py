@@ -97,7 +97,13 @@ def typed(part: DictConfig) -> DictConfig:
 
 
 # Memory cells, by the names that their files have.
-CELLS = {"lstm": "seqrl.networks.LSTM", "gru": "seqrl.networks.GRU", "mingru": "seqrl.networks.MinGRU"}
+CELLS = {
+    "lstm": "seqrl.networks.LSTM",
+    "gru": "seqrl.networks.GRU",
+    "mingru": "seqrl.networks.MinGRU",
+    "matrix": "seqrl.networks.Matrix",
+    "gtrxl": "seqrl.networks.GTrXL",
+}
 
 
 @schema("network")
@@ -128,8 +134,8 @@ class NetworkConfig:
     )
     hidden_size: int = key(128, "width of the encoder and of the hidden layers of the heads", AT_LEAST_1)
     lstm_hidden_size: int = key(128, "width of the LSTM, or of another cell", AT_LEAST_1)
-    window: int = key(64, "steps that attention looks back", AT_LEAST_1)
-    heads: int = key(4, "heads of attention; they must divide the width that it sees", AT_LEAST_1)
+    window: int = key(64, "steps that attention and the gated transformer look back", AT_LEAST_1)
+    heads: int = key(4, "heads of attention and of cells that have some; they must divide the width", AT_LEAST_1)
     separate_critic: bool = key(False, "give the value its own encoder and memory")
     normalize_observations: bool = key(
         False,

@@ -1,10 +1,13 @@
+from functools import partial
+
 import pytest
 import torch
 
-from seqrl.networks import GRU, LSTM, Attention, Block, MinGRU, Stack
-from seqrl.networks.memory import gru, mingru
+from seqrl.networks import GRU, LSTM, Attention, Block, GTrXL, Matrix, MinGRU, Stack
+from seqrl.networks.memory import gru, matrix, mingru
 from seqrl.networks.memory.attention import distances, visibility
 from seqrl.networks.memory.base import Unreal
+from seqrl.networks.memory.matrix import reach
 
 LENGTH, ROWS, WIDTH = 23, 3, 8
 
@@ -20,6 +23,15 @@ class InKernel(GRU):
 
     def unroll(self, x, state, mask):
         return self._kernel(x, state["hidden"], mask)
+
+
+class ShortChunks(Matrix):
+    """Unrolls in chunks of five steps, the last of them three."""
+
+    def unroll(self, x, state, mask):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(matrix, "CHUNK", 5)
+            return super().unroll(x, state, mask)
 
 
 class Widened(MinGRU):
@@ -42,7 +54,11 @@ BLOCKS = {
     "gru in torch's kernel": lambda: InKernel(WIDTH, WIDTH),
     "mingru": lambda: MinGRU(WIDTH, WIDTH),
     "mingru, another width": lambda: Widened(WIDTH, WIDTH),
+    "matrix": lambda: Matrix(WIDTH, WIDTH, heads=2),
+    "matrix in short chunks": lambda: ShortChunks(WIDTH, WIDTH, heads=2),
+    "gtrxl": lambda: GTrXL(WIDTH, WIDTH, window=4, heads=2),
     "two layers": lambda: Stack(GRU, WIDTH, WIDTH, 2),
+    "two layers of matrices": lambda: Stack(partial(Matrix, heads=4), WIDTH, WIDTH, 2),
     "attention": lambda: Attention(WIDTH, window=4, heads=2),
     "attention past every step": lambda: Attention(WIDTH, window=50, heads=2),
     "attention one step back": lambda: Attention(WIDTH, window=1, heads=4),
@@ -248,3 +264,25 @@ def test_layers_of_another_width_than_their_input_begin_as_it_with_what_their_ce
         torch.nn.init.zeros_(cell.weight_input)
     assert torch.equal(block.step(x, block.initial_state(2))[0], block.enter(x))
     assert set(block.initial_state(2)) == {f"{layer}.{leaf}" for layer in range(3) for leaf in ("hidden", "cell")}
+
+
+def test_matrix_heads_begin_by_keeping_memories_for_different_numbers_of_steps():
+    block = Matrix(WIDTH, WIDTH, heads=4)
+    assert block.forget.bias.tolist() == [3, 4, 5, 6]
+    block.expect(101)
+    assert torch.allclose(1 / (1 - block.forget.bias.sigmoid()), torch.tensor([26.75, 51.5, 76.25, 101.0]), rtol=1e-4)
+
+
+def test_steps_of_a_chunk_see_their_own_piece():
+    mask = torch.tensor([1, 1, 0, 1, 1, 1], dtype=torch.bool).unsqueeze(1)
+    sees, begins, ends = reach(mask, 3)
+    assert sees.int().squeeze().tolist() == [[[1, 0, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 0], [1, 1, 0], [1, 1, 1]]]
+    assert begins.int().squeeze().tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert ends.int().squeeze().tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_the_gated_transformer_begins_almost_as_the_identity():
+    torch.manual_seed(0)
+    block, x = GTrXL(WIDTH, WIDTH, window=4, heads=2), torch.randn(50, WIDTH)
+    y, _ = block.step(x, block.initial_state(50))
+    assert torch.nn.functional.cosine_similarity(x, y).min() > 0.8
