@@ -186,6 +186,9 @@ class AlgorithmConfig:
 
     _target_: str = MISSING
     learning_rate: float = key(1e-3, "of Adam", POSITIVE)
+    memory_learning_rate: float | None = key(
+        None, "of the memory's parameters, annealed like the other; null: the same", POSITIVE
+    )
     gamma: float = key(0.99, "discount", SHARE)
     gae_lambda: float = key(0.95, "λ of the advantage; 1 is the Monte Carlo return", SHARE)
     epochs: int = key(10, "passes over each rollout", AT_LEAST_1)
