@@ -77,9 +77,11 @@ class Attention(Block):
 
         def keys(projection: nn.Linear) -> Tensor:
             """What each block attends to [blocks, N, heads, (k+1) C, D], the state's inputs first; zeros fill gaps."""
-            past = x.new_zeros(reach * block, rows, width)
+            now = projection(x)
+            # Products may have another precision than their factors.
+            past = now.new_zeros(reach * block, rows, width)
             past[reach * block - self.window :, carried] = projection(state["inputs"][carried]).transpose(0, 1)
-            seen = torch.cat([past, projection(x), x.new_zeros(padding, rows, width)])
+            seen = torch.cat([past, now, now.new_zeros(padding, rows, width)])
             tiles = self._blocks(seen, block)
             return torch.cat([tiles[i : i + blocks] for i in range(reach + 1)], 3)
 
