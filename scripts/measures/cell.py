@@ -15,6 +15,8 @@ import torch
 from kernel import STEPS, separated
 from work import common_work
 
+from seqrl.networks import Block
+
 
 def rate(task: Callable[[], object], steps: int, seconds: float) -> float:
     """Thousands of steps per second of a task, after one that does not count."""
@@ -31,6 +33,7 @@ def main() -> None:
     run = common_work({**settings, "late": False})
     torch.set_num_threads(1)
     (cell,) = run.algorithm.network.actor.memory.values()
+    assert isinstance(cell, Block)
     parallel, width = settings["parallel"], settings["width"]
     rows, random = parallel // 2, torch.Generator().manual_seed(0)
     mask = separated(rows, random)

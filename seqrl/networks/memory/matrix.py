@@ -77,7 +77,7 @@ class Matrix(Block):
         def chunks(it: Tensor) -> Tensor:
             """[L, N, heads, ...] as [chunks, N, heads, C, ...]."""
             padded = torch.cat([it, it.new_zeros(padding, *it.shape[1:])]) if padding else it
-            return padded.unflatten(0, (-1, chunk)).movedim(1, 3)
+            return padded.view(-1, chunk, *it.shape[1:]).movedim(1, 3)
 
         query, key, value = chunks(query), chunks(key), chunks(value)
         sees, begins, ends = reach(nn.functional.pad(mask, (0, 0, 0, padding)), chunk)
