@@ -3,11 +3,13 @@ from functools import partial
 import pytest
 import torch
 
+from seqrl.errors import ConfigError
 from seqrl.networks import GRU, LSTM, Attention, Block, GTrXL, Matrix, MinGRU, Stack
 from seqrl.networks.memory import gru, matrix, mingru
 from seqrl.networks.memory.attention import distances, visibility
 from seqrl.networks.memory.base import Unreal
 from seqrl.networks.memory.matrix import reach
+from seqrl.networks.network import memory_cell
 
 LENGTH, ROWS, WIDTH = 23, 3, 8
 
@@ -286,3 +288,9 @@ def test_the_gated_transformer_begins_almost_as_the_identity():
     block, x = GTrXL(WIDTH, WIDTH, window=4, heads=2), torch.randn(50, WIDTH)
     y, _ = block.step(x, block.initial_state(50))
     assert torch.nn.functional.cosine_similarity(x, y).min() > 0.8
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_cell_that_is_no_block_is_refused(layers):
+    with pytest.raises(ConfigError, match=r"^network\.memory\._target_: must make a block \(got Linear\)"):
+        memory_cell(torch.nn.Linear, WIDTH, WIDTH, layers)
