@@ -21,13 +21,18 @@ class Adam:
 
     torch's own class imports torch's compiler, which takes a second at every start. States use its format.
 
+    rates   how much faster than the rest each parameter learns; None: all alike
+
     Source: Kingma & Ba (2015), "Adam: a method for stochastic optimization"; ε: Huang et al. (2022), "The 37
     implementation details of proximal policy optimization".
     """
 
-    def __init__(self, parameters: Iterable[Tensor], learning_rate: float, epsilon: float) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], learning_rate: float, epsilon: float, rates: Iterable[float] | None = None
+    ) -> None:
         self.parameters = list(parameters)
         self.learning_rate, self.epsilon = learning_rate, epsilon
+        self.rates = [1.0] * len(self.parameters) if rates is None else list(rates)
         self.steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -36,9 +41,13 @@ class Adam:
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         moved = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        for rate in sorted({self.rates[i] for i in moved}):
+            self._move([i for i in moved if self.rates[i] == rate], rate * self.learning_rate)
+
+    def _move(self, moved: list[int], learning_rate: float) -> None:
         adam(
             [self.parameters[i] for i in moved],
-            [laid_out(gradient, p) for p in self.parameters if (gradient := p.grad) is not None],
+            [laid_out(gradient, p) for i in moved if (gradient := (p := self.parameters[i]).grad) is not None],
             [self.means[i] for i in moved],
             [self.squares[i] for i in moved],
             [],
@@ -47,7 +56,7 @@ class Adam:
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self.learning_rate,
+            lr=learning_rate,
             weight_decay=0.0,
             eps=self.epsilon,
             maximize=False,

@@ -27,6 +27,8 @@ UNFIT = re.compile(r"[^\w.=,+-]+", re.ASCII)
 def learns_sequences(enabled: object, use_lstm: object) -> bool:
     """The rule that selects the algorithm: learn sequences if that is enabled and the network has an LSTM.
 
+    `use_lstm` says so of every memory that gradients can follow, an LSTM or another cell.
+
     Raises ValueError for anything but booleans: Hydra reads `off` and `yep` as text, and text is truthy.
     """
     for key, value in (("sequence_learning.enabled", enabled), ("network.use_lstm", use_lstm)):

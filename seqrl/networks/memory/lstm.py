@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from seqrl.networks.memory.base import Block
+from seqrl.networks.memory.base import Block, chrono
 from seqrl.types import State
 
 # Added to a gate before the sigmoid: negative enough for a result of exactly 0, even in bfloat16.
@@ -16,6 +16,11 @@ class LSTM(Block):
     An extra input, 1 at unreal steps and 0 elsewhere, closes the input, forget and output gates: sigmoid(-10^4) is
     exactly 0, so cell and output become exactly 0 there and no gradient passes. Its weights are constant; they are
     neither trained nor saved.
+
+        i, f, o = σ(W x + U h + b), one each
+        g = tanh(W_g x + U_g h + b_g)
+        c' = f ⊙ c + i ⊙ g
+        h' = o ⊙ tanh(c')
 
     Source: Hochreiter & Schmidhuber (1997); forget gate: Gers et al. (2000); its bias of 1: Jozefowicz et al. (2015).
     """
@@ -37,6 +42,11 @@ class LSTM(Block):
         self.register_buffer("no_bias", torch.zeros(4 * size), persistent=False)
         column = torch.tensor([CLOSED, CLOSED, 0.0, CLOSED]).repeat_interleave(size).unsqueeze(1)
         self.register_buffer("close_gates", column, persistent=False)
+
+    def expect(self, horizon: int) -> None:
+        forget = chrono(self.size, horizon)
+        with torch.no_grad():
+            self.bias[: 2 * self.size] = torch.cat([-forget, forget])
 
     def initial_state(self, batch_size: int) -> State:
         zeros = self.bias.new_zeros(batch_size, self.size)
