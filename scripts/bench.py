@@ -142,6 +142,43 @@ def against_itself_table(results: dict[str, Turns]) -> str:
     return table(["", "steps/s", "of the other", "ratio"], rows)
 
 
+# Cells and their numbers of layers; the first is what the others are compared with.
+CELLS = ["lstm", "gru", "mingru", "mingru:2", "matrix", "gtrxl"]
+
+
+def cells(given: argparse.Namespace) -> dict[str, Turns]:
+    """The whole loop, an acting step and a learning step with each memory cell."""
+    results = {}
+    for size in given.sizes:
+        parallel, width = map(int, size.split(":"))
+        loops, steps = {}, {}
+        for it in CELLS:
+            cell, _, layers = it.partition(":")
+            chosen = [f"network={cell}", f"network.layers={layers or 1}"]
+            work = {"parallel": parallel, "width": width, "late": False, "seconds": given.seconds, "with": chosen}
+            loops[it] = partial(ours, "work.py", work)
+            steps[it] = partial(ours, "cell.py", {**work, "seconds": given.seconds / 2})
+        name = f"N = {parallel}, H = {width}"
+        results[name] = take_turns(loops, given.pairs)
+        results[f"{name}, alone"] = take_turns(steps, given.pairs)
+        report(f"{name}: {ratios(results[name], *CELLS)}")
+    return results
+
+
+def cells_table(results: dict[str, Turns]) -> str:
+    rows = []
+    for size in [name for name in results if not name.endswith(", alone")]:
+        loops, steps = results[size], results[f"{size}, alone"]
+        for cell, turns in loops.items():
+            row = [size, cell, spread(speeds(turns), 0)]
+            row.append(against(loops, cell, CELLS[0], "steps_per_second"))
+            for part in ("acting", "learning"):
+                row += [spread((turn[part] for turn in steps[cell]), 0), against(steps, cell, CELLS[0], part)]
+            rows.append(row)
+    head = ["work", "cell", "steps/s", "times as fast", "acting alone, thousand steps/s", "times as fast"]
+    return table([*head, "learning alone, thousand steps/s", "times as fast"], rows)
+
+
 def kernels(given: argparse.Namespace) -> dict[str, Turns]:
     results = {}
     for rows, width in ((16, 128), (64, 128), (100, 256)):
@@ -242,6 +279,7 @@ def growth_table(results: dict[str, Turns]) -> str:
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Turns]], Callable[[dict[str, Turns]], str]]] = {
     "peers": (against_peers, against_peers_table),
     "itself": (against_itself, against_itself_table),
+    "cells": (cells, cells_table),
     "kernels": (kernels, kernels_table),
     "commands": (commands, commands_table),
     "scale": (scale, scale_table),
@@ -251,6 +289,11 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Turns]], Callabl
 
 def speeds(turns: list[Measured]) -> list[float]:
     return [measured["steps_per_second"] for measured in turns]
+
+
+def against(turns: Turns, one: str, other: str, number: str) -> str:
+    """How many times as much of a number one had as the other, pair by pair."""
+    return spread((a[number] / b[number] for a, b in zip(turns[one], turns[other], strict=True)), 2)
 
 
 def ratios(turns: Turns, one: str, *others: str) -> str:

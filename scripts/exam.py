@@ -1,9 +1,10 @@
-"""Run the exam: train on every memory task with several seeds, and print a table of which were passed.
+"""Run the exam: train on every memory task with nothing given but its name, a network and a budget of steps.
 
 python scripts/exam.py outputs/exam --jobs 2
 
-One sweep: each run is `experiment=<task>`, evaluated on 200 fresh episodes and again with memory zeroed at every step.
-Finished runs are not repeated; interrupted ones are resumed.
+A sweep for each task, in a folder of its own: `python -m seqrl.train -m env=<task> network=… total_steps=<budget>`
+with several seeds. Each policy is evaluated on 200 fresh episodes, and again with memory zeroed at every step. Finished
+runs are not repeated; interrupted ones are resumed. Then a table says which tasks were passed.
 """
 
 import argparse
@@ -20,62 +21,97 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Task:
-    """The mean return that passes a task, and the best without memory."""
+    """One task of the exam.
 
+    environment   words that name it
+    steps         budget
+    passed_with   median return that passes
+    seeds         runs of each network
+    networks      those that sit the exam; `mlp` has no memory
+    """
+
+    environment: str
+    steps: int
     passed_with: float
-    memoryless: float
+    seeds: int = 5
+    networks: tuple[str, ...] = ("lstm", "attention", "mlp")
 
 
 TASKS = {
-    "masked_cartpole": Task(475, 50),
-    "repeat_previous": Task(0.98, -0.49),
-    "repeat_first": Task(0.97, -0.50),
-    "tmaze": Task(0.95, 0.5),
-    "noisy_cartpole": Task(0.95, 0.26),
+    "masked_cartpole": Task("env=masked_cartpole", 150_000, 475),
+    "cartpole": Task("env.id=CartPole-v1", 150_000, 475),
+    "masked_acrobot": Task("env=masked_acrobot", 500_000, -100),
+    "masked_pendulum": Task("env=masked_pendulum", 300_000, -200),
+    "pendulum": Task("env.id=Pendulum-v1", 200_000, -200),
+    "pendulum_2000": Task("env=masked_pendulum +env.kwargs.max_episode_steps=2000", 500_000, -2000),
+    "repeat_first": Task("env=repeat_first", 600_000, 0.97),
+    "repeat_first_medium": Task("env=repeat_first env.decks=8", 3_000_000, 0.8, seeds=3),
+    "repeat_previous": Task("env=repeat_previous", 500_000, 0.98),
+    "repeat_previous_medium": Task("env=repeat_previous env.decks=2 env.k=32", 600_000, 0.95),
+    "repeat_previous_hard": Task("env=repeat_previous env.decks=3 env.k=64", 900_000, 0.9),
+    "tmaze_20": Task("env=tmaze env.corridor_length=20", 250_000, 0.95),
+    "tmaze_100": Task("env=tmaze env.corridor_length=100", 1_000_000, 0.9),
+    "memory_chain_1": Task("env=memory_chain env.length=1", 100_000, 0.95),
+    "memory_chain_30": Task("env=memory_chain env.length=30", 200_000, 0.95),
+    "memory_chain_100": Task("env=memory_chain env.length=100", 1_000_000, 0.9),
+    "noisy_cartpole": Task("env=noisy_cartpole", 1_000_000, 0.90),
+    "count_recall": Task("env=count_recall", 3_000_000, 0.3, seeds=3),
+    "minigrid_memory": Task("env=minigrid", 3_000_000, 0.9, seeds=1, networks=("lstm", "attention")),
 }
-NETWORKS = ["lstm", "attention"]
+NETWORKS = ["lstm", "attention", "mlp"]
 
 
 def sit(given: argparse.Namespace) -> int:
-    """Train whatever is not trained yet; return the exit code of the sweep."""
-    words = [f"experiment={','.join(given.tasks)}", f"network={','.join(given.networks)}", f"seed=range({given.seeds})"]
-    words += ["evaluation.memoryless_control=true", f"sweep={given.folder}", *given.overrides]
+    """Train whatever is not trained yet, task by task; return the worst exit code of the sweeps."""
+    return max(run_sweep(name, TASKS[name], given) for name in given.tasks)
+
+
+def run_sweep(name: str, task: Task, given: argparse.Namespace) -> int:
+    last = given.first_seed + min(given.seeds, task.seeds)
+    networks = [network for network in given.networks if network in task.networks]
+    words = [*task.environment.split(), f"network={','.join(networks)}", f"seed=range({given.first_seed},{last})"]
+    words += [f"total_steps={task.steps}", "evaluation.memoryless_control=true", f"sweep={given.folder / name}"]
+    words += given.overrides
     if given.jobs > 1:
         words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={given.jobs}"]
     return subprocess.run([sys.executable, "-m", "seqrl.train", "-m", *words]).returncode
 
 
-def finished(exam: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Manifests of the finished runs, by task and network."""
+def finished(sweep: Path) -> dict[str, list[dict[str, Any]]]:
+    """Manifests of the finished runs of a task, by network."""
     manifests = defaultdict(list)
-    for path in sorted(exam.glob("*/manifest.json")):
+    for path in sorted(sweep.glob("*/manifest.json")):
         manifest = json.loads(path.read_text())
         chosen = dict(override.split("=", 1) for override in manifest["overrides"])
         if manifest["status"] == "finished":
-            manifests[chosen["experiment"], chosen["network"]].append(manifest)
+            manifests[chosen["network"]].append(manifest)
     return manifests
 
 
 def table(exam: Path, tasks: Sequence[str], networks: Sequence[str]) -> str:
     """Results as a Markdown table."""
     lines = [
-        "| task | network | runs | median (worst to best) | memory zeroed | passed with | steps | seconds | |",
+        "| task | network | runs | median (worst to best) | memory zeroed | passes with | steps | seconds | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    manifests = finished(exam)
-    for task, network in [(task, network) for task in tasks for network in networks if manifests[task, network]]:
-        runs = manifests[task, network]
-        results = sorted(run["result"] for run in runs)
-        median = statistics.median(results)
-        zeroed = statistics.median(run["evaluation_return_without_memory"] for run in runs)
-        verdict = "passed" if median >= TASKS[task].passed_with else "**not passed**"
-        spread = f"{figure(median)} ({figure(results[0])} to {figure(results[-1])})"
-        lines.append(
-            f"| {task} | {network} | {len(runs)} | {spread} "
-            f"| {figure(zeroed)} | {TASKS[task].passed_with:g} | {runs[0]['env_steps']:,} "
-            f"| {statistics.median(run['seconds'] for run in runs):.0f} | {verdict} |"
-        )
+    for name in tasks:
+        manifests = finished(exam / name)
+        lines += [row(name, network, manifests[network]) for network in networks if manifests[network]]
     return "\n".join(lines)
+
+
+def row(name: str, network: str, runs: Sequence[dict[str, Any]]) -> str:
+    results = sorted(run["result"] for run in runs)
+    median = statistics.median(results)
+    zeroed = statistics.median(run["evaluation_return_without_memory"] for run in runs) if network != "mlp" else None
+    passed_with = TASKS[name].passed_with
+    verdict = "passed" if median >= passed_with else "**not passed**"
+    seconds = statistics.median(run["seconds"] for run in runs)
+    return (
+        f"| {name} | {network} | {len(runs)} | {figure(median)} ({figure(results[0])} to {figure(results[-1])}) "
+        f"| {'' if zeroed is None else figure(zeroed)} | {passed_with:g} | {runs[0]['env_steps']:,} | {seconds:.0f} "
+        f"| {'' if network == 'mlp' else verdict} |"
+    )
 
 
 def figure(number: float) -> str:
@@ -84,10 +120,11 @@ def figure(number: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of the runs, such as outputs/exam")
+    parser.add_argument("folder", type=Path, help="folder of the sweeps, such as outputs/exam")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="lstm, attention")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each task and network (default: 5)")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help=", ".join(NETWORKS))
+    parser.add_argument("--seeds", type=int, default=5, help="most runs of each task and network (default: 5)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first run (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, help="runs in parallel (default: 1); needs seqrl[joblib]")
     parser.add_argument(
         "--with", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every run"

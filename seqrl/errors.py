@@ -10,6 +10,11 @@ from seqrl.text import masked
 PACKAGE = Path(__file__).resolve().parent
 # Where nothing of the user's own lies.
 LIBRARIES = [PACKAGE, Path(sys.prefix), Path(sys.base_prefix)]
+# Characters of what an exception says that are read, that a log gets, and that a line gets. What lies between is for
+# masks, which must see the whole of a secret before it is cut.
+MOST_READ, MOST_OF_LOG, MOST_OF_LINE = 200_000, 20_000, 2_000
+# Exceptions of a chain.
+MOST_LINKS = 20
 
 
 class SeqrlError(Exception):
@@ -85,18 +90,79 @@ class StoppedError(SeqrlError):
         self.exit_code = exit_code
 
 
+class RaisedError(Exception):
+    """What others' code raised, in words that were taken once: its own exception may do anything when asked again.
+
+    words         as `described` has them
+    said          all that it says
+    trace         its traceback
+    is_ordinary   whether it was an Exception
+    """
+
+    def __init__(self, words: str, said: str, trace: str, is_ordinary: bool = True) -> None:
+        super().__init__(words, said, trace, is_ordinary)
+        self.words, self.said, self.trace, self.is_ordinary = words, said, trace, is_ordinary
+
+    def __str__(self) -> str:
+        return self.trace
+
+
+def raised(error: BaseException) -> RaisedError:
+    """An exception in plain words. An environment's is asked for them while its time is limited."""
+    if isinstance(error, RaisedError):
+        return error
+    asked = links(error)[:MOST_LINKS]
+    said = [masked(message_of(it))[:MOST_OF_LOG] for it in asked]
+    traces = [
+        f"{''.join(traceback.format_tb(it.__traceback__))}{type(it).__name__}: {text}"
+        for it, text in zip(asked, said, strict=True)
+    ]
+    return RaisedError(_words(error, said[0]), said[0], "\n\n".join(reversed(traces)), isinstance(error, Exception))
+
+
+def links(error: BaseException | None) -> list[BaseException]:
+    """An exception, what it was raised from or meanwhile, and members of groups, each once: a chain may be a ring."""
+    found: list[BaseException] = []
+    left = [error]
+    while left:
+        it = left.pop()
+        if it is not None and not any(it is other for other in found):
+            found.append(it)
+            members = it.exceptions if isinstance(it, BaseExceptionGroup) else ()
+            left += [*members, it.__context__, it.__cause__]
+    return found
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An exception, and what it was raised from, each once."""
+    found = [error]
+    while (cause := found[-1].__cause__) is not None and not any(cause is it for it in found):
+        found.append(cause)
+    return found
+
+
 def described(error: BaseException) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
-    first = (masked(message_of(error)).strip().splitlines() or [""])[0].rstrip(".")
+    return error.words if isinstance(error, RaisedError) else _words(error, masked(message_of(error)))
+
+
+def _words(error: BaseException, said: str) -> str:
+    first = first_line(said)
     text = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return masked(f"{text}{line_of(error)}")
 
 
+def first_line(said: str) -> str:
+    """The first line of what an exception says, without its full stop, or the beginning of a very long one."""
+    first = (said.strip().splitlines() or [""])[0].rstrip(".")
+    return first if len(first) <= MOST_OF_LINE else f"{first[:MOST_OF_LINE]}…"
+
+
 def message_of(error: BaseException) -> str:
-    """What an exception says; those of others may fail even there."""
+    """What an exception says, or the beginning of very much; others' may fail even there, or end the program."""
     try:
-        return str(error)
-    except Exception:
+        return str.__getitem__(str(error), slice(MOST_READ))
+    except BaseException:
         return "it cannot say what is wrong"
 
 
@@ -120,6 +186,10 @@ class EnvError(SeqrlError):
     """The environment that was asked for cannot be played; one line: configuration key, what was given, remedy."""
 
     exit_code = 2
+
+
+class MissingPackageError(EnvError):
+    """The environment that was asked for needs a package that is not there."""
 
 
 class FaultyEnvError(SeqrlError):

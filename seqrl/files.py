@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
+from omegaconf._utils import get_yaml_loader
 
 # What an interrupted `write` leaves behind.
 STRAY = re.compile(r"\.seqrl-[0-9a-f]{16}\.tmp")
@@ -23,6 +24,13 @@ TEXT_BYTES = 16 * 2**20
 YAML_BYTES, LINE_BYTES = 2**20, 2**20
 # Far deeper than any configuration.
 DEEPEST = 50
+# Those that a text of YAML may have: no others are written by seqrl, and PyYAML raises anything for some.
+TAGS = (None, "tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")
+# What OmegaConf and PyYAML may take for a number or a date, what they call it, and who reads it.
+NUMBER, NUMBER_TAGS = re.compile(r"[-+]?[.\d]"), [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")]
+NUMBER_LOADERS = [yaml.SafeLoader(""), get_yaml_loader()("")]
+# Of a whole number; larger ones are no floats.
+MOST_BITS = 1000
 
 
 def write(path: Path, data: bytes) -> None:
@@ -170,15 +178,22 @@ def read_yaml(path: Path) -> str:
 
 
 def insist_on_modest_yaml(text: str, most: int = 0) -> None:
-    """Raise ValueError if a text of YAML is deep, or if its aliases stand for more than so many values.
+    """Raise ValueError if a text of YAML is deep, if its aliases stand for more than so many values, or if one of its
+    values cannot be read.
 
-    Raises YAMLError if it is not YAML.
+    Raises YAMLError if it is not YAML. Nothing else is raised when what passes is loaded.
     """
     # Values in the text, and in each collection that is open; names of these; values by name.
     sizes, names, known = [0], [], dict[str, int]()
     grown = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         name = getattr(event, "anchor", None)
+        if (tag := getattr(event, "tag", None)) not in TAGS:
+            raise ValueError(
+                f"line {event.start_mark.line + 1}: holds a tag of YAML that seqrl does not read (got {tag})"
+            )
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and NUMBER.match(event.value):
+            _insist_on_number(event)
         if isinstance(event, yaml.CollectionStartEvent):
             sizes.append(0)
             names.append(name)
@@ -198,6 +213,22 @@ def insist_on_modest_yaml(text: str, most: int = 0) -> None:
         elif name:
             known[name] = size
         sizes[-1] += size
+
+
+def _insist_on_number(event: yaml.ScalarEvent) -> None:
+    """Raise ValueError if a value looks like a number or a date, and is none, or none that Python works with."""
+    for loader in NUMBER_LOADERS:
+        node = yaml.ScalarNode(loader.resolve(yaml.ScalarNode, event.value, (True, False)), event.value)
+        if node.tag not in NUMBER_TAGS:
+            continue
+        try:
+            value = loader.yaml_constructors[node.tag](loader, node)
+            if isinstance(value, int) and value.bit_length() > MOST_BITS:
+                raise OverflowError
+        except Exception:
+            short = event.value[:20] + "…" * (len(event.value) > 20)
+            where = f"line {event.start_mark.line + 1}"
+            raise ValueError(f"{where}: looks like a number or a date, and is none (got {short})") from None
 
 
 def fault(error: Exception) -> str:
@@ -244,7 +275,8 @@ def insist_on_folder(descriptor: int, folder: Path) -> None:
 def remove_strays(folder: Path) -> None:
     """Remove what interrupted writes left in a folder, and nothing else."""
     for entry in folder.iterdir():
-        if STRAY.fullmatch(entry.name):
+        # A folder of that name is none of them.
+        if STRAY.fullmatch(entry.name) and (entry.is_symlink() or not entry.is_dir()):
             entry.unlink(missing_ok=True)
 
 

@@ -6,10 +6,13 @@ import logging
 import math
 import os
 import re
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from html import escape
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import quote, quote_plus
 
 
 def nearest(word: str, words: list[str]) -> str:
@@ -126,11 +129,19 @@ def _remember(name: str, value: str) -> None:
             repr(plain)[1:-1],
             ascii(plain)[1:-1],
             *(json.dumps(plain, ensure_ascii=it)[1:-1] for it in (False, True)),
+            *_encoded(plain),
         }
         # As a message may hold what was written down before.
         for text in {*texts, *(json.dumps(text)[1:-1] for text in texts)}:
             if len(text) >= SHORTEST_SECRET and text.lower() not in NO_SECRETS:
                 _FROM_ENVIRONMENT.setdefault(text, name)
+
+
+def _encoded(plain: str) -> Iterator[str]:
+    """A text as it may stand in an address, in a header or on a page."""
+    data = plain.encode(errors="surrogatepass")
+    yield from (quote(data), quote(data, safe=""), quote_plus(data), escape(plain), data.hex())
+    yield from (encode(data).decode().rstrip("=") for encode in (b64encode, urlsafe_b64encode))
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 
 from seqrl.envs import GymnasiumEnv
-from seqrl.networks import LSTM, Attention, Encoder, Network, Trunk
+from seqrl.networks import GRU, LSTM, Attention, Encoder, GTrXL, Matrix, MinGRU, Network, Stack, Trunk
 from seqrl.seeds import stream
 
 
@@ -206,6 +206,20 @@ class Curriculum(Walk):
 
     def seen(self):
         return super().seen() * np.float32(1 - 0.1 * min(self.episodes // 10, 5))
+
+
+class LeaksAfterLong(Walk):
+    """Pays more after an episode that ended at its twelfth step, and for that episode alone."""
+
+    clock, bonus = 0, 0.0
+
+    def reset(self, *, seed=None, options=None):
+        self.bonus = float(self.clock == 12)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, reward, *others = super().step(action)
+        return observation, reward + self.bonus, *others
 
 
 class HeedsOneSeed(Walk):
@@ -583,6 +597,7 @@ class BeginsAllAtOnce(NextStep):
 SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
+    LeaksAfterLong,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
     DimBits, Bits,
     Exits, Raises, Lasts, Normalizes, Simulates, SavesAll,
@@ -617,14 +632,14 @@ def make(name, batch_size, purpose, **kwargs):
     return GymnasiumEnv(f"broken/{name}-v0", batch_size, stream(0, purpose), backend=backend, kwargs=kwargs)
 
 
-class Leaky(LSTM):
+class Leaky:
     """Does not forget where an episode ends."""
 
     def unroll(self, x, state, mask):
         return super().unroll(x, state, torch.ones_like(mask))
 
 
-class Centred(LSTM):
+class Centred:
     """Learns from what differs from the batch's mean."""
 
     def unroll(self, x, state, mask):
@@ -632,23 +647,25 @@ class Centred(LSTM):
         return output - 0.1 * output.mean(1, keepdim=True)
 
 
-class StopsGradient(LSTM):
+class StopsGradient:
     """Lets no gradient pass through time."""
 
     def unroll(self, x, state, mask):
         outputs = []
         for step, is_real in zip(x, mask, strict=True):
             output, state = self.step(step, {name: leaf.detach() for name, leaf in state.items()})
-            state = {name: leaf * is_real.unsqueeze(1) for name, leaf in state.items()}
+            state = {
+                name: leaf.masked_fill(~is_real.view(-1, *[1] * (leaf.dim() - 1)), 0) for name, leaf in state.items()
+            }
             outputs.append(output)
         return torch.stack(outputs)
 
 
-class BeginsWithOnes(LSTM):
+class BeginsWithOnes:
     """Begins its very first episode with a memory that later ones do not have."""
 
     def initial_state(self, batch_size):
-        return {name: leaf + 1 for name, leaf in super().initial_state(batch_size).items()}
+        return {name: torch.ones_like(leaf) for name, leaf in super().initial_state(batch_size).items()}
 
 
 class ForgetsWhenActing(Attention):
@@ -661,14 +678,14 @@ class ForgetsWhenActing(Attention):
         return output, super().step(x, state)[1]
 
 
-class DropsOut(LSTM):
+class DropsOut:
     """Is never the same twice."""
 
     def unroll(self, x, state, mask):
         return torch.nn.functional.dropout(super().unroll(x, state, mask), 0.1)
 
 
-class Crowded(LSTM):
+class Crowded:
     """Mixes the rows of a batch if there are more than 40."""
 
     def step(self, x, state):
@@ -685,17 +702,17 @@ class CrowdedWhenLearning(Crowded):
     """Does so only when it learns."""
 
     def step(self, x, state):
-        return LSTM.step(self, x, state)
+        return super(Crowded, self).step(x, state)
 
 
-class CrowdedWhenLearningMuch(LSTM):
+class CrowdedWhenLearningMuch:
     """Mixes the rows that it learns from, if there are more than 200."""
 
     def unroll(self, x, state, mask):
         return super().unroll(x + 0.1 * x.mean(1, keepdim=True) if x.shape[1] > 200 else x, state, mask)
 
 
-class Chunked(LSTM):
+class Chunked:
     """Learns in chunks of 256 steps, and loses its memory where one begins."""
 
     def unroll(self, x, state, mask):
@@ -706,7 +723,7 @@ class Chunked(LSTM):
         return torch.cat(outputs)
 
 
-class Limited(LSTM):
+class Limited:
     """Learns nothing from what comes after 100 steps."""
 
     def unroll(self, x, state, mask):
@@ -714,14 +731,15 @@ class Limited(LSTM):
         return torch.cat([output[:100], output[100:].detach()])
 
 
-class ForgetsInEvaluation(LSTM):
+class ForgetsInEvaluation:
     """Halves its memory when it is evaluated."""
 
     def step(self, x, state):
-        return super().step(x, state if self.training else {name: 0.5 * leaf for name, leaf in state.items()})
+        half = {name: 0.5 * leaf if leaf.is_floating_point() else leaf for name, leaf in state.items()}
+        return super().step(x, state if self.training else half)
 
 
-class Normed(LSTM):
+class Normed:
     """Standardises by the statistics of the batch."""
 
     def __init__(self, *sizes):
@@ -732,7 +750,7 @@ class Normed(LSTM):
         return super().step(self.norm(x), state)
 
 
-class DropsOutWhenActing(LSTM):
+class DropsOutWhenActing:
     """Acts with dropout while it is in training mode."""
 
     def __init__(self, *sizes):
@@ -743,7 +761,7 @@ class DropsOutWhenActing(LSTM):
         return super().step(self.dropout(x), state)
 
 
-class Single(LSTM):
+class Single:
     """Computes in float32 only: sound."""
 
     def step(self, x, state):
@@ -753,12 +771,22 @@ class Single(LSTM):
         return super().unroll(x @ torch.eye(x.shape[-1], dtype=torch.float32), state, mask)
 
 
-BLOCKS = {
-    "sound": LSTM,
-    "ForgetsWhenActing": lambda size, _: ForgetsWhenActing(size, window=3, heads=2),
+class Two(Stack):
+    """Two layers."""
+
+    def __init__(self, input_size, size):
+        super().__init__(MinGRU, input_size, size, 2)
+
+
+class Sound:
+    """Nothing is wrong with it."""
+
+
+DEFECTS = {
+    "sound": Sound,
     **{
-        block.__name__: block
-        for block in (
+        defect.__name__: defect
+        for defect in (
             Leaky,
             Centred,
             StopsGradient,
@@ -776,8 +804,14 @@ BLOCKS = {
         )
     },
 }
+CELLS = {cell.__name__: cell for cell in (LSTM, GRU, MinGRU, Matrix, GTrXL)} | {"Stack": Two}
 
 
 def network(observation_space, action_space, use_lstm=True, block="sound"):
-    trunk = Trunk(Encoder(observation_space, 8), {"memory": BLOCKS[block](8, 8)})
-    return Network(trunk, None, 8, action_space)
+    """With a block that has a defect, such as "Leaky", or "Leaky GRU"; without a name it is an LSTM."""
+    defect, _, cell = block.partition(" ")
+    if defect == "ForgetsWhenActing":
+        made = ForgetsWhenActing(8, window=3, heads=2)
+    else:
+        made = type(defect, (DEFECTS[defect], CELLS[cell or "LSTM"]), {})(8, 8)
+    return Network(Trunk(Encoder(observation_space, 8), {"memory": made}), None, 8, action_space)

@@ -1,17 +1,24 @@
 """Small parts with the settings that most tests share."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from seqrl.algorithms.ppo import PPOAlgorithm, SequencePPOAlgorithm
 from seqrl.algorithms.reinforce import SequenceReinforceAlgorithm
-from seqrl.networks import Network, recurrent_network
+from seqrl.networks import GRU, GTrXL, Matrix, MinGRU, Network, recurrent_network
 
 NETWORKS = {
     "lstm": {"use_lstm": True, "use_attention": False},
     "lstm+attention": {"use_lstm": True, "use_attention": True},
     "attention": {"use_lstm": False, "use_attention": True},
     "separate critic": {"use_lstm": True, "use_attention": True, "separate_critic": True},
+    "gru": {"use_lstm": True, "use_attention": False, "memory": GRU},
+    "mingru": {"use_lstm": True, "use_attention": False, "memory": MinGRU},
+    "matrix": {"use_lstm": True, "use_attention": False, "memory": partial(Matrix, heads=2)},
+    "gtrxl": {"use_lstm": True, "use_attention": False, "memory": partial(GTrXL, window=3, heads=2)},
+    "two layers": {"use_lstm": True, "use_attention": True, "memory": MinGRU, "layers": 2},
     "memoryless": {"use_lstm": False, "use_attention": False},
 }
 

@@ -7,13 +7,92 @@ import math
 
 import torch
 
+from seqrl.networks import GRU, LSTM, GTrXL, Matrix, MinGRU, Stack
+
 
 def lstm_step(block, x, hidden, cell):
     """Hochreiter & Schmidhuber's cell with a forget gate: x [I], hidden [H], cell [H]."""
     gates = block.weight_input @ x + block.weight_hidden @ hidden + block.bias
     i, f, g, o = gates.chunk(4)
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(cell), cell
+    hidden = torch.sigmoid(o) * torch.tanh(cell)
+    return hidden, hidden, cell
+
+
+def gru_step(block, x, hidden):
+    """Cho et al.'s cell, with a bias of what the reset gate reads: x [I], hidden [H]."""
+    size = len(hidden)
+    inputs, memory = block.weight_input @ x, block.weight_hidden @ hidden + block.bias
+    r = torch.sigmoid(inputs[:size] + memory[:size])
+    z = torch.sigmoid(inputs[size : 2 * size] + memory[size : 2 * size])
+    n = torch.tanh(inputs[2 * size :] + r * memory[2 * size :])
+    hidden = (1 - z) * n + z * hidden
+    return hidden, hidden
+
+
+def mingru_step(block, x, hidden):
+    """Feng et al.'s cell with a highway: x [I], hidden [H]."""
+    z, g, written = (block.weight @ x + block.bias).chunk(3)
+    z, g = torch.sigmoid(z), torch.sigmoid(g)
+    hidden = (1 - z) * hidden + z * written
+    return g * hidden + (1 - g) * x, hidden
+
+
+def matrix_step(block, x, matrix):
+    """Gated linear attention with a skip, head by head: x [H], matrix [heads, D, D]."""
+    q, k, v, gate = (block.weight @ x).chunk(4)
+    f = torch.sigmoid(block.forget.weight @ x + block.forget.bias)
+    i = torch.sigmoid(block.write.weight @ x + block.write.bias)
+    width, after, answers = matrix.shape[-1], [], []
+    for head, c in enumerate(matrix):
+        rows = slice(head * width, (head + 1) * width)
+        after.append(f[head] * c + i[head] * torch.outer(v[rows], k[rows] / math.sqrt(width)))
+        answer = after[-1] @ q[rows]
+        answers.append(answer / torch.sqrt((answer**2).mean() + 1e-5))
+    opened = torch.sigmoid(gate + block.gate_bias) * torch.cat(answers)
+    return x + block.output.weight @ opened + block.output.bias, torch.stack(after)
+
+
+# How each cell goes on: its output and the leaves after it.
+STEPS = {
+    LSTM: (lstm_step, ("hidden", "cell")),
+    GRU: (gru_step, ("hidden",)),
+    MinGRU: (mingru_step, ("hidden",)),
+    Matrix: (matrix_step, ("matrix",)),
+}
+
+
+def normed(norm, x):
+    return (x - x.mean()) / torch.sqrt(x.var(correction=0) + norm.eps) * norm.weight + norm.bias
+
+
+def gated(gate, x, y):
+    kept = torch.sigmoid(gate.weight @ x + gate.bias)
+    return kept * x + (1 - kept) * torch.relu(y)
+
+
+def transformer_step(block, x, inputs):
+    """A layer of Parisotto et al.'s, of its input [H] and those before it, all normed; the list grows."""
+    inputs.append(normed(block.norms[0], x))
+    # What attention adds to the last of its inputs.
+    u = gated(block.gates[0], x, attend(block.attention, inputs) - inputs[-1])
+    inner = torch.relu(block.inner.weight @ normed(block.norms[1], u) + block.inner.bias)
+    return gated(block.gates[1], u, block.outer.weight @ inner + block.outer.bias)
+
+
+def cell_step(block, x, leaves):
+    """Output [H] and leaves after one step of a cell or a stack of them, of its leaves before."""
+    if isinstance(block, Stack):
+        after = {}
+        for layer, (cell, norm, gate) in enumerate(zip(block.cells, block.norms, block.gates, strict=True)):
+            read = normed(norm, x)
+            y, left = cell_step(cell, read, {name: leaves[f"{layer}.{name}"] for name in STEPS[type(cell)][1]})
+            x = x + gate * y
+            after |= {f"{layer}.{name}": leaf for name, leaf in left.items()}
+        return x, after
+    step, names = STEPS[type(block)]
+    y, *after = step(block, x, *(leaves[name] for name in names))
+    return y, dict(zip(names, after, strict=True))
 
 
 def attend(block, inputs):
@@ -40,27 +119,36 @@ class Memory:
 
     def __init__(self, trunk, stored):
         """`stored`: leaves [...] of the state before the next step, or {} at an episode's start."""
-        self.trunk, self.lstm, self.inputs = trunk, None, []
-        if "lstm" in trunk.memory:
-            zeros = torch.zeros(trunk.memory["lstm"].size, dtype=torch.float64)
-            self.lstm = (stored.get("lstm.hidden", zeros), stored.get("lstm.cell", zeros))
-        if "attention.inputs" in stored:
-            real = stored["attention.real"].tolist()
-            self.inputs = [x for x, is_real in zip(stored["attention.inputs"], real, strict=True) if is_real]
+        self.trunk, self.cell = trunk, {}
+        self.name = next((name for name in ("lstm", "cell") if name in trunk.memory), None)
+        if self.name and isinstance(trunk.memory[self.name], GTrXL):
+            self.cell = self.past("cell", stored)
+        elif self.name:
+            zeros = {name: leaf[0].double() for name, leaf in trunk.memory[self.name].initial_state(1).items()}
+            self.cell = {name: stored.get(f"{self.name}.{name}", leaf) for name, leaf in zeros.items()}
+        self.inputs = self.past("attention", stored)
+
+    def past(self, name, stored):
+        """Inputs that a block of this name has seen."""
+        inputs, real = stored.get(f"{name}.inputs", []), stored.get(f"{name}.real", [])
+        return [x for x, is_real in zip(inputs, real, strict=True) if is_real]
 
     def cut(self):
         """Stop gradients here."""
-        if self.lstm is not None:
-            self.lstm = tuple(part.detach() for part in self.lstm)
+        if isinstance(self.cell, list):
+            self.cell = [x.detach() for x in self.cell]
+        else:
+            self.cell = {name: leaf.detach() for name, leaf in self.cell.items()}
         self.inputs = [x.detach() for x in self.inputs]
 
     def see(self, observation):
         """Features of one more step."""
         layer = self.trunk.encoder.layer
         x = torch.tanh(layer.weight @ observation + layer.bias)
-        if self.lstm is not None:
-            hidden, cell = lstm_step(self.trunk.memory["lstm"], x, *self.lstm)
-            self.lstm, x = (hidden, cell), hidden
+        if isinstance(self.cell, list):
+            x = transformer_step(self.trunk.memory[self.name], x, self.cell)
+        elif self.name:
+            x, self.cell = cell_step(self.trunk.memory[self.name], x, self.cell)
         if "attention" in self.trunk.memory:
             self.inputs.append(x)
             x = attend(self.trunk.memory["attention"], self.inputs)

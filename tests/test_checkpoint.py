@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import struct
 import time
 import zipfile
 from collections import OrderedDict
@@ -337,8 +338,9 @@ def test_what_is_not_a_checkpoint_is_left_alone(tmp_path):
     (tmp_path / "checkpoints" / "folder").mkdir()
     (tmp_path / "checkpoints" / "00000002.pt.tmp").write_bytes(b"precious")
     (tmp_path / "checkpoints" / ".seqrl-0123456789abcdef.tmp").write_bytes(b"stray")
+    (tmp_path / "checkpoints" / f".seqrl-{'f' * 16}.tmp").mkdir()
     checkpoints.save({"iterations": 3}, 3)
-    assert files(tmp_path) == {*of(1, 3), "mine.pt", "folder", "00000002.pt.tmp"}
+    assert files(tmp_path) == {*of(1, 3), "mine.pt", "folder", "00000002.pt.tmp", f".seqrl-{'f' * 16}.tmp"}
 
 
 def test_nothing_but_plain_data_is_loaded(tmp_path):
@@ -390,6 +392,40 @@ def test_a_small_file_that_takes_much_memory_is_refused_before_it_does(program, 
         unpacked(with_pickle(program))
 
 
+def number(value):
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little")
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+D = b"\x80\x02}"
+DEEP = b")" + b"\x85" * 20_000
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        # Python ends if it hashes such a tuple.
+        (D + DEEP + b"K\x01s.", "keys"),
+        (D + b"X\x01\x00\x00\x00a(X\x07\x00\x00\x00storageK\x01" + DEEP + b"K\x02K\x03tQs.", "keys"),
+        # A tuple that holds the one before twice, 60 times.
+        (D + b")q\x00" + b"h\x00\x86q\x00h\x00" * 60 + b"K\x01s.", "keys"),
+        (D + b"(" + b"".join(number(n * (2**61 - 1)) + b"N" for n in range(1, 300)) + b"u.", "keys"),
+        (D + b"(" + b"".join(b"G" + struct.pack(">d", 2.0 ** (61 * n)) + b"N" for n in range(-17, 17)) * 9 + b"u.", ""),
+        (D + b"]K\x01s.", "keys"),
+        (D + b"s.", "damaged"),
+        (D + b"h\x09K\x01s.", "damaged"),
+        (D + b"X\x01\x00\x00\x00ac__builtin__\ncomplex\nX\x01\x00\x00\x00x\x85Rs.", "damaged"),
+    ],
+    ids=["deep", "storage", "doubled", "alike", "few alike", "list", "nothing", "memo", "call"],
+)  # fmt: skip
+def test_keys_that_take_for_ever_and_pickles_that_make_no_sense_are_refused(program, said):
+    if said:
+        with pytest.raises(ValueError, match=said):
+            unpacked(with_pickle(program))
+    else:
+        assert unpacked(with_pickle(program))
+
+
 def test_a_run_whose_state_could_not_be_loaded_again_ends_before_it_learns(tmp_path):
     with pytest.raises(ConfigError, match=r"could not be loaded again: it holds more than plain data\. .*of your own"):
         Checkpoints(tmp_path).begin({"iterations": 0, "seen": {1, 2}}, 0)
@@ -413,6 +449,7 @@ def test_plain_data_of_every_kind_comes_back():
         "texts": ["ü", "", b"\x00\xff", b"", b""],
         "nested": (OrderedDict(a={1: [()]}), torch.float32),
         "parameters": torch.nn.LSTM(2, 3).state_dict(),
+        "keys": {0: 1, -1: 2, (1, ("a", b"b", 2.5)): 3, None: 4, b"x": 5, b"": 6},
         "kinds": [torch.ones(2, dtype=kind) for kind in (torch.bool, torch.uint8, torch.int64, torch.bfloat16)],
     }
     written = io.BytesIO()

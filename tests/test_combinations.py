@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 from seqrl.algorithms.returns import gae
 from seqrl.algorithms.sequences import split
 from seqrl.config.paths import CONF
+from seqrl.config.schema import CELLS
 from seqrl.config.validate import faults
 from seqrl.runs.build import build, constructor
 
@@ -21,7 +22,10 @@ TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "network.window=5
 
 @pytest.mark.parametrize("actions", ENVS)
 @pytest.mark.parametrize("sequence", ["full", "truncated", "off"])
-@pytest.mark.parametrize("network", ["lstm", "attention", "mlp"])
+@pytest.mark.parametrize(
+    "network",
+    ["lstm", "attention", "mlp", *(pytest.param(it, marks=pytest.mark.slow) for it in CELLS if it != "lstm")],
+)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_combination_trains_and_begins_with_a_ratio_of_one(name, network, sequence, actions):
     algorithm, through_time = ALGORITHMS[name]

@@ -18,7 +18,7 @@ from seqrl.config.hydra_errors import GROUPS as GROUPS_OF_RUNS
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep, message_for
 from seqrl.config.paths import CONF, choices
 from seqrl.config.resolvers import folder_name, learns_sequences, own_choices, tasks
-from seqrl.config.schema import SCHEMAS, AlgorithmConfig, EvaluationConfig, RunConfig, RunnerConfig, keys_of
+from seqrl.config.schema import CELLS, SCHEMAS, AlgorithmConfig, EvaluationConfig, RunConfig, RunnerConfig, keys_of
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 
@@ -47,6 +47,9 @@ def what_is_said(*overrides: str) -> list[str]:
         (["network=attention", "sequence=full"], True),
         (["network=attention", "sequence=truncated"], True),
         (["network=attention", "sequence=off"], False),
+        *([[f"network={cell}", "sequence=full"], True] for cell in CELLS),
+        (["network=gru", "sequence=off"], False),
+        (["network.memory._target_=my.Cell", "trust=[my]"], True),
         (["network=mlp", "sequence=full"], False),
         (["network=mlp", "sequence=truncated"], False),
         (["network=mlp", "sequence=off"], False),
@@ -169,9 +172,9 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("+network.foo=1", r"network.foo: there is no such key.*use_lstm"),
         ("+network.hiden_size=1", r"network.hiden_size: there is no such key. Did you mean hidden_size\?"),
         ("+typo=1", r"typo: there is no such key"),
-        ("network=lstmm", r"network: there is no network=lstmm. Did you mean lstm\? Choices: attention, lstm, mlp"),
-        ("network=gru", r"network: there is no network=gru. Choices: .*mlp\. Your own need --config-dir\.$"),
-        ("network=null", r"network: needs a choice \(got null\). Choices: attention, lstm, mlp"),
+        ("network=lstmm", r"network: there is no network=lstmm. Did you mean lstm\? Choices: attention, .*lstm"),
+        ("network=big", r"network: there is no network=big. Choices: .*mlp\. Your own need --config-dir\.$"),
+        ("network=null", r"network: needs a choice \(got null\). Choices: attention, .*lstm, .*mlp"),
         ("env=null", r"env: needs a choice \(got null\). Choices: atari, count_recall"),
         ("+logger.x=3", r"logger.x: must name a class \(got 3\)"),
         ("~network", r"network: "),
@@ -179,6 +182,12 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("network.use_attention=maybe", r"network.use_attention: must be true or false \(got maybe\)"),
         ("network.type=attention", r"network.type: attention contradicts.*Use network=lstm"),
         ("network.use_lstm=off", r"network.type: lstm contradicts.*Use network=mlp"),
+        ("network.memory._target_=seqrl.networks.GRU", r"network.type: lstm contradicts .* gru\. Use network=gru"),
+        ("network.memory._target_=my.Cell", r"network.memory._target_: my.Cell is not of seqrl.* trust=\[my\]"),
+        ("~network.memory._target_", r"network.memory: must name a class \(got {}\). Write network.memory._target_="),
+        ("network.memory=null", r"network.memory: needs a value"),
+        ("network.layers=0", r"network.layers: must be a whole number of at least 1 \(got 0\)"),
+        ("network.horizon=1", r"network.horizon: must be a whole number of at least 2 \(got 1\)"),
         ("algorithm.gamma=99", r"algorithm.gamma: must be between 0 and 1 \(got 99.0\). Did you mean 0.99\?"),
         ("algorithm.learning_rate=nan", r"algorithm.learning_rate: must be a finite number above 0 \(got nan\)"),
         ("algorithm.anneal=[clip_rnge]", r"algorithm.anneal: .*\(got 'clip_rnge'\). Did you mean clip_range\?"),
@@ -220,6 +229,22 @@ def test_a_fault_is_one_line_with_key_value_and_remedy(override, said):
     assert len(lines) == 1
     assert re.search(said, lines[0])
     assert "\n" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "type"),
+    [
+        (["network=gru"], "gru"),
+        (["network=gru", "network.use_attention=true"], "gru"),
+        (["network=attention", "network.memory._target_=seqrl.networks.GRU"], "attention"),
+        (["network=attention", "network.memory._target_=my.Cell", "trust=[my]"], "attention"),
+        (["network.memory._target_=my.Cell", "+network.memory.memories=3", "trust=[my]"], "lstm"),
+    ],
+)
+def test_attention_and_cells_are_chosen_independently(overrides, type):
+    cfg = composed(*overrides)
+    assert faults(cfg) == []
+    assert cfg.network.type == type
 
 
 def test_heads_that_do_not_divide_name_those_that_do():
@@ -332,9 +357,21 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
         (lambda file: file.write_text(LAUGHS), "uses aliases of more than 10,000 values"),
         (lambda file: file.write_text("a: &a [*a]"), "uses aliases of more than 10,000 values"),
         (lambda file: file.write_text("a: " + "[" * 60 + "]" * 60), "is nested too deeply"),
+        (
+            lambda file: file.write_text("a: 1\nb: !!bool x"),
+            "line 2: holds a tag of YAML that seqrl does not read (got tag:yaml.org,2002:bool)",
+        ),
+        (
+            lambda file: file.write_text("a: [0b_]"),
+            "line 1: looks like a number or a date, and is none (got 0b_)",
+        ),
+        (
+            lambda file: file.write_text(f"a: 0{'7' * 6000}"),
+            f"line 1: looks like a number or a date, and is none (got 0{'7' * 19}…)",
+        ),
         (lambda file: os.truncate(file, 10**10) if file.touch() is None else None, "is larger than 4 MB"),
     ],
-    ids=["pipe", "zeros", "laughs", "itself", "deep", "large"],
+    ids=["pipe", "zeros", "laughs", "itself", "deep", "tag", "number", "digits", "large"],
 )
 def test_a_file_that_hydra_would_wait_for_or_that_grows_gets_one_line(tmp_path, spoil, said, many):
     file = own(tmp_path, "")
@@ -373,10 +410,13 @@ def test_a_folder_of_ones_own_that_is_not_there_is_said_with_the_nearest(tmp_pat
 
 def test_a_number_that_yaml_reads_as_octal_is_named_with_its_line(tmp_path):
     (tmp_path / "network").mkdir()
-    (tmp_path / "network" / "own.yaml").write_text("# 010\na: 010\nb: '010'\nc: [1.5, 0, 10, 0x10, 00]\nd: 089\n")
+    (tmp_path / "network" / "own.yaml").write_text(
+        "# 010\na: 010\nb: '010'\nc: [1.5, 0, 10, 0x10, 00]\nd: 089\ne: 0_1_\n"
+    )
     assert faults_of_files([f"--config-dir={tmp_path}", "network=own"]) == [
         f"{tmp_path}/network/own.yaml:2: YAML reads 010 as 8. Write 10, or quote it.",
         f"{tmp_path}/network/own.yaml:4: YAML reads 00 as 0. Write 0, or quote it.",
+        f"{tmp_path}/network/own.yaml:6: YAML reads 0_1_ as 1. Write 1, or quote it.",
     ]
 
 

@@ -10,7 +10,7 @@ def test_auto_takes_an_available_device():
     assert torch.zeros(2, device=device).sum() == 0
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "tpu", "cpu:1", "cuda:x", ""])
+@pytest.mark.parametrize("name", ["cuda:99", "tpu", "cpu:1", "cuda:x", "cuda:²", "cuda:" + "1" * 5000, ""])
 def test_an_unavailable_device_is_refused_with_a_remedy(name):
     with pytest.raises(ConfigError, match=r"device\.name: .*device=cpu"):
         Device(name, threads=1, precision="float32")

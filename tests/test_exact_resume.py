@@ -8,6 +8,7 @@ from gymnasium import spaces
 from hydra import compose, initialize_config_dir
 
 from seqrl.config.paths import CONF
+from seqrl.config.schema import CELLS
 from seqrl.config.validate import faults
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym import autoreset, guard
@@ -249,6 +250,24 @@ def test_a_run_goes_on_bit_for_bit(tmp_path, algorithm, network, bptt_length, ro
     env = ["env.id=test/Wander-v0", "env=gymnasium", f"env.backend={backend}"]
     learning = [f"algorithm={algorithm}", f"network={network}", f"sequence_learning.bptt_length={bptt_length}"]
     assert_same(tmp_path, *env, *learning, rollouts)
+
+
+@pytest.mark.parametrize("stale_state", ["keep", "refresh", "burn_in", "zero"])
+@pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", [it for it in CELLS if it != "lstm"])
+@pytest.mark.slow
+def test_every_cell_goes_on_bit_for_bit(tmp_path, cell, layers, algorithm, rollouts, stale_state):
+    learning = [f"algorithm={algorithm}", f"network={cell}", f"network.layers={layers}", "network.use_attention=true"]
+    memory = [f"sequence_learning.stale_state={stale_state}", "sequence_learning.bptt_length=4"]
+    memory += ["sequence_learning.burn_in=3", "algorithm.memory_learning_rate=1e-4"]
+    assert_same(tmp_path, "env=gymnasium", "env.id=test/Wander-v0", *learning, *memory, rollouts)
+
+
+def test_a_stack_of_another_cell_goes_on_bit_for_bit(tmp_path):
+    cell = ["network=mingru", "network.layers=2", "sequence_learning.stale_state=refresh"]
+    assert_same(tmp_path, "env=tmaze", *cell, "sequence_learning.bptt_length=4", FIXED)
 
 
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])

@@ -14,7 +14,7 @@ from seqrl.algorithms.sequences import split
 from seqrl.networks import LSTM, Attention
 from seqrl.runner import Episodes, Runner
 from tests import reference
-from tests.parts import ppo, small_network
+from tests.parts import NETWORKS, ppo, small_network
 from tests.worlds import Script
 
 GAMMA, LAMBDA = 0.9, 0.8
@@ -41,7 +41,7 @@ WORLDS = st.builds(
     continuous=st.booleans(),
     rollout_length=st.integers(0, 12),
     bptt_length=st.integers(0, 7),
-    kind=st.sampled_from(["lstm", "lstm+attention", "separate critic", "memoryless"]),
+    kind=st.sampled_from([*NETWORKS]),
 )
 # A world in which every mutation below shows: carried memory, both kinds of end, one-step episodes, cuts.
 ROUGH = World([[3, 5, 1], [20], [2, 9], [1]], rollout_length=11, bptt_length=4)

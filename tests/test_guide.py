@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.config.guide import translate
 from seqrl.config.paths import CONF
+from seqrl.config.schema import CELLS
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 from tests.programs import run_program
@@ -220,7 +221,7 @@ def test_what_brings_its_own_sequence_keeps_it(other):
         ("network: lstm", "1: network: is a section (got lstm). Write its keys on the lines below, indented."),
         (
             "network: {type: lstmm}",
-            "1: network.type: must be one of lstm, attention, mlp (got lstmm). Did you mean lstm?",
+            f"1: network.type: must be one of {', '.join(CELLS)}, attention, mlp (got lstmm). Did you mean lstm?",
         ),
         ("network:\n  use_lstm: off", "2: network.use_lstm: must be true or false (got off)."),
         ("network:\n  use_lstm: {a: 1}", "2: network.use_lstm: must be one value (got a section)."),

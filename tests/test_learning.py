@@ -32,7 +32,9 @@ def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterat
 
 
 @pytest.mark.parametrize("rollout_length", [0, pytest.param(12, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["lstm", pytest.param("lstm+attention", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["lstm", *(pytest.param(it, marks=pytest.mark.slow) for it in NETWORKS if it not in ("lstm", "memoryless"))]
+)
 def test_a_network_with_memory_learns_to_remember_a_cue(kind, rollout_length):
     # The median of three seeds, as in the exam: a policy may settle before it discovers the use of the cue.
     returns = [mean_return_after_training(kind, rollout_length, 0, seed=seed, iterations=40) for seed in range(3)]

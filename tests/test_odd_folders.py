@@ -8,7 +8,9 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+import yaml
 
+from seqrl.config import begun
 from seqrl.config.resolvers import point_folder
 from seqrl.errors import CheckpointError
 from seqrl.files import read_yaml
@@ -249,6 +251,26 @@ def test_aliases_are_refused_before_anything_grows(tmp_path):
     (tmp_path / "config.yaml").write_text(BOMB)
     with pytest.raises(ValueError, match="uses YAML aliases, which no run writes"):
         read_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("value", [
+    "!!bool x", "!!int ''", "!!float ''", "!!timestamp x", "!!set {a}", "!x y", "0b_", "0x_", "2001-99-99",
+    "2001-01-01 00:00:00+99:99", f"0x{'f' * 5000}", "9" * 5000, f"1{':59' * 200}.5",
+])  # fmt: skip
+def test_a_value_that_cannot_be_read_is_named_with_its_line(tmp_path, value):
+    (tmp_path / "config.yaml").write_text(f"seed: 0\nextra:\n  - {value}\n")
+    for load in (read_yaml, begun.loaded):
+        with pytest.raises(ValueError, match=r"^line 3: (holds a tag|looks like a number)"):
+            load(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "value", ["1e999", ".inf", "0_1", "0x" + "f" * 200, "2001-01-01", "!!str 5", "1.2.3", "0o7", "-._"]
+)
+def test_a_value_that_can_be_read_is(tmp_path, value):
+    (tmp_path / "config.yaml").write_text(f"a: {value}\n")
+    assert yaml.safe_load(read_yaml(tmp_path / "config.yaml"))
+    assert begun.loaded(tmp_path / "config.yaml")
 
 
 def test_what_is_shown_keeps_its_lines_and_letters():

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from seqrl.algorithms.adam import Adam
+from tests.parts import ppo, small_network
+from tests.worlds import Script
 
 
 def parameters():
@@ -64,6 +66,25 @@ def test_adam_continues_exactly_from_a_saved_state(saved_by):
     descend(optimizer, params, 2)
     descend(other, again, 2)
     assert all(torch.equal(a, b) for a, b in zip(params, again, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["lstm", "two layers", "gtrxl"])
+def test_memory_learns_at_a_rate_of_its_own(kind):
+    env = Script([[3]])
+    moved = []
+    for own in (None, 1e-3, 1e-5):
+        algorithm = ppo(small_network(env, kind), learning_rate=1e-3, memory_learning_rate=own)
+        algorithm.optimizer.learning_rate = 5e-4  # annealed by half
+        before = {name: parameter.clone() for name, parameter in algorithm.parameters.items()}
+        for parameter in algorithm.parameters.values():
+            parameter.grad = torch.ones_like(parameter)
+        algorithm.optimizer.step()
+        moved.append({name: (it - before[name]).abs().max().item() for name, it in algorithm.parameters.items()})
+    assert moved[0] == moved[1]
+    memory = [name for name in moved[0] if ".memory." in name]
+    assert memory
+    for name, distance in moved[2].items():
+        assert distance == pytest.approx(5e-6 if name in memory else 5e-4, rel=0.1), name
 
 
 def test_a_state_of_other_parameters_is_refused():

@@ -1,4 +1,4 @@
-"""The example with an environment, network, algorithm and logger of your own: every command of its README."""
+"""The example with an environment, memory cell, algorithm and logger of your own: every command of its README."""
 
 import json
 import re
@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from seqrl.networks import Block
 from tests.parts import SHARED, small_network
 from tests.worlds import Script
 
@@ -24,6 +23,7 @@ COMMAND = re.compile(r"^    (python -m seqrl\..+)$", re.MULTILINE)
 COMMANDS = COMMAND.findall((EXAMPLE / "README.md").read_text())
 # And from the front page, the commands for the network printed there in full.
 COMMANDS += [command for command in COMMAND.findall(README) if "network=deep" in command]
+CELL = "network.memory._target_=indrnn.IndRNN"
 # Enough for a few updates.
 SHORT = ["total_steps=100", "parallel=4", "evaluation.episodes=2", "algorithm.epochs=1"]
 # One process for all commands, because a short one spends most of its time importing torch.
@@ -72,7 +72,7 @@ def test_every_command_works_as_written(done, command):
     printed, exit_code, errors = done[1][command]
     assert exit_code == 0, errors
     if "--help" in command:
-        for choice in ("algorithm=dual_clip", "experiment=echo", "logger=sparkline", "network=gru"):
+        for choice in ("algorithm=dual_clip", "experiment=echo", "logger=sparkline"):
             assert choice in printed.partition("your own")[2].partition("\n")[0]
     elif "verify" in command:
         assert re.search(r"\b(\d+) of \1 hold$", printed.strip())
@@ -84,13 +84,15 @@ def test_every_command_works_as_written(done, command):
 def test_every_part_of_your_own_was_used(done):
     folder, _ = done
     configs = "".join(path.read_text() for path in folder.glob("outputs/**/config.yaml"))
-    for part in ("echo:Echo-v0", "gru.gru_network", "dual_clip.DualClipPPO", "sparkline.Sparkline"):
+    for part in ("echo:Echo-v0", "indrnn.IndRNN", "dual_clip.DualClipPPO", "sparkline.Sparkline"):
         assert part in configs
     (curve,) = folder.glob("outputs/**/curve.txt")
     assert set(curve.read_text()) <= set("▁▂▃▄▅▆▇█")
     (metrics,) = folder.glob("outputs/**/*dual_clip*/metrics.jsonl")
     assert "train/bounded" in metrics.read_text()
-    manifest = json.loads((folder / "outputs/sweeps/echo/1_network-gru/manifest.json").read_text())
+    manifest = json.loads(
+        (folder / "outputs/sweeps/echo/1_network.memory._target_-indrnn.IndRNN/manifest.json").read_text()
+    )
     assert (manifest["status"], manifest["env_steps"]) == ("finished", 216)
 
 
@@ -100,8 +102,8 @@ def test_the_console_script_and_workers_of_a_sweep_find_modules_in_the_current_f
     script = tmp_path / "bin" / "seqrl-train"
     script.parent.mkdir()
     script.write_text("from seqrl.train import main\nmain()\n")
-    sweep = ["-m", "hydra/launcher=joblib", "--config-dir", "my_conf", "experiment=echo", "network=gru", "seed=1"]
-    own = ["trust=[echo,gru]", *SHORT, "hydra.sweep.dir=sweep"]
+    sweep = ["-m", "hydra/launcher=joblib", "--config-dir", "my_conf", "experiment=echo", CELL, "seed=1"]
+    own = ["trust=[echo,indrnn]", *SHORT, "hydra.sweep.dir=sweep"]
     ran = in_the_example(tmp_path / "own", sys.executable, script, *sweep, *own)
     assert ran.returncode == 0, ran.stderr
     assert "sweep: 1 finished" in ran.stdout
@@ -111,25 +113,8 @@ def test_the_console_script_and_workers_of_a_sweep_find_modules_in_the_current_f
 def _in_the_example_folder(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLE)
     yield
-    for name in ("echo", "gru", "dual_clip"):
+    for name in ("echo", "indrnn", "dual_clip"):
         sys.modules.pop(name, None)
-
-
-@pytest.mark.usefixtures("_in_the_example_folder")
-def test_the_unrolled_gru_equals_the_gru_step_by_step():
-    from gru import GRU
-
-    torch.manual_seed(0)
-    block = GRU(5, 4).double()
-    torch.nn.init.normal_(block.bias)
-    x, mask = torch.randn(9, 3, 5, dtype=torch.float64), torch.rand(9, 3) > 0.4
-    state = {"hidden": torch.randn(3, 4, dtype=torch.float64)}
-    parameters = list(block.parameters())
-    outputs = [block.unroll(x, state, mask)[mask], Block.unroll(block, x, state, mask)[mask]]
-    gradients = [torch.autograd.grad(output.square().sum(), parameters) for output in outputs]
-    assert not mask.all()
-    assert torch.allclose(*outputs, rtol=0, atol=1e-14)
-    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients, strict=True))
 
 
 @pytest.mark.usefixtures("_in_the_example_folder")
@@ -155,9 +140,11 @@ def test_the_dual_clip_loss_matches_values_computed_by_hand(ratio, advantage, ex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("choice", "low", "high"), [("gru", 0.97, 1.0), ("lstm", 0.93, 1.0), ("mlp", 0.15, 0.35)])
+@pytest.mark.parametrize(
+    ("choice", "low", "high"), [(CELL, 0.97, 1.0), ("network=lstm", 0.93, 1.0), ("network=mlp", 0.15, 0.35)]
+)
 def test_the_melody_is_learned_with_memory_and_not_without(tmp_path, choice, low, high):
-    words = ["--config-dir", "my_conf", "experiment=echo", f"network={choice}", "trust=[echo,gru]", "hydra.run.dir=run"]
+    words = ["--config-dir", "my_conf", "experiment=echo", choice, "trust=[echo,indrnn]", "hydra.run.dir=run"]
     ran = in_the_example(tmp_path / "own", sys.executable, "-m", "seqrl.train", *words)
     assert ran.returncode == 0, ran.stderr
     assert low <= json.loads((tmp_path / "own" / "run" / "manifest.json").read_text())["result"] <= high

@@ -28,7 +28,15 @@ def begun(task, precision, kind):
     ("before", "after"),
     [("float32", "float64"), ("float64", "float32"), ("float32", "bf16"), ("bf16", "float64"), ("float64", "bf16")],
 )
-@pytest.mark.parametrize(("task", "kind"), [("tmaze", "lstm+attention"), ("Pendulum-v1", "separate critic")])
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("tmaze", "lstm+attention"),
+        ("Pendulum-v1", "separate critic"),
+        ("tmaze", "two layers"),
+        *(pytest.param("tmaze", kind, marks=pytest.mark.slow) for kind in ("gru", "mingru", "matrix", "gtrxl")),
+    ],
+)
 def test_episodes_in_progress_go_on_in_another_precision(task, kind, before, after):
     runner, algorithm = begun(task, before, kind)
     with closing(runner.env):

@@ -91,6 +91,8 @@ LEFT_BEHIND = {
     "thread": ("threading.Thread(target=time.sleep, args=(60,), name='sim').start()", "thread sim"),
     "handler": ("atexit.register(time.sleep, 60)", "an exit handler"),
     "process": ("multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()", ""),
+    "last word": ("import os; atexit.register(os._exit, 0)", ""),
+    "child": ("import os; os.fork() or os._exit(0); os.wait()", ""),
     "nothing": ("pass", ""),
 }
 LEAVES = """

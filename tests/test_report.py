@@ -66,6 +66,12 @@ def report(*arguments: object) -> subprocess.CompletedProcess[str]:
     return run_program(Path.cwd(), "-m", "seqrl.report", *map(str, arguments))
 
 
+def test_folders_are_read_in_the_order_of_their_numbers_whatever_their_names(tmp_path):
+    for name in ("10_b", "9_a", "²_x", "٣_y"):
+        put(tmp_path / name, 1.0)
+    assert [run.folder.name for run in find([tmp_path])] == ["²_x", "٣_y", "9_a", "10_b"]
+
+
 def test_swept_keys_are_found_in_command_lines_and_configurations(tmp_path):
     put(tmp_path / "a", 1.0, network="lstm", algorithm__gamma=0.9)
     put(tmp_path / "b", 1.0, seed=1, network="mlp", algorithm__gamma=0.9)

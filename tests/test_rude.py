@@ -7,7 +7,7 @@ import pytest
 from tests.programs import run_program
 
 RUDE = """
-import os, shutil, sys
+import contextlib, os, shutil, sys
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -27,6 +27,10 @@ class Rude(gymnasium.Env):
         self.clock += 1
         if self.deed == "remove" and os.path.exists("rude.py"):
             shutil.rmtree(os.getcwd())
+        if self.deed == "write":
+            for descriptor in range(3):
+                with contextlib.suppress(OSError):
+                    os.write(descriptor, b"noise\\n")
         if self.deed == "close":
             sys.stdout.close()
         return np.zeros(2, np.float32), 1.0, self.clock >= 4, False, {}
@@ -54,6 +58,19 @@ def test_a_run_that_can_no_longer_show_its_end_is_finished(work, deed):
     facts = json.loads((run / "manifest.json").read_text())
     assert (facts["status"], facts["result"]) == ("finished", 4.0)
     assert ("mean return   4" in done.stdout) == (deed == "remove")
+
+
+def test_what_an_environment_prints_where_there_is_no_output_reaches_no_file_of_the_run(work):
+    run = work.parent / "run"
+    words = ["train", *TINY, "+env.kwargs.deed=write", f"hydra.run.dir={run}"]
+    code = "; ".join([
+        "import os, sys, runpy", "os.closerange(0, 3)", "sys.stdin = sys.stdout = sys.stderr = None",
+        f"sys.argv = {words}", "runpy.run_module('seqrl.train', run_name='__main__', alter_sys=True)",
+    ])  # fmt: skip
+    done = run_program(work, "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    written = [path for path in run.rglob("*") if path.is_file() and b"noise" in path.read_bytes()]
+    assert (json.loads((run / "manifest.json").read_text())["status"], written) == ("finished", [])
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """Values of the system's environment are shown nowhere, however they are written; all else stays as it is."""
 
+import base64
+import html
 import json
+from urllib.parse import quote, quote_plus
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,6 +15,7 @@ from seqrl.config.secrets import numbers_from_environment
 from seqrl.errors import ConfigError, described
 from seqrl.runs.manifest import Manifest
 from seqrl.text import declassify, environment_read, masked, printable, show_path
+from tests.programs import run_program
 from tests.test_train import TINY, train
 
 
@@ -42,7 +46,8 @@ def read(monkeypatch, value, words="${oc.env:MY_KEY}"):
     str, repr, ascii, json.dumps,
     lambda it: json.dumps({"x": [it]}, ensure_ascii=False), lambda it: json.dumps(repr(it)),
     lambda it: f"ValueError: {it} is refused".splitlines()[0], lambda it: it.strip().splitlines()[-1],
-    lambda it: " ".join(it.split()),
+    lambda it: " ".join(it.split()), html.escape, quote, quote_plus, lambda it: quote(it, safe=""),
+    lambda it: f"https://me:{quote(it, safe='')}@host",
 ])  # fmt: skip
 def test_a_value_is_masked_however_it_is_written(monkeypatch, value, written):
     read(monkeypatch, value)
@@ -51,14 +56,39 @@ def test_a_value_is_masked_however_it_is_written(monkeypatch, value, written):
     assert masked(masked(written(value))) == masked(written(value))
 
 
-def test_what_is_decoded_is_masked_leaf_by_leaf(monkeypatch):
-    words = "${oc.decode:${oc.env:MY_KEY}}"
+@pytest.mark.parametrize("how", ["decode", "create"])
+def test_what_is_decoded_is_masked_leaf_by_leaf(monkeypatch, how):
+    words = f"${{oc.{how}:${{oc.env:MY_KEY}}}}"
     value = read(monkeypatch, "{password: hush-hush, deep: [31337, hush2, true, abc]}", words)
     assert masked(repr(value)) == (
         "{'password': '${oc.env:MY_KEY}', 'deep': [${oc.env:MY_KEY}, '${oc.env:MY_KEY}', True, 'abc']}"
     )
     assert OmegaConf.create({"x": "${oc.decode:'[1234, 5678]'}"}).x == [1234, 5678]
     assert masked("1234 5678") == "1234 5678"
+
+
+@pytest.mark.parametrize("written", [base64.b64encode, base64.urlsafe_b64encode, bytes.hex])
+def test_a_value_is_masked_in_a_header(monkeypatch, written):
+    read(monkeypatch, "hüsh??>hush!")
+    header = written("hüsh??>hush!".encode())
+    header = header if isinstance(header, str) else header.decode()
+    assert masked(f"Bearer {header}").rstrip("=") == "Bearer ${oc.env:MY_KEY}"
+
+
+def test_a_warning_of_an_environment_is_masked(tmp_path):
+    code = """
+import warnings, gymnasium
+from seqrl.config.program import forgiving_output
+from seqrl.text import read_environment
+read_environment("MY_KEY", "hush-hush")
+forgiving_output()
+warnings.warn("is hush-hush old?")
+gymnasium.logger.warn("no %s", "hush-hush")
+"""
+    said = run_program(tmp_path, "-c", code).stderr
+    assert "UserWarning: is ${oc.env:MY_KEY} old?" in said
+    assert "no ${oc.env:MY_KEY}" in said
+    assert "hush" not in said
 
 
 def test_a_message_is_masked_before_it_is_cut_and_before_its_spaces_go(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -209,7 +210,12 @@ def test_half_a_line_in_the_journal_is_cut_off_and_the_search_goes_on(tmp_path, 
             "is damaged in line 2. To go on, keep what was before",
         ),
         (b"[1]\n", "is damaged in line 1. To go on, remove it, or choose another study="),
+        (b"my notes\nof today", "is damaged in line 1. To go on, remove it, or choose another study="),
+        (b"my notes", "is damaged in line 1. To go on, remove it, or choose another study="),
+        (b'{"op_code":0}\nnotes', "is damaged in line 2. To go on, keep what was before"),
+        (b'{"op_code":0,' + b" " * 2**20, "is damaged in line 1. To go on, remove it"),
     ],
+    ids=["middle", "list", "notes", "note", "last", "long"],
 )
 def test_a_journal_that_is_damaged_in_the_middle_gets_one_line_and_is_left_as_it_is(tmp_path, spoilt, said):
     journal = pytest.importorskip("seqrl.tune.journal")
@@ -224,6 +230,34 @@ def test_a_journal_that_is_damaged_in_the_middle_gets_one_line_and_is_left_as_it
     os.mkfifo(path)
     with pytest.raises(ConfigError, match=r"journal\.log is not a regular file\. Choose another study="):
         journal.opened(path)
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link", "nowhere"])
+def test_what_has_the_name_of_the_lock_and_is_none_stays_and_is_named(tmp_path, monkeypatch, what):
+    journal = pytest.importorskip("seqrl.tune.journal")
+    monkeypatch.setattr(journal, "LOCK_SECONDS", 0)
+    path, lock = tmp_path / "journal.log", tmp_path / "journal.log.lock"
+    journal.opened(path).append_logs([{"op_code": 0}])
+    make = {"file": lock.touch, "folder": lock.mkdir, "link": lambda: lock.symlink_to("/etc/passwd")}
+    make.get(what, lambda: lock.symlink_to("nowhere"))()
+    before = lock.lstat()
+    with pytest.raises(ConfigError) as refused:
+        journal.opened(path)
+    (line,) = refused.value.faults
+    assert line == f"study: {lock} is not the lock of this journal. Remove it, or choose another study=…"
+    assert lock.lstat() == before
+    assert path.read_bytes() == b'{"op_code":0}\n'
+
+
+def test_a_lock_that_is_held_by_another_process_is_waited_for(tmp_path, monkeypatch):
+    journal = pytest.importorskip("seqrl.tune.journal")
+    monkeypatch.setattr(journal, "LOCK_SECONDS", 0)
+    path, lock = tmp_path / "journal.log", tmp_path / "journal.log.lock"
+    opened = journal.opened(path)
+    lock.symlink_to(path)
+    threading.Timer(0.2, lock.unlink).start()
+    opened.append_logs([{"op_code": 0}])
+    assert path.read_bytes() == b'{"op_code":0}\n'
 
 
 @pytest.mark.slow

@@ -73,23 +73,42 @@ ALONE, LEFT = "padding and neighbours change nothing", "nothing is left in memor
 MODES, CROWD = "training and evaluation compute the same", "a batch as large as training's is the same"
 
 
+REPORTED = {
+    "Leaky": {RATIO, VALUES, GRADIENTS, LEAK},
+    "Centred": {RATIO, VALUES, GRADIENTS, ALONE},
+    "StopsGradient": {GRADIENTS},
+    "BeginsWithOnes": {LEFT},
+    "ForgetsWhenActing": {RATIO, VALUES, GRADIENTS},
+    "DropsOut": {RATIO, VALUES, GRADIENTS},
+    "Crowded": {CROWD},
+    "CrowdedWhenLearning": {CROWD},
+    "Normed": {MODES},
+    "DropsOutWhenActing": {MODES},
+}
+OTHERS = [cell for cell in broken.CELLS if cell != "LSTM"]
+
+
 @pytest.mark.parametrize(
-    ("block", "reported"),
+    "block",
     [
-        ("Leaky", {RATIO, VALUES, GRADIENTS, LEAK}),
-        ("Centred", {RATIO, VALUES, GRADIENTS, ALONE}),
-        ("StopsGradient", {GRADIENTS}),
-        ("BeginsWithOnes", {LEFT}),
-        ("ForgetsWhenActing", {RATIO, VALUES, GRADIENTS}),
-        ("DropsOut", {RATIO, VALUES, GRADIENTS}),
-        ("Crowded", {CROWD}),
-        ("CrowdedWhenLearning", {CROWD}),
-        ("Normed", {MODES}),
-        ("DropsOutWhenActing", {MODES}),
+        *REPORTED,
+        "Leaky MinGRU",
+        *(
+            pytest.param(f"{defect} {cell}", marks=pytest.mark.slow)
+            for cell in OTHERS
+            for defect in REPORTED
+            if defect != "ForgetsWhenActing" and (defect, cell) != ("Leaky", "MinGRU")
+        ),
     ],
 )
-def test_a_planted_defect_of_a_network_is_reported(block, reported):
-    assert reported <= failed_by_network(block, 0)
+def test_a_planted_defect_of_a_network_is_reported(block):
+    assert REPORTED[block.partition(" ")[0]] <= failed_by_network(block, 0)
+
+
+@pytest.mark.parametrize("bptt_length", [pytest.param(0, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("cell", [pytest.param(it, marks=[] if it == "Stack" else pytest.mark.slow) for it in OTHERS])
+def test_a_network_with_another_cell_passes_everything(cell, bptt_length):
+    assert failed_by_network(f"sound {cell}", bptt_length) == set()
 
 
 @pytest.mark.parametrize(
@@ -101,10 +120,13 @@ def test_a_planted_defect_of_a_network_is_reported(block, reported):
         ("CrowdedWhenLearningMuch", 8, 128, {CROWD}),
     ],
 )
-def test_a_defect_that_shows_in_a_run_of_that_size_alone_is_reported(block, bptt_length, rollout_length, reported):
+@pytest.mark.parametrize("cell", ["LSTM", *(pytest.param(cell, marks=pytest.mark.slow) for cell in OTHERS)])
+def test_a_defect_that_shows_in_a_run_of_that_size_alone_is_reported(
+    block, bptt_length, rollout_length, reported, cell
+):
     sized = {"rollout_length": rollout_length}
     checks = [network.modes, network.long, network.crowd]
-    subject, sound = (subject_of(it, bptt_length, **sized) for it in (block, "sound"))
+    subject, sound = (subject_of(f"{it} {cell}", bptt_length, **sized) for it in (block, "sound"))
     assert {check.name for check in checks if check(subject).status is FAIL} == reported
     assert {check(sound).status for check in checks} == {PASS}
 
@@ -154,6 +176,7 @@ PLANTED = [
     ("LeaksOverTruncations", environment.repeats_later, "when the same seed comes again after a truncation"),
     ("LeaksOverTerminations", environment.repeats_later, "when the same seed comes again"),
     ("Curriculum", environment.repeats_later, "when the same seed comes again"),
+    ("LeaksAfterLong", environment.repeats_later, "when the same seed comes again after the end of episode"),
     ("HeedsOneSeed", environment.repeats_later, "when the same seed comes again"),
     ("ChangesActions", environment.actions, "were changed"),
     ("Endless", environment.ends, "0 ended within"),

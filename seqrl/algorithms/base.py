@@ -62,6 +62,7 @@ class Settings:
     burn_in: int
     max_tokens_per_batch: int | None
     gradient_threads: int
+    memory_learning_rate: float | None = None
 
 
 class SequenceAlgorithm(ABC):
@@ -78,13 +79,14 @@ class SequenceAlgorithm(ABC):
     def __init__(self, network: Network, shuffle: np.random.Generator, **settings: Any) -> None:
         self.network, self.shuffle = network, shuffle
         self.settings = Settings(**settings)
+        learning_rate = self.settings.learning_rate
         self.reward_scale = RewardScale(self.settings.gamma) if self.settings.normalize_reward else None
         self.threads = GradientThreads(self.settings.gradient_threads)
         self.parameters: Terms = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        rates = relative_rates(network)
+        rates = relative_rates(network, (self.settings.memory_learning_rate or learning_rate) / learning_rate)
         self.optimizer = Adam(
             self.parameters.values(),
-            self.settings.learning_rate,
+            learning_rate,
             epsilon=1e-5,
             rates=[rates.get(name, 1.0) for name in self.parameters],
         )
@@ -273,14 +275,14 @@ class SequenceAlgorithm(ABC):
         }
 
 
-def relative_rates(network: Network) -> dict[str, float]:
-    """How much faster than the rest some parameters of memory blocks learn, by name."""
-    return {
-        f"{path}.{name}": rate
-        for path, block in network.named_modules()
-        if isinstance(block, Block)
-        for name, rate in block.rates.items()
-    }
+def relative_rates(network: Network, memory: float) -> dict[str, float]:
+    """How much faster than the rest the parameters of memory blocks learn, by name.
+
+    memory   all of them; `Block.rates` multiplies that for some
+    """
+    blocks = [(path, block) for path, block in network.named_modules() if isinstance(block, Block)]
+    rates = {f"{path}.{name}": memory for path, block in blocks for name, _ in block.named_parameters()}
+    return rates | {f"{path}.{name}": memory * rate for path, block in blocks for name, rate in block.rates.items()}
 
 
 class SingleSteps:

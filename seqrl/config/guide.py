@@ -33,7 +33,8 @@ KEYS: dict[str, Any] = {
         f"{section}.{key}": hint
         for section, schema in SECTIONS.items()
         for key, hint in get_type_hints(schema).items()
-        if key != "_target_"
+        # What has keys of its own does not fit on a line.
+        if key not in ("_target_", "memory")
     },
 }
 # What else their schemas say of them.

@@ -23,7 +23,7 @@ from seqrl.config.paths import CONF, choices
 from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
 from seqrl.config.trust import hydra_distrusted
 from seqrl.config.validate import faults, keys, numbers
-from seqrl.errors import ConfigError, SeqrlError
+from seqrl.errors import ConfigError, SeqrlError, causes
 from seqrl.text import masked, nearest
 
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
@@ -218,10 +218,9 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
 
 
 def _value(error: Exception) -> str:
-    cause = error.__cause__ or error
-    key = re.search(r"full_key: (\S+)", str(error)) or re.search(r"full_key: (\S+)", str(cause))
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    said = (f"{it}" for it in causes(error)[:2])
+    key = next(filter(None, (re.search(r"full_key: (\S+)", it) for it in said)), None)
+    cause = causes(error)[-1]
     message = masked(str(cause)).splitlines()[0].rstrip(".:")
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message):
         kind = {"Integer": "a whole number", "Float": "a number"}.get(found.group(2), found.group(2))

@@ -77,6 +77,7 @@ def _octal(file: Path, text: str) -> Iterator[str]:
     """Numbers that YAML 1.1 reads otherwise than people do: 010 is 8."""
     for token in yaml.scan(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("[-+]?0[0-7_]+", token.value):
-            number, meant = int(token.value, 8), token.value.lstrip("+-0_") or "0"
+            digits = token.value.replace("_", "")
+            number, meant = int(digits, 8), digits.lstrip("+-0") or "0"
             where = f"{file}:{token.start_mark.line + 1}"
             yield f"{where}: YAML reads {token.value} as {number}. Write {meant}, or quote it."

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from tempfile import NamedTemporaryFile
@@ -59,8 +60,32 @@ def collection_failed(it: Any) -> None:
     log.warning("ignored: %s", described(error), exc_info=(it.exc_type, error, it.exc_traceback))
 
 
+def masked_warning(*told: Any, **also: Any) -> str:
+    """A warning as Python shows it: an environment may warn of what it was given."""
+    return masked(_format_warning(*told, **also))
+
+
+_format_warning = warnings.formatwarning
+
+
+def hold_standard_descriptors() -> None:
+    """Open nothing where the program was started without input or output: a file of the run would take the place."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            # Programs that are started here need it, too.
+            os.set_inheritable(descriptor, True)
+
+
 def forgiving_output() -> None:
     """Print `?` for a character that the terminal's encoding has not, and no traceback, whoever logs one."""
+    hold_standard_descriptors()
+    warnings.formatwarning = masked_warning
     threading.excepthook = thread_failed
     if logging.lastResort:
         logging.lastResort.setFormatter(OneLine())
@@ -114,6 +139,17 @@ def errors_in_one_line(arguments: Sequence[str] = (), when_interrupted: str = ""
 
 # What is left behind gets this long to end by itself, once the program is done.
 LAST_SECONDS = 10.0
+# As Python has it; an exit handler of others may be what stands in its place.
+_exit = os._exit
+# Of a program that is done: its process, its exit code, and the frame that lasts until Python ends.
+_done: tuple[int, int, FrameType | None] | None = None
+
+
+def _exit_as_done(code: int) -> NoReturn:
+    """`os._exit`, but with the program's own exit code once it is done and Python ends, whoever has the last word."""
+    if _done is not None and _done[0] == os.getpid() and _outermost_frame() is not _done[2]:
+        code = _done[1]
+    _exit(code)
 
 
 def to_the_end(main: Callable[[], None]) -> None:
@@ -122,8 +158,10 @@ def to_the_end(main: Callable[[], None]) -> None:
     An environment may leave threads, processes and exit handlers, for which Python would wait for ever. Processes of
     multiprocessing are killed at once; for the rest there is a limit. While Python runs on, nothing is done to them.
     """
+    global _done
     exit_code = 1
     sys.unraisablehook = collection_failed
+    vars(os)["_exit"] = _exit_as_done
     try:
         main()
         exit_code = 0
@@ -135,7 +173,8 @@ def to_the_end(main: Callable[[], None]) -> None:
             # A slow reader may take its time; one that has gone is met again when Python ends.
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-        threading.Thread(target=_end, args=(exit_code, _outermost_frame()), daemon=True).start()
+        _done = os.getpid(), exit_code, _outermost_frame()
+        threading.Thread(target=_end, args=_done[1:], daemon=True).start()
 
 
 def _outermost_frame() -> FrameType | None:
@@ -160,7 +199,7 @@ def _end(exit_code: int, outermost: FrameType | None) -> None:
     with suppress(OSError):
         # Past the stream, which the main thread may hold.
         os.write(2, line.encode())
-    os._exit(exit_code)
+    _exit(exit_code)
 
 
 def fail(error: Exception, arguments: Sequence[str] = ()) -> NoReturn:

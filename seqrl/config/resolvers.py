@@ -27,6 +27,8 @@ UNFIT = re.compile(r"[^\w.=,+-]+", re.ASCII)
 def learns_sequences(enabled: object, use_lstm: object) -> bool:
     """The rule that selects the algorithm: learn sequences if that is enabled and the network has an LSTM.
 
+    `use_lstm` says so of every memory that gradients can follow, an LSTM or another cell.
+
     Raises ValueError for anything but booleans: Hydra reads `off` and `yep` as text, and text is truthy.
     """
     for key, value in (("sequence_learning.enabled", enabled), ("network.use_lstm", use_lstm)):
@@ -99,6 +101,14 @@ def decode(text: str | None, *, _parent_: Any, _node_: Any) -> Any:
     return value
 
 
+def create(config: Any, *, _parent_: Any) -> Any:
+    """OmegaConf's own oc.create, which remembers what it has read from the system's environment."""
+    value = oc.create(config, _parent_)
+    if isinstance(config, str):
+        read_decoded(config, OmegaConf.to_container(value, resolve=False))
+    return value
+
+
 def choices_of(group: str) -> str:
     """The files of a group, the default first, for a help text."""
     return ", ".join(_default_first(group, choices(group)))
@@ -133,6 +143,7 @@ def register() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "oc.env": env,
         "oc.decode": decode,
+        "oc.create": create,
         "by_sequences": by_sequences,
         "default_episodes": default_episodes,
         "default_rollout_steps": default_rollout_steps,

@@ -96,6 +96,16 @@ def typed(part: DictConfig) -> DictConfig:
     return part if OmegaConf.missing_keys(found) else found
 
 
+# Memory cells, by the names that their files have.
+CELLS = {
+    "lstm": "seqrl.networks.LSTM",
+    "gru": "seqrl.networks.GRU",
+    "mingru": "seqrl.networks.MinGRU",
+    "matrix": "seqrl.networks.Matrix",
+    "gtrxl": "seqrl.networks.GTrXL",
+}
+
+
 @schema("network")
 @dataclass
 class NetworkConfig:
@@ -103,15 +113,29 @@ class NetworkConfig:
 
     _target_: str = "seqrl.networks.recurrent_network"
     type: str = key(
-        help="a name for what `use_lstm` and `use_attention` say; it must agree with them",
-        choices=["lstm", "attention", "mlp"],
+        help="a name for what `use_lstm`, `use_attention` and `memory` say; it must agree with them",
+        choices=[*CELLS, "attention", "mlp"],
     )
-    use_lstm: bool = key(help="an LSTM after the encoder")
-    use_attention: bool = key(help="attention over the last outputs of the LSTM, added to them")
+    use_lstm: bool = key(
+        help="a memory that gradients can follow, after the encoder: an LSTM, or the cell that `memory` names"
+    )
+    use_attention: bool = key(help="attention over the last outputs of the cell, added to them")
+    memory: dict[str, Any] = key(
+        {"_target_": CELLS["lstm"]},
+        "the cell, and what else its class takes. Your own is one class with `step`: "
+        "network.memory._target_=my_module.Cell with trust=[my_module]",
+    )
+    layers: int = key(1, "cells above one another; from two on, each adds to what it reads", AT_LEAST_1)
+    horizon: int | None = key(
+        None,
+        "begin with gates that keep memories for 1 to so many steps, where a cell has such gates; null: as each has "
+        "them",
+        Rule(lambda x: x >= 2, "a whole number of at least 2"),
+    )
     hidden_size: int = key(128, "width of the encoder and of the hidden layers of the heads", AT_LEAST_1)
-    lstm_hidden_size: int = key(128, "width of the LSTM", AT_LEAST_1)
-    window: int = key(64, "steps that attention looks back", AT_LEAST_1)
-    heads: int = key(4, "heads of attention; they must divide the width that it sees", AT_LEAST_1)
+    lstm_hidden_size: int = key(128, "width of the LSTM, or of another cell", AT_LEAST_1)
+    window: int = key(64, "steps that attention and the gated transformer look back", AT_LEAST_1)
+    heads: int = key(4, "heads of attention and of cells that have some; they must divide the width", AT_LEAST_1)
     separate_critic: bool = key(False, "give the value its own encoder and memory")
     normalize_observations: bool = key(
         False,
@@ -162,6 +186,9 @@ class AlgorithmConfig:
 
     _target_: str = MISSING
     learning_rate: float = key(3e-3, "of Adam", POSITIVE)
+    memory_learning_rate: float | None = key(
+        None, "of the memory's parameters, annealed like the other; null: the same", POSITIVE
+    )
     gamma: float = key(0.99, "discount", SHARE)
     gae_lambda: float = key(0.95, "λ of the advantage; 1 is the Monte Carlo return", SHARE)
     epochs: int = key(4, "passes over each rollout", AT_LEAST_1)

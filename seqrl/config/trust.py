@@ -18,7 +18,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl.config.paths import PACKAGE
-from seqrl.config.schema import SCHEMAS
+from seqrl.config.schema import CELLS, SCHEMAS
 from seqrl.text import dotted
 
 TASKS = [it._target_ for it in SCHEMAS.values() if getattr(it, "_target_", "").startswith("seqrl.envs.")]
@@ -45,6 +45,7 @@ BUILDABLE: dict[str, list[str]] = {
     ],
     "logger.*": [f"seqrl.loggers.{name}" for name in ("Csv", "Jsonl", "Mlflow", "TensorBoard", "Wandb")],
     "network": ["seqrl.networks.recurrent_network"],
+    "network.memory": [*CELLS.values()],
     "runner": ["seqrl.runner.Runner"],
 }  # fmt: skip
 # Classes that only compute may stand anywhere beneath a section.

@@ -8,7 +8,7 @@ from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.paths import choices
-from seqrl.config.schema import SHARE, NetworkConfig, RunConfig, keys_of
+from seqrl.config.schema import CELLS, SHARE, NetworkConfig, RunConfig, keys_of
 from seqrl.config.trust import distrusted, shipped
 from seqrl.machine import all_memory
 from seqrl.packages import how_to_install, is_installed
@@ -200,14 +200,21 @@ def _contradictions(cfg: DictConfig) -> Iterator[str]:
             f"evaluation.interval: evaluations need episodes (got evaluation.episodes={cfg.evaluation.episodes}). "
             "Use evaluation.episodes=50, or evaluation.interval=0."
         )
-    network = cfg.network
-    if network._metadata.object_type is not NetworkConfig:
+    if cfg.network._metadata.object_type is NetworkConfig:
+        yield from _network(cfg.network)
+
+
+def _network(network: DictConfig) -> Iterator[str]:
+    """What contradicts itself in a network of seqrl's own."""
+    if not isinstance(network.memory.get("_target_"), str):
+        yield f"network.memory: must name a class (got {network.memory}). Write network.memory._target_=module.Cell."
         return
-    meant = "attention" if network.use_attention else "lstm" if network.use_lstm else "mlp"
-    if network.type != meant and network.type in keys_of(NetworkConfig)["type"].metadata["choices"]:
+    meant = _types(network)
+    if network.type not in meant and network.type in keys_of(NetworkConfig)["type"].metadata["choices"]:
         yield (
-            f"network.type: {network.type} contradicts use_lstm={str(network.use_lstm).lower()} and "
-            f"use_attention={str(network.use_attention).lower()}, which make it {meant}. Use network={meant}."
+            f"network.type: {network.type} contradicts use_lstm={str(network.use_lstm).lower()}, "
+            f"use_attention={str(network.use_attention).lower()} and memory={network.memory._target_}, which make it "
+            f"{' or '.join(meant)}. Use network={meant[0]}."
         )
     width = network.lstm_hidden_size if network.use_lstm else network.hidden_size
     if network.use_attention and network.heads >= 1 and width >= 1 and width % network.heads:
@@ -216,3 +223,14 @@ def _contradictions(cfg: DictConfig) -> Iterator[str]:
             f"network.heads: must divide the width that attention sees, {width} (got {network.heads}). "
             f"These do: {', '.join(map(str, dividing))}."
         )
+
+
+def _types(network: DictConfig) -> list[str]:
+    """What `type` may be."""
+    if not network.use_lstm:
+        return ["attention" if network.use_attention else "mlp"]
+    named = [name for name, target in CELLS.items() if target == network.memory._target_]
+    if not network.use_attention:
+        # A cell of the user's own is what that of a file was replaced by.
+        return named or [*CELLS]
+    return ["attention", *(name for name in named or CELLS if name != "lstm")]

@@ -1,5 +1,6 @@
 """The device of a run: cpu, cuda or mps, its threads and its precision."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -65,7 +66,7 @@ class Device:
         kind, _, index = self.name.partition(":")
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         remedy = "Use device=cpu."
-        if kind not in ("cpu", "cuda", "mps", "auto") or (index and not (kind == "cuda" and index.isdigit())):
+        if not re.fullmatch("cpu|cuda(:[0-9]{1,4})?|mps|auto", self.name):
             fault = f"there is no such device (got {self.name!r}). Use device=cpu, cuda, mps or auto."
         elif kind == "cuda" and not gpus:
             reason = (

@@ -1,5 +1,6 @@
 """The actor-critic: encoder -> memory blocks -> heads."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,6 +14,7 @@ from seqrl.networks.heads import Distribution, ValueHead, policy_head
 from seqrl.networks.memory.attention import Attention
 from seqrl.networks.memory.base import Block
 from seqrl.networks.memory.lstm import LSTM
+from seqrl.networks.memory.stack import Stack
 from seqrl.spaces import Packed, masked_alternatives, numbers
 from seqrl.types import SequenceBatch, State
 
@@ -152,23 +154,49 @@ def recurrent_network(
     heads: int,
     separate_critic: bool,
     normalize_observations: bool = False,
+    memory: Callable[[int, int], Block] = LSTM,
+    layers: int = 1,
+    horizon: int | None = None,
 ) -> Network:
-    """Network of one encoder layer, an optional LSTM, and optional attention over its outputs.
+    """Network of one encoder layer, an optional memory cell, and optional attention over its outputs.
 
+    use_lstm           with the cell that `memory` makes, an LSTM by default
     hidden_size        width of the encoder and of the heads' hidden layers
-    lstm_hidden_size   width of the LSTM
+    lstm_hidden_size   width of the cell
     window             steps that attention looks back
     heads              attention heads; must divide the width of the attention's input
     separate_critic    give the value its own encoder and memory
     normalize_observations   standardise numbers by their running mean and deviation
+    memory             makes the cell, of the width of its inputs and its own
+    layers             cells above one another
+    horizon            steps that memories should last for; None: gates begin as the cell has them
+
+    Raises ConfigError if what `memory` makes is no block.
     """
 
     def trunk() -> Trunk:
-        memory: dict[str, Block] = {}
+        blocks: dict[str, Block] = {}
+        width = hidden_size
         if use_lstm:
-            memory["lstm"] = LSTM(hidden_size, lstm_hidden_size)
+            cell = memory_cell(memory, hidden_size, lstm_hidden_size, layers)
+            if horizon is not None:
+                cell.expect(horizon)
+            # As it was named when there was no other: saved networks have that name.
+            blocks["lstm" if isinstance(cell, LSTM) else "cell"] = cell
+            width = cell.output_size
         if use_attention:
-            memory["attention"] = Attention(lstm_hidden_size if use_lstm else hidden_size, window, heads)
-        return Trunk(Encoder(observation_space, hidden_size, normalize_observations), memory)
+            blocks["attention"] = Attention(width, window, heads)
+        return Trunk(Encoder(observation_space, hidden_size, normalize_observations), blocks)
 
     return Network(trunk(), trunk() if separate_critic else None, hidden_size, action_space)
+
+
+def memory_cell(make: Callable[[int, int], Block], input_size: int, size: int, layers: int) -> Block:
+    """A cell, or several above one another."""
+    cell = make(input_size, size) if layers == 1 else Stack(make, input_size, size, layers)
+    for it in cell.cells if isinstance(cell, Stack) else [cell]:
+        if not isinstance(it, Block):
+            raise ConfigError(
+                [f"network.memory._target_: must make a block (got {type(it).__name__}). See seqrl.networks.Block."]
+            )
+    return cell

@@ -359,4 +359,4 @@ def _split(override: str) -> tuple[str, str]:
 def _in_order(manifest: Path) -> tuple[str, int, str]:
     name = manifest.parent.name
     number = name.partition("_")[0]
-    return str(manifest.parent.parent), int(number) if number.isdigit() else 0, name
+    return str(manifest.parent.parent), int(number) if number.isdecimal() else 0, name

@@ -189,7 +189,12 @@ def network_builder(cfg: DictConfig) -> Callable[..., Network]:
     if OmegaConf.get_type(cfg.network) is NetworkConfig:
         # It names what the other keys say, and is no part.
         del parts["type"]
-    return constructor(OmegaConf.create({"network": parts}).network)
+    memory = parts.pop("memory", None) if parts["_target_"] == NetworkConfig._target_ else None
+    build = constructor(OmegaConf.create({"network": parts}).network)
+    if memory is None:
+        return build
+    # It waits for the widths.
+    return partial(build, memory=constructor(OmegaConf.create({"network": {"memory": memory}}).network.memory))
 
 
 def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from seqrl.runs.pickled_keys import PickledKeys
+
 # What plain data and tensors are made of. Others that torch would load take a length, `bytearray(6_000_000_000)`.
 HARMLESS = re.compile(r"torch\._utils _rebuild_(tensor_v[23]|parameter)|torch [a-z]+\d+|torch bool|__builtin__ complex")
 # These do, too; torch.save names them, followed by the name of an entry, and never calls them.
@@ -36,56 +38,67 @@ SLACK_BYTES = 2**28
 DEEPEST = 100
 
 
+class FaultError(ValueError):
+    """What is wrong with a file, in words that follow its name."""
+
+
 def loaded(data: bytes) -> Any:
     """The data, on the CPU. Raises ValueError with the reason if it is not such a file."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-        # Anything else torch would read in the form of its earliest versions.
-        if not data.startswith(b"PK\x03\x04"):
-            raise ValueError("is damaged")
-        if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
-            raise ValueError("is packed, and would grow when it is read")
-        # As torch finds it among the entries.
-        program = torch._C.PyTorchFileReader(io.BytesIO(data)).get_record("data.pkl")
-        if fault := _fault(program, len(data)):
-            raise ValueError(fault)
+        if fault := _fault_of_file(data):
+            raise FaultError(fault)
         # It makes bytes of texts, but for empty ones.
         with torch.serialization.safe_globals([bytes]):
             found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except (FaultError, MemoryError):
+        raise
     except pickle.UnpicklingError as error:
         raise ValueError("holds more than plain data") from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError, NotImplementedError) as error:
+    except Exception as error:
+        # A pickle that takes what is not there, or calls something with other arguments than torch.save writes.
         raise ValueError("is damaged") from error
     if _size(found, {}) > len(data) + SLACK_BYTES:
         raise ValueError("would grow when it is read")
     return found
 
 
+def _fault_of_file(data: bytes) -> str | None:
+    """What is wrong with a file; None if nothing is. Raises anything if it is damaged."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+    # Anything else torch would read in the form of its earliest versions.
+    if not data.startswith(b"PK\x03\x04"):
+        return "is damaged"
+    if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
+        return "is packed, and would grow when it is read"
+    # As torch finds it among the entries.
+    return _fault(torch._C.PyTorchFileReader(io.BytesIO(data)).get_record("data.pkl"), len(data))
+
+
 def _fault(program: bytes, size: int) -> str | None:
     """What is wrong with a pickle; None if it makes plain data and tensors alone, and no copies of large ones."""
-    longest, encoded = 0, 0
-    try:
-        for count, (name, argument, held) in enumerate(_operations(program)):
-            if count > MOST_OPERATIONS:
-                return "holds too much data that is not in tensors"
-            named = (
-                name != "GLOBAL"
-                or argument in (*EMPTY, BYTES)
-                or HARMLESS.fullmatch(argument)
-                or STORAGE.fullmatch(argument)
-            )
-            if name not in OPERATIONS or not named:
-                return "holds more than plain data"
-            longest = max(longest, len(argument) if name == "BINUNICODE" else 0)
-            encoded += held == BYTES
-    except ValueError:
-        return "is damaged"
+    longest, encoded, keys = 0, 0, PickledKeys()
+    for count, (operation, argument, held) in enumerate(_operations(program)):
+        name = operation.name
+        if count > MOST_OPERATIONS:
+            return "holds too much data that is not in tensors"
+        named = (
+            name != "GLOBAL"
+            or argument in (*EMPTY, BYTES)
+            or HARMLESS.fullmatch(argument)
+            or STORAGE.fullmatch(argument)
+        )
+        if name not in OPERATIONS or not named:
+            return "holds more than plain data"
+        if not keys.accept(operation, argument):
+            return "holds keys that no run saves"
+        longest = max(longest, len(argument) if name == "BINUNICODE" else 0)
+        encoded += held == BYTES
     return None if longest * encoded <= size + SLACK_BYTES else "would grow when it is read"
 
 
-def _operations(program: bytes) -> Iterator[tuple[str, Any, str]]:
-    """The operations of a pickle: name, argument, and the global that it puts on the stack, if it does.
+def _operations(program: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, str]]:
+    """The operations of a pickle, with argument, and the global that it puts on the stack, if it does.
 
     Raises ValueError if it cannot be read, fills what must be EMPTY, or might call a STORAGE.
     """
@@ -102,7 +115,7 @@ def _operations(program: bytes) -> Iterator[tuple[str, Any, str]]:
             if expected and on_top != expected:
                 raise ValueError(f"holds {name} where torch.save writes {expected}")
             expected = _expected_after(on_top, expected)
-        yield name, argument, "" if name in PUTS else on_top
+        yield operation, argument, "" if name in PUTS else on_top
 
 
 def _expected_after(on_top: str, expected: str) -> str:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from seqrl.config.schema import CELLS
 from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv
 from seqrl.loggers import Row
@@ -36,7 +37,12 @@ def reason(cfg: DictConfig) -> str:
     if not cfg.sequence_learning.enabled:
         return "as sequence_learning.enabled is false"
     length = cfg.sequence_learning.bptt_length
-    why = "the network has an LSTM" if "use_lstm" in cfg.network else "sequence_learning.enabled is true"
+    if "use_lstm" not in cfg.network:
+        why = "sequence_learning.enabled is true"
+    elif OmegaConf.select(cfg, "network.memory._target_", default=CELLS["lstm"]) == CELLS["lstm"]:
+        why = "the network has an LSTM"
+    else:
+        why = "the network has a memory that gradients can follow"
     return f"as {why}: gradients reach back {f'{length} steps' if length else 'to the episode start'}"
 
 

@@ -9,12 +9,43 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from seqrl.errors import ConfigError, SeqrlError
-from seqrl.files import fault, json_of, read
+from seqrl.files import LINE_BYTES, fault, json_of, read
+from seqrl.machine import monotonic, sleep
 from seqrl.runs.manifest import is_number
 
 # Far more than any search writes.
 MOST_BYTES = 2**30
+# How Optuna begins each.
+BEGINNING = b'{"op_code":'
+# Limit for a lock that is not this journal's to go: on another machine the same journal may have another path.
+LOCK_SECONDS = 5.0
 NUMBERS = ("param_value_internal", "intermediate_value", "step", "trial_id", "study_id", "state")
+
+
+class Lock(JournalFileSymlinkLock):
+    """Optuna's lock, a link to the journal; anything else is left alone.
+
+    Optuna would remove whatever has its name, or wait for ever for a link to nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path, self._link = path, path.with_name(f"{path.name}.lock")
+
+    def acquire(self) -> bool:
+        deadline = monotonic() + LOCK_SECONDS
+        while os.path.lexists(self._link) and not self._is_own():
+            if monotonic() > deadline:
+                raise ConfigError(
+                    [f"study: {self._link} is not the lock of this journal. Remove it, or choose another study=…"]
+                )
+            sleep(0.05)
+        return bool(super().acquire())
+
+    def _is_own(self) -> bool:
+        with suppress(OSError):
+            return self._link.is_symlink() and self._link.samefile(self._path)
+        return False
 
 
 class Journal(JournalFileBackend):
@@ -28,11 +59,11 @@ class Journal(JournalFileBackend):
         # The line that was read last.
         self._line = 0
         # The lock is a symbolic link to this path, which must be absolute to work from anywhere.
-        self._mutex = JournalFileSymlinkLock(str(path))
+        self._mutex = Lock(path)
         if os.path.lexists(path):
+            self._check()
             if cut := self._cut():
                 print(f"{path}: cut off half a line at its end, {cut} bytes of a process that was killed as it wrote")
-            self._check()
         super().__init__(str(path), self._mutex)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -69,23 +100,28 @@ class Journal(JournalFileBackend):
         self._mutex.acquire()
         try:
             with self._path.open("r+b") as file:
-                size = end = file.seek(0, os.SEEK_END)
-                while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
-                    end -= 1
-                if end < size:
-                    file.truncate(end)
-                return size - end
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - LINE_BYTES))
+                half = file.read().rpartition(b"\n")[2]
+                if not half or len(half) >= LINE_BYTES:
+                    return 0
+                file.truncate(size - len(half))
+                return len(half)
         finally:
             self._mutex.release()
 
     def _check(self) -> None:
-        for number, line in enumerate(read(self._path, MOST_BYTES).decode(errors="replace").splitlines(), 1):
+        """Raise ConfigError if a line, or half a line at the end, is not one of a search."""
+        *lines, half = read(self._path, MOST_BYTES).split(b"\n")
+        for number, line in enumerate(lines, 1):
             try:
-                sound = _is_sound(json_of(line))
+                sound = _is_sound(json_of(line.decode()))
             except (AttributeError, KeyError, TypeError, ValueError):
                 sound = False
             if not sound:
                 raise self._damage(number)
+        if not half.startswith(BEGINNING[: len(half)]) or len(half) >= LINE_BYTES:
+            raise self._damage(len(lines) + 1)
 
     def _damage(self, number: int) -> ConfigError:
         before = f"keep what was before, head -n {number - 1}" if number > 1 else "remove it"

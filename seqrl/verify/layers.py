@@ -9,6 +9,7 @@ from seqrl.envs import BatchedEnv, GymnasiumEnv
 from seqrl.envs.gym.autoreset import NextStepEpisodes, VectorEpisodes
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.guard import GuardedEnv
+from seqrl.envs.gym.lasting import layers
 from seqrl.envs.gym.resets import FINAL
 from seqrl.envs.inputs import WithInputs
 from seqrl.spaces import ACTION_MASK
@@ -29,12 +30,9 @@ def beneath(env: BatchedEnv) -> Any | None:
 
 def time_limit(env: BatchedEnv) -> int | None:
     """Steps after which one of Gymnasium's wrappers ends an episode; None if there is none."""
-    layers = getattr(beneath(env), "envs", [])[:1]
-    while layers:
-        if isinstance(layers[-1], TimeLimit):
-            return int(layers[-1]._max_episode_steps)
-        layers = [vars(layers[-1])["env"]] if "env" in vars(layers[-1]) else []
-    return None
+    first = next(iter(getattr(beneath(env), "envs", [])), None)
+    limits = (layer for layer in layers(first) if isinstance(layer, TimeLimit))
+    return next((int(limit._max_episode_steps) for limit in limits), None)
 
 
 def spends_steps(env: BatchedEnv) -> bool:

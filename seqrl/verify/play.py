@@ -62,6 +62,7 @@ class Play:
     unlike      times that these differed from one another
     largest     of all bytes that were shown, by the name of their part
     last        the last step
+    holds       leave episodes that end as they are, without a reset
     """
 
     env: BatchedEnv
@@ -84,6 +85,7 @@ class Play:
     unlike: int = 0
     largest: dict[str, int] = field(default_factory=dict)
     last: Step | None = None
+    holds: bool = False
 
     def __post_init__(self) -> None:
         self.random = np.random.default_rng(self.seed)
@@ -127,7 +129,7 @@ class Play:
             self._see(step.observation)
             self._compare_finals(step)
             self._count(step)
-            if step.ended.any():
+            if step.ended.any() and not self.holds:
                 self._reset(step, before)
         return not self.fault
 

@@ -1,14 +1,17 @@
 """Checks that a play repeats bit for bit: in a new environment, later in the same one, beside a copy, elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
+import numpy as np
 import torch
 
+from seqrl.machine import perf_counter
 from seqrl.verify.findings import Measured, UncheckedError, check, holds
 from seqrl.verify.layers import beneath
-from seqrl.verify.play import Play
+from seqrl.verify.play import BATCH, Play
 from seqrl.verify.replay import (
+    continued,
     difference,
     elsewhere,
     global_streams_seeded,
@@ -61,7 +64,7 @@ def _from_global_streams(stage: Stage, index: int) -> str:
 def repeats_later(stage: Stage) -> Measured | None:
     """Taken back to its first seed after a truncation, a termination and midway, it begins the same episodes again."""
     stage.require_repetition()
-    play, after = stage.play, []
+    play, after, others = stage.play, [], 0
     steps = len(play.answers) // 2
     with stage.new() as env:
         live = Play(env)
@@ -77,15 +80,49 @@ def repeats_later(stage: Stage) -> Measured | None:
             if (index := difference(play, live)) is not None or live.fault:
                 differs = live.fault if index is None else f"{_when(stage.play, index)} differs"
                 return holds(False, f"{differs} when the same seed comes again {after[-1]}")
+    for others, differs in enumerate(_after_others(stage), 1):
+        if differs:
+            return holds(False, f"{differs} when the same seed comes again after the end of episode {others}")
     if not after:
         raise UncheckedError("no moment came to give it the same seed again")
+    if others:
+        after.append(f"after {others} episodes")
     return holds(True, f"none of {len(live.answers):,} answers differs {', '.join(after)}")
+
+
+def _after_others(stage: Stage) -> Iterator[str]:
+    """What differs if the first seed comes again right after the end of the first episode, of the second, and so on.
+
+    An episode may leave something to the very next one, and only if it was of some length, or ended in some place.
+    """
+    began, steps = perf_counter(), 0
+    with stage.new() as env:
+        # Nothing is in progress, and nothing is played when it is restored.
+        state = env.state_dict()
+        assert state is not None
+        live = continued(Play(env), FEW_ANSWERS)
+        answers = live.answers[:]
+        for number in range(1, MOST_OTHERS + 1):
+            live.random = np.random.default_rng(number)
+            for end in range(1, number + 1):
+                # The last waits for the reset by which the first seed comes.
+                live.holds = end == number
+                if not live.steps_until(stage.budget.least, lambda play: _ended(play, "ended")):
+                    return
+            steps += live.steps
+            live = rewound(env, state, FEW_ANSWERS)
+            index = difference(answers, live)
+            yield live.fault if index is None else f"{_when(live, index)} differs"
+            if steps > BATCH * stage.budget.least and perf_counter() - began > stage.budget.seconds:
+                return
 
 
 def _ended(play: Play, how: str) -> bool:
     return play.last is not None and bool(getattr(play.last, how).any())
 
 
+# Episodes after which the first seed comes again, if there is time, and answers to compare each time.
+MOST_OTHERS, FEW_ANSWERS = 50, 60
 # Moments at which the first seed comes again, by the name that their count has in `Play`; midway needs none.
 SAID = {"truncated": "after a truncation", "terminated": "after a termination", "midway": "midway"}
 MOMENTS: dict[str, Callable[[Play], bool]] = {

@@ -43,14 +43,14 @@ def opened(env: BatchedEnv) -> Play:
 
 def retold(env: BatchedEnv, answers: int, beside: Callable[[], Any] | None = None) -> Play:
     """Play a new environment up to so many answers, and do something `beside` before each step."""
-    return _continued(opened(env), answers, beside)
+    return continued(opened(env), answers, beside)
 
 
 def rewound(env: BatchedEnv, state: dict[str, Any], answers: int) -> Play:
     """Take environments back to their first seed, and play."""
     # A copy, because an environment may go on with what it is given.
     env.load_state_dict(_by_seed(copy.deepcopy(state)))
-    return _continued(Play(env), answers)
+    return continued(Play(env), answers)
 
 
 def _by_seed(state: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +70,8 @@ def resumed(play: Play, env: BatchedEnv) -> Play | None:
     return twin
 
 
-def _continued(play: Play, answers: int, beside: Callable[[], Any] | None = None) -> Play:
+def continued(play: Play, answers: int, beside: Callable[[], Any] | None = None) -> Play:
+    """Go on with a play up to so many answers, and do something `beside` before each step."""
     while len(play.answers) < answers:
         if beside:
             beside()

@@ -3,11 +3,14 @@
 A test copies this file beside a user's work. An oddity is `name@place`: `nan@observation`, `exit@step`, `empty@space`.
 """
 
+import atexit
 import contextlib
+import ctypes
 import gc
 import itertools
 import locale
 import logging
+import logging.config
 import multiprocessing
 import os
 import random
@@ -32,8 +35,38 @@ class Shown(Exception):  # noqa: N818  # an environment's own
         raise ValueError("no words")
 
 
+class Says(Exception):  # noqa: N818
+    """Does something when it is asked what it is."""
+
+    def __init__(self, deed):
+        super().__init__()
+        self.deed = deed
+
+    def __str__(self):
+        return self.deed()
+
+
 class Unheard(BaseException):
     """No exception that anybody expects."""
+
+
+class Unreadable:
+    """Has the shape of an observation, and fails when it is read."""
+
+    shape, dtype = (3,), np.dtype(np.float32)
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("the sensor is gone")
+
+
+class Metres(np.ndarray):
+    """An array with rules of its own."""
+
+    def __array_ufunc__(self, *given, **named):
+        raise TypeError("units do not match")
+
+    def __array_function__(self, *given, **named):
+        raise TypeError("no function of metres")
 
 
 def raises(error):
@@ -41,6 +74,17 @@ def raises(error):
         raise error
 
     return deed
+
+
+def from_itself(env):
+    error = ValueError("the map is broken")
+    raise error from error
+
+
+def in_a_ring(env):
+    error, other = RuntimeError("a"), RuntimeError("b")
+    error.__cause__, other.__cause__ = other, error
+    raise error
 
 
 def fork(env):
@@ -69,6 +113,16 @@ def torch_settings(env):
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(2)
     torch.manual_seed(0)
+
+
+def more_settings(env):
+    torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
+    torch.nn.modules.module.register_module_forward_hook(lambda module, given, made: None)
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libm.so.6").fesetround(0x800)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 def loud(env):
@@ -118,6 +172,13 @@ DEEDS = {
     "recursion": raises(RecursionError("too deep")),
     "group": raises(ExceptionGroup("two", [ValueError("a\nb"), TypeError("c")])),
     "wordless": raises(Shown()),
+    "number": raises(Says(lambda: 7)),
+    "words that exit": raises(Says(lambda: sys.exit(0))),
+    "words that wait": raises(Says(lambda: time.sleep(1000))),
+    "many words": raises(ValueError("x" * 30_000_000)),
+    "strange words": raises(ValueError("bad \udcff \x1b[2J \u202e name")),
+    "from itself": from_itself,
+    "ring": in_a_ring,
     "unheard": raises(Unheard("hm")),
     "file": raises(FileNotFoundError(2, "No such file", "/nowhere/map.bin")),
     "pipe": raises(BrokenPipeError(32, "Broken pipe")),
@@ -128,10 +189,13 @@ DEEDS = {
     "thread": thread,
     "fail in thread": fail_in_thread,
     "torch": torch_settings,
+    "more settings": more_settings,
     "loud": loud,
     "signals": signals,
     "numpy": globals_of_numpy,
     "loggers": loggers,
+    "configured loggers": lambda env: logging.config.dictConfig({"version": 1}),
+    "traced": lambda env: sys.settrace(lambda *_: None),
     "move": lambda env: os.chdir("/"),
     "warn": lambda env: warnings.warn("odd\nindeed", stacklevel=1),
     "strict": lambda env: warnings.simplefilter("error"),
@@ -144,6 +208,8 @@ DEEDS = {
     "private": lambda env: os.umask(0o077),
     "locale": speak_c,
     "slow": lambda env: time.sleep(0.05),
+    "last word": lambda env: atexit.register(os._exit, 1),
+    "own env": lambda env: setattr(env, "env", env),
     # Only where it has a process of its own.
     "die": lambda env: multiprocessing.parent_process() and os._exit(7),
     "kill": lambda env: multiprocessing.parent_process() and os.kill(os.getpid(), signal.SIGKILL),
@@ -172,6 +238,11 @@ OBSERVATIONS = {
     "read only": lambda it: np.broadcast_to(it[:1], 3),
     "masked": lambda it: np.ma.masked_array(it, [True, False, False]),
     "complex": lambda it: it * 1j,
+    "learning": lambda it: torch.tensor(it, requires_grad=True),
+    "half": lambda it: torch.tensor(it).bfloat16(),
+    "unreadable": lambda it: Unreadable(),
+    "metres": lambda it: it.view(Metres),
+    "beyond": lambda it: it.astype(np.float64) * 1e300,
 }
 REWARDS = {
     "nan": np.nan,
@@ -232,6 +303,7 @@ SPACES = {
     "point": spaces.Box(1, 1, (2,)),
     "bytes": spaces.Box(0, 255, (8, 8, 3), np.uint8),
     "whole": spaces.Box(-5, 5, (2,), np.int64),
+    "graph": spaces.Graph(SEEN, None),
     "switches": spaces.MultiBinary([2, 2]),
 }
 

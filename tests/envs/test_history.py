@@ -16,10 +16,10 @@ class Mood(enum.IntEnum):
     CALM = 1
 
 
-def nested(depth):
+def nested(depth, kind=list):
     value = None
     for _ in range(depth):
-        value = [value]
+        value = kind([value])
     return value
 
 
@@ -69,7 +69,8 @@ def test_keys_that_are_numbers_of_numpy_become_those_of_python():
     "state",
     [
         Mood.CALM, {Mood.CALM: 1}, {frozenset([1]): 2}, {1, 2}, np.array([None]), np.array(["a"]), np.longdouble(1),
-        torch.ones(1).expand(10**9), torch.eye(2).to_sparse(), torch.zeros(2, device="meta"), nested(60), object(),
+        torch.ones(1).expand(10**9), torch.eye(2).to_sparse(), torch.zeros(2, device="meta"), nested(60),
+        {nested(60, tuple): 1}, object(),
     ],
     ids=lambda state: type(state).__name__,
 )  # fmt: skip

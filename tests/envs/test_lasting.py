@@ -11,6 +11,7 @@ from gymnasium.wrappers import vector
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym.lasting import lasting, note
 from seqrl.envs.inputs import WithInputs
+from seqrl.verify.layers import time_limit
 
 
 class Centred(gymnasium.Wrapper):
@@ -57,6 +58,25 @@ def test_wrappers_that_keep_statistics_are_named_outermost_first(backend):
 def test_wrappers_that_forget_with_every_episode_are_not_named():
     with closing(GymnasiumEnv("CartPole-v1", 2, seed=0, wrappers=NOT, backend="sync")) as env:
         assert env.notes == []
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("behind", [True, False])
+def test_an_environment_that_holds_itself_is_played(backend, behind):
+    class Robot:
+        def __init__(self, env):
+            self.env = env
+
+    def wrap(env):
+        env.unwrapped.env = Robot(env.unwrapped) if behind else env.unwrapped
+        return env
+
+    with closing(GymnasiumEnv("CartPole-v1", 2, seed=0, wrappers=[Centred, wrap], backend=backend)) as env:
+        assert env.notes == [note(["Centred"])]
+        env.reset()
+        assert env.state_dict()
+        if backend == "sync":
+            assert time_limit(env) == 500
 
 
 def test_wrappers_of_a_vector_form_are_named():

@@ -4,8 +4,11 @@ import contextlib
 import fcntl
 import gc
 import json
+import logging
+import logging.config
 import multiprocessing
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -24,11 +27,13 @@ from gymnasium import spaces
 
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.gym import watchdog
-from seqrl.envs.gym.calls import Guard
+from seqrl.envs.gym.calls import Guard, _round_so, _rounds
+from seqrl.errors import links
 from seqrl.machine import keep, last_words, let_go
 from seqrl.runner import Runner
 from seqrl.runs.stop import Stop
 from seqrl.types import Step
+from tests.envs import oddities
 from tests.parts import small_network
 from tests.worlds import Script
 
@@ -157,6 +162,22 @@ def set_torch(env):
     np.seterr(all="raise")
 
 
+def set_more(env):
+    for number in (signal.SIGPIPE, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGPIPE else signal.SIG_IGN)
+    _round_so(0x800)
+    torch.nn.modules.module.register_module_forward_hook(lambda module, given, made: made * 2)
+    torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
+    logging.config.dictConfig({"version": 1})
+
+
+def more_settings():
+    return [
+        signal.getsignal(signal.SIGPIPE), signal.getsignal(signal.SIGCHLD), _rounds(),
+        bool(torch.nn.modules.module._global_forward_hooks), torch.is_autocast_enabled("cpu"),
+    ]  # fmt: skip
+
+
 def settings():
     return [
         torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
@@ -242,6 +263,7 @@ DEEDS = {
     "raise what is not unpickled": raise_in_a_process(TwoArgumentsError(3, "no licence")),
     "learn": learn,
     "set torch": set_torch,
+    "set more": set_more,
     "help itself": help_itself,
     "handle signals": handle_signals,
     "compute": compute,
@@ -359,6 +381,28 @@ def test_torch_is_for_the_run_as_it_was_and_for_the_environment_as_it_left_it(pl
             assert not any(unchanged) if place != "close" else all(unchanged)
     assert settings() == before
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="has other numbers for rounding")
+@pytest.mark.parametrize("id", ["test/Plain-v0", "test/OwnForm-v0"])
+@pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
+def test_handlers_rounding_hooks_and_precision_are_for_the_run_as_they_were(id, place):
+    before = more_settings()
+    with closing(made("vector" if "Own" in id else "sync", f"set more at {place}", id=id)) as env:
+        played(env)
+        assert more_settings() == before
+        with env._episodes.guard:
+            assert (more_settings() == before) == (place == "close")
+    assert more_settings() == before
+
+
+@pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
+def test_an_environment_that_configures_logging_silences_no_logger_of_the_run(place, caplog):
+    with closing(made("sync", f"set more at {place}")) as env:
+        played(env)
+        logging.getLogger("seqrl.runs").warning("heard before the end")
+    logging.getLogger("seqrl.runs").warning("heard after it")
+    assert caplog.messages == ["heard before the end", "heard after it"]
 
 
 @pytest.mark.parametrize("id", ["test/Plain-v0", "test/OwnForm-v0"])
@@ -560,7 +604,7 @@ def test_an_environment_has_clocks_of_its_own():
 
 @pytest.mark.parametrize("odd", ["raise what is not pickled", "raise what is not unpickled"])
 def test_a_constructor_that_raises_what_no_process_can_hand_over_is_named(odd):
-    with pytest.raises(FaultyEnvError, match=r"^environment 0, constructor: it raised \w+Error: no licence"):
+    with pytest.raises(EnvError, match=r"^env\.id: test/Plain-v0 cannot be built: \w+Error: no licence \(test_misb"):
         made("async", f"{odd} at init", timeout_seconds=20)
     assert not multiprocessing.active_children()
 
@@ -867,6 +911,39 @@ def test_an_end_that_is_neither_true_nor_false_is_named(said, backend, monkeypat
         played(made(backend))
 
 
+@BOTH
+@pytest.mark.parametrize("name", ["learning", "half", "unreadable"])
+def test_an_observation_that_cannot_be_read_is_named(name, backend, monkeypatch):
+    spoil = oddities.OBSERVATIONS[name]
+    monkeypatch.setattr(oddities.Unreadable, "shape", (2,))
+    monkeypatch.setattr(Plain, "seen", lambda env: spoil(np.zeros(2, np.float32)) if env.clock else np.zeros(2))
+    with pytest.raises(FaultyEnvError, match=r"^environment 0, episode 1 .*, step 1: it raised \w+Error: "):
+        played(made(backend))
+
+
+def test_an_array_with_rules_of_its_own_is_read_as_numbers(monkeypatch):
+    monkeypatch.setattr(Plain, "seen", lambda env: np.ones(2, np.float32).view(oddities.Metres))
+    with closing(made("sync")) as env:
+        assert env.reset().tolist() == [[1, 1], [1, 1]]
+
+
+def test_what_an_own_vector_form_answers_is_read_while_its_time_is_limited(monkeypatch):
+    class Slow:
+        def __array__(self, dtype=None, copy=None):
+            time.sleep(60)
+
+    monkeypatch.setattr(OwnForm, "reset", lambda env, **_: (Slow(), {}))
+    with pytest.raises(FaultyEnvError, match=r"^environments: it has not answered for 0\.3 seconds"):
+        played(made("vector", id="test/OwnForm-v0", timeout_seconds=0.3))
+
+
+@BOTH
+def test_a_space_that_is_not_supported_is_refused_alike(backend, monkeypatch):
+    monkeypatch.setattr(Plain, "observation_space", oddities.SPACES["graph"])
+    with pytest.raises(EnvError, match=r"^env\.id: the observation is Graph, which is not supported"):
+        made(backend)
+
+
 @pytest.mark.parametrize("said", [1, 0, np.bool_(True), np.array([True]), torch.tensor(False), 1.0], ids=repr)
 def test_an_end_may_be_any_true_or_false(said, monkeypatch):
     monkeypatch.setattr(Plain, "step", lambda env, action: (env.seen(), 1.0, said, False, {}))
@@ -890,6 +967,49 @@ def test_an_error_that_cannot_say_what_is_wrong_is_named_by_its_type(monkeypatch
     monkeypatch.setitem(DEEDS, "exit", raises(Wordless))
     said = fault(made("sync", "exit at step"))
     assert "step 1: it raised Wordless: it cannot say what is wrong" in said
+
+
+# What asks an environment's exception for its words, and what it then says of them.
+SAID = {
+    "from itself": "ValueError: the map is broken",
+    "ring": "RuntimeError: a",
+    "words that exit": "Says: it cannot say what is wrong",
+    "number": "Says: it cannot say what is wrong",
+    "many words": f"ValueError: {'x' * 2000}…",
+}
+
+
+@pytest.mark.parametrize("id", ["test/Plain-v0", "test/OwnForm-v0"])
+@pytest.mark.parametrize("place", ["init", "step"])
+@pytest.mark.parametrize("deed", SAID)
+def test_an_environment_is_named_whatever_its_exception_does_or_comes_from(id, place, deed, monkeypatch, caplog):
+    monkeypatch.setitem(DEEDS, "exit", oddities.DEEDS[deed])
+    backend = "vector" if "Own" in id else "sync"
+    with pytest.raises((FaultyEnvError, EnvError)) as caught, closing(made(backend, f"exit at {place}", id=id)) as env:
+        played(env)
+    said = SAID[deed].replace(":", "[:,]")
+    assert re.search(said, str(caught.value))
+    # What is logged is what was taken, and not asked for again.
+    assert not any(type(it) in (oddities.Says, ValueError, RuntimeError) for it in links(caught.value))
+
+
+@pytest.mark.parametrize("deed", SAID)
+def test_an_environment_in_its_own_process_is_named_whatever_its_exception_does(deed, monkeypatch):
+    monkeypatch.setitem(DEEDS, "exit", oddities.DEEDS[deed])
+    assert re.search(rf"step 1: it raised {SAID[deed]}", fault(made("async", "exit at step", timeout_seconds=5)))
+
+
+@pytest.mark.parametrize("place", ["init", "step", "close"])
+def test_an_exception_that_waits_when_it_is_asked_for_words_hangs_nothing(place, monkeypatch, caplog):
+    monkeypatch.setitem(DEEDS, "exit", oddities.DEEDS["words that wait"])
+    began = time.monotonic()
+    ends = contextlib.nullcontext() if place == "close" else pytest.raises((FaultyEnvError, EnvError))
+    with ends as caught, closing(made("sync", f"exit at {place}", timeout_seconds=0.3)) as env:
+        played(env)
+    if place != "close":
+        logging.getLogger("seqrl").error("as the program does", exc_info=caught.value)
+    assert "Says: it cannot say what is wrong" in caplog.text
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("backend", ["sync", "async", "auto"])

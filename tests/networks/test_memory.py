@@ -1,8 +1,16 @@
+import math
+from functools import partial
+
 import pytest
 import torch
 
-from seqrl.networks import LSTM, Attention, Block
+from seqrl.errors import ConfigError
+from seqrl.networks import GRU, LSTM, Attention, Block, GTrXL, Matrix, MinGRU, Stack
+from seqrl.networks.memory import gru, matrix, mingru
 from seqrl.networks.memory.attention import distances, visibility
+from seqrl.networks.memory.base import Unreal
+from seqrl.networks.memory.matrix import reach
+from seqrl.networks.network import memory_cell
 
 LENGTH, ROWS, WIDTH = 23, 3, 8
 
@@ -13,9 +21,47 @@ class StepByStep(LSTM):
     unroll = Block.unroll
 
 
+class InKernel(GRU):
+    """Unrolls as it does where there is no CPU."""
+
+    def unroll(self, x, state, mask):
+        return self._kernel(x, state["hidden"], mask)
+
+
+class ShortChunks(Matrix):
+    """Unrolls in chunks of five steps, the last of them three."""
+
+    def unroll(self, x, state, mask):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(matrix, "CHUNK", 5)
+            return super().unroll(x, state, mask)
+
+
+class Widened(MinGRU):
+    """Of other inputs than its width."""
+
+    def __init__(self, input_size, size):
+        super().__init__(2 * input_size, size)
+
+    def step(self, x, state):
+        return super().step(torch.cat([x, x.square()], -1), state)
+
+    def unroll(self, x, state, mask):
+        return super().unroll(torch.cat([x, x.square()], -1), state, mask)
+
+
 BLOCKS = {
     "lstm": lambda: LSTM(WIDTH, WIDTH),
     "step by step": lambda: StepByStep(WIDTH, WIDTH),
+    "gru": lambda: GRU(WIDTH, WIDTH),
+    "gru in torch's kernel": lambda: InKernel(WIDTH, WIDTH),
+    "mingru": lambda: MinGRU(WIDTH, WIDTH),
+    "mingru, another width": lambda: Widened(WIDTH, WIDTH),
+    "matrix": lambda: Matrix(WIDTH, WIDTH, heads=2),
+    "matrix in short chunks": lambda: ShortChunks(WIDTH, WIDTH, heads=2),
+    "gtrxl": lambda: GTrXL(WIDTH, WIDTH, window=4, heads=2),
+    "two layers": lambda: Stack(GRU, WIDTH, WIDTH, 2),
+    "two layers of matrices": lambda: Stack(partial(Matrix, heads=4), WIDTH, WIDTH, 2),
     "attention": lambda: Attention(WIDTH, window=4, heads=2),
     "attention past every step": lambda: Attention(WIDTH, window=50, heads=2),
     "attention one step back": lambda: Attention(WIDTH, window=1, heads=4),
@@ -119,10 +165,48 @@ def test_lstm_equals_torch_lstm():
     assert torch.allclose(ours, theirs(x)[0], atol=1e-12)
 
 
-def test_forget_bias_is_one_and_the_others_are_zero():
-    bias = LSTM(WIDTH, WIDTH).bias.view(4, WIDTH)
-    assert (bias[1] == 1).all()
-    assert (bias[[0, 2, 3]] == 0).all()
+def some_grid():
+    """A grid of four steps and three rows, and random numbers of some shapes for it, in float64."""
+    mask = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]], dtype=torch.bool)
+    random = torch.Generator().manual_seed(0)
+    return Unreal(mask), lambda *shape: torch.randn(shape, dtype=torch.float64, generator=random, requires_grad=True)
+
+
+def test_the_gradient_of_the_gru_that_is_written_by_hand_is_that_of_its_values():
+    unreal, some = some_grid()
+    numbers = (some(4, 3, 6), some(3, 2), some(6, 2), some(2))
+    assert torch.autograd.gradcheck(lambda gates, *o: gru.Recurrence.apply(gates.clone(), *o, unreal), numbers)
+
+
+def test_the_gradient_of_the_mingru_that_is_written_by_hand_is_that_of_its_values():
+    unreal, some = some_grid()
+    numbers = (some(4, 3, 6), some(4, 3, 2), some(3, 2))
+    assert torch.autograd.gradcheck(lambda gates, *o: mingru.Highway.apply(gates.clone(), *o, unreal), numbers)
+
+
+def test_half_of_an_lstm_begins_with_a_forget_bias_of_one_and_the_rest_keeps_memories_for_1_to_128_steps():
+    torch.manual_seed(0)
+    write, keep, candidate, output = LSTM(WIDTH, 1000).bias.detach().view(4, 1000)
+    assert (keep[500:] == 1).all()
+    assert (write[500:] == 0).all()
+    # As many between 1 and 11 steps as between 11 and 128.
+    assert keep[:500].exp().min() >= 1
+    assert 120 < keep[:500].exp().max() <= 128
+    assert 200 < (keep[:500] < math.log(128) / 2).sum() < 300
+    assert torch.equal(write[:500], -keep[:500])
+    assert not candidate.any()
+    assert not output.any()
+
+
+@pytest.mark.parametrize(("cell", "row", "sign"), [(GRU, 1, 1), (MinGRU, 0, -1)])
+def test_half_of_a_gru_begins_by_keeping_memories_for_1_to_128_steps(cell, row, sign):
+    torch.manual_seed(0)
+    biases = cell(WIDTH, 1000).bias.detach().view(3, 1000)
+    keep = sign * biases[row, :500]
+    assert 0 <= keep.min() < 0.1
+    assert math.log(120) < keep.max() <= math.log(128)
+    biases[row, :500] = 0
+    assert not biases.any()
 
 
 def test_the_constant_reset_weights_are_neither_trained_nor_saved():
@@ -175,3 +259,58 @@ def test_a_step_sees_the_real_steps_of_its_own_piece_within_the_window():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="3 heads do not divide the width 8"):
         Attention(8, window=4, heads=3)
+
+
+@pytest.mark.parametrize(
+    ("cell", "keeps"),
+    [
+        (LSTM, lambda bias: (bias[8:16].sigmoid(), bias[:8].sigmoid())),
+        (GRU, lambda bias: (bias[8:16].sigmoid(), 1 - bias[8:16].sigmoid())),
+        (MinGRU, lambda bias: (1 - bias[:8].sigmoid(), bias[:8].sigmoid())),
+    ],
+)
+def test_with_a_horizon_gates_begin_by_keeping_memories_for_up_to_so_many_steps(cell, keeps):
+    torch.manual_seed(0)
+    block = Stack(cell, WIDTH, WIDTH, 2)
+    block.expect(100)
+    for layer in block.cells:
+        kept, written = keeps(layer.bias.detach())
+        steps = 1 / (1 - kept)
+        assert 2 <= steps.min() < 50 < steps.max() <= 100
+        assert torch.allclose(kept + written, torch.ones(WIDTH))
+
+
+def test_layers_of_another_width_than_their_input_begin_as_it_with_what_their_cells_add():
+    block, x = Stack(LSTM, 5, WIDTH, 3), torch.randn(2, 5)
+    for cell in block.cells:
+        torch.nn.init.zeros_(cell.weight_input)
+    assert torch.equal(block.step(x, block.initial_state(2))[0], block.enter(x))
+    assert set(block.initial_state(2)) == {f"{layer}.{leaf}" for layer in range(3) for leaf in ("hidden", "cell")}
+
+
+def test_matrix_heads_begin_by_keeping_memories_for_different_numbers_of_steps():
+    block = Matrix(WIDTH, WIDTH, heads=4)
+    assert block.forget.bias.tolist() == [3, 4, 5, 6]
+    block.expect(101)
+    assert torch.allclose(1 / (1 - block.forget.bias.sigmoid()), torch.tensor([26.75, 51.5, 76.25, 101.0]), rtol=1e-4)
+
+
+def test_steps_of_a_chunk_see_their_own_piece():
+    mask = torch.tensor([1, 1, 0, 1, 1, 1], dtype=torch.bool).unsqueeze(1)
+    sees, begins, ends = reach(mask, 3)
+    assert sees.int().squeeze().tolist() == [[[1, 0, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 0], [1, 1, 0], [1, 1, 1]]]
+    assert begins.int().squeeze().tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert ends.int().squeeze().tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_the_gated_transformer_begins_almost_as_the_identity():
+    torch.manual_seed(0)
+    block, x = GTrXL(WIDTH, WIDTH, window=4, heads=2), torch.randn(50, WIDTH)
+    y, _ = block.step(x, block.initial_state(50))
+    assert torch.nn.functional.cosine_similarity(x, y).min() > 0.8
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_cell_that_is_no_block_is_refused(layers):
+    with pytest.raises(ConfigError, match=r"^network\.memory\._target_: must make a block \(got Linear\)"):
+        memory_cell(torch.nn.Linear, WIDTH, WIDTH, layers)

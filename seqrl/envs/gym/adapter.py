@@ -18,7 +18,7 @@ from seqrl.envs.gym.elements import OutsideError
 from seqrl.envs.gym.lasting import note
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.gym.translate import actions, observations
-from seqrl.errors import ActionNotFiniteError, EnvError, FaultyEnvError, OutsideEnvError, SeqrlError, described
+from seqrl.errors import ActionNotFiniteError, EnvError, FaultyEnvError, OutsideEnvError, SeqrlError, raised
 from seqrl.spaces import Array, Packed, masked_alternatives, numbers, unused_mask
 from seqrl.types import Step
 
@@ -200,7 +200,8 @@ class GymnasiumEnv(BatchedEnv):
         except BaseException as error:
             if not is_own_fault(error):
                 raise
-            raise FaultyEnvError(f"environments: raised {described(error)}. Fix the environment.") from error
+            told = raised(error)
+            raise FaultyEnvError(f"environments: raised {told.words}. Fix the environment.") from told
 
     def _tensor(self, copied: Array) -> Tensor:
         tensor = torch.from_numpy(copied)

@@ -10,9 +10,9 @@ import numpy as np
 from seqrl.envs.gym.autoreset import VectorEpisodes
 from seqrl.envs.gym.backends import BACKENDS, EnvRequest
 from seqrl.envs.gym.processes import ProcessEach
-from seqrl.envs.gym.registry import MISSING_PACKAGE, explained
+from seqrl.envs.gym.registry import explained
 from seqrl.envs.gym.resets import AutoresetError
-from seqrl.errors import EnvError, described
+from seqrl.errors import EnvError, MissingPackageError, described
 from seqrl.machine import perf_counter
 
 # A measurement ends at whichever comes first.
@@ -56,7 +56,7 @@ def _own_form(request: EnvRequest) -> VectorEpisodes | None:
         return None
     try:
         return BACKENDS["vector"](request)
-    except (*MISSING_PACKAGE, AutoresetError):
+    except (MissingPackageError, AutoresetError):
         if spec.entry_point is None:
             raise
         return None

@@ -221,11 +221,18 @@ class OwnEpisodes:
         if where is not None:
             self._begin(where)
         else:
-            self._observation, info = self.envs.reset(seed=episode_seed(self.seed, self._resets))
+            observation, info = self.envs.reset(seed=episode_seed(self.seed, self._resets))
+            self._observation = np.asarray(observation)
             self.has_mask_in_info |= ACTION_MASK in info
             self._ended = np.zeros_like(self._ended)
             self._resets += 1
         return self._observation
+
+    def _played(self, action: Array) -> tuple[Array, Array, Array, Array, Any]:
+        """What a step answers, as arrays: reading it may do anything, and here the time is limited."""
+        observation, reward, terminated, truncated, info = self.envs.step(action)
+        ends = np.asarray(terminated), np.asarray(truncated)
+        return np.asarray(observation), np.asarray(reward, np.float32), *ends, info
 
     def _begin(self, where: Array) -> None:
         """Begin episodes where `where` [B] is true. By default do nothing: the environment begins them by itself."""
@@ -255,7 +262,7 @@ class NextStepEpisodes(OwnEpisodes):
 
     def step(self, action: Array) -> Answer:
         ghost = self._ended
-        self._observation, reward, terminated, truncated, info = self.envs.step(action)
+        self._observation, reward, terminated, truncated, info = self._played(action)
         self._ended = np.asarray(terminated | truncated)
         self._refuse(fault_of_reset(ghost, reward, self._ended) or fault_of_end(self._ended, info))
         return self._observation, reward, terminated, truncated, ~ghost
@@ -275,14 +282,14 @@ class SameStepEpisodes(OwnEpisodes):
     """The step that ends an episode begins the next one: `reset` returns the first observation it produced."""
 
     def step(self, action: Array) -> Answer:
-        self._observation, reward, terminated, truncated, info = self.envs.step(action)
+        self._observation, reward, terminated, truncated, info = self._played(action)
         observation, ended = self._observation, np.asarray(terminated | truncated)
         if ended.any():
             if "final_obs" not in info:
                 refuse_as("SAME_STEP", "an episode ended without info['final_obs']")
             observation = np.array(observation)
             # An object array with None where no episode ended, or a plain batch.
-            observation[ended] = np.stack(np.asarray(info["final_obs"])[ended])
+            observation[ended] = np.stack(list(np.asarray(info["final_obs"])[ended]))
         return observation, reward, terminated, truncated, np.ones_like(ended)
 
 
@@ -292,14 +299,14 @@ class DisabledEpisodes(OwnEpisodes):
     def _begin(self, where: Array) -> None:
         if where.any():
             before = np.array(self._observation)
-            self._observation, _ = self.envs.reset(options={"reset_mask": where.copy()})
+            self._observation = np.asarray(self.envs.reset(options={"reset_mask": where.copy()})[0])
             if before[~where].tobytes() != np.asarray(self._observation)[~where].tobytes():
                 refuse_as("DISABLED", "reset did not leave those alone where options['reset_mask'] is false")
             self._ended = self._ended & ~where
 
     def step(self, action: Array) -> Answer:
         self._begin(self._ended)
-        self._observation, reward, terminated, truncated, info = self.envs.step(action)
+        self._observation, reward, terminated, truncated, info = self._played(action)
         self._ended = np.asarray(terminated | truncated)
         refuse_as("DISABLED", fault_of_end(self._ended, info))
         return self._observation, reward, terminated, truncated, np.ones_like(self._ended)

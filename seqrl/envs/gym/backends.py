@@ -17,9 +17,10 @@ from seqrl.envs.gym.envpool import Pool
 from seqrl.envs.gym.flatten import FlattenedEnv, is_composed
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.processes import VECTOR_OPTIONS, ProcessEach
-from seqrl.envs.gym.registry import find
+from seqrl.envs.gym.registry import explained, find
 from seqrl.envs.gym.resets import autoreset_mode
-from seqrl.errors import EnvError, FaultyEnvError, described
+from seqrl.envs.gym.translate import actions, observations
+from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, raised
 
 # Copies of a vector form that does not declare when it resets, to see what it does.
 PROBED = 8
@@ -85,10 +86,11 @@ class EnvRequest:
             try:
                 env = wrap(env)
             except (TypeError, ValueError, AssertionError) as error:
+                told = raised(error)
                 raise EnvError(
-                    f"env.wrappers[{index}]: cannot wrap {self.spec.id}: {described(error)}. "
+                    f"env.wrappers[{index}]: cannot wrap {self.spec.id}: {told.words}. "
                     "Check the arguments of its constructor and the order of the wrappers."
-                ) from error
+                ) from told
         if is_composed(env) or self.action_mask is not None:
             env = FlattenedEnv(env, self.hidden, self.action_mask)
         return env
@@ -117,16 +119,22 @@ def _async(request: EnvRequest) -> VectorEpisodes:
         if isinstance(request.spec.entry_point, str):
             load_env_creator(request.spec.entry_point)
     try:
-        envs = ProcessEach(singles, request.timeout_seconds)
+        envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request))
     except LostError as lost:
         raise FaultyEnvError(f"environment {lost.index}, constructor: {lost}.") from lost.__cause__
     # The processes count their time, and guard their own calls.
     return SeededEpisodes(envs, request.seed, Guard())
 
 
+def _insist_on_spaces(request: EnvRequest, env: Any) -> None:
+    """Raise EnvError for spaces that are not supported, as the adapter does, which first needs them in a batch."""
+    observations(env.observation_space, request.hidden)
+    actions(env.action_space)
+
+
 def _envpool(request: EnvRequest) -> VectorEpisodes:
     _refuse_wrapped(request, "envpool")
-    with _constructor_named(request, "environments"):
+    with _constructor_named(request, "environments", request.id):
         envs = Pool(request.id, request.batch_size, request.kwargs)
     return PoolEpisodes(envs, request.seed, request.guard)
 
@@ -145,18 +153,24 @@ def _single(request: EnvRequest, index: int) -> GuardedEnv:
 
 
 @contextmanager
-def _constructor_named(request: EnvRequest, who: str) -> Iterator[None]:
-    """Guard a constructor; turn what is no ordinary exception into a FaultyEnvError."""
+def _constructor_named(request: EnvRequest, who: str, id: str = "") -> Iterator[None]:
+    """Guard a constructor; turn what it raises into an EnvError, or a FaultyEnvError if it is no ordinary exception.
+
+    id   of the environment, if Gymnasium does not know it
+    """
     with request.guard:
         try:
-            yield
+            with explained(id or request.spec.id, request.kwargs):
+                yield
+        except SeqrlError:
+            raise
         except OverdueError as error:
             raise FaultyEnvError(f"{who}, constructor: {error}. Fix the environment, or raise the limit.") from error
         except BaseException as error:
-            # An ordinary one is for whoever knows what was asked for.
-            if (isinstance(error, Exception) and not isinstance(error, MemoryError)) or not is_own_fault(error):
+            if not is_own_fault(error):
                 raise
-            raise FaultyEnvError(f"{who}, constructor: it raised {described(error)}. Fix the environment.") from error
+            told = raised(error)
+            raise FaultyEnvError(f"{who}, constructor: it raised {told.words}. Fix the environment.") from told
 
 
 BACKENDS: dict[str, Callable[[EnvRequest], VectorEpisodes]] = {

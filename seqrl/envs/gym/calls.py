@@ -1,6 +1,8 @@
 """What every call into an environment passes: a time limit, and torch, signals and working folder as before it."""
 
 # As the module signal has them, without a search for names that takes several microseconds.
+import ctypes
+import logging
 import signal
 import sys
 import threading
@@ -17,10 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.modules.module as torch_modules
 import torch.utils._device as default_device
 
 from seqrl.envs.gym.watchdog import WATCHDOG
-from seqrl.errors import FaultyEnvError
+from seqrl.errors import FaultyEnvError, links
 from seqrl.machine import OwnHandler, is_from_signal
 
 # A limit is counted in this many parts: while a process is suspended, as by Ctrl-Z, no more than one of them passes.
@@ -35,6 +38,12 @@ CTRL_C = OwnHandler(signal.default_int_handler)
 NO_ALARM = (0.0, 0.0)
 # Of float64.
 TINIEST = 5e-324
+# Adding the second to the first, or taking it away, changes nothing unless the processor rounds up, or down.
+ONE, LITTLE = 1.0, 1e-30
+# Kinds of devices that torch may be told to compute with less precision on.
+AUTOCAST = ("cpu", "cuda")
+
+log = logging.getLogger(__name__)
 
 
 def _folder() -> str | None:
@@ -75,6 +84,88 @@ def _flushes_denormal() -> bool:
     return TINIEST * 1.0 == 0
 
 
+# Handlers of signals that Python or the run relies on: to meet a reader that has gone, and to wait for a process.
+RELIED_ON = (signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD)
+
+
+def _handlers() -> list[Any]:
+    return list(map(getsignal, RELIED_ON))
+
+
+def _set_handlers(handlers: list[Any]) -> None:
+    for number, handler in zip(RELIED_ON, handlers, strict=True):
+        # Other threads cannot set handlers, and nobody those that are not Python's.
+        if handler is not None:
+            with suppress(ValueError):
+                set_handler(number, handler)
+
+
+def _of_the_processor(name: str) -> Any:
+    """A function of the C library, None if there is none."""
+    for library in (None, "libm.so.6"):
+        with suppress(OSError, AttributeError):
+            return getattr(ctypes.CDLL(library), name)
+    return None
+
+
+_get_rounding, _set_rounding = _of_the_processor("fegetround"), _of_the_processor("fesetround")
+
+
+def _rounds() -> int:
+    """How the processor rounds, as the C library numbers it; 0: to the nearest. Seen by computing, which is quicker."""
+    if (ONE + LITTLE == ONE and ONE - LITTLE == ONE) or _get_rounding is None:
+        return 0
+    return int(_get_rounding())
+
+
+def _round_so(way: int) -> None:
+    if _set_rounding is not None:
+        _set_rounding(way)
+
+
+# What is called for every module of torch, of the run too.
+HOOKS = [it for name, it in vars(torch_modules).items() if name.startswith("_global_") and isinstance(it, dict)]
+
+
+def _hooks() -> list[dict[Any, Any]] | None:
+    return [dict(hooks) for hooks in HOOKS] if any(HOOKS) else None
+
+
+def _set_hooks(those: list[dict[Any, Any]] | None) -> None:
+    for hooks, own in zip(HOOKS, those or [{} for _ in HOOKS], strict=True):
+        hooks.clear()
+        hooks.update(own)
+
+
+def _autocasts() -> list[Any] | None:
+    """Whether torch computes with less precision, and with which, on each kind of device; None: on none."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
+    return [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in AUTOCAST]
+
+
+def _set_autocasts(those: list[Any] | None) -> None:
+    for place, kind in enumerate(AUTOCAST):
+        torch.set_autocast_enabled(kind, those is not None and those[place][0])
+        if those is not None:
+            torch.set_autocast_dtype(kind, those[place][1])
+
+
+def _logs() -> tuple[Any, ...]:
+    """What a configuration of logging changes for loggers and handlers that are there already."""
+    return log.disabled, log.manager.disable, tuple(logging.root.handlers)
+
+
+def _set_logs(those: tuple[Any, ...]) -> None:
+    _, level, handlers = those
+    # Those of the run speak while an environment plays, too.
+    for name, logger in list(log.manager.loggerDict.items()):
+        if name.startswith("seqrl") and isinstance(logger, logging.Logger):
+            logger.disabled = False
+    logging.disable(level)
+    logging.root.handlers[:] = handlers
+
+
 # Settings that hold for the whole process.
 SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -89,6 +180,11 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (lambda: _clocks(time), _set_clocks),
     (lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
     (lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
+    (_handlers, _set_handlers),
+    (_rounds, _round_so),
+    (_hooks, _set_hooks),
+    (_autocasts, _set_autocasts),
+    (_logs, _set_logs),
 )
 
 
@@ -116,9 +212,11 @@ def is_own_fault(error: BaseException) -> bool:
 
 def let_go(error: BaseException | None) -> None:
     """Keep no environment by the frames of what was raised: one may do much when it is collected, or wait."""
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    for link in links(error):
+        clear_frames(link.__traceback__)
+        if link.__suppress_context__:
+            # What was put into plain words is not asked again.
+            link.__context__ = None
 
 
 class Player(Protocol):

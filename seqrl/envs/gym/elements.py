@@ -75,6 +75,13 @@ def as_float32(shown: Array, what: str = "its observation") -> Array:
         ) from None
 
 
+def plain(shown: Any) -> Any:
+    """What was shown, as an array of NumPy's own if it says that it can be one: others have rules of their own."""
+    if type(shown) is np.ndarray or isinstance(shown, np.generic) or not hasattr(shown, "__array__"):
+        return shown
+    return np.asarray(shown)
+
+
 def named(part: str) -> str:
     """An observation, or its part of that name, at the beginning of a sentence about what is wrong with it."""
     return f"its observation {part!r}" if part else "its observation"

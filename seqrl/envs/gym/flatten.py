@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict, MultiBinary, Tuple
 
-from seqrl.envs.gym.elements import OutsideError, element, named
+from seqrl.envs.gym.elements import OutsideError, element, named, plain
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_alternatives, nested, numbers, values
@@ -89,6 +89,7 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._packed_space.pack(visible)
 
     def _element(self, name: str, shown: Any) -> Any:
+        shown = plain(shown)
         if np.shape(shown) != self._shapes[name]:
             raise OutsideError(f"{named(name)} has shape {np.shape(shown)}, not {self._shapes[name]}")
         return self._elements[name](shown)

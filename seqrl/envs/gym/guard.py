@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -15,12 +15,12 @@ from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault, let_go
-from seqrl.envs.gym.elements import OutsideError, element, named
+from seqrl.envs.gym.elements import OutsideError, element, named, plain
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
-from seqrl.envs.gym.lasting import lasting
+from seqrl.envs.gym.lasting import lasting, layers
 from seqrl.envs.gym.registry import MISSING_PACKAGE
-from seqrl.errors import FaultyEnvError, OutsideEnvError, described
+from seqrl.errors import FaultyEnvError, OutsideEnvError, RaisedError, raised
 from seqrl.machine import monotonic
 from seqrl.spaces import ACTION_MASK, Array, Packed
 
@@ -85,11 +85,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._episode, self._clock, self._seed = self._episode + 1, 0, seed
         with self._named():
             observation, info = self.env.reset(seed=seed, options=options)
-        if not isinstance(info, dict):
-            raise self._fault(f"it returned {type(info).__name__} for info. {API}")
-        observation = self._read(observation)
-        self._check_finite(observation)
-        self.digest = zlib.crc32(np.asarray(observation).tobytes())
+            if not isinstance(info, dict):
+                raise self._fault(f"it returned {type(info).__name__} for info. {API}")
+            observation = self._read(observation)
+            self._check_finite(observation)
+            self.digest = zlib.crc32(np.asarray(observation).tobytes())
         # Once, so that it can be said that nobody reads it.
         return observation, {ACTION_MASK: True} if self._episode == 1 and ACTION_MASK in info else {}
 
@@ -101,15 +101,18 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             observation, reward, terminated, truncated, _ = self.env.step(action)
             reward = float(reward)
+            if not math.isfinite(reward):
+                raise self._fault(f"its reward is {reward}")
+            if not (type(terminated) is type(truncated) is bool):
+                terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
+            # What it returns may do anything when it is read.
+            observation = self._read(observation)
+        except FaultyEnvError:
+            raise
         except BaseException as error:
             if not is_own_fault(error):
                 raise
-            raise self.fault_of(error) from error
-        if not math.isfinite(reward):
-            raise self._fault(f"its reward is {reward}")
-        if not (type(terminated) is type(truncated) is bool):
-            terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
-        observation = self._read(observation)
+            self._blame(error)
         if terminated or truncated:
             self._final = observation
         end = REWARD_AND_END.pack(reward, terminated, truncated)
@@ -122,9 +125,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
         Tries it, after a reset: what cannot be restored is better replayed.
         """
-        env = self.env
-        while type(env) in RESTORED:
-            env = env.env  # type: ignore[attr-defined]
+        env = next((layer for layer in layers(self.env) if type(layer) not in RESTORED), None)
         # What lies beneath any other wrapper is not all. Of a module, torch saves the weights and not the episode.
         if env is not self.unwrapped or not (hasattr(env, "state_dict") and hasattr(env, "load_state_dict")):
             return False
@@ -175,7 +176,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             yield
         except FaultyEnvError as fault:
-            if isinstance(fault.__cause__, OverdueError) or not isinstance(fault.__cause__, Exception):
+            if not (isinstance(fault.__cause__, RaisedError) and fault.__cause__.is_ordinary):
                 raise
             log.warning("%s %s", fault, what_then)
 
@@ -210,30 +211,24 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 # Only within the guard can a signal be told from what an environment raises.
                 if not is_own_fault(error):
                     raise
-                failed = error
+                failed = raised(error)
+                let_go(error)
             # It is collected here, where the time is limited.
-            let_go(failed)
             self.env = CLOSED
         if failed is not None:
-            log.warning("environment %d failed to close: %s", self.index, described(failed), exc_info=failed)
+            log.warning("environment %d failed to close: %s", self.index, failed.words, exc_info=failed)
 
     def _time_limits(self) -> list[Any]:
-        limits, env = [], self.env
-        while isinstance(env, gymnasium.Wrapper):
-            if isinstance(env, TimeLimit):
-                limits.append(env)
-            env = env.env
-        return limits
+        return [layer for layer in layers(self.env) if isinstance(layer, TimeLimit)]
 
     def _read(self, observation: Any) -> Any:
         if self._shape is not None:
+            if type(observation) is not np.ndarray:
+                observation = plain(observation)
             shape = observation.shape if type(observation) is np.ndarray else np.shape(observation)
             if shape != self._shape:
                 raise self._fault(f"its observation has shape {shape}, not {self._shape}")
-        try:
-            return self._element(observation)
-        except OutsideError as error:
-            raise self.fault_of(error) from error
+        return self._element(observation)
 
     def _check_finite(self, observation: Any) -> None:
         space = self.observation_space
@@ -259,23 +254,34 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.guard.playing = self
         try:
             yield
+        except FaultyEnvError:
+            raise
         except besides:
             raise
         except BaseException as error:
             if not is_own_fault(error):
                 raise
-            raise self.fault_of(error, what) from error
+            self._blame(error, what)
+
+    def _blame(self, error: BaseException, what: str = "it") -> NoReturn:
+        raise self.fault_of(error, what)
 
     def fault_of(self, error: BaseException, what: str = "it") -> FaultyEnvError:
-        """What it does wrong that raised `error`."""
+        """What it does wrong that raised `error`, which is its cause, in plain words."""
         if isinstance(error, OverdueError):
             said = str(error) if what == "it" else str(error).replace("it", what, 1)
-            return self._fault(said, remedy="Fix the environment, or raise the limit.")
-        if isinstance(error, OutsideError):
-            return self._fault(str(error), error.remedy, OutsideEnvError)
-        # Gymnasium's own wrappers raise these when they unpack what the environment returns.
-        api = f". {API}" if what == "it" and isinstance(error, ValueError | TypeError | AssertionError) else ""
-        return self._fault(f"{what} raised {described(error)}{api}")
+            fault = self._fault(said, remedy="Fix the environment, or raise the limit.")
+            fault.__cause__ = error
+        elif isinstance(error, OutsideError):
+            fault = self._fault(str(error), error.remedy, OutsideEnvError)
+            fault.__cause__ = error
+        else:
+            # Gymnasium's own wrappers raise these when they unpack what the environment returns.
+            api = f". {API}" if what == "it" and isinstance(error, ValueError | TypeError | AssertionError) else ""
+            told = raised(error)
+            fault = self._fault(f"{what} raised {told.words}{api}")
+            fault.__cause__ = told
+        return fault
 
     def _fault(
         self, what: str, remedy: str = "Fix the environment.", kind: type[FaultyEnvError] = FaultyEnvError

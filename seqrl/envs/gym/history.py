@@ -78,11 +78,10 @@ def as_tensors(state: Any, depth: int = 0) -> Any:
     Raises TypeError for anything but None, numbers, text, bytes, lists, tuples, dicts, arrays and dense tensors: what
     is saved can be loaded again.
     """
-    if depth > DEEPEST:
-        raise TypeError(f"data in data, more than {DEEPEST} deep, is not plain data")
+    _insist_on_depth(depth)
     match state:
         case dict():
-            return {_key(key): as_tensors(value, depth + 1) for key, value in state.items()}
+            return {_key(key, depth + 1): as_tensors(value, depth + 1) for key, value in state.items()}
         case list():
             return [as_tensors(value, depth + 1) for value in state]
         case tuple():
@@ -106,9 +105,15 @@ def _plain(state: Any) -> Any:
     return state
 
 
-def _key(key: Any) -> Any:
+def _insist_on_depth(depth: int) -> None:
+    if depth > DEEPEST:
+        raise TypeError(f"data in data, more than {DEEPEST} deep, is not plain data")
+
+
+def _key(key: Any, depth: int) -> Any:
+    _insist_on_depth(depth)
     if type(key) is tuple:
-        return tuple(map(_key, key))
+        return tuple(_key(it, depth + 1) for it in key)
     return _plain(key.item() if isinstance(key, np.generic) else key)
 
 

@@ -1,7 +1,7 @@
 """Wrappers whose state outlives episodes, and reaches neither evaluations nor checkpoints."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Of a class.
@@ -10,16 +10,24 @@ NAME = re.compile(r"Normali[sz]e(Obs|Rew|Return|State|VecObs|VecRew)|^(Vec)?Norm
 STATISTICS = re.compile(r"(^|_)rms$|^running_|Running(Mean|Stat|Var|Norm)")
 
 
+def layers(env: Any) -> Iterator[Any]:
+    """An environment and what lies beneath it, outermost first, each once: what lies there may know its owner."""
+    seen: list[Any] = []
+    while env is not None and not any(env is it for it in seen):
+        yield env
+        seen.append(env)
+        env = getattr(env, "__dict__", {}).get("env")
+
+
 def lasting(env: Any) -> list[str]:
     """Names of the layers of an environment, outermost first, that keep statistics from episode to episode."""
     names = []
-    while env is not None:
-        state = getattr(env, "__dict__", {})
-        classes = [cls.__name__ for cls in type(env).__mro__]
+    for layer in layers(env):
+        state = getattr(layer, "__dict__", {})
+        classes = [cls.__name__ for cls in type(layer).__mro__]
         kept = [*state, *(type(value).__name__ for value in state.values())]
         if any(map(NAME.search, classes)) or any(map(STATISTICS.search, kept)):
-            names.append(type(env).__name__)
-        env = state.get("env")
+            names.append(type(layer).__name__)
     return names
 
 

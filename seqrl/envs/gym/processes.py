@@ -40,12 +40,18 @@ class ProcessEach(AsyncVectorEnv):
     """Environments with a process each.
 
     timeout_seconds   limit for one answer of all environments; None: no limit. Each gets it to begin
+    check             refuses an environment by its spaces, before memory is shared for them
 
     All are in one process group, with whatever programs they start, and all of it ends with this process, however it
     ends. Raises LostError if a process dies or does not answer in time.
     """
 
-    def __init__(self, singles: list[Callable[[], GuardedEnv]], timeout_seconds: float | None) -> None:
+    def __init__(
+        self,
+        singles: list[Callable[[], GuardedEnv]],
+        timeout_seconds: float | None,
+        check: Callable[[SimpleNamespace], object] = lambda _: None,
+    ) -> None:
         self.timeout_seconds = timeout_seconds
         self.parent_pipes, self.processes = [], []
         self._group = ProcessGroup()
@@ -53,6 +59,7 @@ class ProcessEach(AsyncVectorEnv):
         self._end_group = Finalize(self, self._group.end, exitpriority=1)
         try:
             model = _modelled(singles[0], self._group, timeout_seconds)
+            check(model)
             super().__init__(
                 [partial(_model_here, os.getpid(), model, single) for single in singles],
                 # An environment may have set another way for this process.
@@ -309,7 +316,9 @@ def _work(group: int, index: int, build: Callable[[], GuardedEnv], pipe: Connect
         errors.put((index, type(error), error, trace))
         pipe.send((None, False))
         return
-    _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+    # Without its pipe it can say nothing, and the parent says that it is lost.
+    with suppress(OSError):
+        _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
 
 
 def _sendable(error: BaseException, index: int) -> BaseException:

@@ -10,7 +10,8 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from seqrl.errors import EnvError, line_of, message_of
+from seqrl.envs.gym.calls import OverdueError
+from seqrl.errors import EnvError, MissingPackageError, RaisedError, SeqrlError, first_line, line_of, raised
 from seqrl.packages import fault_of_module
 
 
@@ -61,34 +62,41 @@ MISSING_PACKAGE = (ImportError, gymnasium.error.DependencyNotInstalled)
 @contextmanager
 def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
     """Turn errors raised while an environment is built into an EnvError."""
-    # With arguments, their values may be wrong; without, one can only be missing.
-    argument_errors = (TypeError, ValueError, KeyError) if kwargs else (TypeError,)
     try:
         yield
-    except MISSING_PACKAGE as error:
-        hint = "" if "install " in message_of(error) else " Install it."
-        raise EnvError(f"env.id: {id} needs a package that is missing: {_line(error)}.{hint}") from error
-    except gymnasium.error.Error as error:
-        raise EnvError(f"env.id: {id} cannot be built: {_line(error)}.") from error
-    except argument_errors as error:
-        if not kwargs and not _is_of_call(error):
-            raise EnvError(
-                f"env.id: {id} cannot be built: {type(error).__name__}: {_line(error)}{line_of(error)}. "
-                "Fix the environment."
-            ) from error
-        where = line_of(error) if isinstance(error, TypeError) else ""
-        raise EnvError(
-            f"env.kwargs: {id} does not accept {dict(kwargs)}: {type(error).__name__}, {_line(error)}"
-            f"{where}. Pass what its constructor takes: +env.kwargs.name=value."
-        ) from error
+    except (SeqrlError, OverdueError, MemoryError):
+        raise
+    except Exception as error:
+        told = raised(error)
+        raise _fault_of(id, kwargs, error, told) from told
 
 
-def _is_of_call(error: Exception) -> bool:
+def _fault_of(id: str, kwargs: Mapping[str, Any], error: Exception, told: RaisedError) -> EnvError:
+    line = _line(told)
+    if isinstance(error, MISSING_PACKAGE):
+        hint = "" if "install " in told.said else " Install it."
+        return MissingPackageError(f"env.id: {id} needs a package that is missing: {line}.{hint}")
+    if isinstance(error, gymnasium.error.Error):
+        return EnvError(f"env.id: {id} cannot be built: {line}.")
+    # With arguments, their values may be wrong; without, one can only be missing.
+    is_of_arguments = isinstance(error, TypeError | ValueError | KeyError) if kwargs else _is_of_call(error, told)
+    if not is_of_arguments:
+        said = f"{type(error).__name__}: {line}" if line else type(error).__name__
+        return EnvError(f"env.id: {id} cannot be built: {said}{line_of(error)}. Fix the environment.")
+    where = line_of(error) if isinstance(error, TypeError) else ""
+    return EnvError(
+        f"env.kwargs: {id} does not accept {dict(kwargs)}: {type(error).__name__}, {line}"
+        f"{where}. Pass what its constructor takes: +env.kwargs.name=value."
+    )
+
+
+def _is_of_call(error: Exception, told: RaisedError) -> bool:
     """Whether Gymnasium's call of a constructor raised it, and not the constructor."""
     frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
-    return "environment creator" in str(error) and Path(frames[-1].filename).is_relative_to(GYMNASIUM)
+    is_call = isinstance(error, TypeError) and "environment creator" in told.said
+    return is_call and Path(frames[-1].filename).is_relative_to(GYMNASIUM)
 
 
-def _line(error: Exception) -> str:
+def _line(told: RaisedError) -> str:
     """First line of an error message, without the context that Gymnasium adds."""
-    return message_of(error).strip().split("\n")[0].split(" was raised from the environment creator")[0].rstrip(".")
+    return first_line(told.said.split(" was raised from the environment creator")[0])

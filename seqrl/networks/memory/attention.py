@@ -44,6 +44,14 @@ class Attention(Block):
         return {"inputs": inputs, "real": inputs.new_zeros(batch_size, self.window, dtype=torch.bool)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        attended, after = self.attend(x, state)
+        return x + attended, after
+
+    def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
+        return x + self.attend_all(x, state, mask)
+
+    def attend(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """What `step` adds to its input, and the memory after it."""
         seen = torch.cat([state["inputs"], x.unsqueeze(1)], 1)  # [B, W+1, H]
         real = nn.functional.pad(state["real"], (0, 1), value=True)
         # Keys and values are linear in the inputs: project one query and one mean instead of W+1 keys and values.
@@ -53,10 +61,12 @@ class Attention(Block):
         score = query @ seen.transpose(1, 2) * self._scale + self.distance_bias.flip(1)  # [B, heads, W+1]
         weight = score.masked_fill(~real.unsqueeze(1), -torch.inf).softmax(-1)
         value = torch.einsum("bhi,hdi->bhd", weight @ seen, self.value.weight.view(per_head))
-        return x + self.output(value.flatten(1)), {"inputs": seen[:, 1:], "real": real[:, 1:]}
+        return self.output(value.flatten(1)), {"inputs": seen[:, 1:], "real": real[:, 1:]}
 
-    def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
-        """Attend in blocks of C steps, each to its own steps and those of the k blocks before it, k C ≥ window.
+    def attend_all(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
+        """What `unroll` adds to its input.
+
+        A block of C steps attends to its own steps and to those of the k blocks before it, k C ≥ window.
 
         Work grows with L, not L².
         """
@@ -69,9 +79,11 @@ class Attention(Block):
 
         def keys(projection: nn.Linear) -> Tensor:
             """What each block attends to [blocks, N, heads, (k+1) C, D], the state's inputs first; zeros fill gaps."""
-            past = x.new_zeros(reach * block, rows, width)
+            now = projection(x)
+            # Products may have another precision than their factors.
+            past = now.new_zeros(reach * block, rows, width)
             past[reach * block - self.window :, carried] = projection(state["inputs"][carried]).transpose(0, 1)
-            seen = torch.cat([past, projection(x), x.new_zeros(padding, rows, width)])
+            seen = torch.cat([past, now, now.new_zeros(padding, rows, width)])
             tiles = self._blocks(seen, block)
             return torch.cat([tiles[i : i + blocks] for i in range(reach + 1)], 3)
 
@@ -86,7 +98,7 @@ class Attention(Block):
             score.masked_fill_(~visible.unsqueeze(2), torch.finfo(score.dtype).min)
         mixed = score.softmax(-1) @ keys(self.value)  # [blocks, N, heads, C, D]
         attended: Tensor = self.output(mixed.permute(0, 3, 1, 2, 4).reshape(-1, rows, width)[:length])
-        return x + attended
+        return attended
 
     def _blocks(self, x: Tensor, block: int) -> Tensor:
         """Cut into blocks of C steps, for each row and head: from [T, N, H] to [T / C, N, heads, C, D]."""

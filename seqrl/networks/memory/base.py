@@ -1,5 +1,6 @@
 """The interface of memory blocks."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -27,6 +28,9 @@ class Block(nn.Module, ABC):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Process one step x [B, I]; return output [B, output_size] and the memory after it."""
 
+    def expect(self, horizon: int) -> None:
+        """Begin with gates that keep memories for 1 to `horizon` steps; a block without such gates does nothing."""
+
     def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
         """Process sequences x [L, N, I]; return output [L, N, output_size], finite everywhere.
 
@@ -44,3 +48,36 @@ class Block(nn.Module, ABC):
             }
             outputs.append(output)
         return torch.stack(outputs)
+
+
+class Unreal:
+    """The steps of a grid that nobody played, at which a loop sets memory to zero: that of a new episode.
+
+    mask   [L, N] bool, true on real steps
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self._unreal = (~mask).unsqueeze(-1).unbind()
+        # Most steps are real in all rows, and a question to a tensor takes longer than one to a list.
+        self._any = (~mask).any(1).tolist()
+
+    def clear_(self, t: int, x: Tensor) -> None:
+        """Set the memory [N, H] after step t to zero, or its gradient, where that step is unreal; in place."""
+        if self._any[t]:
+            x.masked_fill_(self._unreal[t], 0)
+
+
+def spread(size: int, longest: int = 128) -> Tensor:
+    """Biases [size] of gates σ(b) that keep memory for some 1 to `longest` steps: b = log u, u log-uniform.
+
+    Short and long memories are equally many at every scale, where nobody knows for how long they should last.
+    """
+    return torch.empty(size).uniform_(0, math.log(longest))
+
+
+def chrono(size: int, horizon: int) -> Tensor:
+    """Biases [size] of gates σ(b) that keep memory for some 1 to `horizon` steps: b = log u, u ~ U(1, horizon - 1).
+
+    Source: Tallec & Ollivier (2018), "Can recurrent neural networks warp time?".
+    """
+    return torch.empty(size).uniform_(1, max(1, horizon - 1)).log_()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from seqrl.networks.memory.base import Block
+from seqrl.networks.memory.base import Block, chrono, spread
 from seqrl.types import State
 
 # Added to a gate before the sigmoid: negative enough for a result of exactly 0, even in bfloat16.
@@ -17,7 +17,16 @@ class LSTM(Block):
     exactly 0, so cell and output become exactly 0 there and no gradient passes. Its weights are constant; they are
     neither trained nor saved.
 
-    Source: Hochreiter & Schmidhuber (1997); forget gate: Gers et al. (2000); its bias of 1: Jozefowicz et al. (2015).
+        i, f, o = σ(W x + U h + b), one each
+        g = tanh(W_g x + U_g h + b_g)
+        c' = f ⊙ c + i ⊙ g
+        h' = o ⊙ tanh(c')
+
+    Half of the units begin with a forget bias of 1, and forget within a few steps. The others keep memories for 1 to 128
+    steps: no gradient reaches back further than some unit remembers.
+
+    Source: Hochreiter & Schmidhuber (1997); forget gate: Gers et al. (2000); its bias of 1: Jozefowicz et al. (2015);
+    longer memories: Tallec & Ollivier (2018).
     """
 
     no_bias: Tensor
@@ -33,10 +42,20 @@ class LSTM(Block):
         nn.init.orthogonal_(self.weight_input)
         nn.init.orthogonal_(self.weight_hidden)
         nn.init.constant_(self.bias[size : 2 * size].detach(), forget_bias)
+        self._remember(spread(size // 2))
         # torch requires two biases; one is enough.
         self.register_buffer("no_bias", torch.zeros(4 * size), persistent=False)
         column = torch.tensor([CLOSED, CLOSED, 0.0, CLOSED]).repeat_interleave(size).unsqueeze(1)
         self.register_buffer("close_gates", column, persistent=False)
+
+    def expect(self, horizon: int) -> None:
+        self._remember(chrono(self.size, horizon))
+
+    @torch.no_grad()
+    def _remember(self, forget: Tensor) -> None:
+        """Begin with these biases of the forget gate in as many units, and their negatives of the input gate."""
+        write, keep, _, _ = self.bias.chunk(4)
+        write[: len(forget)], keep[: len(forget)] = -forget, forget
 
     def initial_state(self, batch_size: int) -> State:
         zeros = self.bias.new_zeros(batch_size, self.size)
