@@ -22,8 +22,8 @@ class LSTM(Block):
         c' = f ⊙ c + i ⊙ g
         h' = o ⊙ tanh(c')
 
-    Half of the units begin with a forget bias of 1, and forget within a few steps. The others keep memories for 1 to 128
-    steps: no gradient reaches back further than some unit remembers.
+    Half of the units begin with a forget bias of 1, and forget within a few steps. The others keep memories for 1 to
+    128 steps: no gradient reaches back further than some unit remembers.
 
     Source: Hochreiter & Schmidhuber (1997); forget gate: Gers et al. (2000); its bias of 1: Jozefowicz et al. (2015);
     longer memories: Tallec & Ollivier (2018).
