@@ -194,6 +194,14 @@ def test_annealed_coefficients_fall_linearly():
     assert algorithm.annealed("clip_range", 0.75) == 0.2
 
 
+@pytest.mark.parametrize(
+    ("minibatches", "steps", "expected"), [(None, 40, 1), (None, 149, 1), (None, 151, 2), (None, 1000, 10), (4, 40, 4)]
+)
+def test_gradient_steps_are_as_many_as_fit_a_rollout_unless_their_number_is_given(minibatches, steps, expected):
+    network, _ = collected("uneven episodes", "lstm", 0, 0)
+    assert ppo(network, minibatches=minibatches, minibatch_steps=100).minibatches(steps) == expected
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.5])
 @pytest.mark.parametrize("world", ["uneven episodes", "continuous"])
 @pytest.mark.parametrize("exploration", ["barrier", "entropy"])

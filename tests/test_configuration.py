@@ -268,6 +268,15 @@ def test_a_budget_of_steps_alone_is_not_cut_short_by_episodes(given, episodes):
     assert composed(*given).episodes == episodes
 
 
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [([], 1), (["total_steps=9"], 2048), (["episodes=9", "total_steps=9"], 2048), (["profile=testing"], 1)],
+)
+def test_with_a_budget_of_episodes_alone_each_of_them_is_a_rollout(given, steps):
+    assert composed(*given).rollout_steps == steps
+    assert composed(*given, "rollout_steps=7").runner.rollout_steps == 7
+
+
 def test_a_baseline_that_does_not_exist_names_the_nearest():
     (line,) = what_is_said("algorithm=reinforce", "algorithm.baseline=valeu")
     assert line == ("algorithm.baseline: must be one of value, batch_mean, none (got 'valeu'). Did you mean value?")

@@ -36,6 +36,31 @@ def test_the_choices_that_began_the_run_come_first_and_its_folder_last(folder):
     ]
 
 
+FORMER = """
+total_steps: 90
+algorithm: {learning_rate: 0.001, epochs: 10, minibatches: 4, entropy_coefficient: 0.01, anneal: [learning_rate]}
+"""
+
+
+def test_a_run_keeps_the_defaults_that_it_began_with_but_for_what_is_chosen(folder):
+    (folder / "config.yaml").write_text(FORMER)
+    assert arguments([f"resume={folder}", "algorithm.epochs=3"])[:7] == [
+        "rollout_steps=1",
+        "algorithm.learning_rate=0.001",
+        "algorithm.minibatches=4",
+        "algorithm.exploration=entropy",
+        "algorithm.entropy_coefficient=0.01",
+        "algorithm.anneal=[learning_rate]",
+        "network=attention",
+    ]
+
+
+@pytest.mark.parametrize("value", ["'1,2'", "[a, 'b] trust=[os']", "{a: 1}", "'x hydra.run.dir=y'", "'${oc.env:HOME}'"])
+def test_what_a_folder_says_of_its_defaults_is_one_value_or_nothing(folder, value):
+    (folder / "config.yaml").write_text(f"algorithm: {{epochs: {value}, anneal: {value}, exploration: {value}}}")
+    assert arguments([f"resume={folder}"])[:2] == ["rollout_steps=1", "network=attention"]
+
+
 def test_a_key_that_is_added_again_is_added_once(folder):
     assert arguments([f"resume={folder}", "+env.kwargs.x=2"])[:3] == ["network=attention", "seed=3", "+env.kwargs.x=2"]
 
