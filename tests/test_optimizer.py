@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from seqrl.algorithms.adam import Adam
+from seqrl.networks import Attention
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 
@@ -84,9 +85,9 @@ def test_memory_learns_at_a_rate_of_its_own(kind):
     memory = [name for name in moved[0] if ".memory." in name]
     assert memory
     for name, distance in moved[2].items():
-        # The bias by distance always learns faster than the rest of the memory.
-        faster = 16 if name.endswith("distance_bias") else 1
-        assert distance == pytest.approx(faster * 5e-6 if name in memory else 5e-4, rel=0.1), name
+        # Attention learns at rates of its own, as shares of that of the memory.
+        rate = Attention.rates.get(name.partition("attention.")[2], 1)
+        assert distance == pytest.approx(rate * 5e-6 if name in memory else 5e-4, rel=0.1), name
 
 
 def test_a_state_of_other_parameters_is_refused():

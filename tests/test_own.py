@@ -46,6 +46,7 @@ def in_the_example(folder: Path, *words: str | Path) -> subprocess.CompletedProc
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("outputs", "__pycache__"))
     for name in ("deep.py", "my_conf/network/deep.yaml"):
         (code,) = re.findall(rf"^    # {name}\n((?:(?:    (?!#|python -m).*)?\n)+)", README, re.MULTILINE)
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(textwrap.dedent(code))
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
 

@@ -38,7 +38,13 @@ def test_the_choices_that_began_the_run_come_first_and_its_folder_last(folder):
 
 FORMER = """
 total_steps: 90
-algorithm: {learning_rate: 0.001, epochs: 10, minibatches: 4, entropy_coefficient: 0.01, anneal: [learning_rate]}
+algorithm:
+  _target_: seqrl.algorithms.PPOAlgorithm
+  learning_rate: 0.001
+  epochs: 10
+  minibatches: 4
+  entropy_coefficient: 0.01
+  anneal: [learning_rate]
 """
 
 
@@ -53,6 +59,11 @@ def test_a_run_keeps_the_defaults_that_it_began_with_but_for_what_is_chosen(fold
         "algorithm.anneal=[learning_rate]",
         "network=attention",
     ]
+
+
+def test_an_algorithm_of_ones_own_gets_no_keys_that_it_may_not_have(folder):
+    (folder / "config.yaml").write_text(FORMER.replace("seqrl.algorithms.PPOAlgorithm", "mine.PPO"))
+    assert not [it for it in arguments([f"resume={folder}"]) if "exploration" in it]
 
 
 @pytest.mark.parametrize("value", ["'1,2'", "[a, 'b] trust=[os']", "{a: 1}", "'x hydra.run.dir=y'", "'${oc.env:HOME}'"])
@@ -134,7 +145,7 @@ def test_a_configuration_alone_sends_no_curves_elsewhere(tmp_path, capsys):
         ConfigError, match=r"logger=mlflow logger\.mlflow\.tracking_uri=sqlite:////home/me/x\.db, which"
     ):
         arguments([f"resume={tmp_path}"])
-    assert arguments([f"resume={tmp_path}", "logger=mlflow"])[0] == "logger=mlflow"
+    assert arguments([f"resume={tmp_path}", "logger=mlflow"])[1] == "logger=mlflow"
     (tmp_path / "config.yaml").write_text("logger: {mlflow: {tracking_uri: 'sqlite:///outputs/mlflow.db'}}")
     assert arguments([f"resume={tmp_path}"])
 

@@ -116,7 +116,7 @@ FILES = {
         "_target_: seqrl.networks.recurrent_network\nuse_lstm: true\npart: {_target_: evil.thing}\n",
         "network.part._target_: evil.thing is not of seqrl",
     ),
-    "a tag": ("_target_: !!python/object/apply:os.system ['touch created']\n", "could not determine a constructor"),
+    "a tag": ("_target_: !!python/object/apply:os.system ['touch created']\n", "holds a tag of YAML"),
     "callback": (
         "# @package _global_\nhydra: {callbacks: {evil: {_target_: evil.thing}}}\n",
         "hydra.callbacks.evil._target_: a file sets it (got evil.thing)",

@@ -90,7 +90,10 @@ def former_defaults(folder: Path) -> list[str]:
         cfg = loaded(folder / "config.yaml")
     except (OSError, ValueError):
         return []
-    values = {key: OmegaConf.select(cfg, key, default=BEFORE_THE_KEY.get(key)) for key in CHANGED_DEFAULTS}
+    # What is not of seqrl may not know its keys.
+    own = str(OmegaConf.select(cfg, "algorithm._target_")).startswith("seqrl.")
+    before = {key: value for key, value in BEFORE_THE_KEY.items() if own or not key.startswith("algorithm.")}
+    values = {key: OmegaConf.select(cfg, key, default=before.get(key)) for key in CHANGED_DEFAULTS}
     return [f"{key}={value}" for key, it in values.items() if (value := _plain(it)) is not None]
 
 

@@ -21,8 +21,13 @@ class Attention(Block):
     Source: Vaswani et al. (2017); relative distance: Shaw et al. (2018), Press et al. (2022).
     """
 
-    # Adam moves each number by at most the learning rate in a step. Of a score's parts, only the bias is one number.
-    rates: Mapping[str, float] = {"distance_bias": 16.0}
+    # Large steps upset attention sooner than an LSTM. Adam moves each number by at most the learning rate in a step,
+    # and of a score's parts only the bias is one number.
+    rates: Mapping[str, float] = {
+        **{f"{name}.weight": 1 / 3 for name in ("query", "key", "value", "output")},
+        "output.bias": 1 / 3,
+        "distance_bias": 16 / 3,
+    }
 
     def __init__(self, input_size: int, window: int, heads: int) -> None:
         super().__init__()
