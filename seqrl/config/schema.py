@@ -125,7 +125,12 @@ class NetworkConfig:
         "the cell, and what else its class takes. Your own is one class with `step`: "
         "network.memory._target_=my_module.Cell with trust=[my_module]",
     )
-    layers: int = key(1, "cells above one another; from two on, each adds to what it reads", AT_LEAST_1)
+    layers: int = key(
+        1,
+        "cells above one another; from two on, each adds to what it reads",
+        # Nobody stacks more, and a million would be built for hours.
+        Rule(lambda x: 1 <= x <= 64, "a whole number from 1 to 64"),
+    )
     horizon: int | None = key(
         None,
         "begin with gates that keep memories for 1 to so many steps, where a cell has such gates; null: as each has "

@@ -174,6 +174,7 @@ def _too_large(cfg: DictConfig) -> Iterator[str]:
     # A step holds a dozen numbers, an environment its memory; a weight has a gradient and two moments.
     needs = {
         "parallel and rollout_length": 4 * cfg.parallel * (12 * max(1, cfg.get("rollout_length", 1)) + 2 * width),
+        "rollout_steps": 4 * 12 * (0 if cfg.get("rollout_length") else cfg.get("rollout_steps", 1)),
         "network.hidden_size and lstm_hidden_size": 4 * 4 * 4 * width**2,
     }
     there = all_memory()
