@@ -84,7 +84,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._final = None
         self._episode, self._clock, self._seed = self._episode + 1, 0, seed
         with self._named():
-            observation, info = self.env.reset(seed=seed, options=options)
+            # Gymnasium hands all environments one dictionary, from which it took its mask; one may write to it.
+            observation, info = self.env.reset(seed=seed, options=dict(options) if options else None)
             if not isinstance(info, dict):
                 raise self._fault(f"it returned {type(info).__name__} for info. {API}")
             observation = self._read(observation)
