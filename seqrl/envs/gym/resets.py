@@ -25,7 +25,18 @@ REMEDY = (
 )
 
 
-class AutoresetError(EnvError):
+class UnfitError(EnvError):
+    """An own vector form exists, and cannot be played, where single environments perhaps can.
+
+    why   in a few words that follow its name
+    """
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class AutoresetError(UnfitError):
     """An own vector form does not say when it begins the next episode, and cannot be taken for NEXT_STEP."""
 
 
@@ -46,7 +57,9 @@ def autoreset_mode(envs: VectorEnv[Any, Any, Any], make: Make, id: str) -> Autor
             against = f"played, it raised {described(error)}"
         if against:
             undeclared = f"the vector form of {id} does not declare when the next episode begins"
-            raise AutoresetError(f"env.backend: {undeclared}, and {against}. {REMEDY}")
+            raise AutoresetError(
+                f"env.backend: {undeclared}, and {against}. {REMEDY}", "its autoreset_mode is not clear"
+            )
         return AutoresetMode.NEXT_STEP
     for mode in AutoresetMode:
         if isinstance(declared, AutoresetMode | str) and declared in (mode, mode.value, mode.name):
