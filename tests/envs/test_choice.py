@@ -86,13 +86,26 @@ def ticking(*seconds):
 )
 def test_the_rate_ignores_the_first_step(seconds, expected):
     play, clock = ticking(*seconds)
-    assert rate(play, clock) == pytest.approx(expected)
+    assert rate(play, lambda: None, clock) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("together", [1, 10])
+def test_a_reset_counts_though_no_episode_ends_while_it_is_measured(together):
+    now = [0.0]
+
+    def take(seconds):
+        now[0] += seconds
+        return together
+
+    # Once in 500 steps of each.
+    expected = together * 500 / (0.05 + 0.45)
+    assert rate(lambda: take(1e-4), lambda: take(0.45), lambda: now[0]) == pytest.approx(expected)
 
 
 def test_a_measurement_is_short():
     for seconds, limit in ((1e-6, 1e-3), (1e-3, choice.SECONDS), (1.0, 1.0)):
         play, clock = ticking(seconds)
-        rate(play, clock)
+        rate(play, lambda: None, clock)
         assert clock() <= 2 * seconds + limit
 
 

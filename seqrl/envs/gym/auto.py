@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def alone(request: EnvRequest) -> float:
                 single.reset()
             return 1
 
-        return rate(play)
+        return rate(play, single.reset)
 
 
 def side_by_side(request: EnvRequest) -> float:
@@ -95,19 +96,24 @@ def side_by_side(request: EnvRequest) -> float:
                 envs.reset(options={"reset_mask": ended})
             return request.batch_size
 
-        return rate(play)
+        return rate(play, envs.reset)
 
 
-def rate(play: Callable[[], int], clock: Callable[[], float] = perf_counter) -> float:
-    """Steps per second of `play`, which returns how many steps it played."""
+def rate(play: Callable[[], int], reset: Callable[[], Any], clock: Callable[[], float] = perf_counter) -> float:
+    """Steps per second of `play`, which plays each environment once and returns how many steps that were.
+
+    reset   is timed, too, and counts once in as many steps of an environment as are played at most: long episodes do
+            not end while they are measured, and their resets may take far longer than a step
+    """
     # The first step includes one-time work.
     play()
-    began, steps = clock(), 0
-    while True:
-        steps += play()
+    began, steps, rounds, elapsed = clock(), 0, 0, 0.0
+    while steps < STEPS and elapsed < SECONDS:
+        steps, rounds = steps + play(), rounds + 1
         elapsed = clock() - began
-        if elapsed >= SECONDS or steps >= STEPS:
-            return steps / elapsed
+    reset()
+    resets = (clock() - began - elapsed) * rounds / STEPS
+    return steps / (elapsed + resets)
 
 
 def fastest(

@@ -46,7 +46,7 @@ class EnvRequest:
     """The environments to build.
 
     id                such as Acrobot-v1, or module:Env-v0
-    timeout_seconds   limit for one call of all of them; None: no limit
+    timeout_seconds   limit for one answer, of each or of a vector form; None: no limit
     wrappers          applied to each, the first one innermost
     hidden, action_mask   as in `FlattenedEnv`
     """

@@ -121,6 +121,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         # Nobody reads the info, and merging it across environments takes time.
         return observation, reward, terminated, truncated, {}
 
+    @property
+    def asked(self) -> tuple[int, int]:
+        """What it is asked, as the guard tells it from what it was asked before: episode and step."""
+        return self._episode, self._clock
+
     def restores_itself(self) -> bool:
         """Whether the environment can save and restore its own state, and nothing around it has any that is lost.
 
@@ -206,6 +211,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Close the environment; only log a failure, as everything played so far is still valid."""
         failed = None
         with self.guard:
+            # The limit counts for the close of each.
+            self.guard.turns += 1
             try:
                 super().close()
             except BaseException as error:
