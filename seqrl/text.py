@@ -33,7 +33,9 @@ def duration(seconds: float) -> str:
 
 
 def figure(number: float) -> str:
-    """A return, rounded to its meaningful digits: 481.3, 0.97."""
+    """A return, rounded to its meaningful digits: 481.3, 0.97; `-` if it is NaN, as before the first episode ends."""
+    if math.isnan(number):
+        return "-"
     return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
 
 

@@ -21,7 +21,7 @@ from seqrl.config.settle import Settled, settle
 from seqrl.errors import StoppedError
 from seqrl.machine import forget_peak_memory
 from seqrl.metrics.display import Display
-from seqrl.runs.build import make_device, make_evaluator, open_run, prepare_device
+from seqrl.runs.build import advice_for_evaluation, make_device, make_evaluator, open_run, prepare_device
 from seqrl.runs.loop import evaluate_final, learn
 from seqrl.runs.outputs import Outputs
 from seqrl.runs.refusal import remove_if_empty
@@ -53,13 +53,17 @@ def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
         device = prepare_device(device, cfg, display.say)
         forget_peak_memory()
         run = open_run(settled, device, outputs.checkpoints, display.say)
-        stack.callback(run.runner.env.close)
-        evaluator = make_evaluator(cfg, device, run.runner.env.backend)
+        training = stack.enter_context(ExitStack())
+        training.callback(run.runner.env.close)
+        evaluator = make_evaluator(cfg, device, run.runner.env.backend, advice=advice_for_evaluation(cfg))
         stack.callback(evaluator.close)
         outputs.begin(settled, run, device)
         display.say(introduction(cfg, run, device))
         with Stop(workers.stop_signal) if workers else Stop() as stop:
             result = learn(cfg, run, evaluator, outputs, display, stop)
+            if outputs.saved:
+                # They may hold what only one can have: a device, a port. What is not saved is tried again at the end.
+                training.close()
             # The last one of training is the same, of the same episodes.
             result = result or evaluate_final(run, evaluator, outputs, stop)
             score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))

@@ -225,6 +225,65 @@ def test_who_plays_is_measured_once_said_saved_and_kept(tmp_path):
     assert OmegaConf.load(run / "config.yaml").env.backend == before.env.backend
 
 
+# A device that only one can have, as a lock.
+EXCLUSIVE = """
+import fcntl
+import gymnasium as gym
+import numpy as np
+
+class Robot(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode=None):
+        self.lock = open("robot.lock", "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RuntimeError("the robot is in use") from None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.clock += 1
+        return np.zeros(2, np.float32), 1.0, self.clock == 30, False, {}
+
+    def close(self):
+        self.lock.close()
+
+gym.register("Robot-v0", Robot)
+"""
+ROBOT = [
+    "env.id=robot:Robot-v0", "trust=[robot]", "parallel=1", "total_steps=64", "rollout_length=16",
+    "network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=1", "hydra.run.dir=run",
+]  # fmt: skip
+
+
+@pytest.fixture
+def with_robot(tmp_path):
+    (tmp_path / "robot.py").write_text(EXCLUSIVE)
+    return tmp_path
+
+
+def test_environments_of_training_are_closed_before_the_final_evaluation(with_robot):
+    done = train(with_robot, *ROBOT)
+    assert done.returncode == 0, done.stderr
+    assert "over 1 fresh episodes" in done.stdout
+    # No episode has ended in the first rollout.
+    assert "return - ·" in done.stdout
+    assert "nan" not in done.stdout
+
+
+def test_environments_that_only_an_evaluation_cannot_have_are_said_to_be_for_it(with_robot):
+    done = train(with_robot, *ROBOT, "evaluation.interval=2")
+    assert done.returncode == 2
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("seqrl: error: env.id: Robot-v0 cannot be built: RuntimeError: the robot is in use")
+    assert "for an evaluation, in environments beside those of training: evaluation.interval=0" in said
+
+
 def test_a_sweep_makes_a_run_of_every_point(tmp_path):
     swept = ["sequence_learning.bptt_length=0,10", "sequence_learning.grad_clip_norm=2,5"]
     done = train(tmp_path, "-m", *TINY, *swept)

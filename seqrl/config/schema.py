@@ -346,7 +346,9 @@ class GymnasiumConfig:
         choices=["auto", "vector", "sync", "async", "envpool"],
     )
     timeout_seconds: float | None = key(
-        60.0, "seconds that environments may take to begin, reset, step, save, draw or close; null: for ever", POSITIVE
+        60.0,
+        "seconds that one, or a vector form, may take to begin, reset, step, save, draw or close; null: for ever",
+        POSITIVE,
     )
 
 

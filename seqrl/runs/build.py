@@ -20,7 +20,7 @@ from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
 from seqrl.envs.inputs import WithInputs
-from seqrl.errors import ConfigError, OutOfMemoryError, SeqrlError, described, message_of
+from seqrl.errors import ConfigError, EnvError, FaultyEnvError, OutOfMemoryError, SeqrlError, described, message_of
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.networks import Graphed, Network
 from seqrl.packages import fault_of_target
@@ -168,17 +168,39 @@ def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | in
     return WithInputs(env, inputs) if inputs else env
 
 
-def make_evaluator(cfg: DictConfig, device: Device, backend: str = "") -> Evaluator:
-    """What plays the evaluations of a run, in environments and with random numbers of their own."""
+def make_evaluator(cfg: DictConfig, device: Device, backend: str = "", advice: str = "") -> Evaluator:
+    """What plays the evaluations of a run, in environments and with random numbers of their own.
+
+    advice   follows what is said if those environments cannot be built
+    """
     wanted = cfg.evaluation
+
+    def make() -> BatchedEnv:
+        try:
+            return make_env(cfg, device, min(wanted.episodes, cfg.parallel), "evaluation", backend=backend)
+        except (EnvError, FaultyEnvError) as error:
+            if not advice:
+                raise
+            kind = EnvError if isinstance(error, EnvError) else FaultyEnvError
+            raise kind(f"{error} {advice}") from error
+
     return Evaluator(
-        partial(make_env, cfg, device, min(wanted.episodes, cfg.parallel), "evaluation", backend=backend),
+        make,
         partial(seeds.generator, cfg.seed, "evaluation policy", device.torch_device),
         episodes=wanted.episodes,
         greedy=wanted.greedy,
         memoryless_control=wanted.memoryless_control,
         episode_limit=cfg.runner.episode_limit,
     )
+
+
+def advice_for_evaluation(cfg: DictConfig) -> str:
+    """What to do about environments that only the evaluations of a run cannot have."""
+    without = "evaluation.episodes=0 does without"
+    if cfg.evaluation.interval:
+        beside = "This was for an evaluation, in environments beside those of training"
+        return f"{beside}: evaluation.interval=0 evaluates once those are closed, {without}."
+    return f"This was for the final evaluation, after those of training were closed: {without}."
 
 
 def network_builder(cfg: DictConfig) -> Callable[..., Network]:

@@ -24,6 +24,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 SEEN = spaces.Box(-1.0, 1.0, (3,))
 
@@ -268,6 +270,22 @@ ENDS = {
     "nan": np.nan,
     "tensor": torch.tensor(True),
 }
+# How a vector form says which episodes ended.
+TRUTHS = {
+    "bytes": lambda ended: ended.astype(np.uint8),
+    "whole": lambda ended: ended.astype(np.int64),
+    "real": lambda ended: ended.astype(np.float64),
+    "list": lambda ended: ended.tolist(),
+    "objects": lambda ended: ended.astype(object),
+    "tensor": torch.tensor,
+    "two": lambda ended: ended * 2,
+    "nan": lambda ended: np.where(ended, np.nan, 0.0),
+    "words": lambda ended: np.where(ended, "yes", "no"),
+    "none": lambda ended: None,
+    "one": lambda ended: ended.any(),
+    "column": lambda ended: ended[:, None],
+    "read only": lambda ended: np.broadcast_to(ended[:1], ended.shape),
+}
 INFOS = {
     "none": None,
     "list": [],
@@ -362,6 +380,48 @@ class Odd(gym.Env):
         return ANSWERS[self.odd[place]](answer) if self.is_odd(place) else answer
 
 
+class OddVector(VectorEnv):
+    """A vector form with episodes of four or five steps, begun as `mode` has it; only how it says their ends is odd."""
+
+    def __init__(self, num_envs, odd=(), early=True, mode="NEXT_STEP"):
+        self.num_envs, self.mode, self.metadata = num_envs, mode, {"autoreset_mode": mode}
+        self.truths, self.early = [TRUTHS[it.partition("@")[0]] for it in odd], early
+        self.single_observation_space, self.single_action_space = SEEN, spaces.Discrete(2)
+        self.observation_space = batch_space(SEEN, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def begin(self, where):
+        self.ended[where], self.clock[where], self.early = False, np.arange(self.num_envs)[where] % 2, True
+
+    def seen(self):
+        return np.repeat(self.clock[:, None] / 5, 3, 1).astype(np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        if (where := (options or {}).get("reset_mask")) is None:
+            self.clock, self.ended = np.zeros(self.num_envs, int), np.zeros(self.num_envs, bool)
+            where, early = ~self.ended, self.early
+            self.begin(where)
+            self.early = early
+        else:
+            self.begin(where)
+        return self.seen(), {}
+
+    def step(self, actions):
+        assert not (self.mode == "DISABLED" and self.ended.any()), "an ended episode was stepped"
+        ghost = self.ended.copy()
+        self.clock += 1
+        if ghost.any():
+            self.begin(ghost)
+        ended, info = (self.clock == 5) & ~ghost, {}
+        says = self.truths[0] if self.truths and self.early else np.copy
+        if self.mode == "SAME_STEP" and ended.any():
+            info = {"final_obs": self.seen()}
+            self.begin(ended)
+        else:
+            self.ended = ended
+        return self.seen(), (~ghost).astype(np.float32), says(ended), says(np.zeros_like(ended)), info
+
+
 # All that can be odd, by place.
 ODD = {
     "space": SPACES,
@@ -375,5 +435,9 @@ ODD = {
     **dict.fromkeys(PLACES, DEEDS),
 }
 ALL = list(itertools.chain(*([f"{name}@{place}" for name in names] for place, names in ODD.items())))
+# All that can be odd of a vector form, and when it begins episodes.
+ALL_TRUTHS = [f"{name}@ends" for name in TRUTHS]
+MODES = list(AutoresetMode.__members__)
 if "Odd-v0" not in gym.registry:
     gym.register("Odd-v0", Odd, disable_env_checker=True)
+    gym.register("OddVector-v0", vector_entry_point=OddVector)

@@ -181,6 +181,35 @@ def test_an_own_form_gets_a_new_seed_at_every_full_reset(id):
     assert len(set(given(0) + given(1))) == 6
 
 
+class Goal(gymnasium.Env):
+    """Shows its goal, which it draws where options name none, and whether it was given options at all."""
+
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (2,)), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.given, options = options is not None, {} if options is None else options
+        self.goal = options.setdefault("goal", self.np_random.uniform(-1, 1))
+        return np.array([self.goal, self.given], np.float32), {}
+
+    def step(self, action):
+        return np.array([self.goal, self.given], np.float32), 0.0, True, False, {}
+
+
+gymnasium.register("test/Goal-v0", Goal, disable_env_checker=True)
+
+
+def test_an_environment_that_writes_to_its_options_does_not_reach_another():
+    def goals(backend):
+        with closing(GymnasiumEnv("test/Goal-v0", B, 0, backend=backend)) as env:
+            return torch.stack([env.reset(), env.reset()])
+
+    sync = goals("sync")
+    assert torch.equal(sync, goals("async"))
+    assert len(sync[..., 0].unique()) == 2 * B
+    assert not sync[..., 1].any()
+
+
 def test_async_equals_sync_in_a_real_environment():
     def play(backend):
         with closing(GymnasiumEnv("Acrobot-v1", 2, 7, backend=backend, kwargs={"max_episode_steps": 15})) as env:

@@ -2,17 +2,22 @@
 
 from contextlib import closing
 from dataclasses import replace
+from typing import ClassVar
 
+import gymnasium
 import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from hydra import compose, initialize_config_dir
 
 from seqrl.config.paths import CONF
-from seqrl.envs import GymnasiumEnv
+from seqrl.envs import EnvError, GymnasiumEnv
 from seqrl.envs.gym import auto as choice
 from seqrl.envs.gym.auto import Choice, alone, fastest, rate, side_by_side
 from seqrl.envs.gym.backends import EnvRequest
 from seqrl.runs.build import constructor, make_env
-from tests.envs.clocks import Clock
+from tests.envs.clocks import Clock, Echo
 
 # The parent of the forked processes has run OpenMP threads; the processes only play.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -81,13 +86,26 @@ def ticking(*seconds):
 )
 def test_the_rate_ignores_the_first_step(seconds, expected):
     play, clock = ticking(*seconds)
-    assert rate(play, clock) == pytest.approx(expected)
+    assert rate(play, lambda: None, clock) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("together", [1, 10])
+def test_a_reset_counts_though_no_episode_ends_while_it_is_measured(together):
+    now = [0.0]
+
+    def take(seconds):
+        now[0] += seconds
+        return together
+
+    # Once in 500 steps of each.
+    expected = together * 500 / (0.05 + 0.45)
+    assert rate(lambda: take(1e-4), lambda: take(0.45), lambda: now[0]) == pytest.approx(expected)
 
 
 def test_a_measurement_is_short():
     for seconds, limit in ((1e-6, 1e-3), (1e-3, choice.SECONDS), (1.0, 1.0)):
         play, clock = ticking(seconds)
-        rate(play, clock)
+        rate(play, lambda: None, clock)
         assert clock() <= 2 * seconds + limit
 
 
@@ -113,6 +131,63 @@ def test_an_own_vector_form_is_chosen_without_a_measurement(monkeypatch):
     assert (env.backend, env.backend_reason) == ("vector", "CartPole-v1 has its own vector form")
 
 
+class Parts(VectorEnv):
+    """A vector form with any spaces; notes that it was closed."""
+
+    metadata: ClassVar = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    ended = 0
+
+    def __init__(self, num_envs, observation_space, action_space):
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = observation_space, action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+
+    def close_extras(self, **_):
+        Parts.ended += 1
+
+
+class Sampled(Echo):
+    """Shows anything."""
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+gymnasium.register("test/Parts-v0", Sampled, vector_entry_point=Parts, disable_env_checker=True)
+gymnasium.register("test/OnlyParts-v0", vector_entry_point=Parts)
+ONE, SEVERAL = spaces.Discrete(2), spaces.Dict({"a": spaces.Discrete(2)})
+
+
+@pytest.mark.parametrize(
+    ("seen", "done", "why"),
+    [(SEVERAL, ONE, "its observation has several parts"), (ONE, SEVERAL, "its action has several parts")],
+)
+def test_a_vector_form_with_several_parts_is_closed_and_single_environments_are_played(seen, done, why):
+    before = Parts.ended
+    with closing(GymnasiumEnv("test/Parts-v0", 2, 0, kwargs={"observation_space": seen, "action_space": done})) as env:
+        assert env.backend == "sync"
+        assert f"(vector: {why}; async: " in env.backend_reason
+        assert len(env.reset()) == 2
+    assert Parts.ended == before + 1
+    with closing(GymnasiumEnv("test/Parts-v0", 1, 0, kwargs={"observation_space": seen, "action_space": done})) as env:
+        assert env.backend_reason == f"there is only one (vector: {why})"
+
+
+@pytest.mark.parametrize(
+    ("id", "backend", "remedy"),
+    [
+        ("test/Parts-v0", "vector", "Use env.backend=sync or async"),
+        ("test/OnlyParts-v0", "vector", "Give it one part"),
+        ("test/OnlyParts-v0", "auto", "Give it one part"),
+    ],
+)
+def test_a_vector_form_with_several_parts_that_must_be_played_is_refused(id, backend, remedy):
+    said = f"the vector form of {id} cannot be played, as its observation has several parts. {remedy}."
+    with pytest.raises(EnvError, match=rf"^env\.backend: {said}$"):
+        GymnasiumEnv(id, 2, 0, backend=backend, kwargs={"observation_space": SEVERAL, "action_space": ONE})
+
+
 def test_an_explicit_backend_is_not_measured(monkeypatch):
     monkeypatch.setattr(choice, "fastest", None)
     env = GymnasiumEnv("Acrobot-v1", 2, seed=0, backend="sync")
@@ -120,7 +195,7 @@ def test_an_explicit_backend_is_not_measured(monkeypatch):
 
 
 def test_one_choice_serves_all_environments_of_a_run(monkeypatch):
-    monkeypatch.setattr(choice, "fastest", lambda request: Choice("async", "a reason of this test"))
+    monkeypatch.setattr(choice, "fastest", lambda request, vector: Choice("async", "a reason of this test"))
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1"])
     device = replace(constructor(cfg.device)(), name="cpu")

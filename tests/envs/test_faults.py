@@ -16,6 +16,7 @@ import torch
 from gymnasium import spaces
 
 from seqrl.envs import FaultyEnvError, GymnasiumEnv
+from seqrl.envs.gym.calls import Guard, OverdueError
 from seqrl.runner import Runner
 from seqrl.types import Step
 from tests.parts import small_network
@@ -124,7 +125,7 @@ WHERE = r"^environment 0, episode 2 \(seed \d+\), step 3: "
     [
         (
             "raises",
-            WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:70\)\. Fix the environment\.$",
+            WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:71\)\. Fix the environment\.$",
         ),
         ("nan reward", WHERE + r"its reward is nan\. Fix"),
         ("text reward", WHERE + r"it raised ValueError: could not convert string to float: 'a lot'"),
@@ -178,6 +179,69 @@ def test_environments_that_hang_end_with_a_killed_run():
         assert time.monotonic() < deadline, alive
         time.sleep(0.05)
     assert len(pids) == 2
+
+
+class Slow(Faulty):
+    """Takes .2 seconds for what is asked for in `slow`."""
+
+    def __init__(self, slow, hang=""):
+        super().__init__()
+        self.slow, self.hang = slow, hang
+        self.take("init")
+
+    def take(self, place):
+        time.sleep(60 if place == self.hang else 0.2 if place in self.slow else 0)
+
+    def reset(self, *, seed=None, options=None):
+        self.take("reset")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.take("step")
+        return super().step(action)
+
+    def close(self):
+        self.take("close")
+
+
+gymnasium.register("test/Slow-v0", Slow, disable_env_checker=True, order_enforce=False)
+
+
+def test_environments_of_one_process_have_the_limit_each(caplog):
+    settings = {"backend": "sync", "timeout_seconds": 0.5, "kwargs": {"slow": ["init", "reset", "step", "close"]}}
+    with closing(GymnasiumEnv("test/Slow-v0", batch_size=4, seed=0, **settings)) as env:
+        env.reset()
+        env.step(torch.zeros(4, dtype=torch.int64))
+    assert not caplog.records
+    assert multiprocessing.active_children() == []
+
+
+def test_the_one_that_hangs_after_slow_ones_is_named():
+    settings = {"backend": "sync", "timeout_seconds": 0.5, "kwargs": {"slow": ["step"]}}
+    began = time.monotonic()
+    with closing(GymnasiumEnv("test/Slow-v0", batch_size=4, seed=0, **settings)) as env:
+        env.reset()
+        env._episodes.envs.envs[3].unwrapped.hang = "step"
+        with pytest.raises(FaultyEnvError, match=r"^environment 3, episode 1 .* has not answered for 0\.5 seconds"):
+            env.step(torch.zeros(4, dtype=torch.int64))
+    assert time.monotonic() - began < 20
+
+
+def test_the_limit_counts_anew_for_the_next_environment_unless_it_has_passed():
+    guard = Guard(0.2)
+    with guard:
+        counted = guard.entered
+        for _ in range(3):
+            time.sleep(0.1)
+            guard.turns += 1
+        # For the watchdog, too.
+        assert guard.entered > counted
+        # What is raised is swallowed, and comes again.
+        for _ in range(2):
+            with pytest.raises(OverdueError):
+                time.sleep(60)
+            guard.turns, counted = guard.turns + 1, guard.entered
+        assert guard.entered == counted
 
 
 def test_an_own_vector_form_that_hangs_is_named():

@@ -14,7 +14,7 @@ from tests.test_fuzz import FEW
 
 STEPS = 24
 SMALL = [
-    "env.id=oddities:Odd-v0", "trust=[oddities]", "env.timeout_seconds=10", "network.hidden_size=8",
+    "trust=[oddities]", "env.timeout_seconds=10", "network.hidden_size=8",
     "network.lstm_hidden_size=8", "parallel=2", f"total_steps={STEPS}", "evaluation.episodes=2", "algorithm.epochs=1",
     "logger=jsonl", "hydra.run.dir=run", "runner.episode_limit=100",
 ]  # fmt: skip
@@ -48,19 +48,33 @@ def program(folder: Path, name: str, *words: str) -> int:
     return done.returncode
 
 
-def check(folder: Path, odd: list[str], early: bool, backend: str, rollout_length: int) -> None:
+def check(folder: Path, odd: list[str], early: bool, backend: str, rollout_length: int, mode: str = "") -> None:
+    """`mode`, of a vector form, is when it begins episodes."""
     shutil.copy(oddities.__file__, folder)
     shutil.rmtree(folder / "run", ignore_errors=True)
     kwargs = [f"+env.kwargs.odd=[{','.join(repr(it) for it in odd)}]", f"+env.kwargs.early={early}"]
-    code = program(folder, "train", *SMALL, *kwargs, f"env.backend={backend}", f"rollout_length={rollout_length}")
+    which = ["env.id=oddities:OddVector-v0", f"+env.kwargs.mode={mode}"] if mode else ["env.id=oddities:Odd-v0"]
+    code = program(
+        folder, "train", *SMALL, *which, *kwargs, f"env.backend={backend}", f"rollout_length={rollout_length}"
+    )
     if code:
         return
     manifest = json.loads((folder / "run" / "manifest.json").read_text())
     assert manifest["status"] == "finished", odd
     assert manifest["env_steps"] >= STEPS, odd
     assert '"evaluation/return_mean"' in (folder / "run" / "metrics.jsonl").read_text(), odd
-    code = program(folder, "evaluate", "run=run", "trust=[oddities]", "video=true")
+    video = str(not mode).lower()
+    code = program(folder, "evaluate", "run=run", "trust=[oddities]", f"video={video}")
     assert (folder / "run" / "evaluation.json").exists() == (code == 0), odd
+
+
+odd_vector_forms = given(
+    odd=st.sampled_from(oddities.ALL_TRUTHS).map(lambda it: [it]),
+    early=st.booleans(),
+    backend=st.sampled_from(["vector", "auto"]),
+    rollout_length=st.sampled_from([0, 6]),
+    mode=st.sampled_from(oddities.MODES),
+)
 
 
 @FEWER
@@ -69,11 +83,24 @@ def test_an_odd_environment_is_named_or_played_to_the_end(tmp_path, **odd):
     check(tmp_path, **odd)
 
 
+@FEWER
+@odd_vector_forms
+def test_an_odd_vector_form_is_named_or_played_to_the_end(tmp_path, **odd):
+    check(tmp_path, **odd)
+
+
 @pytest.mark.slow
 @settings(FEW, max_examples=300, derandomize=False)
 @odd_environments
 def test_many_odd_environments_are_named_or_played_to_the_end(tmp_path, **odd):
     check(tmp_path, **odd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", oddities.MODES)
+@pytest.mark.parametrize("odd", oddities.ALL_TRUTHS)
+def test_every_odd_vector_form_is_named_or_played_to_the_end(tmp_path, odd, mode):
+    check(tmp_path, [odd], early=False, backend="vector", rollout_length=0, mode=mode)
 
 
 @pytest.mark.slow

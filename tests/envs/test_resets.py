@@ -18,12 +18,35 @@ from tests.parts import small_network
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")
 
 
+# How a vector form may say which episodes ended.
+SAID = {
+    "": lambda ended: ended,
+    "bytes": lambda ended: ended.astype(np.uint8),
+    "whole": lambda ended: ended.astype(np.int64),
+    "real": lambda ended: ended.astype(np.float32),
+    "list": lambda ended: ended.tolist(),
+    "objects": lambda ended: ended.astype(object),
+    "tensor": lambda ended: torch.tensor(ended),
+}
+# How it may not, and what is then said.
+UNSAID = {
+    "two": (lambda ended: ended * 2, r"environment \d: it returned 2 for terminated"),
+    "half": (lambda ended: ended * 0.5, r"environment \d: it returned 0\.5 for terminated"),
+    "nan": (lambda ended: np.where(ended, np.nan, 0.0), r"environment \d: it returned nan for terminated"),
+    "words": (lambda ended: np.where(ended, "yes", "no"), "environments: terminated is made of <U3"),
+    "none": (lambda ended: None, r"environments: terminated has shape \(\), not \(2,\)"),
+    "one": (lambda ended: ended.any(), r"environments: terminated has shape \(\), not \(2,\)"),
+    "column": (lambda ended: ended[:, None], r"environments: terminated has shape \(2, 1\), not \(2,\)"),
+}
+TOLD = SAID | {name: told for name, (told, _) in UNSAID.items()}
+
+
 class Paid(VectorEnv):
     """Episodes of three steps, paid 1, 10 and 100; shows its clock. `does` is a mode, and `says` what it declares."""
 
-    def __init__(self, num_envs, does="NEXT_STEP", says=None, pays=(1, 10, 100), final="final_obs"):
+    def __init__(self, num_envs, does="NEXT_STEP", says=None, pays=(1, 10, 100), final="final_obs", told=""):
         self.num_envs, self.does, self.pays, self.final = num_envs, does, np.array([*pays, *[0] * 2000]), final
-        self.says = says
+        self.says, self.told = says, TOLD[told]
         self.metadata = {} if says is None else {"autoreset_mode": says}
         self.single_observation_space, self.single_action_space = spaces.Box(0, 9, (1,)), spaces.Discrete(2)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -50,7 +73,7 @@ class Paid(VectorEnv):
         if self.does == "SAME_STEP" and ended.any():
             info = {self.final: self.seen()} if self.final else {}
             self.clock = np.where(ended, 0, self.clock)
-        return self.seen(), reward, ended, np.zeros_like(ended), info
+        return self.seen(), reward, self.told(ended), self.told(np.zeros_like(ended)), info
 
 
 class Single(gymnasium.Env):
@@ -96,6 +119,20 @@ def test_episodes_are_whole_in_every_mode_however_it_is_written(says):
     does = next(mode.name for mode in AutoresetMode if says in (mode, mode.name, mode.value))
     begins = {(1.0, 10.0, 100.0)} | ({(10.0, 100.0)} if does == "DISABLED" else set())
     assert ends(made(does=does, says=says)) == begins
+
+
+@pytest.mark.parametrize("told", SAID)
+@pytest.mark.parametrize("mode", [*AutoresetMode.__members__, None])
+def test_ends_count_whatever_type_says_them(mode, told):
+    does = mode or "NEXT_STEP"
+    assert ends(made(does=does, says=mode, told=told)) == ends(made(does=does, says=mode))
+
+
+@pytest.mark.parametrize("told", UNSAID)
+@pytest.mark.parametrize("mode", [*AutoresetMode.__members__, None])
+def test_ends_that_are_neither_true_nor_false_are_named(mode, told):
+    with pytest.raises(FaultyEnvError, match=rf"^{UNSAID[told][1]}.*Fix the environment\.$"):
+        ends(made(does=mode or "NEXT_STEP", says=mode, told=told))
 
 
 def test_what_declares_nothing_and_does_next_step_is_taken_for_it():

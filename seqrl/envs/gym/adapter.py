@@ -37,9 +37,9 @@ class GymnasiumEnv(BatchedEnv):
     backend    vector: the environment's own vector form; sync: one process; async: one process per environment;
                auto: vector if it exists, otherwise sync or async, whichever measures faster;
                envpool: EnvPool's threads; EnvPool has its own environments and ids
-    timeout_seconds   limit for whatever is asked of the environments: to begin, a reset or a step of all, their state,
-               an image, to close; None: no limit. One that hangs outside Python can be ended only if it has its own
-               process
+    timeout_seconds   limit for whatever is asked of an environment: to begin, a reset, a step, its state, an image, to
+               close; None: no limit. An own vector form and EnvPool answer for all at once. One that hangs outside
+               Python can be ended only if it has its own process
 
     The policy sees a Box as float32, bytes unchanged, and choices counted from 0; a Dict or Tuple becomes one Packed
     vector. It acts in its own units: choices count from 0, bounded dimensions of a Box run over [-1, 1] and are scaled

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from seqrl.envs.gym.autoreset import VectorEpisodes
 from seqrl.envs.gym.backends import BACKENDS, EnvRequest
 from seqrl.envs.gym.processes import ProcessEach
 from seqrl.envs.gym.registry import explained
-from seqrl.envs.gym.resets import AutoresetError
+from seqrl.envs.gym.resets import UnfitError
 from seqrl.errors import EnvError, MissingPackageError, described
 from seqrl.machine import perf_counter
 
@@ -40,26 +41,29 @@ def episodes(request: EnvRequest, backend: str) -> tuple[VectorEpisodes, Choice]
     if backend not in ("auto", *BACKENDS):
         raise EnvError(f"env.backend: there is no backend {backend!r}. Use one of auto, {', '.join(BACKENDS)}.")
     with explained(request.id if backend == "envpool" else request.spec.id, request.kwargs):
-        if backend == "auto" and (own := _own_form(request)):
+        if backend != "auto":
+            return BACKENDS[backend](request), Choice(backend)
+        own = _own_form(request)
+        if not isinstance(own, str):
             return own, Choice("vector", f"{request.spec.id} has its own vector form")
-        choice = fastest(request) if backend == "auto" else Choice(backend)
+        choice = fastest(request, vector=own)
         return BACKENDS[choice.backend](request), choice
 
 
-def _own_form(request: EnvRequest) -> VectorEpisodes | None:
-    """An environment's own vector form, if it exists, can be built, and it is clear when it begins episodes.
+def _own_form(request: EnvRequest) -> VectorEpisodes | str:
+    """An environment's own vector form, if it can be built and played; otherwise in a few words why it is not used.
 
     It is used without a measurement: it draws different random numbers, and a run must not depend on timing.
     """
     spec = request.spec
     if spec.vector_entry_point is None or request.is_wrapped or (spec.additional_wrappers and spec.entry_point):
-        return None
+        return "none"
     try:
         return BACKENDS["vector"](request)
-    except (MissingPackageError, AutoresetError):
+    except (MissingPackageError, UnfitError) as error:
         if spec.entry_point is None:
             raise
-        return None
+        return error.why if isinstance(error, UnfitError) else "it needs a package that is missing"
 
 
 def alone(request: EnvRequest) -> float:
@@ -75,7 +79,7 @@ def alone(request: EnvRequest) -> float:
                 single.reset()
             return 1
 
-        return rate(play)
+        return rate(play, single.reset)
 
 
 def side_by_side(request: EnvRequest) -> float:
@@ -92,46 +96,55 @@ def side_by_side(request: EnvRequest) -> float:
                 envs.reset(options={"reset_mask": ended})
             return request.batch_size
 
-        return rate(play)
+        return rate(play, envs.reset)
 
 
-def rate(play: Callable[[], int], clock: Callable[[], float] = perf_counter) -> float:
-    """Steps per second of `play`, which returns how many steps it played."""
+def rate(play: Callable[[], int], reset: Callable[[], Any], clock: Callable[[], float] = perf_counter) -> float:
+    """Steps per second of `play`, which plays each environment once and returns how many steps that were.
+
+    reset   is timed, too, and counts once in as many steps of an environment as are played at most: long episodes do
+            not end while they are measured, and their resets may take far longer than a step
+    """
     # The first step includes one-time work.
     play()
-    began, steps = clock(), 0
-    while True:
-        steps += play()
+    began, steps, rounds, elapsed = clock(), 0, 0, 0.0
+    while steps < STEPS and elapsed < SECONDS:
+        steps, rounds = steps + play(), rounds + 1
         elapsed = clock() - began
-        if elapsed >= SECONDS or steps >= STEPS:
-            return steps / elapsed
+    reset()
+    resets = (clock() - began - elapsed) * rounds / STEPS
+    return steps / (elapsed + resets)
 
 
 def fastest(
     request: EnvRequest,
     alone: Callable[[EnvRequest], float] = alone,
     side_by_side: Callable[[EnvRequest], float] = side_by_side,
+    vector: str = "none",
 ) -> Choice:
     """sync or async, whichever plays more steps per second; sync if the measurement fails.
 
+    vector   why that is not used
+
     Both play the same episodes. Episodes played here are discarded: the run starts with fresh environments.
     """
+    besides = f" (vector: {vector})" if vector != "none" else ""
     if request.batch_size == 1:
-        return Choice("sync", "there is only one")
+        return Choice("sync", f"there is only one{besides}")
     try:
         sync = alone(request)
         if sync * MESSAGE_SECONDS > 1:
             why = "not tried, a message to a process takes longer than a step"
-            return Choice("sync", f"{_figure(sync)} steps/s (vector: none; async: {why})")
+            return Choice("sync", f"{_figure(sync)} steps/s (vector: {vector}; async: {why})")
         # As many as one process could step, in turn, during one measurement.
         number = min(request.batch_size, max(FEW, min(MANY, int(sync * SECONDS))))
         processes = side_by_side(replace(request, batch_size=number))
     except Exception as error:
-        return Choice("sync", f"speed could not be measured: {described(error)}")
+        return Choice("sync", f"speed could not be measured: {described(error)}{besides}")
     speed = f"{_figure(processes)} steps/s with {number} processes"
     if processes > sync:
-        return Choice("async", f"{speed} (vector: none; sync: {_figure(sync)})")
-    return Choice("sync", f"{_figure(sync)} steps/s (vector: none; async: {speed})")
+        return Choice("async", f"{speed} (vector: {vector}; sync: {_figure(sync)})")
+    return Choice("sync", f"{_figure(sync)} steps/s (vector: {vector}; async: {speed})")
 
 
 def _figure(rate: float) -> str:

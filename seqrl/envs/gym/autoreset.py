@@ -16,7 +16,7 @@ from seqrl.envs.gym.calls import Guard, LostError
 from seqrl.envs.gym.guard import when
 from seqrl.envs.gym.history import History, as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
-from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset
+from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset, read_ends
 from seqrl.errors import FaultyEnvError
 from seqrl.spaces import ACTION_MASK, Array
 
@@ -229,9 +229,9 @@ class OwnEpisodes:
         return self._observation
 
     def _played(self, action: Array) -> tuple[Array, Array, Array, Array, Any]:
-        """What a step answers, as arrays: reading it may do anything, and here the time is limited."""
+        """What a step answers, as arrays, ends as bool: reading it may do anything, and here the time is limited."""
         observation, reward, terminated, truncated, info = self.envs.step(action)
-        ends = np.asarray(terminated), np.asarray(truncated)
+        ends = read_ends(terminated, truncated, self.envs.num_envs)
         return np.asarray(observation), np.asarray(reward, np.float32), *ends, info
 
     def _begin(self, where: Array) -> None:
@@ -263,7 +263,7 @@ class NextStepEpisodes(OwnEpisodes):
     def step(self, action: Array) -> Answer:
         ghost = self._ended
         self._observation, reward, terminated, truncated, info = self._played(action)
-        self._ended = np.asarray(terminated | truncated)
+        self._ended = terminated | truncated
         self._refuse(fault_of_reset(ghost, reward, self._ended) or fault_of_end(self._ended, info))
         return self._observation, reward, terminated, truncated, ~ghost
 
@@ -283,7 +283,7 @@ class SameStepEpisodes(OwnEpisodes):
 
     def step(self, action: Array) -> Answer:
         self._observation, reward, terminated, truncated, info = self._played(action)
-        observation, ended = self._observation, np.asarray(terminated | truncated)
+        observation, ended = self._observation, terminated | truncated
         if ended.any():
             if "final_obs" not in info:
                 refuse_as("SAME_STEP", "an episode ended without info['final_obs']")
@@ -307,7 +307,7 @@ class DisabledEpisodes(OwnEpisodes):
     def step(self, action: Array) -> Answer:
         self._begin(self._ended)
         self._observation, reward, terminated, truncated, info = self._played(action)
-        self._ended = np.asarray(terminated | truncated)
+        self._ended = terminated | truncated
         refuse_as("DISABLED", fault_of_end(self._ended, info))
         return self._observation, reward, terminated, truncated, np.ones_like(self._ended)
 

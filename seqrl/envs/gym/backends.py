@@ -1,14 +1,15 @@
 """The backends: an own vector form, one process, a process per environment, or EnvPool."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.spaces import Dict, Tuple
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, iterate
 
 from seqrl.envs.gym.autoreset import OWN_EPISODES, PoolEpisodes, SeededEpisodes, VectorEpisodes
@@ -18,7 +19,7 @@ from seqrl.envs.gym.flatten import FlattenedEnv, is_composed
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.processes import VECTOR_OPTIONS, ProcessEach
 from seqrl.envs.gym.registry import explained, find
-from seqrl.envs.gym.resets import autoreset_mode
+from seqrl.envs.gym.resets import UnfitError, autoreset_mode
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, raised
 
@@ -45,7 +46,7 @@ class EnvRequest:
     """The environments to build.
 
     id                such as Acrobot-v1, or module:Env-v0
-    timeout_seconds   limit for one call of all of them; None: no limit
+    timeout_seconds   limit for one answer, of each or of a vector form; None: no limit
     wrappers          applied to each, the first one innermost
     hidden, action_mask   as in `FlattenedEnv`
     """
@@ -104,8 +105,29 @@ def _vector(request: EnvRequest) -> VectorEpisodes:
     make = partial(gymnasium.make_vec, spec, vectorization_mode="vector_entry_point", **request.kwargs)
     with _constructor_named(request, "environments"):
         envs = make(num_envs=request.batch_size)
-        mode = autoreset_mode(envs, partial(make, num_envs=min(request.batch_size, PROBED)), spec.id)
+        try:
+            _insist_on_whole_spaces(spec, envs)
+            mode = autoreset_mode(envs, partial(make, num_envs=min(request.batch_size, PROBED)), spec.id)
+        except BaseException:
+            # What it holds, single environments may need.
+            with suppress(Exception):
+                envs.close()
+            raise
     return OWN_EPISODES[mode](envs, request.seed, request.guard)
+
+
+def _insist_on_whole_spaces(spec: EnvSpec, envs: VectorEnv[Any, Any, Any]) -> None:
+    """Raise UnfitError for spaces that are not supported: what has several parts is flattened one by one."""
+    for what, space in {"observation": envs.single_observation_space, "action": envs.single_action_space}.items():
+        if isinstance(space, Dict | Tuple):
+            why = f"its {what} has several parts"
+            remedy = "Use env.backend=sync or async" if spec.entry_point else "Give it one part"
+            raise UnfitError(f"env.backend: the vector form of {spec.id} cannot be played, as {why}. {remedy}.", why)
+    try:
+        observations(envs.single_observation_space, ())
+        actions(envs.single_action_space)
+    except EnvError as error:
+        raise UnfitError(str(error), "its spaces are not supported") from error
 
 
 def _sync(request: EnvRequest) -> VectorEpisodes:

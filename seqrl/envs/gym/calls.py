@@ -220,7 +220,13 @@ def let_go(error: BaseException | None) -> None:
 
 
 class Player(Protocol):
-    """An environment that can say what is wrong with it."""
+    """An environment that can say what is wrong with it.
+
+    asked   changes with each reset and step that it is asked for
+    """
+
+    @property
+    def asked(self) -> tuple[int, int]: ...
 
     def fault_of(self, error: BaseException) -> FaultyEnvError: ...
 
@@ -230,7 +236,9 @@ class Guard:
 
     seconds   limit, after which OverdueError is raised; None: no limit. It uses SIGALRM, so it works only in the main
               thread, and only once code outside Python returns. Who defeats it, and plays on, ends the program
-    playing   the environment that is played, if it is known; it can say what is at fault
+    playing   the environment that is played, if it is known; it can say what is at fault. The limit counts anew for
+              another one, and for what this one is asked next
+    turns     the same for environments that are not played, but closed: raised for each
 
     Within it, torch computes gradients, torch and NumPy have the settings that the environments left behind, and the
     working folder and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
@@ -242,6 +250,8 @@ class Guard:
         self.playing: Player | None = None
         self.entered = 0
         self._depth = 0
+        self.turns = 0
+        self._asked: tuple[Any, ...] = ()
         self._learning = torch.inference_mode(False)
         # Settings that environments changed, by place in SETTINGS.
         self._changed: dict[int, Any] = {}
@@ -274,7 +284,7 @@ class Guard:
             return
         with suppress(OverdueError):
             let_go(error)
-        self.playing = None
+        self.playing, self._asked = None, ()
         self._stop_the_clock()
         if self._changed or [get() for get, _ in SETTINGS] != self._settings:
             self._put_settings_back()
@@ -307,7 +317,7 @@ class Guard:
     def _start_the_clock(self) -> None:
         if not self._in_main_thread:
             return
-        self._parts_left = PARTS
+        self._parts_left, self._asked = PARTS, (self.turns, None, None)
         self._rang_before = getsignal(signal.SIGALRM)
         handler, alarm = self._rings, self._alarm
         if self.seconds is not None:
@@ -334,6 +344,12 @@ class Guard:
             setitimer(signal.ITIMER_REAL, *self._alarm_before)
 
     def _ring(self, *_: Any) -> None:
+        # Seen here, it costs nothing at each step. Once the limit has passed, it holds for all that follows.
+        asked = (self.turns, self.playing, None if self.playing is None else self.playing.asked)
+        if self._parts_left > 0 and asked != self._asked:
+            # Of the part that is over, something else may have had some. The watchdog counts anew, too.
+            self._asked, self._parts_left = asked, PARTS + 1
+            self.entered += 1
         self._parts_left -= 1
         if self._parts_left <= 0:
             assert self.seconds is not None

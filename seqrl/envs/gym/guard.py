@@ -84,7 +84,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._final = None
         self._episode, self._clock, self._seed = self._episode + 1, 0, seed
         with self._named():
-            observation, info = self.env.reset(seed=seed, options=options)
+            # Gymnasium hands all environments one dictionary, from which it took its mask; one may write to it.
+            observation, info = self.env.reset(seed=seed, options=dict(options) if options else None)
             if not isinstance(info, dict):
                 raise self._fault(f"it returned {type(info).__name__} for info. {API}")
             observation = self._read(observation)
@@ -119,6 +120,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.digest = zlib.crc32(end, zlib.crc32(np.asarray(observation).tobytes(), self.digest))
         # Nobody reads the info, and merging it across environments takes time.
         return observation, reward, terminated, truncated, {}
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """What it is asked, as the guard tells it from what it was asked before: episode and step."""
+        return self._episode, self._clock
 
     def restores_itself(self) -> bool:
         """Whether the environment can save and restore its own state, and nothing around it has any that is lost.
@@ -205,6 +211,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Close the environment; only log a failure, as everything played so far is still valid."""
         failed = None
         with self.guard:
+            # The limit counts for the close of each.
+            self.guard.turns += 1
             try:
                 super().close()
             except BaseException as error:

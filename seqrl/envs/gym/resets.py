@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from seqrl.envs.gym.calls import OverdueError
-from seqrl.errors import EnvError, described
+from seqrl.errors import EnvError, FaultyEnvError, described
 from seqrl.spaces import Array
 
 Make = Callable[[], VectorEnv[Any, Any, Any]]
@@ -25,7 +25,18 @@ REMEDY = (
 )
 
 
-class AutoresetError(EnvError):
+class UnfitError(EnvError):
+    """An own vector form exists, and cannot be played, where single environments perhaps can.
+
+    why   in a few words that follow its name
+    """
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class AutoresetError(UnfitError):
     """An own vector form does not say when it begins the next episode, and cannot be taken for NEXT_STEP."""
 
 
@@ -41,12 +52,14 @@ def autoreset_mode(envs: VectorEnv[Any, Any, Any], make: Make, id: str) -> Autor
         try:
             against = contradiction(make)
         except Exception as error:
-            if isinstance(error, OverdueError):
+            if isinstance(error, OverdueError | FaultyEnvError):
                 raise
             against = f"played, it raised {described(error)}"
         if against:
             undeclared = f"the vector form of {id} does not declare when the next episode begins"
-            raise AutoresetError(f"env.backend: {undeclared}, and {against}. {REMEDY}")
+            raise AutoresetError(
+                f"env.backend: {undeclared}, and {against}. {REMEDY}", "its autoreset_mode is not clear"
+            )
         return AutoresetMode.NEXT_STEP
     for mode in AutoresetMode:
         if isinstance(declared, AutoresetMode | str) and declared in (mode, mode.value, mode.name):
@@ -62,7 +75,7 @@ def contradiction(make: Make) -> str:
     with closing(make()) as one, closing(make()) as other:
         one.action_space.seed(0)
         first, _ = one.reset(seed=0)
-        if pickle.dumps(first) != pickle.dumps(other.reset(seed=0)[0]):
+        if _bytes(first) != _bytes(other.reset(seed=0)[0]):
             return "no two of them begin alike with the same seed, so that playing it does not show it"
         ended, ghosts, shown = np.zeros(one.num_envs, np.bool_), 0, set[bytes]()
         for _ in range(STEPS):
@@ -70,10 +83,10 @@ def contradiction(make: Make) -> str:
             answer, again = one.step(np.copy(action)), other.step(_differing(action, one.action_space.sample(), ended))
             observation, reward, terminated, truncated, info = answer
             ghosts += int(ended.sum())
-            ends = np.asarray(terminated) | np.asarray(truncated)
+            ends = np.logical_or(*read_ends(terminated, truncated, one.num_envs))
             if fault := fault_of_reset(ended, reward, ends) or fault_of_end(ends, info):
                 return fault
-            if pickle.dumps(answer[:4]) != pickle.dumps(again[:4]):
+            if _bytes(*answer[:4]) != _bytes(*again[:4]):
                 return (
                     "what is done at the step after an end changes what follows"
                     if ghosts
@@ -91,6 +104,38 @@ def contradiction(make: Make) -> str:
     return ""
 
 
+def read_ends(terminated: Any, truncated: Any, number: int) -> tuple[Array, Array]:
+    """Which of `number` episodes ended, [B] bool each, as a vector form says it: with bool, or with 0 and 1.
+
+    As numbers they would select by position where they are to mask. Raises FaultyEnvError for anything else.
+    """
+    return _truths(terminated, "terminated", number), _truths(truncated, "truncated", number)
+
+
+def _truths(given: Any, name: str, number: int) -> Array:
+    told = np.asarray(given)
+    if told.dtype == np.object_:
+        # Python's own bools do not say what they are together.
+        told = np.array(told.tolist())
+    if told.shape != (number,):
+        raise FaultyEnvError(
+            f"environments: {name} has shape {told.shape}, not {(number,)}: one bool for each. Fix the environment."
+        )
+    if told.dtype == np.bool_:
+        return told
+    if told.dtype.kind not in "iuf":
+        raise FaultyEnvError(f"environments: {name} is made of {told.dtype}, not of bools. Fix the environment.")
+    wrong = ~np.isin(told, (0, 1))
+    if wrong.any():
+        index = int(wrong.argmax())
+        raise FaultyEnvError(
+            f"environment {index}: it returned {told[index]:g} for {name}, where only a bool, or 0 or 1, says whether "
+            "an episode ended. Fix the environment."
+        )
+    ended: Array = told == 1
+    return ended
+
+
 def fault_of_reset(ghost: Array, reward: Any, ends: Array) -> str:
     """What shows that an episode had begun before the steps that ended ones spent on their reset; "" if nothing."""
     if not ghost.any():
@@ -105,6 +150,11 @@ def fault_of_end(ends: Array, info: Any) -> str:
     """What shows that the next episode began within the step that ends one; "" if nothing does."""
     given = [name for name in FINAL if isinstance(info, dict) and name in info]
     return f"an end comes with info['{given[0]}'], as if the next episode had begun" if ends.any() and given else ""
+
+
+def _bytes(*answers: Any) -> bytes:
+    """What is equal if the answers are; two equal tensors of torch would not be pickled alike."""
+    return pickle.dumps([np.asarray(answer) for answer in answers])
 
 
 def _differing(action: Any, other: Any, where: Array) -> Any:

@@ -19,7 +19,7 @@ OFTEN, SELDOM = 0.05, 1.0
 
 
 class Watched(Protocol):
-    """A guard: its limit, how often it was entered, and what is wrong if it is never left."""
+    """A guard: its limit, how often it counted anew, and what is wrong if it is never left."""
 
     seconds: float | None
     entered: int
