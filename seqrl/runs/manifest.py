@@ -94,12 +94,11 @@ class Manifest:
     ) -> None:
         try:
             if error is not None and self._begun:
-                message = masked(f"{type(error).__name__}: {error}".rstrip(": "))
                 # Where it cannot be written, the error itself is what matters.
                 with suppress(OSError):
                     status = ending(error)
                     exit_code = getattr(error, "exit_code", 130 if status == "interrupted" else 1)
-                    self.update(status=status, error=message, exit_code=exit_code)
+                    self.update(status=status, error=words_of(error), exit_code=exit_code)
         finally:
             let_go(self._held)
 
@@ -176,6 +175,11 @@ class Manifest:
     def _refuse(self, why: str, kind: type[ConfigError] = ConfigError) -> NoReturn:
         let_go(self._held)
         raise kind([f"run folder: {self.path.parent} {why}"])
+
+
+def words_of(error: BaseException) -> str:
+    """What ended a run, as its manifest has it."""
+    return masked(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
 def ending(error: BaseException | None) -> str:
