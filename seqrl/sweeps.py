@@ -37,7 +37,7 @@ from seqrl.machine import cores, hear, keep, let_go, wall_time
 from seqrl.runs.manifest import ending, facts_of, is_held, standing, words_of
 from seqrl.runs.refusal import note_folder
 from seqrl.runs.stop import HEARD
-from seqrl.text import figure, say, show_path
+from seqrl.text import figure, masked, say, show_path
 
 
 class Failed(float):
@@ -414,7 +414,7 @@ def note_command(folder: Path, begun: float, ended: bool = False) -> None:
     """Add a line to commands.jsonl of a folder of many runs: what was asked for, when, and at the end its seconds."""
     took = {"seconds": wall_time() - begun} if ended else {}
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(begun))
-    command = shlex.join(["python", *sys.orig_argv[1:]])
+    command = shlex.join(["python", *map(masked, sys.orig_argv[1:])])
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with closing(Lines(folder / "commands.jsonl")) as lines:
