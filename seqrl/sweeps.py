@@ -309,7 +309,10 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
         context = HydraConfig.get()
         exit_code = report(error, where=f"point {context.job.num} of the sweep: ")
         if isinstance(error, StoppedError) and workers is None:
-            say(f"seqrl: run the same command with sweep={context.sweep.dir} to continue the sweep", sys.stderr)
+            say(
+                f"seqrl: run the same command with sweep={shlex.quote(context.sweep.dir)} to continue the sweep",
+                sys.stderr,
+            )
             sys.exit(exit_code)
         if workers and workers.abandoned:
             # Nobody waits for the result, and nobody would end this process.
@@ -402,7 +405,7 @@ class Sweep(Callback):
                 say(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
                 FAILURES.add(facts.get("exit_code", 1))
         if FAILURES.worst:
-            say(f"Run the same command with sweep={folder} to finish the rest.")
+            say(f"Run the same command with sweep={shlex.quote(str(folder))} to finish the rest.")
 
 
 def _in_order(name: str) -> tuple[int, str]:

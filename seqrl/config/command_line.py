@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -36,7 +37,9 @@ def arguments(given: list[str]) -> list[str]:
     again = {_key(argument) for argument in others if argument.startswith("+") or _leads_away(argument)}
     began, config_dir = _beginning(folder)
     if config_dir is not None and not any(word.startswith(("--config-dir", "-cd")) for word in given):
-        raise ConfigError([f"resume: this run used configuration files of your own. Add --config-dir {config_dir}"])
+        raise ConfigError(
+            [f"resume: this run used configuration files of your own. Add --config-dir {quote(config_dir)}"]
+        )
     began = [override for override in began if _key(override) not in again and _is_choice(override)]
     chosen = {_key(argument) for argument in others}
     if elsewhere := [it for it in [*began, *_addresses(folder, chosen)] if _leads_away(it)]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -149,7 +150,7 @@ class Manifest:
         """Keep the manifest of a run of which nothing was saved under another name."""
         other = "choose another folder with hydra.run.dir=…"
         if can_go_on(folder):
-            self._refuse(f"already holds a run. Continue it with resume={folder}, or {other}", TakenError)
+            self._refuse(f"already holds a run. Continue it with resume={quote(str(folder))}, or {other}", TakenError)
         try:
             status = read_facts(folder).get("status")
         except OSError as error:

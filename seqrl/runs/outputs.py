@@ -76,7 +76,7 @@ class Outputs:
         self.checkpoints = Checkpoints(folder, checkpoint_keep)
         self.loggers: Mapping[str, Logger] = {}
         # Arguments that go on with the run.
-        self.how_to_go_on = f"resume={folder}"
+        self.how_to_go_on = how_to_go_on(folder, [], None)
         # Whether what the run has learned is saved.
         self.saved = False
         self._failing: set[str] = set()

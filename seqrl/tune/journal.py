@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -77,7 +78,7 @@ class Journal(JournalFileBackend):
             raise ConfigError(
                 [
                     f"study: {self._path} cannot be written: {fault(error)}. Free some space, and continue with "
-                    f"study={self._path.parent}"
+                    f"study={quote(str(self._path.parent))}"
                 ]
             ) from error
 
