@@ -28,6 +28,8 @@ CURES = {
     (errno.EMFILE, errno.ENFILE): "Raise the limit on open files (ulimit -n)",
     (errno.ENAMETOOLONG,): "Choose a shorter name",
 }
+# Reasons why nothing can be read at a path that lie in what stands there.
+OF_THE_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG)
 # What an interrupted `write` leaves behind.
 STRAY = re.compile(r"\.seqrl-[0-9a-f]{16}\.tmp")
 # Far more than any text file that seqrl writes into a run folder.
@@ -247,6 +249,11 @@ def fault(error: Exception) -> str:
     """Why a file could not be read, in a few words that follow its name."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return reason.splitlines()[0].rstrip(".")
+
+
+def may_be_intact(error: Exception) -> bool:
+    """Whether a file could not be read for a reason that says nothing of it, such as a missing right or a sick disk."""
+    return isinstance(error, OSError) and error.errno not in OF_THE_FILE
 
 
 def cure(error: OSError) -> str:

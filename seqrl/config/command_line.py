@@ -14,7 +14,7 @@ from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
 from seqrl.config.schema import MlflowConfig
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import fault
+from seqrl.files import fault, may_be_intact
 from seqrl.packages import how_to_install, is_installed
 from seqrl.text import say
 
@@ -98,6 +98,8 @@ def _beginning(folder: Path) -> tuple[list[str], str | None]:
     try:
         return begun.command(folder)
     except (OSError, ValueError) as error:
+        if may_be_intact(error):
+            raise
         reason = fault(error)
     if begun.goes_by_configuration(folder):
         line = f"seqrl: warning: resume: {folder / 'manifest.json'}: {reason}. Resuming from its config.yaml instead."

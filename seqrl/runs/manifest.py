@@ -27,6 +27,7 @@ from seqrl.files import (
     is_still,
     json_of,
     links,
+    may_be_intact,
     read_text,
     remove_strays,
     write,
@@ -137,6 +138,11 @@ class Manifest:
         if not self._locked():
             self._refuse("is in use by a run that is still running.", TakenError)
         folder = self.path.parent
+        try:
+            facts_of(folder)
+        except OSError:
+            let_go(self._held)
+            raise
         if found := [*links(folder), *links(folder / "checkpoints")]:
             self._refuse(f"holds a link, {found[0].name}, which could lead anywhere. Remove it.")
         remove_strays(folder)
@@ -191,10 +197,15 @@ def ending(error: BaseException | None) -> str:
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    """What a run's manifest says; {} if there is none that can be read."""
+    """What a run's manifest says; {} if there is none, or a damaged one.
+
+    Raises OSError if it cannot be read and may be intact: what it says must not be lost.
+    """
     try:
         return read_facts(folder)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if may_be_intact(error):
+            raise
         return {}
 
 
