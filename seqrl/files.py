@@ -16,6 +16,20 @@ from typing import IO, Any
 import yaml
 from omegaconf._utils import get_yaml_loader
 
+# What helps where the system refuses something, by the number of its error.
+CURES = {
+    (errno.ENOSPC, errno.EDQUOT): "Free some space",
+    (errno.EFBIG,): "Raise the limit on the size of a file (ulimit -f)",
+    (errno.EACCES, errno.EPERM): "Make it readable and writable for you with chmod or chown",
+    (errno.EROFS,): "Have its disk mounted for writing",
+    (errno.ENOENT,): "See whether it was moved or removed",
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "Remove what stands in its way",
+    (errno.EIO,): "See whether its disk is failing",
+    (errno.EMFILE, errno.ENFILE): "Raise the limit on open files (ulimit -n)",
+    (errno.ENAMETOOLONG,): "Choose a shorter name",
+}
+# Reasons why nothing can be read at a path that lie in what stands there.
+OF_THE_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG)
 # What an interrupted `write` leaves behind.
 STRAY = re.compile(r"\.seqrl-[0-9a-f]{16}\.tmp")
 # Far more than any text file that seqrl writes into a run folder.
@@ -235,6 +249,22 @@ def fault(error: Exception) -> str:
     """Why a file could not be read, in a few words that follow its name."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return reason.splitlines()[0].rstrip(".")
+
+
+def may_be_intact(error: Exception) -> bool:
+    """Whether a file could not be read for a reason that says nothing of it, such as a missing right or a sick disk."""
+    return isinstance(error, OSError) and error.errno not in OF_THE_FILE
+
+
+def cure(error: OSError) -> str:
+    """What helps where a file could not be read or written, in words that may go on."""
+    return next((cure for numbers, cure in CURES.items() if error.errno in numbers), "Mend that")
+
+
+def remedy(error: OSError) -> str:
+    """The same as a sentence, where another folder would do."""
+    known = cure(error)
+    return "Choose another folder." if known == "Mend that" else f"{known}, or choose another folder."
 
 
 def sync_folder(folder: Path) -> None:

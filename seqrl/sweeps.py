@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from math import nan
@@ -27,15 +27,49 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.begun import can_go_on
-from seqrl.config.program import FAILURES, Failures, report
+from seqrl.config.hydra_errors import is_hydra
+from seqrl.config.program import FAILURES, report
+from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
-from seqrl.errors import ConfigError, StoppedError, TakenError
+from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError
 from seqrl.files import Lines, fault
 from seqrl.machine import cores, hear, keep, let_go, wall_time
-from seqrl.runs.manifest import facts_of, is_held, standing
+from seqrl.runs.manifest import ending, facts_of, is_held, standing, words_of
 from seqrl.runs.refusal import note_folder
 from seqrl.runs.stop import HEARD
-from seqrl.text import figure, say, show_path
+from seqrl.text import figure, masked, say, show_path
+
+
+class Failed(float):
+    """The result of a point that failed: not a number, and how it ended.
+
+    The command may be another process than the point's, and the point may have no manifest that says it: what Hydra
+    hands back of a job is all that certainly arrives.
+
+    facts   as a manifest has them: status, error, exit code
+    """
+
+    def __new__(cls, folder: str, facts: dict[str, Any]) -> Self:
+        failed = super().__new__(cls, nan)
+        failed.folder, failed.facts = folder, facts
+        return failed
+
+    folder: str
+    facts: dict[str, Any]
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, dict[str, Any]]]:
+        return type(self), (self.folder, self.facts)
+
+
+# Points that failed in this command, by their folders.
+FAILED: dict[str, Failed] = {}
+
+
+def note_result(result: object) -> None:
+    """Remember a point that failed; the end of the sweep names it, and so does its exit code."""
+    if isinstance(result, Failed):
+        FAILED[result.folder] = result
+        FAILURES.add(result.facts["exit_code"])
 
 
 class SweepWorkers:
@@ -101,7 +135,13 @@ class SweepWorkers:
         def end(number: int, frame: FrameType | None) -> NoReturn:
             raise StoppedError(f"stopped by {signal.Signals(number).name}.", 128 + number)
 
-        at_work = keep(os.open(self._path, os.O_RDONLY))
+        try:
+            at_work = keep(os.open(self._path, os.O_RDONLY))
+        except FileNotFoundError:
+            raise SeqrlError(
+                f"sweep: {self._path} is gone, by which the command tells its points to stop. Keep what is in the "
+                "folder of temporary files, or name another folder for them with TMPDIR=…"
+            ) from None
         try:
             fcntl.flock(at_work, fcntl.LOCK_SH)
             for number in HEARD:
@@ -168,10 +208,12 @@ class Pool:
                 say(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", sys.stderr)
                 continue
             self._idle.append(process)
-            return done
-        # Its manifest says that it is not finished, and so does the end of the sweep.
-        FAILURES.add(1)
-        return JobReturn(_return_value=nan, status=JobStatus.COMPLETED)
+            break
+        else:
+            done = JobReturn(_return_value=_killed(*given), status=JobStatus.COMPLETED)
+        # Now, as a signal may end the sweep before the others have returned.
+        note_result(done._return_value)
+        return done
 
     def _process(self) -> Any:
         with suppress(IndexError):
@@ -181,6 +223,28 @@ class Pool:
         threads = {f"{name}_NUM_THREADS": str(max(1, cores() // self._jobs)) for name in self.LIBRARIES}
         env = {name: os.environ.get(name, count) for name, count in threads.items()}
         return ProcessPoolExecutor(1, timeout=60, env=env, initializer=_start_processes_as_python_does)
+
+
+def _killed(number: int, overrides: Sequence[str], _: Any, config: DictConfig, *others: Any) -> Failed:
+    """The result of a point whose process was killed, from what Hydra gives to a job."""
+    task = [override for override in overrides if not is_hydra(override)]
+    folder = point_folder(str(config.hydra.sweep.dir), number, "", task)
+    return Failed(folder, {"status": "killed", "error": "its process was killed", "exit_code": 1})
+
+
+def listen_to_queue() -> None:
+    """Have what jobs of a queue return noted: Hydra gets it from its launcher, and keeps it to itself."""
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+
+    launch = BaseSubmititLauncher.launch
+
+    def noted(self: Any, *given: Any, **named: Any) -> Sequence[JobReturn]:
+        jobs: Sequence[JobReturn] = launch(self, *given, **named)
+        for job in jobs:
+            note_result(job._return_value)
+        return jobs
+
+    BaseSubmititLauncher.launch = noted
 
 
 def _start_processes_as_python_does() -> None:
@@ -245,15 +309,19 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
         context = HydraConfig.get()
         exit_code = report(error, where=f"point {context.job.num} of the sweep: ")
         if isinstance(error, StoppedError) and workers is None:
-            say(f"seqrl: run the same command with sweep={context.sweep.dir} to continue the sweep", sys.stderr)
+            say(
+                f"seqrl: run the same command with sweep={shlex.quote(context.sweep.dir)} to continue the sweep",
+                sys.stderr,
+            )
             sys.exit(exit_code)
         if workers and workers.abandoned:
             # Nobody waits for the result, and nobody would end this process.
             workers.remove()
             os._exit(exit_code)
-        # The other points go on; the exit code of the sweep tells.
-        FAILURES.add(exit_code)
-        return nan
+        # The other points go on. This process may be another one than the command's, which hears of the result.
+        failed = Failed(folder.name, {"status": ending(error), "error": words_of(error), "exit_code": exit_code})
+        note_result(failed)
+        return failed
 
 
 @contextmanager
@@ -300,6 +368,8 @@ class Sweep(Callback):
         note_command(Path(config.hydra.sweep.dir), self._begun)
         if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
             Pool.install()
+        if "submitit" in config.hydra.launcher._target_:
+            listen_to_queue()
         workers = SweepWorkers.create()
         atexit.register(workers.remove)
 
@@ -318,23 +388,24 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         note_command(folder, self._begun, ended=True)
         points: dict[str, dict[str, Any]] = {}
-        for name in sorted((path.parent.name for path in folder.glob("*/manifest.json")), key=_in_order):
+        for name in sorted({path.parent.name for path in folder.glob("*/manifest.json")} | {*FAILED}, key=_in_order):
             try:
-                points[name] = {"status": "unknown", **standing(folder / name)}
+                # What this command found is newer than a manifest which it could not write, or left alone.
+                points[name] = (
+                    FAILED[name].facts if name in FAILED else {"status": "unknown", **standing(folder / name)}
+                )
             except (OSError, ValueError) as error:
                 say(f"  {name}: its manifest.json {fault(error)}. It is left out.")
         ended = Counter(facts["status"] for facts in points.values())
         say(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
-        failures = Failures()
         for name, facts in points.items():
             if facts["status"] == "running":
                 say(f"  {name}: still running in another process")
             elif facts["status"] != "finished":
                 say(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
-                failures.add(facts.get("exit_code", 1))
-        FAILURES.add(failures.worst)
-        if failures.worst:
-            say(f"Run the same command with sweep={folder} to finish the rest.")
+                FAILURES.add(facts.get("exit_code", 1))
+        if FAILURES.worst:
+            say(f"Run the same command with sweep={shlex.quote(str(folder))} to finish the rest.")
 
 
 def _in_order(name: str) -> tuple[int, str]:
@@ -346,7 +417,7 @@ def note_command(folder: Path, begun: float, ended: bool = False) -> None:
     """Add a line to commands.jsonl of a folder of many runs: what was asked for, when, and at the end its seconds."""
     took = {"seconds": wall_time() - begun} if ended else {}
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(begun))
-    command = shlex.join(["python", *sys.orig_argv[1:]])
+    command = shlex.join(["python", *map(masked, sys.orig_argv[1:])])
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with closing(Lines(folder / "commands.jsonl")) as lines:

@@ -1,10 +1,14 @@
 """Small parts with the settings that most tests share."""
 
+import os
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from seqrl import files
 from seqrl.algorithms.ppo import PPOAlgorithm, SequencePPOAlgorithm
 from seqrl.algorithms.reinforce import SequenceReinforceAlgorithm
 from seqrl.networks import GRU, GTrXL, Matrix, MinGRU, Network, recurrent_network
@@ -64,3 +68,15 @@ def ppo(network, *, standard=False, seed=0, **changes) -> SequencePPOAlgorithm:
 def reinforce(network, *, seed=0, **changes) -> SequenceReinforceAlgorithm:
     settings = {**SHARED, "gae_lambda": 1.0, "epochs": 1, "baseline": "value"}
     return SequenceReinforceAlgorithm(network, np.random.default_rng(seed), **{**settings, **changes})
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, path: Path, number: int) -> None:
+    """Have the system refuse a file with an error, for root, too."""
+
+    def opened(name: str, flags: int) -> int:
+        if Path(name) == path:
+            raise OSError(number, os.strerror(number), name)
+        return without_links(name, flags)
+
+    without_links = files._without_links
+    monkeypatch.setattr(files, "_without_links", opened)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,9 @@ import torch
 from seqrl.config.begun import can_go_on
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import STRAY
+from seqrl.runs import policy
 from seqrl.runs.checkpoint import Checkpoints, unpacked
+from tests.parts import refuse
 
 
 def saved(tmp_path, *iterations):
@@ -135,6 +138,40 @@ def test_a_flipped_bit_or_a_lost_end_is_noticed_and_the_one_before_is_used(tmp_p
     state, said = checkpoints.newest()
     assert state["iterations"] == 1
     assert said == ["00000002.pt is damaged"]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EACCES, "with chmod or chown"), (errno.EIO, "See whether its disk is failing")]
+)
+def test_one_that_cannot_be_read_for_now_is_refused_with_the_remedy_and_stays(tmp_path, monkeypatch, number, remedy):
+    checkpoints = saved(tmp_path, 1, 2)
+    path = tmp_path / "checkpoints" / "00000002.pt"
+    refuse(monkeypatch, path, number)
+    for use in (checkpoints.newest, lambda: checkpoints.load(2), lambda: policy.checkpoint(tmp_path, "best")):
+        with pytest.raises(CheckpointError, match=rf"{path}: cannot be read \(.*\), and may be intact. .*{remedy}"):
+            use()
+    with pytest.raises(OSError, match=os.strerror(number)):
+        Checkpoints(tmp_path).save({"iterations": 2}, 2)
+    assert files(tmp_path) == of(1, 2)
+
+
+def test_facts_of_0_1_0_that_cannot_be_read_for_now_are_refused_with_the_remedy(tmp_path, monkeypatch):
+    pair(tmp_path, 1)
+    pair(tmp_path, 2)
+    refuse(monkeypatch, tmp_path / "checkpoints" / "00000002.json", errno.EACCES)
+    with pytest.raises(CheckpointError, match=r"00000002\.pt: cannot be read .*with chmod or chown"):
+        Checkpoints(tmp_path).newest()
+
+
+def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+
+    def denied(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "listdir", denied)
+    with pytest.raises(PermissionError, match="checkpoints"):
+        can_go_on(tmp_path)
 
 
 def test_an_empty_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path):

@@ -1,5 +1,6 @@
 """Run folders in which something is damaged, or nothing was saved: what can go on goes on, and advice leads on."""
 
+import errno
 import json
 import re
 import shutil
@@ -11,11 +12,14 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
+from seqrl.config import begun
 from seqrl.config.begun import as_saved
 from seqrl.config.command_line import arguments
 from seqrl.errors import CheckpointError, ConfigError
+from seqrl.runs import policy
 from seqrl.runs.checkpoint import Checkpoints
 from seqrl.runs.manifest import Manifest, facts_of
+from tests.parts import refuse
 from tests.test_configuration import composed
 from tests.test_train import TINY, train
 
@@ -146,3 +150,23 @@ def test_without_manifest_and_configuration_a_folder_is_no_run(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match="nothing of this run was saved"):
         arguments([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.yaml"])
+def test_a_file_of_a_run_that_cannot_be_read_for_now_is_not_taken_for_damaged(tmp_path, monkeypatch, name):
+    (tmp_path / "manifest.json").write_text('{"status": "finished", "overrides": [], "config_dir": null}')
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    refuse(monkeypatch, tmp_path / name, errno.EACCES)
+    uses = {
+        "manifest.json": [
+            facts_of,
+            lambda run: Manifest(run, goes_on=True)._claim(),
+            lambda run: arguments([f"resume={run}"]),
+        ],
+        "config.yaml": [begun.saved, begun.former_defaults, policy.configuration],
+    }
+    for use in uses[name]:
+        with pytest.raises(PermissionError) as refused:
+            use(tmp_path)
+        assert refused.value.filename == str(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "config.yaml"}

@@ -5,7 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf
 
+from seqrl import sweeps
 from seqrl.config.program import FAILURES
 from seqrl.sweeps import Pool
 from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, manifests, sweep
@@ -37,23 +40,29 @@ def test_a_point_whose_process_is_killed_begins_again_and_the_others_go_on(tmp_p
     assert "sweep: 2 finished, in s" in done.stdout
 
 
-def dies(number: int, folder: Path, times: int) -> int:
-    """A point whose process is killed so many times."""
+def dies(number: int, overrides: list[str], context: None, config: DictConfig) -> JobReturn:
+    """A point whose process is killed as many times as its override says."""
+    folder, times = Path(config.hydra.sweep.dir), int(overrides[0].removeprefix("times="))
     with (folder / str(number)).open("a") as file:
         file.write("x")
     if (folder / str(number)).stat().st_size <= times:
         os.kill(os.getpid(), signal.SIGKILL)
-    return 10 * number
+    return JobReturn(_return_value=10 * number)
 
 
-def test_a_point_that_is_killed_again_and_again_is_given_up_and_the_exit_code_tells(tmp_path, capsys, monkeypatch):
+def test_a_point_that_is_killed_again_and_again_is_given_up_and_named_and_the_exit_code_tells(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(FAILURES, "worst", 0)
-    points = [(dies, (number, tmp_path, times), {}) for number, times in enumerate([0, 9, 1, 0])]
-    first, second, *others = Pool(n_jobs=2)(points)
+    monkeypatch.setattr(sweeps, "FAILED", {})
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    points = [(dies, (number, [f"times={times}"], None, config), {}) for number, times in enumerate([0, 9, 1, 0])]
+    first, second, *others = (done._return_value for done in Pool(n_jobs=2)(points))
     assert (first, *others) == (0, 20, 30)
-    assert second.return_value != second.return_value
+    assert second != second
     assert [len((tmp_path / str(number)).read_text()) for number in range(4)] == [1, 3, 2, 1]
     assert FAILURES.worst == 1
+    assert sweeps.FAILED["1"].facts["error"] == "its process was killed"
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 4
     assert said.count("seqrl: warning: point 1 of the sweep: its process was killed. Giving it up.") == 1

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from errno import ENOSPC
+from errno import EACCES, ELOOP, ENOENT, ENOSPC, ENOTDIR, EROFS
 from importlib import import_module
 
 import pytest
@@ -20,6 +20,16 @@ from tests.programs import NAMES, run_program
         (OSError(ENOSPC, "it is full", "d"), 2, ["d: it is full. Free some space, or choose another folder."]),
         # As a file that is open raises it.
         (OSError(ENOSPC, "it is full"), 2, ["it is full. Free some space, or choose another folder."]),
+        *(
+            (OSError(number, "no", "d"), 2, [f"d: no. {remedy}, or choose another folder."])
+            for number, remedy in [
+                (EACCES, "Make it readable and writable for you with chmod or chown"),
+                (EROFS, "Have its disk mounted for writing"),
+                (ENOENT, "See whether it was moved or removed"),
+                (ENOTDIR, "Remove what stands in its way"),
+            ]
+        ),
+        (OSError(ELOOP, "is a link", "d"), 2, ["d: is a link. Choose another folder."]),
     ],
 )
 def test_an_expected_error_gets_a_line_for_each_fault_and_its_exit_code(capsys, error, exit_code, lines):

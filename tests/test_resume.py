@@ -1,4 +1,6 @@
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -7,8 +9,9 @@ from omegaconf import OmegaConf
 from seqrl.config.command_line import arguments
 from seqrl.config.settle import changes, keep_backend
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.runs.resume import circumstances, nothing_left
+from seqrl.runs.resume import circumstances, how_to_go_on, nothing_left
 from seqrl.runs.run import Budget
+from seqrl.runs.summary import curves
 
 
 @pytest.fixture
@@ -18,6 +21,17 @@ def folder(tmp_path):
     manifest = {"overrides": ["network=attention", "seed=3", "+env.kwargs.x=1"], "config_dir": None}
     (run / "manifest.json").write_text(json.dumps(manifest))
     return run
+
+
+def test_what_goes_on_and_what_shows_the_curves_can_be_pasted_into_a_shell(tmp_path):
+    assert (
+        how_to_go_on(Path("outputs/a-run"), ["mine"], "conf") == "resume=outputs/a-run trust=[mine] --config-dir conf"
+    )
+    odd = tmp_path / "it's a run; $HOME"
+    odd.mkdir()
+    assert shlex.split(how_to_go_on(odd, [], str(odd))) == [f"resume={odd}", "--config-dir", str(odd)]
+    (odd / "events.out.tfevents.0").touch()
+    assert shlex.split(curves(odd)) == ["tensorboard", "--logdir", str(odd)]
 
 
 def test_a_command_without_resume_stays_as_it_is():

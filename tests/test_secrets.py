@@ -16,6 +16,7 @@ from seqrl.errors import ConfigError, described
 from seqrl.runs.manifest import Manifest
 from seqrl.text import declassify, environment_read, masked, printable, show_path
 from tests.programs import run_program
+from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, sweep
 from tests.test_train import TINY, train
 
 
@@ -164,3 +165,15 @@ def test_a_run_by_variables_says_where_it_is_in_words_that_a_shell_takes(tmp_pat
     assert facts["seed"] == 1000
     assert "oc.env" not in done.stdout
     assert "base/r" in done.stdout
+
+
+def test_a_sweep_notes_its_command_masked(tmp_path, monkeypatch):
+    (tmp_path / "moody.py").write_text(MOODY)
+    monkeypatch.setenv("MY_KEY", "hush-hush")
+    typed = ["+env.kwargs.name=${oc.env:MY_KEY}", "+hydra.job.env_set.OTHER=hush-hush"]
+    done = sweep(tmp_path, *MOODY_ARGUMENTS, *typed, "seed=0")
+    assert done.returncode == 0, done.stderr
+    begin, end = (json.loads(line)["command"] for line in (tmp_path / "s" / "commands.jsonl").read_text().splitlines())
+    assert begin == end
+    assert "hush" not in begin
+    assert "OTHER=${oc.env:MY_KEY}" in begin

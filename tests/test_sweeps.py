@@ -13,8 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from seqrl.config.resolvers import folder_name, point_folder
+from seqrl.errors import SeqrlError
 from seqrl.machine import cores
-from seqrl.sweeps import jobs_at_once
+from seqrl.sweeps import SweepWorkers, jobs_at_once
 from tests.programs import Program, run_program
 
 SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2", "logger=jsonl"]
@@ -44,6 +45,7 @@ class Moody(gym.Env):
 
 gym.register("Moody-v0", entry_point=Moody)
 """
+SIDE_BY_SIDE = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 MOODY_ARGUMENTS = [*SMALL, "env.id=moody:Moody-v0", "trust=[moody]", "episodes=4", "env.backend=sync"]
 
 
@@ -107,7 +109,8 @@ def test_what_the_command_line_says_of_learners_holds(tmp_path):
     assert OmegaConf.load(tmp_path / "s" / name / "config.yaml").algorithm.gradient_threads == 3
 
 
-def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path):
+@pytest.mark.parametrize("launcher", [[], pytest.param(SIDE_BY_SIDE, marks=pytest.mark.slow)])
+def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path, launcher):
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     own = tmp_path / "own" / "experiment" / "mine.yaml"
     own.write_text("# @package _global_\nparallel: 2\n")
@@ -115,8 +118,9 @@ def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path)
     assert sweep(tmp_path, *arguments, "seed=0,1").returncode == 0
     before = everything(tmp_path / "s")
     own.write_text("# @package _global_\nparallel: 3\n")
-    again = sweep(tmp_path, *arguments, "seed=0,1")
+    again = sweep(tmp_path, *arguments, "seed=0,1", *launcher)
     assert again.returncode == 2
+    assert "sweep: 2 failed, in s" in again.stdout
     assert "was started with another configuration: parallel: 2 -> 3. Choose another folder, sweep=…" in again.stderr
     assert len(again.stderr.splitlines()) == 2
     # What was complained of is in the points' logs; multirun.yaml is Hydra's, about the last command.
@@ -127,6 +131,30 @@ def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path)
     commands = [json.loads(line)["command"] for line in (tmp_path / "s" / "commands.jsonl").read_text().splitlines()]
     assert len(commands) == 4
     assert all(command.startswith("python -m seqrl.train -m --config-dir own") for command in commands)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [[], SIDE_BY_SIDE, pytest.param(["hydra/launcher=submitit_local"], marks=pytest.mark.slow)],
+)
+def test_a_point_that_fails_before_it_has_a_manifest_is_named_and_the_exit_code_tells(tmp_path, launcher):
+    foreign = tmp_path / "s" / "0_seed-0"
+    foreign.mkdir(parents=True)
+    (foreign / "metrics.jsonl").touch()
+    done = sweep(tmp_path, *TINY, "seed=0,1", *launcher)
+    assert done.returncode == 2, done.stderr
+    _, said = done.stdout.split("sweep: ")
+    assert said.startswith("1 failed, 1 finished, in s\n  0_seed-0: ConfigError: run folder: ")
+    assert "holds metrics.jsonl, which seqrl did not write" in said
+    assert said.endswith("Run the same command with sweep=s to finish the rest.\n")
+
+
+def test_workers_whose_file_is_gone_say_so(monkeypatch):
+    monkeypatch.setenv(SweepWorkers.VARIABLE, "")
+    workers = SweepWorkers.create()
+    workers.remove()
+    with pytest.raises(SeqrlError, match=r"seqrl-sweep-\w+ is gone"), workers.working():
+        pass
 
 
 def rows(run: Path) -> list[dict]:

@@ -4,6 +4,7 @@ The command stands in manifest.json, what it came to in config.yaml, and the ite
 """
 
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import fault, json_of, read_text, read_yaml, regular
+from seqrl.files import fault, json_of, may_be_intact, read_text, read_yaml, regular
 
 # At least so many has the number of iterations that names a checkpoint.
 DIGITS = 8
@@ -47,9 +48,18 @@ MOST_VARIABLES = 1000
 
 
 def saved_iterations(folder: Path) -> list[int]:
-    """Iterations after which there is a checkpoint in a run folder, in their order."""
-    files = [file for file in (folder / "checkpoints").glob("[0-9]*.pt") if file.stem.isdecimal()]
-    return sorted(int(file.stem) for file in files if len(file.stem) >= DIGITS and not _is_half_a_pair(file))
+    """Iterations after which there is a checkpoint in a run folder, in their order.
+
+    Raises OSError if that cannot be seen: a run whose checkpoints are hidden must not begin anew.
+    """
+    try:
+        names = os.listdir(folder / "checkpoints")
+    except OSError as error:
+        if may_be_intact(error):
+            raise
+        names = []
+    files = [folder / "checkpoints" / name for name in names if re.fullmatch(rf"[0-9]{{{DIGITS},}}\.pt", name)]
+    return sorted(int(file.stem) for file in files if not _is_half_a_pair(file))
 
 
 def _is_half_a_pair(file: Path) -> bool:
@@ -88,7 +98,9 @@ def former_defaults(folder: Path) -> list[str]:
     """Overrides that keep a run as it was begun, where defaults have changed since."""
     try:
         cfg = loaded(folder / "config.yaml")
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if may_be_intact(error):
+            raise
         return []
     # What is not of seqrl may not know its keys.
     own = str(OmegaConf.select(cfg, "algorithm._target_")).startswith("seqrl.")
@@ -109,7 +121,7 @@ def _plain(value: Any) -> str | None:
 def saved(folder: Path) -> DictConfig | None:
     """config.yaml of a run folder; None if there is none yet.
 
-    Raises CheckpointError if it cannot be read.
+    Raises CheckpointError if it is none, OSError if it cannot be read and may be one.
     """
     path = folder / "config.yaml"
     try:
@@ -117,6 +129,8 @@ def saved(folder: Path) -> DictConfig | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
+        if may_be_intact(error):
+            raise
         raise CheckpointError(f"resume: {path} is not the configuration of a run: {fault(error)}.") from error
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -13,7 +14,7 @@ from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
 from seqrl.config.schema import MlflowConfig
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import fault
+from seqrl.files import fault, may_be_intact
 from seqrl.packages import how_to_install, is_installed
 from seqrl.text import say
 
@@ -36,7 +37,9 @@ def arguments(given: list[str]) -> list[str]:
     again = {_key(argument) for argument in others if argument.startswith("+") or _leads_away(argument)}
     began, config_dir = _beginning(folder)
     if config_dir is not None and not any(word.startswith(("--config-dir", "-cd")) for word in given):
-        raise ConfigError([f"resume: this run used configuration files of your own. Add --config-dir {config_dir}"])
+        raise ConfigError(
+            [f"resume: this run used configuration files of your own. Add --config-dir {quote(config_dir)}"]
+        )
     began = [override for override in began if _key(override) not in again and _is_choice(override)]
     chosen = {_key(argument) for argument in others}
     if elsewhere := [it for it in [*began, *_addresses(folder, chosen)] if _leads_away(it)]:
@@ -95,6 +98,8 @@ def _beginning(folder: Path) -> tuple[list[str], str | None]:
     try:
         return begun.command(folder)
     except (OSError, ValueError) as error:
+        if may_be_intact(error):
+            raise
         reason = fault(error)
     if begun.goes_by_configuration(folder):
         line = f"seqrl: warning: resume: {folder / 'manifest.json'}: {reason}. Resuming from its config.yaml instead."

@@ -24,6 +24,7 @@ from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
 from seqrl.config.trust import hydra_distrusted
 from seqrl.config.validate import faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError, causes
+from seqrl.files import remedy
 from seqrl.text import masked, nearest
 
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
@@ -58,7 +59,7 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
     if isinstance(error, OSError) and (error.filename or error.errno in FULL):
         where = f"{error.filename}: " if error.filename else ""
-        return [f"{where}{error.strerror}. Free some space, or choose another folder."], ConfigError.exit_code
+        return [f"{where}{error.strerror}. {remedy(error)}"], ConfigError.exit_code
     return None
 
 

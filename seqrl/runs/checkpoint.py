@@ -26,7 +26,7 @@ import torch
 
 from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import json_of, make_folder, read, refuse_link, regular, remove_strays, write
+from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import free_memory
 from seqrl.runs.plain_data import loaded
 
@@ -114,13 +114,15 @@ class Checkpoints:
     def newest(self) -> tuple[dict[str, Any], list[str]]:
         """The newest sound state, and what is wrong with the newer ones.
 
-        Raises CheckpointError if there is none. Only tensors and plain data are loaded.
+        Raises CheckpointError if there is none, or if a newer one cannot be read and may be intact: a right that is
+        missing for a while must cost nothing of what was learned. Only tensors and plain data are loaded.
         """
         damaged: list[str] = []
         for iteration in reversed(self.iterations):
             try:
                 return self._load(iteration), damaged
             except (OSError, ValueError) as error:
+                self._insist_on_fault(iteration, error)
                 damaged.append(f"{self._path(iteration).name} {_reason(error)}")
         if not damaged:
             why = "holds no checkpoint: nothing of this run was saved. Start it again with the same command."
@@ -141,6 +143,7 @@ class Checkpoints:
         try:
             return self._load(iteration)
         except (OSError, ValueError) as error:
+            self._insist_on_fault(iteration, error)
             name = self._path(iteration).name
             raise CheckpointError(f"{self.folder}: {name} {_reason(error)}. Use another one.") from None
 
@@ -173,6 +176,24 @@ class Checkpoints:
         sound = next((iteration for iteration in reversed(self.iterations) if self._is_sound(iteration)), None)
         run = None if sound is None else self._facts(sound).get("run")
         return run if isinstance(run, str) else None
+
+    def insist_on_access(self) -> None:
+        """Raise CheckpointError if one of them cannot be read and may be intact."""
+        for iteration in self.iterations:
+            try:
+                with regular(self._path(iteration)) as file:
+                    file.read(1)
+            except OSError as error:
+                self._insist_on_fault(iteration, error)
+
+    def _insist_on_fault(self, iteration: int, error: Exception) -> None:
+        """Raise CheckpointError if an error in reading one says nothing of the checkpoint itself."""
+        if may_be_intact(error):
+            assert isinstance(error, OSError)
+            raise CheckpointError(
+                f"{self._path(iteration)}: cannot be read ({error.strerror}), and may be intact. {cure(error)}. If it "
+                "is lost, move it away, and the one before is used."
+            ) from error
 
     def _load(self, iteration: int) -> dict[str, Any]:
         """Raises OSError or ValueError if it cannot be used."""
@@ -263,7 +284,13 @@ class Checkpoints:
         return False
 
     def _put_aside(self, path: Path) -> None:
-        """Give a file that stands in the way another name."""
+        """Give a file that stands in the way another name. Raises OSError if it may be one of this run after all."""
+        try:
+            with regular(path) as file:
+                file.read(1)
+        except OSError as error:
+            if may_be_intact(error):
+                raise
         for old in (path, path.with_suffix(".json")):
             names = (old.with_name(f"{old.name}.aside{number or ''}") for number in itertools.count())
             if os.path.lexists(old):
@@ -277,9 +304,9 @@ class Checkpoints:
         try:
             with regular(path) as file:
                 first, line = file.readline(HEADER_BYTES), file.readline(HEADER_BYTES)
+            return _facts_of_line(line) if first.startswith(MAGIC) else _facts_of_pair(path)
         except OSError:
             return {}
-        return _facts_of_line(line) if first.startswith(MAGIC) else _facts_of_pair(path)
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"{iteration:0{DIGITS}d}.pt"
@@ -341,10 +368,15 @@ def _is_return(value: object) -> bool:
 
 
 def _facts_of_pair(path: Path) -> dict[str, Any]:
-    """What 0.1.0 wrote beside a state; {} if it cannot be read."""
+    """What 0.1.0 wrote beside a state; {} if there is nothing of the kind.
+
+    Raises OSError if it cannot be read and may be intact.
+    """
     try:
         return _facts_of_line(read(path.with_suffix(".json"), HEADER_BYTES))
-    except OSError:
+    except OSError as error:
+        if may_be_intact(error):
+            raise
         return {}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -26,6 +27,7 @@ from seqrl.files import (
     is_still,
     json_of,
     links,
+    may_be_intact,
     read_text,
     remove_strays,
     write,
@@ -94,12 +96,11 @@ class Manifest:
     ) -> None:
         try:
             if error is not None and self._begun:
-                message = masked(f"{type(error).__name__}: {error}".rstrip(": "))
                 # Where it cannot be written, the error itself is what matters.
                 with suppress(OSError):
                     status = ending(error)
                     exit_code = getattr(error, "exit_code", 130 if status == "interrupted" else 1)
-                    self.update(status=status, error=message, exit_code=exit_code)
+                    self.update(status=status, error=words_of(error), exit_code=exit_code)
         finally:
             let_go(self._held)
 
@@ -137,6 +138,11 @@ class Manifest:
         if not self._locked():
             self._refuse("is in use by a run that is still running.", TakenError)
         folder = self.path.parent
+        try:
+            facts_of(folder)
+        except OSError:
+            let_go(self._held)
+            raise
         if found := [*links(folder), *links(folder / "checkpoints")]:
             self._refuse(f"holds a link, {found[0].name}, which could lead anywhere. Remove it.")
         remove_strays(folder)
@@ -150,7 +156,7 @@ class Manifest:
         """Keep the manifest of a run of which nothing was saved under another name."""
         other = "choose another folder with hydra.run.dir=…"
         if can_go_on(folder):
-            self._refuse(f"already holds a run. Continue it with resume={folder}, or {other}", TakenError)
+            self._refuse(f"already holds a run. Continue it with resume={quote(str(folder))}, or {other}", TakenError)
         try:
             status = read_facts(folder).get("status")
         except OSError as error:
@@ -178,6 +184,11 @@ class Manifest:
         raise kind([f"run folder: {self.path.parent} {why}"])
 
 
+def words_of(error: BaseException) -> str:
+    """What ended a run, as its manifest has it."""
+    return masked(f"{type(error).__name__}: {error}".rstrip(": "))
+
+
 def ending(error: BaseException | None) -> str:
     """How a run ended that raised this: finished, interrupted or failed."""
     if error is None:
@@ -186,10 +197,15 @@ def ending(error: BaseException | None) -> str:
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    """What a run's manifest says; {} if there is none that can be read."""
+    """What a run's manifest says; {} if there is none, or a damaged one.
+
+    Raises OSError if it cannot be read and may be intact: what it says must not be lost.
+    """
     try:
         return read_facts(folder)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if may_be_intact(error):
+            raise
         return {}
 
 

@@ -16,7 +16,7 @@ from seqrl.config.secrets import public
 from seqrl.config.settle import Settled
 from seqrl.devices.device import Device
 from seqrl.errors import ConfigError, EnvError, UnsavedError, described
-from seqrl.files import write
+from seqrl.files import cure, write
 from seqrl.loggers import About, Logger, Row, adopted
 from seqrl.machine import last_words
 from seqrl.runs.build import constructor
@@ -76,9 +76,11 @@ class Outputs:
         self.checkpoints = Checkpoints(folder, checkpoint_keep)
         self.loggers: Mapping[str, Logger] = {}
         # Arguments that go on with the run.
-        self.how_to_go_on = f"resume={folder}"
+        self.how_to_go_on = how_to_go_on(folder, [], None)
         # Whether what the run has learned is saved.
         self.saved = False
+        # Why it was not saved the last time.
+        self._unsaved = OSError()
         self._failing: set[str] = set()
         self._last_words = last_words(lambda error: self.__exit__(type(error), error, None))
 
@@ -158,7 +160,11 @@ class Outputs:
 
         def save() -> None:
             self.manifest.insist_on_own_folder()
-            self.checkpoints.save(state, run.iterations, *returns)
+            try:
+                self.checkpoints.save(state, run.iterations, *returns)
+            except OSError as error:
+                self._unsaved = error
+                raise
 
         self.saved = self._attempt("checkpoint", save, OSError)
         return self.saved
@@ -173,7 +179,7 @@ class Outputs:
                 raise UnsavedError(f"run folder: {self.folder} was moved away, and the final policy is not saved.")
             raise UnsavedError(
                 f"checkpoint: the final policy could not be saved in {self.folder}. "
-                f"Free some space and train the last part again with {self.how_to_go_on}"
+                f"{cure(self._unsaved)} and train the last part again with {self.how_to_go_on}"
             )
         self.note(status="finished", result=score, **{name.replace("/", "_"): value for name, value in result.items()})
 

@@ -13,7 +13,7 @@ from seqrl.config.begun import loaded
 from seqrl.config.schema import RunConfig, RunnerConfig, typed
 from seqrl.devices.device import Device
 from seqrl.errors import CheckpointError
-from seqrl.files import fault
+from seqrl.files import fault, may_be_intact
 from seqrl.networks import Network
 from seqrl.runs.build import make_env, make_network
 from seqrl.runs.checkpoint import Checkpoints
@@ -22,7 +22,7 @@ from seqrl.runs.checkpoint import Checkpoints
 def configuration(run: Path) -> DictConfig:
     """What plays in a run, and how it was evaluated: those parts of its config.yaml, which are not checked yet.
 
-    Raises CheckpointError if they cannot be had.
+    Raises CheckpointError if they cannot be had, OSError if the file cannot be read and may be intact.
     """
     path = run / "config.yaml"
     try:
@@ -45,6 +45,8 @@ def configuration(run: Path) -> DictConfig:
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"run: {run} is not a run folder. Name the one that has config.yaml in it.") from None
     except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
+        if may_be_intact(error):
+            raise
         raise CheckpointError(f"run: {path} is not the configuration of a run: {fault(error)}.") from error
 
 
@@ -61,6 +63,8 @@ def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
         try:
             if which == "last":
                 return checkpoints.newest()
+            if which == "best":
+                checkpoints.insist_on_access()
             best = checkpoints.best if which == "best" else (int(which), 0.0)
             if which == "best" and (unreadable := checkpoints.unreadable):
                 fault = f"{unreadable[0]} cannot be used, and may have been the best"

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,10 +12,10 @@ from seqrl.text import dotted
 
 
 def how_to_go_on(folder: Path, trusted: Collection[str], config_dir: str | None) -> str:
-    """The arguments that go on with a run."""
-    words = [f"resume={folder}"]
+    """The arguments that go on with a run, as a shell takes them."""
+    words = [f"resume={quote(str(folder))}"]
     words += [f"trust=[{','.join(trusted)}]"] if trusted else []
-    words += [f"--config-dir {config_dir}"] if config_dir else []
+    words += [f"--config-dir {quote(config_dir)}"] if config_dir else []
     return " ".join(words)
 
 

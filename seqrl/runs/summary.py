@@ -1,6 +1,7 @@
 """What a run says at its beginning and at its end."""
 
 from pathlib import Path
+from shlex import quote
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,8 +53,6 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
     here   the working folder
     best   iterations of the best policy that was evaluated, and its return; None where there is only the final one
     """
-    # Whatever was chosen to be written.
-    curves = "tensorboard --logdir {}" if any(folder.glob("events.out.tfevents.*")) else "{}/metrics.jsonl"
     if folder.is_relative_to(here):
         folder = folder.relative_to(here)
     if result:
@@ -73,8 +72,15 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
   time went to  {spent}; idle {clock.idle:.0%}
   faster with   {faster(clock.shares, sequence_length(run), run.algorithm.threads.count, cores())}
   run folder    {folder}{kept}
-  curves        {curves.format(folder)}
+  curves        {curves(folder)}
 """
+
+
+def curves(folder: Path) -> str:
+    """Where to look at them: the command that shows them, as a shell takes it, or a file."""
+    # Whatever was chosen to be written.
+    has_events = any(folder.glob("events.out.tfevents.*"))
+    return f"tensorboard --logdir {quote(str(folder))}" if has_events else f"{folder}/metrics.jsonl"
 
 
 def sequence_length(run: Run) -> float:

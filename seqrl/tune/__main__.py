@@ -8,6 +8,7 @@ Run that command in another terminal, or on another node that shares the disk, t
 """
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -93,7 +94,8 @@ def main() -> None:
         for ending in (signal.SIGINT, signal.SIGTERM):
             hear(ending, lambda number, _: os._exit(128 + number))
         search.stop()
-        print(f"seqrl: stopped; run the same command with study={plan.study} to continue the search", file=sys.stderr)
+        study = shlex.quote(str(plan.study))
+        print(f"seqrl: stopped; run the same command with study={study} to continue the search", file=sys.stderr)
         sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,12 +4,13 @@ import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from seqrl.errors import ConfigError, SeqrlError
-from seqrl.files import LINE_BYTES, fault, json_of, read
+from seqrl.files import LINE_BYTES, cure, fault, json_of, read
 from seqrl.machine import monotonic, sleep
 from seqrl.runs.manifest import is_number
 
@@ -76,8 +77,8 @@ class Journal(JournalFileBackend):
                 self._cut()
             raise ConfigError(
                 [
-                    f"study: {self._path} cannot be written: {fault(error)}. Free some space, and continue with "
-                    f"study={self._path.parent}"
+                    f"study: {self._path} cannot be written: {fault(error)}. {cure(error)}, and continue with "
+                    f"study={quote(str(self._path.parent))}"
                 ]
             ) from error
 

@@ -879,6 +879,22 @@ def test_programs_that_environments_started_end_with_them(monkeypatch):
 
 
 @LINUX
+def test_a_run_whose_group_has_lost_its_leader_ends_and_so_do_programs(monkeypatch):
+    monkeypatch.setitem(DEEDS, "start", lambda env: subprocess.Popen(["sleep", "60"]))
+    before = children(os.getpid())
+    with closing(made("async", "start at reset")) as env:
+        env.reset()
+        theirs = set(children(os.getpid())) - set(before)
+        # It alone leads a group.
+        (leader,) = (pid for pid in theirs if os.getpgid(pid) == pid)
+        os.kill(leader, signal.SIGKILL)
+        os.waitid(os.P_PID, leader, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(FaultyEnvError, match="the process that ends what environments start was killed"):
+            env.step(torch.zeros(2, 2))
+    assert gone(theirs) == []
+
+
+@LINUX
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_a_signal_to_all_processes_of_a_run_saves_it(tmp_path, backend):
     arguments = ["env=gymnasium", "env.id=CartPole-v1", f"env.backend={backend}", "parallel=2", "rollout_length=16"]

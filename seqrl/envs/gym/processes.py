@@ -147,6 +147,8 @@ class ProcessEach(AsyncVectorEnv):
 
     @contextmanager
     def _lost_process_named(self) -> Iterator[None]:
+        if not self._group.is_led:
+            raise LostError(0, "the process that ends what environments start was killed. Resume the run")
         try:
             yield
         except (EOFError, ConnectionError) as error:
@@ -195,6 +197,15 @@ class ProcessGroup:
         self.number = self._leader.pid
         with suppress(OSError):
             os.setpgid(self.number, self.number)
+
+    @property
+    def is_led(self) -> bool:
+        """Whether all of it would end with this process: its leader is alive. It costs a microsecond."""
+        try:
+            # A dead leader is left as it is, so that nobody else gets its number.
+            return os.waitid(os.P_PID, self.number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:
+            return False
 
     def end(self) -> None:
         """Kill all processes of the group."""
