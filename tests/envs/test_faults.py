@@ -204,12 +204,12 @@ class Slow(Faulty):
         self.take("close")
 
 
-gymnasium.register("test/Slow-v0", Slow, disable_env_checker=True, order_enforce=False)
+gymnasium.register("test/TakesItsTime-v0", Slow, disable_env_checker=True, order_enforce=False)
 
 
 def test_environments_of_one_process_have_the_limit_each(caplog):
     settings = {"backend": "sync", "timeout_seconds": 0.5, "kwargs": {"slow": ["init", "reset", "step", "close"]}}
-    with closing(GymnasiumEnv("test/Slow-v0", batch_size=4, seed=0, **settings)) as env:
+    with closing(GymnasiumEnv("test/TakesItsTime-v0", batch_size=4, seed=0, **settings)) as env:
         env.reset()
         env.step(torch.zeros(4, dtype=torch.int64))
     assert not caplog.records
@@ -219,7 +219,7 @@ def test_environments_of_one_process_have_the_limit_each(caplog):
 def test_the_one_that_hangs_after_slow_ones_is_named():
     settings = {"backend": "sync", "timeout_seconds": 0.5, "kwargs": {"slow": ["step"]}}
     began = time.monotonic()
-    with closing(GymnasiumEnv("test/Slow-v0", batch_size=4, seed=0, **settings)) as env:
+    with closing(GymnasiumEnv("test/TakesItsTime-v0", batch_size=4, seed=0, **settings)) as env:
         env.reset()
         env._episodes.envs.envs[3].unwrapped.hang = "step"
         with pytest.raises(FaultyEnvError, match=r"^environment 3, episode 1 .* has not answered for 0\.5 seconds"):
