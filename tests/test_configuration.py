@@ -249,6 +249,12 @@ def test_attention_and_cells_are_chosen_independently(overrides, type):
     assert cfg.network.type == type
 
 
+def test_a_text_for_a_number_that_was_taken_away_and_added_again_is_named():
+    assert what_is_said("~algorithm.epochs", "+algorithm.epochs=many") == [
+        "algorithm.epochs: must be a whole number of at least 1 (got 'many')."
+    ]
+
+
 def test_heads_that_do_not_divide_name_those_that_do():
     lines = what_is_said("network=attention", "network.heads=3", "network.lstm_hidden_size=12", "network.window=0")
     assert lines == ["network.window: must be a whole number of at least 1 (got 0)."]

@@ -1,14 +1,18 @@
 """An LSTM learns what a memoryless policy cannot: a positive and a negative control."""
 
+from functools import partial
 from statistics import median
 
 import pytest
 import torch
 
-from seqrl.networks import recurrent_network
+from seqrl.networks import GTrXL, recurrent_network
 from seqrl.runner import Runner
 from tests.parts import NETWORKS, ppo
 from tests.worlds import Cue
+
+# As far as attention looks back here.
+LONG_WINDOW = partial(GTrXL, window=8, heads=2)
 
 
 def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterations=80):
@@ -17,7 +21,7 @@ def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterat
     network = recurrent_network(
         env.observation_space,
         env.action_space,
-        **{"separate_critic": False, **NETWORKS[kind]},
+        **{"separate_critic": False, **NETWORKS[kind], **({"memory": LONG_WINDOW} if kind == "gtrxl" else {})},
         hidden_size=32,
         lstm_hidden_size=32,
         window=8,

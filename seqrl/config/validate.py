@@ -137,7 +137,10 @@ def _value(key: str, value: Any, about: Mapping[str, Any], siblings: list[str]) 
     if rule and isinstance(value, int) and value > LARGEST and key != "seed":
         yield f"{key}: is larger than seqrl can count (got {value}). Use a smaller number."
         return
-    if rule and not isinstance(value, str) and not rule.holds(value):
+    if rule and isinstance(value, str):
+        # A key that was taken away and added again has lost its type.
+        yield f"{key}: must be {rule.meaning} (got {value!r})."
+    elif rule and not rule.holds(value):
         share = f" Did you mean {value / 100:g}?" if rule is SHARE and 1 < value <= 100 else ""
         yield f"{key}: must be {rule.meaning} (got {value}).{share}"
     if allowed and value not in allowed:

@@ -30,6 +30,8 @@ class GTrXL(Block):
         self.output_size = size
         self.enter = nn.Identity() if input_size == size else linear(input_size, size, gain=1.0)
         self.attention = Attention(size, window, heads)
+        # Behind its gate, attention bears the same steps as the rest.
+        self.attention.rates = {"distance_bias": 16.0}
         self.inner, self.outer = linear(size, size, gain=2**0.5), linear(size, size, gain=1.0)
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(2))
         self.gates = nn.ModuleList(linear(size, size, gain=1.0) for _ in range(2))
