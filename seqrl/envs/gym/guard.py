@@ -108,6 +108,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
             # What it returns may do anything when it is read.
             observation = self._read(observation)
+            if self.guard.overdue:
+                self.guard.check()
         except FaultyEnvError:
             raise
         except BaseException as error:
@@ -262,6 +264,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.guard.playing = self
         try:
             yield
+            self.guard.check()
         except FaultyEnvError:
             raise
         except besides:
