@@ -34,6 +34,7 @@ FILES = {
     "network/nowhere.yaml": "_target_: no_such_parts.network\nwidth: 4\n",
     "network/unreadable.yaml": "_target_: unreadable.network\nwidth: 4\n",
     "network/lacking.yaml": "_target_: lacking.network\nwidth: 4\n",
+    "network/exiting.yaml": "_target_: exiting.network\nwidth: 4\n",
     "network/nested.yaml": "_target_: parts.network\nwidth: 4\nmemory: {_target_: torch.nn.Lin}\n",
     "algorithm/mine.yaml": "defaults: [ppo]\n_target_: parts.Mine\nmine: 1\n",
     "algorithm/bare.yaml": "_target_: parts.Mine\nmine: 1\nclip_range: 0.2\ntarget_kl: null\n",
@@ -43,7 +44,8 @@ FILES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
-    for name, text in {"parts": PARTS, "unreadable": "def network(:\n", "lacking": "import no_such_package\n"}.items():
+    modules = {"unreadable": "def network(:\n", "lacking": "import no_such_package\n", "exiting": "raise SystemExit"}
+    for name, text in {"parts": PARTS, **modules}.items():
         (folder / f"{name}.py").write_text(text)
     for name, text in FILES.items():
         (folder / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,11 @@ def begun(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
 
     def begun(*overrides):
-        own = [f"hydra.searchpath=[file://{folder}/conf]", "trust=[parts,no_such_parts,unreadable,lacking]", *overrides]
+        own = [
+            f"hydra.searchpath=[file://{folder}/conf]",
+            "trust=[parts,no_such_parts,unreadable,lacking,exiting]",
+            *overrides,
+        ]
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             cfg = compose("config", ["parallel=2", *own])
         assert faults(cfg) == []
@@ -89,6 +95,11 @@ def begun(folder, monkeypatch):
             ["network=lacking"],
             "network._target_: the module 'lacking' cannot be imported: No module named 'no_such_package'. "
             "Install what it needs.",
+        ),
+        (
+            ["network=exiting"],
+            "network._target_: the module 'exiting' exits when it is imported (SystemExit (exiting.py:1)). "
+            "Let it do so only where __name__ == '__main__'.",
         ),
         (["network=nested"], "network._target_: parts.network: Error loading 'torch.nn.Lin'."),
         (

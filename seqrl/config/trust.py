@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.config.paths import PACKAGE
 from seqrl.config.schema import CELLS, SCHEMAS
+from seqrl.machine import is_from_signal
+from seqrl.packages import without_arguments
 from seqrl.text import dotted
 
 TASKS = [it._target_ for it in SCHEMAS.values() if getattr(it, "_target_", "").startswith("seqrl.envs.")]
@@ -109,8 +111,11 @@ def _target(where: str, target: str, trusted: list[str]) -> Iterator[tuple[str, 
 def _home(where: str, target: str, allowed: list[str]) -> Iterator[tuple[str, str]]:
     """Complaint about a name that leads into another module: my_module.os.system, for instance."""
     try:
-        found = get_object(target)
-    except Exception:
+        with without_arguments():
+            found = get_object(target)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or is_from_signal(error):
+            raise
         # Whoever builds it says what is wrong with it.
         return
     home = str(getattr(found, "__module__", None) or type(found).__module__)

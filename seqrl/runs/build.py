@@ -21,9 +21,10 @@ from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
 from seqrl.envs.inputs import WithInputs
 from seqrl.errors import ConfigError, EnvError, FaultyEnvError, OutOfMemoryError, SeqrlError, described, message_of
+from seqrl.machine import is_from_signal
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.networks import Graphed, Network
-from seqrl.packages import fault_of_target
+from seqrl.packages import fault_of_target, without_arguments
 from seqrl.runner import Runner
 from seqrl.runs.checkpoint import Checkpoints
 from seqrl.runs.evaluator import Evaluator
@@ -138,9 +139,13 @@ def constructor(part: DictConfig) -> Constructor:
     """
     where = part._get_full_key(None)
     try:
-        made = Constructor(where, part._target_, instantiate(part, _partial_=True, _convert_="all"))
-    except InstantiationException as error:
-        reason = masked(str(error.__cause__ or error)).splitlines()[0].rstrip(".:")
+        with without_arguments():
+            make = instantiate(part, _partial_=True, _convert_="all")
+        made = Constructor(where, part._target_, make)
+    except (InstantiationException, SystemExit) as error:
+        if is_from_signal(error):
+            raise
+        reason = masked(str(error.__cause__ or error) or type(error).__name__).splitlines()[0].rstrip(".:")
         fault = fault_of_target(part._target_) or f"{part._target_}: {reason}."
         raise ConfigError([f"{where}._target_: {fault}"]) from error
     try:

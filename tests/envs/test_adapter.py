@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import time
 import warnings
 from contextlib import closing
@@ -13,6 +14,7 @@ from gymnasium import spaces
 
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.gym import envpool as pool
+from seqrl.envs.gym.registry import draws_itself
 from tests.envs.clocks import Clock
 
 # The parent of the forked processes has run OpenMP threads; the processes only play.
@@ -528,6 +530,60 @@ def test_a_module_that_lacks_a_package_is_distinguished_from_a_missing_module(tm
         "env.id: the module 'half_installed' cannot be imported: No module named 'no_such_package'. "
         "Install what it needs."
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["import sys; sys.exit()", "import sys; sys.exit('no licence')", "raise GeneratorExit"]
+)
+def test_a_module_that_exits_when_it_is_imported_is_named(text, tmp_path, monkeypatch):
+    (tmp_path / "exiting.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvError) as error:
+        GymnasiumEnv("exiting:Env-v0", 1, seed=0)
+    said = "cannot be imported: GeneratorExit" if "Gen" in text else "exits when it is imported (SystemExit"
+    assert str(error.value).startswith(f"env.id: the module 'exiting' {said}")
+    assert "no licence" in str(error.value) or "licence" not in text
+
+
+READS_ARGUMENTS = """
+import argparse, gymnasium
+from tests.envs.clocks import Clock
+parser = argparse.ArgumentParser()
+parser.add_argument("--port", type=int, default=5)
+assert parser.parse_args().port == 5
+class Later(Clock):
+    pass
+"""
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_a_module_that_reads_arguments_when_it_is_imported_sees_none_of_the_run(is_lazy, tmp_path, monkeypatch):
+    (tmp_path / "reading.py").write_text(READS_ARGUMENTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["seqrl", "env=gymnasium"])
+    monkeypatch.delitem(sys.modules, "reading", raising=False)
+    gymnasium.register("test/Reading-v0", "reading:Later", disable_env_checker=True)
+    id = "test/Reading-v0"
+    try:
+        if is_lazy:
+            assert not draws_itself(id)
+            monkeypatch.delitem(sys.modules, "reading")
+        with closing(GymnasiumEnv(id if is_lazy else f"reading:{id}", 1, seed=0)):
+            assert sys.argv == ["seqrl", "env=gymnasium"]
+    finally:
+        del gymnasium.registry[id]
+
+
+def test_an_entry_point_whose_module_exits_is_named(tmp_path, monkeypatch):
+    (tmp_path / "exits_late.py").write_text("import sys; sys.exit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    gymnasium.register("test/ExitsLate-v0", "exits_late:Env", disable_env_checker=True)
+    try:
+        assert not draws_itself("test/ExitsLate-v0")
+        with pytest.raises(FaultyEnvError, match=r"constructor: it raised SystemExit: 0"):
+            GymnasiumEnv("test/ExitsLate-v0", 1, seed=0, backend="sync")
+    finally:
+        del gymnasium.registry["test/ExitsLate-v0"]
 
 
 def test_a_same_step_form_without_final_observations_is_refused(monkeypatch):

@@ -86,7 +86,15 @@ def hangs_and_swallows(answer):
     return hangs(answer)
 
 
+def swallows_once(answer):
+    """As a client that goes on with a default when its server fails."""
+    with suppress(Exception):
+        time.sleep(60)
+    return (answer[0], -100.0, *answer[2:])
+
+
 FAULTS = {
+    "swallows once": swallows_once,
     "hangs": hangs,
     "hangs and swallows": hangs_and_swallows,
     "raises": raises,
@@ -143,7 +151,7 @@ def test_a_process_that_dies_is_named_and_no_other_is_left_behind():
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])
-@pytest.mark.parametrize("fault", ["hangs", "hangs and swallows"])
+@pytest.mark.parametrize("fault", ["hangs", "hangs and swallows", "swallows once"])
 def test_an_environment_that_hangs_is_named_and_ended(backend, fault):
     began = time.monotonic()
     message = (
@@ -242,6 +250,47 @@ def test_the_limit_counts_anew_for_the_next_environment_unless_it_has_passed():
                 time.sleep(60)
             guard.turns, counted = guard.turns + 1, guard.entered
         assert guard.entered == counted
+
+
+@pytest.mark.parametrize("backend", ["sync", "vector"])
+def test_an_environment_that_swallows_the_limit_and_answers_is_named_at_once(backend):
+    def late(*_, **__):
+        with suppress(Exception):
+            time.sleep(60)
+        return answer
+
+    settings = {"backend": backend, "timeout_seconds": 0.2}
+    with closing(GymnasiumEnv("CartPole-v1", batch_size=2, seed=0, **settings)) as env:
+        env.reset()
+        envs = env._episodes.envs
+        one = envs.envs[1].unwrapped if backend == "sync" else envs
+        answer = one.step(np.ones(2, np.int64) if backend == "vector" else 1)
+        one.step = late
+        who = "environment 1, episode 1 .*" if backend == "sync" else "environments"
+        with pytest.raises(FaultyEnvError, match=rf"^{who}: it has not answered for 0\.2 seconds"):
+            env.step(torch.zeros(2, dtype=torch.int64))
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_a_constructor_that_swallows_the_limit_is_named(monkeypatch):
+    def late(env):
+        with suppress(Exception):
+            time.sleep(60)
+
+    monkeypatch.setattr(Slow, "__init__", late)
+    with pytest.raises(FaultyEnvError, match=r"^environment 0, constructor: it has not answered for 0\.2 seconds"):
+        GymnasiumEnv("test/TakesItsTime-v0", 2, seed=0, backend="sync", timeout_seconds=0.2)
+
+
+def test_a_close_that_swallows_the_limit_ends_no_run(monkeypatch):
+    def late(env):
+        with suppress(Exception):
+            time.sleep(60)
+
+    monkeypatch.setattr(Slow, "close", late)
+    settings = {"backend": "sync", "timeout_seconds": 0.2, "kwargs": {"slow": []}}
+    with closing(GymnasiumEnv("test/TakesItsTime-v0", batch_size=2, seed=0, **settings)) as env:
+        env.reset()
 
 
 def test_an_own_vector_form_that_hangs_is_named():

@@ -12,6 +12,7 @@ from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym.lasting import lasting, note
 from seqrl.envs.inputs import WithInputs
 from seqrl.verify.layers import time_limit
+from tests.envs.clocks import Clock
 
 
 class Centred(gymnasium.Wrapper):
@@ -93,3 +94,25 @@ def test_the_note_names_them_and_the_remedy():
     said = note(["NormalizeObservation"])
     assert said.startswith("NormalizeObservation keeps statistics from episode to episode")
     assert "network.normalize_observations=true" in said
+
+
+class Configured(Clock):
+    """Its attributes are those of a configuration, which knows no other names and has numbers for some."""
+
+    def __init__(self):
+        super().__init__()
+        self.__dict__.update({0: "left", "config": {"size": 3}})
+
+    def __getattr__(self, name):
+        return self.__dict__["config"][name]
+
+
+gymnasium.register("test/Configured-v0", Configured, disable_env_checker=True)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_an_environment_whose_attributes_are_those_of_a_configuration_is_played(backend):
+    with closing(GymnasiumEnv("test/Configured-v0", 2, seed=0, backend=backend)) as env:
+        env.reset()
+        assert env.state_dict()
+        assert env.notes == []

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
-from seqrl.errors import ConfigError, EnvError
+from seqrl.errors import ConfigError, EnvError, FaultyEnvError
 from seqrl.runner import Runner
 from seqrl.spaces import Packed
 from tests.parts import ppo, small_network
@@ -90,6 +90,46 @@ def test_a_mask_in_info_is_obeyed_beside_a_part_of_that_name():
     rollout, network = learned(asks(seen, action_mask="info", info={"action_mask": ALLOWED}))
     assert rollout.reward.unique().tolist() == [1]
     assert network.actor.encoder.read == ["action_mask", "place"]
+
+
+class Forgets(Asks):
+    """Has no mask in its info at step `at`."""
+
+    def __init__(self, at, acts):
+        super().__init__(PLACE, acts)
+        self.at = at
+        one = acts.spaces if isinstance(acts, spaces.Dict) else None
+        self.mask = {"action_mask": ALLOWED if one is None else dict.fromkeys(one, ALLOWED)}
+
+    def reset(self, *, seed=None, options=None):
+        shown, _ = super().reset(seed=seed)
+        return shown, {} if self.at == 0 else self.mask
+
+    def step(self, action):
+        *answer, _ = super().step(action)
+        return *answer, {} if self.clock == self.at else self.mask
+
+
+gymnasium.register("test/Forgets-v0", Forgets, disable_env_checker=True)
+CHOICES = [spaces.Discrete(2), spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(2)})]
+
+
+def forgets(at, acts=CHOICES[0], backend="sync"):
+    return GymnasiumEnv("test/Forgets-v0", 2, 0, backend=backend, kwargs={"at": at, "acts": acts}, action_mask="info")
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("acts", CHOICES, ids=str)
+def test_at_an_episodes_end_no_mask_is_needed(acts, backend):
+    rollout, _ = learned(forgets(4, acts, backend))
+    assert rollout.terminated.any()
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize(("at", "when"), [(0, "reset"), (2, "step 2")])
+def test_a_mask_that_is_missing_from_info_is_named(at, when, backend):
+    with pytest.raises(FaultyEnvError, match=rf"^environment 0, episode 1 .*, {when}: its info has no action_mask\. "):
+        learned(forgets(at, backend=backend))
 
 
 @pytest.mark.parametrize("named", ["info", "mask"])

@@ -184,6 +184,7 @@ def _constructor_named(request: EnvRequest, who: str, id: str = "") -> Iterator[
         try:
             with explained(id or request.spec.id, request.kwargs):
                 yield
+                request.guard.check()
         except SeqrlError:
             raise
         except OverdueError as error:

@@ -240,6 +240,9 @@ class Guard:
               another one, and for what this one is asked next
     turns     the same for environments that are not played, but closed: raised for each
 
+    overdue   whether the limit has passed within this use; whoever swallows what is raised is named all the same, by
+              FaultyEnvError at the end, unless something was being closed
+
     Within it, torch computes gradients, torch and NumPy have the settings that the environments left behind, and the
     working folder and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
     Without a limit an alarm that they set goes on within it alone; with one there is none but that of the limit.
@@ -251,6 +254,7 @@ class Guard:
         self.entered = 0
         self._depth = 0
         self.turns = 0
+        self.overdue = False
         self._asked: tuple[Any, ...] = ()
         self._learning = torch.inference_mode(False)
         # Settings that environments changed, by place in SETTINGS.
@@ -264,7 +268,7 @@ class Guard:
         self.entered += 1
         if self._depth > 1:
             return
-        self.playing = None
+        self.playing, self.overdue, self._turns_before = None, False, self.turns
         self._mask = pthread_sigmask(signal.SIG_BLOCK, ())
         self._handlers = [getsignal(number) for number in KEPT]
         self._in_main_thread = threading.get_ident() == threading.main_thread().ident
@@ -284,8 +288,10 @@ class Guard:
             return
         with suppress(OverdueError):
             let_go(error)
-        self.playing, self._asked = None, ()
         self._stop_the_clock()
+        swallowed = self.overdue and error is None and self.turns == self._turns_before
+        fault = self.fault() if swallowed else None
+        self.playing, self._asked = None, ()
         if self._changed or [get() for get, _ in SETTINGS] != self._settings:
             self._put_settings_back()
         self._learning.__exit__(kind, error, traceback)
@@ -296,6 +302,14 @@ class Guard:
         # Last: a signal that waited is now heard by the run.
         if pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
             pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if fault is not None:
+            raise fault
+
+    def check(self) -> None:
+        """Raise OverdueError again if who was asked has swallowed it, and answers all the same."""
+        if self.overdue:
+            assert self.seconds is not None
+            raise OverdueError(self.seconds)
 
     def fault(self) -> FaultyEnvError:
         """What an environment does wrong that exceeds the limit."""
@@ -353,6 +367,7 @@ class Guard:
         self._parts_left -= 1
         if self._parts_left <= 0:
             assert self.seconds is not None
+            self.overdue = True
             # Repeat, in case the environment swallows the first one.
             signal.setitimer(signal.ITIMER_REAL, min(GRACE_SECONDS, self.seconds), GRACE_SECONDS)
             raise OverdueError(self.seconds)

@@ -31,7 +31,7 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     Raises EnvError if a part has an unsupported space, or if `hidden` or `action_mask` names a part that does not
     exist. `reset` and `step` raise OutsideError for a part that is missing or does not lie in its space, and if the
-    mask allows nothing before the episode's end.
+    mask is missing or allows nothing before the episode's end.
     """
 
     def __init__(
@@ -83,10 +83,17 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         parts = {name: self._element(name, shown[name]) for name in self._elements}
         visible = [observe(np.asarray(parts[name])[None])[0] for name, (_, observe) in self._observe.items()]
         if self._masks:
-            in_info = self._mask_in_info
-            masks = _masks(self.env.action_space, info[ACTION_MASK]) if in_info else map(parts.get, self._mask_parts)
+            masks = self._masks_of(info, at_end) if self._mask_in_info else map(parts.get, self._mask_parts)
             visible.append(self._allowed(masks, at_end))
         return self._packed_space.pack(visible)
+
+    def _masks_of(self, info: dict[str, Any], at_end: bool) -> Iterable[Any]:
+        if ACTION_MASK in info:
+            return _masks(self.env.action_space, info[ACTION_MASK])
+        if at_end:
+            # There is nothing left to choose.
+            return [np.ones(sum(self._choices), np.bool_)]
+        raise OutsideError("its info has no action_mask")
 
     def _element(self, name: str, shown: Any) -> Any:
         shown = plain(shown)

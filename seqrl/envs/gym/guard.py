@@ -5,7 +5,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import gymnasium
@@ -108,6 +108,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
             # What it returns may do anything when it is read.
             observation = self._read(observation)
+            if self.guard.overdue:
+                self.guard.check()
         except FaultyEnvError:
             raise
         except BaseException as error:
@@ -133,14 +135,21 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """
         env = next((layer for layer in layers(self.env) if type(layer) not in RESTORED), None)
         # What lies beneath any other wrapper is not all. Of a module, torch saves the weights and not the episode.
-        if env is not self.unwrapped or not (hasattr(env, "state_dict") and hasattr(env, "load_state_dict")):
+        if env is not self.unwrapped or not (self._has(env, "state_dict") and self._has(env, "load_state_dict")):
             return False
         if getattr(type(env), "state_dict", None) is torch.nn.Module.state_dict:
             return False
         with self._failure_logged("Its episodes are replayed instead."):
             with self._named("its state_dict"):
-                state = as_tensors(env.state_dict())
+                state = as_tensors(env.state_dict())  # type: ignore[attr-defined]
             self._load(state)
+            return True
+        return False
+
+    def _has(self, env: Any, name: str) -> bool:
+        """Whether an environment has an attribute; none if it raises another exception than it should for a name."""
+        with self._named(f"its {name}"), suppress(Exception):
+            getattr(env, name)
             return True
         return False
 
@@ -262,6 +271,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.guard.playing = self
         try:
             yield
+            self.guard.check()
         except FaultyEnvError:
             raise
         except besides:

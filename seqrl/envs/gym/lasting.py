@@ -25,7 +25,8 @@ def lasting(env: Any) -> list[str]:
     for layer in layers(env):
         state = getattr(layer, "__dict__", {})
         classes = [cls.__name__ for cls in type(layer).__mro__]
-        kept = [*state, *(type(value).__name__ for value in state.values())]
+        # A configuration that an environment adds to its attributes may have keys of any kind.
+        kept = [*(name for name in state if isinstance(name, str)), *(type(value).__name__ for value in state.values())]
         if any(map(NAME.search, classes)) or any(map(STATISTICS.search, kept)):
             names.append(type(layer).__name__)
     return names

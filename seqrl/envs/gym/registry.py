@@ -12,7 +12,8 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from seqrl.envs.gym.calls import OverdueError
 from seqrl.errors import EnvError, MissingPackageError, RaisedError, SeqrlError, first_line, line_of, raised
-from seqrl.packages import fault_of_module
+from seqrl.machine import is_from_signal
+from seqrl.packages import fault_of_module, without_arguments
 
 
 def find(id: str) -> EnvSpec:
@@ -32,8 +33,11 @@ def draws_itself(id: str) -> bool:
     """Whether an environment supports render_mode rgb_array. Raises EnvError if no environment is called `id`."""
     spec = find(id)
     try:
-        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    except MISSING_PACKAGE:
+        with without_arguments():
+            creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    except (*MISSING_PACKAGE, SystemExit) as error:
+        if is_from_signal(error):
+            raise
         # Building the environment reports this.
         return False
     metadata = getattr(creator, "metadata", None)
@@ -63,7 +67,9 @@ MISSING_PACKAGE = (ImportError, gymnasium.error.DependencyNotInstalled)
 def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
     """Turn errors raised while an environment is built into an EnvError."""
     try:
-        yield
+        # Its module may be imported only now.
+        with without_arguments():
+            yield
     except (SeqrlError, OverdueError, MemoryError):
         raise
     except Exception as error:
