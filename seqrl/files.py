@@ -258,13 +258,17 @@ def may_be_intact(error: Exception) -> bool:
 
 def cure(error: OSError) -> str:
     """What helps where a file could not be read or written, in words that may go on."""
-    return next((cure for numbers, cure in CURES.items() if error.errno in numbers), "Mend that")
+    return _known_cure(error) or "Mend that"
 
 
 def remedy(error: OSError) -> str:
     """The same as a sentence, where another folder would do."""
-    known = cure(error)
-    return "Choose another folder." if known == "Mend that" else f"{known}, or choose another folder."
+    known = _known_cure(error)
+    return f"{known}, or choose another folder." if known else "Choose another folder."
+
+
+def _known_cure(error: OSError) -> str | None:
+    return next((cure for numbers, cure in CURES.items() if error.errno in numbers), None)
 
 
 def sync_folder(folder: Path) -> None:

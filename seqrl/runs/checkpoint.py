@@ -181,8 +181,7 @@ class Checkpoints:
         """Raise CheckpointError if one of them cannot be read and may be intact."""
         for iteration in self.iterations:
             try:
-                with regular(self._path(iteration)) as file:
-                    file.read(1)
+                _try_to_read(self._path(iteration))
             except OSError as error:
                 self._insist_on_fault(iteration, error)
 
@@ -286,8 +285,7 @@ class Checkpoints:
     def _put_aside(self, path: Path) -> None:
         """Give a file that stands in the way another name. Raises OSError if it may be one of this run after all."""
         try:
-            with regular(path) as file:
-                file.read(1)
+            _try_to_read(path)
         except OSError as error:
             if may_be_intact(error):
                 raise
@@ -310,6 +308,12 @@ class Checkpoints:
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"{iteration:0{DIGITS}d}.pt"
+
+
+def _try_to_read(path: Path) -> None:
+    """Raise OSError if nothing can be read there."""
+    with regular(path) as file:
+        file.read(1)
 
 
 def packed(state: dict[str, Any], facts: dict[str, Any]) -> bytes:

@@ -107,13 +107,10 @@ def sizes(cfg: DictConfig, run: Run, steps: float, rounds: int, need: Footprint)
         later = f"; at most {limit * need.bytes_per_step / 1e6:,.0f} MB for {limit:,}, with longer episodes"
     if cfg.rollout_length:
         played = f"rollouts of {mean_length:.0f} steps"
+    elif rounds > 1:
+        played = f"{rounds} episodes of {mean_length:.0f} steps each now"
     else:
-        each = (
-            f"{rounds} episodes of {mean_length:.0f} steps each"
-            if rounds > 1
-            else f"episodes of {mean_length:.0f} steps"
-        )
-        played = f"{each} now"
+        played = f"episodes of {mean_length:.0f} steps now"
     return f"""
   observation   {env.observation_space}
   action        {env.action_space}

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import gymnasium
@@ -867,24 +867,27 @@ def test_programs_that_environments_started_end_with_a_killed_run():
     assert gone(theirs) == []
 
 
-@LINUX
-def test_programs_that_environments_started_end_with_them(monkeypatch):
+@contextmanager
+def started_programs(monkeypatch):
+    """Environments that have each started a program, and all processes that came with them."""
     monkeypatch.setitem(DEEDS, "start", lambda env: subprocess.Popen(["sleep", "60"]))
     before = children(os.getpid())
     with closing(made("async", "start at reset")) as env:
         env.reset()
-        theirs = set(children(os.getpid())) - set(before)
+        yield env, set(children(os.getpid())) - set(before)
+
+
+@LINUX
+def test_programs_that_environments_started_end_with_them(monkeypatch):
+    with started_programs(monkeypatch) as (_, theirs):
+        pass
     assert len(theirs) == 5
     assert gone(theirs) == []
 
 
 @LINUX
 def test_a_run_whose_group_has_lost_its_leader_ends_and_so_do_programs(monkeypatch):
-    monkeypatch.setitem(DEEDS, "start", lambda env: subprocess.Popen(["sleep", "60"]))
-    before = children(os.getpid())
-    with closing(made("async", "start at reset")) as env:
-        env.reset()
-        theirs = set(children(os.getpid())) - set(before)
+    with started_programs(monkeypatch) as (env, theirs):
         # It alone leads a group.
         (leader,) = (pid for pid in theirs if os.getpgid(pid) == pid)
         os.kill(leader, signal.SIGKILL)

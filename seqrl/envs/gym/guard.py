@@ -108,8 +108,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
             # What it returns may do anything when it is read.
             observation = self._read(observation)
-            if self.guard.overdue:
-                self.guard.check()
+            self.guard.check()
         except FaultyEnvError:
             raise
         except BaseException as error:
