@@ -21,13 +21,13 @@ from seqrl.config.settle import Settled, settle
 from seqrl.errors import StoppedError
 from seqrl.machine import forget_peak_memory
 from seqrl.metrics.display import Display
-from seqrl.runs.build import advice_for_evaluation, make_device, make_evaluator, open_run, prepare_device
-from seqrl.runs.loop import evaluate_final, learn
-from seqrl.runs.outputs import Outputs
-from seqrl.runs.refusal import remove_if_empty
-from seqrl.runs.rehearsal import rehearse
-from seqrl.runs.stop import Stop
-from seqrl.runs.summary import introduction, summary
+from seqrl.run.build import advice_for_evaluation, make_device, make_evaluator, open_run, prepare_device
+from seqrl.run.loop import evaluate_final, learn
+from seqrl.run.outputs import Outputs
+from seqrl.run.refusal import remove_if_empty
+from seqrl.run.rehearsal import rehearse
+from seqrl.run.stop import Stop
+from seqrl.run.summary import introduction, summary
 from seqrl.sweeps import Point, run_point
 from seqrl.text import show_path
 

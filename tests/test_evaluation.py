@@ -4,7 +4,7 @@ from torch import nn
 
 from seqrl.envs import CartPole, GymnasiumEnv, TMaze
 from seqrl.networks.heads import Categorical
-from seqrl.runs.evaluator import Evaluator, Forgetful, frozen, play, row
+from seqrl.run.evaluator import Evaluator, Forgetful, frozen, play, row
 from tests.parts import small_network
 from tests.worlds import Cue, Script
 

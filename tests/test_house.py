@@ -24,13 +24,13 @@ ROOMS = {
     "devices": ["networks"],
     "runner": ["envs", "networks"],
     "algorithms": ["networks"],
-    "runs": ["algorithms", "config", "devices", "envs", "loggers", "metrics", "networks", "runner"],
-    "sweeps": ["config", "runs"],
+    "run": ["algorithms", "config", "devices", "envs", "loggers", "metrics", "networks", "runner"],
+    "sweeps": ["config", "run"],
 }
 PROGRAMS = ["train", "evaluate", "verify", "report", "tune"]
 # Packages, and the only rooms that know them.
 KNOWN_IN = {
-    "hydra": ["config", "sweeps", "runs.build", *PROGRAMS],
+    "hydra": ["config", "sweeps", "run.build", *PROGRAMS],
     "tensorboard": ["loggers.tensorboard"],
     "torch.utils.tensorboard": ["loggers.tensorboard"],
     "wandb": ["loggers.wandb"],

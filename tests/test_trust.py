@@ -47,7 +47,7 @@ def composed(*overrides):
         "torch.nn.modules.module.warnings.warn",
         "gymnasium.make",
         "hydra.utils.get_object",
-        "seqrl.runs.manifest.subprocess.run",
+        "seqrl.run.manifest.subprocess.run",
         "seqrl.envs.gym.processes.os.system",
         "seqrl.networks.network.torch.load",
         "seqrl.files.write",

@@ -42,9 +42,9 @@ from seqrl.loggers.tensorboard import show
 from seqrl.machine import cores
 from seqrl.metrics.display import QuietConsole
 from seqrl.networks import Network
-from seqrl.runs import policy
-from seqrl.runs.build import make_device, make_env, make_evaluator, prepare_device
-from seqrl.runs.evaluator import frozen
+from seqrl.run import policy
+from seqrl.run.build import make_device, make_env, make_evaluator, prepare_device
+from seqrl.run.evaluator import frozen
 from seqrl.text import printable
 
 

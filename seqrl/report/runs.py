@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from seqrl.errors import ConfigError
 from seqrl.files import fault, json_of, lines, read_yaml
-from seqrl.runs.manifest import KINDS, is_number, standing
+from seqrl.run.manifest import KINDS, is_number, standing
 from seqrl.text import dotted, printable
 
 Array = NDArray[np.float64]

@@ -9,8 +9,8 @@ from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.clock import Clock
 from seqrl.metrics.episodes import EpisodeStatistics
+from seqrl.run.memory_need import advice, footprint, free_bytes, is_out_of_memory
 from seqrl.runner import Runner
-from seqrl.runs.memory_need import advice, footprint, free_bytes, is_out_of_memory
 from seqrl.types import Rollout
 
 

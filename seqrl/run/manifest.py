@@ -33,7 +33,7 @@ from seqrl.files import (
     write,
 )
 from seqrl.machine import keep, let_go, sleep
-from seqrl.runs.refusal import forget_log, remove_if_empty
+from seqrl.run.refusal import forget_log, remove_if_empty
 from seqrl.text import masked
 
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]

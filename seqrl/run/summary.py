@@ -13,8 +13,8 @@ from seqrl.machine import cores
 from seqrl.metrics.hints import faster
 from seqrl.networks import Network
 from seqrl.networks.encoder import flattened
-from seqrl.runs.memory_need import Footprint
-from seqrl.runs.run import Run
+from seqrl.run.memory_need import Footprint
+from seqrl.run.run import Run
 from seqrl.text import duration, figure
 
 

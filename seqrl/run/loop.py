@@ -7,11 +7,11 @@ from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.display import Display
 from seqrl.metrics.hints import Hints
-from seqrl.runs.evaluator import Evaluator
-from seqrl.runs.outputs import Outputs
-from seqrl.runs.run import Run
-from seqrl.runs.stop import Stop
-from seqrl.runs.summary import notes
+from seqrl.run.evaluator import Evaluator
+from seqrl.run.outputs import Outputs
+from seqrl.run.run import Run
+from seqrl.run.stop import Stop
+from seqrl.run.summary import notes
 
 
 def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, display: Display, stop: Stop) -> Row:
