@@ -51,9 +51,9 @@ def finished(tmp_path_factory):
     return done, the_run(folder)
 
 
-def test_a_run_leaves_its_folder_named_after_its_choices(finished):
+def test_a_run_leaves_its_folder_named_after_its_task_and_what_learns(finished):
     _, run = finished
-    assert run.name.endswith("_ppo_attention_truncated_s3")
+    assert run.name.endswith("_masked_cartpole_ppo_attention_bptt50_s3")
     left = {path.name.split(".out.")[0] for path in run.iterdir()}
     assert left == {"config.yaml", "metrics.jsonl", "events", "train.log", "manifest.json", "checkpoints"}
 

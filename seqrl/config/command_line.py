@@ -29,7 +29,7 @@ def arguments(given: list[str]) -> list[str]:
     named = [argument.removeprefix(KEY) for argument in given if argument.startswith(KEY)]
     if not named or named[-1] in ("", "null"):
         return given
-    folder = Path(named[-1].strip("'\"")).resolve()
+    folder = begun.named_run(Path(named[-1].strip("'\""))).resolve()
     if "${" in str(folder):
         raise ConfigError([f"resume: {folder} holds ${{ in its name, which Hydra would replace. Rename the folder."])
     others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]

@@ -14,6 +14,7 @@ from tempfile import NamedTemporaryFile
 from types import FrameType
 from typing import Any, NoReturn
 
+import seqrl
 from seqrl.config.command_line import completed, names_modules
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.trust import restrict_imports
@@ -163,7 +164,10 @@ def to_the_end(main: Callable[[], None]) -> None:
     sys.unraisablehook = collection_failed
     vars(os)["_exit"] = _exit_as_done
     try:
-        main()
+        if sys.argv[1:2] == ["--version"]:
+            print(f"seqrl {seqrl.__version__}")
+        else:
+            main()
         exit_code = 0
     except SystemExit as end:
         exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)

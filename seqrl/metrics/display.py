@@ -28,8 +28,8 @@ class QuietConsole(Console):
     stream.
     """
 
-    def __init__(self) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False)
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, quiet=quiet)
 
     def print(self, *objects: Any, **more: Any) -> None:
         with suppress(*UNSHOWN):
@@ -47,14 +47,16 @@ class QuietConsole(Console):
 class Display:
     """Live line in the terminal: progress, return, steps per second, time left. Elsewhere, a plain line every tenth.
 
-    name   of a run with others running beside it: it then prints only how it ended, with its name
+    name    of a run with others running beside it: it then prints only how it ended, with its name
+    quiet   print nothing at all
     """
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", *, quiet: bool = False) -> None:
         self.name = name
-        self.console = QuietConsole()
+        self.console = QuietConsole(quiet=quiet)
         columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
-        self._live = Progress(*columns, console=self.console) if self.console.is_terminal and not name else None
+        is_live = self.console.is_terminal and not (name or quiet)
+        self._live = Progress(*columns, console=self.console) if is_live else None
         self._task = self._live.add_task("starting", total=1.0) if self._live else None
         self._tenths = 0
 

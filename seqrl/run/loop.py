@@ -1,5 +1,7 @@
 """The loop: iterate until the budget is spent, or somebody asks to stop."""
 
+from collections.abc import Callable
+
 from omegaconf import DictConfig
 
 from seqrl.errors import NotFiniteError
@@ -14,8 +16,18 @@ from seqrl.run.stop import Stop
 from seqrl.run.summary import notes
 
 
-def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, display: Display, stop: Stop) -> Row:
+def learn(
+    cfg: DictConfig,
+    run: Run,
+    evaluator: Evaluator,
+    outputs: Outputs,
+    display: Display,
+    stop: Stop,
+    watch: Callable[[Run, Row], bool] | None = None,
+) -> Row:
     """Iterate until the budget is spent, save what came of it, and return the evaluation of the policy it ends with.
+
+    watch   is told of each iteration, with its scalars; false ends the training as a spent budget does
 
     Returns {} if that policy was not evaluated. Raises StoppedError, once all is saved, if a signal asks to stop.
     """
@@ -27,6 +39,8 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
     run.clock.start()
     while not (run.budget.spent or stop.wanted):
         row = _iterate(run, outputs)
+        if watch is not None and not watch(run, dict(row)):
+            run.budget.called_off = True
         said = _say_notes(run, display, said)
         outputs.write(row, run.budget.steps)
         result = _evaluate(run, evaluator, outputs) if _is_due(cfg.evaluation.interval, run) else {}
