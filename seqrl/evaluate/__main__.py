@@ -40,7 +40,7 @@ from seqrl.evaluate.results import counted, results, table, verdict
 from seqrl.files import make_folder, write
 from seqrl.loggers.tensorboard import show
 from seqrl.machine import cores
-from seqrl.metrics.display import QuietConsole
+from seqrl.metrics.display import Bar, QuietConsole
 from seqrl.networks import Network
 from seqrl.run import policy
 from seqrl.run.build import make_device, make_env, make_evaluator, prepare_device
@@ -92,8 +92,9 @@ def evaluate(request: Request) -> None:
 
     has_memory = bool(network.initial_state(1))
     control = {"evaluation": {"memoryless_control": request.memoryless_control and has_memory}}
-    with closing(make_evaluator(with_values(cfg, control), device)) as evaluator:
-        measured = results(evaluator.play(network))
+    bar = Bar("playing", QuietConsole())
+    with closing(make_evaluator(with_values(cfg, control), device)) as evaluator, bar:
+        measured = results(evaluator.play(network, bar.show))
         notes = evaluator.notes
     say(table(measured))
     for note in notes:

@@ -57,7 +57,7 @@ def learn(
     return result
 
 
-def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, stop: Stop) -> Row:
+def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, display: Display, stop: Stop) -> Row:
     """Note what the run took, and evaluate the policy that it ended with; {} if no episodes are wanted.
 
     Raises StoppedError at once if a signal asks to stop: all else is saved, and the evaluation begins anew.
@@ -69,11 +69,12 @@ def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, stop: Stop)
         peak_memory_mb=peak_memory_mb(),
     )
 
-    def ask() -> None:
+    def told(share: float) -> None:
         if stop.wanted:
             raise stop.error(outputs.advice(outputs.saved))
+        display.evaluating(share)
 
-    if result := evaluator.row(run.algorithm.network, ask):
+    if result := evaluator.row(run.algorithm.network, told):
         outputs.write(result, run.budget.steps)
     return result
 

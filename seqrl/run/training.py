@@ -80,7 +80,7 @@ def train(
                 # They may hold what only one can have: a device, a port. What is not saved is tried again at the end.
                 training.close()
             # The last one of training is the same, of the same episodes.
-            result = result or evaluate_final(run, evaluator, outputs, stop)
+            result = result or evaluate_final(run, evaluator, outputs, display, stop)
             score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
             best = outputs.checkpoints.best if cfg.evaluation.interval else None
             try:
