@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
 from seqrl.config.command_line import names_modules
-from seqrl.config.program import errors_in_one_line, to_the_end
+from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
 from seqrl.config.secrets import secrets
 from seqrl.config.settle import changes, with_values
 from seqrl.config.trust import restrict_imports
@@ -174,6 +174,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").format(usage=usage(Words)))
         return
+    trust_what_the_shell_does()
     restrict_imports(trusted=names_modules(sys.argv[1:]))
     with errors_in_one_line(when_interrupted="seqrl: interrupted"):
         evaluate(requested(sys.argv[1:]))
