@@ -2,9 +2,10 @@
 
 python scripts/exam.py outputs/exam --jobs 2
 
-A sweep for each task, in a folder of its own: `python -m seqrl.train -m env=<task> network=… total_steps=<budget>`
-with several seeds. Each policy is evaluated on 200 fresh episodes, and again with memory zeroed at every step. Finished
-runs are not repeated; interrupted ones are resumed. Then a table says which tasks were passed.
+A sweep for each task and network, in a folder of its own:
+`python -m seqrl.train -m env=<task> network=<network> total_steps=<budget>` with several seeds. Each policy is evaluated
+on 200 fresh episodes, and again with memory zeroed at every step. Finished runs are not repeated; interrupted ones are
+resumed. Then a table says which tasks were passed.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import json
 import statistics
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,30 +62,30 @@ NETWORKS = ["lstm", "attention", "mlp"]
 
 
 def sit(given: argparse.Namespace) -> int:
-    """Train whatever is not trained yet, task by task; return the worst exit code of the sweeps."""
-    return max(run_sweep(name, TASKS[name], given) for name in given.tasks)
+    """Train whatever is not trained yet, sweep by sweep; return the worst exit code of the sweeps."""
+    pairs = [(name, network) for name in given.tasks for network in given.networks if network in TASKS[name].networks]
+    return max((run_sweep(name, network, given) for name, network in pairs), default=0)
 
 
-def run_sweep(name: str, task: Task, given: argparse.Namespace) -> int:
+def run_sweep(name: str, network: str, given: argparse.Namespace) -> int:
+    task = TASKS[name]
     last = given.first_seed + min(given.seeds, task.seeds)
-    networks = [network for network in given.networks if network in task.networks]
-    words = [*task.environment.split(), f"network={','.join(networks)}", f"seed=range({given.first_seed},{last})"]
-    words += [f"total_steps={task.steps}", "evaluation.memoryless_control=true", f"sweep={given.folder / name}"]
+    words = [*task.environment.split(), f"network={network}", f"seed=range({given.first_seed},{last})"]
+    words += [
+        f"total_steps={task.steps}",
+        "evaluation.memoryless_control=true",
+        f"sweep={given.folder / name / network}",
+    ]
     words += given.overrides
     if given.jobs > 1:
         words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={given.jobs}"]
     return subprocess.run([sys.executable, "-m", "seqrl.train", "-m", *words]).returncode
 
 
-def finished(sweep: Path) -> dict[str, list[dict[str, Any]]]:
-    """Manifests of the finished runs of a task, by network."""
-    manifests = defaultdict(list)
-    for path in sorted(sweep.glob("*/manifest.json")):
-        manifest = json.loads(path.read_text())
-        chosen = dict(override.split("=", 1) for override in manifest["overrides"])
-        if manifest["status"] == "finished":
-            manifests[chosen["network"]].append(manifest)
-    return manifests
+def finished(sweep: Path) -> list[dict[str, Any]]:
+    """Manifests of the finished runs of a sweep."""
+    manifests = [json.loads(path.read_text()) for path in sorted(sweep.glob("*/manifest.json"))]
+    return [manifest for manifest in manifests if manifest["status"] == "finished"]
 
 
 def table(exam: Path, tasks: Sequence[str], networks: Sequence[str]) -> str:
@@ -95,8 +95,8 @@ def table(exam: Path, tasks: Sequence[str], networks: Sequence[str]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in tasks:
-        manifests = finished(exam / name)
-        lines += [row(name, network, manifests[network]) for network in networks if manifests[network]]
+        runs = {network: finished(exam / name / network) for network in networks}
+        lines += [row(name, network, runs[network]) for network in networks if runs[network]]
     return "\n".join(lines)
 
 
