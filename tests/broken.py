@@ -150,6 +150,25 @@ class SavesNoRandom(Walk):
         vars(self).update(state)
 
 
+class SavesAtFirst(SavesAll):
+    """Can say where it is at the first reset alone."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "self": self if self.clock else None}
+
+
+class LoadsItsOwn(SavesAll):
+    """Takes back what it saved itself, and nothing that another one did."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "id": id(self)}
+
+    def load_state_dict(self, state):
+        if state.pop("id") != id(self):
+            raise RuntimeError("no such handle")
+        super().load_state_dict(state)
+
+
 class SavesNothing(Walk):
     """Has a state_dict without its state."""
 
@@ -602,7 +621,7 @@ SINGLE = (
     DimBits, Bits,
     Exits, Raises, Lasts, Normalizes, Simulates, SavesAll,
     FailsWithCompany, FailsElsewhere,
-    SavesItsLeak, SavesNoRandom, SavesNothing, SharesItsArray, ChangesItsSpace,
+    SavesItsLeak, SavesNoRandom, SavesNothing, SavesAtFirst, LoadsItsOwn, SharesItsArray, ChangesItsSpace,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.

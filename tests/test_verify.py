@@ -182,6 +182,8 @@ PLANTED = [
     ("Endless", environment.ends, "0 ended within"),
     ("SavesItsLeak", environment.repeats_later, "when the same seed comes again after a truncation"),
     ("SavesNoRandom", environment.restores, "after it was restored differs"),
+    ("SavesAtFirst", environment.restores, "its state_dict fails in an episode"),
+    ("LoadsItsOwn", environment.restores, "its load_state_dict fails with what another environment saved"),
     ("SavesNothing", environment.restores, "after it was restored differs"),
     ("SharesItsArray", environment.copies, "differs from that of an environment that is alone"),
     ("ChangesItsSpace", environment.fixed, "action_space was Discrete(4), and is Discrete(2)"),

@@ -27,7 +27,6 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
     run.clock.start()
     while not (run.budget.spent or stop.wanted):
         row = _iterate(run, outputs)
-        said = _say_notes(run, display, said)
         outputs.write(row, run.budget.steps)
         result = _evaluate(run, evaluator, outputs) if _is_due(cfg.evaluation.interval, run) else {}
         latest = result or latest
@@ -36,8 +35,10 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
             display.say(f"hint: {hint}")
         if result or (cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0):
             outputs.save(run, result)
+        said = _say_notes(run, display, said)
         run.clock.lap("other")
     saved = outputs.save(run)
+    _say_notes(run, display, said)
     if stop.wanted:
         raise stop.error(outputs.advice(saved))
     return result

@@ -6,9 +6,10 @@ from contextlib import closing
 import numpy as np
 import torch
 
+from seqrl.envs import BatchedEnv
 from seqrl.machine import perf_counter
 from seqrl.verify.findings import Measured, UncheckedError, check, holds
-from seqrl.verify.layers import beneath
+from seqrl.verify.layers import beneath, episodes
 from seqrl.verify.play import BATCH, Play
 from seqrl.verify.replay import (
     continued,
@@ -147,7 +148,7 @@ def restores(stage: Stage) -> Measured | None:
         live.steps_until(steps, MOMENTS["midway"])
         twin = resumed(live, other)
         if twin is None:
-            return None
+            return _not_restored(live.env, other)
         for _ in range(steps):
             action = live.action()
             if not (live.step(action) and twin.step(action.clone())):
@@ -157,6 +158,16 @@ def restores(stage: Stage) -> Measured | None:
     if (index := difference(live, twin)) is not None:
         return holds(False, f"answer {index + 1:,} after it was restored differs")
     return holds(True, f"none of {len(live.answers):,} answers after it was restored differs")
+
+
+def _not_restored(saved: BatchedEnv, restored: BatchedEnv) -> Measured | None:
+    """What an environment that says its own state could not do; None if none was asked for, as with a vector form."""
+    ours, its = episodes(saved), episodes(restored)
+    if ours is not None and ours.unsaved:
+        return holds(False, "its state_dict fails in an episode, after it worked at the first reset")
+    if its is not None and its.begins_anew:
+        return holds(False, "its load_state_dict fails with what another environment saved")
+    return None
 
 
 @check(

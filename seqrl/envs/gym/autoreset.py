@@ -32,10 +32,12 @@ class VectorEpisodes(Protocol):
 
     guard   what every call passes; `load_state_dict` enters it itself, as often as it calls
     has_mask_in_info   whether a reset came with info["action_mask"]
+    unsaved   whether an environment that says its own state could not, when it was to be saved
     """
 
     guard: Guard
     has_mask_in_info: bool
+    unsaved: bool
 
     @property
     def envs(self) -> VectorEnv[Any, Any, Any]: ...
@@ -76,6 +78,7 @@ class SeededEpisodes:
     """
 
     has_mask_in_info = False
+    unsaved = False
 
     def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard
@@ -113,6 +116,7 @@ class SeededEpisodes:
         own_states = digests = None
         if self._restore_themselves:
             own_states = list(self._call("own_state"))
+            self.unsaved |= None in own_states
         elif playing.any():
             digests = self._call("digest")
         return {
@@ -210,6 +214,7 @@ class OwnEpisodes:
 
     has_mask_in_info = False
     begins_anew = False
+    unsaved = False
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard
