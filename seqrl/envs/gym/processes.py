@@ -164,9 +164,16 @@ class ProcessEach(AsyncVectorEnv):
             silent = next(index for index, pipe in enumerate(self.parent_pipes) if not pipe.poll(0))
             # It would not answer a request to close, either.
             self.processes[silent].kill()
-            raise LostError(
-                silent, f"{OverdueError(self.timeout_seconds)}. Fix the environment, or raise the limit"
-            ) from error
+            raise _silent(silent, self.timeout_seconds) from error
+
+
+def _silent(index: int, seconds: float) -> LostError:
+    """An environment that does not answer in time; perhaps it waits for a thread that only its parent has."""
+    return LostError(
+        index,
+        f"{OverdueError(seconds)}. Fix the environment, or raise the limit. If it needs a thread that its module "
+        "started when it was imported, use env.backend=sync: other processes lack that thread",
+    )
 
 
 def answers(pipes: Iterable[Connection], timeout: float | None) -> bool:
@@ -247,7 +254,7 @@ def _modelled(single: Callable[[], GuardedEnv], group: ProcessGroup, timeout_sec
     try:
         if not answers([here], timeout_seconds):
             assert timeout_seconds is not None
-            raise LostError(0, f"{OverdueError(timeout_seconds)}. Fix the environment, or raise the limit")
+            raise _silent(0, timeout_seconds)
         answer = here.recv()
         # It may take its time to close, and leave threads that never end.
         answers([here], timeout_seconds or CLOSE_SECONDS)
