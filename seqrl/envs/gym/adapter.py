@@ -209,6 +209,8 @@ class GymnasiumEnv(BatchedEnv):
         except BaseException as error:
             if not is_own_fault(error):
                 raise
+            # It takes memory to say what is wrong.
+            self._episodes.guard.lift()
             told = raised(error)
             raise FaultyEnvError(f"environments: raised {told.words}. Fix the environment.") from told
 

@@ -183,7 +183,11 @@ def _constructor_named(request: EnvRequest, who: str, id: str = "") -> Iterator[
     with request.guard:
         try:
             with explained(id or request.spec.id, request.kwargs):
-                yield
+                try:
+                    yield
+                finally:
+                    # It takes memory to say what is wrong.
+                    request.guard.lift()
                 request.guard.check()
         except SeqrlError:
             raise

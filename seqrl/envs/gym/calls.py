@@ -24,7 +24,7 @@ import torch.utils._device as default_device
 
 from seqrl.envs.gym.watchdog import WATCHDOG
 from seqrl.errors import FaultyEnvError, links
-from seqrl.machine import OwnHandler, is_from_signal
+from seqrl.machine import Limits, OwnHandler, is_from_signal, lift, limits
 
 # A limit is counted in this many parts: while a process is suspended, as by Ctrl-Z, no more than one of them passes.
 PARTS = 10
@@ -195,6 +195,25 @@ class OverdueError(Exception):
         super().__init__(f"it has not answered for {seconds:g} seconds, the limit set by env.timeout_seconds")
 
 
+class CpuTimeError(Exception):
+    """The process has had the processor time that its limit allows."""
+
+    def __init__(self) -> None:
+        super().__init__("the process has used the processor time that RLIMIT_CPU allows")
+
+
+# Guards that are entered, outermost first.
+_entered: list["Guard"] = []
+
+
+def _cpu_time_is_over(number: int, frame: object) -> None:
+    """Raise it in an environment, which perhaps set the limit; elsewhere let the system end the program, as usual."""
+    if _entered:
+        raise CpuTimeError
+    set_handler(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
 class LostError(Exception):
     """Environment `index` is lost; `why` gives the reason and the remedy."""
 
@@ -207,7 +226,7 @@ def is_own_fault(error: BaseException) -> bool:
     """Whether an environment raised it, or did not answer, and not a signal that the run heard meanwhile."""
     if isinstance(error, KeyboardInterrupt) and getsignal(signal.SIGINT) is signal.default_int_handler:
         return False
-    return isinstance(error, OverdueError) or not is_from_signal(error)
+    return isinstance(error, OverdueError | CpuTimeError) or not is_from_signal(error)
 
 
 def let_go(error: BaseException | None) -> None:
@@ -243,6 +262,7 @@ class Guard:
     overdue   whether the limit has passed within this use; whoever swallows what is raised is named all the same, by
               FaultyEnvError at the end, unless something was being closed
 
+    Limits of the process that they lower, as by resource.setrlimit, are lifted again, and stay so.
     Within it, torch computes gradients, torch and NumPy have the settings that the environments left behind, and the
     working folder and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
     Without a limit an alarm that they set goes on within it alone; with one there is none but that of the limit.
@@ -257,6 +277,7 @@ class Guard:
         self.overdue = False
         self._asked: tuple[Any, ...] = ()
         self._learning = torch.inference_mode(False)
+        self._limits: Limits = []
         # Settings that environments changed, by place in SETTINGS.
         self._changed: dict[int, Any] = {}
         # The alarm that environments set, and its handler, if they set one.
@@ -274,7 +295,11 @@ class Guard:
         self._in_main_thread = threading.get_ident() == threading.main_thread().ident
         if self._handlers[0] is signal.default_int_handler and self._in_main_thread:
             set_handler(signal.SIGINT, CTRL_C)
+        if self._in_main_thread and getsignal(signal.SIGXCPU) == signal.SIG_DFL:
+            set_handler(signal.SIGXCPU, _cpu_time_is_over)
+        _entered.append(self)
         self._learning.__enter__()
+        self._limits = limits()
         self._settings = [get() for get, _ in SETTINGS]
         for place, setting in self._changed.items():
             SETTINGS[place][1](setting)
@@ -286,6 +311,9 @@ class Guard:
         self._depth -= 1
         if self._depth:
             return
+        _entered.remove(self)
+        # First: for the rest, memory may be needed.
+        self._lift()
         with suppress(OverdueError):
             let_go(error)
         self._stop_the_clock()
@@ -304,6 +332,15 @@ class Guard:
             pthread_sigmask(signal.SIG_SETMASK, self._mask)
         if fault is not None:
             raise fault
+
+    def lift(self) -> None:
+        """Lift limits of the process that were lowered since this guard was entered, before it is left."""
+        if self._depth:
+            self._lift()
+
+    def _lift(self) -> None:
+        if limits() != self._limits:
+            lift(self._limits)
 
     def check(self) -> None:
         """Raise OverdueError again if who was asked has swallowed it, and answers all the same."""

@@ -297,6 +297,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def fault_of(self, error: BaseException, what: str = "it") -> FaultyEnvError:
         """What it does wrong that raised `error`, which is its cause, in plain words."""
+        # It takes memory to say so.
+        self.guard.lift()
         if isinstance(error, OverdueError):
             said = str(error) if what == "it" else str(error).replace("it", what, 1)
             fault = self._fault(said, remedy="Fix the environment, or raise the limit.")
