@@ -22,6 +22,7 @@ from seqrl.envs.gym.registry import explained, find
 from seqrl.envs.gym.resets import UnfitError, autoreset_mode
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, raised
+from seqrl.packages import same_hydra_for_each
 
 # Copies of a vector form that does not declare when it resets, to see what it does.
 PROBED = 8
@@ -104,6 +105,8 @@ def _vector(request: EnvRequest) -> VectorEpisodes:
     _refuse_wrapped(request, "vector")
     make = partial(gymnasium.make_vec, spec, vectorization_mode="vector_entry_point", **request.kwargs)
     with _constructor_named(request, "environments"):
+        _import(spec.vector_entry_point)
+        same_hydra_for_each()
         envs = make(num_envs=request.batch_size)
         try:
             _insist_on_whole_spaces(spec, envs)
@@ -138,8 +141,7 @@ def _async(request: EnvRequest) -> VectorEpisodes:
     singles = request.singles()
     with _constructor_named(request, "environment 0"):
         # Once for all processes, which share the memory.
-        if isinstance(request.spec.entry_point, str):
-            load_env_creator(request.spec.entry_point)
+        _import(request.spec.entry_point)
     try:
         envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request))
     except LostError as lost:
@@ -171,7 +173,15 @@ def _refuse_wrapped(request: EnvRequest, backend: str) -> None:
 
 def _single(request: EnvRequest, index: int) -> GuardedEnv:
     with _constructor_named(request, f"environment {index}"):
+        _import(request.spec.entry_point)
+        same_hydra_for_each()
         return GuardedEnv(request.environment(), index, request.guard)
+
+
+def _import(entry_point: Any) -> None:
+    """Import the module of an entry point, if it is one by name."""
+    if isinstance(entry_point, str):
+        load_env_creator(entry_point)
 
 
 @contextmanager
