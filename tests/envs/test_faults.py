@@ -100,6 +100,7 @@ FAULTS = {
     "hangs and swallows": hangs_and_swallows,
     "raises": raises,
     "nan reward": replaced(1, float("nan")),
+    "huge reward": replaced(1, -1e300),
     "text reward": replaced(1, "a lot"),
     "wrong shape": replaced(0, np.zeros(3, np.float32)),
     "nan observation": replaced(0, np.array([0.0, np.nan], np.float32)),
@@ -134,9 +135,10 @@ WHERE = r"^environment 0, episode 2 \(seed \d+\), step 3: "
     [
         (
             "raises",
-            WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:71\)\. Fix the environment\.$",
+            WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:72\)\. Fix the environment\.$",
         ),
         ("nan reward", WHERE + r"its reward is nan\. Fix"),
+        ("huge reward", WHERE + r"its reward is -1e\+300, which is beyond float32\. Scale it, for example with env\."),
         ("text reward", WHERE + r"it raised ValueError: could not convert string to float: 'a lot'"),
         ("wrong shape", WHERE + r"its observation has shape \(3,\), not \(2,\)\. Fix"),
         ("four values", WHERE + r"it raised ValueError: not enough values .*five values: observation, reward"),

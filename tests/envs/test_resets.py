@@ -98,6 +98,14 @@ def made(id="test/Paid-v0", backend="vector", **kwargs):
     return GymnasiumEnv(id, 2, seed=0, backend=backend, kwargs=kwargs)
 
 
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP", "DISABLED"])
+def test_a_reward_that_would_become_infinite_is_named(mode):
+    with closing(made(does=mode, says=mode, pays=(1, 1e300))) as env:
+        env.reset()
+        with pytest.raises(FaultyEnvError, match=r"^environment \d: its reward is 1e\+300, which is beyond float32\."):
+            [env.step(torch.zeros(2, dtype=torch.int64)) for _ in range(2)]
+
+
 def ends(env):
     """Reward and number of the steps of each whole episode that began with the run's."""
     with closing(env):

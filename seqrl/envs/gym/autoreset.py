@@ -13,6 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from seqrl import seeds
 from seqrl.envs.gym.calls import Guard, LostError
+from seqrl.envs.gym.elements import MOST, SCALE_IT, too_large
 from seqrl.envs.gym.guard import when
 from seqrl.envs.gym.history import History, as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
@@ -237,7 +238,7 @@ class OwnEpisodes:
         """What a step answers, as arrays, ends as bool: reading it may do anything, and here the time is limited."""
         observation, reward, terminated, truncated, info = self.envs.step(action)
         ends = read_ends(terminated, truncated, self.envs.num_envs)
-        return np.asarray(observation), np.asarray(reward, np.float32), *ends, info
+        return np.asarray(observation), _rewards(reward), *ends, info
 
     def _begin(self, where: Array) -> None:
         """Begin episodes where `where` [B] is true. By default do nothing: the environment begins them by itself."""
@@ -315,6 +316,16 @@ class DisabledEpisodes(OwnEpisodes):
         self._ended = terminated | truncated
         refuse_as("DISABLED", fault_of_end(self._ended, info))
         return self._observation, reward, terminated, truncated, np.ones_like(self._ended)
+
+
+def _rewards(given: Any) -> Array:
+    """Rewards [B] as float32; raises FaultyEnvError for one that would become infinite."""
+    told = np.asarray(given)
+    beyond = np.isfinite(told) & (np.abs(told) > MOST) if told.dtype == np.float64 else np.zeros(0, np.bool_)
+    if beyond.any():
+        index = int(beyond.nonzero()[0][0])
+        raise FaultyEnvError(f"environment {index}: its reward {too_large(told[beyond][0], 'is')}. {SCALE_IT}")
+    return np.asarray(told, np.float32)
 
 
 def refuse_as(mode: str, fault: str) -> None:

@@ -15,7 +15,7 @@ from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault, let_go
-from seqrl.envs.gym.elements import OutsideError, element, named, plain
+from seqrl.envs.gym.elements import MOST, SCALE_IT, OutsideError, element, named, plain, too_large
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting, layers
@@ -103,7 +103,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             observation, reward, terminated, truncated, _ = self.env.step(action)
             reward = float(reward)
-            if not math.isfinite(reward):
+            if not -MOST <= reward <= MOST:
+                if math.isfinite(reward):
+                    raise self._fault(f"its reward {too_large(reward, 'is')}", SCALE_IT)
                 raise self._fault(f"its reward is {reward}")
             if not (type(terminated) is type(truncated) is bool):
                 terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
