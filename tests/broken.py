@@ -598,6 +598,50 @@ class NextStep(gymnasium.vector.VectorEnv):
         return self.seen(), np.where(resets, 0.0, 1.0), self.ended.copy(), np.zeros(self.num_envs, bool), {}
 
 
+class KeepsItsLimit(NextStep):
+    """Truncates episodes after as many steps as it is told: sound."""
+
+    def __init__(self, num_envs, max_episode_steps):
+        super().__init__(num_envs)
+        self.limit = max_episode_steps
+
+    def step(self, actions):
+        observation, reward, terminated, _, info = super().step(actions)
+        truncated = self.clock >= self.limit
+        self.ended |= truncated
+        return observation, reward, terminated, truncated, info
+
+
+class IgnoresItsLimit(NextStep):
+    """Truncates nothing."""
+
+    def __init__(self, num_envs, max_episode_steps):
+        super().__init__(num_envs)
+
+    def begin(self, where):
+        super().begin(where)
+        self.length[where] += 3
+
+
+class TerminatesAtItsLimit(KeepsItsLimit):
+    """Says that an episode which is too long has failed."""
+
+    def step(self, actions):
+        observation, reward, terminated, truncated, info = super().step(actions)
+        return observation, reward, terminated | truncated, np.zeros_like(truncated), info
+
+
+class LimitsEarlier(KeepsItsLimit):
+    """Truncates a step too early."""
+
+    def __init__(self, num_envs, max_episode_steps):
+        super().__init__(num_envs, max_episode_steps - 1)
+
+
+class TakesNoLimit(NextStep):
+    """Is registered with a time limit, and takes none."""
+
+
 class BeginsAllAlike(NextStep):
     """Draws one number for all copies."""
 
@@ -643,11 +687,14 @@ VECTOR = (
 )
 for several in VECTOR:
     gymnasium.register(f"broken/{several.__name__}-v0", vector_entry_point=several)
+LIMITED = (KeepsItsLimit, IgnoresItsLimit, TerminatesAtItsLimit, LimitsEarlier, TakesNoLimit)
+for several in LIMITED:
+    gymnasium.register(f"broken/{several.__name__}-v0", Walk, vector_entry_point=several, max_episode_steps=6)
 
 
 def make(name, batch_size, purpose, **kwargs):
     """Copies of the environment of that name, seeded by their purpose."""
-    backend = "vector" if name in [it.__name__ for it in VECTOR] else "sync"
+    backend = "vector" if name in [it.__name__ for it in (*VECTOR, *LIMITED)] else "sync"
     return GymnasiumEnv(f"broken/{name}-v0", batch_size, stream(0, purpose), backend=backend, kwargs=kwargs)
 
 

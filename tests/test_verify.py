@@ -189,6 +189,9 @@ PLANTED = [
     ("ChangesItsSpace", environment.fixed, "action_space was Discrete(4), and is Discrete(2)"),
     ("BeginsAllAlike", environment.varied, "at 0 of "),
     ("BeginsAllAtOnce", environment.apart, "an action showed at 0 of "),
+    ("IgnoresItsLimit", environment.limited, "2 of 2 were not truncated then"),
+    ("TerminatesAtItsLimit", environment.limited, "2 of 2 were not truncated then"),
+    ("LimitsEarlier", environment.limited, "an episode is truncated after 2"),
     ("FirstForFinal", environment.final, "equal the next episode's first one"),
     ("OutOfBounds", environment.observations, "is not within -1 to 1, after a reset"),
     ("OutOfBoundsLater", environment.observations, "is not within -1 to 1, at step"),
@@ -322,7 +325,7 @@ def test_a_sound_environment_is_the_same_in_another_process():
 
 
 # Twins of those with a defect. Another process is tried above.
-SOUND = ["Walk", "Mixed", "Steered", "Asks", "SameStep", "NextStep", "SavesAll"]
+SOUND = ["Walk", "Mixed", "Steered", "Asks", "SameStep", "NextStep", "KeepsItsLimit", "SavesAll"]
 
 
 @pytest.mark.parametrize("name", SOUND)

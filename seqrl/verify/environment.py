@@ -21,7 +21,7 @@ from seqrl.verify.play import BATCH, Budget, MakeEnv
 from seqrl.verify.repetition import copies, processes, repeats, repeats_later, restores
 from seqrl.verify.replay import opened
 from seqrl.verify.stage import LIMIT_IT, Stage
-from seqrl.verify.vector import apart, ghosts, varied
+from seqrl.verify.vector import apart, ghosts, limited, varied
 
 # Bytes that use no more than this share of their range are hardly seen.
 SMALL = 0.1
@@ -211,6 +211,7 @@ CHECKS: list[Check] = [
     copies,
     varied,
     apart,
+    limited,
     processes,
     actions,
     masks,

@@ -333,6 +333,10 @@ class Guard:
         if fault is not None:
             raise fault
 
+    def begin_anew(self) -> None:
+        """Count the limit anew for what is asked next."""
+        self.turns += 1
+
     def lift(self) -> None:
         """Lift limits of the process that were lowered since this guard was entered, before it is left."""
         if self._depth:
