@@ -102,15 +102,17 @@ def limits() -> Limits:
     return list(map(resource.getrlimit, LIMITS))
 
 
-def lift(before: Limits) -> None:
+def lift(before: Limits) -> list[str]:
     """Have no limit of this process lower than it was before, as far as the system allows; one that was raised stays.
 
-    Does without what may be lacking, such as memory.
+    Does without what may be lacking, such as memory. Returns the names of those that were lower.
     """
-    for number, (soft, hard) in zip(LIMITS, before, strict=True):
+    lifted = []
+    for (number, name), (soft, hard) in zip(LIMITS.items(), before, strict=True):
         now, now_hard = resource.getrlimit(number)
         if not _is_lower(now, soft):
             continue
+        lifted.append(name)
         highest = hard if _is_lower(now_hard, hard) else now_hard
         try:
             resource.setrlimit(number, (soft, highest))
@@ -118,6 +120,7 @@ def lift(before: Limits) -> None:
             # Only some may raise one that was lowered for good.
             with suppress(ValueError, OSError):
                 resource.setrlimit(number, (now_hard if _is_lower(now_hard, soft) else soft, now_hard))
+    return lifted
 
 
 def _is_lower(limit: int, other: int) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import multiprocessing
 import os
+import resource
 import subprocess
 import time
 from typing import ClassVar
@@ -13,6 +14,7 @@ import torch
 from gymnasium import spaces
 
 from seqrl.envs import GymnasiumEnv
+from seqrl.envs.gym import calls
 from seqrl.networks import GRU, LSTM, Attention, Encoder, GTrXL, Matrix, MinGRU, Network, Stack, Trunk
 from seqrl.seeds import stream
 
@@ -167,6 +169,15 @@ class LoadsItsOwn(SavesAll):
         if state.pop("id") != id(self):
             raise RuntimeError("no such handle")
         super().load_state_dict(state)
+
+
+class Rounds(Walk):
+    """Has the processor round up, and allows few open files."""
+
+    def step(self, action):
+        calls._round_so(0x800)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return super().step(action)
 
 
 class SavesNothing(Walk):
@@ -665,7 +676,7 @@ SINGLE = (
     DimBits, Bits,
     Exits, Raises, Lasts, Normalizes, Simulates, SavesAll,
     FailsWithCompany, FailsElsewhere,
-    SavesItsLeak, SavesNoRandom, SavesNothing, SavesAtFirst, LoadsItsOwn, SharesItsArray, ChangesItsSpace,
+    SavesItsLeak, SavesNoRandom, SavesNothing, SavesAtFirst, LoadsItsOwn, Rounds, SharesItsArray, ChangesItsSpace,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.

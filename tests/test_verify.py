@@ -1,5 +1,6 @@
 """`python -m seqrl.verify` passes sound parts and reports defects."""
 
+import platform
 import re
 import subprocess
 import sys
@@ -360,6 +361,14 @@ def test_a_wrapper_that_keeps_statistics_is_named_with_the_remedy():
     assert (finding.status, finding.figure.partition(":")[0]) == (WARN, "Normalizes")
     assert "algorithm.normalize_reward=true" in finding.remedy
     assert environment.statistics(stage_of("Walk")) is None
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="has other numbers for rounding")
+def test_what_is_changed_for_the_whole_process_is_a_warning_that_names_it():
+    finding = environment.process_settings(stage_of("Rounds"))
+    assert finding.status is WARN
+    assert finding.figure == "it changes RLIMIT_NOFILE (resource.setrlimit), how the processor rounds"
+    assert environment.process_settings(stage_of("Walk")).status is PASS
 
 
 def test_bytes_that_are_hardly_seen_are_a_warning():

@@ -167,9 +167,7 @@ def test_what_declares_nothing_and_does_something_else_is_refused(kwargs, said):
 
 def test_a_vector_form_that_takes_no_time_limit_is_refused_and_auto_passes_over_it():
     id = "broken/TakesNoLimit-v0"
-    with pytest.raises(
-        EnvError, match=r"does not take its time limit, max_episode_steps=6, .*\. Use env\.backend="
-    ):
+    with pytest.raises(EnvError, match=r"does not take its time limit, max_episode_steps=6, .*\. Use env\.backend="):
         GymnasiumEnv(id, 2, seed=0, backend="vector")
     with closing(GymnasiumEnv(id, 2, seed=0)) as env:
         assert env.backend != "vector"

@@ -166,25 +166,26 @@ def _set_logs(those: tuple[Any, ...]) -> None:
     logging.root.handlers[:] = handlers
 
 
-# Settings that hold for the whole process.
-SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_num_threads, torch.set_num_threads),
-    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    (_default_device, torch.set_default_device),
-    (_detects_anomalies, lambda both: torch.set_anomaly_enabled(*both)),
-    (_flushes_denormal, torch.set_flush_denormal),
-    (np.geterr, lambda reactions: np.seterr(**reactions)),
-    (_folder, _enter),
-    (lambda: _clocks(time), _set_clocks),
-    (lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
-    (lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
-    (_handlers, _set_handlers),
-    (_rounds, _round_so),
-    (_hooks, _set_hooks),
-    (_autocasts, _set_autocasts),
-    (_logs, _set_logs),
+HANDLERS = "handlers of signals"
+# Settings that hold for the whole process: what each is, how to read it, and how to set it.
+SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = (
+    ("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    ("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+    ("torch's determinism", torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    ("torch's precision of products", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    ("torch's default device", _default_device, torch.set_default_device),
+    ("torch's search for anomalies", _detects_anomalies, lambda both: torch.set_anomaly_enabled(*both)),
+    ("what becomes of denormal numbers", _flushes_denormal, torch.set_flush_denormal),
+    ("NumPy's reactions to errors", np.geterr, lambda reactions: np.seterr(**reactions)),
+    ("the working folder", _folder, _enter),
+    ("functions of the module time", lambda: _clocks(time), _set_clocks),
+    ("sys.stdout", lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
+    ("sys.stderr", lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
+    (HANDLERS, _handlers, _set_handlers),
+    ("how the processor rounds", _rounds, _round_so),
+    ("hooks for all modules of torch", _hooks, _set_hooks),
+    ("torch's autocast", _autocasts, _set_autocasts),
+    ("the loggers of the run", _logs, _set_logs),
 )
 
 
@@ -263,6 +264,8 @@ class Guard:
               FaultyEnvError at the end, unless something was being closed
 
     Limits of the process that they lower, as by resource.setrlimit, are lifted again, and stay so.
+    put_back   names of what environments changed for the whole process, and was put back
+
     Within it, torch computes gradients, torch and NumPy have the settings that the environments left behind, and the
     working folder and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
     Without a limit an alarm that they set goes on within it alone; with one there is none but that of the limit.
@@ -278,6 +281,7 @@ class Guard:
         self._asked: tuple[Any, ...] = ()
         self._learning = torch.inference_mode(False)
         self._limits: Limits = []
+        self.put_back: set[str] = set()
         # Settings that environments changed, by place in SETTINGS.
         self._changed: dict[int, Any] = {}
         # The alarm that environments set, and its handler, if they set one.
@@ -300,9 +304,9 @@ class Guard:
         _entered.append(self)
         self._learning.__enter__()
         self._limits = limits()
-        self._settings = [get() for get, _ in SETTINGS]
+        self._settings = [get() for _, get, _ in SETTINGS]
         for place, setting in self._changed.items():
-            SETTINGS[place][1](setting)
+            SETTINGS[place][2](setting)
         self._start_the_clock()
 
     def __exit__(
@@ -320,16 +324,20 @@ class Guard:
         swallowed = self.overdue and error is None and self.turns == self._turns_before
         fault = self.fault() if swallowed else None
         self.playing, self._asked = None, ()
-        if self._changed or [get() for get, _ in SETTINGS] != self._settings:
+        if self._changed or [get() for _, get, _ in SETTINGS] != self._settings:
             self._put_settings_back()
         self._learning.__exit__(kind, error, traceback)
         for number, handler in zip(KEPT, self._handlers, strict=True):
             # Other threads cannot set handlers, and nobody those that are not Python's.
-            if self._in_main_thread and handler is not None and getsignal(number) is not handler:
+            left = getsignal(number)
+            if self._in_main_thread and handler is not None and left is not handler:
                 set_handler(number, handler)
+                if left is not CTRL_C:
+                    self.put_back.add(HANDLERS)
         # Last: a signal that waited is now heard by the run.
         if pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
             pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            self.put_back.add("which signals are blocked")
         if fault is not None:
             raise fault
 
@@ -344,7 +352,7 @@ class Guard:
 
     def _lift(self) -> None:
         if limits() != self._limits:
-            lift(self._limits)
+            self.put_back |= {f"{name} (resource.setrlimit)" for name in lift(self._limits)}
 
     def check(self) -> None:
         """Raise OverdueError again if who was asked has swallowed it, and answers all the same."""
@@ -361,9 +369,10 @@ class Guard:
         return FaultyEnvError(f"environments: {overdue}. Fix the environment, or raise the limit.")
 
     def _put_settings_back(self) -> None:
-        for place, (get, put) in enumerate(SETTINGS):
+        for place, (name, get, put) in enumerate(SETTINGS):
             left, before = get(), self._settings[place]
             if left != before:
+                self.put_back.add(name)
                 self._changed[place] = left
                 put(before)
             else:
