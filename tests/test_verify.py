@@ -17,6 +17,7 @@ from seqrl.seeds import stream
 from seqrl.verify import environment, network
 from seqrl.verify import subject as subjects
 from seqrl.verify.__main__ import main, table
+from seqrl.verify.cut import Cut
 from seqrl.verify.environment import env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
 from seqrl.verify.network import network_checks
@@ -291,10 +292,37 @@ def test_a_play_goes_on_until_an_episode_ends():
     assert environment.ends(stage).figure == "1 ended within 701 random steps"
 
 
-def test_where_no_episode_begins_what_memory_is_then_is_not_checked(monkeypatch):
+@pytest.mark.parametrize("name", ["Endless", "NeverEndsTogether"])
+def test_where_random_play_ends_no_episode_some_are_cut_to_see_what_memory_is_then(name, monkeypatch):
     monkeypatch.setattr(subjects, "SECONDS", 0)
-    finding = network.forgets(subject_of("sound", 0, partial(broken.make, "Endless")))
-    assert (finding.status, finding.figure) == (UNCHECKED, "no episode began while it was watched")
+    subject = subject_of("sound", 0, partial(broken.make, name))
+    finding = network.forgets(subject)
+    assert finding.status is PASS
+    assert "where episodes were cut after 24 steps: random play ended none" in finding.figure
+    assert subjects.resets(subject.rollout).all()
+    assert int(subject.rollout.age.max()) == 23
+    assert network.forgets(subject_of("BeginsWithOnes", 0, partial(broken.make, name))).status is FAIL
+    assert network.leaks(subject_of("Leaky", 0, partial(broken.make, name))).status is FAIL
+
+
+def test_where_episodes_end_none_is_cut():
+    finding = network.forgets(subject_of("sound"))
+    assert (finding.status, "cut" in finding.figure) == (PASS, False)
+
+
+@pytest.mark.parametrize(
+    ("ghosts", "ends"), [(False, ([2, 3, 6, 7, 10, 11], [3, 7, 11])), (True, ([2, 4, 7, 9], [4, 9]))]
+)
+def test_an_episode_that_is_cut_begins_anew_and_a_step_spent_on_a_reset_puts_that_off(ghosts, ends):
+    env = Cut(Script([[3, 9], [20]], ghosts=ghosts), 4)
+    env.reset()
+    told = []
+    for _ in range(12):
+        step = env.step(torch.zeros(2, dtype=torch.int64))
+        told.append(step.ended.tolist())
+        observation = env.reset(step.ended) if step.ended.any() else step.observation
+    assert tuple([at for at, ended in enumerate(column) if ended] for column in zip(*told, strict=True)) == ends
+    assert observation[:, 2].tolist() == ([2.0, 2.0] if ghosts else [0.0, 0.0])
 
 
 def test_the_programs_of_an_environment_end_with_the_other_process(tmp_path):
