@@ -238,6 +238,10 @@ class Curriculum(Walk):
         return super().seen() * np.float32(1 - 0.1 * min(self.episodes // 10, 5))
 
 
+class EndlessCurriculum(Curriculum, Endless):
+    """Gets harder with the episodes that were begun, and ends none."""
+
+
 class LeaksAfterLong(Walk):
     """Pays more after an episode that ended at its twelfth step, and for that episode alone."""
 
@@ -671,7 +675,7 @@ class BeginsAllAtOnce(NextStep):
 SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
-    LeaksAfterLong,
+    LeaksAfterLong, EndlessCurriculum,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
     DimBits, Bits,
     Exits, Raises, Lasts, Normalizes, Simulates, SavesAll,

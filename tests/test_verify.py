@@ -178,6 +178,7 @@ PLANTED = [
     ("LeaksOverTruncations", environment.repeats_later, "when the same seed comes again after a truncation"),
     ("LeaksOverTerminations", environment.repeats_later, "when the same seed comes again"),
     ("Curriculum", environment.repeats_later, "when the same seed comes again"),
+    ("EndlessCurriculum", environment.repeats_later, "when the same seed comes again after a cut of episode"),
     ("LeaksAfterLong", environment.repeats_later, "when the same seed comes again after the end of episode"),
     ("HeedsOneSeed", environment.repeats_later, "when the same seed comes again"),
     ("ChangesActions", environment.actions, "were changed"),
@@ -303,6 +304,12 @@ def test_where_random_play_ends_no_episode_some_are_cut_to_see_what_memory_is_th
     assert int(subject.rollout.age.max()) == 23
     assert network.forgets(subject_of("BeginsWithOnes", 0, partial(broken.make, name))).status is FAIL
     assert network.leaks(subject_of("Leaky", 0, partial(broken.make, name))).status is FAIL
+
+
+def test_an_environment_that_ends_no_episode_repeats_after_episodes_that_are_cut():
+    finding = environment.repeats_later(stage_of("Endless"))
+    assert finding.status is PASS
+    assert re.search(r"midway, after \d+ episodes that were cut$", finding.figure)
 
 
 def test_where_episodes_end_none_is_cut():
