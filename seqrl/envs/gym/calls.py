@@ -208,8 +208,8 @@ _entered: list["Guard"] = []
 
 
 def _cpu_time_is_over(number: int, frame: object) -> None:
-    """Raise it in an environment, which perhaps set the limit; elsewhere let the system end the program, as usual."""
-    if _entered:
+    """Raise it in an environment that set the limit; otherwise let the system end the program, as usual."""
+    if any(guard.has_lower_limits for guard in _entered):
         raise CpuTimeError
     set_handler(number, signal.SIG_DFL)
     signal.raise_signal(number)
@@ -350,8 +350,13 @@ class Guard:
         if self._depth:
             self._lift()
 
+    @property
+    def has_lower_limits(self) -> bool:
+        """Whether limits of the process are others than when this guard was entered."""
+        return limits() != self._limits
+
     def _lift(self) -> None:
-        if limits() != self._limits:
+        if self.has_lower_limits:
             self.put_back |= {f"{name} (resource.setrlimit)" for name in lift(self._limits)}
 
     def check(self) -> None:
