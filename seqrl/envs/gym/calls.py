@@ -215,6 +215,10 @@ def _cpu_time_is_over(number: int, frame: object) -> None:
     signal.raise_signal(number)
 
 
+# Processes that an environment forks end by the signal, as usual.
+CPU_TIME = OwnHandler(_cpu_time_is_over)
+
+
 class LostError(Exception):
     """Environment `index` is lost; `why` gives the reason and the remedy."""
 
@@ -300,7 +304,7 @@ class Guard:
         if self._handlers[0] is signal.default_int_handler and self._in_main_thread:
             set_handler(signal.SIGINT, CTRL_C)
         if self._in_main_thread and getsignal(signal.SIGXCPU) == signal.SIG_DFL:
-            set_handler(signal.SIGXCPU, _cpu_time_is_over)
+            set_handler(signal.SIGXCPU, CPU_TIME)
         _entered.append(self)
         self._learning.__enter__()
         self._limits = limits()
