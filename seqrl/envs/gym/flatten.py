@@ -1,6 +1,7 @@
 """Environments whose observations or actions have several parts, flattened to one vector each."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -13,6 +14,8 @@ from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_alternatives, nested, numbers, values
 
+MaskReader = Callable[[Any], Iterator[Array]]
+"""Takes a mask as it is in info, and gives those of all choices."""
 # Value of `action_mask` for a mask that comes in info, not in the observation.
 INFO = "info"
 
@@ -54,6 +57,7 @@ class Flattening:
         self._names = list(shown)
         self._choices = masked_alternatives(self.joint)
         self.mask_in_info = action_mask == INFO
+        self._read_mask = _mask_reader(action_space)
         if action_mask is not None and not self._choices:
             raise EnvError(f"env.action_mask: the action has no choice to mask (got {action_mask}). Drop it.")
         self._mask_parts = [] if self.mask_in_info else self._parts_of_mask(action_mask, shown)
@@ -93,7 +97,7 @@ class Flattening:
 
     def _masks_of(self, info: dict[str, Any], at_end: bool) -> Iterable[Any]:
         if ACTION_MASK in info:
-            return _masks(self._taken, info[ACTION_MASK])
+            return self._read_mask(info[ACTION_MASK])
         if at_end:
             # There is nothing left to choose.
             return [np.ones(sum(self._choices), np.bool_)]
@@ -107,8 +111,7 @@ class Flattening:
 
     def _allowed(self, masks: Iterable[Any], at_end: bool) -> Array:
         mask = np.concatenate([np.asarray(part).reshape(-1) for part in masks])
-        if mask.dtype.kind not in "biuf" or np.isnan(mask).any():
-            raise OutsideError(f"its action_mask is {mask.tolist()}: neither allowed nor not")
+        _insist_on_truths(mask)
         # At the end there is nothing left to choose.
         if not at_end and not all((part != 0).any() for part in np.split(mask, np.cumsum(self._choices)[:-1])):
             raise OutsideError("its action_mask allows nothing")
@@ -197,16 +200,52 @@ def _among(names: list[str], name: str) -> list[str]:
     return [part for part in names if f"{part}.".startswith(f"{name}.")]
 
 
-def _masks(space: Space[Any], mask: Any) -> Iterator[Any]:
-    """The masks of all choices of an action, in the order of `leaves`."""
-    if isinstance(space, Dict):
-        for key, child in space.spaces.items():
-            if key in mask:
-                yield from _masks(child, mask[key])
-    elif isinstance(space, Tuple):
-        for child, part in zip(space.spaces, mask, strict=True):
-            yield from _masks(child, part)
-    elif isinstance(mask, list | tuple):
-        yield from mask
-    else:
-        yield mask
+def _mask_reader(space: Space[Any]) -> MaskReader:
+    """What reads the masks of all choices of an action, in the order of `leaves`, from a mask that is built like it.
+
+    A part with nothing to choose needs none. Raises OutsideError for one that does not fit its choices: taken for
+    others, it would forbid what is allowed.
+    """
+    if isinstance(space, Dict | Tuple):
+        children = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
+        readers = {key: _mask_reader(child) for key, child in children if _has_choices(child)}
+        if isinstance(space, Dict):
+            return partial(_masks_of_dict, readers)
+        return partial(_masks_of_tuple, readers, len(space.spaces))
+    return partial(_mask_of_leaf, masked_alternatives(actions(space)[0]))
+
+
+def _has_choices(space: Space[Any]) -> bool:
+    return any(masked_alternatives(actions(leaf)[0]) for _, leaf in leaves(space))
+
+
+def _masks_of_dict(readers: dict[Any, MaskReader], mask: Any) -> Iterator[Array]:
+    for key, read in readers.items():
+        if not isinstance(mask, Mapping) or key not in mask:
+            raise OutsideError(f"its action_mask has no part {key!r}, as the action has")
+        yield from read(mask[key])
+
+
+def _masks_of_tuple(readers: dict[Any, MaskReader], length: int, mask: Any) -> Iterator[Array]:
+    if not isinstance(mask, list | tuple) or len(mask) != length:
+        raise OutsideError(f"its action_mask is no tuple of {length} parts, as the action is")
+    for index, read in readers.items():
+        yield from read(mask[index])
+
+
+def _insist_on_truths(mask: Array) -> None:
+    if mask.dtype.kind not in "biuf" or np.isnan(mask).any():
+        raise OutsideError(f"its action_mask is {mask.tolist()!r:.60}: neither allowed nor not")
+
+
+def _mask_of_leaf(choices: list[int], mask: Any) -> Iterator[Array]:
+    pieces = [np.asarray(piece).reshape(-1) for piece in (mask if isinstance(mask, list | tuple) else [mask])]
+    for piece in pieces:
+        _insist_on_truths(piece)
+    sizes = [piece.size for piece in pieces]
+    # One array for each choice, or one for all, which may be a list of numbers.
+    if sizes != choices and (sum(sizes) != sum(choices) or (len(sizes) > 1 and max(sizes) > 1)):
+        is_split = len(sizes) > 1 and max(sizes) > 1
+        given, wanted = (" + ".join(map(str, it)) if is_split else sum(it) for it in (sizes, choices))
+        raise OutsideError(f"its action_mask has {given} numbers for {wanted} choices")
+    yield from pieces
