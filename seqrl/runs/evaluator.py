@@ -118,9 +118,17 @@ class Evaluator:
                 played[WITHOUT_MEMORY] = self._play(Forgetful(network), usual)
         return played
 
-    def _play(self, player: Player, how: str) -> tuple[Tensor, Tensor]:
+    def scores(self, player: Player, episodes: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return and length [episodes] of the same episodes, as any player plays them.
+
+        episodes   the first so many; None: all
+        """
+        return self._play(player, GREEDY if self.greedy else SAMPLED, episodes)
+
+    def _play(self, player: Player, how: str, episodes: int | None = None) -> tuple[Tensor, Tensor]:
         generator = self._make_generator() if how == SAMPLED else None
-        return play(self._at_its_beginning(), Watched(player, self._ask), self.episodes, generator, self._episode_limit)
+        wanted = self.episodes if episodes is None else episodes
+        return play(self._at_its_beginning(), Watched(player, self._ask), wanted, generator, self._episode_limit)
 
     @property
     def notes(self) -> Sequence[str]:

@@ -3,6 +3,7 @@
 What it says is data. It chooses values; what is imported for them is for the command line to allow.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.begun import loaded
 from seqrl.config.schema import RunConfig, RunnerConfig, typed
+from seqrl.config.secrets import secrets
+from seqrl.config.settle import changes
+from seqrl.config.validate import faults_of_policy
 from seqrl.devices.device import Device
-from seqrl.errors import CheckpointError
+from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, may_be_intact
+from seqrl.machine import cores
 from seqrl.networks import Network
 from seqrl.runs.build import make_env, make_network
 from seqrl.runs.checkpoint import Checkpoints
@@ -48,6 +53,39 @@ def configuration(run: Path) -> DictConfig:
         if may_be_intact(error):
             raise
         raise CheckpointError(f"run: {path} is not the configuration of a run: {fault(error)}.") from error
+
+
+def chosen(
+    run: Path,
+    *,
+    trust: Sequence[str],
+    seed: int | None,
+    episodes: int | None,
+    greedy: bool | str | None,
+    device: str | None,
+    env: Mapping[str, Any],
+) -> tuple[DictConfig, list[str]]:
+    """The configuration to play with, and how its environment differs from the run's: `key: before -> now`.
+
+    None means the run's own value.
+
+    Raises CheckpointError if there is no run, ConfigError if it cannot, or must not, be played.
+    """
+    cfg = configuration(run)
+    before = OmegaConf.create({"env": cfg.env})
+    cfg.trust = list(trust)
+    cfg.seed = cfg.seed if seed is None else seed
+    cfg.evaluation.episodes = episodes or cfg.evaluation.episodes or 200
+    cfg.evaluation.greedy = cfg.evaluation.greedy if greedy is None else greedy
+    cfg.device.name = device or cfg.device.name
+    # This machine may have fewer.
+    cfg.device.threads = min(cfg.device.threads, cores())
+    for key, value in env.items():
+        OmegaConf.update(cfg, key, value, force_add=True)
+    if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
+        raise ConfigError(faults)
+    OmegaConf.set_readonly(cfg, True)
+    return cfg, changes(before, OmegaConf.create({"env": cfg.env}))
 
 
 def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
