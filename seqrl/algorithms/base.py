@@ -130,6 +130,10 @@ class SequenceAlgorithm(ABC):
             return scaled(centred, self._rounding)
         return centred / self.network.value.std
 
+    def note_rounding(self, target: Tensor) -> None:
+        """Have `unit_scale` take differences for rounding errors that are small beside these value targets [M]."""
+        self._rounding = ROUNDING * float(target.abs().max())
+
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Update the network from one rollout; `progress` is the completed share of the run. Returns scalars to log."""
         if self.reward_scale is not None:
@@ -140,7 +144,7 @@ class SequenceAlgorithm(ABC):
         # Targets that are not finite must not enter the statistics; their gradient will be skipped, too.
         if self.settings.normalize_value and sequences.target.isfinite().all():
             self.network.value.adapt(sequences.target, VALUE_DECAY)
-        self._rounding = ROUNDING * float(sequences.target.abs().max())
+        self.note_rounding(sequences.target)
         learning_rate = self.annealed("learning_rate", progress)
         self.optimizer.learning_rate = learning_rate
 

@@ -1,0 +1,253 @@
+"""What the meters of memory say where the answer is known."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from seqrl.envs import BatchedEnv
+from seqrl.insight import NotApplicableError, Probe, gradient, gradient_cut, recomputed, staleness
+from seqrl.networks import Block
+from seqrl.runner import Runner
+from seqrl.types import Rollout, Step
+from tests.parts import NETWORKS, ppo, reinforce, small_network
+from tests.worlds import Cue, Script
+
+
+class DelayLine(Block):
+    """Returns what came in `delay` steps before; 0 while nothing did."""
+
+    delay = 6
+
+    def __init__(self, input_size, size):
+        super().__init__()
+        self.output_size = input_size
+
+    def initial_state(self, batch_size):
+        return {"line": torch.zeros(batch_size, self.delay, self.output_size, dtype=torch.float64)}
+
+    def step(self, x, state):
+        return state["line"][:, 0], {"line": torch.cat([state["line"][:, 1:], x.unsqueeze(1)], 1)}
+
+
+class LongDelay(DelayLine):
+    delay = 11
+
+
+class Fading(Block):
+    """h = a h + x."""
+
+    a = 0.8
+
+    def __init__(self, input_size, size):
+        super().__init__()
+        self.output_size = input_size
+
+    def initial_state(self, batch_size):
+        return {"hidden": torch.zeros(batch_size, self.output_size, dtype=torch.float64)}
+
+    def step(self, x, state):
+        hidden = self.a * state["hidden"] + x
+        return hidden, {"hidden": hidden}
+
+
+class WithoutGradient(Fading):
+    """Remembers, but no gradient passes from step to step."""
+
+    def step(self, x, state):
+        return super().step(x, {"hidden": state["hidden"].detach()})
+
+
+class Still(BatchedEnv):
+    """Shows the same at every step; episodes have `length` steps and a reward at the last."""
+
+    def __init__(self, batch_size: int, length: int) -> None:
+        self.batch_size, self.length = batch_size, length
+        self.observation_space, self.action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
+        self.clock = torch.zeros(batch_size, dtype=torch.long)
+
+    def reset(self, where=None):
+        self.clock = self.clock.masked_fill(torch.ones_like(self.clock, dtype=torch.bool) if where is None else where, 0)
+        return torch.ones(self.batch_size, 2)
+
+    def step(self, action):
+        self.clock = self.clock + 1
+        ended = self.clock == self.length
+        never = torch.zeros_like(ended)
+        return Step(torch.ones(self.batch_size, 2), (ended * (2 * action - 1)).float(), ended, never, ~never)
+
+    def close(self) -> None: ...
+
+
+def played(env, network, bptt_length=0, rollout_length=0) -> Rollout:
+    generator = torch.Generator().manual_seed(0)
+    rollout = Runner(env, network, rollout_length, bptt_length, generator).collect()
+    return replace(rollout, reward=rollout.reward.double())
+
+
+def with_other_parameters(network) -> None:
+    random = torch.Generator().manual_seed(9)
+    for parameter in network.parameters():
+        parameter.detach().add_(torch.randn(parameter.shape, generator=random, dtype=parameter.dtype), alpha=0.2)
+
+
+def probe_of(env, kind="lstm", make=ppo, rollout_length=0, aged=False, dtype=torch.float64, memory=None, **settings):
+    """A probe of one rollout; `aged`: its network has learned since."""
+    more = {} if memory is None else {"memory": memory}
+    network = small_network(env, kind, dtype, **more)
+    algorithm = make(network, **settings)
+    rollout = played(env, network, algorithm.settings.bptt_length, rollout_length)
+    if aged:
+        with_other_parameters(network)
+    return Probe.of(algorithm, rollout)
+
+
+def worlds_of_lengths() -> Script:
+    return Script([[5, 9, 3], [12, 4], [7], [1, 8]])
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("make", [ppo, reinforce])
+@pytest.mark.parametrize(("bptt_length", "rollout_length"), [(0, 0), (4, 0), (4, 16)])
+def test_the_gradient_of_a_probe_is_that_of_an_update(kind, make, bptt_length, rollout_length):
+    env = worlds_of_lengths()
+    network = small_network(env, kind, torch.float64)
+    settings = {"bptt_length": bptt_length, "grad_clip_norm": None, "minibatches": 1, "epochs": 1}
+    algorithm = make(network, normalize_value=False, **settings)
+    rollout = played(env, network, bptt_length, rollout_length)
+    probe = Probe.of(algorithm, rollout)
+    found = gradient(probe, bptt_length)
+    algorithm.update(rollout, 0.0)
+    of_update = [torch.zeros_like(it) if it.grad is None else it.grad for it in algorithm.parameters.values()]
+    expected = torch.cat([it.flatten() for it in of_update])
+    assert (found - expected).norm() / expected.norm() < 1e-10
+
+
+@pytest.mark.parametrize("cell", [DelayLine, LongDelay])
+def test_a_gradient_must_reach_back_just_as_far_as_a_delay(cell):
+    probe = probe_of(Cue(16, 0, delay=cell.delay), memory=cell)
+    found = gradient_cut(probe, range(1, cell.delay + 2))
+    too_short = [found.cuts[length] for length in range(1, cell.delay + 1)]
+    assert min(too_short) > max(found.noise, 0.1)
+    assert found.cuts[cell.delay + 1] < 1e-12
+    assert found.horizon == cell.delay + 1
+    assert gradient_cut(probe).horizon == {6: 8, 11: 16}[cell.delay]
+
+
+@pytest.mark.parametrize("length", [1, 3, 5, 7])
+def test_of_a_fading_memory_the_powers_of_its_factor_are_cut_off(length):
+    steps = 15
+    probe = probe_of(Still(8, steps), memory=Fading, normalize_advantage="none", normalize_value=False)
+    # Only the last action matters.
+    last = torch.zeros_like(probe.advantage)
+    last[-1] = 1.0
+    probe.algorithm.settings = replace(probe.algorithm.settings, value_coefficient=0.0, entropy_coefficient=0.0)
+    probe = replace(probe, advantage=last)
+    encoder = torch.cat(
+        [torch.full((it.numel(),), "encoder" in name) for name, it in probe.algorithm.parameters.items()]
+    )
+    reached = (steps - 1) % length + 1
+    expected = (1 - Fading.a**reached) / (1 - Fading.a**steps)
+    found = gradient(probe, length)[encoder].norm() / gradient(probe, 0)[encoder].norm()
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+def without_recurrence(network) -> None:
+    cell = network.actor.memory["lstm"]
+    cell.weight_hidden.detach().zero_()
+    # The cell's own path, too.
+    cell.bias.detach()[cell.size : 2 * cell.size] = -1e4
+
+
+def test_without_recurrent_weights_one_step_is_enough_and_nothing_is_stale():
+    env = worlds_of_lengths()
+    network = small_network(env, "lstm", torch.float64)
+    without_recurrence(network)
+    algorithm = ppo(network, bptt_length=4)
+    rollout = played(env, network, 4)
+    network.actor.memory["lstm"].weight_input.detach().add_(0.3)
+    probe = Probe.of(algorithm, rollout)
+    found = gradient_cut(probe)
+    assert (found.horizon, found.cuts) == (1, {1: pytest.approx(0, abs=1e-12)})
+    stale = staleness(probe, rollout.state)
+    assert (stale.kl, stale.value) == (0, 0)
+
+
+@pytest.mark.parametrize("aged", [False, True])
+def test_stale_memory_is_not_taken_for_a_cut(aged):
+    probe = probe_of(Script([[12], [15], [13]]), memory=WithoutGradient, bptt_length=4, aged=aged)
+    assert gradient_cut(probe, [1, 2, 4, 8]).cuts == pytest.approx({1: 0, 2: 0, 4: 0, 8: 0}, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "memoryless"])
+@pytest.mark.parametrize("rollout_length", [0, 16])
+def test_memory_is_stale_only_once_the_network_has_learned(kind, rollout_length):
+    env = Script([[12], [15], [13], [6]])
+    fresh = probe_of(env, kind, bptt_length=4, rollout_length=rollout_length)
+    aged = probe_of(env, kind, bptt_length=4, rollout_length=rollout_length, aged=True)
+    now, later = staleness(fresh, fresh.rollout.state), staleness(aged, aged.rollout.state)
+    assert now.kl == pytest.approx(0, abs=1e-20)
+    assert now.value == pytest.approx(0, abs=1e-10)
+    assert min(later.kl_first, later.kl_last, later.value_first, later.value_last) > 1e-8
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_staleness_is_the_divergence_at_the_first_and_last_steps(continuous):
+    env = Script([[10]], continuous=continuous)
+    probe = probe_of(env, bptt_length=4, aged=True)
+    network, rollout = probe.network, probe.rollout
+    kl, change = [], []
+    for first, last in ((4, 7), (8, 9)):
+        memories = [
+            {name: leaf[source.state_index[first]] for name, leaf in source.state.items()}
+            for source in (rollout, probe.fresh)
+        ]
+        for t in range(first, last + 1):
+            answers = [network.step(rollout.observation[t], memory) for memory in memories]
+            memories = [after for _, _, after in answers]
+            if t in (first, last):
+                (stored, stored_value, _), (now, now_value, _) = answers
+                change.append(float((stored_value - now_value).detach().abs()))
+                if not continuous:
+                    p = stored.log_probs.exp()
+                    kl.append(float((p * (stored.log_probs - now.log_probs)).sum().detach()))
+    found = staleness(probe, rollout.state)
+    assert found.value_first == pytest.approx((change[0] + change[2]) / 2 / probe.spread)
+    assert found.value_last == pytest.approx((change[1] + change[3]) / 2 / probe.spread)
+    if not continuous:
+        assert found.kl_first == pytest.approx((kl[0] + kl[2]) / 2)
+        assert found.kl_last == pytest.approx((kl[1] + kl[3]) / 2)
+    else:
+        assert found.kl > 0
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("ghosts", [False, True])
+def test_recomputed_memory_is_that_of_acting(kind, ghosts):
+    env = Script([[5, 9, 3], [12, 4], [7], [1, 8]], ghosts=ghosts)
+    network = small_network(env, kind, torch.float64)
+    runner = Runner(env, network, 20, 1, torch.Generator().manual_seed(0))
+    runner.collect()
+    rollout = runner.collect()
+    fresh = recomputed(network, rollout)
+    here = (rollout.state_index >= 0) & rollout.valid
+    assert here.any()
+    for name, leaf in rollout.state.items():
+        torch.testing.assert_close(fresh.state[name][fresh.state_index[here]], leaf[rollout.state_index[here]])
+
+
+def test_what_cannot_be_measured_is_said_and_no_number():
+    memoryless = probe_of(worlds_of_lengths(), "memoryless")
+    with pytest.raises(NotApplicableError, match="no memory"):
+        gradient_cut(memoryless)
+    with pytest.raises(NotApplicableError, match="no memory"):
+        staleness(memoryless, memoryless.rollout.state)
+    whole = probe_of(worlds_of_lengths())
+    with pytest.raises(NotApplicableError, match="no sequence begins"):
+        staleness(whole, whole.rollout.state)
+
+
+def tensors_of(network) -> list[Tensor]:
+    return [it.clone() for it in network.state_dict().values()]
