@@ -16,8 +16,8 @@ from seqrl.errors import EnvError
 from seqrl.evaluate import __main__ as program
 from seqrl.evaluate.__main__ import main
 from seqrl.evaluate.request import Words
-from seqrl.runs.results import memory, verdict
 from seqrl.runs.checkpoint import Checkpoints
+from seqrl.runs.results import memory, verdict
 from tests.programs import Program, run_program
 from tests.test_train import TINY, train
 

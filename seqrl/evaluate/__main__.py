@@ -34,7 +34,6 @@ from seqrl.envs.gym.registry import draws_itself
 from seqrl.errors import SeqrlError, described
 from seqrl.evaluate import film as video
 from seqrl.evaluate.request import Request, Words, requested
-from seqrl.runs.results import counted, results, table, verdict
 from seqrl.files import make_folder, write
 from seqrl.loggers.tensorboard import show
 from seqrl.metrics.display import QuietConsole
@@ -42,6 +41,7 @@ from seqrl.networks import Network
 from seqrl.runs import policy
 from seqrl.runs.build import make_device, make_env, make_evaluator, prepare_device
 from seqrl.runs.evaluator import frozen
+from seqrl.runs.results import counted, results, table, verdict
 from seqrl.text import printable
 
 
