@@ -7,7 +7,7 @@ from html import escape
 
 # A chart is drawn for wide pages and again for narrow ones, whose letters would shrink.
 WIDTHS = {"wide": 760, "narrow": 360}
-HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 260, 26, 44, 58, 16
+HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 280, 44, 44, 58, 16
 # Letters of a label, in pixels each.
 LETTER = 6.6
 
@@ -140,11 +140,11 @@ class Chart:
             yield text(width - RIGHT, at - 5, words, "end", "note")
 
     def _marks(self, width: int) -> Iterator[str]:
-        for x, words, colour in self.marks:
+        for above, (x, words, colour) in enumerate(self.marks):
             at = self._x(x, width)
             yield f'<line class="mark c{colour}" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            left = at + 5 + LETTER * len(words) > width - RIGHT
-            yield text(at - 5 if left else at + 5, TOP + 10, words, "end" if left else "start", "note")
+            half = LETTER * len(words) / 2
+            yield text(min(max(at, half + 4), width - 4 - half), TOP - 8 - 12 * above, words, style="note")
 
     def _legend(self, width: int) -> Iterator[str]:
         """Names of the lines above the chart, from the right, as far as they fit."""

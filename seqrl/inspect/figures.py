@@ -36,16 +36,16 @@ def figures(reports: Mapping[str, Report]) -> Iterator[Figure]:
 
 
 def _window(reports: Mapping[str, Report]) -> Figure | None:
-    places = sorted({_window_of(k, report) for report in reports.values() for k in report["window_returns"]})
-    position = {k: math.log2(k) for k in places}
-    ticks = {position[k]: str(k) for k in places if math.log2(k).is_integer()}
+    measured = sorted({int(k) for report in reports.values() for k in report["window_returns"] if k != "all"})
+    position = {str(k): math.log2(k) for k in measured}
+    position["all"] = math.log2(measured[-1]) + 1
+    ticks = {at: k for k, at in position.items() if k == "all" or at.is_integer()}
     lines, marks, levels = [], [], []
     for colour, (name, report) in enumerate(reports.items()):
-        at = {position[_window_of(k, report)]: it for k, it in report["window_returns"].items()}
+        at = {position[k]: it for k, it in report["window_returns"].items()}
         lines.append(_line(at, colour, name if len(reports) > 1 else ""))
         if report["window"]:
             marks.append((math.log2(report["window"]), f"window {report['window']}", colour))
-            ticks.setdefault(math.log2(report["window"]), str(report["window"]))
     if len(reports) == 1:
         (report,) = reports.values()
         levels = [(report["return"][0], "all of memory"), (report["window_returns"]["1"][0], "memory zeroed")]
@@ -58,10 +58,6 @@ def _window(reports: Mapping[str, Report]) -> Figure | None:
     )
     chart = Chart(lines, "last observations that memory is built from", "return", ticks, marks, levels)
     return Figure("How many observations does it need?", caption, chart)
-
-
-def _window_of(k: str, report: Report) -> int:
-    return max(2, int(report["length_max"])) if k == "all" else int(k)
 
 
 def _frozen(reports: Mapping[str, Report]) -> Figure | None:

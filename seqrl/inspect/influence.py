@@ -82,7 +82,7 @@ def outputs(policy: Distribution) -> Tensor:
             return policy.location
         case JointDistribution():
             return torch.cat([outputs(part) for part in policy.parts.values()], -1)
-    raise NotApplicableError(f"the policy is a {type(policy).__name__}, whose logits are not known")
+    raise NotApplicableError(f"the policy is of the class {type(policy).__name__}, whose logits are not known")
 
 
 @contextmanager

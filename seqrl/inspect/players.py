@@ -108,12 +108,15 @@ class Swapped(Tampered):
     def step(self, observation: Tensor, state: State) -> Answer:
         rows = state[ROW]
         own = {name: leaf for name, leaf in state.items() if name not in (AGE, ROW)}
-        for name, leaf in own.items():
-            self._kept[name] = self._kept[name].index_copy(0, rows, leaf)
+        self._keep(rows, own)
         others = {name: leaf[(rows + 1) % len(leaf)] for name, leaf in self._kept.items()}
         policy, value, _ = self.network.step(observation, others)
         _, _, after = self.network.step(observation, own)
+        self._keep(rows, after)
         return policy, value, {**after, AGE: state[AGE] + 1, ROW: rows}
+
+    def _keep(self, rows: Tensor, memory: State) -> None:
+        self._kept = {name: leaf.index_copy(0, rows, memory[name]) for name, leaf in self._kept.items()}
 
 
 def chosen(where: Tensor, yes: State, no: State) -> State:

@@ -35,16 +35,16 @@ class Windows:
         """With as many observations, nothing is lost."""
         return int(self.lengths.max())
 
-    def measure(self, advance: Callable[[], None] = lambda: None) -> int | None:
+    def measure(self, advance: Callable[[], None] = lambda: None) -> int:
         """Play, and return the smallest k that loses less than a twentieth of what memory is worth.
 
-        None if memory is worth nothing: then there is nothing to lose. The loss is taken to fall with k.
+        1 if memory is worth nothing: then there is nothing to lose. The loss is taken to fall with k.
         """
         for k in self._powers():
             self._play(k)
             advance()
         if not self.is_used:
-            return None
+            return 1
         enough = self._first_enough()
         below = max((k for k in self.returns if k < enough), default=0)
         while enough - below > 1:
@@ -52,6 +52,8 @@ class Windows:
             self._play(middle)
             advance()
             enough, below = (middle, below) if self.is_enough(middle) else (enough, middle)
+        # With as many as the longest episode has, nothing is lost.
+        self.returns.setdefault(enough, self.whole)
         return enough
 
     @property
