@@ -130,10 +130,11 @@ def test_a_gradient_must_reach_back_just_as_far_as_a_delay(cell):
     probe = probe_of(Cue(16, 0, delay=cell.delay), memory=cell)
     found = gradient_cut(probe, range(1, cell.delay + 2))
     too_short = [found.cuts[length] for length in range(1, cell.delay + 1)]
-    assert min(too_short) > max(found.noise, 0.1)
+    assert min(too_short) > 0.1
+    assert not any(found.is_enough(length) for length in range(1, cell.delay + 1))
     assert found.cuts[cell.delay + 1] < 1e-12
     assert found.horizon == cell.delay + 1
-    assert gradient_cut(probe).horizon == {6: 8, 11: 16}[cell.delay]
+    assert gradient_cut(probe).horizon == cell.delay + 1
 
 
 @pytest.mark.parametrize("length", [1, 3, 5, 7])
@@ -170,7 +171,8 @@ def test_without_recurrent_weights_one_step_is_enough_and_nothing_is_stale():
     network.actor.memory["lstm"].weight_input.detach().add_(0.3)
     probe = Probe.of(algorithm, rollout)
     found = gradient_cut(probe)
-    assert (found.horizon, found.cuts) == (1, {1: pytest.approx(0, abs=1e-12)})
+    assert found.horizon == 1
+    assert max(found.cuts.values()) < 1e-12
     stale = staleness(probe, rollout.state)
     assert (stale.kl, stale.value) == (0, 0)
 
@@ -188,8 +190,8 @@ def test_memory_is_stale_only_once_the_network_has_learned(kind, rollout_length)
     fresh = probe_of(env, kind, bptt_length=4, rollout_length=rollout_length)
     aged = probe_of(env, kind, bptt_length=4, rollout_length=rollout_length, aged=True)
     now, later = staleness(fresh, fresh.rollout.state), staleness(aged, aged.rollout.state)
-    assert now.kl == pytest.approx(0, abs=1e-20)
-    assert now.value == pytest.approx(0, abs=1e-10)
+    assert now.kl == pytest.approx(0, abs=1e-12)
+    assert now.value == pytest.approx(0, abs=1e-9)
     assert min(later.kl_first, later.kl_last, later.value_first, later.value_last) > 1e-8
 
 
