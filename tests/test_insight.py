@@ -7,8 +7,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from seqrl.envs import BatchedEnv
-from seqrl.insight import NotApplicableError, Probe, gradient, gradient_cut, recomputed, staleness
+from seqrl.envs import BatchedEnv, CartPole, RepeatPrevious
+from seqrl.insight import NotApplicableError, Probe, gradient, gradient_cut, need, recomputed, staleness
 from seqrl.networks import Block
 from seqrl.runner import Runner
 from seqrl.types import Rollout, Step
@@ -253,3 +253,33 @@ def test_what_cannot_be_measured_is_said_and_no_number():
 
 def tensors_of(network) -> list[Tensor]:
     return [it.clone() for it in network.state_dict().values()]
+
+
+def rollout_probe(network_kind, rollout_length=128, **task) -> Probe:
+    env = CartPole(16, 0, **task)
+    network = small_network(env, network_kind, seed=3)
+    algorithm = ppo(network)
+    runner = Runner(env, network, rollout_length, 0, torch.Generator().manual_seed(0))
+    for _ in range(2):
+        algorithm.update(runner.collect(), 0.0)
+    return Probe.of(algorithm, runner.collect())
+
+
+@pytest.mark.parametrize("kind", ["memoryless", "lstm"])
+def test_a_cart_pole_that_is_seen_needs_no_memory_and_a_masked_one_does(kind):
+    seen, masked = need(rollout_probe(kind)), need(rollout_probe(kind, hidden=[1, 3]))
+    assert not seen.is_certain
+    assert seen.share < max(3 * seen.error, 0.02)
+    assert masked.is_certain
+    assert masked.share > 0.2
+
+
+@pytest.mark.parametrize(("k", "needed", "source"), [(1, False, None), (4, True, "3 steps back"), (2, True, "1 step back")])
+def test_a_card_that_is_no_longer_shown_must_be_remembered(k, needed, source):
+    env = RepeatPrevious(16, 0, k=k)
+    probe = Probe.of(ppo(small_network(env, "memoryless")), Runner(env, small_network(env, "memoryless"), 0, 0, torch.Generator().manual_seed(0)).collect())
+    found = need(probe)
+    assert found.is_certain == needed
+    if needed:
+        assert found.source == source
+        assert found.share > 0.1
