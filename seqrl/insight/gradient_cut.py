@@ -18,60 +18,71 @@ NEGLIGIBLE = 0.1
 
 @dataclass(frozen=True)
 class GradientCut:
-    """Share of a probe's gradient that is lost where gradients reach back only so many steps.
+    """Share of a probe's gradient that is lost where gradients reach back only so many steps, by that number K.
 
-        ‖g_K − g_full‖ / ‖g_full‖
+        cut      ‖g_K − g_full‖ / ‖g_full‖
+        chance   ‖(g_K − g_full of one half of the episodes) − (that of the other)‖ / 2 ‖g_full‖
 
-    cuts      by K
-    noise     the same figure between the two halves of the probe: what chance alone makes; None for a single episode
-    longest   steps that the longest gradient of the probe can reach
+    Where the cut is below chance, what is lost points elsewhere in every rollout, and averages out. Without a second
+    episode there is no chance.
+
+    longest   steps that the longest gradient of the probe reaches back, the present one among them
     """
 
     cuts: dict[int, float]
-    noise: float | None
+    chance: dict[int, float]
     longest: int
 
     @property
     def horizon(self) -> int:
-        """Smallest measured K with a negligible cut, or one that chance hides."""
-        return next((k for k in sorted(self.cuts) if is_enough(self.cuts[k], self.noise)), self.longest)
+        """Smallest measured K from which on all cuts are negligible, or no more than chance makes."""
+        horizon = self.longest
+        for length in sorted(self.cuts, reverse=True):
+            if not self.is_enough(length):
+                break
+            horizon = length
+        return horizon
 
-
-def is_enough(cut: float, noise: float | None) -> bool:
-    """Whether a cut is negligible, or less than chance makes."""
-    return cut < NEGLIGIBLE or (noise is not None and cut < noise)
+    def is_enough(self, length: int) -> bool:
+        return self.cuts[length] < max(NEGLIGIBLE, self.chance.get(length, 0.0))
 
 
 def gradient_cut(probe: Probe, lengths: Iterable[int] | None = None, also: Iterable[int] = ()) -> GradientCut:
     """Cut the gradient of a probe after K steps, from recomputed memory, so that only the cut differs.
 
-    lengths   the values of K; None: 1, 2, 4, … until one is enough
+    lengths   the values of K; None: …, 4, 2, 1, from the largest below the longest episode, until one is
+              too short; those for which the memories before all sequences would be many bytes are left out
     also      further values, 0 for whole episodes
 
     Raises NotApplicableError if there is no memory, or no gradient.
     """
     probe.insist_on_memory()
-    sequences = _sequences(probe, 0)
-    longest = int(sequences.length.max())
-    halves, noise = _halves(probe, sequences), None
-    whole = torch.stack(halves).sum(0)
-    size = float(whole.norm())
+    episodes = _sequences(probe, 0)
+    whole = _by_halves(probe, 0, episodes)
+    size = float(whole.sum(0).norm())
     if not size or not np.isfinite(size):
         raise NotApplicableError("the gradient of the probe is zero" if not size else "its gradient is not finite")
-    if len(halves) > 1:
-        share = [_steps(sequences, half) / len(sequences.advantage) for half in range(2)]
-        noise = float((halves[0] / share[0] - halves[1] / share[1]).norm()) / 2 / size
+    longest = int(episodes.length.max())
+    found = GradientCut({}, {}, longest)
 
-    def cut(length: int) -> float:
-        return float((gradient(probe, length) - whole).norm()) / size if 0 < length < longest else 0.0
+    def measure(length: int) -> None:
+        reach = length or longest
+        if reach >= longest:
+            found.cuts[reach] = 0.0
+        elif reach not in found.cuts:
+            lost = whole - _by_halves(probe, length, episodes)
+            found.cuts[reach] = float(lost.sum(0).norm()) / size
+            if len(lost) > 1:
+                of_half = lost / lost.new_tensor(_shares(episodes)).unsqueeze(1)
+                found.chance[reach] = float((of_half[0] - of_half[1]).norm()) / 2 / size
 
-    cuts = {length: cut(length) for length in (*also, *(lengths or ()))}
-    for length in _doubled(longest) if lengths is None else ():
-        if length not in cuts:
-            cuts[length] = cut(length)
-        if is_enough(cuts[length], noise):
+    for length in (*also, *(lengths or ())):
+        measure(length)
+    for length in _halved(longest, probe.shortest) if lengths is None else ():
+        measure(length)
+        if not found.is_enough(length):
             break
-    return GradientCut({length or longest: value for length, value in cuts.items()}, noise, longest)
+    return found
 
 
 def gradient(probe: Probe, bptt_length: int) -> Tensor:
@@ -79,8 +90,7 @@ def gradient(probe: Probe, bptt_length: int) -> Tensor:
 
     bptt_length   0: to the start of the episode, or of the rollout
     """
-    sequences = _sequences(probe, bptt_length)
-    return _gradient(probe, sequences, len(sequences.advantage))
+    return _gradient(probe, _sequences(probe, bptt_length))
 
 
 def _sequences(probe: Probe, bptt_length: int) -> Sequences:
@@ -88,28 +98,38 @@ def _sequences(probe: Probe, bptt_length: int) -> Sequences:
     return replace(sequences, advantage=probe.algorithm.unit_scale(sequences.advantage))
 
 
-def _gradient(probe: Probe, sequences: Sequences, total_steps: int) -> Tensor:
+def _gradient(probe: Probe, sequences: Sequences) -> Tensor:
+    """What these sequences contribute to the gradient of the probe."""
     algorithm = probe.algorithm
     loss = partial(algorithm.loss, progress=probe.progress)
-    parts, _ = accumulate(sequences, loss, algorithm.parameters, probe.chunk_steps, total_steps)
-    flat = [parts.get(name, torch.zeros_like(it)).flatten() for name, it in algorithm.parameters.items()]
-    return torch.cat([it.detach() for it in flat])
+    chunk, steps = probe.chunk_steps, int(probe.rollout.valid.sum())
+    parts, _ = accumulate(sequences, loss, algorithm.parameters, chunk, steps)
+    return torch.cat(
+        [parts.get(name, torch.zeros_like(it)).detach().flatten() for name, it in algorithm.parameters.items()]
+    )
 
 
-def _halves(probe: Probe, sequences: Sequences) -> list[Tensor]:
-    """What either half of the sequences contributes to the gradient; one part only, if there is but one sequence."""
-    chosen = [np.arange(len(sequences.length))[half::2] for half in range(2)]
-    return [_gradient(probe, sequences.select(it), len(sequences.advantage)) for it in chosen if len(it)]
+def _by_halves(probe: Probe, bptt_length: int, episodes: Sequences) -> Tensor:
+    """What every other episode contributes to the gradient, and what the rest does [2, P]; [1, P] if there is but one.
+
+    episodes   the probe in sequences that are not cut
+    """
+    sequences = _sequences(probe, bptt_length)
+    # Both are in the same order, step by step.
+    episode = np.searchsorted(episodes.begin, sequences.begin, side="right") - 1
+    chosen = [np.flatnonzero(episode % 2 == half) for half in range(2)]
+    return torch.stack([_gradient(probe, sequences.select(it)) for it in chosen if len(it)])
 
 
-def _steps(sequences: Sequences, half: int) -> int:
-    return int(sequences.length[half::2].sum())
+def _shares(episodes: Sequences) -> list[float]:
+    """Share of the steps that each half has."""
+    return [float(episodes.length[half::2].sum() / episodes.length.sum()) for half in range(2)]
 
 
-def _doubled(longest: int) -> Iterator[int]:
-    """1, 2, 4, …, below `longest`, which ends them."""
-    length = 1
-    while length < longest:
+def _halved(longest: int, shortest: int) -> Iterator[int]:
+    """The powers of two below `longest`, the largest first; those below `shortest` are left out, but not all."""
+    length = 1 << max(0, (longest - 1).bit_length() - 1)
+    yield length
+    while length >= 2 * shortest:
+        length //= 2
         yield length
-        length *= 2
-    yield longest

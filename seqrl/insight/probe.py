@@ -20,6 +20,8 @@ LENGTH = 512
 STEPS = 2048
 # Bytes that the memories before all of its steps may take.
 MEMORIES = 256 * 2**20
+# Bytes of the memories before all sequences, beyond which a gradient takes seconds.
+QUICK = 16 * 2**20
 
 
 class NotApplicableError(Exception):
@@ -61,8 +63,7 @@ class Probe:
         """The probe of a rollout: as large as it may be, and never more than the update sends through at once."""
         length, rows = rollout.valid.shape
         at_once = min(algorithm.chunk_steps(rows) or STEPS, STEPS)
-        bytes_a_step = sum(leaf[0].nbytes for leaf in algorithm.network.initial_state(1).values())
-        steps = max(1, min(STEPS, MEMORIES // max(1, bytes_a_step)))
+        steps = max(1, min(STEPS, MEMORIES // max(1, bytes_a_step(algorithm.network))))
         length = min(length, LENGTH, at_once, steps)
         # Whoever takes the first environments favours none of them.
         played = rollout.valid[:length].sum(0).cumsum(0)
@@ -86,10 +87,20 @@ class Probe:
         """Steps that may go through the network at once."""
         return self.algorithm.chunk_steps(self.rollout.valid.shape[1])
 
+    @property
+    def shortest(self) -> int:
+        """Steps of the shortest sequences whose memories, one before each, are not too many bytes to be quick."""
+        return max(1, bytes_a_step(self.network) * int(self.rollout.valid.sum()) // QUICK)
+
     def insist_on_memory(self) -> None:
         """Raise NotApplicableError if the network remembers nothing."""
         if not self.network.initial_state(1):
             raise NotApplicableError("the network has no memory")
+
+
+def bytes_a_step(network: Network) -> int:
+    """Bytes of the memory of one episode."""
+    return sum(leaf.nbytes for leaf in network.initial_state(1).values())
 
 
 def _part(rollout: Rollout, length: int, rows: int) -> Rollout:

@@ -95,7 +95,8 @@ def _begin(length: Ints) -> Ints:
 def _differences(probe: Probe, old: Sequences, new: Sequences) -> tuple[Tensor, Tensor]:
     """KL divergence and |ΔV| [M] at every step, sequences end to end."""
     kl, value = [], []
-    for before, now in zip(old.batches(probe.chunk_steps), new.batches(probe.chunk_steps), strict=True):
+    steps = probe.chunk_steps
+    for before, now in zip(old.batches(steps), new.batches(steps), strict=True):
         stored, stored_value = probe.network.unroll(before)
         current, current_value = probe.network.unroll(now)
         kl.append(divergence(stored, current))
