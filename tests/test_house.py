@@ -27,7 +27,7 @@ ROOMS = {
     "runs": ["algorithms", "config", "devices", "envs", "loggers", "metrics", "networks", "runner"],
     "sweeps": ["config", "runs"],
 }
-PROGRAMS = ["train", "evaluate", "verify", "report", "tune"]
+PROGRAMS = ["train", "evaluate", "inspect", "verify", "report", "tune"]
 # Packages, and the only rooms that know them.
 KNOWN_IN = {
     "hydra": ["config", "sweeps", "runs.build", *PROGRAMS],

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import yaml
 from gymnasium import spaces
 from torch import nn
 
@@ -23,16 +22,15 @@ from seqrl.inspect.contamination import Contamination, contamination
 from seqrl.inspect.episodes import Episodes, record
 from seqrl.inspect.influence import influence
 from seqrl.inspect.measure import KEYS
-from seqrl.inspect.players import AGE, Halted, Swapped, Windowed
-from seqrl.inspect.probes import Probed, probes
+from seqrl.inspect.players import Halted, Swapped, Windowed
+from seqrl.inspect.probes import probes
 from seqrl.inspect.request import Words
 from seqrl.inspect.windows import Windows
 from seqrl.networks.heads import Categorical, Gaussian
 from seqrl.runs.evaluator import Evaluator, Forgetful
-from seqrl.types import Step
 from tests.parts import NETWORKS, small_network
 from tests.programs import run_program
-from tests.test_evaluate import CONFIG, GIVEN, contents, run  # noqa: F401  # a fixture
+from tests.test_evaluate import GIVEN, contents, run  # noqa: F401  # a fixture
 from tests.test_train import train
 from tests.worlds import Cue, Script
 
@@ -206,7 +204,7 @@ class TestPlayers:
         _, _, state = player.step(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0]]), state)
         only = {name: leaf[torch.tensor([True, False, True])] for name, leaf in state.items()}
         # The first sees the memory of the second, which is over; the third that of the first.
-        policy, value, _ = player.step(torch.zeros(2, 2), only)
+        _, value, _ = player.step(torch.zeros(2, 2), only)
         assert value.tolist() == [-1, 1]
 
 
@@ -346,9 +344,7 @@ class TestProbes:
                 policy = Categorical(torch.stack([-logit, logit], 1))
                 return policy, logit, {"now": observation, "before": state["now"]}
 
-        episodes = record(
-            lambda: CartPole(16, 0, hidden=[1, 3], max_episode_steps=60), Positions(), 16, None, 1000
-        )
+        episodes = record(lambda: CartPole(16, 0, hidden=[1, 3], max_episode_steps=60), Positions(), 16, None, 1000)
         found = probes(Positions(), episodes)
         assert list(found) == ["observation", "position", "velocity", "angle", "angular velocity"]
         assert found["angle"].memory[0] > 0.999
@@ -399,3 +395,281 @@ class TestInfo:
 
     def test_an_environment_that_tells_nothing_tells_nothing(self):
         assert BatchedEnv.info(Script([[1]])) == {}
+
+
+@pytest.fixture
+def inspected(run, monkeypatch, capsys):  # noqa: F811
+    """Runs the program; returns what it wrote to inspect.json, the page, and what it printed."""
+
+    def inspect(*words):
+        monkeypatch.setattr(sys, "argv", ["inspect", *words])
+        main()
+        found, page = ((run / f"inspect.{kind}").read_text() for kind in ("json", "html"))
+        return json.loads(found), page, capsys.readouterr().out
+
+    return inspect
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Runs the program, which refuses; returns its error line and its exit code."""
+
+    def inspect(*words):
+        monkeypatch.setattr(sys, "argv", ["inspect", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        (line,) = capsys.readouterr().err.splitlines()
+        return line.removeprefix("seqrl: error: "), ended.value.code
+
+    return inspect
+
+
+class TestProgram:
+    def test_a_policy_that_remembers_the_sign_is_described(self, run, inspected):  # noqa: F811
+        before = contents(run)
+        found, _, printed = inspected(*GIVEN)
+        assert found["window"] == 6
+        assert found["window_returns"]["all"] == [1, 1, 1]
+        assert found["memory_is_used"]["used"] is True
+        assert found["memory_is_used"]["verdict"].startswith("Memory is used: ")
+        assert found["memory_swapped"]["return"][0] < 0.8
+        assert found["memory_frozen"]["1"] == [1, 1, 1]
+        assert found["temporal_range"]["policy"] > 0.5
+        assert found["probes"]["sign"]["memory"]["2"] > 0.99
+        assert found["probes"]["sign"]["present"]["2"] < 0.5
+        assert "It needs the last 6 observations, the present one among them." in found["said"]
+        assert found["said"] in printed
+        assert "Page: run/inspect.html" in printed
+        assert {*KEYS, "said", "not_measured", "iterations", "env_steps", "seed", "changed"} < set(found)
+        # Nothing else in the run's folder has changed.
+        after = contents(run)
+        assert {path for path in after if after[path] != before.get(path)} == {"inspect.json", "inspect.html"}
+        assert set(before) < set(after)
+
+    def test_every_key_without_a_value_has_a_reason(self, inspected):
+        found, page, _ = inspected(*GIVEN)
+        empty = [key for key in KEYS if found[key] is None]
+        assert "gradient_horizon" in empty
+        assert set(empty) <= set(found["not_measured"])
+        assert "config.yaml does not say how the run learned" in found["not_measured"]["gradient_horizon"]
+        assert "does not say how the run learned" in page
+
+    def test_the_page_needs_nothing_else(self, inspected):
+        _, page, _ = inspected(*GIVEN)
+        assert page.startswith("<!doctype html>")
+        assert page.count("<svg") >= 8
+        for outside in ("http", "src=", "href=", "@import", "url(", "<script"):
+            assert outside not in page.replace("http://www.w3.org/2000/svg", ""), outside
+        assert "prefers-color-scheme: dark" in page
+
+    def test_a_memory_that_is_not_used_is_not_needed(self, inspected):
+        found, _, printed = inspected(*GIVEN, "checkpoint=0")
+        assert (found["memory_is_used"]["used"], found["window"]) == (False, 1)
+        assert "No memory is needed: without it, this policy does as well." in printed
+
+    def test_an_environment_is_played_elsewhere(self, inspected):
+        found, page, printed = inspected(*GIVEN, "env.corridor_length=[3,5,9]", "episodes=16")
+        assert found["elsewhere"]["trained"] == "5"
+        assert list(found["elsewhere"]["returns"]) == found["elsewhere"]["holds"] == ["3", "5", "9"]
+        assert found["changed"] == []
+        assert found["length_max"] == 6
+        assert "Trained at corridor_length 5, it holds at 3, 5, 9 (of 3, 5, 9)." in " ".join(printed.split())
+        assert "Does it hold elsewhere?" in page
+
+    def test_a_changed_environment_is_inspected_and_the_change_reported(self, inspected):
+        found, _, printed = inspected(*GIVEN, "env.corridor_length=9", "episodes=16")
+        assert (found["window"], found["changed"]) == (10, ["env.corridor_length: 5 -> 9"])
+        assert "changed: env.corridor_length: 5 -> 9" in printed
+
+    def test_several_runs_stand_beside_each_other(self, run, inspected):  # noqa: F811
+        other = run.parent / "other <run>"
+        other.mkdir()
+        for path in run.rglob("*"):
+            if path.is_file():
+                (other / path.relative_to(run)).parent.mkdir(exist_ok=True)
+                (other / path.relative_to(run)).write_bytes(path.read_bytes())
+        _, _, printed = inspected("run=[run,'other <run>']", "trust=[mine]", "episodes=16")
+        assert printed.endswith("All of them: inspect_runs.html\n")
+        page = (run.parent / "inspect_runs.html").read_text()
+        assert "2 policies, beside each other" in page
+        assert "other &lt;run&gt;" in page
+        assert "<run>" not in page
+        assert (other / "inspect.json").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "exit_code", "message"),
+        [
+            ([], 2, "run: is missing. Name the folder of a run, such as outputs/runs/<date>/<run>."),
+            (["run=[]"], 2, "run: must be the folder of a run, such as outputs/runs/<date>/<run>, or a list of such"),
+            (["run=[run,run]"], 2, "run: run is listed twice. List each folder once."),
+            (["run=[run"], 2, "run: its value cannot be read (got [run)."),
+            (["run=nowhere"], 3, "run: nowhere is not a run folder. Name the one that has config.yaml in it."),
+            (["run=run"], 2, "network._target_: mine.network is not of seqrl. If you trust it, add trust=[mine]."),
+            ([*GIVEN, "episodes=0"], 2, "episodes: must be a whole number of at least 1 (got 0)."),
+            (
+                [*GIVEN, "epsiodes=3"],
+                2,
+                "epsiodes: there is no such key. Did you mean episodes? Keys: run, checkpoint,",
+            ),
+            ([*GIVEN, "--fast"], 2, "--fast: is not key=value. Run python -m seqrl.inspect --help for the keys."),
+            ([*GIVEN, "checkpoint=7"], 3, "run/checkpoints: holds none after 7 iterations (got 0, 1, 2). Use another"),
+            ([*GIVEN, "env.corridor_length=[4]"], 2, "env.corridor_length: list at least two values, and each once"),
+            ([*GIVEN, "env.corridor_length=[4,4]"], 2, "env.corridor_length: list at least two values, and each once"),
+            ([*GIVEN, "env.corridor_length=[4,0]"], 2, "env.corridor_length: must be a whole number of at least 1"),
+            (
+                [*GIVEN, "env.corridor_length=0"],
+                2,
+                "env.corridor_length: must be a whole number of at least 1 (got 0).",
+            ),
+        ],
+    )
+    def test_a_faulty_command_line_gets_one_line_with_a_remedy(self, run, refused, words, exit_code, message):  # noqa: F811
+        before = contents(run)
+        line, code = refused(*words)
+        assert (line[: len(message)], code) == (message, exit_code)
+        assert contents(run) == before
+
+    def test_a_page_that_cannot_be_written_ends_the_program_with_one_line(self, run, refused):  # noqa: F811
+        (run / "inspect.html").mkdir()
+        assert refused(*GIVEN, "episodes=2") == (
+            "inspect: could not write run/inspect.html: Is a directory. Mend that, and inspect again.",
+            2,
+        )
+
+    def test_a_single_episode_shows_nothing_and_breaks_nothing(self, inspected):
+        found, page, printed = inspected(*GIVEN, "episodes=1")
+        assert found["memory_is_used"]["used"] is None
+        assert found["not_measured"]["memory_swapped"] == "not applicable: it takes two episodes side by side"
+        assert "Too few episodes were played to tell" in printed
+        assert "<svg" in page
+
+    def test_help_lists_every_key(self, tmp_path):
+        done = run_program(tmp_path, "-m", "seqrl.inspect", "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert all(f"\n  {key}=" in done.stdout for key in keys_of(Words))
+
+
+SMALL = [
+    "parallel=4",
+    "network.hidden_size=8",
+    "network.lstm_hidden_size=8",
+    "hydra.run.dir=run",
+    "evaluation.episodes=0",
+]
+
+
+class TestTrainedRuns:
+    def inspected(self, folder, *words):
+        done = run_program(folder, "-m", "seqrl.inspect", "run=run", *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return json.loads((folder / "run" / "inspect.json").read_text())
+
+    def test_a_network_without_memory_has_nothing_to_measure_but_its_return(self, tmp_path):
+        done = train(tmp_path, *SMALL, "episodes=2", "network=mlp", "env.max_episode_steps=20")
+        assert done.returncode == 0, done.stderr
+        found = self.inspected(tmp_path, "episodes=8")
+        assert found["return"][0] > 0
+        for key in (
+            "memory_is_used",
+            "window",
+            "window_returns",
+            "temporal_range",
+            "probes",
+            "contamination_half_life",
+        ):
+            assert found[key] is None
+            assert found["not_measured"][key] == "not applicable: the network has no memory"
+        assert found["said"].startswith("This policy has no memory: it acts on the present observation alone.")
+
+    @pytest.mark.parametrize(
+        "network",
+        [
+            "lstm",
+            *(pytest.param(it, marks=pytest.mark.slow) for it in ("attention", "gru", "mingru", "matrix", "gtrxl")),
+        ],
+    )
+    def test_the_training_of_a_truncated_run_is_measured(self, tmp_path, network):
+        words = [f"network={network}", "sequence=truncated", "sequence_learning.bptt_length=5", "total_steps=512"]
+        done = train(tmp_path, *SMALL, *words, "rollout_length=64", "network.heads=2", "network.window=4")
+        assert done.returncode == 0, done.stderr
+        found = self.inspected(tmp_path, "episodes=8")
+        assert found["bptt_length"] == 5
+        assert 0 < found["gradient_cut"] < 2
+        assert found["gradient_cuts"]["5"] == found["gradient_cut"]
+        assert 1 <= found["gradient_horizon"] <= 64
+        assert found["staleness_kl"] > 0
+        assert "It was trained with gradients over 5 steps." in found["said"]
+
+    def test_numbers_in_the_info_of_a_gymnasium_environment_are_probed(self, tmp_path):
+        (tmp_path / "told.py").write_text(TOLD)
+        own = ["env.id=told:Told-v0", "trust=[told]", "env.backend=sync", "total_steps=64", "rollout_length=16"]
+        done = train(tmp_path, *SMALL, *own)
+        assert done.returncode == 0, done.stderr
+        found = self.inspected(tmp_path, "trust=[told]", "episodes=16")
+        assert {"observation", "hidden"} <= set(found["probes"])
+        assert "words" not in found["probes"]
+        assert found["probes"]["hidden"]["memory"]["0"] > 0.9
+
+
+TOLD = """
+import gymnasium as gym
+import numpy as np
+
+class Told(gym.Env):
+    observation_space = gym.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.position = 0, 0.0
+        return self._shown()
+
+    def _shown(self):
+        self.position = float(self.np_random.uniform(-1, 1))
+        return np.array([self.position], np.float32), {"hidden": 3 * self.position, "words": "none", "all": [1]}
+
+    def step(self, action):
+        self.steps += 1
+        observation, info = self._shown()
+        return observation, 1.0, self.steps >= 20, False, info
+
+gym.register("Told-v0", Told)
+"""
+
+
+@pytest.mark.slow
+class TestSolvedTasks:
+    """Policies that solve tasks whose memory is known."""
+
+    def inspected(self, folder, *words):
+        done = train(folder, *words, "hydra.run.dir=run", "evaluation.episodes=0")
+        assert done.returncode == 0, done.stderr
+        return TestTrainedRuns().inspected(folder)
+
+    def test_of_repeat_previous_it_needs_as_many_cards_as_the_answer_lies_back(self, tmp_path):
+        found = self.inspected(tmp_path, "experiment=repeat_previous", "env.k=3", "total_steps=400000")
+        assert found["return"][0] > 0.95
+        assert found["window"] == 3
+        assert found["probes"]["answer"]["memory"]["0"] > 0.7
+        assert found["need"]["is_certain"]
+
+    def test_of_a_t_maze_it_needs_the_whole_way_back_to_the_sign(self, tmp_path):
+        found = self.inspected(tmp_path, "experiment=tmaze", "env.corridor_length=10", "total_steps=120000")
+        assert found["return"][0] > 0.95
+        assert found["window"] == 11
+        assert found["probes"]["sign"]["memory"]["8"] > 0.95
+
+    def test_of_a_masked_cart_pole_it_needs_a_few_positions(self, tmp_path):
+        found = self.inspected(tmp_path, "experiment=masked_cartpole")
+        assert found["memory_is_used"]["used"]
+        assert 2 <= found["window"] <= 8
+        # The velocity of the step before: what the last push did is not seen yet.
+        assert found["probes"]["velocity"]["memory"]["1"] > 0.95
+
+    def test_where_everything_is_seen_the_task_needs_no_memory(self, tmp_path):
+        found = self.inspected(tmp_path, "experiment=masked_cartpole", "env.hidden=[]", "network=mlp")
+        assert found["return"][0] > 400
+        assert found["memory_is_used"] is None
+        assert not found["need"]["is_certain"]
+        assert "The task shows no need of memory." in found["said"]

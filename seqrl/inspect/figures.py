@@ -142,6 +142,24 @@ def _shown_harm(report: Report) -> int:
     return int(min(len(kl) - 1, max(4, 1.25 * last)))
 
 
+def _gradient(reports: Mapping[str, Report]) -> Figure | None:
+    lengths = sorted({int(k) for report in reports.values() for k in report["gradient_cuts"]})
+    lines, marks = [], []
+    for colour, (name, report) in enumerate(reports.items()):
+        at = {math.log2(int(k)): 100 * cut for k, cut in report["gradient_cuts"].items()}
+        lines.append(Line(at, colour=colour, name=name if len(reports) > 1 else ""))
+        marks.append((math.log2(report["gradient_horizon"]), f"horizon {report['gradient_horizon']}", colour))
+    if len(lengths) < 2:
+        return None
+    caption = (
+        "Share of the last checkpoint's gradient that is lost if it reaches back only so many steps. The horizon is "
+        "the smallest measured length from which on less than 10 % is lost, or no more than chance makes."
+    )
+    ticks = {math.log2(k): str(k) for k in lengths}
+    chart = Chart(lines, "steps that gradients reach back (bptt_length)", "gradient lost, %", ticks, marks, least=[0.0])
+    return Figure("How far must gradients reach?", caption, chart)
+
+
 def _elsewhere(reports: Mapping[str, Report]) -> Figure | None:
     values = list(dict.fromkeys(value for report in reports.values() for value in report["elsewhere"]["returns"]))
     position = {value: float(index) for index, value in enumerate(values)}
@@ -201,5 +219,6 @@ DRAWN: dict[str, Callable[[Mapping[str, Report]], Figure | None]] = {
     "influence": _influence,
     "memory_frozen": _frozen,
     "contamination": _contamination,
+    "gradient_cuts": _gradient,
     "elsewhere": _elsewhere,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqrl.insight import NotApplicableError
-from seqrl.inspect import probes
+from seqrl.inspect import probes, training
 from seqrl.inspect.contamination import contamination
 from seqrl.inspect.episodes import Episodes
 from seqrl.inspect.influence import Influence, influence
@@ -23,9 +23,11 @@ from seqrl.statistics import Array
 # Keys of inspect.json that say what was measured; None where it was not, and `not_measured` says why.
 KEYS = [
     "memory_is_used", "window", "window_returns", "memory_swapped", "memory_frozen", "temporal_range", "influence",
-    "contamination_half_life", "contamination", "probes", "gradient_horizon", "gradient_cut", "staleness_kl", "need",
+    "contamination_half_life", "contamination", "probes", "gradient_horizon", "gradient_cut", "gradient_cuts",
+    "staleness_kl", "need",
     "elsewhere",
 ]  # fmt: skip
+OF_MEMORY = KEYS[: KEYS.index("gradient_horizon")]
 NO_MEMORY = "not applicable: the network has no memory"
 
 
@@ -78,8 +80,9 @@ def measured(subject: Subject, advance: Advance) -> dict[str, Any]:
             advance(0.5, "recording")
             _look_into(subject, subject.record(), found, advance)
         else:
-            found.not_measured |= dict.fromkeys(KEYS[:-2], NO_MEMORY)
-        advance(0.9, "playing elsewhere")
+            found.not_measured |= dict.fromkeys(OF_MEMORY, NO_MEMORY)
+        _training(subject, found, advance)
+        advance(0.97, "playing elsewhere")
         _elsewhere(subject, whole, found)
     return found.json()
 
@@ -142,6 +145,19 @@ def _look_into(subject: Subject, episodes: Episodes, found: Measured, advance: A
         }
         if not episodes.info:
             found.not_measured["probes.info"] = "not applicable: the environment tells nothing in info"
+
+
+def _training(subject: Subject, found: Measured, advance: Advance) -> None:
+    """Ask what the last checkpoint would learn with."""
+    advance(0.88, "gradients of the last checkpoint")
+    with found.attempt(*training.KEYS):
+        last = training.Training(subject)
+        with found.attempt("need"):
+            found.found["need"] = last.need()
+        with found.attempt("gradient_horizon", "gradient_cut", "gradient_cuts"):
+            found.found |= last.gradient()
+        with found.attempt("staleness_kl"):
+            found.found["staleness_kl"] = last.staleness_kl()
 
 
 def _profile(it: Influence) -> dict[str, Any]:

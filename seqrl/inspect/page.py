@@ -126,12 +126,12 @@ def facts(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "trained with gradients over", *_trained(report["bptt_length"])
     if report["gradient_horizon"] is not None:
         yield "gradient horizon", str(report["gradient_horizon"]), "steps"
-    if report["gradient_cut"] is not None:
+    if report["gradient_cut"]:
         yield "gradient cut off", f"{100 * report['gradient_cut']:.0f} %", "by bptt_length"
     if report["staleness_kl"] is not None:
-        yield "stale memory", f"{report['staleness_kl']:.3g}", "nats"
-    if report["need"] is not None:
-        yield "need of memory", f"{report['need']:.3g}", "λ-discrepancy"
+        yield "stale memory", f"{report['staleness_kl']:.2g}", "nats, after an update"
+    if need := report["need"]:
+        yield "need of memory", f"{100 * need['share']:.1f} %", "certain" if need["is_certain"] else "not certain"
 
 
 def _trained(length: int) -> tuple[str, str]:

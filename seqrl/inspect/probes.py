@@ -91,7 +91,7 @@ def memories(network: Player, episodes: Episodes) -> Tensor:
 
 def flat(state: State) -> Tensor:
     """All numbers of memory [N, F]."""
-    return torch.cat([leaf.float().flatten(1) for leaf in state.values()], 1)
+    return torch.cat([leaf.float().reshape(len(leaf), -1) for leaf in state.values()], 1)
 
 
 def numbers(observation: Tensor, space: Space[Any]) -> Tensor | None:

@@ -22,6 +22,7 @@ def _sentences(report: Report) -> Iterator[str]:
         if used["used"]:
             yield _of_window(report)
         yield from _of_influence(report)
+    yield from _of_the_task(report)
     yield from _of_training(report)
     yield from _of_elsewhere(report)
 
@@ -71,8 +72,18 @@ def _of_training(report: Report) -> Iterator[str]:
         yield "It was trained without gradients through time."
     else:
         yield f"It was trained with gradients over {length} steps."
-    if (horizon := report["gradient_horizon"]) is not None:
-        yield f"Its gradient now reaches back {horizon} step{'s' * (horizon > 1)}."
+    if (report["gradient_horizon"] or 0) > 1:
+        yield f"The gradient of its last checkpoint reaches back {report['gradient_horizon']} steps."
+
+
+def _of_the_task(report: Report) -> Iterator[str]:
+    if need := report["need"]:
+        if need["is_certain"]:
+            yield "The task needs memory: the past foretells what the present observation does not."
+        elif report["memory_is_used"] is None or not report["memory_is_used"]["used"]:
+            yield "The task shows no need of memory."
+        else:
+            yield "The task itself shows no need of it, in one rollout."
 
 
 def _of_elsewhere(report: Report) -> Iterator[str]:

@@ -89,6 +89,14 @@ class Subject:
             return None
         return seeds.generator(self.cfg.seed, "evaluation policy", self.device.torch_device)
 
+    def progress(self) -> float:
+        """Share of the run that was done, as far as it is known."""
+        try:
+            saved: Any = loaded(self.run / "config.yaml")
+            return float(self.about["env_steps"] / (saved.total_steps or self.about["env_steps"] or 1))
+        except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException):
+            return 1.0
+
     def bptt_length(self) -> int | None:
         """Steps that gradients reached back in training, 0 for whole episodes; None if the run does not say."""
         try:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.algorithms.base import SequenceAlgorithm
 from seqrl.config.begun import loaded
 from seqrl.config.schema import RunConfig, RunnerConfig, typed
 from seqrl.config.secrets import secrets
@@ -20,7 +22,7 @@ from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, may_be_intact
 from seqrl.machine import cores
 from seqrl.networks import Network
-from seqrl.runs.build import make_env, make_network
+from seqrl.runs.build import constructor, make_env, make_network
 from seqrl.runs.checkpoint import Checkpoints
 
 
@@ -143,3 +145,31 @@ def network(cfg: DictConfig, device: Device, state: dict[str, Any]) -> Network:
     if unfit := [name for name, it in made.named_parameters() if not it.isfinite().all()]:
         raise CheckpointError(f"run: its network holds NaN or infinite numbers, in {unfit[0]}. Use another checkpoint.")
     return made
+
+
+def learner(
+    run: Path, cfg: DictConfig, network: Network, state: dict[str, Any]
+) -> tuple[SequenceAlgorithm, RunnerConfig]:
+    """What a `checkpoint` of a run learned with, and how it played; `network` is what it would go on to change.
+
+    cfg   what plays, as `chosen` has it; the algorithm must obey the same rules
+
+    Raises CheckpointError or ConfigError if they cannot, or must not, be had.
+    """
+    saved: Any = loaded(run / "config.yaml")
+    try:
+        whole = OmegaConf.merge(cfg, {"algorithm": typed(saved.algorithm)})
+        runner = OmegaConf.merge(OmegaConf.structured(RunnerConfig), saved.runner)
+        assert isinstance(whole, DictConfig)
+    except (TypeError, AttributeError, AssertionError, OmegaConfBaseException) as error:
+        raise CheckpointError(
+            f"run: {run / 'config.yaml'} does not say how the run learned: {fault(error)}."
+        ) from error
+    if faults := faults_of_policy(whole):
+        raise ConfigError(faults)
+    made: SequenceAlgorithm = constructor(whole.algorithm)(network, np.random.default_rng(0))
+    try:
+        made.load_state_dict(state["algorithm"])
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"run: its checkpoint is of another algorithm: {fault(error)}.") from error
+    return made, runner  # type: ignore[return-value]  # as OmegaConf has it
