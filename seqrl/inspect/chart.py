@@ -49,6 +49,15 @@ class Chart:
     levels: Sequence[tuple[float, str]] = ()
     least: Sequence[float] = ()
 
+    def legend(self) -> str:
+        """Names of the lines and their colours, where they have any."""
+        named = [line for line in self.lines if line.name]
+        keys = (
+            f'<span><i class="{"dashes " * (line.style == "dashed")}c{line.colour}"></i>{escape(line.name)}</span>'
+            for line in named
+        )
+        return f'<p class="legend">{"".join(keys)}</p>' if named else ""
+
     def svg(self, title: str) -> str:
         """The chart for wide pages and for narrow ones."""
         return "".join(self._drawn(title, kind, width) for kind, width in WIDTHS.items())
@@ -62,7 +71,6 @@ class Chart:
                 *self._levels(width),
                 *self._marks(width),
                 *(part for line in self.lines for part in self._line(line, width)),
-                *self._legend(width),
                 "</svg>",
             ]
         )
@@ -137,25 +145,18 @@ class Chart:
         for y, words in self.levels:
             at = self._y(y)
             yield f'<line class="level" x1="{LEFT}" x2="{width - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-            yield text(width - RIGHT, at - 5, words, "end", "note")
+            yield text(width - RIGHT, at - 5, words, "end", "words")
 
     def _marks(self, width: int) -> Iterator[str]:
-        for above, (x, words, colour) in enumerate(self.marks):
+        free = -math.inf
+        for x, words, colour in sorted(self.marks):
             at = self._x(x, width)
             yield f'<line class="mark c{colour}" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
             half = LETTER * len(words) / 2
-            yield text(min(max(at, half + 4), width - 4 - half), TOP - 8 - 12 * above, words, style="note")
-
-    def _legend(self, width: int) -> Iterator[str]:
-        """Names of the lines above the chart, from the right, as far as they fit."""
-        at: float = width - RIGHT
-        for line in reversed([line for line in self.lines if line.name]):
-            at -= LETTER * len(line.name) + 26
-            if at < LETTER * len(self.y_label) + 12:
-                return
-            dashes = ' stroke-dasharray="4 3"' if line.style == "dashed" else ""
-            yield f'<line class="key c{line.colour}" x1="{at:.1f}" x2="{at + 16:.1f}" y1="8" y2="8"{dashes}/>'
-            yield text(at + 20, 12, line.name, "start", "note")
+            middle = min(max(at, half + 4), width - 4 - half)
+            if middle - half > free:
+                yield text(middle, TOP - 8, words, style="words")
+                free = middle + half
 
 
 def text(x: float, y: float, words: str, anchor: str = "middle", style: str = "tick") -> str:

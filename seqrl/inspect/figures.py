@@ -28,7 +28,7 @@ def figures(reports: Mapping[str, Report]) -> Iterator[Figure]:
     """All that can be drawn of some runs, by their names."""
     for key, draw in DRAWN.items():
         having = {name: report for name, report in reports.items() if report[key] is not None}
-        if having and (found := draw(having)) is not None:
+        if having and (found := draw(having)) is not None and found.chart.lines:
             yield found
     for name, report in reports.items():
         if report["probes"]:
@@ -40,50 +40,59 @@ def _window(reports: Mapping[str, Report]) -> Figure | None:
     position = {str(k): math.log2(k) for k in measured}
     position["all"] = math.log2(measured[-1]) + 1
     ticks = {at: k for k, at in position.items() if k == "all" or at.is_integer()}
-    lines, marks, levels = [], [], []
-    for colour, (name, report) in enumerate(reports.items()):
-        at = {position[k]: it for k, it in report["window_returns"].items()}
-        lines.append(_line(at, colour, name if len(reports) > 1 else ""))
-        if report["window"]:
-            marks.append((math.log2(report["window"]), f"window {report['window']}", colour))
-    if len(reports) == 1:
-        (report,) = reports.values()
-        levels = [(report["return"][0], "all of memory"), (report["window_returns"]["1"][0], "memory zeroed")]
-        if abs(levels[0][0] - levels[1][0]) < 0.02 * abs(levels[0][0]):
-            levels = levels[:1]
+    lines, levels, label = _returns(reports, "window_returns", position)
+    marks = [
+        (math.log2(report["window"]), _mark("window", report["window"], reports), colour)
+        for colour, report in enumerate(reports.values())
+        if report["window"]
+    ]
     caption = (
         "Mean return of the same episodes, played with memory rebuilt at every step from the last k observations "
         "alone, the present one included; 1 is memory zeroed before every step. Bands: 95 % intervals. The window is "
         "the smallest k that loses less than 5 % of what memory is worth."
     )
-    chart = Chart(lines, "last observations that memory is built from", "return", ticks, marks, levels)
+    chart = Chart(lines, "last observations that memory is built from", label, ticks, marks, levels)
     return Figure("How many observations does it need?", caption, chart)
+
+
+def _returns(
+    reports: Mapping[str, Report], key: str, position: Mapping[str, float]
+) -> tuple[list[Line], list[tuple[float, str]], str]:
+    """Returns by what the axis has, and levels to compare them to; of several runs in units of what memory is worth."""
+    if len(reports) == 1:
+        (report,) = reports.values()
+        whole, zeroed = report["return"][0], report["window_returns"]["1"][0]
+        levels = [(whole, "all of memory"), (zeroed, "memory zeroed")]
+        line = _line({position[at]: it for at, it in report[key].items()}, 0, "")
+        return [line], levels[: 1 + (abs(whole - zeroed) > 0.02 * abs(whole))], "return"
+    lines = []
+    for colour, (name, report) in enumerate(reports.items()):
+        zeroed = report["window_returns"]["1"][0]
+        worth = (report["return"][0] - zeroed) / 100
+        if report["memory_is_used"]["used"]:
+            at = {
+                position[at]: [None if it is None else (it - zeroed) / worth for it in estimate]
+                for at, estimate in report[key].items()
+            }
+            lines.append(_line(at, colour, name))
+    return lines, [(100.0, "all of memory"), (0.0, "memory zeroed")], "return, % of what memory is worth"
 
 
 def _frozen(reports: Mapping[str, Report]) -> Figure | None:
     places = sorted({int(t) for report in reports.values() for t in report["memory_frozen"]})
-    position = {t: math.log2(2 * t) if t else -0.5 for t in places}
-    lines = [
-        _line(
-            {position[int(t)]: it for t, it in report["memory_frozen"].items()},
-            colour,
-            name if len(reports) > 1 else "",
-        )
-        for colour, (name, report) in enumerate(reports.items())
-    ]
-    levels = []
+    position = {str(t): math.log2(2 * t) if t else -1.0 for t in places}
+    lines, levels, label = _returns(reports, "memory_frozen", position)
     if len(reports) == 1:
         (report,) = reports.values()
-        levels.append((report["return"][0], "memory that goes on changing"))
-        if swapped := report["memory_swapped"]:
-            levels.append((swapped["return"][0], "another episode's memory"))
+        swapped = report["memory_swapped"]
+        levels = [levels[0], *([(swapped["return"][0], "another episode's memory")] if swapped else [])]
     caption = (
         "Mean return if memory no longer changes once an episode has shown so many observations: where the curve "
         "reaches the upper line, all that must be remembered has been seen. Another episode's memory: before every "
         "step, memory is that of another episode at the same step."
     )
-    ticks = {position[t]: str(t) for t in places}
-    chart = Chart(lines, "observations after which memory is frozen", "return", ticks, levels=levels)
+    ticks = {at: t for t, at in position.items()}
+    chart = Chart(lines, "observations after which memory is frozen", label, ticks, levels=levels)
     return Figure("When does it see what it must remember?", caption, chart)
 
 
@@ -98,7 +107,7 @@ def _influence(reports: Mapping[str, Report]) -> Figure | None:
             at = {float(lag): weight / largest for lag, weight in enumerate(weights)}
             lines.append(Line(at, colour=colour if several else number, name=name if several else output))
         mean = report["temporal_range"]["policy"]
-        marks.append((min(mean, longest), f"range {figure(mean)}", colour))
+        marks.append((min(mean, longest), _mark("range", figure(mean), reports), colour))
     caption = (
         "Mean norm of the derivative of the policy's logits (and of the value) by the observation k steps back, as a "
         "share of the largest. The temporal range is the mean lag, weighted by these norms; lags whose norm is below "
@@ -124,7 +133,7 @@ def _contamination(reports: Mapping[str, Report]) -> Figure | None:
         lines.append(Line(at, colour=colour, name=name if len(reports) > 1 else ""))
         half_life = report["contamination_half_life"]
         if half_life:
-            marks.append((min(half_life, longest), f"half-life {figure(half_life)}", colour))
+            marks.append((min(half_life, longest), _mark("half-life", figure(half_life), reports), colour))
     caption = (
         "A wrong observation, from another episode, is shown once; afterwards the episode's own ones. KL divergence "
         "of the policy from the one that never saw it, in nats, by the steps since. The half-life counts from there "
@@ -148,12 +157,18 @@ def _gradient(reports: Mapping[str, Report]) -> Figure | None:
     for colour, (name, report) in enumerate(reports.items()):
         at = {math.log2(int(k)): 100 * cut for k, cut in report["gradient_cuts"].items()}
         lines.append(Line(at, colour=colour, name=name if len(reports) > 1 else ""))
-        marks.append((math.log2(report["gradient_horizon"]), f"horizon {report['gradient_horizon']}", colour))
+        chance = {math.log2(int(k)): 100 * share for k, share in report["gradient_chance"].items()}
+        if len(reports) == 1 and chance:
+            lines.append(Line(chance, colour=1, name="chance", style="dashed"))
+        marks.append(
+            (math.log2(report["gradient_horizon"]), _mark("horizon", report["gradient_horizon"], reports), colour)
+        )
     if len(lengths) < 2:
         return None
     caption = (
-        "Share of the last checkpoint's gradient that is lost if it reaches back only so many steps. The horizon is "
-        "the smallest measured length from which on less than 10 % is lost, or no more than chance makes."
+        "Share of the last checkpoint's gradient that is lost if it reaches back only so many steps. Chance: what the "
+        "two halves of the episodes do not share of that loss, which averages out from update to update. The horizon "
+        "is the smallest measured length from which on less than 10 % is lost, or no more than chance makes."
     )
     ticks = {math.log2(k): str(k) for k in lengths}
     chart = Chart(lines, "steps that gradients reach back (bptt_length)", "gradient lost, %", ticks, marks, least=[0.0])
@@ -199,6 +214,11 @@ def _probes(probes: Mapping[str, Any], run: str) -> Iterator[Figure]:
 
 def _spread(lag: int) -> float:
     return math.log2(1 + lag)
+
+
+def _mark(words: str, value: object, reports: Mapping[str, Report]) -> str:
+    """Words at a mark; several runs have no room for them."""
+    return str(value) if len(reports) > 1 else f"{words} {value}"
 
 
 def _line(at: Mapping[float, Sequence[float | None]], colour: int, name: str) -> Line:

@@ -24,8 +24,7 @@ from seqrl.statistics import Array
 KEYS = [
     "memory_is_used", "window", "window_returns", "memory_swapped", "memory_frozen", "temporal_range", "influence",
     "contamination_half_life", "contamination", "probes", "gradient_horizon", "gradient_cut", "gradient_cuts",
-    "staleness_kl", "need",
-    "elsewhere",
+    "gradient_chance", "staleness_kl", "need", "elsewhere",
 ]  # fmt: skip
 OF_MEMORY = KEYS[: KEYS.index("gradient_horizon")]
 NO_MEMORY = "not applicable: the network has no memory"
@@ -73,7 +72,8 @@ def measured(subject: Subject, advance: Advance) -> dict[str, Any]:
             "return": summary(whole),
             "length_mean": float(lengths.mean()),
             "length_max": int(lengths.max()),
-            "bptt_length": subject.bptt_length(),
+            "bptt_length": subject.saved("bptt_length", "algorithm", "sequence_learning"),
+            "rollout_length": subject.saved("rollout_length", "runner"),
         }
         if subject.has_memory:
             _tamper(subject, whole, lengths, found, advance)
@@ -154,7 +154,7 @@ def _training(subject: Subject, found: Measured, advance: Advance) -> None:
         last = training.Training(subject)
         with found.attempt("need"):
             found.found["need"] = last.need()
-        with found.attempt("gradient_horizon", "gradient_cut", "gradient_cuts"):
+        with found.attempt(*(key for key in training.KEYS if key.startswith("gradient"))):
             found.found |= last.gradient()
         with found.attempt("staleness_kl"):
             found.found["staleness_kl"] = last.staleness_kl()

@@ -18,6 +18,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
   color: var(--ink); background: var(--paper); max-width: 52rem; margin: 2.5rem auto; padding: 0 1.25rem; }
+td small { color: var(--soft); display: block; } td:first-child { color: var(--soft); min-width: 5.5rem; }
 h1 { font-size: .95rem; font-weight: 600; color: var(--soft); margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.8rem 0 .6rem; }
 .answer { font-size: 1.45rem; line-height: 1.42; font-weight: 500; margin: .5rem 0 1.4rem; }
@@ -33,12 +34,12 @@ svg.narrow { display: none; }
 .cards dd { margin: .1rem 0 0; font-size: 1.3rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .cards dd small { font-size: .78rem; font-weight: 400; color: var(--soft); display: block; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; } th, td { padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; } td.n, th.n { text-align: right; white-space: nowrap; }
+table { width: 100%; border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th { text-align: left; font-weight: 600; } th, td { padding: .3rem .5rem .3rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; } td.n, th.n { text-align: right; min-width: 5rem; overflow-wrap: anywhere; }
 ul { padding-left: 1.1rem; } details { margin-top: 2.4rem; } summary { cursor: pointer; font-weight: 600; }
 pre { background: var(--card); padding: .8rem 1rem; border-radius: 8px; font-size: .8rem; overflow-x: auto; }
-.tick, .note, .label { fill: var(--soft); } .label { font-weight: 600; }
+.tick, .words, .label { fill: var(--soft); } .label { font-weight: 600; }
 .grid { stroke: var(--line); stroke-width: .7; } .axis { stroke: var(--soft); stroke-width: 1; }
 .level { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 3; }
 .mark { stroke-width: 1.2; stroke-dasharray: 5 4; }
@@ -48,7 +49,10 @@ pre { background: var(--card); padding: .8rem 1rem; border-radius: 8px; font-siz
     f".c{i}{{stroke:var(--c{i})}} .dot.c{i},.band.c{i},.bar.c{i}{{fill:var(--c{i})}} i.c{i}{{background:var(--c{i})}}\n"
     for i in range(6)
 )
-SWATCH = "i { display: inline-block; width: .7rem; height: .7rem; border-radius: 3px; margin-right: .4rem; }"
+SWATCH = """i { display: inline-block; width: .7rem; height: .7rem; border-radius: 3px; margin-right: .4rem; }
+.legend { margin: 0 0 .5rem; font-size: .85rem; color: var(--soft); display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; }
+.legend i { height: 3px; width: 1.1rem; vertical-align: middle; border-radius: 0; } i.dashes { opacity: .55; }
+"""
 
 
 def page(reports: Mapping[str, Report], commands: Sequence[str]) -> str:
@@ -66,7 +70,7 @@ def page(reports: Mapping[str, Report], commands: Sequence[str]) -> str:
         f"<style>{STYLE}{SWATCH}</style></head><body>",
         *(_head(*next(iter(reports.items()))) if len(reports) == 1 else _heads(reports)),
         *(
-            f"<section><h2>{escape(it.title)}</h2><figure>{it.chart.svg(it.title)}"
+            f"<section><h2>{escape(it.title)}</h2><figure>{it.chart.legend()}{it.chart.svg(it.title)}"
             f"<figcaption>{escape(it.caption)}</figcaption></figure></section>"
             for it in figures(reports)
         ),
@@ -98,8 +102,9 @@ def _heads(reports: Mapping[str, Report]) -> Iterator[str]:
     yield "".join(f'<th class="n"><i class="c{i % 6}"></i>{escape(name)}</th>' for i, name in enumerate(reports))
     yield "</tr>"
     for label in labels:
-        cells = [" ".join(table.get(label, ("–", ""))).strip() for table in tables.values()]
-        yield f"<tr><td>{escape(label)}</td>{''.join(f'<td class=n>{escape(it)}</td>' for it in cells)}</tr>"
+        cells = [table.get(label, ("–", "")) for table in tables.values()]
+        shown = "".join(f'<td class="n">{escape(it)}<small>{escape(more)}</small></td>' for it, more in cells)
+        yield f"<tr><td>{escape(label)}</td>{shown}</tr>"
     yield "</table></div>"
     for name, report in reports.items():
         yield f'<p class="note">{escape(f"{name}: {circumstances(report)}")}</p>'
@@ -123,19 +128,26 @@ def facts(report: Report) -> Iterator[tuple[str, str, str]]:
     if report["contamination_half_life"] is not None:
         yield "a wrong observation's half-life", figure(report["contamination_half_life"]), "steps"
     if report["bptt_length"] is not None:
-        yield "trained with gradients over", *_trained(report["bptt_length"])
+        yield "trained with gradients over", *_trained(report["bptt_length"], report["rollout_length"])
     if report["gradient_horizon"] is not None:
-        yield "gradient horizon", str(report["gradient_horizon"]), "steps"
+        steps = report["gradient_horizon"]
+        yield "gradient horizon", str(steps), f"step{'s' * (steps > 1)}, of its last checkpoint"
     if report["gradient_cut"]:
         yield "gradient cut off", f"{100 * report['gradient_cut']:.0f} %", "by bptt_length"
     if report["staleness_kl"] is not None:
         yield "stale memory", f"{report['staleness_kl']:.2g}", "nats, after an update"
     if need := report["need"]:
-        yield "need of memory", f"{100 * need['share']:.1f} %", "certain" if need["is_certain"] else "not certain"
+        yield (
+            "need of memory",
+            f"{100 * need['share']:.1f} %",
+            "of surprise, " + ("beyond" if need["is_certain"] else "not beyond") + " doubt",
+        )
 
 
-def _trained(length: int) -> tuple[str, str]:
-    return ("all", "steps of the episode or rollout") if length == 0 else (str(length), "steps")
+def _trained(length: int, rollout: int | None) -> tuple[str, str]:
+    if length or rollout:
+        return str(length or rollout), "steps" if length else "steps, the whole rollout"
+    return "all", "steps of the episode"
 
 
 def _between(estimate: Sequence[float | None]) -> str:

@@ -67,7 +67,8 @@ def _of_training(report: Report) -> Iterator[str]:
     if length is None or report["memory_is_used"] is None:
         return
     if length == 0:
-        yield "It was trained with gradients over whole episodes, or whole rollouts."
+        rollout = report["rollout_length"]
+        yield f"It was trained with gradients over whole {f'rollouts of {rollout} steps' if rollout else 'episodes'}."
     elif length == 1:
         yield "It was trained without gradients through time."
     else:
@@ -83,7 +84,7 @@ def _of_the_task(report: Report) -> Iterator[str]:
         elif report["memory_is_used"] is None or not report["memory_is_used"]["used"]:
             yield "The task shows no need of memory."
         else:
-            yield "The task itself shows no need of it, in one rollout."
+            yield "Whether the task itself needs it, one rollout could not tell."
 
 
 def _of_elsewhere(report: Report) -> Iterator[str]:

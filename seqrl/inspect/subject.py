@@ -91,20 +91,20 @@ class Subject:
 
     def progress(self) -> float:
         """Share of the run that was done, as far as it is known."""
-        try:
-            saved: Any = loaded(self.run / "config.yaml")
-            return float(self.about["env_steps"] / (saved.total_steps or self.about["env_steps"] or 1))
-        except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException):
-            return 1.0
+        total = self.saved("total_steps")
+        return min(1.0, self.about["env_steps"] / total) if total else 1.0
 
-    def bptt_length(self) -> int | None:
-        """Steps that gradients reached back in training, 0 for whole episodes; None if the run does not say."""
+    def saved(self, key: str, *sections: str) -> int | None:
+        """A whole number of the run's configuration, from the first of some sections that has it; None if none does.
+
+        sections   none: the top
+        """
         try:
-            saved: Any = loaded(self.run / "config.yaml")
-            length = saved.algorithm.get("bptt_length", saved.sequence_learning.bptt_length)
-        except (OSError, ValueError, AttributeError, OmegaConfBaseException):
+            cfg: Any = loaded(self.run / "config.yaml")
+            values = [OmegaConf.select(cfg, f"{section}.{key}") for section in sections] or [OmegaConf.select(cfg, key)]
+        except (OSError, ValueError, OmegaConfBaseException):
             return None
-        return length if isinstance(length, int) else None
+        return next((value for value in values if type(value) is int and value >= 0), None)
 
 
 def subject(request: Request, run: Path, say: Callable[[str], None]) -> Subject:

@@ -16,7 +16,7 @@ from seqrl.runs import policy
 from seqrl.runs.build import make_env
 from seqrl.types import Rollout
 
-KEYS = ["gradient_horizon", "gradient_cut", "gradient_cuts", "staleness_kl", "need"]
+KEYS = ["gradient_horizon", "gradient_cut", "gradient_cuts", "gradient_chance", "staleness_kl", "need"]
 
 
 class Training:
@@ -29,7 +29,7 @@ class Training:
         network = copy.deepcopy(subject.network)
         with _reasoned():
             self.algorithm, runner = policy.learner(subject.run, subject.cfg, network, subject.state)
-        self.progress = min(1.0, subject.progress())
+        self.progress = subject.progress()
         self.rollout = _rollout(subject, self.algorithm, runner)
 
     def probe(self) -> Probe:
@@ -44,6 +44,7 @@ class Training:
             "gradient_horizon": found.horizon,
             "gradient_cut": found.cuts.get(min(own, found.longest)) if own else 0.0,
             "gradient_cuts": {str(k): cut for k, cut in sorted({**found.cuts, found.longest: 0.0}.items())},
+            "gradient_chance": {str(k): chance for k, chance in sorted(found.chance.items())},
         }
 
     def need(self) -> dict[str, Any]:
