@@ -78,6 +78,10 @@ class Probe:
         """The rollout with the memory before every step, as the network computes it now."""
         return recomputed(self.network, self.rollout)
 
+    def anew(self) -> "Probe":
+        """The same, for a network that has learned since."""
+        return replace(self)
+
     @property
     def network(self) -> Network:
         return self.algorithm.network
