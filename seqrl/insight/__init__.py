@@ -8,6 +8,6 @@ from seqrl.insight.probe import NotApplicableError, Probe, untouched
 from seqrl.insight.staleness import Staleness, staleness
 
 __all__ = [
-    "GradientCut", "Meters", "Need", "NotApplicableError", "Probe", "Staleness", "gradient", "gradient_cut", "need", "recomputed",
-    "staleness", "untouched",
+    "GradientCut", "Meters", "Need", "NotApplicableError", "Probe", "Staleness", "gradient", "gradient_cut", "need",
+    "recomputed", "staleness", "untouched",
 ]  # fmt: skip

@@ -24,6 +24,8 @@ WAVES = 64
 # Weight of the penalty on coefficients, in steps.
 PENALTY = 3.0
 FOLDS = 3
+# A smaller share is no reason to remember: a deck without replacement foretells a little of its next card.
+MATTERS = 0.05
 # Surprises beyond so many of their median size are extreme.
 USUAL = 4.0
 # Episodes, or their parts, below which nothing can be told.
@@ -51,9 +53,9 @@ class Need:
     source: str
 
     @property
-    def is_certain(self) -> bool:
-        """Whether it is more than chance makes."""
-        return self.share > 3 * self.error
+    def is_there(self) -> bool:
+        """Whether it is more than chance makes, and not too little to matter."""
+        return self.share > max(MATTERS, 3 * self.error)
 
 
 @torch.no_grad()
@@ -105,7 +107,8 @@ def components(x: Tensor) -> Tensor:
         return x.new_zeros(*x.shape[:-1], 0)
     size, direction = torch.linalg.eigh(flat.T @ flat / len(flat))
     kept = (size > 1e-6 * size[-1]).nonzero().squeeze(1)[-COMPONENTS:]
-    return (flat @ direction[:, kept] / size[kept].sqrt()).clamp(-OUTLIER, OUTLIER).view(*x.shape[:2], -1)
+    found: Tensor = (flat @ direction[:, kept] / size[kept].sqrt()).clamp(-OUTLIER, OUTLIER)
+    return found.view(*x.shape[:2], -1)
 
 
 def _actions(probe: Probe) -> Tensor:
@@ -211,7 +214,8 @@ def _fit(features: Tensor, y: Tensor) -> Tensor:
     """Coefficients of a linear model with a small penalty."""
     products = features.T @ features
     products.diagonal().add_(PENALTY + 1e-9 * len(features))
-    return torch.linalg.solve(products, features.T @ y)  # type: ignore[no-any-return]
+    weights: Tensor = torch.linalg.solve(products, features.T @ y)
+    return weights
 
 
 def _explained(y: Tensor, present: Tensor, pasts: dict[str, Tensor], group: Tensor) -> Need:
@@ -254,9 +258,7 @@ def _clearness(gain: Tensor, group: Tensor) -> Tensor:
 
 def _gain(y: Tensor, present: Tensor, past: Tensor, fitted: Tensor, measured: Tensor) -> Tensor:
     """By how much the past lowers the squared error at each measured step, after the present has said what it can."""
-    errors = [
-        _left(y, features, fitted, measured).square() for features in (present, torch.cat([present, past], -1))
-    ]
+    errors = [_left(y, features, fitted, measured).square() for features in (present, torch.cat([present, past], -1))]
     return errors[0] - errors[1]
 
 
