@@ -284,7 +284,7 @@ def probe_of_beginner(env, kind, rollout_length=0, updates=0) -> Probe:
     runner = Runner(env, network, rollout_length, 0, torch.Generator().manual_seed(0), rollout_steps=2048)
     for _ in range(updates):
         algorithm.update(runner.collect(), 0.0)
-    return Probe.of(algorithm, runner.collect())
+    return Probe.of(algorithm, runner.collect(), steps=2048)
 
 
 @pytest.mark.parametrize("kind", ["memoryless", "lstm"])

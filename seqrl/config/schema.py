@@ -442,8 +442,8 @@ class InsightConfig:
 
     interval: int = key(
         100,
-        "updates between measurements of gradients and memory, of which the first is at the first update and the next "
-        "in the middle of the interval. 0: none",
+        "updates between measurements of gradients and memory, each in the middle of the interval; whether memory is "
+        "needed is measured at the first update, too. 0: none",
         AT_LEAST_0,
     )
 

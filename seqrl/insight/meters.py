@@ -15,10 +15,14 @@ from seqrl.machine import perf_counter
 from seqrl.types import Rollout, State
 
 Row = dict[str, float]
+# Steps of the probe whose need of memory is measured: no gradient is computed for it, and more of them say more.
+NEED_STEPS = 2048
 
 
 class Meters(Observer):
-    """Measures during the first update, and then once in every `interval` updates, in the middle of it; 0: never.
+    """Measures once in every `interval` updates, in the middle of it, and at the first the need of memory; 0: never.
+
+    A beginner's policy tries everything, so that what the past foretells is seen best.
 
     seconds   that the latest measurement took
     reasons   why a measure is absent from it, by the measure's name
@@ -32,13 +36,16 @@ class Meters(Observer):
         self.cuts: list[GradientCut] = []
         self.stale: list[Staleness] = []
         self.needs: list[Need] = []
+        self._only_need = False
         self._probe: Probe | None = None
         self._row: Row | None = None
 
     def ready_for(self, update: int) -> "Meters | None":
         """These meters, if they measure during this update, counted from 1."""
-        due = self.interval and (update == 1 or update % self.interval == self.interval // 2)
-        return self if due else None
+        in_the_middle = self.interval > 0 and update % self.interval == self.interval // 2
+        # What a network has not learned to remember sends back no gradient.
+        self._only_need = not in_the_middle
+        return self if in_the_middle or (self.interval and update == 1) else None
 
     def taken(self) -> Row | None:
         """The scalars of the update before this call; None if nothing was measured."""
@@ -51,14 +58,17 @@ class Meters(Observer):
         began = perf_counter()
         self._row, self.reasons = {}, {}
 
-        def measure() -> Row:
-            self._probe = probe = Probe.cut_from(algorithm, rollout, advantage, target, progress)
-            length = algorithm.settings.bptt_length
-            row = self._apply("gradient_cut", lambda: self._cut(probe, length))
-            return row | self._apply("need", lambda: self._need(probe))
+        def measure_need() -> Row:
+            return self._need(Probe.cut_from(algorithm, rollout, advantage, target, progress, NEED_STEPS))
+
+        def measure_cut() -> Row:
+            self._probe = Probe.cut_from(algorithm, rollout, advantage, target, progress)
+            return self._cut(self._probe, algorithm.settings.bptt_length)
 
         with untouched(algorithm.network):
-            self._row |= self._apply("probe", measure)
+            self._row |= self._apply("need", measure_need)
+            if not self._only_need:
+                self._row |= self._apply("gradient_cut", measure_cut)
         self.seconds = perf_counter() - began
 
     def after(self, stored: State) -> None:

@@ -1,4 +1,4 @@
-"""Whether a task needs memory: does the past foretell what follows, where the present observation does not?"""
+"""Whether a task needs memory: whether the past foretells what the present observation does not."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -247,7 +247,8 @@ def _explained(y: Tensor, present: Tensor, pasts: dict[str, Tensor], group: Tens
 
 def _by_group(x: Tensor, group: Tensor) -> Tensor:
     """Sum of x [M, ...] over each group."""
-    return x.new_zeros(int(group.max()) + 1, *x.shape[1:]).index_add_(0, group, x)
+    sums: Tensor = x.new_zeros(int(group.max()) + 1, *x.shape[1:])
+    return sums.index_add_(0, group, x)
 
 
 def _clearness(gain: Tensor, group: Tensor) -> Tensor:
