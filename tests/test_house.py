@@ -24,7 +24,8 @@ ROOMS = {
     "devices": ["networks"],
     "runner": ["envs", "networks"],
     "algorithms": ["networks"],
-    "runs": ["algorithms", "config", "devices", "envs", "loggers", "metrics", "networks", "runner"],
+    "insight": ["algorithms", "networks"],
+    "runs": ["algorithms", "config", "devices", "envs", "insight", "loggers", "metrics", "networks", "runner"],
     "sweeps": ["config", "runs"],
 }
 PROGRAMS = ["train", "evaluate", "inspect", "verify", "report", "tune"]

@@ -1,18 +1,36 @@
 """What the meters of memory say where the answer is known."""
 
+import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from seqrl.envs import BatchedEnv, CartPole, RepeatPrevious
-from seqrl.insight import NotApplicableError, Probe, gradient, gradient_cut, need, recomputed, staleness
-from seqrl.networks import Block
+from seqrl.insight import (
+    GradientCut,
+    Meters,
+    Need,
+    NotApplicableError,
+    Probe,
+    Staleness,
+    gradient,
+    gradient_cut,
+    meters,
+    need,
+    recomputed,
+    staleness,
+)
+from seqrl.insight.advice import Settings, advice
+from seqrl.networks import Block, recurrent_network
 from seqrl.runner import Runner
+from seqrl.runs.build import build, constructor
 from seqrl.types import Rollout, Step
 from tests.parts import NETWORKS, ppo, reinforce, small_network
+from tests.test_configuration import composed
 from tests.worlds import Cue, Script
 
 
@@ -69,7 +87,9 @@ class Still(BatchedEnv):
         self.clock = torch.zeros(batch_size, dtype=torch.long)
 
     def reset(self, where=None):
-        self.clock = self.clock.masked_fill(torch.ones_like(self.clock, dtype=torch.bool) if where is None else where, 0)
+        self.clock = self.clock.masked_fill(
+            torch.ones_like(self.clock, dtype=torch.bool) if where is None else where, 0
+        )
         return torch.ones(self.batch_size, 2)
 
     def step(self, action):
@@ -255,31 +275,209 @@ def tensors_of(network) -> list[Tensor]:
     return [it.clone() for it in network.state_dict().values()]
 
 
-def rollout_probe(network_kind, rollout_length=128, **task) -> Probe:
-    env = CartPole(16, 0, **task)
-    network = small_network(env, network_kind, seed=3)
+def probe_of_beginner(env, kind, rollout_length=0, updates=0) -> Probe:
+    """A probe of some 2,000 steps of a network that has learned little."""
+    torch.manual_seed(0)
+    widths = {"hidden_size": 16, "lstm_hidden_size": 16, "window": 4, "heads": 2, "separate_critic": False}
+    network = recurrent_network(env.observation_space, env.action_space, **widths, **NETWORKS[kind])
     algorithm = ppo(network)
-    runner = Runner(env, network, rollout_length, 0, torch.Generator().manual_seed(0))
-    for _ in range(2):
+    runner = Runner(env, network, rollout_length, 0, torch.Generator().manual_seed(0), rollout_steps=2048)
+    for _ in range(updates):
         algorithm.update(runner.collect(), 0.0)
-    return Probe.of(algorithm, runner.collect())
+    return Probe.of(algorithm, runner.collect(), steps=2048)
 
 
 @pytest.mark.parametrize("kind", ["memoryless", "lstm"])
 def test_a_cart_pole_that_is_seen_needs_no_memory_and_a_masked_one_does(kind):
-    seen, masked = need(rollout_probe(kind)), need(rollout_probe(kind, hidden=[1, 3]))
-    assert not seen.is_certain
-    assert seen.share < max(3 * seen.error, 0.02)
-    assert masked.is_certain
-    assert masked.share > 0.2
+    seen, masked = (need(probe_of_beginner(CartPole(16, 0, hidden=it), kind, 128, 2)) for it in ([], [1, 3]))
+    assert not seen.is_there
+    assert masked.is_there
+    assert masked.share > 0.1
 
 
-@pytest.mark.parametrize(("k", "needed", "source"), [(1, False, None), (4, True, "3 steps back"), (2, True, "1 step back")])
+@pytest.mark.parametrize(
+    ("k", "needed", "source"), [(1, False, None), (4, True, "3 steps back"), (2, True, "1 step back")]
+)
 def test_a_card_that_is_no_longer_shown_must_be_remembered(k, needed, source):
-    env = RepeatPrevious(16, 0, k=k)
-    probe = Probe.of(ppo(small_network(env, "memoryless")), Runner(env, small_network(env, "memoryless"), 0, 0, torch.Generator().manual_seed(0)).collect())
+    probe = probe_of_beginner(RepeatPrevious(16, 0, k=k), "memoryless", updates=1)
     found = need(probe)
-    assert found.is_certain == needed
+    assert found.is_there == needed
     if needed:
         assert found.source == source
         assert found.share > 0.1
+
+
+def composed_run(*overrides):
+    cfg = composed(
+        "env=masked_cartpole", "device=cpu", "network.hidden_size=8", "network.lstm_hidden_size=8", *overrides
+    )
+    return build(cfg, constructor(cfg.device)())
+
+
+def trained(run, updates) -> list[dict[str, float]]:
+    return [run.iterate() for _ in range(updates)]
+
+
+def state_of(run):
+    state = run.state_dict()
+    del state["clock"]
+    return state
+
+
+LIVE = ["parallel=8", "rollout_length=24", "algorithm.minibatches=2"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["sequence=truncated", "sequence_learning.bptt_length=6", "network.normalize_observations=true"],
+        [
+            "network=attention",
+            "network.heads=2",
+            "sequence=truncated",
+            "sequence_learning.stale_state=refresh",
+            "algorithm=reinforce",
+        ],
+        ["sequence=off", "algorithm.normalize_reward=true", "algorithm.gradient_threads=2"],
+        ["network=mlp"],
+    ],
+)
+def test_measuring_changes_no_bit_of_a_run_even_of_one_that_goes_on(more):
+    torch.manual_seed(0)
+    plain, measured = composed_run(*LIVE, *more, "insight.interval=0"), composed_run(*LIVE, *more, "insight.interval=1")
+    rows = trained(plain, 2), trained(measured, 2)
+    before = torch.random.get_rng_state()
+    assert same(state_of(plain), state_of(measured))
+    again = composed_run(*LIVE, *more, "insight.interval=2")
+    again.load_state_dict(copy.deepcopy(measured.state_dict()))
+    rows = trained(plain, 2), trained(again, 2)
+    assert same(state_of(plain), state_of(again))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert "memory/need" not in rows[0][0]
+    assert "time/insight_share" in rows[1][0]
+
+
+def same(one, other) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else one == other
+
+
+def test_a_network_that_draws_random_numbers_draws_the_same():
+    def learned(observed):
+        network = small_network(worlds_of_lengths(), "lstm", torch.float64)
+        network.actor.encoder.register_forward_hook(lambda module, given, out: out * (1 + 0.1 * torch.rand(())))
+        algorithm = ppo(network, bptt_length=4)
+        rollout = played(worlds_of_lengths(), network, 4)
+        algorithm.observer = Meters(1) if observed else None
+        algorithm.update(rollout, 0.0)
+        return tensors_of(network)
+
+    torch.manual_seed(0)
+    plain = learned(False)
+    torch.manual_seed(0)
+    assert all(map(torch.equal, plain, learned(True)))
+
+
+@pytest.mark.parametrize(
+    ("more", "absent"),
+    [
+        (["sequence=truncated", "sequence_learning.bptt_length=6"], set()),
+        (["sequence=full"], {"staleness"}),
+        (["sequence=off"], set()),
+        (["network=mlp"], {"gradient_cut", "staleness"}),
+        (
+            [
+                "network=gru",
+                "network.layers=2",
+                "sequence=truncated",
+                "sequence_learning.bptt_length=6",
+                "algorithm=reinforce",
+            ],
+            set(),
+        ),
+        (["network=gtrxl", "network.heads=2", "sequence=truncated", "sequence_learning.bptt_length=6"], set()),
+    ],
+)
+def test_every_measure_is_there_or_says_why_not(more, absent):
+    run = composed_run(*LIVE, *more, "insight.interval=1")
+    (row,) = trained(run, 1)
+    assert set(run.meters.reasons) == absent
+    assert all(run.meters.reasons.values())
+    names = {
+        "gradient_cut": ["gradient_cut", "gradient_horizon"],
+        "staleness": ["staleness_kl", "staleness_value"],
+        "need": ["need"],
+    }
+    for measure, scalars in names.items():
+        assert all((f"memory/{name}" in row) == (measure not in absent) for name in scalars)
+
+
+def test_measurements_are_at_the_first_update_and_in_the_middle_of_every_interval():
+    assert [update for update in range(1, 301) if Meters(100).ready_for(update)] == [1, 50, 150, 250]
+    assert all(Meters(1).ready_for(update) for update in range(1, 9))
+    assert not any(Meters(0).ready_for(update) for update in range(1, 301))
+
+
+def test_a_measurement_that_fails_ends_no_run(caplog, monkeypatch):
+    monkeypatch.setattr(meters, "gradient_cut", broken)
+    run = composed_run(*LIVE, "insight.interval=1")
+    (row,) = trained(run, 1)
+    assert "memory/gradient_cut" not in row
+    assert "memory/need" in row
+    assert run.meters.reasons["gradient_cut"] == "it broke"
+    assert "gradient_cut could not be measured: it broke." in caplog.text
+
+
+def broken(*_, **__):
+    raise RuntimeError("it broke.\nmore")
+
+
+CUT = GradientCut({10: 0.38, 16: 0.2, 32: 0.04, 64: 0.01, 100: 0.0}, {}, 100)
+ALL_NEEDED = GradientCut({1: 0.6, 64: 0.3, 128: 0.0}, {}, 128)
+SHORT = GradientCut({100: 0.0, 64: 0.01, 32: 0.02, 16: 0.03, 8: 0.3}, {}, 100)
+FRESH, OLD = Staleness(0.0, 0.01, 0.0, 0.01), Staleness(0.5, 0.1, 0.2, 0.6)
+NEEDED, NOT_NEEDED = Need(0.45, 0.05, "1 step back"), Need(0.001, 0.002, "the first")
+USUAL = Settings(bptt_length=50, single_steps=False, rollout_length=0, stale_state="keep", has_memory=True)
+
+
+def said(cut=None, stale=None, needs=(), **settings):
+    meters = Meters()
+    meters.cuts, meters.stale, meters.needs = [it for it in [cut] if it], [it for it in [stale] if it], list(needs)
+    return " ".join(advice(meters, replace(USUAL, **settings)))
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        ({}, ""),
+        ({"cut": CUT, "bptt_length": 64, "stale": FRESH, "needs": [NEEDED]}, ""),
+        (
+            {"cut": CUT, "bptt_length": 10},
+            "=10 cuts 38% of the gradient; sequence_learning.bptt_length=32 would cut 4%.",
+        ),
+        (
+            {"cut": ALL_NEEDED, "bptt_length": 1, "single_steps": True, "rollout_length": 128},
+            "sequence=off cuts 60% of the gradient; sequence=truncated sequence_learning.bptt_length=128 would cut 0%, "
+            "as many steps as the rollout has.",
+        ),
+        ({"cut": SHORT, "bptt_length": 0}, "more than 16 steps back, of 100: sequence=truncated"),
+        ({"cut": SHORT, "bptt_length": 32}, ""),
+        ({"stale": OLD}, "the policy is KL 0.3 from that with memory computed now, and values differ by 0.4"),
+        ({"stale": OLD}, "sequence_learning.stale_state=refresh"),
+        ({"stale": OLD, "stale_state": "refresh"}, "a lower algorithm.learning_rate"),
+        ({"needs": [NOT_NEEDED, NEEDED], "has_memory": False}, "1 step back foretells 45% ± 5%"),
+        ({"needs": [NOT_NEEDED, NEEDED], "has_memory": False}, "this network has none. network=lstm"),
+        ({"needs": [NOT_NEEDED, NOT_NEEDED], "has_memory": False}, ""),
+        ({"needs": [NOT_NEEDED, NOT_NEEDED]}, "the past foretells 0% ± 0%"),
+        ({"needs": [NOT_NEEDED, Need(0.03, 0.02, "the first")]}, ""),
+    ],
+)
+def test_what_was_measured_is_said_with_a_number_and_a_remedy(found, sentence):
+    text = said(**found)
+    assert sentence in text
+    assert bool(sentence) == bool(text)

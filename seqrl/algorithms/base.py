@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -65,6 +65,20 @@ class Settings:
     memory_learning_rate: float | None = None
 
 
+class Observer(Protocol):
+    """Looks on while a network learns from a rollout, and changes nothing that is learned."""
+
+    def before(
+        self, algorithm: "SequenceAlgorithm", rollout: Rollout, advantage: Tensor, target: Tensor, progress: float
+    ) -> None:
+        """Called before the first epoch, with what will be learned from: rewards as they are scaled."""
+        ...
+
+    def after(self, stored: State) -> None:
+        """Called after the last epoch, with the memories [K, ...] that its sequences began with."""
+        ...
+
+
 class SequenceAlgorithm(ABC):
     """Policy gradients through time: within a sequence, gradients flow back through memory.
 
@@ -75,6 +89,8 @@ class SequenceAlgorithm(ABC):
 
     # Stop after an epoch whose mean KL divergence from the collecting policy exceeds this.
     target_kl: float | None = None
+    # Of the next updates.
+    observer: Observer | None = None
 
     def __init__(self, network: Network, shuffle: np.random.Generator, **settings: Any) -> None:
         self.network, self.shuffle = network, shuffle
@@ -140,7 +156,8 @@ class SequenceAlgorithm(ABC):
             rollout = self.reward_scale.divided(rollout)
         advantage = gae(rollout, self.settings.gamma, self.settings.gae_lambda)
         target = advantage + rollout.value
-        sequences = split(rollout, self.advantage(rollout, advantage), target, self.settings.bptt_length)
+        weight = self.advantage(rollout, advantage)
+        sequences = split(rollout, weight, target, self.settings.bptt_length)
         # Targets that are not finite must not enter the statistics; their gradient will be skipped, too.
         if self.settings.normalize_value and sequences.target.isfinite().all():
             self.network.value.adapt(sequences.target, VALUE_DECAY)
@@ -148,6 +165,8 @@ class SequenceAlgorithm(ABC):
         learning_rate = self.annealed("learning_rate", progress)
         self.optimizer.learning_rate = learning_rate
 
+        if self.observer is not None:
+            self.observer.before(self, rollout, weight, target, progress)
         chunk_steps = self.chunk_steps(rollout.valid.shape[1])
         log = Log()
         epochs = 0
@@ -160,6 +179,8 @@ class SequenceAlgorithm(ABC):
             log.extend(epoch)
             if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
                 break
+        if self.observer is not None:
+            self.observer.after(sequences.state)
         # Last, because the rollout was played, and learned from, with the statistics of earlier rollouts.
         self.network.adapt(sequences.observation)
         used = {"train/learning_rate": learning_rate, "train/epochs": epochs}

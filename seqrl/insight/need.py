@@ -1,4 +1,4 @@
-"""Whether a task needs memory: does the past foretell what follows, where the present observation does not?"""
+"""Whether a task needs memory: whether the past foretells what the present observation does not."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from seqrl.spaces import parts
 COMPONENTS = 12
 # More numbers are first mixed into as many.
 MIXED = 256
+# Deviations from the mean at which they are clipped.
+OUTLIER = 4.0
 # Alternatives that an action may have to be told apart.
 CHOICES = 16
 # Random features of the present, so that no curve of it is taken for a memory.
@@ -22,6 +24,8 @@ WAVES = 64
 # Weight of the penalty on coefficients, in steps.
 PENALTY = 3.0
 FOLDS = 3
+# A smaller share is no reason to remember: a deck without replacement foretells a little of its next card.
+MATTERS = 0.05
 # Surprises beyond so many of their median size are extreme.
 USUAL = 4.0
 # Episodes, or their parts, below which nothing can be told.
@@ -49,9 +53,9 @@ class Need:
     source: str
 
     @property
-    def is_certain(self) -> bool:
-        """Whether it is more than chance makes."""
-        return self.share > 3 * self.error
+    def is_there(self) -> bool:
+        """Whether it is more than chance makes, and not too little to matter."""
+        return self.share > max(MATTERS, 3 * self.error)
 
 
 @torch.no_grad()
@@ -62,7 +66,7 @@ def need(probe: Probe) -> Need:
     """
     rollout = probe.rollout
     now, action, group = components(seen(probe)), _actions(probe), _groups(probe)
-    surprise, counts = _surprise(probe, _squares(now, rollout.valid))
+    surprise, counts = _surprise(probe, _squares(now))
     groups = int(group[counts].max()) + 1 if counts.any() else 0
     if groups < FEWEST:
         raise NotApplicableError(f"there are too few episodes to tell ({groups} of {FEWEST})")
@@ -103,7 +107,8 @@ def components(x: Tensor) -> Tensor:
         return x.new_zeros(*x.shape[:-1], 0)
     size, direction = torch.linalg.eigh(flat.T @ flat / len(flat))
     kept = (size > 1e-6 * size[-1]).nonzero().squeeze(1)[-COMPONENTS:]
-    return (flat @ direction[:, kept] / size[kept].sqrt()).view(*x.shape[:2], -1)
+    found: Tensor = (flat @ direction[:, kept] / size[kept].sqrt()).clamp(-OUTLIER, OUTLIER)
+    return found.view(*x.shape[:2], -1)
 
 
 def _actions(probe: Probe) -> Tensor:
@@ -173,7 +178,7 @@ def _counted(age: Tensor, valid: Tensor) -> Tensor:
     return torch.minimum(age, time.expand_as(age)) * valid
 
 
-def _squares(x: Tensor, valid: Tensor) -> Tensor:
+def _squares(x: Tensor) -> Tensor:
     """x, and the products of its components."""
     one, other = torch.triu_indices(x.shape[-1], x.shape[-1])
     return _scaled(torch.cat([x, x[..., one] * x[..., other]], -1))
@@ -186,8 +191,7 @@ def _present(now: Tensor, action: Tensor) -> Tensor:
     direction = torch.randn(width, WAVES, generator=generator, dtype=now.dtype).to(now.device)
     phase = 2 * torch.pi * torch.rand(WAVES, generator=generator, dtype=now.dtype).to(now.device)
     waves = (now @ direction / max(1, width) ** 0.5 + phase).cos()
-    squares = _squares(now, now[..., 0])
-    return _scaled(torch.cat([squares, waves, action, _products(action, now)], -1))
+    return _scaled(torch.cat([_squares(now), waves, action, _products(action, now)], -1))
 
 
 def _with_past(now: Tensor, action: Tensor, past: Tensor) -> Tensor:
@@ -210,7 +214,8 @@ def _fit(features: Tensor, y: Tensor) -> Tensor:
     """Coefficients of a linear model with a small penalty."""
     products = features.T @ features
     products.diagonal().add_(PENALTY + 1e-9 * len(features))
-    return torch.linalg.solve(products, features.T @ y)  # type: ignore[no-any-return]
+    weights: Tensor = torch.linalg.solve(products, features.T @ y)
+    return weights
 
 
 def _explained(y: Tensor, present: Tensor, pasts: dict[str, Tensor], group: Tensor) -> Need:
@@ -228,11 +233,12 @@ def _explained(y: Tensor, present: Tensor, pasts: dict[str, Tensor], group: Tens
     chosen: list[str] = []
     for fold in range(FOLDS):
         fitted, choosing, measured = (part == (fold + later) % FOLDS for later in range(FOLDS))
-        of = group[choosing]
-        clear = {name: _clearness(_gain(y, present, past, fitted, choosing), of) for name, past in pasts.items()}
+        clear = {
+            name: _clearness(_gain(y, present, past, fitted, choosing), group[choosing]) for name, past in pasts.items()
+        }
         best = max(clear, key=lambda name: float(clear[name].max()))
-        form = int(clear[best].argmax())
         chosen.append(best)
+        form = int(clear[best].argmax())
         gain[measured] = _gain(y, present, pasts[best], fitted | choosing, measured)[:, form]
     share = float(gain.mean())
     error = float(_by_group(gain - share, group).norm()) / len(y)
@@ -241,7 +247,8 @@ def _explained(y: Tensor, present: Tensor, pasts: dict[str, Tensor], group: Tens
 
 def _by_group(x: Tensor, group: Tensor) -> Tensor:
     """Sum of x [M, ...] over each group."""
-    return x.new_zeros(int(group.max()) + 1, *x.shape[1:]).index_add_(0, group, x)
+    sums: Tensor = x.new_zeros(int(group.max()) + 1, *x.shape[1:])
+    return sums.index_add_(0, group, x)
 
 
 def _clearness(gain: Tensor, group: Tensor) -> Tensor:
@@ -252,9 +259,14 @@ def _clearness(gain: Tensor, group: Tensor) -> Tensor:
 
 def _gain(y: Tensor, present: Tensor, past: Tensor, fitted: Tensor, measured: Tensor) -> Tensor:
     """By how much the past lowers the squared error at each measured step, after the present has said what it can."""
-    errors = []
-    for features in (present, torch.cat([present, past], -1)):
-        middle = y[fitted].mean(0)
-        weights = _fit(features[fitted], y[fitted] - middle)
-        errors.append((y[measured] - middle - features[measured] @ weights).square())
+    errors = [_left(y, features, fitted, measured).square() for features in (present, torch.cat([present, past], -1))]
     return errors[0] - errors[1]
+
+
+def _left(y: Tensor, features: Tensor, fitted: Tensor, measured: Tensor) -> Tensor:
+    """What of y [M, K] a model of these features [M, F], fitted to some of the steps, leaves over at others."""
+    known = y[fitted]
+    middle = known.mean(0)
+    foretold = features[measured] @ _fit(features[fitted], known - middle) + middle
+    # No model knows of more than it has seen.
+    return y[measured] - torch.minimum(torch.maximum(foretold, known.amin(0)), known.amax(0))

@@ -17,7 +17,7 @@ from seqrl.types import Rollout, State
 # A probe has at most so many environments, time steps of each, and steps in all.
 COLUMNS = 32
 LENGTH = 512
-STEPS = 2048
+STEPS = 1024
 # Bytes that the memories before all of its steps may take.
 MEMORIES = 256 * 2**20
 # Bytes of the memories before all sequences, beyond which a gradient takes seconds.
@@ -47,23 +47,29 @@ class Probe:
     progress: float = 0.0
 
     @classmethod
-    def of(cls, algorithm: SequenceAlgorithm, rollout: Rollout, progress: float = 0.0) -> "Probe":
+    def of(cls, algorithm: SequenceAlgorithm, rollout: Rollout, progress: float = 0.0, steps: int = STEPS) -> "Probe":
         """The probe of a rollout that the algorithm has not learned from; changes nothing that a run is made of."""
         if (scale := algorithm.reward_scale) is not None:
             rollout = replace(rollout, reward=rollout.reward / scale.deviation)
         advantage = gae(rollout, algorithm.settings.gamma, algorithm.settings.gae_lambda)
         target = advantage + rollout.value
         algorithm.note_rounding(target[rollout.valid])
-        return cls.cut_from(algorithm, rollout, algorithm.advantage(rollout, advantage), target, progress)
+        return cls.cut_from(algorithm, rollout, algorithm.advantage(rollout, advantage), target, progress, steps)
 
     @classmethod
     def cut_from(
-        cls, algorithm: SequenceAlgorithm, rollout: Rollout, advantage: Tensor, target: Tensor, progress: float
+        cls,
+        algorithm: SequenceAlgorithm,
+        rollout: Rollout,
+        advantage: Tensor,
+        target: Tensor,
+        progress: float,
+        steps: int = STEPS,
     ) -> "Probe":
         """The probe of a rollout: as large as it may be, and never more than the update sends through at once."""
         length, rows = rollout.valid.shape
-        at_once = min(algorithm.chunk_steps(rows) or STEPS, STEPS)
-        steps = max(1, min(STEPS, MEMORIES // max(1, bytes_a_step(algorithm.network))))
+        at_once = algorithm.chunk_steps(rows) or steps
+        steps = max(1, min(steps, MEMORIES // max(1, bytes_a_step(algorithm.network))))
         length = min(length, LENGTH, at_once, steps)
         # Whoever takes the first environments favours none of them.
         played = rollout.valid[:length].sum(0).cumsum(0)
@@ -77,6 +83,10 @@ class Probe:
     def fresh(self) -> Rollout:
         """The rollout with the memory before every step, as the network computes it now."""
         return recomputed(self.network, self.rollout)
+
+    def anew(self) -> "Probe":
+        """The same, for a network that has learned since."""
+        return replace(self)
 
     @property
     def network(self) -> Network:

@@ -2,7 +2,9 @@
 
 from omegaconf import DictConfig
 
+from seqrl.algorithms.base import SingleSteps
 from seqrl.errors import NotFiniteError
+from seqrl.insight.advice import Settings, advice
 from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.display import Display
@@ -37,6 +39,8 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
         if result or (cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0):
             outputs.save(run, result)
         run.clock.lap("other")
+    for hint in advice(run.meters, _settings(run)):
+        display.say(f"hint: {hint}")
     saved = outputs.save(run)
     if stop.wanted:
         raise stop.error(outputs.advice(saved))
@@ -70,6 +74,15 @@ def _say_notes(run: Run, display: Display, said: int) -> int:
     for note in known[said:]:
         display.say(note)
     return len(known)
+
+
+def _settings(run: Run) -> Settings:
+    """What the advice about memory needs to know."""
+    algorithm = run.algorithm
+    chosen = algorithm.settings
+    single = isinstance(algorithm, SingleSteps)
+    has_memory = bool(algorithm.network.initial_state(1))
+    return Settings(chosen.bptt_length, single, run.runner.rollout_length, chosen.stale_state, has_memory)
 
 
 def _iterate(run: Run, outputs: Outputs) -> Row:
