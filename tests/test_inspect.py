@@ -652,7 +652,7 @@ class TestSolvedTasks:
         assert found["return"][0] > 0.95
         assert found["window"] == 3
         assert found["probes"]["answer"]["memory"]["0"] > 0.7
-        assert found["need"]["is_certain"]
+        assert found["need"]["is_there"]
 
     def test_of_a_t_maze_it_needs_the_whole_way_back_to_the_sign(self, tmp_path):
         found = self.inspected(tmp_path, "experiment=tmaze", "env.corridor_length=10", "total_steps=120000")
@@ -671,5 +671,5 @@ class TestSolvedTasks:
         found = self.inspected(tmp_path, "experiment=masked_cartpole", "env.hidden=[]", "network=mlp")
         assert found["return"][0] > 400
         assert found["memory_is_used"] is None
-        assert not found["need"]["is_certain"]
+        assert not found["need"]["is_there"]
         assert "The task shows no need of memory." in found["said"]

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from seqrl.insight import NotApplicableError
-from seqrl.inspect import probes, training
+from seqrl.inspect import probes
 from seqrl.inspect.contamination import contamination
 from seqrl.inspect.episodes import Episodes
 from seqrl.inspect.influence import Influence, influence
 from seqrl.inspect.players import Halted, Swapped, Windowed
 from seqrl.inspect.subject import Subject
+from seqrl.inspect.training import KEYS as KEYS_OF
+from seqrl.inspect.training import training
 from seqrl.inspect.windows import TOLERATED, Windows, summary
 from seqrl.runs import results
 from seqrl.runs.build import make_evaluator
@@ -150,14 +152,11 @@ def _look_into(subject: Subject, episodes: Episodes, found: Measured, advance: A
 def _training(subject: Subject, found: Measured, advance: Advance) -> None:
     """Ask what the last checkpoint would learn with."""
     advance(0.88, "gradients of the last checkpoint")
-    with found.attempt(*training.KEYS):
-        last = training.Training(subject)
-        with found.attempt("need"):
-            found.found["need"] = last.need()
-        with found.attempt(*(key for key in training.KEYS if key.startswith("gradient"))):
-            found.found |= last.gradient()
-        with found.attempt("staleness_kl"):
-            found.found["staleness_kl"] = last.staleness_kl()
+    with found.attempt(*(key for keys in KEYS_OF.values() for key in keys)):
+        measured, reasons = training(subject)
+        found.found |= measured
+        for name, why in reasons.items():
+            found.not_measured |= dict.fromkeys(KEYS_OF[name], f"not applicable: {why}")
 
 
 def _profile(it: Influence) -> dict[str, Any]:

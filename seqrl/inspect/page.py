@@ -140,7 +140,7 @@ def facts(report: Report) -> Iterator[tuple[str, str, str]]:
         yield (
             "need of memory",
             f"{100 * need['share']:.1f} %",
-            "of surprise, " + ("beyond" if need["is_certain"] else "not beyond") + " doubt",
+            "of surprise, " + ("beyond" if need["is_there"] else "not beyond") + " doubt",
         )
 
 

@@ -79,7 +79,7 @@ def _of_training(report: Report) -> Iterator[str]:
 
 def _of_the_task(report: Report) -> Iterator[str]:
     if need := report["need"]:
-        if need["is_certain"]:
+        if need["is_there"]:
             yield "The task needs memory: the past foretells what the present observation does not."
         elif report["memory_is_used"] is None or not report["memory_is_used"]["used"]:
             yield "The task shows no need of memory."

@@ -3,70 +3,62 @@
 import copy
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from typing import Any
 
 from seqrl import seeds
 from seqrl.algorithms.base import SequenceAlgorithm
 from seqrl.errors import SeqrlError
-from seqrl.insight import NotApplicableError, Probe, gradient_cut, need, staleness, untouched
+from seqrl.insight import GradientCut, Meters, NotApplicableError
 from seqrl.inspect.subject import Subject
 from seqrl.runner import Runner
 from seqrl.runs import policy
 from seqrl.runs.build import make_env
 from seqrl.types import Rollout
 
-KEYS = ["gradient_horizon", "gradient_cut", "gradient_cuts", "gradient_chance", "staleness_kl", "need"]
+# Keys of inspect.json, by the measure's name.
+KEYS = {
+    "gradient_cut": ["gradient_horizon", "gradient_cut", "gradient_cuts", "gradient_chance"],
+    "staleness": ["staleness_kl"],
+    "need": ["need"],
+}
 
 
-class Training:
-    """A rollout as the run would play it, and a copy of what would learn from it.
+def training(subject: Subject) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the meters of a run say of one more update of its checkpoint, by key; and why they do not, by theirs.
 
-    Raises NotApplicableError if the run does not say how it learned.
+    The update learns from a rollout as the run would play it, and changes a copy. It is one of the run's first half: by
+    its end, an annealed learning rate leaves no memory stale.
+
+    Raises NotApplicableError if the run does not say how it learned, or cannot learn.
     """
-
-    def __init__(self, subject: Subject) -> None:
+    meters = Meters(interval=1)
+    with _reasoned():
         network = copy.deepcopy(subject.network)
-        with _reasoned():
-            self.algorithm, runner = policy.learner(subject.run, subject.cfg, network, subject.state)
-        self.progress = subject.progress()
-        self.rollout = _rollout(subject, self.algorithm, runner)
+        algorithm, runner = policy.learner(subject.run, subject.cfg, network, subject.state)
+        rollout = _rollout(subject, algorithm, runner)
+        algorithm.observer = meters.ready_for(1)
+        algorithm.update(rollout, min(subject.progress(), 0.5))
+    found: dict[str, Any] = {}
+    if meters.cuts:
+        found |= _gradient(meters.cuts[-1], algorithm.settings.bptt_length)
+    if meters.stale:
+        found["staleness_kl"] = meters.stale[-1].kl
+    if meters.needs:
+        need = meters.needs[-1]
+        found["need"] = {
+            "share": need.share, "error": need.error, "is_there": bool(need.is_there), "source": need.source
+        }  # fmt: skip
+    return found, meters.reasons
 
-    def probe(self) -> Probe:
-        return Probe.of(self.algorithm, self.rollout, self.progress)
 
-    def gradient(self) -> dict[str, Any]:
-        """How much of the gradient a cut takes, and how far back it must reach."""
-        own = self.algorithm.settings.bptt_length
-        with untouched(self.algorithm.network):
-            found = gradient_cut(self.probe(), also=[own] if own else [])
-        return {
-            "gradient_horizon": found.horizon,
-            "gradient_cut": found.cuts.get(min(own, found.longest)) if own else 0.0,
-            "gradient_cuts": {str(k): cut for k, cut in sorted({**found.cuts, found.longest: 0.0}.items())},
-            "gradient_chance": {str(k): chance for k, chance in sorted(found.chance.items())},
-        }
-
-    def need(self) -> dict[str, Any]:
-        """Whether the past foretells what the present observation does not."""
-        found = need(self.probe())
-        return {
-            "share": found.share,
-            "error": found.error,
-            "is_certain": bool(found.is_certain),
-            "source": found.source,
-        }
-
-    def staleness_kl(self) -> float:
-        """How stale stored memory is once an update has learned from this rollout; changes the copy.
-
-        The update is one of the run's first half: by its end, an annealed learning rate changes nothing.
-        """
-        probe = self.probe()
-        self.algorithm.update(self.rollout, min(self.progress, 0.5))
-        stored = self.algorithm._memory(self.rollout, aged=True)
-        # Anew, because memory is to be computed by the network as it is now.
-        return staleness(replace(probe), stored).kl
+def _gradient(found: GradientCut, bptt_length: int) -> dict[str, Any]:
+    cuts = {**found.cuts, found.longest: 0.0}
+    return {
+        "gradient_horizon": found.horizon,
+        "gradient_cut": cuts[min(bptt_length or found.longest, found.longest)],
+        "gradient_cuts": {str(k): cuts[k] for k in sorted(cuts)},
+        "gradient_chance": {str(k): found.chance[k] for k in sorted(found.chance)},
+    }
 
 
 @contextmanager
