@@ -85,7 +85,7 @@ def evaluator(make, episodes=32):
 def windows_of(make, network, player=Windowed, episodes=32):
     played = evaluator(make, episodes)
     whole, lengths = (it.numpy() for it in played.scores(network))
-    return Windows(lambda k, count: played.scores(player(network, k), count)[0].numpy(), whole, lengths)
+    return Windows(lambda k, count: played.scores(player(network, k), count)[0].numpy(), whole, lengths, 16)
 
 
 def cards(k):
@@ -162,10 +162,17 @@ class TestWindows:
         assert played.scores(Windowed(network, 8))[0].tolist() == whole.tolist()
 
     def test_long_windows_are_played_for_fewer_episodes(self, monkeypatch):
-        monkeypatch.setattr("seqrl.inspect.windows.MOST_STEPS", 52 * 4 * 20)
+        monkeypatch.setattr("seqrl.inspect.windows.MOST_STEPS", 51 * 4 * 32)
         windows = windows_of(cards(4), Holds(4))
         assert windows.measure() == 4
-        assert [len(windows.returns[k]) for k in (1, 2, 4, 8)] == [32, 32, 20, 16]
+        assert [len(windows.returns[k]) for k in (1, 2, 4, 8)] == [32, 32, 32, 16]
+
+    def test_windows_that_would_take_too_long_are_not_played_and_said_to_be(self, monkeypatch):
+        monkeypatch.setattr("seqrl.inspect.windows.TOO_MANY_STEPS", 51 * 16 * 8)
+        windows = windows_of(cards(16), Holds(16))
+        assert windows.measure() is None
+        assert windows.reason == "it is more than 8, and longer windows would take too long to play"
+        assert sorted(windows.returns) == [1, 2, 4, 8]
 
 
 class Remembers(nn.Module):
@@ -267,6 +274,15 @@ class TestInfluence:
         with pytest.raises(NotApplicableError, match="not real numbers"):
             influence(Holds(3), shuffled_cards())
 
+    def test_a_network_that_cannot_be_differentiated_is_said_to_be_one(self):
+        class Overwrites(Recurrence):
+            def step(self, observation, state):
+                observation.add_(1)
+                return super().step(observation, state)
+
+        with pytest.raises(NotApplicableError, match=r"the network cannot be differentiated [(]RuntimeError: "):
+            influence(Overwrites(0.5), noise())
+
     def test_a_policy_that_is_not_of_seqrl_has_no_known_logits(self):
         class Odd(Recurrence):
             def step(self, observation, state):
@@ -290,8 +306,8 @@ class TestContamination:
     def test_of_a_linear_recurrence_it_halves_as_its_square_does(self, a):
         """KL of normal distributions is half of the squared distance; it is carried from the first step on."""
         harm = contamination(Recurrence(a), noise(steps=60, dtype=torch.float64))
-        np.testing.assert_allclose(harm.kl[1:20] / harm.kl[:19], a**2, rtol=0.3)
-        assert harm.half_life == pytest.approx(1 + math.log(0.5) / (2 * math.log(a)), rel=0.15)
+        np.testing.assert_allclose(harm.kl[1:20] / harm.kl[:19], a**2, rtol=0.25)
+        assert harm.half_life == pytest.approx(1 + math.log(0.5) / (2 * math.log(a)), rel=0.1)
 
     @pytest.mark.parametrize("d", [1, 2, 5])
     def test_a_card_that_is_shown_wrongly_disturbs_when_it_is_named_and_never_after(self, d):

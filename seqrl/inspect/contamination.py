@@ -10,6 +10,7 @@ from torch import Tensor
 from seqrl.insight.staleness import divergence
 from seqrl.inspect.episodes import Episodes
 from seqrl.networks import Distribution
+from seqrl.networks.heads import Gaussian, JointDistribution
 from seqrl.runner import Player
 from seqrl.statistics import Array
 
@@ -17,6 +18,8 @@ from seqrl.statistics import Array
 PLACES = 8
 # KL divergence, in nats, below which nothing was disturbed.
 NOTHING = 1e-9
+# More is written as this.
+LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,17 @@ def contamination(network: Player, episodes: Episodes) -> Contamination:
 
 
 def _divergence(one: Distribution, other: Distribution) -> Tensor:
-    return divergence(one, other).double().clamp(min=0)
+    """KL(one ‖ other) [N], finite."""
+    match one, other:
+        case Gaussian(), Gaussian():
+            ratio = one.log_std - other.log_std
+            squares = (2 * ratio).exp() + ((one.mean - other.mean) / other.log_std.exp()).square()
+            kl = (squares / 2 - ratio - 0.5).sum(-1)
+        case JointDistribution(), JointDistribution():
+            return torch.stack([_divergence(part, other.parts[name]) for name, part in one.parts.items()]).sum(0)
+        case _:
+            kl = divergence(one, other)
+    return kl.double().nan_to_num(nan=0.0).clamp(0, LARGEST)
 
 
 def _wrong(episodes: Episodes) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqrl.errors import described
 from seqrl.insight import NotApplicableError
 from seqrl.inspect.episodes import Episodes
 from seqrl.networks import Distribution, Network
@@ -55,6 +56,14 @@ def influence(network: Player, episodes: Episodes) -> dict[str, Influence]:
 
     Raises NotApplicableError if there is nothing to differentiate.
     """
+    try:
+        return _influence(network, episodes)
+    except RuntimeError as error:
+        # Of a network of one's own, which need not be made of what torch differentiates.
+        raise NotApplicableError(f"the network cannot be differentiated ({described(error)})") from error
+
+
+def _influence(network: Player, episodes: Episodes) -> dict[str, Influence]:
     random = torch.Generator().manual_seed(0)
     with _watched(network, episodes) as (observation, read), torch.enable_grad():
         policies, values = [], []

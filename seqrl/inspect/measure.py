@@ -53,7 +53,16 @@ class Measured:
 
     def json(self) -> dict[str, Any]:
         reasons = {key: why for key, why in self.not_measured.items() if self.found.get(key) is None}
-        return {**dict.fromkeys(KEYS), **self.found, "not_measured": reasons}
+        return {**dict.fromkeys(KEYS), **_finite(self.found), "not_measured": reasons}
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(it) for key, it in value.items()}
+    if isinstance(value, list):
+        return [_finite(it) for it in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 Advance = Callable[[float, str], None]
@@ -95,8 +104,10 @@ def _tamper(subject: Subject, whole: Array, lengths: Array, found: Measured, adv
     def play(k: int, episodes: int) -> Array:
         return subject.scores(Windowed(subject.network, k), episodes)[0]
 
-    windows = Windows(play, whole, lengths)
+    windows = Windows(play, whole, lengths, subject.batch)
     window = windows.measure(lambda: advance(0.1, f"window of {max(windows.returns)}"))
+    if window is None:
+        found.not_measured["window"] = windows.reason
     used = results.memory(whole, windows.returns[1])
     found.found |= {
         "memory_is_used": {"used": is_used(**used), **used, "verdict": results.verdict(**used)},
@@ -104,7 +115,7 @@ def _tamper(subject: Subject, whole: Array, lengths: Array, found: Measured, adv
         "window_returns": windows.table(),
     }
     advance(0.35, "memory of another episode")
-    if min(subject.episodes, subject.cfg.parallel) > 1:
+    if subject.batch > 1:
         swapped = subject.scores(Swapped(subject.network))[0]
         lost = results.memory(whole, swapped)
         found.found["memory_swapped"] = {"return": summary(swapped), **lost}

@@ -27,7 +27,7 @@ from seqrl.statistics import Array
 TENSORS = [
     f"seqrl.envs.{it}" for it in ("CartPole", "CountRecall", "MemoryChain", "RepeatFirst", "RepeatPrevious", "TMaze")
 ]
-MOST_TENSORS = 64
+MOST_TENSORS = 32
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Subject:
     def episodes(self) -> int:
         return int(self.cfg.evaluation.episodes)
 
+    @property
+    def batch(self) -> int:
+        """Episodes that are played side by side."""
+        return min(self.episodes, int(self.cfg.parallel))
+
     def scores(self, player: Player, episodes: int | None = None) -> tuple[Array, Array]:
         """Return and length [episodes] of the same episodes, as any player plays them."""
         returns, lengths = self.evaluator.scores(player, episodes)
@@ -77,10 +82,9 @@ class Subject:
 
     def record(self) -> Episodes:
         """Some of the episodes, with what was seen."""
-        batch = min(self.episodes, self.cfg.parallel)
         # A vector form of its own does not say what its environments tell.
         backend = "sync" if self.cfg.env.get("backend") == "auto" else ""
-        make = partial(make_env, self.cfg, self.device, batch, "evaluation", backend=backend)
+        make = partial(make_env, self.cfg, self.device, self.batch, "evaluation", backend=backend)
         return record(make, self.network, self.episodes, self.generator(), self.cfg.runner.episode_limit)
 
     def generator(self) -> torch.Generator | None:

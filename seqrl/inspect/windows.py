@@ -10,8 +10,8 @@ from seqrl.statistics import Array, mean
 
 # Share of what memory is worth that a window may lose.
 TOLERATED = 0.05
-# Steps of memories that are played for one window, and never fewer episodes than these for it.
-MOST_STEPS, FEWEST = 1_000_000, 16
+# Steps of memories that are played for one window, beyond which fewer episodes are; and beyond which none is.
+MOST_STEPS, TOO_MANY_STEPS = 1_000_000, 2_000_000
 
 
 @dataclass
@@ -23,24 +23,31 @@ class Windows:
     play      returns [episodes] by k and the number of episodes, of which the first are played
     whole     returns [episodes] with the whole of memory
     lengths   [episodes] steps of each
+    batch     episodes side by side, which are played together
+    reason    why there is no window, if it was not found
     """
 
     play: Callable[[int, int], Array]
     whole: Array
     lengths: Array
+    batch: int = 1
     returns: dict[int, Array] = field(default_factory=dict)
+    reason: str = ""
 
     @property
     def longest(self) -> int:
         """With as many observations, nothing is lost."""
         return int(self.lengths.max())
 
-    def measure(self, advance: Callable[[], None] = lambda: None) -> int:
+    def measure(self, advance: Callable[[], None] = lambda: None) -> int | None:
         """Play, and return the smallest k that loses less than a twentieth of what memory is worth.
 
-        1 if memory is worth nothing: then there is nothing to lose. The loss is taken to fall with k.
+        1 if memory is worth nothing: then there is nothing to lose. None if it takes too long to find: `reason` says
+        so. The loss is taken to fall with k.
         """
         for k in self._powers():
+            if self._is_too_long(k):
+                break
             self._play(k)
             advance()
         if not self.is_used:
@@ -49,6 +56,9 @@ class Windows:
         below = max((k for k in self.returns if k < enough), default=0)
         while enough - below > 1:
             middle = (below + enough) // 2
+            if self._is_too_long(middle):
+                self.reason = f"it is more than {below}, and longer windows would take too long to play"
+                return None
             self._play(middle)
             advance()
             enough, below = (middle, below) if self.is_enough(middle) else (enough, middle)
@@ -96,10 +106,19 @@ class Windows:
         if k not in self.returns:
             self.returns[k] = self.play(k, self._episodes(k))
 
+    def _is_too_long(self, k: int) -> bool:
+        return k > 1 and k * self._steps(1) > TOO_MANY_STEPS
+
     def _episodes(self, k: int) -> int:
-        """How many are played with a window: as many as a limit on the work allows."""
-        steps = self.lengths.cumsum() * k
-        return int(max(min(FEWEST, len(steps)), (steps <= MOST_STEPS).sum()))
+        """How many are played with a window: as many as a limit on the work allows, but those side by side."""
+        rounds = 1
+        while rounds * self.batch < len(self.whole) and k * self._steps(rounds + 1) <= MOST_STEPS:
+            rounds += 1
+        return min(rounds * self.batch, len(self.whole))
+
+    def _steps(self, rounds: int) -> int:
+        """Steps of so many rounds of episodes side by side."""
+        return int(self.lengths[: rounds * self.batch].sum())
 
 
 def summary(returns: Array) -> list[float | None]:
