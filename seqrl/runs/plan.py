@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from seqrl.types import Rollout
 SECONDS = 10.0
 PLAYING = 3.0
 # Seconds that a gradient step is repeated for.
-TRYING = 0.5
+TRYING = 0.8
 # Lengths that are tried beside the run's own, where episodes are longer.
 LENGTHS = (8, 16, 32, 64, 128, 256)
 # A length is recommended that takes at most so many times as long as the quickest.
@@ -104,8 +105,8 @@ def _learned(algorithm: SequenceAlgorithm, rollout: Rollout, parallel: int, need
     share = len(minibatch.advantage) / need.minibatch
     forget(rollout.reward.device)
     seconds = []
-    # The first one is slow: it sets up what the others use. The quickest had the machine for itself.
-    for _ in range(8):
+    # The first one is slow: it sets up what the others use.
+    for _ in range(12):
         began = perf_counter()
         algorithm.learn_from(minibatch, algorithm.chunk_steps(parallel), 0.0)
         wait(rollout.reward.device)
@@ -114,7 +115,7 @@ def _learned(algorithm: SequenceAlgorithm, rollout: Rollout, parallel: int, need
             break
     at_once = min(len(minibatch.advantage), need.steps)
     more = max(0, need.steps - at_once) * need.bytes_per_step / 1e6
-    return min(seconds), peak_mb(rollout.reward.device) + more
+    return median(seconds[1:] or seconds), peak_mb(rollout.reward.device) + more
 
 
 def _about(sequences: Sequences, steps: int) -> Sequences:
@@ -124,7 +125,7 @@ def _about(sequences: Sequences, steps: int) -> Sequences:
 
 
 def with_any_memory(algorithm: SequenceAlgorithm, rollout: Rollout, length: int) -> Rollout:
-    """The rollout with a memory, of zeros, wherever a sequence may begin with one: numbers don't matter for its cost."""
+    """The rollout with a memory wherever a sequence may begin with one: zeros, as numbers don't matter for the cost."""
     begins = starts(rollout.age, length) & (rollout.age > 0)
     index = torch.full_like(rollout.age, -1)
     index[begins] = torch.arange(int(begins.sum()), device=index.device)
