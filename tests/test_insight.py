@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from seqrl.envs import BatchedEnv, CartPole, RepeatPrevious
+from seqrl.envs import BatchedEnv, CartPole, RepeatPrevious, TMaze
 from seqrl.insight import (
     GradientCut,
     Meters,
@@ -26,6 +26,7 @@ from seqrl.insight import (
 )
 from seqrl.insight.advice import Settings, advice
 from seqrl.networks import Block, recurrent_network
+from seqrl.networks.heads import Categorical
 from seqrl.runner import Runner
 from seqrl.runs.build import build, constructor
 from seqrl.types import Rollout, Step
@@ -173,6 +174,53 @@ def test_of_a_fading_memory_the_powers_of_its_factor_are_cut_off(length):
     expected = (1 - Fading.a**reached) / (1 - Fading.a**steps)
     found = gradient(probe, length)[encoder].norm() / gradient(probe, 0)[encoder].norm()
     assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+class Keep(Block):
+    """Adds the first input of the episode to every one."""
+
+    def __init__(self, input_size, size):
+        super().__init__()
+        self.output_size = input_size
+
+    def initial_state(self, batch_size):
+        kept = torch.zeros(batch_size, self.output_size, dtype=torch.float64)
+        return {"kept": kept, "begun": kept.new_zeros(batch_size, dtype=torch.bool)}
+
+    def step(self, x, state):
+        kept = torch.where(state["begun"].unsqueeze(1), state["kept"], x)
+        return x + kept, {"kept": kept, "begun": torch.ones_like(state["begun"])}
+
+
+class Walker:
+    """Walks to the junction of a T-maze and turns either way; remembers with a network."""
+
+    def __init__(self, network):
+        self.network, self.initial_state = network, network.initial_state
+
+    def step(self, observation, state):
+        _, value, after = self.network.step(observation, state)
+        forward = observation.new_tensor([9.0, -9, -9, -9])
+        turn = observation.new_tensor([-9.0, -9, 9, 9])
+        return Categorical(torch.where(observation[:, 1:] > 0, turn, forward).double()), value, after
+
+
+@pytest.mark.parametrize(("length", "reaches"), [(10, False), (13, True), (0, True)])
+def test_a_cut_shorter_than_the_corridor_loses_the_gradient_of_the_sign(length, reaches):
+    env = TMaze(8, 0, corridor_length=12)
+    network = small_network(env, "lstm", torch.float64, memory=Keep)
+    algorithm = ppo(network, value_coefficient=0.0, entropy_coefficient=0.0, normalize_advantage="none")
+    probe = Probe.of(algorithm, played(env, Walker(network)))
+    assert len(probe.advantage) == 13
+    at_the_junction = torch.zeros_like(probe.advantage)
+    at_the_junction[-1] = probe.rollout.reward[-1] - 0.5
+    probe = replace(probe, advantage=at_the_junction)
+    sizes = [it.numel() for it in algorithm.parameters.values()]
+    found = dict(zip(algorithm.parameters, gradient(probe, length).split(sizes), strict=True))
+    of_sign = found["actor.encoder.layer.weight"].view(-1, 2)[:, 0]
+    assert bool(of_sign.abs().max() > 1e-3) == reaches
+    if not reaches:
+        assert gradient_cut(probe, [length]).cuts[length] > 0.1
 
 
 def without_recurrence(network) -> None:

@@ -175,7 +175,7 @@ class SequenceAlgorithm(ABC):
             epochs += 1
             epoch = Log()
             for minibatch in sequences.minibatches(self.minibatches(len(sequences.advantage)), self.shuffle):
-                epoch.add(self._learn_from(minibatch, chunk_steps, progress))
+                epoch.add(self.learn_from(minibatch, chunk_steps, progress))
             log.extend(epoch)
             if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
                 break
@@ -227,7 +227,7 @@ class SequenceAlgorithm(ABC):
         if self.reward_scale is not None and (scale := state.get("reward_scale")):
             self.reward_scale.load_state_dict(scale)
 
-    def _learn_from(self, minibatch: Sequences, chunk_steps: int | None, progress: float) -> Terms:
+    def learn_from(self, minibatch: Sequences, chunk_steps: int | None, progress: float) -> Terms:
         """Take a gradient step on a minibatch, `chunk_steps` real steps at a time; skip it if it is not finite."""
         minibatch = replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
         parts = minibatch.shares(self.threads.count)

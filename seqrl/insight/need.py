@@ -248,7 +248,8 @@ def _explained(y: Tensor, present: Tensor, pasts: dict[str, Tensor], group: Tens
 def _by_group(x: Tensor, group: Tensor) -> Tensor:
     """Sum of x [M, ...] over each group."""
     sums: Tensor = x.new_zeros(int(group.max()) + 1, *x.shape[1:])
-    return sums.index_add_(0, group, x)
+    sums.index_add_(0, group, x)
+    return sums
 
 
 def _clearness(gain: Tensor, group: Tensor) -> Tensor:
