@@ -120,6 +120,9 @@ class WithInputs(BatchedEnv):
     def render(self) -> Any:
         return self.env.render()
 
+    def info(self) -> dict[str, Tensor]:
+        return self.env.info()
+
     def close(self) -> None:
         self.env.close()
 
