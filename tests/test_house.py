@@ -27,7 +27,7 @@ ROOMS = {
     "runs": ["algorithms", "config", "devices", "envs", "loggers", "metrics", "networks", "runner"],
     "sweeps": ["config", "runs"],
 }
-PROGRAMS = ["train", "evaluate", "verify", "report", "tune"]
+PROGRAMS = ["train", "evaluate", "export", "verify", "report", "tune"]
 # Packages, and the only rooms that know them.
 KNOWN_IN = {
     "hydra": ["config", "sweeps", "runs.build", *PROGRAMS],
@@ -41,6 +41,9 @@ KNOWN_IN = {
     "matplotlib": ["report.figures"],
     "jinja2": ["report.page"],
     "optuna": ["tune"],
+    "onnxruntime": ["export.proof"],
+    "safetensors": ["export"],
+    "huggingface_hub": ["export.hub"],
 }
 
 

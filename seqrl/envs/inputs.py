@@ -1,6 +1,6 @@
 """Extra inputs for the policy: its last action, the reward of it, and whether an episode begins."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class WithInputs(BatchedEnv):
     first             1 at the first step of an episode, 0 later
 
     inputs   names of the parts to add
+    more     their spaces
 
     Raises EnvError if the observation already has a part of that name.
     """
@@ -36,11 +37,11 @@ class WithInputs(BatchedEnv):
         self._alone = None if isinstance(space, Packed) else Packed({"observation": space})
         parts = space.parts if isinstance(space, Packed) else {"observation": space}
         offered = {**_before(env.action_space), "previous_reward": Box(-np.inf, np.inf), "first": MultiBinary(1)}
-        self._more = Packed({name: part for name, part in offered.items() if name.partition(".")[0] in inputs})
-        if twice := [part for part in self._more.parts if part in parts]:
+        self.more = Packed({name: part for name, part in offered.items() if name.partition(".")[0] in inputs})
+        if twice := [part for part in self.more.parts if part in parts]:
             raise EnvError(f"network.inputs: the observation already has a part {twice[0]!r}. Drop one of the two.")
         self.observation_space: Space[Any] = Packed(
-            {**parts, **self._more.parts}, space.mask if isinstance(space, Packed) else None
+            {**parts, **self.more.parts}, space.mask if isinstance(space, Packed) else None
         )
         # Current values of every possible input [B, *part].
         self._last: dict[str, Tensor] = {}
@@ -84,9 +85,7 @@ class WithInputs(BatchedEnv):
         """Values of every possible input, one step after an action."""
         space = self.action_space
         parts = space.split(action) if isinstance(space, Joint) else {"": action}
-        spaces = space.parts if isinstance(space, Joint) else {"": space}
-        # For choices, 0 means that there was no action.
-        actions = {_part(name): part + 1 if alternatives(spaces[name]) else part for name, part in parts.items()}
+        actions = previous(space, parts)
         first = torch.zeros_like(reward).unsqueeze(1)
         return {**actions, "previous_reward": reward.unsqueeze(1), "first": first}
 
@@ -99,7 +98,17 @@ class WithInputs(BatchedEnv):
     def _with_more(self, observation: Tensor) -> Tensor:
         if self._alone is not None:
             observation = self._alone.join({"observation": observation})
-        return torch.cat([observation, self._more.join(self._last)], 1)
+        return torch.cat([observation, self.more.join(self._last)], 1)
+
+
+def previous(space: Space[Any], action: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the policy sees of an action at the next step, by name.
+
+    action   values [B, ...] of its parts, by name
+    """
+    spaces = space.parts if isinstance(space, Joint) else {"": space}
+    # For choices, 0 means that there was no action.
+    return {_part(name): part + 1 if alternatives(spaces[name]) else part for name, part in action.items()}
 
 
 def _before(action_space: Space[Any]) -> dict[str, Space[Any]]:
