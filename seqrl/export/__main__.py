@@ -16,7 +16,6 @@ import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,13 +27,14 @@ from seqrl.config.trust import restrict_imports
 from seqrl.config.validate import faults_of_policy
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
+from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.export import hub
 from seqrl.export.card import card, sentence
 from seqrl.export.facts import evaluated, facts, trained
 from seqrl.export.model import model
 from seqrl.export.own import own
-from seqrl.export.proof import TOLERANCE, Proof, prove
+from seqrl.export.proof import STEPS, TOLERANCE, Proof, prove
 from seqrl.export.request import Request, requested
 from seqrl.export.step import OneStep, apart
 from seqrl.files import make_folder, write
@@ -75,7 +75,7 @@ def configuration(request: Request) -> DictConfig:
     cfg.device.name, cfg.device.precision = "cpu", "float32"
     cfg.device.threads = min(cfg.device.threads, cores())
     if cfg.env.get("backend") == "async":
-        # Processes show nobody what their environments show.
+        # See `beside`.
         cfg.env.backend = "sync"
     if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
         raise ConfigError(faults)
@@ -117,19 +117,28 @@ def made(
     from safetensors.torch import save
 
     weights = save({name: it.detach().clone().contiguous() for name, it in network.state_dict().items()})
-    rows = min(ROWS, cfg.parallel) if cfg.env._target_ == "seqrl.envs.GymnasiumEnv" else ROWS
-    with closing(make_env(cfg, device, rows, "export")) as env, frozen(network):
+    with closing(beside(cfg, device)) as env, frozen(network):
         step = OneStep(copied(cfg, env, network), env, own(env, cfg.env.get("hidden") or ()))
         told = facts(run, cfg, progress, step, weights)
         exported = model(step, told)
-        proof = prove(exported, step, env, network, seeds.generator(cfg.seed, "export", device.torch_device))
+        generator = seeds.generator(cfg.seed, "export", device.torch_device)
+        proof = prove(exported, step, env, network, generator, STEPS)
     if not proof.holds:
         raise UnequalError(unequal(proof))
     text = card(step.inputs, step.outputs, told, trained(run), evaluated(run, progress), proof)
     return {"policy.onnx": exported, "policy.safetensors": weights, "README.md": text.encode()}, proof
 
 
-def copied(cfg: DictConfig, env: Any, network: Network) -> Network:
+def beside(cfg: DictConfig, device: Device) -> BatchedEnv:
+    """The environments that the proof plays, in this process: others show nobody what their environments show."""
+    # Of one alone, none is in another process.
+    one = make_env(cfg, device, 1, "export")
+    one.close()
+    rows = min(ROWS, cfg.parallel) if one.backend == "sync" else ROWS
+    return make_env(cfg, device, rows, "export", backend=one.backend)
+
+
+def copied(cfg: DictConfig, env: BatchedEnv, network: Network) -> Network:
     """The same network, for observations that come part by part."""
     made: Network = network_builder(cfg)(apart(env.observation_space), env.action_space)
     made.load_state_dict(network.state_dict())

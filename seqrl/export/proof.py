@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.gym.translate import scale
+from seqrl.export.model import refusal
 from seqrl.export.ports import FIRST, NEXT, REWARD, STATE, mask_ports, named
 from seqrl.export.step import OneStep, computed, modes, remembered
 from seqrl.networks import Network
@@ -64,7 +65,10 @@ class Proof:
 
 
 class Exported:
-    """An exported step, run by onnxruntime, that keeps its own memory."""
+    """An exported step, run by onnxruntime, that keeps its own memory.
+
+    Raises ConfigError if onnxruntime cannot run it.
+    """
 
     def __init__(self, model: bytes, step: OneStep, rows: int) -> None:
         import onnxruntime
@@ -72,7 +76,10 @@ class Exported:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise refusal(error) from error
         self._names = [it.name for it in self._session.get_outputs()]
         self.memory = {port.name: port.zeros(rows) for port in step.inputs if port.name.startswith(STATE)}
 
@@ -89,7 +96,7 @@ class Exported:
 
 
 def prove(
-    model: bytes, step: OneStep, env: BatchedEnv, network: Network, generator: torch.Generator, steps: int = STEPS
+    model: bytes, step: OneStep, env: BatchedEnv, network: Network, generator: torch.Generator, steps: int
 ) -> Proof:
     """Play with the policy, and have the exported step compute the same from what the environment itself shows.
 
@@ -98,6 +105,7 @@ def prove(
 
     network     the policy itself
     generator   draws actions, and when memory is cleared
+    steps       environment steps to play, at least
     """
     proof, rows = Proof(begun=env.batch_size), env.batch_size
     observation, state, exported = env.reset(), network.initial_state(rows), Exported(model, step, rows)
