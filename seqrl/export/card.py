@@ -40,15 +40,7 @@ The first dimension of everything is a batch: one row for each environment or ro
 
 ## Clear the memory
 
-Set all rows of `memory` that belong to an episode to zero{first}
-
-- when the policy is switched on,
-- when an episode begins, which is after every end of one,
-- after a failure: a sensor that was silent, a step that was skipped, a controller that took over,
-- when the program or the robot restarts, unless you saved the memory and nothing happened meanwhile.
-
-Memory that is not cleared makes the policy act on what another episode showed. Memory that is cleared in the middle of
-an episode makes it forget what it has seen of it.
+{clear}
 
 ## Inputs
 
@@ -83,6 +75,17 @@ takes.
 Weights: sha256 {digest}. The model's metadata holds the environment, the spaces and the versions.
 """
 
+CLEAR = """\
+Set all rows of `memory` that belong to an episode to zero{first}
+
+- when the policy is switched on,
+- when an episode begins, which is after every end of one,
+- after a failure: a sensor that was silent, a step that was skipped, a controller that took over,
+- when the program or the robot restarts, unless you saved the memory and nothing happened meanwhile.
+
+Memory that is not cleared makes the policy act on what another episode showed. Memory that is cleared in the middle of
+an episode makes it forget what it has seen of it."""
+
 
 def card(
     step_inputs: Sequence[Port],
@@ -101,7 +104,7 @@ def card(
     text = CARD.format(
         memory="{" + ", ".join(zeros) + "}  # the memory of one episode that begins",
         given=", ".join(f'"{port.name}": {_variable(port)}' for port in others),
-        first=", and `first` to 1 for one step," if is_told else ",",
+        clear=_clear(kept, is_told),
         inputs="\n".join(map(_row, step_inputs)),
         outputs="\n".join(map(_row, step_outputs)),
         left="\n".join(f"- {it}" for it in left),
@@ -111,6 +114,13 @@ def card(
         digest=facts["weights_sha256"],
     )
     return printable(text)
+
+
+def _clear(kept: Sequence[Port], is_told: bool) -> str:
+    if kept:
+        return CLEAR.format(first=", and `first` to 1 for one step," if is_told else ",")
+    told = " `first` is 1 at the first step of an episode, and 0 later." if is_told else ""
+    return f"This policy has no memory: there is nothing to clear.{told}"
 
 
 def sentence(proof: Proof) -> str:
