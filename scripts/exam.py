@@ -3,8 +3,8 @@
 python scripts/exam.py outputs/exam --jobs 2
 
 A sweep for each task and network, in a folder of its own:
-`python -m seqrl.train -m env=<task> network=<network> total_steps=<budget>` with several seeds. Each policy is evaluated
-on 200 fresh episodes, and again with memory zeroed at every step. Finished runs are not repeated; interrupted ones are
+`python -m seqrl.train -m env=<task> network=<network> total_steps=<budget>` with several seeds. Each policy plays
+200 fresh episodes, and again with memory zeroed at every step. Finished runs are not repeated; interrupted ones are
 resumed. Then a table says which tasks were passed.
 """
 

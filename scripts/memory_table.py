@@ -22,8 +22,8 @@ from seqrl.algorithms.ppo import SequencePPOAlgorithm
 from seqrl.envs import BatchedEnv
 from seqrl.machine import forget_peak_memory, peak_memory_mb
 from seqrl.networks import recurrent_network
+from seqrl.run.memory_need import footprint
 from seqrl.runner import Runner
-from seqrl.runs.memory_need import footprint
 from seqrl.types import Step
 
 PARALLEL, LENGTH = 100, 500

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from seqrl.runs.checkpoint import Checkpoints
+from seqrl.run.checkpoint import Checkpoints
 
 # Episodes in progress are carried from rollout to rollout, and must be replayed when the run resumes.
 RUN = [

@@ -17,7 +17,7 @@ from pathlib import Path
 from soak import curves, differences
 
 from seqrl.config.begun import can_go_on
-from seqrl.runs.checkpoint import Checkpoints
+from seqrl.run.checkpoint import Checkpoints
 
 # One thread, so that a run makes the same calls whenever it is done; episodes in progress must be replayed.
 RUN = [

@@ -34,9 +34,9 @@ from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError
 from seqrl.files import Lines, fault
 from seqrl.machine import cores, hear, keep, let_go, wall_time
-from seqrl.runs.manifest import ending, facts_of, is_held, standing, words_of
-from seqrl.runs.refusal import note_folder
-from seqrl.runs.stop import HEARD
+from seqrl.run.manifest import ending, facts_of, is_held, standing, words_of
+from seqrl.run.refusal import note_folder
+from seqrl.run.stop import HEARD
 from seqrl.text import figure, masked, say, show_path
 
 

@@ -39,6 +39,22 @@ def figure(number: float) -> str:
     return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
 
 
+def percentages(shares: Mapping[str, float]) -> dict[str, int]:
+    """Shares of a whole as whole percentages that add up to 100, the largest first; those that round to 0 are left out.
+
+    What rounding takes away goes to where it took most.
+    """
+    whole = sum(shares.values())
+    if not whole:
+        return {}
+    exact = {name: 100 * share / whole for name, share in shares.items()}
+    rounded = {name: int(number) for name, number in exact.items()}
+    most_cut = sorted(exact, key=lambda name: rounded[name] - exact[name])
+    for name in most_cut[: 100 - sum(rounded.values())]:
+        rounded[name] += 1
+    return {name: number for name, number in sorted(rounded.items(), key=lambda it: -it[1]) if number}
+
+
 def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All values in nested mappings, by dotted key; a list counts as one value."""
     for key, value in config.items():

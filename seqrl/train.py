@@ -4,7 +4,6 @@ Settles the configuration, builds the parts, runs the loop. No other module impo
 """
 
 import sys
-from contextlib import ExitStack
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -17,65 +16,12 @@ from omegaconf import DictConfig
 from seqrl.config.command_line import is_true
 from seqrl.config.paths import CONF
 from seqrl.config.program import FAILURES, fail, started, to_the_end
-from seqrl.config.settle import Settled, settle
-from seqrl.errors import StoppedError
-from seqrl.machine import forget_peak_memory
-from seqrl.metrics.display import Display
-from seqrl.runs.build import advice_for_evaluation, make_device, make_evaluator, open_run, prepare_device
-from seqrl.runs.loop import evaluate_final, learn
-from seqrl.runs.outputs import Outputs
-from seqrl.runs.refusal import remove_if_empty
-from seqrl.runs.rehearsal import rehearse
-from seqrl.runs.stop import Stop
-from seqrl.runs.summary import introduction, summary
-from seqrl.sweeps import Point, run_point
+from seqrl.config.settle import settle
+from seqrl.run.refusal import remove_if_empty
+from seqrl.run.rehearsal import rehearse
+from seqrl.run.training import train
+from seqrl.sweeps import run_point
 from seqrl.text import show_path
-
-
-def train(settled: Settled, folder: Path, point: Point | None = None) -> float:
-    """Do one run into `folder`, or go on with it; return the mean return of its evaluation.
-
-    Without an evaluation, that of its last episodes.
-
-    point   of a sweep, that it is
-    """
-    cfg = settled.cfg
-    device = make_device(cfg)
-    # An environment may change the working folder, or remove it.
-    here = Path.cwd()
-    workers = point.workers if point else None
-    display = Display(folder.name if workers else "")
-    with ExitStack() as stack:
-        sweep = folder.parent.name if point else None
-        outputs = Outputs(folder, display.say, cfg.checkpoint_keep, sweep=sweep, goes_on=cfg.resume is not None)
-        stack.enter_context(outputs)
-        stack.enter_context(display)
-        device = prepare_device(device, cfg, display.say)
-        forget_peak_memory()
-        run = open_run(settled, device, outputs.checkpoints, display.say)
-        training = stack.enter_context(ExitStack())
-        training.callback(run.runner.env.close)
-        evaluator = make_evaluator(cfg, device, run.runner.env.backend, advice=advice_for_evaluation(cfg))
-        stack.callback(evaluator.close)
-        outputs.begin(settled, run, device)
-        display.say(introduction(cfg, run, device))
-        with Stop(workers.stop_signal) if workers else Stop() as stop:
-            result = learn(cfg, run, evaluator, outputs, display, stop)
-            if outputs.saved:
-                # They may hold what only one can have: a device, a port. What is not saved is tried again at the end.
-                training.close()
-            # The last one of training is the same, of the same episodes.
-            result = result or evaluate_final(run, evaluator, outputs, stop)
-            score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
-            best = outputs.checkpoints.best if cfg.evaluation.interval else None
-            try:
-                outputs.finish(run, result, score)
-            finally:
-                display.end(summary(run, result, score, best, folder, here), score, run.clock.elapsed)
-    if point and not workers and (number := stop.wanted):
-        # It came too late for this one, and not for those that follow.
-        raise StoppedError(f"stopped by {number.name}.", 128 + number)
-    return score
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -10,8 +10,8 @@ from seqrl.algorithms.gradients import GradientThreads
 from seqrl.algorithms.returns import gae
 from seqrl.algorithms.sequences import split
 from seqrl.errors import NotFiniteError
+from seqrl.run import evaluator as evaluation
 from seqrl.runner import Runner
-from seqrl.runs import evaluator as evaluation
 from tests import reference
 from tests.parts import NETWORKS, ppo, reinforce, small_network
 from tests.worlds import Script

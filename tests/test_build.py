@@ -9,7 +9,7 @@ from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
 from seqrl.errors import OutOfMemoryError
-from seqrl.runs.build import build, constructor
+from seqrl.run.build import build, constructor
 
 PARTS = """
 import torch

@@ -17,8 +17,8 @@ import torch
 from seqrl.config.begun import can_go_on
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import STRAY
-from seqrl.runs import policy
-from seqrl.runs.checkpoint import Checkpoints, unpacked
+from seqrl.run import policy
+from seqrl.run.checkpoint import Checkpoints, unpacked
 from tests.parts import refuse
 
 
@@ -253,7 +253,7 @@ def test_a_sealed_checkpoint_with_an_odd_header_belongs_to_no_run(tmp_path, head
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("seqrl.runs.checkpoint.VERSION", 2)
+        patch.setattr("seqrl.run.checkpoint.VERSION", 2)
         saved(tmp_path, 1)
     with pytest.raises(CheckpointError, match="is of a newer version of seqrl"):
         Checkpoints(tmp_path).newest()
@@ -265,7 +265,7 @@ def test_what_may_not_be_of_this_run_is_left_alone(tmp_path, monkeypatch):
     for iteration in (2, 3):
         saved_by.save({"iterations": iteration}, iteration)
     with monkeypatch.context() as patch:
-        patch.setattr("seqrl.runs.checkpoint.VERSION", 2)
+        patch.setattr("seqrl.run.checkpoint.VERSION", 2)
         Checkpoints(tmp_path, run="mine").save({"iterations": 7}, 7)
     folder = tmp_path / "checkpoints"
     (folder / "00000099.pt").write_bytes(b"notes of mine")

@@ -8,7 +8,7 @@ from seqrl.algorithms.sequences import split
 from seqrl.config.paths import CONF
 from seqrl.config.schema import CELLS
 from seqrl.config.validate import faults
-from seqrl.runs.build import build, constructor
+from seqrl.run.build import build, constructor
 
 ALGORITHMS = {
     "PPOAlgorithm": ("ppo", False),

@@ -16,9 +16,9 @@ from seqrl.config import begun
 from seqrl.config.begun import as_saved
 from seqrl.config.command_line import arguments
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.runs import policy
-from seqrl.runs.checkpoint import Checkpoints
-from seqrl.runs.manifest import Manifest, facts_of
+from seqrl.run import policy
+from seqrl.run.checkpoint import Checkpoints
+from seqrl.run.manifest import Manifest, facts_of
 from tests.parts import refuse
 from tests.test_configuration import composed
 from tests.test_train import TINY, train

@@ -11,8 +11,8 @@ from seqrl.algorithms.reward_scale import RewardScale
 from seqrl.algorithms.sequences import split
 from seqrl.errors import CheckpointError
 from seqrl.networks import LSTM
+from seqrl.run.checkpoint import Checkpoints
 from seqrl.runner import Runner
-from seqrl.runs.checkpoint import Checkpoints
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from seqrl import sweeps
 from seqrl.config.paths import CONF
-from seqrl.runs.manifest import Manifest
+from seqrl.run.manifest import Manifest
 from seqrl.sweeps import Point
 from seqrl.tune.search import Plan
 from tests.test_sweeps import TINY, manifests

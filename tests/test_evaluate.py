@@ -17,7 +17,7 @@ from seqrl.evaluate import __main__ as program
 from seqrl.evaluate.__main__ import main
 from seqrl.evaluate.request import Words
 from seqrl.evaluate.results import memory, verdict
-from seqrl.runs.checkpoint import Checkpoints
+from seqrl.run.checkpoint import Checkpoints
 from tests.programs import Program, run_program
 from tests.test_train import TINY, train
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from seqrl.envs import CartPole, GymnasiumEnv, TMaze
 from seqrl.networks.heads import Categorical
-from seqrl.runs.evaluator import Evaluator, Forgetful, frozen, play, row
+from seqrl.run.evaluator import Evaluator, Forgetful, frozen, play, row
 from tests.parts import small_network
 from tests.worlds import Cue, Script
 
@@ -146,3 +146,12 @@ def test_a_policy_that_remembers_is_lost_without_its_memory():
     without, _ = play(Cue(200, seed=0), Forgetful(Remembers()), 200, None, 100)
     assert with_memory.mean() == 1
     assert abs(without.mean()) < 0.2
+
+
+def test_the_share_that_is_done_rises_over_all_rounds_and_ways_of_playing():
+    shares = []
+    network = small_network(Script([[3, 2], [5, 1]]))
+    evaluator(lambda: Script([[3, 2], [5, 1]]), 4, "both").play(network, shares.append)
+    assert shares == sorted(shares)
+    # Greedy and sampled, two rounds each.
+    assert sorted(set(shares)) == [0, 0.25, 0.5, 0.75]

@@ -13,8 +13,8 @@ from seqrl.config.validate import faults
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym import autoreset, guard
 from seqrl.envs.gym import history as restore
-from seqrl.runs.build import build, constructor
-from seqrl.runs.checkpoint import Checkpoints
+from seqrl.run.build import build, constructor
+from seqrl.run.checkpoint import Checkpoints
 from tests.envs import everything
 
 # Processes are forked from one that has run OpenMP threads; they only play.

@@ -14,9 +14,10 @@ import torch
 import yaml
 from gymnasium import spaces
 
+import seqrl
 from seqrl.envs import CountRecall, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
-from seqrl.runs.checkpoint import Checkpoints
+from seqrl.run.checkpoint import Checkpoints
 from tests.envs.everything import ID
 from tests.parts import NETWORKS, small_network
 from tests.programs import run_program
@@ -325,7 +326,11 @@ def test_the_model_says_what_it_is(folder):
     assert (outputs["mean"]["times"], outputs["mean"]["plus"], outputs["mean"]["cut_at_-1_and_1"]) == ([2], [0], [True])
     assert outputs["next_previous_action"]["feeds"] == "previous_action"
     assert json.loads(about["environment"])["id"] == "Pendulum-v1"
-    assert (about["seqrl_version"], about["torch_version"], about["iterations"]) == ("0.1.0", torch.__version__, "2")
+    assert (about["seqrl_version"], about["torch_version"], about["iterations"]) == (
+        seqrl.__version__,
+        torch.__version__,
+        "2",
+    )
     assert {len(about["run_digest"]), len(about["weights_sha256"])} == {64}
 
 

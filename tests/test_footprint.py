@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqrl.run.memory_need import USABLE, Footprint, advice, footprint, free_bytes, is_out_of_memory, round_down
 from seqrl.runner import Runner
-from seqrl.runs.memory_need import USABLE, Footprint, advice, footprint, free_bytes, is_out_of_memory, round_down
 from tests.parts import ppo, small_network
 from tests.programs import run_program
 from tests.worlds import Script
@@ -52,7 +52,7 @@ import sys
 import torch
 import seqrl.networks
 torch.set_num_threads(1)
-from seqrl.runs.memory_need import footprint
+from seqrl.run.memory_need import footprint
 from seqrl.networks import recurrent_network
 from seqrl.machine import forget_peak_memory, peak_memory_mb
 from seqrl.runner import Runner

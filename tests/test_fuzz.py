@@ -13,7 +13,7 @@ from seqrl.config.paths import CONF, choices
 from seqrl.config.program import completed
 from seqrl.config.validate import faults, keys
 from seqrl.errors import ConfigError
-from seqrl.runs.rehearsal import rehearse
+from seqrl.run.rehearsal import rehearse
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -27,7 +27,7 @@ from seqrl.config.validate import faults
 from seqrl.errors import StoppedError
 from seqrl.loggers import About, Csv, Jsonl, Logger, Mlflow, TensorBoard, Wandb
 from seqrl.loggers.tensorboard import hyperparameters
-from seqrl.runs.outputs import Outputs, open_loggers
+from seqrl.run.outputs import Outputs, open_loggers
 from tests.programs import run_program
 
 TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2"]

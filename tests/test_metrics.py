@@ -7,7 +7,7 @@ import torch
 from seqrl.metrics.clock import Clock
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.runner import Runner
-from seqrl.text import duration, figure
+from seqrl.text import duration, figure, percentages
 from tests.parts import small_network
 from tests.worlds import Script
 
@@ -61,3 +61,17 @@ def test_a_duration_is_readable(seconds, text):
 @pytest.mark.parametrize(("number", "text"), [(481.26, "481.3"), (-21.0, "-21.0"), (0.974, "0.97"), (math.nan, "-")])
 def test_a_return_is_rounded_to_its_meaningful_digits(number, text):
     assert figure(number) == text
+
+
+@pytest.mark.parametrize(
+    ("shares", "shown"),
+    [
+        ({"a": 0.333, "b": 0.333, "c": 0.334}, {"c": 34, "a": 33, "b": 33}),
+        ({"a": 0.006, "b": 0.994}, {"b": 99, "a": 1}),
+        ({"a": 0.001, "b": 0.999}, {"b": 100}),
+        ({"a": 0.0}, {}),
+    ],
+)
+def test_percentages_add_up_to_a_hundred(shares, shown):
+    assert percentages(shares) == shown
+    assert sum(shown.values()) in (0, 100)

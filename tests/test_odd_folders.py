@@ -17,7 +17,7 @@ from seqrl.files import read_yaml
 from seqrl.report.__main__ import main
 from seqrl.report.runs import find
 from seqrl.report.tables import save
-from seqrl.runs import policy
+from seqrl.run import policy
 from seqrl.sweeps import Sweep
 from seqrl.text import printable
 from seqrl.tune.trials import Trial

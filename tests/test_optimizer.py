@@ -101,7 +101,7 @@ def test_training_starts_without_torchs_compiler():
     program = """
 import sys
 from hydra import compose, initialize_config_dir
-from seqrl.runs.build import build, constructor
+from seqrl.run.build import build, constructor
 from seqrl.config.paths import CONF
 with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
     cfg = compose("config", ["profile=testing", "episodes=1", "parallel=2"])

@@ -13,11 +13,11 @@ from seqrl.errors import ConfigError, UnsavedError
 from seqrl.loggers import Logger, TensorBoard
 from seqrl.machine import end_at_once
 from seqrl.metrics.episodes import EpisodeStatistics
+from seqrl.run import checkpoint
+from seqrl.run.checkpoint import Checkpoints
+from seqrl.run.outputs import Outputs
+from seqrl.run.run import Budget, Run
 from seqrl.runner import Runner
-from seqrl.runs import checkpoint
-from seqrl.runs.checkpoint import Checkpoints
-from seqrl.runs.outputs import Outputs
-from seqrl.runs.run import Budget, Run
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from seqrl.config.paths import choices
 from seqrl.config.schema import NetworkConfig, schema_of
 from seqrl.errors import CheckpointError
-from seqrl.runs import policy
-from seqrl.runs.checkpoint import Checkpoints
+from seqrl.run import policy
+from seqrl.run.checkpoint import Checkpoints
 from tests.test_configuration import composed
 
 CONFIG = {

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 
+import seqrl
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.errors import CheckpointError, ConfigError
 from tests.programs import NAMES, run_program
@@ -151,3 +152,19 @@ def test_a_program_that_is_one_of_several_ends_nothing_but_itself(tmp_path):
 @pytest.mark.parametrize("name", [*NAMES, "seqrl.envs.__main__"])
 def test_every_program_ends_so(name):
     assert import_module(name).program.func is to_the_end
+
+
+def test_seqrl_alone_lists_its_programs_and_every_program_says_the_version_of_seqrl(tmp_path):
+    listed = run_program(tmp_path, "-m", "seqrl")
+    for name in NAMES:
+        assert f"python -m {name.removesuffix('.__main__')} " in listed.stdout
+    for name in ("seqrl", *(name.removesuffix(".__main__") for name in NAMES)):
+        assert run_program(tmp_path, "-m", name, "--version").stdout == f"seqrl {seqrl.__version__}\n"
+
+
+def test_a_word_that_is_no_option_is_refused_with_the_program_that_was_meant(tmp_path):
+    refused = run_program(tmp_path, "-m", "seqrl", "trian")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "seqrl: error: trian: is not an option of seqrl. Did you mean train? python -m seqrl lists the programs.\n"
+    )

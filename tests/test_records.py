@@ -10,7 +10,7 @@ import torch
 from seqrl.errors import ConfigError
 from seqrl.files import write
 from seqrl.machine import forget_peak_memory, peak_memory_mb
-from seqrl.runs.manifest import Manifest, is_held, standing
+from seqrl.run.manifest import Manifest, is_held, standing
 
 
 def facts(folder):
@@ -86,7 +86,7 @@ def test_a_run_that_ends_while_it_is_looked_at_was_not_killed(tmp_path, monkeypa
         write(folder / "manifest.json", json.dumps(manifest.facts | {"status": "finished"}).encode())
         return False
 
-    monkeypatch.setattr("seqrl.runs.manifest.is_held", ends)
+    monkeypatch.setattr("seqrl.run.manifest.is_held", ends)
     assert standing(tmp_path)["status"] == "finished"
 
 

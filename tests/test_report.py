@@ -178,7 +178,7 @@ def test_runs_that_are_running_failed_or_not_started_are_reported_as_such(tmp_pa
     (tmp_path / "4").mkdir()
     put(tmp_path / "5", 1.0)
     (tmp_path / "5" / "manifest.json").write_text("[]")
-    monkeypatch.setattr("seqrl.runs.manifest.is_held", lambda folder: folder.name == "2")
+    monkeypatch.setattr("seqrl.run.manifest.is_held", lambda folder: folder.name == "2")
     known = {run.folder.name: run for run in find([tmp_path])}
     assert {name: run.status for name, run in known.items()} == {
         "0": "finished", "1": "failed", "2": "running", "3": "killed",

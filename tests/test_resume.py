@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from seqrl.config.command_line import arguments
 from seqrl.config.settle import changes, keep_backend
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.runs.resume import circumstances, how_to_go_on, nothing_left
-from seqrl.runs.run import Budget
-from seqrl.runs.summary import curves
+from seqrl.run.resume import circumstances, how_to_go_on, nothing_left
+from seqrl.run.run import Budget
+from seqrl.run.summary import curves
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from seqrl.envs import TMaze
 from seqrl.errors import CheckpointError, OutOfMemoryError
 from seqrl.metrics.episodes import EpisodeStatistics
+from seqrl.run.run import Budget, Run
 from seqrl.runner import Runner
-from seqrl.runs.run import Budget, Run
 from tests.parts import ppo, small_network
 from tests.worlds import Script
 

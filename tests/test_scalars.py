@@ -11,8 +11,8 @@ import pytest
 
 from seqrl.loggers import SCALARS
 from seqrl.metrics.display import Display
-from seqrl.runs.build import build, constructor, make_evaluator
-from seqrl.runs.loop import learn
+from seqrl.run.build import build, constructor, make_evaluator
+from seqrl.run.loop import learn
 from tests.test_configuration import composed
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from seqrl.config.hydra_errors import message_for
 from seqrl.config.resolvers import register
 from seqrl.config.secrets import numbers_from_environment
 from seqrl.errors import ConfigError, described
-from seqrl.runs.manifest import Manifest
+from seqrl.run.manifest import Manifest
 from seqrl.text import declassify, environment_read, masked, printable, show_path
 from tests.programs import run_program
 from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, sweep

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from seqrl.runs.stop import ONE_REQUEST_SECONDS, Stop
+from seqrl.run.stop import ONE_REQUEST_SECONDS, Stop
 from tests.programs import Program
 
 DEAF = """
 import os, signal, time
-from seqrl.runs.stop import Stop
+from seqrl.run.stop import Stop
 with Stop() as stop:
     print("ready", flush=True)
     while True:

@@ -51,9 +51,9 @@ def finished(tmp_path_factory):
     return done, the_run(folder)
 
 
-def test_a_run_leaves_its_folder_named_after_its_choices(finished):
+def test_a_run_leaves_its_folder_named_after_its_task_and_what_learns(finished):
     _, run = finished
-    assert run.name.endswith("_ppo_attention_truncated_s3")
+    assert run.name.endswith("_masked_cartpole_ppo_attention_bptt50_s3")
     left = {path.name.split(".out.")[0] for path in run.iterdir()}
     assert left == {"config.yaml", "metrics.jsonl", "events", "train.log", "manifest.json", "checkpoints"}
 
@@ -142,16 +142,16 @@ def evaluations(run: Path) -> dict[int, dict]:
 # Asks itself to stop after some iterations.
 STOPS = """
 import os, signal, sys
-import seqrl.runs.run
+import seqrl.run.run
 from seqrl import train
 
-iterate = seqrl.runs.run.Run.iterate
+iterate = seqrl.run.run.Run.iterate
 def last(self):
     row = iterate(self)
     if self.iterations == int(os.environ["STOP_AFTER"]):
         os.kill(os.getpid(), signal.SIGTERM)
     return row
-seqrl.runs.run.Run.iterate = last
+seqrl.run.run.Run.iterate = last
 train.main()
 """
 
@@ -397,15 +397,15 @@ def test_validation_says_sizes_and_leaves_nothing(tmp_path):
 # Learns with 100 MB more than it holds when its first rollout is there.
 SHORT_OF_MEMORY = """
 import resource, sys
-import seqrl.runs.run
+import seqrl.run.run
 from seqrl import train
 
-learn = seqrl.runs.run.Run._learn
+learn = seqrl.run.run.Run._learn
 def starved(self, rollout):
     pages = int(open("/proc/self/statm").read().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 300_000_000,) * 2)
     return learn(self, rollout)
-seqrl.runs.run.Run._learn = starved
+seqrl.run.run.Run._learn = starved
 train.main()
 """
 

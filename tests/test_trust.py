@@ -47,7 +47,7 @@ def composed(*overrides):
         "torch.nn.modules.module.warnings.warn",
         "gymnasium.make",
         "hydra.utils.get_object",
-        "seqrl.runs.manifest.subprocess.run",
+        "seqrl.run.manifest.subprocess.run",
         "seqrl.envs.gym.processes.os.system",
         "seqrl.networks.network.torch.load",
         "seqrl.files.write",
@@ -489,3 +489,19 @@ def test_a_secret_in_a_mapping_is_found(tmp_path):
     done = train(tmp_path, "env=gymnasium", "+env.kwargs={deep: {password: hush-hush}}")
     assert done.returncode == 2
     assert done.stderr.startswith("seqrl: error: env.kwargs.deep.password: looks like a secret")
+
+
+@pytest.mark.parametrize("program", ["seqrl.train", "seqrl.verify"])
+def test_the_shell_may_trust_modules_and_the_first_line_says_so(tmp_path, program):
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('Mine-v0', CartPoleEnv, max_episode_steps=5)\n"
+    )
+    words = ("-m", program, "env.id=mine:Mine-v0", "validate=true" if program == "seqrl.train" else "parallel=2")
+    refused = run_program(tmp_path, *words)
+    assert "add trust=[mine]" in refused.stderr
+    ended = run_program(tmp_path, *words, env={**os.environ, "SEQRL_TRUST": "mine"})
+    assert ended.stdout.splitlines()[0] == "trusting mine, as SEQRL_TRUST says"
+    assert not ended.stderr
+    other = run_program(tmp_path, *words, "trust=[other]", env={**os.environ, "SEQRL_TRUST": "mine"})
+    assert "add trust=[other,mine]" in other.stderr

@@ -17,7 +17,7 @@ from seqrl.evaluate.film import Film, film, gif
 from seqrl.evaluate.pictures import picture
 from seqrl.loggers.tensorboard import show
 from seqrl.networks.heads import Categorical
-from seqrl.runs.evaluator import play
+from seqrl.run.evaluator import play
 from tests.parts import small_network
 from tests.worlds import Script
 

@@ -16,8 +16,8 @@ from hydra import compose, initialize_config_dir
 from seqrl.config.paths import CONF
 from seqrl.envs import CartPole
 from seqrl.machine import peak_memory_mb
-from seqrl.runs.build import build, constructor
-from seqrl.runs.run import Run
+from seqrl.run.build import build, constructor
+from seqrl.run.run import Run
 from seqrl.types import Step
 
 

@@ -7,6 +7,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, json_of, may_be_intact, read_text, read_yaml, regular
 
+# Where runs are, if nobody says otherwise, and what the newest of them may be called.
+OUTPUTS, LATEST = Path("outputs"), "latest"
 # At least so many has the number of iterations that names a checkpoint.
 DIGITS = 8
 # Keys whose defaults have changed: a run keeps what they were when it began.
@@ -45,6 +48,40 @@ OPEN = object()
 # The beginning of what a saved configuration may leave to be read when it is used, and how often it may.
 VARIABLE = re.compile(r"\$\{\s*oc\.(?:env|decode|create)\s*:")
 MOST_VARIABLES = 1000
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """The folders of runs in a folder, at any depth."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(it for it in folders if it not in ("checkpoints", ".git", "__pycache__"))
+        if "manifest.json" in files:
+            yield Path(place)
+
+
+def started(folder: Path) -> float:
+    """When a run was begun, in seconds since 1970; for one that does not say so, when its manifest was last written.
+
+    Raises OSError or ValueError if its manifest cannot be read.
+    """
+    facts = json_of(read_text(folder / "manifest.json"))
+    said = facts.get("started") if isinstance(facts, dict) else None
+    return float(said) if isinstance(said, int | float) else (folder / "manifest.json").stat().st_mtime
+
+
+def named_run(folder: Path) -> Path:
+    """The folder of a run that may be called `latest`: the newest one under outputs.
+
+    Raises CheckpointError if there is none.
+    """
+    if str(folder) != LATEST or folder.exists():
+        return folder
+    found = []
+    for path in run_folders(OUTPUTS):
+        with suppress(OSError, ValueError):
+            found.append((started(path), path))
+    if not found:
+        raise CheckpointError(f"{LATEST}: there is no run in {OUTPUTS}. Name the folder of one.")
+    return max(found)[1]
 
 
 def saved_iterations(folder: Path) -> list[int]:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
 from seqrl.config.schema import MlflowConfig
+from seqrl.config.synonyms import ours
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, may_be_intact
 from seqrl.packages import how_to_install, is_installed
@@ -29,7 +30,7 @@ def arguments(given: list[str]) -> list[str]:
     named = [argument.removeprefix(KEY) for argument in given if argument.startswith(KEY)]
     if not named or named[-1] in ("", "null"):
         return given
-    folder = Path(named[-1].strip("'\"")).resolve()
+    folder = begun.named_run(Path(named[-1].strip("'\""))).resolve()
     if "${" in str(folder):
         raise ConfigError([f"resume: {folder} holds ${{ in its name, which Hydra would replace. Rename the folder."])
     others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]
@@ -119,6 +120,8 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
 
     Raises ConfigError or CheckpointError if it makes no sense.
     """
+    if unknown := [word for word in given if word.startswith("--") and not _is_option(word)]:
+        raise ConfigError([_no_option(word) for word in unknown])
     words = arguments(given)
     # `env.id=…` alone can only mean a Gymnasium environment.
     if any(w.startswith("env.id=") for w in words) and not any(w.startswith("env=") for w in words):
@@ -137,6 +140,23 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     if many:
         words.append(only_what_is_swept(words))
     return [w for w in words if not is_override(w)] + [w for w in words if is_override(w)]
+
+
+# Hydra's own, which may be shortened.
+OPTIONS = (
+    "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun",
+    "--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun", "--info",
+)  # fmt: skip
+
+
+def _is_option(word: str) -> bool:
+    return any(option.startswith(word.partition("=")[0]) for option in OPTIONS)
+
+
+def _no_option(word: str) -> str:
+    name, equals, value = word.removeprefix("--").partition("=")
+    name = name.replace("-", "_")
+    return f"{word}: there is no such option. Keys have no dashes: {ours(name) or name}={value if equals else '…'}."
 
 
 def names_modules(words: Sequence[str]) -> bool:

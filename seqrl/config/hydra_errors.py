@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seqrl.config.own_files import config_dirs, faults_of_folders, searchpath
 from seqrl.config.paths import CONF, choices
 from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
+from seqrl.config.synonyms import meant
 from seqrl.config.trust import hydra_distrusted
 from seqrl.config.validate import faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError, causes
@@ -239,6 +240,8 @@ def _unknown(key: str, others: Sequence[str]) -> str:
     """Complaint about a key that is not there, with the nearest one that is."""
     if key == "env.kwargs" or key.startswith("env.kwargs."):
         return f"{key}: an argument of the environment is added with a plus sign. Write +{key}=…."
+    if remedy := meant(key):
+        return f"{key}: there is no such key.{remedy}"
     known = [k for k in keys(_composed(list(others))) if not k.endswith("_target_")]
     section, _, name = key.rpartition(".")
     if section in ("sequence", "sequence_learning") or key == "sequence":

@@ -14,6 +14,7 @@ from tempfile import NamedTemporaryFile
 from types import FrameType
 from typing import Any, NoReturn
 
+import seqrl
 from seqrl.config.command_line import completed, names_modules
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.trust import restrict_imports
@@ -95,12 +96,21 @@ def forgiving_output() -> None:
                 stream.reconfigure(errors="replace")
 
 
+def trust_what_the_shell_does() -> None:
+    """Add to the command line the modules that the shell's variable SEQRL_TRUST names, unless it names some itself."""
+    modules = os.environ.get(TRUST, "").replace(",", " ").split()
+    if modules and not any(word.lstrip("+").startswith("trust=") for word in sys.argv[1:]):
+        sys.argv.append(f"trust=[{','.join(modules)}]")
+        say(f"trusting {', '.join(modules)}, as {TRUST} says")
+
+
 def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
     """Run a Hydra application on the command line.
 
     leave_nothing   make no run folder
     """
     forgiving_output()
+    trust_what_the_shell_does()
     restrict_imports(trusted=names_modules(sys.argv[1:]))
     # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
     logging.raiseExceptions = False
@@ -137,6 +147,8 @@ def errors_in_one_line(arguments: Sequence[str] = (), when_interrupted: str = ""
         fail(error, arguments)
 
 
+# Variable with modules of one's own that need not be named on every command line.
+TRUST = "SEQRL_TRUST"
 # What is left behind gets this long to end by itself, once the program is done.
 LAST_SECONDS = 10.0
 # As Python has it; an exit handler of others may be what stands in its place.
@@ -163,7 +175,10 @@ def to_the_end(main: Callable[[], None]) -> None:
     sys.unraisablehook = collection_failed
     vars(os)["_exit"] = _exit_as_done
     try:
-        main()
+        if sys.argv[1:2] == ["--version"]:
+            print(f"seqrl {seqrl.__version__}")
+        else:
+            main()
         exit_code = 0
     except SystemExit as end:
         exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)

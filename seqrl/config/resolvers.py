@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
+from seqrl.config.naming import run_name
 from seqrl.config.paths import CONF, choices
 from seqrl.config.schema import OPEN, SCHEMAS
 from seqrl.files import json_of, read_text
@@ -148,6 +149,7 @@ def register() -> None:
         "default_episodes": default_episodes,
         "default_rollout_steps": default_rollout_steps,
         "folder_name": folder_name,
+        "run_name": lambda *, _root_: folder_name(run_name(_root_)),
         "point_folder": point_folder,
         # It takes no folder: a configuration could name any.
         "own_choices": lambda *, _root_: own_choices(_root_.hydra.runtime.config_sources),

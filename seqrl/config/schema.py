@@ -475,7 +475,10 @@ class RunConfig:
         1, "iterations between checkpoints; 0: only before the first iteration and after the last", AT_LEAST_0
     )
     checkpoint_keep: int = key(2, "newest checkpoints to keep; the best one is kept too", AT_LEAST_1)
-    resume: str | None = key(None, "run folder to go on with; everything else on the command line changes that run")
+    name: str | None = key(None, "in the name of the run's folder; null: its task, what learns, and its seed")
+    resume: str | None = key(
+        None, "run folder to go on with, or latest; everything else on the command line changes that run"
+    )
     validate: bool = key(False, "check and build everything, play a few steps, print sizes, write no files")
     seed: int = key(0, "decides all randomness: the same seed and thread count give the same bits", AT_LEAST_0)
     trust: list[str] = key(

@@ -19,7 +19,7 @@ GRADIENT_THREADS, LEARNERS = "algorithm.gradient_threads", "algorithm.learners"
 # Keys of seqrl 0.1.0 that have another name now; the old one is accepted until 0.3.0.
 RENAMED = {LEARNERS: GRADIENT_THREADS}
 # Keys that decide nothing of what is learned.
-NO_MATTER = re.compile(r"(resume|trust|logger)(\.|$)")
+NO_MATTER = re.compile(r"(name|resume|trust|logger)(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,30 @@ class Settled:
     changes: list[str] = field(default_factory=list)
 
 
-def settle(cfg: DictConfig, *, begun_in: Path | None = None, resume: bool = False, cores: int | None = None) -> Settled:
+def settle(
+    cfg: DictConfig,
+    *,
+    begun_in: Path | None = None,
+    resume: bool = False,
+    cores: int | None = None,
+    by_command: bool = True,
+) -> Settled:
     """What a composed configuration comes to.
 
     begun_in   folder where this run was begun before; None: what `resume` says
     resume     go on from a checkpoint there, though the command line does not say so
     cores      that the run may use; None: as many as it likes
+    by_command whether the overrides that Hydra knows made it; otherwise a program did, which may trust what it likes
 
     Raises ConfigError with all that is wrong with it, CheckpointError if it goes on with what is no run.
     """
     cfg = copy.deepcopy(cfg)
-    command: list[str] | None = overrides()
+    command = overrides() if by_command else None
     if cfg.resume and begun_in is None and goes_by_configuration(Path(cfg.resume)):
         cfg, command = as_saved(cfg, saved(Path(cfg.resume)) or cfg, overrides()), None
     for old, new in RENAMED.items():
         _rename(cfg, old, new)
-    check(cfg)
+    check(cfg, by_command)
     declassify(numbers_from_environment(cfg))
     if resume:
         cfg.resume = str(begun_in)
@@ -77,9 +85,9 @@ def with_values(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:
     return other
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, by_command: bool = True) -> None:
     """Raise ConfigError with all that is wrong with the configuration of a job."""
-    if cfg.trust and not any(override.lstrip("+").startswith("trust=") for override in overrides()):
+    if by_command and cfg.trust and not any(override.lstrip("+").startswith("trust=") for override in overrides()):
         modules = ",".join(map(str, cfg.trust))
         raise ConfigError([f"trust: works only on the command line, not in a file. Add trust=[{modules}] there."])
     if found := [*faults(cfg), *secrets(cfg)]:
@@ -96,7 +104,9 @@ def overrides() -> list[str]:
 def config_dir() -> str | None:
     """Folder of the user's own configuration, if the command line names one."""
     sources = HydraConfig.get().runtime.config_sources
-    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
+    # As `--config-dir` names it, and as that is said in Python.
+    own = ("command-line", "hydra.searchpath in command-line")
+    return next((str(source.path) for source in sources if source.provider in own), None)
 
 
 def changes(before: DictConfig, now: DictConfig) -> list[str]:

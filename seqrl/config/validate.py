@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.paths import choices
 from seqrl.config.schema import CELLS, SHARE, NetworkConfig, RunConfig, keys_of
+from seqrl.config.synonyms import meant
 from seqrl.config.trust import distrusted, shipped
 from seqrl.machine import all_memory
 from seqrl.packages import how_to_install, is_installed
@@ -109,7 +110,8 @@ def _unknown_keys(cfg: DictConfig) -> Iterator[str]:
         known = list(keys_of(schema))
         for key in map(str, section):
             if key not in known and key != "_target_":
-                yield f"{prefix}{key}: there is no such key.{nearest(key, known)} Keys here: {', '.join(known)}."
+                remedy = meant(key) or f"{nearest(key, known)} Keys here: {', '.join(known)}."
+                yield f"{prefix}{key}: there is no such key.{remedy}"
 
 
 def _unresolved(cfg: DictConfig) -> Iterator[str]:

@@ -4,12 +4,38 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import Space
 from torch import Tensor
 
 from seqrl.errors import EnvError
+from seqrl.spaces import Array, dtype
 from seqrl.types import Step
+
+
+class Codec:
+    """What an environment's user sees and does, in terms of the policy; these are the same unless a subclass says more.
+
+    observation_space, action_space   the environment's own
+    mask_in_info                      whether `encode` needs the mask of allowed choices
+    """
+
+    mask_in_info = False
+
+    def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def encode(self, observation: Any, mask: Any = None) -> Array:
+        """What the policy sees [*O] of what the environment shows. Raises ValueError for what it cannot show."""
+        shown = np.asarray(observation, dtype(self.observation_space))
+        if shown.shape != self.observation_space.shape:
+            raise ValueError(f"its observation has shape {shown.shape}, not {self.observation_space.shape}")
+        return shown
+
+    def decode(self, action: Array) -> Any:
+        """What the environment takes, for an action [*A] of the policy."""
+        return action
 
 
 class BatchedEnv(ABC):
@@ -60,6 +86,10 @@ class BatchedEnv(ABC):
         Elsewhere `reset` must begin a new one.
         """
         return torch.zeros(self.batch_size, dtype=torch.bool)
+
+    def codec(self) -> Codec:
+        """What an observation and an action are to whoever plays a single environment."""
+        return Codec(self.observation_space, self.action_space)
 
     def render(self) -> Any:
         """Image of the first environment, best [H, W, 3] in uint8; None if it has none."""

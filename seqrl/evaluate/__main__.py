@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
 from seqrl.config.command_line import names_modules
-from seqrl.config.program import errors_in_one_line, to_the_end
+from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
 from seqrl.config.secrets import secrets
 from seqrl.config.settle import changes, with_values
 from seqrl.config.trust import restrict_imports
@@ -40,11 +40,11 @@ from seqrl.evaluate.results import counted, results, table, verdict
 from seqrl.files import make_folder, write
 from seqrl.loggers.tensorboard import show
 from seqrl.machine import cores
-from seqrl.metrics.display import QuietConsole
+from seqrl.metrics.display import Bar, QuietConsole
 from seqrl.networks import Network
-from seqrl.runs import policy
-from seqrl.runs.build import make_device, make_env, make_evaluator, prepare_device
-from seqrl.runs.evaluator import frozen
+from seqrl.run import policy
+from seqrl.run.build import make_device, make_env, make_evaluator, prepare_device
+from seqrl.run.evaluator import frozen
 from seqrl.text import printable
 
 
@@ -92,8 +92,9 @@ def evaluate(request: Request) -> None:
 
     has_memory = bool(network.initial_state(1))
     control = {"evaluation": {"memoryless_control": request.memoryless_control and has_memory}}
-    with closing(make_evaluator(with_values(cfg, control), device)) as evaluator:
-        measured = results(evaluator.play(network))
+    bar = Bar("playing", QuietConsole())
+    with closing(make_evaluator(with_values(cfg, control), device)) as evaluator, bar:
+        measured = results(evaluator.play(network, bar.show))
         notes = evaluator.notes
     say(table(measured))
     for note in notes:
@@ -173,6 +174,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").format(usage=usage(Words)))
         return
+    trust_what_the_shell_does()
     restrict_imports(trusted=names_modules(sys.argv[1:]))
     with errors_in_one_line(when_interrupted="seqrl: interrupted"):
         evaluate(requested(sys.argv[1:]))

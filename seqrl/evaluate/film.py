@@ -20,8 +20,8 @@ from seqrl.envs.base import BatchedEnv
 from seqrl.envs.tasks.pictures import INK, PALE, SIGN, WIDTH, WOOD, Drawing, Picture
 from seqrl.errors import SeqrlError, described
 from seqrl.evaluate.pictures import NoPictureError, picture
+from seqrl.run.evaluator import Forgetful
 from seqrl.runner import Player, Runner
-from seqrl.runs.evaluator import Forgetful
 from seqrl.spaces import Packed
 from seqrl.types import Rollout, Step
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from seqrl.runs.evaluator import GREEDY, SAMPLED, WITHOUT_MEMORY
+from seqrl.run.evaluator import GREEDY, SAMPLED, WITHOUT_MEMORY
 from seqrl.statistics import Array, Estimate, mean
 from seqrl.text import figure
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
 from seqrl.config.command_line import names_modules
-from seqrl.config.program import errors_in_one_line, to_the_end
+from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
 from seqrl.config.secrets import secrets
 from seqrl.config.trust import restrict_imports
 from seqrl.config.validate import faults_of_policy
@@ -39,11 +39,12 @@ from seqrl.export.request import Request, requested
 from seqrl.export.step import OneStep, apart
 from seqrl.files import make_folder, write
 from seqrl.machine import cores
+from seqrl.metrics.display import Bar, QuietConsole
 from seqrl.networks import Network
 from seqrl.packages import how_to_install, is_installed
-from seqrl.runs import policy
-from seqrl.runs.build import make_device, make_env, network_builder
-from seqrl.runs.evaluator import frozen
+from seqrl.run import policy
+from seqrl.run.build import make_device, make_env, network_builder
+from seqrl.run.evaluator import frozen
 from seqrl.text import say
 
 NEEDED = ["onnx", "onnxscript", "onnxruntime", "safetensors"]
@@ -122,7 +123,8 @@ def made(
         told = facts(run, cfg, progress, step, weights)
         exported = model(step, told)
         generator = seeds.generator(cfg.seed, "export", device.torch_device)
-        proof = prove(exported, step, env, network, generator, STEPS)
+        with Bar("comparing", QuietConsole()) as bar:
+            proof = prove(exported, step, env, network, generator, STEPS, bar.show)
     if not proof.holds:
         raise UnequalError(unequal(proof))
     text = card(step.inputs, step.outputs, told, trained(run), evaluated(run, progress), proof)
@@ -156,6 +158,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").format(usage=usage(Request)))
         return
+    trust_what_the_shell_does()
     restrict_imports(trusted=names_modules(sys.argv[1:]))
     with errors_in_one_line(when_interrupted="seqrl: interrupted"):
         export(requested(sys.argv[1:]))

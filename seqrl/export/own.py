@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.base import BatchedEnv
-from seqrl.envs.gym.flatten import FlattenedEnv
+from seqrl.envs.gym.flatten import FlattenedEnv, Flattening
 from seqrl.envs.gym.translate import actions
 from seqrl.envs.inputs import WithInputs
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, dtype, leaves, values
@@ -111,13 +111,11 @@ def _whole(env: GymnasiumEnv, hidden: Sequence[Any]) -> Own:
 
 def _flattened(envs: list[FlattenedEnv], hidden: Sequence[Any]) -> Own:
     """Of Gymnasium environments that seqrl flattens, because of several parts or a mask in info."""
-    one = envs[0]
-    spaces = dict(leaves(one.env.observation_space))
-    latest: list[dict[str, Any]] = [{} for _ in envs]
-    for env, seen in zip(envs, latest, strict=True):
-        _watch(env, seen)
+    one, of_env = envs[0].flattening, envs[0].env
+    spaces = dict(leaves(of_env.observation_space))
+    latest = [_watched(env.flattening, of_env.observation_space) for env in envs]
     masks: dict[str, Space[Any]] = {name: spaces[name] for name in one._mask_parts}
-    if one._mask_in_info:
+    if one.mask_in_info:
         masks = {ACTION_MASK: MultiBinary(sum(one._choices))}
     observed = {name: spaces[name] for name in one._observe}
 
@@ -129,31 +127,31 @@ def _flattened(envs: list[FlattenedEnv], hidden: Sequence[Any]) -> Own:
 
     return Own(
         observed=observed,
-        acted=dict(leaves(one.env.action_space)),
+        acted=dict(leaves(of_env.action_space)),
         to_env={name: translate for name, (_, translate) in one._act.items()},
         shown=shown,
         # Names of parts are hidden already.
         hidden=tuple(hidden) if "" in spaces else (),
         masks=masks,
-        mask=one._packed_space.mask,
-        in_info=one._mask_in_info,
+        mask=one.packed.mask,
+        in_info=one.mask_in_info,
     )
 
 
-def _watch(env: FlattenedEnv, seen: dict[str, Any]) -> None:
-    """Have an environment note what it was shown, by name."""
-    packed, allowed = env._packed, env._allowed
+def _watched(flattening: Flattening, space: Space[Any]) -> dict[str, Any]:
+    """What an environment of an observation `space` was seen to show last, by name, from now on."""
+    pack, allowed, seen = flattening.pack, flattening._allowed, dict[str, Any]()
 
-    def watched(observation: Any, info: dict[str, Any], at_end: bool) -> Array:
+    def watched(observation: Any, info: dict[str, Any], at_end: bool = False) -> Array:
         # Copied, as an environment may go on in the same array.
-        leaves_shown = map(np.array, values(env.env.observation_space, observation))
-        seen.update(zip(env._names, leaves_shown, strict=True))
-        return packed(observation, info, at_end)
+        seen.update(zip(flattening._names, map(np.array, values(space, observation)), strict=True))
+        return pack(observation, info, at_end)
 
     def mask(masks: Any, at_end: bool) -> Array:
         found = allowed(masks, at_end)
-        if env._mask_in_info:
+        if flattening.mask_in_info:
             seen[ACTION_MASK] = found
         return found
 
-    vars(env).update(_packed=watched, _allowed=mask)
+    vars(flattening).update(pack=watched, _allowed=mask)
+    return seen

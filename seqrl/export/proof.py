@@ -1,7 +1,7 @@
 """Plays a run's environment with the exported step beside the policy, and compares all that they compute."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,7 +96,13 @@ class Exported:
 
 
 def prove(
-    model: bytes, step: OneStep, env: BatchedEnv, network: Network, generator: torch.Generator, steps: int
+    model: bytes,
+    step: OneStep,
+    env: BatchedEnv,
+    network: Network,
+    generator: torch.Generator,
+    steps: int,
+    show: Callable[[float], None] = lambda _: None,
 ) -> Proof:
     """Play with the policy, and have the exported step compute the same from what the environment itself shows.
 
@@ -106,6 +112,7 @@ def prove(
     network     the policy itself
     generator   draws actions, and when memory is cleared
     steps       environment steps to play, at least
+    show        is told which share of them is played
     """
     proof, rows = Proof(begun=env.batch_size), env.batch_size
     observation, state, exported = env.reset(), network.initial_state(rows), Exported(model, step, rows)
@@ -129,6 +136,7 @@ def prove(
             clears = (torch.rand(rows, generator=generator) < 1 / CLEARED) & ~begins
             proof.steps, proof.begun = proof.steps + rows, proof.begun + int(stepped.ended.sum())
             proof.cleared += int(clears.sum())
+            show(min(1.0, proof.steps / steps))
             state = _without(after, begins | clears)
             exported.forget((begins | clears).numpy())
     return proof

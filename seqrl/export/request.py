@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqrl.config.begun import named_run
 from seqrl.config.schema import Rule, key, keys_of
 from seqrl.config.words import read
 from seqrl.errors import ConfigError
@@ -21,7 +22,12 @@ REPOSITORY = Rule(lambda x: re.fullmatch(r"[\w.-]+/[\w.-]+", x) is not None, "a 
 class Request:
     """What a command line asks for, by key."""
 
-    run: Path = key(None, "folder of the run, which holds its config.yaml", Rule(bool, FOLDER), example="<folder>")
+    run: Path = key(
+        None,
+        "folder of the run, which holds its config.yaml; latest: the newest",
+        Rule(bool, FOLDER),
+        example="<folder>",
+    )
     checkpoint: str | int = key(
         "last", "last, best, or the number of iterations after which it was saved: checkpoint=120", CHECKPOINT
     )
@@ -42,7 +48,7 @@ class Request:
 def requested(given: Sequence[str]) -> Request:
     """Read a command line.
 
-    Raises ConfigError with all of its faults.
+    Raises ConfigError with all of its faults, CheckpointError if there is no latest run.
     """
     values, others, wrong = read(Request, [word.lstrip("+") for word in given])
     for word in others:
@@ -56,4 +62,4 @@ def requested(given: Sequence[str]) -> Request:
         wrong.append(f"run: is missing. Name {FOLDER}.")
     if wrong:
         raise ConfigError(wrong)
-    return Request(**values)
+    return Request(**{**values, "run": named_run(values["run"])})

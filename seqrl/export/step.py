@@ -59,7 +59,7 @@ class OneStep(nn.Module):
         super().__init__()
         self.network, self.own, self.action_space = network, own, env.action_space
         self.is_packed = isinstance(env.observation_space, Packed)
-        self.more = env.more.parts if isinstance(env, WithInputs) else {}
+        self.more = env.inputs.more.parts if isinstance(env, WithInputs) else {}
         self.reads = nn.ModuleList(Read(space, own) for space in own.observed.values())
         self.acts = nn.ModuleList(Act(space, own) for space in own.acted.values())
         state = network.initial_state(1)

@@ -28,8 +28,8 @@ class QuietConsole(Console):
     stream.
     """
 
-    def __init__(self) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False)
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, quiet=quiet)
 
     def print(self, *objects: Any, **more: Any) -> None:
         with suppress(*UNSHOWN):
@@ -44,17 +44,42 @@ class QuietConsole(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class Bar:
+    """A live line in a terminal that says how much is done; elsewhere nothing."""
+
+    def __init__(self, what: str, console: QuietConsole) -> None:
+        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+        self._live = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._live.add_task(what, total=1.0) if self._live else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            with suppress(*UNSHOWN):
+                self._live.stop()
+
+    def show(self, share: float) -> None:
+        if self._live and self._task is not None:
+            self._live.update(self._task, completed=share)
+
+
 class Display:
     """Live line in the terminal: progress, return, steps per second, time left. Elsewhere, a plain line every tenth.
 
-    name   of a run with others running beside it: it then prints only how it ended, with its name
+    name    of a run with others running beside it: it then prints only how it ended, with its name
+    quiet   print nothing at all
     """
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", *, quiet: bool = False) -> None:
         self.name = name
-        self.console = QuietConsole()
+        self.console = QuietConsole(quiet=quiet)
         columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
-        self._live = Progress(*columns, console=self.console) if self.console.is_terminal and not name else None
+        is_live = self.console.is_terminal and not (name or quiet)
+        self._live = Progress(*columns, console=self.console) if is_live else None
         self._task = self._live.add_task("starting", total=1.0) if self._live else None
         self._tenths = 0
 
@@ -83,6 +108,11 @@ class Display:
         text = Text(printable(f"{self.name}: {figure(score)} in {duration(seconds)}" if self.name else summary))
         text.highlight_regex(r"(?<=mean return   )\S+", "bold")
         self.console.print(text, soft_wrap=True)
+
+    def evaluating(self, share: float) -> None:
+        """Show that the share of the final evaluation is done."""
+        if self._live and self._task is not None:
+            self._live.update(self._task, completed=share, description="evaluating the final policy")
 
     def show(self, progress: float, row: Row) -> None:
         """Show that the share `progress` of the run is done."""

@@ -16,7 +16,7 @@ from seqrl.files import TEXT_BYTES
 from seqrl.report import tables
 from seqrl.report.findings import Findings, between, probability, shown
 from seqrl.report.runs import RunRecord, clean, lines_of, short
-from seqrl.runs.manifest import is_number
+from seqrl.run.manifest import is_number
 
 TITLES = {
     "learning_curves": "Learning curves",

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from seqrl.errors import ConfigError
 from seqrl.files import fault, json_of, lines, read_yaml
-from seqrl.runs.manifest import KINDS, is_number, standing
+from seqrl.run.manifest import KINDS, is_number, standing
 from seqrl.text import dotted, printable
 
 Array = NDArray[np.float64]
 # Keys in which runs may differ and still belong to the same configuration of a sweep.
-INCIDENTAL = ("seed", "resume", "validate", "trust", "logger", "checkpoint_", "evaluation", "hydra", "sweep")
+INCIDENTAL = ("seed", "name", "resume", "validate", "trust", "logger", "checkpoint_", "evaluation", "hydra", "sweep")
 # Keys of an environment that do not change its task.
 HOW_IT_IS_PLAYED = ("env._target_", "env.backend", "env.timeout_seconds")
 # Keys whose values follow from another key, from the number of parallel jobs, or from a measurement.

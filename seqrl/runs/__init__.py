@@ -1,1 +1,18 @@
-"""The life of one run, and its folder."""
+"""Program that lists runs. `seqrl.runs` is a function; once this package is imported it stands in its place."""
+
+import sys
+from os import PathLike
+from pathlib import Path
+from types import ModuleType
+
+from seqrl.run.listing import RunInfo, runs
+
+
+class _Callable(ModuleType):
+    """A package that can be called as the function of its name: Python puts it where the function was."""
+
+    def __call__(self, folder: str | PathLike[str] = Path("outputs")) -> list[RunInfo]:
+        return runs(folder)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -18,7 +18,7 @@ from typing import NoReturn
 from seqrl.config.command_line import completed, is_override
 from seqrl.config.hydra_errors import faults_of_run, numbers_of_run
 from seqrl.config.own_files import config_dirs, searchpath
-from seqrl.config.program import errors_in_one_line, to_the_end
+from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError
@@ -85,6 +85,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").format(usage=usage(Words)))
         return
+    trust_what_the_shell_does()
     with errors_in_one_line(sys.argv[1:]):
         plan = planned(sys.argv[1:])
         search = Search(plan, checked(plan))

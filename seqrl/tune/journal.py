@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.files import LINE_BYTES, cure, fault, json_of, read
 from seqrl.machine import monotonic, sleep
-from seqrl.runs.manifest import is_number
+from seqrl.run.manifest import is_number
 
 # Far more than any search writes.
 MOST_BYTES = 2**30

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl.devices.device import Device
 from seqrl.envs import BatchedEnv
 from seqrl.envs.gym.resets import AutoresetError
-from seqrl.runs.build import constructor, make_device, make_env, make_network
+from seqrl.run.build import constructor, make_device, make_env, make_network
 from seqrl.verify.environment import env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
 from seqrl.verify.network import network_checks

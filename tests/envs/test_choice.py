@@ -16,7 +16,7 @@ from seqrl.envs import EnvError, GymnasiumEnv
 from seqrl.envs.gym import auto as choice
 from seqrl.envs.gym.auto import Choice, alone, fastest, rate, side_by_side
 from seqrl.envs.gym.backends import EnvRequest
-from seqrl.runs.build import constructor, make_env
+from seqrl.run.build import constructor, make_env
 from tests.envs.clocks import Clock, Echo
 
 # The parent of the forked processes has run OpenMP threads; the processes only play.

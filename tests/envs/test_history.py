@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seqrl.envs.gym.history import as_arrays, as_tensors
-from seqrl.runs.plain_data import loaded
+from seqrl.run.plain_data import loaded
 
 
 class Mood(enum.IntEnum):

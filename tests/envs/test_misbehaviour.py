@@ -30,8 +30,8 @@ from seqrl.envs.gym import watchdog
 from seqrl.envs.gym.calls import Guard, _round_so, _rounds
 from seqrl.errors import links
 from seqrl.machine import keep, last_words, let_go
+from seqrl.run.stop import Stop
 from seqrl.runner import Runner
-from seqrl.runs.stop import Stop
 from seqrl.types import Step
 from tests.envs import oddities
 from tests.parts import small_network
@@ -400,8 +400,8 @@ def test_handlers_rounding_hooks_and_precision_are_for_the_run_as_they_were(id, 
 def test_an_environment_that_configures_logging_silences_no_logger_of_the_run(place, caplog):
     with closing(made("sync", f"set more at {place}")) as env:
         played(env)
-        logging.getLogger("seqrl.runs").warning("heard before the end")
-    logging.getLogger("seqrl.runs").warning("heard after it")
+        logging.getLogger("seqrl.run").warning("heard before the end")
+    logging.getLogger("seqrl.run").warning("heard after it")
     assert caplog.messages == ["heard before the end", "heard after it"]
 
 

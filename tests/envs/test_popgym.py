@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
+from seqrl.run.build import constructor as build_part
+from seqrl.run.build import make_env, make_network
 from seqrl.runner import Runner
-from seqrl.runs.build import constructor as build_part
-from seqrl.runs.build import make_env, make_network
 
 popgym = pytest.importorskip("popgym.envs")
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_dir
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
 from seqrl.envs import EnvError, GymnasiumEnv
+from seqrl.run.build import build, constructor, make_env
 from seqrl.runner import Runner
-from seqrl.runs.build import build, constructor, make_env
 from tests.parts import ppo, small_network
 
 # The suites' own warnings do not concern seqrl.

@@ -10,11 +10,13 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from seqrl.envs.base import BatchedEnv
+from seqrl.envs.base import BatchedEnv, Codec
 from seqrl.envs.gym.auto import episodes
-from seqrl.envs.gym.backends import EnvRequest, Wrap
+from seqrl.envs.gym.backends import EnvRequest, OneProcess, Wrap
 from seqrl.envs.gym.calls import OverdueError, is_own_fault
+from seqrl.envs.gym.codec import PlainCodec, codec_of
 from seqrl.envs.gym.elements import OutsideError
+from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.lasting import note
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.gym.translate import actions, observations
@@ -70,6 +72,7 @@ class GymnasiumEnv(BatchedEnv):
         self.batch_size, self.device = batch_size, torch.device(device)
         self._id, self._render_mode = id, (kwargs or {}).get("render_mode")
         request = EnvRequest(id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
+        self._request = request
         self._is_closed = False
         self._episodes, choice = episodes(request, backend)
         self.backend, self.backend_reason = choice.backend, choice.why
@@ -140,6 +143,21 @@ class GymnasiumEnv(BatchedEnv):
         if self._episodes.begins_anew and anew not in self.notes:
             self.notes.append(anew)
         return continues
+
+    def codec(self) -> Codec:
+        """What an observation and an action are to whoever plays a single environment, with its wrappers."""
+        envs, hidden = self._episodes.envs, self._request.hidden
+        if isinstance(envs, OneProcess) and isinstance(guarded := envs.envs[0], GuardedEnv):
+            return codec_of(guarded.env, hidden)
+        if self.backend != "async":
+            return PlainCodec(envs.single_observation_space, envs.single_action_space, hidden)
+        with self._guarded():
+            # Those that play are in other processes.
+            env = self._request.environment()
+            try:
+                return codec_of(env, hidden)
+            finally:
+                env.close()
 
     def render(self) -> Any:
         """Image of the first environment, as it draws it; None unless its kwargs set render_mode: rgb_array.

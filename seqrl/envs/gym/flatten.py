@@ -22,34 +22,42 @@ def is_composed(env: gymnasium.Env[Any, Any]) -> bool:
     return any(map(_is_composed, (env.observation_space, env.action_space)))
 
 
-class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+class Flattening:
     """Packs all parts of an observation into one vector of bytes, and takes all parts of an action as one of numbers.
 
+    observation_space, action_space   of the environment
     hidden        names of the parts to hide from the policy; indices if the observation is a vector
     action_mask   where to find the mask of allowed choices: the name of a part of the observation, or info for
                   info["action_mask"]; None: the part called action_mask, if there is one
 
+    packed        space of what the policy sees
+    joint         space of what it does
+
     Raises EnvError if a part has an unsupported space, or if `hidden` or `action_mask` names a part that does not
-    exist. `reset` and `step` raise OutsideError for a part that is missing or does not lie in its space, and if the
-    mask is missing or allows nothing before the episode's end.
+    exist. `pack` raises OutsideError for a part that is missing or does not lie in its space, and if the mask is
+    missing or allows nothing before the episode's end.
     """
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], hidden: Sequence[Any] = (), action_mask: str | None = None
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        hidden: Sequence[Any] = (),
+        action_mask: str | None = None,
     ) -> None:
-        super().__init__(env)
-        self._act = {name: actions(space, name) for name, space in _named_parts(env.action_space, "action").items()}
+        self._of_env, self._taken = observation_space, action_space
+        self._act = {name: actions(space, name) for name, space in _named_parts(action_space, "action").items()}
         parts = {name: space for name, (space, _) in self._act.items()}
-        self.action_space = Joint(parts) if _is_composed(env.action_space) else parts[""]
+        self.joint: Space[Any] = Joint(parts) if _is_composed(action_space) else parts[""]
 
-        shown = _named_parts(env.observation_space, "observation")
+        shown = _named_parts(observation_space, "observation")
         self._names = list(shown)
-        self._choices = masked_alternatives(self.action_space)
-        self._mask_in_info = action_mask == INFO
+        self._choices = masked_alternatives(self.joint)
+        self.mask_in_info = action_mask == INFO
         if action_mask is not None and not self._choices:
             raise EnvError(f"env.action_mask: the action has no choice to mask (got {action_mask}). Drop it.")
-        self._mask_parts = [] if self._mask_in_info else self._parts_of_mask(action_mask, shown)
-        by_index, by_name = ([], self._hidden_parts(hidden)) if _is_composed(env.observation_space) else (hidden, [])
+        self._mask_parts = [] if self.mask_in_info else self._parts_of_mask(action_mask, shown)
+        by_index, by_name = ([], self._hidden_parts(hidden)) if _is_composed(observation_space) else (hidden, [])
         self._observe = {
             name: observations(space, by_index, name)
             for name, space in shown.items()
@@ -58,38 +66,34 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._elements = {name: element(shown[name], named(name)) for name in (*self._observe, *self._mask_parts)}
         self._shapes = {name: shown[name].shape for name in self._elements}
         visible = {name or "observation": space for name, (space, _) in self._observe.items()}
-        self._masks = self._mask_in_info or bool(self._mask_parts)
+        self._masks = self.mask_in_info or bool(self._mask_parts)
         mask = ACTION_MASK if ACTION_MASK not in visible else f"env.{ACTION_MASK}"
         if self._masks:
             visible[mask] = MultiBinary(sum(self._choices))
         # Where there is nothing to choose, a part of that name is one like others.
-        self.observation_space = self._packed_space = Packed(visible, mask if self._masks else None)
+        self.packed = Packed(visible, mask if self._masks else None)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._packed(observation, info, at_end=False), info
+    def action(self, action: Array) -> Any:
+        """What the environment takes, for what the policy does."""
+        parts = self.joint.split(action) if isinstance(self.joint, Joint) else {"": action}
+        return nested(self._taken, (self._act[name][1](np.asarray(part)[None])[0] for name, part in parts.items()))
 
-    def step(self, action: Array) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
-        parts = self.action_space.split(action) if isinstance(self.action_space, Joint) else {"": action}
-        env_parts = (self._act[name][1](np.asarray(part)[None])[0] for name, part in parts.items())
-        observation, reward, terminated, truncated, info = self.env.step(nested(self.env.action_space, env_parts))
-        return self._packed(observation, info, terminated or truncated), reward, terminated, truncated, info
-
-    def _packed(self, observation: Any, info: dict[str, Any], at_end: bool) -> Array:
+    def pack(self, observation: Any, info: dict[str, Any], at_end: bool = False) -> Array:
+        """What the policy sees of what the environment shows."""
         try:
-            shown = dict(zip(self._names, values(self.env.observation_space, observation), strict=True))
+            shown = dict(zip(self._names, values(self._of_env, observation), strict=True))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise OutsideError(f"its observation does not have all parts: {', '.join(self._names)}") from error
         parts = {name: self._element(name, shown[name]) for name in self._elements}
         visible = [observe(np.asarray(parts[name])[None])[0] for name, (_, observe) in self._observe.items()]
         if self._masks:
-            masks = self._masks_of(info, at_end) if self._mask_in_info else map(parts.get, self._mask_parts)
+            masks = self._masks_of(info, at_end) if self.mask_in_info else map(parts.get, self._mask_parts)
             visible.append(self._allowed(masks, at_end))
-        return self._packed_space.pack(visible)
+        return self.packed.pack(visible)
 
     def _masks_of(self, info: dict[str, Any], at_end: bool) -> Iterable[Any]:
         if ACTION_MASK in info:
-            return _masks(self.env.action_space, info[ACTION_MASK])
+            return _masks(self._taken, info[ACTION_MASK])
         if at_end:
             # There is nothing left to choose.
             return [np.ones(sum(self._choices), np.bool_)]
@@ -140,6 +144,26 @@ class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 "Fix the environment, or name another part."
             )
         return parts
+
+
+class FlattenedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose observations and actions have one part each; see `Flattening`."""
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], hidden: Sequence[Any] = (), action_mask: str | None = None
+    ) -> None:
+        super().__init__(env)
+        self.flattening = Flattening(env.observation_space, env.action_space, hidden, action_mask)
+        self.observation_space, self.action_space = self.flattening.packed, self.flattening.joint
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self.flattening.pack(observation, info), info
+
+    def step(self, action: Array) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(self.flattening.action(action))
+        packed = self.flattening.pack(observation, info, terminated or truncated)
+        return packed, reward, terminated, truncated, info
 
 
 def _is_composed(space: Space[Any]) -> bool:

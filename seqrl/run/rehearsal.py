@@ -4,10 +4,10 @@ from omegaconf import DictConfig
 
 from seqrl.config.settle import with_values
 from seqrl.metrics.display import Display
+from seqrl.run.build import build, make_device, prepare_device
+from seqrl.run.memory_need import footprint
+from seqrl.run.summary import introduction, notes, sizes
 from seqrl.runner import rounds
-from seqrl.runs.build import build, make_device, prepare_device
-from seqrl.runs.memory_need import footprint
-from seqrl.runs.summary import introduction, notes, sizes
 
 # Environments that are enough to see what one needs.
 FEW = 4

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -17,7 +18,8 @@ ONE_REQUEST_SECONDS = 0.5
 class Stop:
     """While it is a context, the first SIGINT or SIGTERM is noted and the second ends the process at once.
 
-    In a process forked from this one they do what they do by default.
+    In a process forked from this one they do what they do by default. Python hands signals to its main thread alone: in
+    another one, only `others` can ask.
 
     others   what else may ask for it: returns a signal, or None
     """
@@ -34,7 +36,8 @@ class Stop:
         return self._heard or self._others()
 
     def __enter__(self) -> Self:
-        self._before = {number: hear(number, self._hear) for number in HEARD}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: hear(number, self._hear) for number in HEARD}
         return self
 
     def __exit__(

@@ -12,9 +12,10 @@ _FOUND: set[Path] = set()
 
 def forget_log() -> None:
     """Write no more into the log of a run, whose folder is left as it was."""
-    for handler in [it for it in logging.getLogger().handlers if isinstance(it, LogFile)]:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
+    for logger in (logging.getLogger(), logging.getLogger("seqrl")):
+        for handler in [it for it in logger.handlers if isinstance(it, LogFile)]:
+            logger.removeHandler(handler)
+            handler.close()
 
 
 def note_folder(folder: Path) -> None:

@@ -15,8 +15,8 @@ from seqrl.devices.device import Device
 from seqrl.errors import CheckpointError
 from seqrl.files import fault, may_be_intact
 from seqrl.networks import Network
-from seqrl.runs.build import make_env, make_network
-from seqrl.runs.checkpoint import Checkpoints
+from seqrl.run.build import make_env, make_network
+from seqrl.run.checkpoint import Checkpoints
 
 
 def configuration(run: Path) -> DictConfig:

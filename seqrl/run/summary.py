@@ -13,9 +13,9 @@ from seqrl.machine import cores
 from seqrl.metrics.hints import faster
 from seqrl.networks import Network
 from seqrl.networks.encoder import flattened
-from seqrl.runs.memory_need import Footprint
-from seqrl.runs.run import Run
-from seqrl.text import duration, figure
+from seqrl.run.memory_need import Footprint
+from seqrl.run.run import Run
+from seqrl.text import duration, figure, percentages
 
 
 def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
@@ -63,17 +63,21 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
         over = "over the last episodes of training"
     kept = f"\n  best policy   {figure(best[1])} after {best[0]} of {run.iterations} iterations" if best else ""
     steps, clock = run.budget.steps, run.clock
-    shares = {part: share for part, share in clock.shares.items() if part != "other" or share > 0.05}
-    spent = ", ".join(f"{part} {share:.0%}" for part, share in sorted(shares.items(), key=lambda item: -item[1]))
+    spent = ", ".join(f"{part} {percent}%" for part, percent in percentages(clock.shares).items())
     return f"""
   mean return   {figure(score)} {over}
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s; {run.budget.ended_by} ended it
-  time went to  {spent}; idle {clock.idle:.0%}
+  time went to  {spent}; {waited(clock.idle)}
   faster with   {faster(clock.shares, sequence_length(run), run.algorithm.threads.count, cores())}
   run folder    {folder}{kept}
   curves        {curves(folder)}
 """
+
+
+def waited(idle: float) -> str:
+    """What the share of idle time means."""
+    return f"{idle:.0%} of it waiting, for a core or for other processes"
 
 
 def curves(folder: Path) -> str:

@@ -1,5 +1,7 @@
 """The loop: iterate until the budget is spent, or somebody asks to stop."""
 
+from collections.abc import Callable
+
 from omegaconf import DictConfig
 
 from seqrl.errors import NotFiniteError
@@ -7,15 +9,25 @@ from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.display import Display
 from seqrl.metrics.hints import Hints
-from seqrl.runs.evaluator import Evaluator
-from seqrl.runs.outputs import Outputs
-from seqrl.runs.run import Run
-from seqrl.runs.stop import Stop
-from seqrl.runs.summary import notes
+from seqrl.run.evaluator import Evaluator
+from seqrl.run.outputs import Outputs
+from seqrl.run.run import Run
+from seqrl.run.stop import Stop
+from seqrl.run.summary import notes
 
 
-def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, display: Display, stop: Stop) -> Row:
+def learn(
+    cfg: DictConfig,
+    run: Run,
+    evaluator: Evaluator,
+    outputs: Outputs,
+    display: Display,
+    stop: Stop,
+    watch: Callable[[Run, Row], bool] | None = None,
+) -> Row:
     """Iterate until the budget is spent, save what came of it, and return the evaluation of the policy it ends with.
+
+    watch   is told of each iteration, with its scalars; false ends the training as a spent budget does
 
     Returns {} if that policy was not evaluated. Raises StoppedError, once all is saved, if a signal asks to stop.
     """
@@ -27,6 +39,8 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
     run.clock.start()
     while not (run.budget.spent or stop.wanted):
         row = _iterate(run, outputs)
+        if watch is not None and not watch(run, dict(row)):
+            run.budget.called_off = True
         said = _say_notes(run, display, said)
         outputs.write(row, run.budget.steps)
         result = _evaluate(run, evaluator, outputs) if _is_due(cfg.evaluation.interval, run) else {}
@@ -43,7 +57,7 @@ def learn(cfg: DictConfig, run: Run, evaluator: Evaluator, outputs: Outputs, dis
     return result
 
 
-def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, stop: Stop) -> Row:
+def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, display: Display, stop: Stop) -> Row:
     """Note what the run took, and evaluate the policy that it ended with; {} if no episodes are wanted.
 
     Raises StoppedError at once if a signal asks to stop: all else is saved, and the evaluation begins anew.
@@ -55,11 +69,12 @@ def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, stop: Stop)
         peak_memory_mb=peak_memory_mb(),
     )
 
-    def ask() -> None:
+    def told(share: float) -> None:
         if stop.wanted:
             raise stop.error(outputs.advice(outputs.saved))
+        display.evaluating(share)
 
-    if result := evaluator.row(run.algorithm.network, ask):
+    if result := evaluator.row(run.algorithm.network, told):
         outputs.write(result, run.budget.steps)
     return result
 

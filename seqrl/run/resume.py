@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from seqrl.runs.run import Budget
+from seqrl.run.run import Budget
 from seqrl.text import dotted
 
 

@@ -19,11 +19,11 @@ from seqrl.errors import ConfigError, EnvError, UnsavedError, described
 from seqrl.files import cure, write
 from seqrl.loggers import About, Logger, Row, adopted
 from seqrl.machine import last_words
-from seqrl.runs.build import constructor
-from seqrl.runs.checkpoint import Checkpoints
-from seqrl.runs.manifest import Manifest, ending, facts_of
-from seqrl.runs.resume import circumstances, how_to_go_on
-from seqrl.runs.run import Run
+from seqrl.run.build import constructor
+from seqrl.run.checkpoint import Checkpoints
+from seqrl.run.manifest import Manifest, ending, facts_of
+from seqrl.run.resume import circumstances, how_to_go_on
+from seqrl.run.run import Run
 
 log = logging.getLogger(__name__)
 

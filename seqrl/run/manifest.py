@@ -32,8 +32,8 @@ from seqrl.files import (
     remove_strays,
     write,
 )
-from seqrl.machine import keep, let_go, sleep
-from seqrl.runs.refusal import forget_log, remove_if_empty
+from seqrl.machine import keep, let_go, sleep, wall_time
+from seqrl.run.refusal import forget_log, remove_if_empty
 from seqrl.text import masked
 
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
@@ -85,7 +85,7 @@ class Manifest:
         """
         before = facts_of(self.path.parent)
         # Its checkpoints carry the same id, so that another run's are not taken for its own.
-        new = {} if before else {"id": owner or secrets.token_hex(16)}
+        new = {} if before else {"id": owner or secrets.token_hex(16), "started": wall_time()}
         self.facts = new | {name: fact for name, fact in before.items() if name not in ("error", "exit_code")}
         self._begun = True
         self.update(status="running", **provenance())
@@ -274,6 +274,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "config_dir": lambda it: it is None or _is_text(it),
     "sweep": lambda it: it is None or _is_text(it),
     "id": _is_text,
+    "started": is_number,
     "seed": _is_count,
     "device": _is_text,
     "threads": _is_count,

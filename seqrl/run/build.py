@@ -25,12 +25,12 @@ from seqrl.machine import is_from_signal
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.networks import Graphed, Network
 from seqrl.packages import fault_of_target, without_arguments
+from seqrl.run.checkpoint import Checkpoints
+from seqrl.run.evaluator import Evaluator
+from seqrl.run.memory_need import is_out_of_memory
+from seqrl.run.resume import nothing_left
+from seqrl.run.run import Budget, Run
 from seqrl.runner import Runner
-from seqrl.runs.checkpoint import Checkpoints
-from seqrl.runs.evaluator import Evaluator
-from seqrl.runs.memory_need import is_out_of_memory
-from seqrl.runs.resume import nothing_left
-from seqrl.runs.run import Budget, Run
 from seqrl.text import masked, nearest
 
 

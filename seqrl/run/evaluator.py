@@ -13,7 +13,7 @@ from seqrl.envs.base import BatchedEnv
 from seqrl.loggers import Row
 from seqrl.networks import Distribution, Network
 from seqrl.runner import Player, Runner
-from seqrl.types import State
+from seqrl.types import Rollout, State
 
 # How episodes are played.
 GREEDY, SAMPLED, WITHOUT_MEMORY = "greedy", "sampled", "without_memory"
@@ -33,31 +33,41 @@ class Forgetful:
 
 
 class Watched:
-    """A network that first asks, at every step, whether the episodes are still wanted; what it asks raises if not."""
+    """A network that tells somebody about every step; whoever is told may raise, and so end the episodes."""
 
-    def __init__(self, network: Player, ask: Callable[[], None]) -> None:
-        self.network, self.ask = network, ask
+    def __init__(self, network: Player, told: Callable[[], None]) -> None:
+        self.network, self.told = network, told
 
     def initial_state(self, batch_size: int) -> State:
         return self.network.initial_state(batch_size)
 
     def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
-        self.ask()
+        self.told()
         return self.network.step(observation, state)
 
 
 def play(
-    env: BatchedEnv, player: Player, episodes: int, generator: torch.Generator | None, episode_limit: int
+    env: BatchedEnv,
+    player: Player,
+    episodes: int,
+    generator: torch.Generator | None,
+    episode_limit: int,
+    told: Callable[[float], None] = lambda share: None,
 ) -> tuple[Tensor, Tensor]:
     """Return and length [episodes] of fresh episodes, in equal shares of every environment.
 
     generator       draws the actions; None takes the likeliest one
     episode_limit   steps after which an episode counts as one that never ends
+    told            is called at every step with the share of the episodes that have ended, in whole rounds
 
     Which are counted is decided by the environment, never by who ends first: that would favour short episodes.
     """
-    runner = Runner(env, player, 0, 0, generator, episode_limit=episode_limit)
-    rollouts = [runner.collect() for _ in range(math.ceil(episodes / env.batch_size))]
+    rollouts: list[Rollout] = []
+    rounds = math.ceil(episodes / env.batch_size)
+    watched = Watched(player, lambda: told(len(rollouts) / rounds))
+    runner = Runner(env, watched, 0, 0, generator, episode_limit=episode_limit)
+    while len(rollouts) < rounds:
+        rollouts.append(runner.collect())
     returns = torch.cat([rollout.reward.where(rollout.valid, 0).sum(0) for rollout in rollouts])
     lengths = torch.cat([rollout.valid.sum(0) for rollout in rollouts])
     return returns[:episodes].double().cpu(), lengths[:episodes].double().cpu()
@@ -87,17 +97,15 @@ class Evaluator:
         self._make_env, self._make_generator, self._episode_limit = make_env, make_generator, episode_limit
         self._env: BatchedEnv | None = None
         self._beginning: dict[str, Any] | None = None
-        self._ask: Callable[[], None] = lambda: None
 
-    def row(self, network: Network, ask: Callable[[], None] = lambda: None) -> Row:
+    def row(self, network: Network, told: Callable[[float], None] = lambda share: None) -> Row:
         """Scalars of an evaluation of a network; {} if no episodes are wanted.
 
-        ask   is called at every step, and raises to end the evaluation
+        told   as for `play`
         """
-        self._ask = ask
         if not self.episodes:
             return {}
-        played = self.play(network)
+        played = self.play(network, told)
         scalars = row(*next(iter(played.values())))
         if self.greedy == "both":
             sampled = row(*played[SAMPLED])
@@ -107,20 +115,30 @@ class Evaluator:
             scalars["evaluation/return_without_memory"] = float(played[WITHOUT_MEMORY][0].mean())
         return scalars
 
-    def play(self, network: Network) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return and length [episodes] of each episode, by how it is played; the network learns nothing from it."""
-        usual = GREEDY if self.greedy else SAMPLED
-        with frozen(network):
-            played = {usual: self._play(network, usual)}
-            if self.greedy == "both":
-                played[SAMPLED] = self._play(network, SAMPLED)
-            if self.memoryless_control:
-                played[WITHOUT_MEMORY] = self._play(Forgetful(network), usual)
-        return played
+    def play(
+        self, network: Network, told: Callable[[float], None] = lambda share: None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return and length [episodes] of each episode, by how it is played; the network learns nothing from it.
 
-    def _play(self, player: Player, how: str) -> tuple[Tensor, Tensor]:
-        generator = self._make_generator() if how == SAMPLED else None
-        return play(self._at_its_beginning(), Watched(player, self._ask), self.episodes, generator, self._episode_limit)
+        told   is called at every step with the share that is done, and may raise to end the evaluation
+        """
+        usual = GREEDY if self.greedy else SAMPLED
+        plays: dict[str, tuple[Player, str]] = {usual: (network, usual)}
+        if self.greedy == "both":
+            plays[SAMPLED] = (network, SAMPLED)
+        if self.memoryless_control:
+            plays[WITHOUT_MEMORY] = (Forgetful(network), usual)
+        played: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def of_all(share: float) -> None:
+            told((len(played) + share) / len(plays))
+
+        with frozen(network):
+            for name, (player, how) in plays.items():
+                generator = self._make_generator() if how == SAMPLED else None
+                env = self._at_its_beginning()
+                played[name] = play(env, player, self.episodes, generator, self._episode_limit, of_all)
+        return played
 
     @property
     def notes(self) -> Sequence[str]:

@@ -9,19 +9,23 @@ from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.clock import Clock
 from seqrl.metrics.episodes import EpisodeStatistics
+from seqrl.run.memory_need import advice, footprint, free_bytes, is_out_of_memory
 from seqrl.runner import Runner
-from seqrl.runs.memory_need import advice, footprint, free_bytes, is_out_of_memory
 from seqrl.types import Rollout
 
 
 @dataclass
 class Budget:
-    """How much of a run is over: ended episodes or environment steps, whichever comes first; None is no limit."""
+    """How much of a run is over: ended episodes or environment steps, whichever comes first; None is no limit.
+
+    called_off   whoever watches the run has seen enough
+    """
 
     episodes_to_end: int | None
     steps_to_take: int | None
     steps: int = 0
     episodes: int = 0
+    called_off: bool = False
 
     def count(self, steps: int, episodes: int) -> None:
         self.steps += steps
@@ -40,12 +44,14 @@ class Budget:
 
     @property
     def ended_by(self) -> str:
-        """The key whose limit is reached, or is the nearest."""
+        """The key whose limit is reached, or is the nearest; or who called it off."""
+        if self.called_off:
+            return "on_iteration"
         return max(self.shares, key=self.shares.__getitem__)
 
     @property
     def spent(self) -> bool:
-        return self.progress >= 1
+        return self.called_off or self.progress >= 1
 
 
 @dataclass

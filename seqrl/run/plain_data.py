@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from seqrl.runs.pickled_keys import PickledKeys
+from seqrl.run.pickled_keys import PickledKeys
 
 # What plain data and tensors are made of. Others that torch would load take a length, `bytearray(6_000_000_000)`.
 HARMLESS = re.compile(r"torch\._utils _rebuild_(tensor_v[23]|parameter)|torch [a-z]+\d+|torch bool|__builtin__ complex")

@@ -1,0 +1,1 @@
+"""seqrl from Python: what `import seqrl` offers."""

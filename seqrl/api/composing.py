@@ -1,0 +1,32 @@
+"""`seqrl.compose`: a checked configuration, without a run."""
+
+from collections.abc import Sequence
+from os import PathLike, fspath
+
+from omegaconf import DictConfig
+
+from seqrl.config.composition import composed
+from seqrl.config.settle import settle
+
+
+def compose(*overrides: str, config_dir: str | PathLike[str] | None = None) -> DictConfig:
+    """The configuration that `python -m seqrl.train <overrides>` would run with, checked.
+
+    Change it as you like, and hand it to `seqrl.learn`, which checks it again:
+
+        cfg = seqrl.compose("experiment=masked_cartpole", "seed=3")
+        cfg.algorithm.learning_rate = 1e-3
+
+    overrides    of the command line: group=choice, key=value
+    config_dir   folder with configuration files of your own, as `--config-dir` names it
+
+    Raises ConfigError with every fault.
+    """
+    with composed(words(overrides, config_dir)) as (cfg, _):
+        settle(cfg)
+        return cfg
+
+
+def words(overrides: Sequence[str], config_dir: str | PathLike[str] | None) -> list[str]:
+    """A command line that says the same."""
+    return [*([] if config_dir is None else ["--config-dir", fspath(config_dir)]), *overrides]

@@ -1,0 +1,68 @@
+"""Short names for tasks and runs, from the values of a configuration alone."""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from seqrl.config.paths import CONF, choices
+from seqrl.config.schema import SCHEMAS, default_of, keys_of
+
+
+def task_name(env: Mapping[str, Any]) -> str:
+    """What a section `env` plays: a file of group env, the id without its module, or the name of a class."""
+    target, id = str(env.get("_target_", "")), env.get("id")
+    own = target.rpartition(".")[2]
+    alike = [
+        (sum(env.get(key) == value for key, value in task.items()), name)
+        for name, task in _tasks().items()
+        if all(env.get(key) == task.get(key) for key in ("_target_", "id", "hidden"))
+    ]
+    if alike:
+        return max(alike)[1]
+    return re.split(r"[:/]", str(id))[-1] if id else own
+
+
+def run_name(cfg: DictConfig) -> str:
+    """Task, algorithm, network, how far back gradients reach if not to the beginning, and seed; or its own name."""
+    if name := _value(cfg, "name"):
+        return str(name)
+    env = OmegaConf.to_container(cfg.env) if isinstance(_value(cfg, "env"), DictConfig) else {}
+    assert isinstance(env, dict)
+    task = task_name({str(key): value for key, value in env.items()})
+    return "_".join(filter(None, [task, *_how(cfg), f"s{_value(cfg, 'seed')}"]))
+
+
+def _how(cfg: DictConfig) -> Iterator[str]:
+    algorithm = str(_value(cfg, "algorithm._target_")).rpartition(".")[2]
+    known = re.fullmatch(r"(?:Sequence)?(PPO|Reinforce)Algorithm", algorithm)
+    yield known[1].lower() if known else algorithm
+    yield str(_value(cfg, "network.type") or str(_value(cfg, "network._target_")).rpartition(".")[2])
+    if _value(cfg, "sequence_learning.enabled") is False:
+        yield "off"
+    elif length := _value(cfg, "sequence_learning.bptt_length"):
+        yield f"bptt{length}"
+
+
+def _value(cfg: DictConfig, key: str) -> Any:
+    """A value, or None where it cannot be had: whoever checks the configuration says why."""
+    try:
+        return OmegaConf.select(cfg, key)
+    except Exception:
+        return None
+
+
+@cache
+def _tasks() -> dict[str, dict[str, Any]]:
+    """The files of group env that are tasks by themselves: built in, or an environment with something masked."""
+    found = {}
+    for name in choices("env"):
+        keys = yaml.safe_load((CONF / "env" / f"{name}.yaml").read_text(encoding="utf-8"))
+        base = str(keys.pop("defaults")[0]).removeprefix("/schema/").partition("@")[0]
+        if base != "gymnasium" or name.startswith("masked_"):
+            defaults = {key: default_of(it) for key, it in keys_of(SCHEMAS[base]).items()}
+            found[name] = {"_target_": SCHEMAS[base]._target_, **defaults, **keys}
+    return found

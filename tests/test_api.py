@@ -1,0 +1,337 @@
+"""seqrl from Python: the same runs as the command, and policies that take what the environment shows."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector.utils import concatenate, create_empty_array
+from hydra import compose as compose_with_hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+import seqrl
+from seqrl import seeds
+from seqrl.config.paths import CONF
+from seqrl.envs.gym.autoreset import episode_seed
+from seqrl.errors import CheckpointError, StoppedError
+from seqrl.run import policy as saved
+from seqrl.run.build import make_device, make_evaluator
+from tests.envs import everything
+from tests.programs import run_program
+
+SMALL = (
+    "parallel=4", "episodes=2", "env.backend=sync", "network.hidden_size=8", "network.lstm_hidden_size=8",
+    "evaluation.episodes=8", "device.threads=1", "seed=5",
+)  # fmt: skip
+# The same for a task of seqrl's own.
+SMALL_TASK = tuple(word for word in SMALL if "backend" not in word)
+# What a policy may have to read and to do.
+WORLDS = {
+    "numbers left out": ("env.id=CartPole-v1", "env.hidden=[1,3]"),
+    "a bounded number": ("env.id=Pendulum-v1", "+env.kwargs.max_episode_steps=30"),
+    "one of many": ("env.id=FrozenLake-v1", "+env.kwargs.max_episode_steps=20"),
+    "a tuple": ("env.id=Blackjack-v1",),
+    "normalised": ("env.id=CartPole-v1", "network.normalize_observations=true"),
+    "what went before": ("env.id=CartPole-v1", "network.inputs=[previous_action,previous_reward,first]"),
+    "everything at once": (f"env.id={everything.ID}", "env.hidden=[mission]"),
+    "everything, and what went before": (
+        f"env.id={everything.ID}", "env.hidden=[mission]", "network.inputs=[previous_action,previous_reward]",
+    ),
+    "a mask in info": ("env.id=test/MaskInInfo-v0", "env.action_mask=info"),
+    "no memory": ("env.id=CartPole-v1", "network=mlp"),
+    "attention": ("env.id=CartPole-v1", "network=attention", "network.heads=2"),
+    "wrappers": (
+        "env.id=CartPole-v1", "env.wrappers=[{_target_:gymnasium.wrappers.FrameStackObservation,stack_size:3}]",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_episodes_played_with_a_policy_are_those_of_the_evaluation_to_the_last_bit(world):
+    run = seqrl.learn(*SMALL, *WORLDS[world], quiet=True).folder
+    cfg = saved.configuration(run)
+    device = make_device(cfg)
+    network = saved.network(cfg, device, saved.checkpoint(run, "last")[0])
+    evaluator = make_evaluator(cfg, device)
+    expected, lengths = evaluator.play(network)["greedy"]
+    evaluator.close()
+    returns, steps = played(seqrl.load(run), cfg)
+    assert steps == lengths.tolist()
+    assert returns == expected.tolist()
+
+
+def played(policy, cfg):
+    """Return and length of two episodes of each of four environments, side by side, as the evaluation plays them."""
+    wrap = [gymnasium.wrappers.FrameStackObservation] if cfg.env.wrappers else []
+    envs = [gymnasium.make(cfg.env.id, **cfg.env.kwargs, disable_env_checker=True) for _ in range(4)]
+    envs = [wrap[0](env, stack_size=3) if wrap else env for env in envs]
+    seed = seeds.stream(cfg.seed, "evaluation")
+    returns, steps = [], []
+    for number in range(2):
+        shown = [env.reset(seed=episode_seed(seed, index, number)) for index, env in enumerate(envs)]
+        state, alive, rewards = policy.initial_state(4), [0, 1, 2, 3], [[], [], [], []]
+        while alive:
+            empty = create_empty_array(policy.observation_space, len(alive))
+            batch = concatenate(policy.observation_space, [shown[it][0] for it in alive], empty)
+            mask = [shown[it][1]["action_mask"] for it in alive] if policy.mask_in_info else None
+            reward = [rewards[it][-1] if rewards[it] else 0.0 for it in alive] if policy.wants_reward else None
+            actions, state = policy(batch, state, mask=mask, reward=reward)
+            going = []
+            for row, it in enumerate(alive):
+                observation, reward, terminated, truncated, info = envs[it].step(of_row(actions, row))
+                shown[it] = (observation, info)
+                rewards[it].append(float(reward))
+                going.append(not (terminated or truncated))
+            alive, state = [it for it, goes in zip(alive, going, strict=True) if goes], state[torch.tensor(going)]
+        longest = max(map(len, rewards))
+        table = torch.tensor([[*of_one, *[0.0] * (longest - len(of_one))] for of_one in rewards]).T.contiguous()
+        returns += table.sum(0).double().tolist()
+        steps += [float(len(of_one)) for of_one in rewards]
+    return returns, steps
+
+
+def of_row(batch, row):
+    if isinstance(batch, dict):
+        return {name: of_row(part, row) for name, part in batch.items()}
+    return batch[row]
+
+
+def test_one_environment_is_played_without_a_batch_axis_and_a_state_begins_anew():
+    policy = seqrl.load(seqrl.learn(*SMALL, *WORLDS["a bounded number"], quiet=True).folder)
+    env = gymnasium.make("Pendulum-v1")
+    observation, _ = env.reset(seed=0)
+    beginning = policy.initial_state()
+    action, state = policy(observation, beginning)
+    assert env.action_space.contains(action)
+    assert isinstance(policy.value(observation, state), float)
+    later, _ = policy(observation, state)
+    assert not np.array_equal(later, action)
+    again, _ = policy(observation, policy.reset(state))
+    assert np.array_equal(again, action)
+    as_tensor, _ = policy(torch.as_tensor(observation), beginning)
+    assert torch.equal(as_tensor, torch.as_tensor(action))
+
+
+def test_some_of_many_begin_anew_and_the_others_remember():
+    policy = seqrl.load(seqrl.learn(*SMALL, *WORLDS["what went before"], quiet=True).folder)
+    batch = np.zeros((3, 4), np.float32)
+    _, state = policy(batch, policy.initial_state(3), reward=[0.0, 0.0, 0.0])
+    state = policy.reset(state, [True, False, False])
+    fresh = policy.initial_state(3)
+    for name, leaf in state.memory.items():
+        assert torch.equal(leaf[0], fresh.memory[name][0])
+        assert not torch.equal(leaf[1], fresh.memory[name][1])
+    assert state.previous["first"].flatten().tolist() == [1, 0, 0]
+    with pytest.raises(ValueError, match="also sees the reward of the step before"):
+        policy(batch, state)
+
+
+@pytest.mark.parametrize(
+    ("observation", "said"),
+    [
+        (np.zeros(3), "has shape (3,), not (4,)"),
+        ({"a": 1}, "has shape (), not (4,)"),
+        (np.zeros((2, 4)), "has shape (2, 4), not (4,)"),
+        (["a", "b", "c", "d"], "is made of <U1, not of numbers"),
+    ],
+)
+def test_an_observation_of_another_shape_is_refused_in_one_line(observation, said):
+    policy = seqrl.load(seqrl.learn(*SMALL, "env.id=CartPole-v1", quiet=True).folder)
+    with pytest.raises(ValueError, match="Give what reset and step return") as refused:
+        policy(observation, policy.initial_state())
+    assert str(refused.value).startswith(f"observation: {said}.")
+
+
+def test_learn_leaves_the_folder_that_the_command_leaves(tmp_path):
+    words = (*SMALL_TASK, "env=tmaze", "env.corridor_length=3")
+    by_python = seqrl.learn(*words, quiet=True).folder
+    run_program(tmp_path, "-m", "seqrl.train", *words, f"hydra.run.dir={tmp_path / 'command'}")
+    by_command = tmp_path / "command"
+    # TensorBoard's file is called after its time and process.
+    ours, theirs = ({it.name.split("tfevents")[0] for it in folder.iterdir()} for folder in (by_python, by_command))
+    assert ours == theirs
+    assert (by_python / "config.yaml").read_bytes() == (by_command / "config.yaml").read_bytes()
+    one, other = (saved.checkpoint(folder, "last")[0]["algorithm"]["network"] for folder in (by_python, by_command))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    facts = json.loads((by_python / "manifest.json").read_text())
+    assert facts["overrides"] == list(words)
+
+
+def test_a_configuration_may_be_changed_before_it_is_learned():
+    cfg = seqrl.compose(*SMALL, "env.id=CartPole-v1")
+    cfg.seed = 6
+    result = seqrl.learn(cfg, quiet=True)
+    assert OmegaConf.load(result.folder / "config.yaml").seed == 6
+    assert result.folder.name.endswith("_CartPole-v1_ppo_lstm_s6")
+    assert [row["env_steps"] for row in result.metrics]
+    again = seqrl.learn(f"resume={result.folder}", "episodes=3", quiet=True)
+    assert again.folder == result.folder
+    assert again.facts["status"] == "finished"
+
+
+def test_every_fault_of_a_configuration_is_in_the_error():
+    with pytest.raises(seqrl.ConfigError) as refused:
+        seqrl.compose("parallel=0", "algorithm.gamma=3")
+    assert len(refused.value.faults) == 2
+    cfg = seqrl.compose()
+    cfg.parallel = 0
+    with pytest.raises(seqrl.ConfigError, match="parallel: must be"):
+        seqrl.learn(cfg)
+
+
+def test_a_refused_run_leaves_nothing(tmp_path):
+    with pytest.raises(seqrl.SeqrlError, match="no environment is registered"):
+        seqrl.learn(*SMALL, "env.id=Nowhere-v0", quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_trusted_is_not_loaded(tmp_path):
+    run = seqrl.learn(*SMALL, "env.id=CartPole-v1", quiet=True).folder
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("id: CartPole-v1", "id: stranger:CartPole-v1"))
+    with pytest.raises(seqrl.ConfigError, match=r"add trust=\[stranger\]"):
+        seqrl.load(run)
+
+
+def test_whoever_watches_a_run_may_end_it_and_sees_its_policy():
+    watched = []
+
+    def watch(row, policy):
+        observation = np.zeros(4, np.float32)
+        watched.append((row["rollout/return_mean"], policy(observation, policy.initial_state())[0]))
+        return len(watched) < 3
+
+    result = seqrl.learn(*SMALL, "env.id=CartPole-v1", "episodes=50", on_iteration=watch, quiet=True)
+    assert len(watched) == 3
+    assert result.facts["status"] == "finished"
+    final = seqrl.load(result.folder)
+    assert watched[-1][1] == final(np.zeros(4, np.float32), final.initial_state())[0]
+
+
+def test_watching_changes_no_bit():
+    words = (*SMALL, "env.id=CartPole-v1", "network.normalize_observations=true")
+
+    def watch(row, policy):
+        policy(np.ones(4, np.float32), policy.initial_state(), deterministic=False)
+
+    folders = [seqrl.learn(*words, quiet=True).folder, seqrl.learn(*words, on_iteration=watch, quiet=True).folder]
+    one, other = (saved.checkpoint(folder, "last")[0]["algorithm"]["network"] for folder in folders)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_a_watcher_raises_arrives_and_the_run_can_go_on():
+    def watch(row, policy):
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        seqrl.learn(*SMALL, "env.id=CartPole-v1", on_iteration=watch, quiet=True)
+    (run,) = seqrl.runs()
+    assert run.status == "failed"
+    assert seqrl.learn(f"resume={run.folder}", quiet=True).facts["status"] == "finished"
+
+
+def test_a_run_in_a_thread_hears_no_signals():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).facts))
+    thread.start()
+    thread.join()
+    assert results[0]["status"] == "finished"
+
+
+def learned(seed):
+    return seqrl.learn(*SMALL_TASK, "env=tmaze", f"seed={seed}", quiet=True).score
+
+
+def test_runs_in_a_pool_are_those_of_one_process():
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        assert list(pool.map(learned, [1, 2])) == [learned(1), learned(2)]
+
+
+def test_a_signal_ends_it_with_a_checkpoint():
+    def watch(row, policy):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match=r"stopped by SIGTERM\. Continue with resume="):
+        seqrl.learn(*SMALL_TASK, "env=tmaze", "episodes=50", on_iteration=watch, quiet=True)
+    assert seqrl.runs()[0].status == "interrupted"
+
+
+def test_hydra_is_left_as_it_was():
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        HydraConfig.instance().set_config(compose_with_hydra("config", return_hydra_config=True))
+        before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+        seqrl.compose("env=tmaze")
+        assert (GlobalHydra.instance().hydra, HydraConfig.instance().cfg) == before
+        assert compose_with_hydra("config", ["seed=4"]).seed == 4
+
+
+def test_runs_are_listed_with_the_newest_first_and_what_cannot_be_read_is_left_out(tmp_path):
+    first = seqrl.learn(*SMALL_TASK, "env=tmaze", "seed=1", quiet=True).folder
+    second = seqrl.learn(*SMALL_TASK, "env=tmaze", "seed=2", "name=mine", quiet=True).folder
+    (tmp_path / "outputs" / "broken").mkdir()
+    (tmp_path / "outputs" / "broken" / "manifest.json").write_text("{")
+    found = seqrl.runs(tmp_path / "outputs")
+    assert [run.folder for run in found] == [second, first]
+    assert [(run.status, run.task, run.config.seed) for run in found] == [
+        ("finished", "tmaze", 2),
+        ("finished", "tmaze", 1),
+    ]
+    assert second.name.endswith("_mine")
+    assert seqrl.load("latest").network.initial_state(1).keys()
+
+
+def test_the_latest_of_no_runs_is_an_error_that_says_so():
+    with pytest.raises(CheckpointError, match="there is no run in outputs"):
+        seqrl.load("latest")
+
+
+def test_runs_are_printed_with_task_status_return_steps_and_age(tmp_path):
+    run = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True)
+    printed = run_program(tmp_path, "-m", "seqrl.runs").stdout.splitlines()
+    assert printed[0].split() == ["task", "status", "return", "steps", "age", "run"]
+    words = printed[1].split()
+    assert words[:2] == ["tmaze", "finished"]
+    assert float(words[2]) == pytest.approx(run.score, abs=0.01)
+    assert tmp_path / words[-1] == run.folder
+    refused = run_program(tmp_path, "-m", "seqrl.runs", "nowhere")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "seqrl: error: runs: nowhere is not a folder. Name one that holds runs.\n",
+    )
+    (tmp_path / "empty").mkdir()
+    assert run_program(tmp_path, "-m", "seqrl.runs", "empty").stdout == "There are no runs in empty.\n"
+
+
+def test_importing_seqrl_imports_no_torch():
+    code = "import sys, seqrl; seqrl.compose(); seqrl.runs('.'); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_every_public_name_says_what_it_is():
+    for name in seqrl.__all__:
+        assert inspect.getdoc(getattr(seqrl, name)), name
+    assert set(seqrl.__all__) <= set(dir(seqrl))
+    with pytest.raises(AttributeError, match="no attribute 'lern'"):
+        seqrl.lern  # noqa: B018
+
+
+def test_the_program_of_the_same_name_does_not_hide_the_function(tmp_path):
+    code = "import seqrl.runs, seqrl; print(seqrl.runs('.'))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,55 @@
+"""Other libraries' words lead to the keys of seqrl."""
+
+import re
+
+import pytest
+
+from seqrl.config.paths import CONF
+from seqrl.config.schema import SCHEMAS, keys_of
+from seqrl.config.synonyms import KEYS, REMARKS, ours
+from tests.programs import run_program
+from tests.test_configuration import composed
+
+GUIDE = (CONF.parent / "docs" / "coming_from.md").read_text()
+
+
+def test_no_word_is_a_key_of_seqrl_or_means_two_of_them():
+    own = {key for schema in SCHEMAS.values() for key in keys_of(schema)}
+    words = [word for words in KEYS.values() for word in words]
+    assert not own & set(words)
+    assert len(words) == len(set(words))
+    assert set(REMARKS) <= set(KEYS)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in ("env.id", "name")])
+def test_every_key_that_is_named_is_there(key):
+    cfg = composed()
+    for part in key.split("."):
+        assert part in cfg
+        cfg = cfg[part]
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("n_envs=8", "n_envs: there is no such key. Here it is parallel."),
+        ("algorithm.n_epochs=3", "algorithm.n_epochs: there is no such key. Here it is algorithm.epochs."),
+        ("+max_grad_norm=0.5", "max_grad_norm: there is no such key. Here it is sequence_learning.grad_clip_norm."),
+        ("env.num_envs=3", "env.num_envs: there is no such key. Here it is parallel."),
+        ("--total-timesteps=9", "--total-timesteps=9: there is no such option. Keys have no dashes: total_steps=9."),
+        ("--frobnicate", "--frobnicate: there is no such option. Keys have no dashes: frobnicate=…."),
+    ],
+)
+def test_another_librarys_word_is_answered_with_the_key(tmp_path, word, line):
+    ended = run_program(tmp_path, "-m", "seqrl.train", word)
+    assert (ended.returncode, ended.stderr) == (2, f"seqrl: error: {line}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_for_newcomers_says_what_the_errors_say():
+    own = {key for schema in SCHEMAS.values() for key in keys_of(schema)}
+    rows = [re.findall(r"`([^`]*)`", " | ".join(line.split("|")[1:5])) for line in GUIDE.splitlines() if "| `" in line]
+    assert len(rows) > 20
+    for key, *words in rows:
+        for word in words:
+            assert ours(word) == key or (word in own and key.endswith(word)), word
