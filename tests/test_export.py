@@ -368,6 +368,21 @@ def test_any_batch_computes_its_rows_alone(folder):
             np.testing.assert_allclose(whole[row : row + 1], alone, rtol=0, atol=1e-6)
 
 
+def test_an_exported_policy_acts_as_the_loaded_one_does(run, folder):
+    policy, step = seqrl.load(run), session(folder)
+    names, env = [it.name for it in step.get_outputs()], gymnasium.make("Pendulum-v1", max_episode_steps=20)
+    for episode in range(2):
+        observation, _ = env.reset(seed=episode)
+        state, memory, ended = policy.initial_state(), given(folder), False
+        while not ended:
+            action, state = policy(observation, state)
+            answers = dict(zip(names, step.run(None, {**memory, "observation": observation[None]}), strict=True))
+            np.testing.assert_allclose(answers["action"][0], action, rtol=0, atol=2e-5)
+            memory = {name: answers.get(f"next_{name}") for name in memory}
+            observation, _, terminated, truncated, _ = env.step(action)
+            ended = terminated or truncated
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

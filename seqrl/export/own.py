@@ -114,10 +114,10 @@ def _flattened(envs: list[FlattenedEnv], hidden: Sequence[Any]) -> Own:
     one, of_env = envs[0].flattening, envs[0].env
     spaces = dict(leaves(of_env.observation_space))
     latest = [_watched(env.flattening, of_env.observation_space) for env in envs]
-    masks: dict[str, Space[Any]] = {name: spaces[name] for name in one._mask_parts}
+    masks: dict[str, Space[Any]] = {name: spaces[name] for name in one.mask_parts}
     if one.mask_in_info:
-        masks = {ACTION_MASK: MultiBinary(sum(one._choices))}
-    observed = {name: spaces[name] for name in one._observe}
+        masks = {ACTION_MASK: MultiBinary(sum(one.choices))}
+    observed = {name: spaces[name] for name in one.reads}
 
     def shown(_: Tensor) -> dict[str, Array]:
         return {
@@ -128,7 +128,7 @@ def _flattened(envs: list[FlattenedEnv], hidden: Sequence[Any]) -> Own:
     return Own(
         observed=observed,
         acted=dict(leaves(of_env.action_space)),
-        to_env={name: translate for name, (_, translate) in one._act.items()},
+        to_env={name: translate for name, (_, translate) in one.acts.items()},
         shown=shown,
         # Names of parts are hidden already.
         hidden=tuple(hidden) if "" in spaces else (),
@@ -144,7 +144,7 @@ def _watched(flattening: Flattening, space: Space[Any]) -> dict[str, Any]:
 
     def watched(observation: Any, info: dict[str, Any], at_end: bool = False) -> Array:
         # Copied, as an environment may go on in the same array.
-        seen.update(zip(flattening._names, map(np.array, values(space, observation)), strict=True))
+        seen.update(zip(flattening.names, map(np.array, values(space, observation)), strict=True))
         return pack(observation, info, at_end)
 
     def mask(masks: Any, at_end: bool) -> Array:
