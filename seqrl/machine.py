@@ -87,6 +87,46 @@ def _limits() -> list[int]:
     return room
 
 
+# Limits of a process that its work may run into, and their names.
+LIMITS = {
+    getattr(resource, name): name
+    for name in ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_NPROC")
+    if hasattr(resource, name)
+}
+Limits = list[tuple[int, int]]
+"""The soft and the hard limit of each of LIMITS."""
+
+
+def limits() -> Limits:
+    """The limits of this process; it costs a microsecond."""
+    return list(map(resource.getrlimit, LIMITS))
+
+
+def lift(before: Limits) -> list[str]:
+    """Have no limit of this process lower than it was before, as far as the system allows; one that was raised stays.
+
+    Does without what may be lacking, such as memory. Returns the names of those that were lower.
+    """
+    lifted = []
+    for (number, name), (soft, hard) in zip(LIMITS.items(), before, strict=True):
+        now, now_hard = resource.getrlimit(number)
+        if not _is_lower(now, soft):
+            continue
+        lifted.append(name)
+        highest = hard if _is_lower(now_hard, hard) else now_hard
+        try:
+            resource.setrlimit(number, (soft, highest))
+        except (ValueError, OSError):
+            # Only some may raise one that was lowered for good.
+            with suppress(ValueError, OSError):
+                resource.setrlimit(number, (now_hard if _is_lower(now_hard, soft) else soft, now_hard))
+    return lifted
+
+
+def _is_lower(limit: int, other: int) -> bool:
+    return limit != other and limit != resource.RLIM_INFINITY and (other == resource.RLIM_INFINITY or limit < other)
+
+
 class OwnHandler:
     """Handler of a signal for this process alone: in a forked child the signal does what it does by default."""
 

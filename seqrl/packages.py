@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 from seqrl.errors import described
 from seqrl.machine import is_from_signal
@@ -34,6 +35,35 @@ def without_arguments() -> Iterator[None]:
         yield
     finally:
         sys.argv = ours
+
+
+def _global_hydra() -> Any:
+    """Hydra's only state for the whole process, if Hydra was imported."""
+    module = sys.modules.get("hydra.core.global_hydra")
+    return None if module is None else module.GlobalHydra.instance()
+
+
+# What Hydra was at before the first environment was built, in a list once that is known.
+_hydra_at_first: list[Any] = []
+
+
+def release_hydra() -> None:
+    """Leave Hydra to the user's modules and environments, which may compose configurations of their own.
+
+    For once the run's own is composed: Hydra serves one application at a time.
+    """
+    if state := _global_hydra():
+        # The next run in this process finds what its module had made of it.
+        state.hydra = _hydra_at_first[0] if _hydra_at_first else None
+        _hydra_at_first.clear()
+
+
+def same_hydra_for_each() -> None:
+    """Have each environment find Hydra as the first did: it may initialize it, as if it were alone, and leave it so."""
+    if state := _global_hydra():
+        if not _hydra_at_first:
+            _hydra_at_first.append(state.hydra)
+        state.hydra = _hydra_at_first[0]
 
 
 def fault_of_module(module: str) -> str | None:

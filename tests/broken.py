@@ -3,6 +3,7 @@
 import ast
 import multiprocessing
 import os
+import resource
 import subprocess
 import time
 from typing import ClassVar
@@ -13,6 +14,7 @@ import torch
 from gymnasium import spaces
 
 from seqrl.envs import GymnasiumEnv
+from seqrl.envs.gym import calls
 from seqrl.networks import GRU, LSTM, Attention, Encoder, GTrXL, Matrix, MinGRU, Network, Stack, Trunk
 from seqrl.seeds import stream
 
@@ -150,6 +152,34 @@ class SavesNoRandom(Walk):
         vars(self).update(state)
 
 
+class SavesAtFirst(SavesAll):
+    """Can say where it is at the first reset alone."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "self": self if self.clock else None}
+
+
+class LoadsItsOwn(SavesAll):
+    """Takes back what it saved itself, and nothing that another one did."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "id": id(self)}
+
+    def load_state_dict(self, state):
+        if state.pop("id") != id(self):
+            raise RuntimeError("no such handle")
+        super().load_state_dict(state)
+
+
+class Rounds(Walk):
+    """Has the processor round up, and allows few open files."""
+
+    def step(self, action):
+        calls._round_so(0x800)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return super().step(action)
+
+
 class SavesNothing(Walk):
     """Has a state_dict without its state."""
 
@@ -206,6 +236,10 @@ class Curriculum(Walk):
 
     def seen(self):
         return super().seen() * np.float32(1 - 0.1 * min(self.episodes // 10, 5))
+
+
+class EndlessCurriculum(Curriculum, Endless):
+    """Gets harder with the episodes that were begun, and ends none."""
 
 
 class LeaksAfterLong(Walk):
@@ -579,6 +613,50 @@ class NextStep(gymnasium.vector.VectorEnv):
         return self.seen(), np.where(resets, 0.0, 1.0), self.ended.copy(), np.zeros(self.num_envs, bool), {}
 
 
+class KeepsItsLimit(NextStep):
+    """Truncates episodes after as many steps as it is told: sound."""
+
+    def __init__(self, num_envs, max_episode_steps):
+        super().__init__(num_envs)
+        self.limit = max_episode_steps
+
+    def step(self, actions):
+        observation, reward, terminated, _, info = super().step(actions)
+        truncated = self.clock >= self.limit
+        self.ended |= truncated
+        return observation, reward, terminated, truncated, info
+
+
+class IgnoresItsLimit(NextStep):
+    """Truncates nothing."""
+
+    def __init__(self, num_envs, max_episode_steps):
+        super().__init__(num_envs)
+
+    def begin(self, where):
+        super().begin(where)
+        self.length[where] += 3
+
+
+class TerminatesAtItsLimit(KeepsItsLimit):
+    """Says that an episode which is too long has failed."""
+
+    def step(self, actions):
+        observation, reward, terminated, truncated, info = super().step(actions)
+        return observation, reward, terminated | truncated, np.zeros_like(truncated), info
+
+
+class LimitsEarlier(KeepsItsLimit):
+    """Truncates a step too early."""
+
+    def __init__(self, num_envs, max_episode_steps):
+        super().__init__(num_envs, max_episode_steps - 1)
+
+
+class TakesNoLimit(NextStep):
+    """Is registered with a time limit, and takes none."""
+
+
 class BeginsAllAlike(NextStep):
     """Draws one number for all copies."""
 
@@ -597,12 +675,12 @@ class BeginsAllAtOnce(NextStep):
 SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
-    LeaksAfterLong,
+    LeaksAfterLong, EndlessCurriculum,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
     DimBits, Bits,
     Exits, Raises, Lasts, Normalizes, Simulates, SavesAll,
     FailsWithCompany, FailsElsewhere,
-    SavesItsLeak, SavesNoRandom, SavesNothing, SharesItsArray, ChangesItsSpace,
+    SavesItsLeak, SavesNoRandom, SavesNothing, SavesAtFirst, LoadsItsOwn, Rounds, SharesItsArray, ChangesItsSpace,
 )  # fmt: skip
 for one in SINGLE:
     # Gymnasium's own checker would warn of some of them first.
@@ -624,11 +702,14 @@ VECTOR = (
 )
 for several in VECTOR:
     gymnasium.register(f"broken/{several.__name__}-v0", vector_entry_point=several)
+LIMITED = (KeepsItsLimit, IgnoresItsLimit, TerminatesAtItsLimit, LimitsEarlier, TakesNoLimit)
+for several in LIMITED:
+    gymnasium.register(f"broken/{several.__name__}-v0", Walk, vector_entry_point=several, max_episode_steps=6)
 
 
 def make(name, batch_size, purpose, **kwargs):
     """Copies of the environment of that name, seeded by their purpose."""
-    backend = "vector" if name in [it.__name__ for it in VECTOR] else "sync"
+    backend = "vector" if name in [it.__name__ for it in (*VECTOR, *LIMITED)] else "sync"
     return GymnasiumEnv(f"broken/{name}-v0", batch_size, stream(0, purpose), backend=backend, kwargs=kwargs)
 
 

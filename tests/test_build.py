@@ -22,10 +22,14 @@ def network(observation_space, action_space, width, memory=None):
     trunk = Trunk(Encoder(observation_space, width), {"lstm": LSTM(width, width)})
     return Network(trunk, None, width, action_space)
 
+def odd(cell):
+    return cell
+
 class Mine(SequencePPOAlgorithm):
     def __init__(self, network, shuffle, *, mine, **told):
         super().__init__(network, shuffle, **told)
 """
+NESTED = "_target_: parts.network\nwidth: 4\nmemory: {}\n"
 FILES = {
     "network/sound.yaml": "_target_: parts.network\nwidth: 4\n",
     "network/bare.yaml": "_target_: parts.network\n",
@@ -36,6 +40,9 @@ FILES = {
     "network/lacking.yaml": "_target_: lacking.network\nwidth: 4\n",
     "network/exiting.yaml": "_target_: exiting.network\nwidth: 4\n",
     "network/nested.yaml": "_target_: parts.network\nwidth: 4\nmemory: {_target_: torch.nn.Lin}\n",
+    "network/nested_exiting.yaml": NESTED.format("{_target_: parts.odd, cell: {_target_: exiting.cell}}"),
+    "network/nested_gone.yaml": NESTED.format("{_target_: gone.cell}"),
+    "network/nested_failing.yaml": NESTED.format("{_target_: parts.odd}"),
     "algorithm/mine.yaml": "defaults: [ppo]\n_target_: parts.Mine\nmine: 1\n",
     "algorithm/bare.yaml": "_target_: parts.Mine\nmine: 1\nclip_range: 0.2\ntarget_kl: null\n",
 }
@@ -45,6 +52,7 @@ FILES = {
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     modules = {"unreadable": "def network(:\n", "lacking": "import no_such_package\n", "exiting": "raise SystemExit"}
+    modules["gone"] = "class Gone(BaseException): pass\nraise Gone('no licence')"
     for name, text in {"parts": PARTS, **modules}.items():
         (folder / f"{name}.py").write_text(text)
     for name, text in FILES.items():
@@ -61,7 +69,7 @@ def begun(folder, monkeypatch):
     def begun(*overrides):
         own = [
             f"hydra.searchpath=[file://{folder}/conf]",
-            "trust=[parts,no_such_parts,unreadable,lacking,exiting]",
+            "trust=[parts,no_such_parts,unreadable,lacking,exiting,gone]",
             *overrides,
         ]
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -101,7 +109,19 @@ def begun(folder, monkeypatch):
             "network._target_: the module 'exiting' exits when it is imported (SystemExit (exiting.py:1)). "
             "Let it do so only where __name__ == '__main__'.",
         ),
-        (["network=nested"], "network._target_: parts.network: Error loading 'torch.nn.Lin'."),
+        (["network=nested"], "network.memory._target_: torch.nn has no Lin. "),
+        (
+            ["network=nested_exiting"],
+            "network.memory.cell._target_: the module 'exiting' exits when it is imported (SystemExit (exiting.py:1))",
+        ),
+        (
+            ["network=nested_gone"],
+            "network.memory._target_: the module 'gone' cannot be imported: Gone: no licence (gone.py:2). Fix it.",
+        ),
+        (
+            ["network=nested_failing"],
+            "network.memory._target_: parts.odd: odd() missing 1 required positional argument: ",
+        ),
         (
             ["algorithm=mine", "algorithm.mein=1"],
             "algorithm.mein: parts.Mine takes no such parameter. Did you mean mine?",

@@ -1,5 +1,7 @@
 """A run that is saved and goes on elsewhere is, to the last bit, the run that was never interrupted."""
 
+import threading
+
 import gymnasium
 import numpy as np
 import pytest
@@ -417,3 +419,37 @@ def test_an_environment_whose_state_is_no_plain_data_is_replayed_and_the_log_say
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Unspeakable-v0", f"env.backend={backend}", FIXED)
     if backend == "sync":
         assert "its state_dict raised TypeError: Unspeakable is not plain data. Fix" in caplog.text
+
+
+class Lapses(Told):
+    """Can say where it is until its state is asked for the third time."""
+
+    asked = 0
+
+    def state_dict(self):
+        self.asked += 1
+        return {**super().state_dict(), **({"lock": threading.Lock()} if self.asked > 2 else {})}
+
+
+gymnasium.register("test/Lapses-v0", Lapses, max_episode_steps=12, disable_env_checker=True)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_an_environment_whose_state_can_no_longer_be_saved_begins_anew_on_resume_and_it_is_said_once(
+    tmp_path, backend, caplog
+):
+    overrides = ["env=gymnasium", "env.id=test/Lapses-v0", f"env.backend={backend}", FIXED]
+    run = begun(*overrides)
+    # It was asked once whether it can be restored at all.
+    for _ in range(3):
+        run.iterate()
+        state = through_a_file(run, tmp_path)
+    run.runner.env.close()
+    said = [note for note in run.runner.env.notes if "state_dict of an environment failed" in note]
+    assert len(said) == 1
+    if backend == "sync":
+        assert caplog.text.count("its state_dict raised TypeError: lock is not plain data") == 3
+    resumed = begun(*overrides)
+    assert resumed.load_state_dict(state) == 3
+    assert resumed.iterate()
+    resumed.runner.env.close()

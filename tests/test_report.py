@@ -291,6 +291,16 @@ def test_tasks_of_the_same_name_keep_their_own_runs(tmp_path):
     assert sorted(len(runs) for runs in tasks.values()) == [1, 2]
 
 
+def test_tasks_are_called_by_their_names_and_those_of_one_name_by_what_tells_them_apart(tmp_path):
+    put(tmp_path / "a", 1.0, env___target_="seqrl.envs.TMaze", env__corridor_length=10)
+    put(tmp_path / "b", 1.0, env___target_="seqrl.envs.TMaze", env__corridor_length=20)
+    put(tmp_path / "c", 1.0, env___target_="seqrl.envs.GymnasiumEnv", env__id="Pendulum-v1", env__hidden=[2])
+    put(tmp_path / "d", 1.0, env___target_="seqrl.envs.GymnasiumEnv", env__id="my_module:Mine-v0")
+    assert sorted(by_task(find([tmp_path]))) == [
+        "Mine-v0", "masked_pendulum", "tmaze corridor_length 10", "tmaze corridor_length 20"
+    ]  # fmt: skip
+
+
 def test_each_task_is_reported_separately(tmp_path, monkeypatch):
     for number in range(12):
         seed, which = divmod(number, 4)

@@ -94,7 +94,7 @@ def test_a_report_replaces_links_and_writes_into_none(tmp_path, victim, monkeypa
     assert (tmp_path / "runs" / "report" / "final_return.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("linked", ["report", "report/env_a"])
+@pytest.mark.parametrize("linked", ["report", "report/a"])
 def test_a_report_is_not_written_through_a_linked_folder(tmp_path, victim, monkeypatch, capsys, linked):
     for task in ("a", "b"):
         put(tmp_path / "runs" / task, 1.0, env=task)

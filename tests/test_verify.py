@@ -1,5 +1,6 @@
 """`python -m seqrl.verify` passes sound parts and reports defects."""
 
+import platform
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from seqrl.seeds import stream
 from seqrl.verify import environment, network
 from seqrl.verify import subject as subjects
 from seqrl.verify.__main__ import main, table
+from seqrl.verify.cut import Cut
 from seqrl.verify.environment import env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
 from seqrl.verify.network import network_checks
@@ -176,17 +178,23 @@ PLANTED = [
     ("LeaksOverTruncations", environment.repeats_later, "when the same seed comes again after a truncation"),
     ("LeaksOverTerminations", environment.repeats_later, "when the same seed comes again"),
     ("Curriculum", environment.repeats_later, "when the same seed comes again"),
+    ("EndlessCurriculum", environment.repeats_later, "when the same seed comes again after a cut of episode"),
     ("LeaksAfterLong", environment.repeats_later, "when the same seed comes again after the end of episode"),
     ("HeedsOneSeed", environment.repeats_later, "when the same seed comes again"),
     ("ChangesActions", environment.actions, "were changed"),
     ("Endless", environment.ends, "0 ended within"),
     ("SavesItsLeak", environment.repeats_later, "when the same seed comes again after a truncation"),
     ("SavesNoRandom", environment.restores, "after it was restored differs"),
+    ("SavesAtFirst", environment.restores, "its state_dict fails in an episode"),
+    ("LoadsItsOwn", environment.restores, "its load_state_dict fails with what another environment saved"),
     ("SavesNothing", environment.restores, "after it was restored differs"),
     ("SharesItsArray", environment.copies, "differs from that of an environment that is alone"),
     ("ChangesItsSpace", environment.fixed, "action_space was Discrete(4), and is Discrete(2)"),
     ("BeginsAllAlike", environment.varied, "at 0 of "),
     ("BeginsAllAtOnce", environment.apart, "an action showed at 0 of "),
+    ("IgnoresItsLimit", environment.limited, "2 of 2 were not truncated then"),
+    ("TerminatesAtItsLimit", environment.limited, "2 of 2 were not truncated then"),
+    ("LimitsEarlier", environment.limited, "an episode is truncated after 2"),
     ("FirstForFinal", environment.final, "equal the next episode's first one"),
     ("OutOfBounds", environment.observations, "is not within -1 to 1, after a reset"),
     ("OutOfBoundsLater", environment.observations, "is not within -1 to 1, at step"),
@@ -285,10 +293,43 @@ def test_a_play_goes_on_until_an_episode_ends():
     assert environment.ends(stage).figure == "1 ended within 701 random steps"
 
 
-def test_where_no_episode_begins_what_memory_is_then_is_not_checked(monkeypatch):
+@pytest.mark.parametrize("name", ["Endless", "NeverEndsTogether"])
+def test_where_random_play_ends_no_episode_some_are_cut_to_see_what_memory_is_then(name, monkeypatch):
     monkeypatch.setattr(subjects, "SECONDS", 0)
-    finding = network.forgets(subject_of("sound", 0, partial(broken.make, "Endless")))
-    assert (finding.status, finding.figure) == (UNCHECKED, "no episode began while it was watched")
+    subject = subject_of("sound", 0, partial(broken.make, name))
+    finding = network.forgets(subject)
+    assert finding.status is PASS
+    assert "where episodes were cut after 24 steps: random play ended none" in finding.figure
+    assert subjects.resets(subject.rollout).all()
+    assert int(subject.rollout.age.max()) == 23
+    assert network.forgets(subject_of("BeginsWithOnes", 0, partial(broken.make, name))).status is FAIL
+    assert network.leaks(subject_of("Leaky", 0, partial(broken.make, name))).status is FAIL
+
+
+def test_an_environment_that_ends_no_episode_repeats_after_episodes_that_are_cut():
+    finding = environment.repeats_later(stage_of("Endless"))
+    assert finding.status is PASS
+    assert re.search(r"midway, after \d+ episodes that were cut$", finding.figure)
+
+
+def test_where_episodes_end_none_is_cut():
+    finding = network.forgets(subject_of("sound"))
+    assert (finding.status, "cut" in finding.figure) == (PASS, False)
+
+
+@pytest.mark.parametrize(
+    ("ghosts", "ends"), [(False, ([2, 3, 6, 7, 10, 11], [3, 7, 11])), (True, ([2, 4, 7, 9], [4, 9]))]
+)
+def test_an_episode_that_is_cut_begins_anew_and_a_step_spent_on_a_reset_puts_that_off(ghosts, ends):
+    env = Cut(Script([[3, 9], [20]], ghosts=ghosts), 4)
+    env.reset()
+    told = []
+    for _ in range(12):
+        step = env.step(torch.zeros(2, dtype=torch.int64))
+        told.append(step.ended.tolist())
+        observation = env.reset(step.ended) if step.ended.any() else step.observation
+    assert tuple([at for at, ended in enumerate(column) if ended] for column in zip(*told, strict=True)) == ends
+    assert observation[:, 2].tolist() == ([2.0, 2.0] if ghosts else [0.0, 0.0])
 
 
 def test_the_programs_of_an_environment_end_with_the_other_process(tmp_path):
@@ -320,7 +361,7 @@ def test_a_sound_environment_is_the_same_in_another_process():
 
 
 # Twins of those with a defect. Another process is tried above.
-SOUND = ["Walk", "Mixed", "Steered", "Asks", "SameStep", "NextStep", "SavesAll"]
+SOUND = ["Walk", "Mixed", "Steered", "Asks", "SameStep", "NextStep", "KeepsItsLimit", "SavesAll"]
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -355,6 +396,14 @@ def test_a_wrapper_that_keeps_statistics_is_named_with_the_remedy():
     assert (finding.status, finding.figure.partition(":")[0]) == (WARN, "Normalizes")
     assert "algorithm.normalize_reward=true" in finding.remedy
     assert environment.statistics(stage_of("Walk")) is None
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="has other numbers for rounding")
+def test_what_is_changed_for_the_whole_process_is_a_warning_that_names_it():
+    finding = environment.process_settings(stage_of("Rounds"))
+    assert finding.status is WARN
+    assert finding.figure == "it changes RLIMIT_NOFILE (resource.setrlimit), how the processor rounds"
+    assert environment.process_settings(stage_of("Walk")).status is PASS
 
 
 def test_bytes_that_are_hardly_seen_are_a_warning():

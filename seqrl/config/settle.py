@@ -13,6 +13,7 @@ from seqrl.config.begun import BEFORE_THE_KEY, as_saved, goes_by_configuration, 
 from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
+from seqrl.packages import release_hydra
 from seqrl.text import declassify, dotted
 
 GRADIENT_THREADS, LEARNERS = "algorithm.gradient_threads", "algorithm.learners"
@@ -58,6 +59,7 @@ def settle(
 
     Raises ConfigError with all that is wrong with it, CheckpointError if it goes on with what is no run.
     """
+    release_hydra()
     cfg = copy.deepcopy(cfg)
     command = overrides() if by_command else None
     if cfg.resume and begun_in is None and goes_by_configuration(Path(cfg.resume)):

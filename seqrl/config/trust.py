@@ -85,7 +85,7 @@ def _strangers(cfg: DictConfig, trusted: list[str]) -> Iterator[tuple[str, str]]
     assert isinstance(sections, dict)
     yield from _module(str(OmegaConf.select(cfg, "env.id") or ""), trusted)
     for key, section in sections.items():
-        for where, node in _nodes(section, str(key)):
+        for where, node in nodes(section, str(key)):
             target = str(node.get("_target_", ""))
             if target and _is_under(target, trusted):
                 # A class of the user's own, whose keys it knows itself.
@@ -160,15 +160,15 @@ def _is_under(name: str, modules: list[str]) -> bool:
     return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
-def _nodes(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def nodes(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """All mappings inside, each with its place."""
     if isinstance(node, dict):
         yield where, node
         for key, child in node.items():
-            yield from _nodes(child, f"{where}.{key}")
+            yield from nodes(child, f"{where}.{key}")
     elif isinstance(node, list):
         for index, child in enumerate(node):
-            yield from _nodes(child, f"{where}[{index}]")
+            yield from nodes(child, f"{where}[{index}]")
 
 
 def trusted_modules(overrides: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from gymnasium import Space, spaces
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.envs.suites import KNOWN_RETURNS, SUITES, Suite
 from seqrl.errors import ConfigError, described
+from seqrl.machine import is_from_signal
 from seqrl.text import nearest
 
 WIDTH = 100
@@ -31,7 +32,7 @@ def listing(words: Sequence[str]) -> Iterator[str]:
             listed = True
     if not listed:
         asked = " ".join(words)
-        names = [name for suite in SUITES for name in (suite.name, *(suite.ids() if suite.is_installed else []))]
+        names = [name for suite in SUITES for name in (suite.name, *_ids(suite))]
         hint = f"{nearest(asked, names)} Leave the words out to list all."
         raise ConfigError([f"seqrl.envs: no environment matches {asked!r}.{hint}"])
 
@@ -47,16 +48,34 @@ def of_suite(suite: Suite, words: Sequence[str]) -> Iterator[str]:
         return
     try:
         asked = sorted(id for id in suite.ids() if holds(f"{suite.name} {id}", words))
-    except Exception as error:
+    except BaseException as error:
+        _insist_on_its_fault(error)
         yield heading(suite.name, f"cannot be imported: {described(error)}")
         return
     if asked:
         yield heading(suite.name, suite.choice)
     for id in asked:
         try:
-            yield entry(id, *suite.spaces(id))
-        except Exception as error:
-            yield clipped(f"  {id:42} cannot be built: {described(error)}", WIDTH)
+            line = entry(id, *suite.spaces(id))
+        except BaseException as error:
+            _insist_on_its_fault(error)
+            line = clipped(f"  {id:42} cannot be built: {described(error)}", WIDTH)
+        yield line
+
+
+def _ids(suite: Suite) -> list[str]:
+    """The environments of a suite, as far as they can be known."""
+    try:
+        return suite.ids() if suite.is_installed else []
+    except BaseException as error:
+        _insist_on_its_fault(error)
+        return []
+
+
+def _insist_on_its_fault(error: BaseException) -> None:
+    """Raise an error again that is the user's interruption, and none of a suite, which may exit when it is imported."""
+    if isinstance(error, KeyboardInterrupt | GeneratorExit) or is_from_signal(error):
+        raise error
 
 
 def holds(name: str, words: Sequence[str]) -> bool:

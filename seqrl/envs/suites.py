@@ -19,7 +19,7 @@ from seqrl.config.paths import CONF
 from seqrl.config.resolvers import built_in_tasks
 from seqrl.config.schema import SCHEMAS
 from seqrl.envs.gym import envpool as pool
-from seqrl.packages import is_installed
+from seqrl.packages import is_installed, without_arguments
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,13 @@ class KnownReturns:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Hide banners and warnings, and keep the log files of packages out of the working directory."""
+    """Hide banners, warnings and our arguments, and keep the log files of packages out of the working directory."""
+    said = io.StringIO()
     elsewhere = contextlib.chdir(tempfile.gettempdir())
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), elsewhere:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), elsewhere:
         warnings.simplefilter("ignore")
-        yield
+        with without_arguments():
+            yield
 
 
 SUITES = [

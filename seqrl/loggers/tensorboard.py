@@ -41,7 +41,7 @@ class TensorBoard(Logger):
         for old in self._folder.glob("events.out.tfevents.*.hparams"):
             old.unlink(missing_ok=True)
         self._hparams = self._open_hparams()
-        for summary in _began(hyperparameters(about)):
+        for summary in _began(hyperparameters(about), about):
             self._hparams.add_summary(summary)
         self._hparams.flush()
 
@@ -110,14 +110,20 @@ def hyperparameters(about: About) -> Hyperparameters:
     }
 
 
-def _began(hparams: Hyperparameters) -> Iterator[Any]:
+def is_swept(key: str, about: About) -> bool:
+    """Whether the sweep varies a key, as the name of its point says."""
+    return about.group is not None and f"{key}-" in about.name
+
+
+def _began(hparams: Hyperparameters, about: About) -> Iterator[Any]:
     """The columns of the table, and this run's cells."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=wall_time())
     columns = []
     for name, value in sorted(hparams.items()):
-        column = api_pb2.HParamInfo(name=name, type=api_pb2.DATA_TYPE_FLOAT64)
+        # What differs is shown first.
+        column = api_pb2.HParamInfo(name=name, type=api_pb2.DATA_TYPE_FLOAT64, differs=is_swept(name, about))
         if isinstance(value, bool):
             column.type = api_pb2.DATA_TYPE_BOOL
             column.domain_discrete.extend([False, True])

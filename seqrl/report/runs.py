@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from seqrl.config.naming import task_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, json_of, lines, read_yaml
 from seqrl.run.manifest import KINDS, is_number, standing
@@ -183,16 +184,31 @@ def by_task(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
     for run in runs:
         of_task = {key: str(value) for key, value in run.settings.items() if key.startswith("env.")}
         tasks[tuple((key, value) for key, value in of_task.items() if key not in HOW_IT_IS_PLAYED)].append(run)
-    keys = dict.fromkeys(key for run in runs for key in (*run.overrides, *run.settings) if _names_task(key))
-    named = [key for key in keys if len({str(task[0].value(key)) for task in tasks.values()}) > 1]
-    if any(key in run.overrides for key in named for run in runs):
-        named = [key for key in named if any(key in run.overrides for run in runs)]
-    named = named[:MOST_KEYS]
-    by_name: dict[str, list[RunRecord]] = {}
+    alike: dict[str, list[list[RunRecord]]] = defaultdict(list)
     for task in tasks.values():
-        name = " ".join(f"{short(key)} {task[0].value(key)}" for key in named)
-        by_name[f"{name} ({len(by_name) + 1})" if name in by_name else name] = task
+        alike[_task(task[0])].append(task)
+    by_name: dict[str, list[RunRecord]] = {}
+    for short_name, of_name in alike.items():
+        named = _telling(of_name)
+        for task in of_name:
+            name = " ".join([short_name, *(f"{short(key)} {task[0].value(key)}" for key in named)]).strip()
+            by_name[f"{name} ({len(by_name) + 1})" if name in by_name else name] = task
     return by_name
+
+
+def _task(run: RunRecord) -> str:
+    """The short name of what a run plays; "" if it does not say."""
+    env = {key.removeprefix("env."): value for key, value in run.settings.items() if key.startswith("env.")}
+    return printable(task_name(env))
+
+
+def _telling(tasks: list[list[RunRecord]]) -> list[str]:
+    """Keys that tell tasks of one name apart: those of the command line, if any do."""
+    runs = [run for task in tasks for run in task]
+    keys = dict.fromkeys(key for run in runs for key in (*run.overrides, *run.settings) if _names_task(key))
+    telling = [key for key in keys if len({str(task[0].value(key)) for task in tasks}) > 1]
+    chosen = [key for key in telling if any(key in run.overrides for run in runs)]
+    return (chosen or telling)[:MOST_KEYS]
 
 
 def _names_task(key: str) -> bool:

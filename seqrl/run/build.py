@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
 from seqrl.config.schema import NetworkConfig
 from seqrl.config.settle import Settled
+from seqrl.config.trust import nodes
 from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
@@ -142,17 +143,42 @@ def constructor(part: DictConfig) -> Constructor:
         with without_arguments():
             make = instantiate(part, _partial_=True, _convert_="all")
         made = Constructor(where, part._target_, make)
-    except (InstantiationException, SystemExit) as error:
-        if is_from_signal(error):
+    except BaseException as error:
+        is_other = isinstance(error, Exception) and not isinstance(error, InstantiationException)
+        if is_other or isinstance(error, KeyboardInterrupt) or is_from_signal(error):
             raise
-        reason = masked(str(error.__cause__ or error) or type(error).__name__).splitlines()[0].rstrip(".:")
-        fault = fault_of_target(part._target_) or f"{part._target_}: {reason}."
-        raise ConfigError([f"{where}._target_: {fault}"]) from error
+        raise ConfigError([_fault_of_parts(part, where, error)]) from error
     try:
         signature(made.make.func).bind_partial(**made.make.keywords)
     except TypeError as error:
         raise made.fault(error) from error
     return made
+
+
+def _fault_of_parts(part: DictConfig, where: str, error: BaseException) -> str:
+    """What is wrong with a part that cannot be built, or with one within it, in a line that names the right one."""
+    targets = {
+        place: str(node["_target_"]) for place, node in nodes(OmegaConf.to_container(part), where) if "_target_" in node
+    }
+    # Those within are built first.
+    for place, target in reversed(targets.items()):
+        if not _can_be_imported(target) and (fault := fault_of_target(target)):
+            return f"{place}._target_: {fault}"
+    said = re.search(r"full_key: (\S+)", message_of(error))
+    place = said[1] if said and said[1] in targets else where
+    reason = masked(message_of(error.__cause__ or error) or type(error).__name__).splitlines()[0].rstrip(".:")
+    return f"{place}._target_: {targets[place]}: {reason}."
+
+
+def _can_be_imported(target: str) -> bool:
+    try:
+        with without_arguments():
+            get_object(target)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or is_from_signal(error):
+            raise
+        return False
+    return True
 
 
 def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | int, backend: str = "") -> BatchedEnv:

@@ -41,7 +41,6 @@ def learn(
         row = _iterate(run, outputs)
         if watch is not None and not watch(run, dict(row)):
             run.budget.called_off = True
-        said = _say_notes(run, display, said)
         outputs.write(row, run.budget.steps)
         result = _evaluate(run, evaluator, outputs) if _is_due(cfg.evaluation.interval, run) else {}
         latest = result or latest
@@ -50,8 +49,10 @@ def learn(
             display.say(f"hint: {hint}")
         if result or (cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0):
             outputs.save(run, result)
+        said = _say_notes(run, display, said)
         run.clock.lap("other")
     saved = outputs.save(run)
+    _say_notes(run, display, said)
     if stop.wanted:
         raise stop.error(outputs.advice(saved))
     return result

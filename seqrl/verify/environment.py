@@ -21,7 +21,7 @@ from seqrl.verify.play import BATCH, Budget, MakeEnv
 from seqrl.verify.repetition import copies, processes, repeats, repeats_later, restores
 from seqrl.verify.replay import opened
 from seqrl.verify.stage import LIMIT_IT, Stage
-from seqrl.verify.vector import apart, ghosts, varied
+from seqrl.verify.vector import apart, ghosts, limited, varied
 
 # Bytes that use no more than this share of their range are hardly seen.
 SMALL = 0.1
@@ -126,6 +126,25 @@ def statistics(stage: Stage) -> Measured | None:
     return Measured(Status.WARN, f"{names}: evaluations and resumed runs begin without them") if names else None
 
 
+@check(
+    "the process stays as it is",
+    "Leave alone what holds for the whole process, or set it only while you need it. A run has its own again after "
+    "every call, but for threads that torch begins meanwhile.",
+)
+def process_settings(stage: Stage) -> Measured | None:
+    """Nothing that holds for the whole process is changed, such as rounding, limits, the working folder or torch."""
+    with stage.new() as env:
+        played = episodes(env)
+        if played is None:
+            return None
+        opened(env).steps_until(stage.budget.least // 4, lambda _: False)
+        env.close()
+    changed = sorted(played.guard.put_back)
+    if changed:
+        return Measured(Status.WARN, f"it changes {', '.join(changed)}")
+    return Measured(Status.PASS, "nothing was changed for the whole process")
+
+
 @check("actions are left as they are", "Do not write to the action: use action = action * 0.5, not action *= 0.5.")
 def actions(stage: Stage) -> Measured:
     """Neither the batched interface nor a single environment writes to its actions."""
@@ -211,7 +230,9 @@ CHECKS: list[Check] = [
     copies,
     varied,
     apart,
+    limited,
     processes,
+    process_settings,
     actions,
     masks,
     ghosts,

@@ -16,7 +16,7 @@ from seqrl.algorithms.sequences import Sequences, split, step_in_sequence
 from seqrl.machine import perf_counter
 from seqrl.types import Rollout, SequenceBatch, State
 from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds, small
-from seqrl.verify.subject import BATCH, MOST_ROWS, Subject
+from seqrl.verify.subject import BATCH, MOST_ROWS, SHORT, Subject
 
 # Seconds that the steps of a long sequence may take one by one.
 STEPPING = 3.0
@@ -300,7 +300,8 @@ def forgets(subject: Subject) -> Measured | None:
         with torch.no_grad():
             value = network.step(rollout.observation[first], network.initial_state(int(first.sum())))[1]
         left = max(left, float((value - rollout.value[first]).abs().max()))
-    return small(left, subject.allowed(1e-10, 1e-4), "largest remainder")
+    cut = f", where episodes were cut after {SHORT} steps: random play ended none" if subject.is_cut else ""
+    return small(left, subject.allowed(1e-10, 1e-4), f"largest remainder{cut}")
 
 
 @check(

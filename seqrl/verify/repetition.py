@@ -6,9 +6,10 @@ from contextlib import closing
 import numpy as np
 import torch
 
+from seqrl.envs import BatchedEnv
 from seqrl.machine import perf_counter
 from seqrl.verify.findings import Measured, UncheckedError, check, holds
-from seqrl.verify.layers import beneath
+from seqrl.verify.layers import beneath, episodes
 from seqrl.verify.play import BATCH, Play
 from seqrl.verify.replay import (
     continued,
@@ -80,22 +81,23 @@ def repeats_later(stage: Stage) -> Measured | None:
             if (index := difference(play, live)) is not None or live.fault:
                 differs = live.fault if index is None else f"{_when(stage.play, index)} differs"
                 return holds(False, f"{differs} when the same seed comes again {after[-1]}")
-    for others, differs in enumerate(_after_others(stage), 1):
+    for others, (differs, how) in enumerate(_after_others(stage), 1):
         if differs:
-            return holds(False, f"{differs} when the same seed comes again after the end of episode {others}")
+            return holds(False, f"{differs} when the same seed comes again after {how} of episode {others}")
     if not after:
         raise UncheckedError("no moment came to give it the same seed again")
     if others:
-        after.append(f"after {others} episodes")
+        after.append(f"after {others} episodes{' that were cut' if how != THE_END else ''}")
     return holds(True, f"none of {len(live.answers):,} answers differs {', '.join(after)}")
 
 
-def _after_others(stage: Stage) -> Iterator[str]:
+def _after_others(stage: Stage) -> Iterator[tuple[str, str]]:
     """What differs if the first seed comes again right after the end of the first episode, of the second, and so on.
 
-    An episode may leave something to the very next one, and only if it was of some length, or ended in some place.
+    An episode may leave something to the very next one, and only if it was of some length, or ended in some place. One
+    that does not end is cut, and from then on all that do not end soon. Also yields which of the two it was.
     """
-    began, steps = perf_counter(), 0
+    began, steps, how = perf_counter(), 0, THE_END if stage.play.ends else A_CUT
     with stage.new() as env:
         # Nothing is in progress, and nothing is played when it is restored.
         state = env.state_dict()
@@ -107,12 +109,15 @@ def _after_others(stage: Stage) -> Iterator[str]:
             for end in range(1, number + 1):
                 # The last waits for the reset by which the first seed comes.
                 live.holds = end == number
-                if not live.steps_until(stage.budget.least, lambda play: _ended(play, "ended")):
-                    return
+                patience = stage.budget.least if how == THE_END else CUT_AFTER
+                if not live.steps_until(patience, lambda play: _ended(play, "ended")):
+                    how = A_CUT
+                    if not live.holds:
+                        live.begin()
             steps += live.steps
             live = rewound(env, state, FEW_ANSWERS)
             index = difference(answers, live)
-            yield live.fault if index is None else f"{_when(live, index)} differs"
+            yield live.fault if index is None else f"{_when(live, index)} differs", how
             if steps > BATCH * stage.budget.least and perf_counter() - began > stage.budget.seconds:
                 return
 
@@ -123,6 +128,8 @@ def _ended(play: Play, how: str) -> bool:
 
 # Episodes after which the first seed comes again, if there is time, and answers to compare each time.
 MOST_OTHERS, FEW_ANSWERS = 50, 60
+# How an episode was over, and steps to wait for an end once one had to be cut.
+THE_END, A_CUT, CUT_AFTER = "the end", "a cut", 20
 # Moments at which the first seed comes again, by the name that their count has in `Play`; midway needs none.
 SAID = {"truncated": "after a truncation", "terminated": "after a termination", "midway": "midway"}
 MOMENTS: dict[str, Callable[[Play], bool]] = {
@@ -147,7 +154,7 @@ def restores(stage: Stage) -> Measured | None:
         live.steps_until(steps, MOMENTS["midway"])
         twin = resumed(live, other)
         if twin is None:
-            return None
+            return _not_restored(live.env, other)
         for _ in range(steps):
             action = live.action()
             if not (live.step(action) and twin.step(action.clone())):
@@ -157,6 +164,16 @@ def restores(stage: Stage) -> Measured | None:
     if (index := difference(live, twin)) is not None:
         return holds(False, f"answer {index + 1:,} after it was restored differs")
     return holds(True, f"none of {len(live.answers):,} answers after it was restored differs")
+
+
+def _not_restored(saved: BatchedEnv, restored: BatchedEnv) -> Measured | None:
+    """What an environment that says its own state could not do; None if none was asked for, as with a vector form."""
+    ours, its = episodes(saved), episodes(restored)
+    if ours is not None and ours.unsaved:
+        return holds(False, "its state_dict fails in an episode, after it worked at the first reset")
+    if its is not None and its.begins_anew:
+        return holds(False, "its load_state_dict fails with what another environment saved")
+    return None
 
 
 @check(

@@ -9,17 +9,21 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from seqrl.envs import BatchedEnv
 from seqrl.errors import described
 from seqrl.machine import perf_counter
 from seqrl.networks import Network
 from seqrl.runner import Runner
 from seqrl.types import Rollout
+from seqrl.verify.cut import Cut
 from seqrl.verify.findings import UncheckedError
 from seqrl.verify.layers import time_limit
 from seqrl.verify.play import MakeEnv, Play
 
 # Number of environments, and steps of each in a rollout.
 BATCH, LENGTH = 4, 64
+# Steps of an episode that is cut.
+SHORT = 24
 # Rollouts, and seconds, to wait for an episode that begins within one.
 PATIENCE, SECONDS = 400, 8.0
 # Rows of a batch at least, and at most in a grid.
@@ -46,6 +50,8 @@ class Subject:
     rollout_length: int = 0
     # Why it is not checked in float64.
     inexact: str = field(default="", init=False)
+    # Whether the episodes of the rollout were ended on purpose, as none began within it.
+    is_cut: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -107,7 +113,7 @@ class Subject:
 
     @property
     def rollout(self) -> Rollout:
-        """Begins with carried memory and contains the end of an episode, if any episode ended.
+        """Begins with carried memory and contains the end of an episode, one that was cut if no other came.
 
         Raises UncheckedError if the network can't play.
         """
@@ -120,11 +126,16 @@ class Subject:
         """What the network played, or why it can't."""
         try:
             with closing(self.make_env(BATCH, "verify")) as env:
-                return self._play(Runner(env, self.network, LENGTH, self.bptt_length, torch.Generator().manual_seed(0)))
+                rollout = self._play(env)
+            if not resets(rollout).any():
+                with closing(self.make_env(BATCH, "verify")) as env:
+                    rollout, self.is_cut = self._play(Cut(env, SHORT)), True
+            return rollout
         except Exception as error:
             return described(error)
 
-    def _play(self, runner: Runner) -> Rollout:
+    def _play(self, env: BatchedEnv) -> Rollout:
+        runner = Runner(env, self.network, LENGTH, self.bptt_length, torch.Generator().manual_seed(0))
         began = perf_counter()
         for trial in range(PATIENCE):
             # Episodes as long as a rollout would always begin with one: the odd steps between move the view.

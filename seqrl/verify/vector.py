@@ -1,17 +1,24 @@
 """Checks of environments that are played together: how copies begin, and that an end concerns one alone."""
 
+from contextlib import closing
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
 import torch
 
-from seqrl.envs.gym.resets import FEW
+from seqrl.envs.gym.resets import FEW, read_ends
 from seqrl.machine import perf_counter
 from seqrl.verify.findings import Measured, UncheckedError, check, holds
-from seqrl.verify.layers import beneath, spends_steps, witnesses
+from seqrl.verify.layers import beneath, episodes, spends_steps, witnesses
 from seqrl.verify.play import BATCH, Play
 from seqrl.verify.replay import difference, opened
 from seqrl.verify.stage import LIMIT_IT, Stage
 
 # First observations to see.
 FIRSTS = 50
+# Steps of a time limit that is tried.
+BRIEF = 3
 # Resets, or ends, from which something can be concluded.
 ENOUGH = 12
 
@@ -61,6 +68,35 @@ def apart(stage: Stage) -> Measured | None:
         # It ends too seldom, or an action does not show at once.
         return None
     return holds(beside_begin > 0, f"an action showed at {beside_begin} of {len(showed[True])} such steps")
+
+
+@check(
+    "a vector form keeps its time limit",
+    "Truncate an episode of each copy after max_episode_steps steps, which Gymnasium hands to the constructor of the "
+    "vector form where it wraps single environments in TimeLimit; or use env.backend=sync.",
+)
+def limited(stage: Stage) -> Measured | None:
+    """A vector form truncates episodes where single environments are truncated; tried with a limit of a few steps."""
+    with stage.new() as env:
+        played = episodes(env)
+        spec = None if played is None or hasattr(played.envs, "envs") else getattr(played.envs, "spec", None)
+        if played is None or spec is None or spec.max_episode_steps is None:
+            return None
+        kwargs = {**spec.kwargs, "max_episode_steps": BRIEF}
+        with played.guard, closing(gymnasium.make_vec(replace(spec, kwargs=kwargs))) as brief:
+            brief.action_space.seed(0)
+            brief.reset(seed=0)
+            goes_on = np.ones(brief.num_envs, np.bool_)
+            for step in range(1, BRIEF + 1):
+                answer = brief.step(brief.action_space.sample())
+                terminated, truncated = read_ends(answer[2], answer[3], brief.num_envs)
+                reached, goes_on = goes_on, goes_on & ~(terminated | truncated)
+                if step < BRIEF and (truncated & reached).any():
+                    return holds(False, f"with max_episode_steps={BRIEF}, an episode is truncated after {step}")
+    if not reached.any():
+        raise UncheckedError(f"no episode lasts {BRIEF} random steps")
+    late = int((reached & ~truncated).sum())
+    return holds(not late, f"with max_episode_steps={BRIEF}, {late} of {int(reached.sum())} were not truncated then")
 
 
 def _alike_until_second_begins(one: Play, other: Play, steps: int, begins: bool) -> bool:

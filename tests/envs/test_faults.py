@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -99,6 +100,7 @@ FAULTS = {
     "hangs and swallows": hangs_and_swallows,
     "raises": raises,
     "nan reward": replaced(1, float("nan")),
+    "huge reward": replaced(1, -1e300),
     "text reward": replaced(1, "a lot"),
     "wrong shape": replaced(0, np.zeros(3, np.float32)),
     "nan observation": replaced(0, np.array([0.0, np.nan], np.float32)),
@@ -133,9 +135,10 @@ WHERE = r"^environment 0, episode 2 \(seed \d+\), step 3: "
     [
         (
             "raises",
-            WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:71\)\. Fix the environment\.$",
+            WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:72\)\. Fix the environment\.$",
         ),
         ("nan reward", WHERE + r"its reward is nan\. Fix"),
+        ("huge reward", WHERE + r"its reward is -1e\+300, which is beyond float32\. Scale it, for example with env\."),
         ("text reward", WHERE + r"it raised ValueError: could not convert string to float: 'a lot'"),
         ("wrong shape", WHERE + r"its observation has shape \(3,\), not \(2,\)\. Fix"),
         ("four values", WHERE + r"it raised ValueError: not enough values .*five values: observation, reward"),
@@ -156,11 +159,52 @@ def test_an_environment_that_hangs_is_named_and_ended(backend, fault):
     began = time.monotonic()
     message = (
         r"it has not answered for 0\.5 seconds, the limit set by env\.timeout_seconds\. "
-        r"Fix the environment, or raise the limit"
+        r"Fix the environment, or raise the limit\."
     )
     assert re.search(WHERE + message, played(backend, timeout_seconds=0.5, fault=fault))
     # It would sleep for a minute.
     assert time.monotonic() - began < 20
+
+
+SERVED = """
+import queue, threading
+import gymnasium
+from gymnasium import spaces
+
+asked, answered = queue.Queue(), queue.Queue()
+threading.Thread(target=lambda: [answered.put(it) for it in iter(asked.get, None)], daemon=True).start()
+
+class Served(gymnasium.Env):
+    observation_space, action_space = spaces.Discrete(9), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        asked.put(1)
+        return answered.get(), 1.0, False, False, {}
+
+gymnasium.register("Served-v0", Served, disable_env_checker=True)
+"""
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_an_environment_that_waits_for_a_thread_of_its_module_is_told_where_there_is_one(
+    tmp_path, monkeypatch, backend
+):
+    (tmp_path / "served.py").write_text(SERVED)
+    monkeypatch.syspath_prepend(tmp_path)
+    # Its thread ends with it.
+    monkeypatch.delitem(sys.modules, "served", raising=False)
+    made = partial(GymnasiumEnv, "served:Served-v0", batch_size=2, seed=0, timeout_seconds=0.5, backend=backend)
+    with closing(made()) as env:
+        env.reset()
+        if backend == "async":
+            with pytest.raises(FaultyEnvError, match=r"started when it was imported, use env\.backend=sync: other"):
+                env.step(torch.zeros(2, dtype=torch.int64))
+        else:
+            assert env.step(torch.zeros(2, dtype=torch.int64)).observation.tolist() == [1, 1]
+    sys.modules["served"].asked.put(None)
 
 
 ORPHANS = """

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import platform
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.gym import watchdog
 from seqrl.envs.gym.calls import Guard, _round_so, _rounds
 from seqrl.errors import links
-from seqrl.machine import keep, last_words, let_go
+from seqrl.machine import LIMITS as LIMITS_OF_PROCESS
+from seqrl.machine import keep, last_words, let_go, lift, limits
 from seqrl.run.stop import Stop
 from seqrl.runner import Runner
 from seqrl.types import Step
@@ -249,6 +251,30 @@ def compute(env):
     torch.ones(1_000_000).exp().sum()
 
 
+LOWER = {"AS": 2**20, "CPU": 10**6, "FSIZE": 1, "NOFILE": 3, "NPROC": 1}
+
+
+def set_limit(name, value):
+    number = getattr(resource, f"RLIMIT_{name}")
+    resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
+
+
+def set_limits(env):
+    for name, value in LOWER.items():
+        set_limit(name, value)
+
+
+def run_out_of_memory(env):
+    set_limit("AS", 2**20)
+    bytearray(10**8)
+
+
+def run_out_of_time(env):
+    set_limit("CPU", 1)
+    while True:
+        pass
+
+
 DEEDS = {
     "exit": raises(SystemExit),
     "interrupt": raises(KeyboardInterrupt),
@@ -276,6 +302,9 @@ DEEDS = {
     "die": lambda env: os._exit(0),
     "set an alarm": set_an_alarm,
     "wait when collected": wait_when_collected,
+    "set limits": set_limits,
+    "run out of memory": run_out_of_memory,
+    "run out of time": run_out_of_time,
 }
 
 
@@ -394,6 +423,44 @@ def test_handlers_rounding_hooks_and_precision_are_for_the_run_as_they_were(id, 
         with env._episodes.guard:
             assert (more_settings() == before) == (place == "close")
     assert more_settings() == before
+
+
+@LINUX
+@pytest.mark.parametrize("id", ["test/Plain-v0", "test/OwnForm-v0"])
+@pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
+def test_limits_of_the_process_that_an_environment_lowers_are_as_before(id, place):
+    before = limits()
+    with closing(made("vector" if "Own" in id else "sync", f"set limits at {place}", id=id)) as env:
+        played(env)
+        assert limits() == before
+    assert limits() == before
+
+
+@LINUX
+@BOTH
+@pytest.mark.parametrize(
+    ("deed", "error"), [("run out of memory", "MemoryError"), ("run out of time", "CpuTimeError: the process has used")]
+)
+def test_an_environment_that_meets_a_limit_of_its_own_is_named(backend, deed, error):
+    before = limits()
+    with closing(made(backend, f"{deed} at step")) as env:
+        assert re.search(rf"^environment 0, episode 1 .*, step 1: it raised {error}", fault(env))
+    assert limits() == before
+
+
+@LINUX
+def test_limits_that_cannot_be_as_before_are_as_high_as_they_can_be(monkeypatch):
+    now = dict.fromkeys(LIMITS_OF_PROCESS, (10, 50))
+
+    def put(number, pair):
+        if pair[1] == resource.RLIM_INFINITY or pair[1] > now[number][1]:
+            raise ValueError("not allowed to raise maximum limit")
+        now[number] = pair
+
+    monkeypatch.setattr(resource, "getrlimit", now.__getitem__)
+    monkeypatch.setattr(resource, "setrlimit", put)
+    lift([(20, resource.RLIM_INFINITY), (resource.RLIM_INFINITY, resource.RLIM_INFINITY), (5, 50), (40, 40), (10, 60)])
+    assert list(now.values()) == [(20, 50), (50, 50), (10, 50), (40, 50), (10, 50)]
 
 
 @pytest.mark.parametrize("place", ["init", "reset", "step", "close"])

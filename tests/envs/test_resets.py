@@ -1,5 +1,6 @@
 """An own vector form begins episodes as it says; what it does otherwise is noticed, and told."""
 
+import time
 from contextlib import closing
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.runner import Runner
+from tests import broken  # noqa: F401  # registers environments
 from tests.parts import small_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")
@@ -98,6 +100,14 @@ def made(id="test/Paid-v0", backend="vector", **kwargs):
     return GymnasiumEnv(id, 2, seed=0, backend=backend, kwargs=kwargs)
 
 
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP", "DISABLED"])
+def test_a_reward_that_would_become_infinite_is_named(mode):
+    with closing(made(does=mode, says=mode, pays=(1, 1e300))) as env:
+        env.reset()
+        with pytest.raises(FaultyEnvError, match=r"^environment \d: its reward is 1e\+300, which is beyond float32\."):
+            [env.step(torch.zeros(2, dtype=torch.int64)) for _ in range(2)]
+
+
 def ends(env):
     """Reward and number of the steps of each whole episode that began with the run's."""
     with closing(env):
@@ -153,6 +163,31 @@ def test_what_declares_nothing_and_does_next_step_is_taken_for_it():
 def test_what_declares_nothing_and_does_something_else_is_refused(kwargs, said):
     with pytest.raises(EnvError, match=rf"^env\.backend: the vector form of test/Paid-v0 does not declare .*{said}"):
         made(**kwargs)
+
+
+def test_a_vector_form_that_takes_no_time_limit_is_refused_and_auto_passes_over_it():
+    id = "broken/TakesNoLimit-v0"
+    with pytest.raises(EnvError, match=r"does not take its time limit, max_episode_steps=6, .*\. Use env\.backend="):
+        GymnasiumEnv(id, 2, seed=0, backend="vector")
+    with closing(GymnasiumEnv(id, 2, seed=0)) as env:
+        assert env.backend != "vector"
+        assert "vector: it does not take its time limit" in env.backend_reason
+
+
+class Lingers(Paid):
+    """Takes a while for each step, and does not say when it begins episodes."""
+
+    def step(self, actions):
+        time.sleep(0.02)
+        return super().step(actions)
+
+
+gymnasium.register("test/Lingers-v0", vector_entry_point=Lingers)
+
+
+def test_a_play_to_see_when_episodes_begin_has_the_time_limit_for_each_step():
+    # Some 60 steps, which take far longer than the limit.
+    GymnasiumEnv("test/Lingers-v0", 2, seed=0, backend="vector", timeout_seconds=0.4).close()
 
 
 def test_auto_passes_over_a_vector_form_that_cannot_be_taken_for_next_step():

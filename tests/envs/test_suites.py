@@ -109,6 +109,26 @@ def test_an_environment_that_cannot_be_built_or_imported_says_why_in_its_line(mo
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("raise SystemExit('no display')", "SystemExit: no display (exits.py:4)"),
+        ("class Gone(BaseException): pass\nraise Gone('no licence')", "Gone: no licence (exits.py:5)"),
+    ],
+)
+def test_a_suite_that_prints_and_exits_when_it_is_imported_is_named_and_the_others_are_listed(
+    tmp_path, monkeypatch, capsys, text, said
+):
+    (tmp_path / "exits.py").write_text(f"import sys\nprint('banner')\nprint('banner', file=sys.stderr)\n{text}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    exits = replace(OWN, name="exits", package="exits")
+    code, lines, errors = listed(monkeypatch, capsys, of=(exits, OWN))
+    assert (code, errors) == (0, [])
+    assert [columns(line) for line in lines if "cannot be imported" in line] == [f"exits cannot be imported: {said}"]
+    assert not any("banner" in line for line in lines)
+    assert columns(lines[-1]).startswith("test/")
+
+
+@pytest.mark.parametrize(
     ("space", "expected"),
     [
         (spaces.Discrete(5, start=2), "Discrete(5)"),

@@ -134,14 +134,23 @@ class GymnasiumEnv(BatchedEnv):
 
     def state_dict(self) -> dict[str, Any]:
         with self._guarded():
-            return self._episodes.state_dict()
+            state = self._episodes.state_dict()
+        if self._episodes.unsaved:
+            self._note(
+                "state_dict of an environment failed; where the run is resumed, it begins anew. The log says why."
+            )
+        return state
+
+    def _note(self, said: str) -> None:
+        """Note something that may happen again, once."""
+        if said not in self.notes:
+            self.notes.append(said)
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         with self._faults_named():
             continues = self._tensor(self._episodes.load_state_dict(state))
-        anew = "environments could not restore their own state; they begin anew. The log says why."
-        if self._episodes.begins_anew and anew not in self.notes:
-            self.notes.append(anew)
+        if self._episodes.begins_anew:
+            self._note("environments could not restore their own state; they begin anew. The log says why.")
         return continues
 
     def codec(self) -> Codec:
@@ -218,6 +227,8 @@ class GymnasiumEnv(BatchedEnv):
         except BaseException as error:
             if not is_own_fault(error):
                 raise
+            # It takes memory to say what is wrong.
+            self._episodes.guard.lift()
             told = raised(error)
             raise FaultyEnvError(f"environments: raised {told.words}. Fix the environment.") from told
 

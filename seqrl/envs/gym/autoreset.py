@@ -13,6 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from seqrl import seeds
 from seqrl.envs.gym.calls import Guard, LostError
+from seqrl.envs.gym.elements import MOST, SCALE_IT, too_large
 from seqrl.envs.gym.guard import when
 from seqrl.envs.gym.history import History, as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
@@ -32,10 +33,12 @@ class VectorEpisodes(Protocol):
 
     guard   what every call passes; `load_state_dict` enters it itself, as often as it calls
     has_mask_in_info   whether a reset came with info["action_mask"]
+    unsaved   whether an environment that says its own state could not, when it was to be saved
     """
 
     guard: Guard
     has_mask_in_info: bool
+    unsaved: bool
 
     @property
     def envs(self) -> VectorEnv[Any, Any, Any]: ...
@@ -76,6 +79,7 @@ class SeededEpisodes:
     """
 
     has_mask_in_info = False
+    unsaved = False
 
     def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard
@@ -113,6 +117,7 @@ class SeededEpisodes:
         own_states = digests = None
         if self._restore_themselves:
             own_states = list(self._call("own_state"))
+            self.unsaved |= None in own_states
         elif playing.any():
             digests = self._call("digest")
         return {
@@ -210,6 +215,7 @@ class OwnEpisodes:
 
     has_mask_in_info = False
     begins_anew = False
+    unsaved = False
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, guard: Guard) -> None:
         self.envs, self.seed, self.guard = envs, seed, guard
@@ -232,7 +238,7 @@ class OwnEpisodes:
         """What a step answers, as arrays, ends as bool: reading it may do anything, and here the time is limited."""
         observation, reward, terminated, truncated, info = self.envs.step(action)
         ends = read_ends(terminated, truncated, self.envs.num_envs)
-        return np.asarray(observation), np.asarray(reward, np.float32), *ends, info
+        return np.asarray(observation), _rewards(reward), *ends, info
 
     def _begin(self, where: Array) -> None:
         """Begin episodes where `where` [B] is true. By default do nothing: the environment begins them by itself."""
@@ -310,6 +316,16 @@ class DisabledEpisodes(OwnEpisodes):
         self._ended = terminated | truncated
         refuse_as("DISABLED", fault_of_end(self._ended, info))
         return self._observation, reward, terminated, truncated, np.ones_like(self._ended)
+
+
+def _rewards(given: Any) -> Array:
+    """Rewards [B] as float32; raises FaultyEnvError for one that would become infinite."""
+    told = np.asarray(given)
+    beyond = np.isfinite(told) & (np.abs(told) > MOST) if told.dtype == np.float64 else np.zeros(0, np.bool_)
+    if beyond.any():
+        index = int(beyond.nonzero()[0][0])
+        raise FaultyEnvError(f"environment {index}: its reward {too_large(told[beyond][0], 'is')}. {SCALE_IT}")
+    return np.asarray(told, np.float32)
 
 
 def refuse_as(mode: str, fault: str) -> None:

@@ -1,5 +1,6 @@
 """The backends: an own vector form, one process, a process per environment, or EnvPool."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,10 +22,15 @@ from seqrl.envs.gym.processes import VECTOR_OPTIONS, ProcessEach
 from seqrl.envs.gym.registry import explained, find
 from seqrl.envs.gym.resets import UnfitError, autoreset_mode
 from seqrl.envs.gym.translate import actions, observations
-from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, raised
+from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, message_of, raised
+from seqrl.packages import same_hydra_for_each
 
 # Copies of a vector form that does not declare when it resets, to see what it does.
 PROBED = 8
+
+# What Gymnasium calls a time limit, and how Python says that a constructor does not take it.
+LIMIT = "max_episode_steps"
+TAKES_NONE = rf"unexpected keyword argument '{LIMIT}'"
 
 Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
 
@@ -104,16 +110,37 @@ def _vector(request: EnvRequest) -> VectorEpisodes:
     _refuse_wrapped(request, "vector")
     make = partial(gymnasium.make_vec, spec, vectorization_mode="vector_entry_point", **request.kwargs)
     with _constructor_named(request, "environments"):
-        envs = make(num_envs=request.batch_size)
+        _import(spec.vector_entry_point)
+        same_hydra_for_each()
+        envs = _with_time_limit(spec, make, request)
         try:
             _insist_on_whole_spaces(spec, envs)
-            mode = autoreset_mode(envs, partial(make, num_envs=min(request.batch_size, PROBED)), spec.id)
+            probe = partial(make, num_envs=min(request.batch_size, PROBED))
+            mode = autoreset_mode(envs, probe, spec.id, request.guard.begin_anew)
         except BaseException:
             # What it holds, single environments may need.
             with suppress(Exception):
                 envs.close()
             raise
     return OWN_EPISODES[mode](envs, request.seed, request.guard)
+
+
+def _with_time_limit(spec: EnvSpec, make: Callable[..., Any], request: EnvRequest) -> VectorEnv[Any, Any, Any]:
+    """A vector form, to which Gymnasium hands the time limit that wraps single environments.
+
+    Raises UnfitError if it does not take any: its episodes would be others.
+    """
+    try:
+        return make(num_envs=request.batch_size)  # type: ignore[no-any-return]  # as make_vec has it
+    except TypeError as error:
+        if spec.max_episode_steps is None or LIMIT in request.kwargs or not re.search(TAKES_NONE, message_of(error)):
+            raise
+        remedy = "Use env.backend=sync or async" if spec.entry_point else f"Let its constructor take {LIMIT}"
+        raise UnfitError(
+            f"env.backend: the vector form of {spec.id} does not take its time limit, "
+            f"{LIMIT}={spec.max_episode_steps}, which Gymnasium hands to it. {remedy}.",
+            "it does not take its time limit",
+        ) from error
 
 
 def _insist_on_whole_spaces(spec: EnvSpec, envs: VectorEnv[Any, Any, Any]) -> None:
@@ -138,8 +165,7 @@ def _async(request: EnvRequest) -> VectorEpisodes:
     singles = request.singles()
     with _constructor_named(request, "environment 0"):
         # Once for all processes, which share the memory.
-        if isinstance(request.spec.entry_point, str):
-            load_env_creator(request.spec.entry_point)
+        _import(request.spec.entry_point)
     try:
         envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request))
     except LostError as lost:
@@ -171,7 +197,15 @@ def _refuse_wrapped(request: EnvRequest, backend: str) -> None:
 
 def _single(request: EnvRequest, index: int) -> GuardedEnv:
     with _constructor_named(request, f"environment {index}"):
+        _import(request.spec.entry_point)
+        same_hydra_for_each()
         return GuardedEnv(request.environment(), index, request.guard)
+
+
+def _import(entry_point: Any) -> None:
+    """Import the module of an entry point, if it is one by name."""
+    if isinstance(entry_point, str):
+        load_env_creator(entry_point)
 
 
 @contextmanager
@@ -183,7 +217,11 @@ def _constructor_named(request: EnvRequest, who: str, id: str = "") -> Iterator[
     with request.guard:
         try:
             with explained(id or request.spec.id, request.kwargs):
-                yield
+                try:
+                    yield
+                finally:
+                    # It takes memory to say what is wrong.
+                    request.guard.lift()
                 request.guard.check()
         except SeqrlError:
             raise

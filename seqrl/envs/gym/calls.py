@@ -24,7 +24,7 @@ import torch.utils._device as default_device
 
 from seqrl.envs.gym.watchdog import WATCHDOG
 from seqrl.errors import FaultyEnvError, links
-from seqrl.machine import OwnHandler, is_from_signal
+from seqrl.machine import Limits, OwnHandler, is_from_signal, lift, limits
 
 # A limit is counted in this many parts: while a process is suspended, as by Ctrl-Z, no more than one of them passes.
 PARTS = 10
@@ -166,25 +166,26 @@ def _set_logs(those: tuple[Any, ...]) -> None:
     logging.root.handlers[:] = handlers
 
 
-# Settings that hold for the whole process.
-SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_num_threads, torch.set_num_threads),
-    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    (_default_device, torch.set_default_device),
-    (_detects_anomalies, lambda both: torch.set_anomaly_enabled(*both)),
-    (_flushes_denormal, torch.set_flush_denormal),
-    (np.geterr, lambda reactions: np.seterr(**reactions)),
-    (_folder, _enter),
-    (lambda: _clocks(time), _set_clocks),
-    (lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
-    (lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
-    (_handlers, _set_handlers),
-    (_rounds, _round_so),
-    (_hooks, _set_hooks),
-    (_autocasts, _set_autocasts),
-    (_logs, _set_logs),
+HANDLERS = "handlers of signals"
+# Settings that hold for the whole process: what each is, how to read it, and how to set it.
+SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = (
+    ("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    ("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+    ("torch's determinism", torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    ("torch's precision of products", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    ("torch's default device", _default_device, torch.set_default_device),
+    ("torch's search for anomalies", _detects_anomalies, lambda both: torch.set_anomaly_enabled(*both)),
+    ("what becomes of denormal numbers", _flushes_denormal, torch.set_flush_denormal),
+    ("NumPy's reactions to errors", np.geterr, lambda reactions: np.seterr(**reactions)),
+    ("the working folder", _folder, _enter),
+    ("functions of the module time", lambda: _clocks(time), _set_clocks),
+    ("sys.stdout", lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
+    ("sys.stderr", lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
+    (HANDLERS, _handlers, _set_handlers),
+    ("how the processor rounds", _rounds, _round_so),
+    ("hooks for all modules of torch", _hooks, _set_hooks),
+    ("torch's autocast", _autocasts, _set_autocasts),
+    ("the loggers of the run", _logs, _set_logs),
 )
 
 
@@ -193,6 +194,25 @@ class OverdueError(Exception):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"it has not answered for {seconds:g} seconds, the limit set by env.timeout_seconds")
+
+
+class CpuTimeError(Exception):
+    """The process has had the processor time that its limit allows."""
+
+    def __init__(self) -> None:
+        super().__init__("the process has used the processor time that RLIMIT_CPU allows")
+
+
+# Guards that are entered, outermost first.
+_entered: list["Guard"] = []
+
+
+def _cpu_time_is_over(number: int, frame: object) -> None:
+    """Raise it in an environment, which perhaps set the limit; elsewhere let the system end the program, as usual."""
+    if _entered:
+        raise CpuTimeError
+    set_handler(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 class LostError(Exception):
@@ -207,7 +227,7 @@ def is_own_fault(error: BaseException) -> bool:
     """Whether an environment raised it, or did not answer, and not a signal that the run heard meanwhile."""
     if isinstance(error, KeyboardInterrupt) and getsignal(signal.SIGINT) is signal.default_int_handler:
         return False
-    return isinstance(error, OverdueError) or not is_from_signal(error)
+    return isinstance(error, OverdueError | CpuTimeError) or not is_from_signal(error)
 
 
 def let_go(error: BaseException | None) -> None:
@@ -243,6 +263,9 @@ class Guard:
     overdue   whether the limit has passed within this use; whoever swallows what is raised is named all the same, by
               FaultyEnvError at the end, unless something was being closed
 
+    Limits of the process that they lower, as by resource.setrlimit, are lifted again, and stay so.
+    put_back   names of what environments changed for the whole process, and was put back
+
     Within it, torch computes gradients, torch and NumPy have the settings that the environments left behind, and the
     working folder and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
     Without a limit an alarm that they set goes on within it alone; with one there is none but that of the limit.
@@ -257,6 +280,8 @@ class Guard:
         self.overdue = False
         self._asked: tuple[Any, ...] = ()
         self._learning = torch.inference_mode(False)
+        self._limits: Limits = []
+        self.put_back: set[str] = set()
         # Settings that environments changed, by place in SETTINGS.
         self._changed: dict[int, Any] = {}
         # The alarm that environments set, and its handler, if they set one.
@@ -274,10 +299,14 @@ class Guard:
         self._in_main_thread = threading.get_ident() == threading.main_thread().ident
         if self._handlers[0] is signal.default_int_handler and self._in_main_thread:
             set_handler(signal.SIGINT, CTRL_C)
+        if self._in_main_thread and getsignal(signal.SIGXCPU) == signal.SIG_DFL:
+            set_handler(signal.SIGXCPU, _cpu_time_is_over)
+        _entered.append(self)
         self._learning.__enter__()
-        self._settings = [get() for get, _ in SETTINGS]
+        self._limits = limits()
+        self._settings = [get() for _, get, _ in SETTINGS]
         for place, setting in self._changed.items():
-            SETTINGS[place][1](setting)
+            SETTINGS[place][2](setting)
         self._start_the_clock()
 
     def __exit__(
@@ -286,24 +315,44 @@ class Guard:
         self._depth -= 1
         if self._depth:
             return
+        _entered.remove(self)
+        # First: for the rest, memory may be needed.
+        self._lift()
         with suppress(OverdueError):
             let_go(error)
         self._stop_the_clock()
         swallowed = self.overdue and error is None and self.turns == self._turns_before
         fault = self.fault() if swallowed else None
         self.playing, self._asked = None, ()
-        if self._changed or [get() for get, _ in SETTINGS] != self._settings:
+        if self._changed or [get() for _, get, _ in SETTINGS] != self._settings:
             self._put_settings_back()
         self._learning.__exit__(kind, error, traceback)
         for number, handler in zip(KEPT, self._handlers, strict=True):
             # Other threads cannot set handlers, and nobody those that are not Python's.
-            if self._in_main_thread and handler is not None and getsignal(number) is not handler:
+            left = getsignal(number)
+            if self._in_main_thread and handler is not None and left is not handler:
                 set_handler(number, handler)
+                if left is not CTRL_C:
+                    self.put_back.add(HANDLERS)
         # Last: a signal that waited is now heard by the run.
         if pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
             pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            self.put_back.add("which signals are blocked")
         if fault is not None:
             raise fault
+
+    def begin_anew(self) -> None:
+        """Count the limit anew for what is asked next."""
+        self.turns += 1
+
+    def lift(self) -> None:
+        """Lift limits of the process that were lowered since this guard was entered, before it is left."""
+        if self._depth:
+            self._lift()
+
+    def _lift(self) -> None:
+        if limits() != self._limits:
+            self.put_back |= {f"{name} (resource.setrlimit)" for name in lift(self._limits)}
 
     def check(self) -> None:
         """Raise OverdueError again if who was asked has swallowed it, and answers all the same."""
@@ -320,9 +369,10 @@ class Guard:
         return FaultyEnvError(f"environments: {overdue}. Fix the environment, or raise the limit.")
 
     def _put_settings_back(self) -> None:
-        for place, (get, put) in enumerate(SETTINGS):
+        for place, (name, get, put) in enumerate(SETTINGS):
             left, before = get(), self._settings[place]
             if left != before:
+                self.put_back.add(name)
                 self._changed[place] = left
                 put(before)
             else:

@@ -9,6 +9,9 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from seqrl.spaces import Array
 
+# The largest number that the policy can see, or a reward be.
+MOST = float(np.finfo(np.float32).max)
+SCALE_IT = "Scale it, for example with env.wrappers."
 # Beyond it, float32 holds only some of the whole numbers.
 EXACT = 2**24
 
@@ -48,7 +51,7 @@ def element(space: Space[Any], what: str = "its observation") -> Reading:
 def of_dtype(dtype: Any, what: str = "its observation") -> Reading:
     """Read numbers, one element or a batch: of any dtype if that of the space is a float, else whole ones that fit."""
     if np.issubdtype(dtype, np.floating):
-        return lambda shown: shown if _kind(shown) == "f" else _exact(_number(shown, what), what)
+        return _real(np.dtype(dtype), what)
     low, high = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
 
     def whole(shown: Any) -> Any:
@@ -68,11 +71,8 @@ def as_float32(shown: Array, what: str = "its observation") -> Array:
         with np.errstate(over="raise"):
             return np.array(_exact(shown, what), np.float32)
     except FloatingPointError:
-        beyond = np.isfinite(shown) & (np.abs(shown) > np.finfo(np.float32).max)
-        number, row = shown[beyond].flat[0], int(beyond.nonzero()[0][0])
-        raise OutsideError(
-            f"{what} has {number:g}, which float32 cannot hold", "Scale it, for example with env.wrappers.", row
-        ) from None
+        _insist_on_room(shown, np.dtype(np.float32), what)
+        raise
 
 
 def plain(shown: Any) -> Any:
@@ -104,6 +104,33 @@ def _choices(low: Array, high: Array, dtype: Any, what: str) -> Reading:
         return _within(given, low, high, what).astype(dtype)
 
     return read
+
+
+def _real(dtype: np.dtype[Any], what: str) -> Reading:
+    def read(shown: Any) -> Any:
+        given = shown if _kind(shown) == "f" else _exact(_number(shown, what), what)
+        if given.dtype != dtype and not np.can_cast(given.dtype, dtype):
+            # What the space's dtype cannot hold would arrive as infinite.
+            _insist_on_room(given, dtype, what)
+        return given
+
+    return read
+
+
+def _insist_on_room(given: Any, dtype: np.dtype[Any], what: str) -> None:
+    """Raise OutsideError for a number, of one element or of a batch, that is too large for a dtype of floats."""
+    size, most = np.abs(given), np.finfo(dtype).max
+    if not np.size(size) or size.max() <= most:
+        return
+    beyond = np.asarray(np.isfinite(given) & (size > most))
+    if beyond.any():
+        row = int(beyond.nonzero()[0][0]) if beyond.ndim else 0
+        raise OutsideError(f"{what} {too_large(np.asarray(given)[beyond].flat[0], 'has', dtype.name)}", SCALE_IT, row)
+
+
+def too_large(number: Any, verb: str, dtype: str = "float32") -> str:
+    """What is wrong with a number that would become infinite, in words that follow what has it."""
+    return f"{verb} {number:g}, which is beyond {dtype}"
 
 
 def _kind(shown: Any) -> str:

@@ -15,7 +15,7 @@ from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
 from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault, let_go
-from seqrl.envs.gym.elements import OutsideError, element, named, plain
+from seqrl.envs.gym.elements import MOST, SCALE_IT, OutsideError, element, named, plain, too_large
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting, layers
@@ -79,6 +79,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._final: Any = None
         self._episode, self._clock = 0, 0
         self._seed: int | None = None
+        self._unsaved_said = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._final = None
@@ -102,7 +103,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             observation, reward, terminated, truncated, _ = self.env.step(action)
             reward = float(reward)
-            if not math.isfinite(reward):
+            if not -MOST <= reward <= MOST:
+                if math.isfinite(reward):
+                    raise self._fault(f"its reward {too_large(reward, 'is')}", SCALE_IT)
                 raise self._fault(f"its reward is {reward}")
             if not (type(terminated) is type(truncated) is bool):
                 terminated, truncated = self._truth(terminated, "terminated"), self._truth(truncated, "truncated")
@@ -157,24 +160,34 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Names of wrappers that keep statistics from episode to episode."""
         return lasting(self.env)
 
-    def own_state(self) -> dict[str, Any]:
-        """The environment's `state_dict` and the steps played in its episode; tensors and plain data."""
-        with self._named("its state_dict"):
-            state = as_tensors(self.unwrapped.state_dict())  # type: ignore[attr-defined]
-        elapsed = [int(limit._elapsed_steps or 0) for limit in self._time_limits()]
-        return {"env": state, "clock": self._clock, "elapsed": elapsed}
+    def own_state(self) -> dict[str, Any] | None:
+        """The environment's `state_dict` and the steps played in its episode; tensors and plain data.
 
-    def restore(self, number: Array, state: list[dict[str, Any]]) -> bool:
+        None if it cannot be saved now, as one may become what no checkpoint holds; the log says why, once.
+        """
+        with self._failure_logged("Where the run is resumed from here, it begins anew.", say=not self._unsaved_said):
+            with self._named("its state_dict"):
+                state = as_tensors(self.unwrapped.state_dict())  # type: ignore[attr-defined]
+            elapsed = [int(limit._elapsed_steps or 0) for limit in self._time_limits()]
+            return {"env": state, "clock": self._clock, "elapsed": elapsed}
+        self._unsaved_said = True
+        return None
+
+    def restore(self, number: Array, state: list[dict[str, Any] | None]) -> bool:
         """After a reset, restore the `own_state` saved in episode `number`; return whether that went well.
 
         number, state   of every environment, by index
         """
-        self._episode, self._clock = int(number[self.index]), state[self.index]["clock"]
+        self._episode, own = int(number[self.index]), state[self.index]
+        if own is None:
+            log.warning("environment %d: its state_dict had failed. It begins anew.", self.index)
+            return False
+        self._clock = own["clock"]
         with self._failure_logged("It begins anew."):
-            self._load(state[self.index]["env"])
+            self._load(own["env"])
             limits = self._time_limits()
             # Version 0.1.0 did not save them.
-            elapsed = state[self.index].get("elapsed", [self._clock] * len(limits))
+            elapsed = own.get("elapsed", [self._clock] * len(limits))
             for limit, steps in zip(limits, elapsed, strict=True):
                 limit._elapsed_steps = steps
             return True
@@ -185,14 +198,15 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self.unwrapped.load_state_dict(as_arrays(state))  # type: ignore[attr-defined]
 
     @contextmanager
-    def _failure_logged(self, what_then: str) -> Iterator[None]:
+    def _failure_logged(self, what_then: str, say: bool = True) -> Iterator[None]:
         """Log what the environment raises, and go on; not if it hangs or ends the program."""
         try:
             yield
         except FaultyEnvError as fault:
             if not (isinstance(fault.__cause__, RaisedError) and fault.__cause__.is_ordinary):
                 raise
-            log.warning("%s %s", fault, what_then)
+            if say:
+                log.warning("%s %s", fault, what_then)
 
     def replay(self, number: Array, actions: list[list[Array]]) -> tuple[int, Any]:
         """Play actions of episode `number` again, for a short time; return how many, and the last observation.
@@ -285,6 +299,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def fault_of(self, error: BaseException, what: str = "it") -> FaultyEnvError:
         """What it does wrong that raised `error`, which is its cause, in plain words."""
+        # It takes memory to say so.
+        self.guard.lift()
         if isinstance(error, OverdueError):
             said = str(error) if what == "it" else str(error).replace("it", what, 1)
             fault = self._fault(said, remedy="Fix the environment, or raise the limit.")

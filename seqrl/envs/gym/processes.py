@@ -155,18 +155,29 @@ class ProcessEach(AsyncVectorEnv):
             for process in self.processes:
                 process.join(0.1)
             dead = [index for index, process in enumerate(self.processes) if not process.is_alive()]
-            raise LostError(
-                (dead or [0])[0],
-                "its process died, perhaps out of memory. Use a smaller parallel, or env.backend=sync to see why",
-            ) from error
+            raise LostError((dead or [0])[0], _died(self.processes[(dead or [0])[0]].exitcode)) from error
         except multiprocessing.TimeoutError as error:
             assert self.timeout_seconds is not None
             silent = next(index for index, pipe in enumerate(self.parent_pipes) if not pipe.poll(0))
             # It would not answer a request to close, either.
             self.processes[silent].kill()
-            raise LostError(
-                silent, f"{OverdueError(self.timeout_seconds)}. Fix the environment, or raise the limit"
-            ) from error
+            raise _silent(silent, self.timeout_seconds) from error
+
+
+def _silent(index: int, seconds: float) -> LostError:
+    """An environment that does not answer in time; perhaps it waits for a thread that only its parent has."""
+    return LostError(
+        index,
+        f"{OverdueError(seconds)}. Fix the environment, or raise the limit. If it needs a thread that its module "
+        "started when it was imported, use env.backend=sync: other processes lack that thread",
+    )
+
+
+def _died(exit_code: int | None) -> str:
+    """What became of a process, and what to do; -n: signal n ended it."""
+    if exit_code is not None and exit_code < 0 and -exit_code != signal.SIGKILL:
+        return f"its process died ({signal.Signals(-exit_code).name}). Use env.backend=sync to see why"
+    return "its process died, perhaps out of memory. Use a smaller parallel, or env.backend=sync to see why"
 
 
 def answers(pipes: Iterable[Connection], timeout: float | None) -> bool:
@@ -247,12 +258,13 @@ def _modelled(single: Callable[[], GuardedEnv], group: ProcessGroup, timeout_sec
     try:
         if not answers([here], timeout_seconds):
             assert timeout_seconds is not None
-            raise LostError(0, f"{OverdueError(timeout_seconds)}. Fix the environment, or raise the limit")
+            raise _silent(0, timeout_seconds)
         answer = here.recv()
         # It may take its time to close, and leave threads that never end.
         answers([here], timeout_seconds or CLOSE_SECONDS)
     except (EOFError, ConnectionError) as error:
-        raise LostError(0, "its process died. Use env.backend=sync to see why") from error
+        process.join(0.1)
+        raise LostError(0, _died(process.exitcode)) from error
     finally:
         process.kill()
         process.join()

@@ -40,17 +40,20 @@ class AutoresetError(UnfitError):
     """An own vector form does not say when it begins the next episode, and cannot be taken for NEXT_STEP."""
 
 
-def autoreset_mode(envs: VectorEnv[Any, Any, Any], make: Make, id: str) -> AutoresetMode:
+def autoreset_mode(
+    envs: VectorEnv[Any, Any, Any], make: Make, id: str, anew: Callable[[], object] = lambda: None
+) -> AutoresetMode:
     """The mode of a vector form; NEXT_STEP if it declares none and, played, does nothing that contradicts it.
 
     make   builds another one
+    anew   called before each thing that is asked of it, which has a time limit of its own
 
     Raises AutoresetError if it does, or if playing it does not show it, and EnvError if there is no such mode.
     """
     declared = envs.metadata.get("autoreset_mode")
     if declared is None:
         try:
-            against = contradiction(make)
+            against = contradiction(make, anew)
         except Exception as error:
             if isinstance(error, OverdueError | FaultyEnvError):
                 raise
@@ -67,20 +70,28 @@ def autoreset_mode(envs: VectorEnv[Any, Any, Any], make: Make, id: str) -> Autor
     raise EnvError(f"env.backend: the vector form of {id} declares the autoreset_mode {declared!r}. {REMEDY}")
 
 
-def contradiction(make: Make) -> str:
+def contradiction(make: Make, anew: Callable[[], object] = lambda: None) -> str:
     """What shows that a vector form does not begin the next episode at the step after an end; "" if nothing does.
+
+    anew   as in `autoreset_mode`
 
     Two are played with the same seed and actions, but for the steps after an end, whose actions must not matter.
     """
-    with closing(make()) as one, closing(make()) as other:
+
+    def asked(answer: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        anew()
+        return answer(*given, **named)
+
+    with closing(asked(make)) as one, closing(asked(make)) as other:
         one.action_space.seed(0)
-        first, _ = one.reset(seed=0)
-        if _bytes(first) != _bytes(other.reset(seed=0)[0]):
+        first, _ = asked(one.reset, seed=0)
+        if _bytes(first) != _bytes(asked(other.reset, seed=0)[0]):
             return "no two of them begin alike with the same seed, so that playing it does not show it"
         ended, ghosts, shown = np.zeros(one.num_envs, np.bool_), 0, set[bytes]()
         for _ in range(STEPS):
             action = one.action_space.sample()
-            answer, again = one.step(np.copy(action)), other.step(_differing(action, one.action_space.sample(), ended))
+            differing = _differing(action, one.action_space.sample(), ended)
+            answer, again = asked(one.step, np.copy(action)), asked(other.step, differing)
             observation, reward, terminated, truncated, info = answer
             ghosts += int(ended.sum())
             ends = np.logical_or(*read_ends(terminated, truncated, one.num_envs))
@@ -96,7 +107,7 @@ def contradiction(make: Make) -> str:
             if ghosts >= ENOUGH:
                 break
             ended = ends
-        firsts = {row.tobytes() for _ in range(FIRSTS) for row in np.asarray(one.reset()[0])}
+        firsts = {row.tobytes() for _ in range(FIRSTS) for row in np.asarray(asked(one.reset)[0])}
     if not ghosts:
         return f"no episode ended within {STEPS:,} random steps to show it"
     if len(firsts) <= FEW and not firsts & shown:
