@@ -22,7 +22,7 @@ from threading import Timer
 
 NAMES = (
     "seqrl.train",
-    *(f"seqrl.{name}.__main__" for name in ("evaluate", "inspect", "report", "runs", "tune", "verify")),
+    *(f"seqrl.{name}.__main__" for name in ("evaluate", "export", "inspect", "report", "runs", "tune", "verify")),
 )
 # What comes after `serve` is done by the forks.
 SERVER = f"""

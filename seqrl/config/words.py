@@ -39,7 +39,7 @@ def read(schema: type[Any], words: Sequence[str]) -> tuple[dict[str, Any], list[
             others.append(word)
             continue
         # A folder may be called anything, but not nothing.
-        values[key] = (text and Path(text)) if kinds[key] is Path else value_of(word)
+        values[key] = (text and Path(text)) if _is_path(kinds[key]) else value_of(word)
         if not _fits(values[key], kinds[key], keys[key].metadata):
             near = nearest(text, [str(choice) for choice in keys[key].metadata["choices"]])
             wrong.append(f"{key}: must be {_meaning(kinds[key], keys[key].metadata)} (got {text}).{near}")
@@ -91,10 +91,14 @@ def usage(schema: type[Any]) -> str:
     return "\n".join(lines)
 
 
+def _is_path(kind: Any) -> bool:
+    return Path in (kind, *get_args(kind))
+
+
 def _fits(value: Any, kind: Any, about: Mapping[str, Any]) -> bool:
     kinds = [get_origin(it) or it for it in (get_args(kind) if isinstance(kind, UnionType) else [kind])]
     # Not isinstance: True is an int.
-    if type(value) not in kinds and not (kind is Path and isinstance(value, Path)):
+    if type(value) not in kinds and not (_is_path(kind) and isinstance(value, Path)):
         return False
     if about["choices"] and not any(type(value) is type(it) and value == it for it in about["choices"]):
         return False
