@@ -76,6 +76,8 @@ class Runner:
         self.generator, self.episode_limit = generator, episode_limit
         # Seconds spent in the environment so far.
         self.environment_seconds = 0.0
+        # Of episodes that have ended since it was last taken: row, and numbers to log by name.
+        self._ended_info: list[tuple[int, dict[str, float]]] = []
         self._unfinished: Episodes | None = None
         # Whole episodes that each environment plays in the next rollout.
         self._rounds = 1
@@ -176,12 +178,25 @@ class Runner:
         began = perf_counter()
         step = episodes.step(self.env, action)
         self.environment_seconds += perf_counter() - began
+        self._note_ended(episodes.rows, step)
         self._check_later(step.observation, step.reward, partial(self._check_step, replace(episodes), step))
         log_prob = policy.log_prob(action)
         final_value = self._final_value(step, value, state)
         recorder.record(episodes, action, log_prob, value, step, final_value)
         episodes.observation, episodes.state, episodes.age = step.observation, state, episodes.age + step.valid
         return step
+
+    def take_ended_info(self) -> list[tuple[int, dict[str, float]]]:
+        """What the environments told of the episodes that have ended since the last call: row, and numbers by name."""
+        taken, self._ended_info = self._ended_info, []
+        return taken
+
+    def _note_ended(self, rows: Tensor, step: Step) -> None:
+        if not self.env.logs_info or not (ended := step.ended & step.valid).any():
+            return
+        told = {name: numbers.tolist() for name, numbers in self.env.ended_info(rows[ended]).items()}
+        for index, row in enumerate(rows[ended].tolist()):
+            self._ended_info.append((row, {name: numbers[index] for name, numbers in told.items()}))
 
     def _final_value(self, step: Step, value: Tensor, state: State) -> Tensor:
         """Value [n] of the final observation of truncated episodes, 0 elsewhere; memory is not yet reset."""

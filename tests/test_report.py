@@ -302,6 +302,22 @@ def test_tasks_of_the_same_name_keep_their_own_runs(tmp_path):
     assert sorted(len(runs) for runs in tasks.values()) == [1, 2]
 
 
+def test_what_environments_told_at_the_end_of_episodes_has_a_column(tmp_path, monkeypatch):
+    for number in range(4):
+        folder = tmp_path / f"{number}"
+        put(folder, 1.0, number % 2, network=("lstm", "mlp")[number // 2])
+        facts = json.loads((folder / "manifest.json").read_text())
+        told = {"info_evaluation_is_success": number / 4, "info_evaluation_words": "none"} if number else {}
+        (folder / "manifest.json").write_text(json.dumps(facts | told))
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    main()
+    for name, told in (("runs", ["", "0.25", "0.5", "0.75"]), ("configurations", ["0.25", "0.625"])):
+        with (tmp_path / "report" / f"{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert sorted(row["info_is_success"] for row in rows) == told
+        assert "info_words" not in rows[0]
+
+
 def test_tasks_are_called_by_their_names_and_those_of_one_name_by_what_tells_them_apart(tmp_path):
     put(tmp_path / "a", 1.0, env___target_="seqrl.envs.TMaze", env__corridor_length=10)
     put(tmp_path / "b", 1.0, env___target_="seqrl.envs.TMaze", env__corridor_length=20)

@@ -40,6 +40,7 @@ BEFORE_THE_KEY = {
     "runner.rollout_steps": 1,
     "algorithm.minibatch_steps": 512,
     "algorithm.exploration": "entropy",
+    "env.log_info": [],
 }
 # Sections whose keys depend on what they name, and groups that are sections of another name.
 ANY = ("env", "network", "algorithm")

@@ -338,6 +338,9 @@ class GymnasiumConfig:
         'where to read which choices are allowed: info, for info["action_mask"], or a part of the observation; null: '
         "the part called action_mask, if there is one",
     )
+    log_info: list[str] = key(
+        [], "numbers in info at the end of episodes, such as [is_success], whose means are logged; by sync or async"
+    )
     backend: str = key(
         "auto",
         "vector: the environment's own vector form. sync: one process. async: one process each. auto: vector where "

@@ -52,6 +52,7 @@ class BatchedEnv(ABC):
     backend             vector, sync, async or envpool; "" if there is no choice
     backend_reason      why that backend, if auto chose it; otherwise ""
     notes               what you should know about it, one line each; more may come while it is played
+    logs_info           whether `ended_info` has something to say
     """
 
     batch_size: int
@@ -60,6 +61,7 @@ class BatchedEnv(ABC):
     backend = ""
     backend_reason = ""
     notes: Sequence[str] = ()
+    logs_info = False
 
     @abstractmethod
     def reset(self, where: Tensor | None = None) -> Tensor:
@@ -95,6 +97,10 @@ class BatchedEnv(ABC):
         """Image of the first environment, best [H, W, 3] in uint8; None if it has none."""
         return None
 
+    def ended_info(self, rows: Tensor) -> dict[str, Tensor]:
+        """Numbers to log of the episodes that have just ended in some rows [n]: [n] each, by name, NaN for none."""
+        return {}
+
     def info(self) -> dict[str, Tensor]:
         """Numbers that the policy does not see, as they are beside the present observation; [B, ...] each, by name.
 
@@ -113,7 +119,13 @@ class Adopted(BatchedEnv):
             env.action_space,
         )
         self.env = env
-        for together in (["close"], ["state_dict", "load_state_dict"], ["render"], ["info"]):
+        for together in (
+            ["close"],
+            ["state_dict", "load_state_dict"],
+            ["render"],
+            ["info"],
+            ["ended_info", "logs_info"],
+        ):
             if all(hasattr(env, name) for name in together):
                 vars(self).update({name: getattr(env, name) for name in together})
 

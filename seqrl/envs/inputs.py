@@ -80,7 +80,7 @@ class WithInputs(BatchedEnv):
     def __init__(self, env: BatchedEnv, inputs: Sequence[str]) -> None:
         self.env, self.batch_size, self.action_space = env, env.batch_size, env.action_space
         self.backend, self.backend_reason = env.backend, env.backend_reason
-        self.notes = env.notes
+        self.notes, self.logs_info = env.notes, env.logs_info
         self.inputs = Inputs(env.observation_space, env.action_space, inputs)
         self.observation_space: Space[Any] = self.inputs.observation_space
         # Current values of every possible input [B, *part].
@@ -118,6 +118,9 @@ class WithInputs(BatchedEnv):
 
     def render(self) -> Any:
         return self.env.render()
+
+    def ended_info(self, rows: Tensor) -> dict[str, Tensor]:
+        return self.env.ended_info(rows)
 
     def info(self) -> dict[str, Tensor]:
         return self.env.info()

@@ -40,7 +40,7 @@ from seqrl.metrics.display import Bar, QuietConsole
 from seqrl.networks import Network
 from seqrl.run import policy
 from seqrl.run.build import make_device, make_env, make_evaluator, prepare_device
-from seqrl.run.evaluator import frozen
+from seqrl.run.evaluator import frozen, means
 from seqrl.run.results import counted, results, table, verdict
 from seqrl.text import printable
 
@@ -78,6 +78,9 @@ def evaluate(request: Request) -> None:
     with closing(make_evaluator(with_values(cfg, control), device)) as evaluator, Bar() as bar:
         measured = results(evaluator.play(network, bar.show))
         notes = evaluator.notes
+        for how, infos in evaluator.infos.items():
+            if told := means(infos):
+                measured[how]["info"] = told
     say(table(measured))
     for note in notes:
         say(f"note: {note}")

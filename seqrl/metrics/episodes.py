@@ -1,6 +1,8 @@
 """Return and length of finished episodes."""
 
+import math
 from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,11 +17,13 @@ class EpisodeStatistics:
     recent   deque of (return, length) of the last 100 episodes, or one per environment if there are more environments:
              the last 100 of 1000 episodes played side by side would be the longest
     ended    episodes ended so far
+    info     the same of numbers that the environments told at their ends, by name
     """
 
     def __init__(self, batch_size: int) -> None:
         self.recent: deque[tuple[float, int]] = deque(maxlen=max(100, batch_size))
         self.ended = 0
+        self.info: dict[str, deque[float]] = {}
         self._batch_size = batch_size
         self._open: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -43,10 +47,18 @@ class EpisodeStatistics:
         self.ended += len(finished)
         return finished
 
+    def note(self, told: Iterable[Mapping[str, float]]) -> None:
+        """Add numbers that the environments told at the end of episodes; NaN says nothing."""
+        for numbers in told:
+            for name, number in numbers.items():
+                if math.isfinite(number):
+                    self.info.setdefault(name, deque(maxlen=self.recent.maxlen)).append(number)
+
     def row(self) -> Row:
         """Scalars over the recent episodes."""
         if not self.recent:
             return {}
+        told = {f"info/{name}": sum(numbers) / len(numbers) for name, numbers in self.info.items()}
         returns = torch.tensor([r for r, _ in self.recent], dtype=torch.float64)
         lengths = torch.tensor([length for _, length in self.recent], dtype=torch.float64)
         return {
@@ -55,14 +67,19 @@ class EpisodeStatistics:
             "rollout/return_max": float(returns.max()),
             "rollout/length_mean": float(lengths.mean()),
             "rollout/episodes": self.ended,
+            **told,
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"recent": list(self.recent), "ended": self.ended, "open": self._open}
+        info = {name: list(numbers) for name, numbers in self.info.items()}
+        return {"recent": list(self.recent), "ended": self.ended, "open": self._open, "info": info}
 
     def load_state_dict(self, state: dict[str, Any], lost: torch.Tensor) -> None:
         """Continue from a saved state, but forget the episodes in progress where `lost` [B] is true."""
         self.recent.extend(state["recent"])
+        # Runs of earlier versions had none.
+        for name, numbers in state.get("info", {}).items():
+            self.note({name: number} for number in numbers)
         self.ended = state["ended"]
         if state["open"] is not None and not lost.all():
             self._open = tuple(s.masked_fill(lost.cpu(), 0) for s in state["open"])

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 # Keys in which runs may differ and still belong to the same configuration of a sweep.
 INCIDENTAL = ("seed", "name", "resume", "validate", "trust", "logger", "checkpoint_", "evaluation", "hydra", "sweep")
 # Keys of an environment that do not change its task.
-HOW_IT_IS_PLAYED = ("env._target_", "env.backend", "env.timeout_seconds")
+HOW_IT_IS_PLAYED = ("env._target_", "env.backend", "env.timeout_seconds", "env.log_info")
 # Keys whose values follow from another key, from the number of parallel jobs, or from a measurement.
 DERIVED = (
     "env.backend",
@@ -92,6 +92,16 @@ class RunRecord:
         if self.facts.get("result") is not None and self.status == "finished":
             return float(self.facts["result"])
         return float(self.returns[-1]) if len(self.returns) else np.nan
+
+    @property
+    def told(self) -> dict[str, float]:
+        """Means of what environments told at the end of its evaluation's episodes, by `info_` and a name."""
+        beginning = "info_evaluation_"
+        return {
+            f"info_{printable(name.removeprefix(beginning))}": float(fact)
+            for name, fact in self.facts.items()
+            if name.startswith(beginning) and is_number(fact)
+        }
 
     @property
     def diverged(self) -> bool:

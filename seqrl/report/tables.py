@@ -13,7 +13,7 @@ from rich.table import Table
 
 from seqrl.files import write
 from seqrl.report.findings import Findings, Group, between, number, probability, shown
-from seqrl.report.runs import RunRecord, short
+from seqrl.report.runs import MOST_KEYS, RunRecord, short
 from seqrl.text import printable
 
 Rows = list[dict[str, Any]]
@@ -21,6 +21,7 @@ Rows = list[dict[str, Any]]
 
 def configurations(findings: Findings) -> Rows:
     """A row for each configuration, the best first."""
+    told = sorted({name for group in findings.groups for run in group.runs for name in run.told})[:MOST_KEYS]
     rows = []
     for group in sorted(findings.groups, key=lambda group: _rating(group, findings), reverse=True):
         estimate = group.returns
@@ -39,6 +40,7 @@ def configurations(findings: Findings) -> Rows:
                 "peak_memory_mb": _finite(group.peak_memory_mb),
                 "clipped_share": _finite(group.clipped),
                 "diverged_share": group.diverged,
+                **{name: _mean_of(name, group) for name in told},
             }
         )
     return rows
@@ -65,6 +67,7 @@ def comparisons(findings: Findings) -> Rows:
 
 def runs(findings: Findings) -> Rows:
     """A row for each run."""
+    told = sorted({name for run in findings.study.runs for name in run.told})[:MOST_KEYS]
     return [
         {"folder": printable(str(run.folder)), "seed": run.seed}
         | dict(zip(findings.study.keys, findings.study.point(run), strict=True))
@@ -78,6 +81,7 @@ def runs(findings: Findings) -> Rows:
             "gradient_cut": _finite(run.gradient_cut),
             "clipped_share": _finite(run.clipped),
             "steps_to_threshold": _finite(run.first(findings.threshold, run.env_steps)),
+            **{name: run.told.get(name) for name in told},
             "error": run.facts.get("error"),
         }
         for run in findings.study.runs
@@ -137,6 +141,12 @@ def _rating(group: Group, findings: Findings) -> tuple[float, ...]:
     if group.returns is None:
         return (-np.inf,)
     return float(group.returns.value), group is findings.chosen, float(np.nan_to_num(group.returns.low))
+
+
+def _mean_of(name: str, group: Group) -> float | None:
+    """Mean over a configuration's runs of a number that environments told at the end of episodes."""
+    numbers = [run.told[name] for run in group.runs if name in run.told]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def cell(value: float | None) -> str:

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -53,12 +54,14 @@ def play(
     generator: torch.Generator | None,
     episode_limit: int,
     told: Callable[[float], None] = lambda share: None,
+    infos: list[dict[str, float]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return and length [episodes] of fresh episodes, in equal shares of every environment.
 
     generator       draws the actions; None takes the likeliest one
     episode_limit   steps after which an episode counts as one that never ends
     told            is called at every step with the share of the episodes that have ended, in whole rounds
+    infos           gets the numbers that the environment told at the end of each episode
 
     Which are counted is decided by the environment, never by who ends first: that would favour short episodes.
     """
@@ -68,6 +71,9 @@ def play(
     runner = Runner(env, watched, 0, 0, generator, episode_limit=episode_limit)
     while len(rollouts) < rounds:
         rollouts.append(runner.collect())
+        if infos is not None:
+            infos += [numbers for _, numbers in sorted(runner.take_ended_info(), key=itemgetter(0))]
+            del infos[episodes:]
     returns = torch.cat([rollout.reward.where(rollout.valid, 0).sum(0) for rollout in rollouts])
     lengths = torch.cat([rollout.valid.sum(0) for rollout in rollouts])
     return returns[:episodes].double().cpu(), lengths[:episodes].double().cpu()
@@ -82,6 +88,8 @@ class Evaluator:
     greedy                take the likeliest action; False: a sampled one; "both": one after the other
     memoryless_control    play them once more with memory zeroed before every step
     episode_limit         steps after which an episode counts as one that never ends
+
+    infos   of the latest episodes, by how they were played: numbers that the environment told at their ends
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class Evaluator:
         self._make_env, self._make_generator, self._episode_limit = make_env, make_generator, episode_limit
         self._env: BatchedEnv | None = None
         self._beginning: dict[str, Any] | None = None
+        self.infos: dict[str, list[dict[str, float]]] = {}
 
     def row(self, network: Network, told: Callable[[float], None] = lambda share: None) -> Row:
         """Scalars of an evaluation of a network; {} if no episodes are wanted.
@@ -111,6 +120,8 @@ class Evaluator:
             sampled = row(*played[SAMPLED])
             del sampled["evaluation/episodes"]
             scalars |= {name.replace("/", "/sampled_"): value for name, value in sampled.items()}
+        for name, number in means(self.infos.get(next(iter(played)), [])).items():
+            scalars[f"info/evaluation_{name}"] = number
         if WITHOUT_MEMORY in played:
             scalars["evaluation/return_without_memory"] = float(played[WITHOUT_MEMORY][0].mean())
         return scalars
@@ -137,7 +148,9 @@ class Evaluator:
             for name, (player, how) in plays.items():
                 generator = self._make_generator() if how == SAMPLED else None
                 env = self._at_its_beginning()
-                played[name] = play(env, player, self.episodes, generator, self._episode_limit, of_all)
+                self.infos[name] = []
+                limit = self._episode_limit
+                played[name] = play(env, player, self.episodes, generator, limit, of_all, self.infos[name])
         return played
 
     def scores(self, player: Player, episodes: int | None = None) -> tuple[Tensor, Tensor]:
@@ -179,6 +192,15 @@ def frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def means(infos: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each number over the episodes at whose ends the environment told it."""
+    told: dict[str, list[float]] = {}
+    for numbers in infos:
+        for name, number in numbers.items():
+            told.setdefault(name, []).extend([number] if math.isfinite(number) else [])
+    return {name: sum(numbers) / len(numbers) for name, numbers in told.items() if numbers}
 
 
 def row(returns: Tensor, lengths: Tensor) -> Row:

@@ -69,6 +69,7 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
         columns = "".join(f"{number:>9}" for number in shown)
         mean_return, interval = figure(statistics["return_mean"]), span(statistics["return_interval"])
         lines.append(f"{name:18}{mean_return:>9}{interval:>20}{columns}")
+        lines += [f"  {told:16}{figure(number):>9}" for told, number in statistics.get("info", {}).items()]
     return "\n".join([*lines, ""])
 
 

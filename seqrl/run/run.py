@@ -77,6 +77,7 @@ class Run:
         seen = self.meters.taken()
         self.clock.lap("update", **({"insight": self.meters.seconds} if seen is not None else {}))
         self.budget.count(int(rollout.valid.sum()), len(self.episodes.update(rollout)))
+        self.episodes.note(told for _, told in self.runner.take_ended_info())
         self.iterations += 1
         time = self.clock.row(self.budget.steps)
         return {**self.episodes.row(), **learned, **(seen or {}), **time, "memory/peak_mb": peak_memory_mb()}

@@ -36,6 +36,7 @@ class GymnasiumEnv(BatchedEnv):
     wrappers   applied to each environment, the first one innermost
     action_mask   where to find the mask of allowed choices: info for info["action_mask"], or the name of a part of the
                observation; None: the part called action_mask, if there is one
+    log_info   names of numbers in info at the end of an episode that `ended_info` returns
     backend    vector: the environment's own vector form; sync: one process; async: one process per environment;
                auto: vector if it exists, otherwise sync or async, whichever measures faster;
                envpool: EnvPool's threads; EnvPool has its own environments and ids
@@ -68,11 +69,15 @@ class GymnasiumEnv(BatchedEnv):
         timeout_seconds: float | None = None,
         wrappers: Sequence[Wrap] = (),
         action_mask: str | None = None,
+        log_info: Sequence[str] = (),
     ) -> None:
         self.batch_size, self.device = batch_size, torch.device(device)
         self._id, self._render_mode = id, (kwargs or {}).get("render_mode")
-        request = EnvRequest(id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask)
-        self._request = request
+        request = EnvRequest(
+            id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask, log_info
+        )
+        self._request, self._log_info = request, list(dict.fromkeys(log_info))
+        self.logs_info = bool(self._log_info)
         self._is_closed = False
         self._episodes, choice = episodes(request, backend)
         self.backend, self.backend_reason = choice.backend, choice.why
@@ -181,6 +186,26 @@ class GymnasiumEnv(BatchedEnv):
                 return None if pictures is None else pictures[0]
             except MISSING_PACKAGE as error:
                 raise EnvError(f"env.id: drawing {self._id} needs a package that is missing: {error}.") from error
+
+    def ended_info(self, rows: Tensor) -> dict[str, Tensor]:
+        """The numbers that `log_info` names, of the episodes that have just ended in some rows [n]."""
+        if not self._log_info:
+            return {}
+        told = self.info()
+        for name in self._log_info:
+            if name not in told or told[name].shape[1] != 1:
+                self._note_missing(name, [it for it in told if told[it].shape[1] == 1])
+        unknown = torch.full((len(rows),), torch.nan, dtype=torch.float64, device=self.device)
+        return {
+            name: told[name][rows, 0] if name in told and told[name].shape[1] == 1 else unknown
+            for name in self._log_info
+        }
+
+    def _note_missing(self, name: str, there: Sequence[str]) -> None:
+        what = f"it has {', '.join(there)}" if there else "it has no numbers"
+        note = f"info has no number {name!r} at the end of an episode, which env.log_info names: {what}."
+        if not any(it.startswith(note.partition(":")[0]) for it in self.notes):
+            self.notes.append(note)
 
     def info(self) -> dict[str, Tensor]:
         """Numbers in Gymnasium's info; an own vector form, and EnvPool, are not asked."""

@@ -55,6 +55,7 @@ class EnvRequest:
     timeout_seconds   limit for one answer, of each or of a vector form; None: no limit
     wrappers          applied to each, the first one innermost
     hidden, action_mask   as in `FlattenedEnv`
+    log_info          names of numbers in info to log
     """
 
     id: str
@@ -65,6 +66,7 @@ class EnvRequest:
     wrappers: Sequence[Wrap] = ()
     hidden: Sequence[Any] = ()
     action_mask: str | None = None
+    log_info: Sequence[str] = ()
 
     @cached_property
     def spec(self) -> EnvSpec:
@@ -84,7 +86,8 @@ class EnvRequest:
 
     @property
     def is_wrapped(self) -> bool:
-        return bool(self.wrappers) or self.action_mask is not None
+        """Whether it takes single environments: a vector form is not wrapped, and merges infos in its own way."""
+        return bool(self.wrappers or self.log_info) or self.action_mask is not None
 
     def environment(self) -> gymnasium.Env[Any, Any]:
         """One environment, wrapped, with its observations and actions flattened to one part each."""
@@ -211,7 +214,7 @@ def _insist_on_spaces_of_pool(request: EnvRequest, envs: Pool) -> None:
 def _refuse_wrapped(request: EnvRequest, backend: str) -> None:
     if request.is_wrapped:
         raise EnvError(
-            f"env.backend: env.wrappers and env.action_mask need single environments (got {backend}). "
+            f"env.backend: env.wrappers, env.action_mask and env.log_info need single environments (got {backend}). "
             "Use env.backend=sync or async."
         )
 
