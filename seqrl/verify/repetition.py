@@ -120,7 +120,7 @@ def _after_others(stage: Stage) -> Iterator[tuple[str, str]]:
             yield live.fault if index is None else f"{_when(live, index)} differs", how
             took = perf_counter() - began
             # Resets may be slow, and where episodes are cut there are many.
-            if took > max(1, 3 * stage.budget.seconds) and how == A_CUT:
+            if took > max(10, 3 * stage.budget.seconds) and how == A_CUT:
                 return
             if steps > BATCH * stage.budget.least and took > stage.budget.seconds:
                 return
