@@ -47,6 +47,8 @@ COLUMNS = (
 )
 # Keys in which runs are compared, or that tell tasks apart: far more than anybody sweeps.
 MOST_KEYS = 100
+# How facts begin that environments told at the end of the episodes of an evaluation.
+TOLD = "info_evaluation_"
 # Characters of a value that fit into a table.
 LONGEST = 1000
 
@@ -96,11 +98,10 @@ class RunRecord:
     @property
     def told(self) -> dict[str, float]:
         """Means of what environments told at the end of its evaluation's episodes, by `info_` and a name."""
-        beginning = "info_evaluation_"
         return {
-            f"info_{printable(name.removeprefix(beginning))}": float(fact)
+            f"info_{clean(name.removeprefix(TOLD))}": float(fact)
             for name, fact in self.facts.items()
-            if name.startswith(beginning) and is_number(fact)
+            if name.startswith(TOLD) and is_number(fact)
         }
 
     @property
@@ -172,7 +173,7 @@ def read(folder: Path, say: Callable[[str], object] = lambda line: None) -> RunR
     if os.path.lexists(folder / "config.yaml"):
         with _named(folder / "config.yaml") as path:
             settings = _settings(path)
-    facts = {name: clean(facts[name]) for name in KINDS if name in facts}
+    facts = {name: clean(fact) for name, fact in facts.items() if name in KINDS or name.startswith(TOLD)}
     overrides = dict(_split(override) for override in facts.get("overrides", []))
     curves = _curves(folder / "metrics.jsonl", say)
     return RunRecord(
