@@ -409,6 +409,24 @@ class TestInfo:
         env.reset()
         assert set(env.info()) == {"sign", "place"}
 
+    @pytest.mark.parametrize(
+        ("told", "fault"),
+        [
+            (lambda clock: 1 / 0, "its info() raised ZeroDivisionError: division by zero"),
+            (lambda clock: {"x": 3.0}, "its info() must return a number, or several, for each of 2 environments"),
+            (lambda clock: {"x": torch.zeros(3)}, "its info() must return a number, or several, for each of 2"),
+            (lambda clock: {"x": torch.zeros(2, 1 + clock)}, "its info() returned other shapes than before"),
+        ],
+    )
+    def test_an_environment_that_tells_nonsense_is_asked_no_more(self, told, fault):
+        class Liar(Script):
+            def info(self):
+                return told(int(self.clock[0]))
+
+        episodes = record(lambda: Liar([[5], [5]]), small_network(Script([[1]]), "lstm"), 2, None, 1000)
+        assert episodes.fault.startswith(fault)
+        assert episodes.observation.shape == (5, 2, 4)
+
     def test_an_environment_that_tells_nothing_tells_nothing(self):
         assert BatchedEnv.info(Script([[1]])) == {}
 
