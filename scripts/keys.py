@@ -10,6 +10,7 @@ from seqrl.config.schema import (
     THREADS,
     AlgorithmConfig,
     EvaluationConfig,
+    InsightConfig,
     ReinforceConfig,
     RunnerConfig,
     default_of,
@@ -41,7 +42,8 @@ def page() -> str:
     names = [*PREFIXES, *(name for name in SCHEMAS if name not in PREFIXES)]
     sections = [section(SCHEMAS[name], PREFIXES.get(name, "env.")) for name in names]
     sections.insert(1, section(EvaluationConfig, "evaluation."))
-    sections.insert(2, section(RunnerConfig, "runner."))
+    sections.insert(2, section(InsightConfig, "insight."))
+    sections.insert(3, section(RunnerConfig, "runner."))
     return "\n".join([HEAD, *sections])
 
 

@@ -25,7 +25,7 @@ CONFIGURATIONS = [
     "env=repeat_first rollout_length=512 parallel=128 algorithm.minibatch_steps=16384",
 ]
 # Rollouts that are played, and what all runs have in common.
-ROLLOUTS = 10
+ROLLOUTS = 5
 COMMON = "evaluation.episodes=0 logger=jsonl insight.interval=0"
 ROW = re.compile(r"^ +\d+(?:: whole)? +([\d,]+) MB +([\d,]+) .*as you have it", re.MULTILINE)
 SIZE = re.compile(r"iteration +([\d,]+) steps")

@@ -146,6 +146,17 @@ def test_the_gradient_of_a_probe_is_that_of_an_update(kind, make, bptt_length, r
     assert (found - expected).norm() / expected.norm() < 1e-10
 
 
+@pytest.mark.parametrize("world", [worlds_of_lengths(), Script([[12]])], ids=["many episodes", "one episode"])
+def test_the_cut_is_the_lost_share_of_the_gradient(world):
+    probe = probe_of(world)
+    found = gradient_cut(probe, [1, 4])
+    whole = gradient(probe, 0)
+    for length in (1, 4):
+        expected = (gradient(probe, length) - whole).norm() / whole.norm()
+        assert found.cuts[length] == pytest.approx(float(expected), rel=1e-9)
+    assert bool(found.chance) == (world.batch_size > 1)
+
+
 @pytest.mark.parametrize("cell", [DelayLine, LongDelay])
 def test_a_gradient_must_reach_back_just_as_far_as_a_delay(cell):
     probe = probe_of(Cue(16, 0, delay=cell.delay), memory=cell)

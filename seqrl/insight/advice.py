@@ -72,7 +72,8 @@ def _stale(found: Staleness, settings: Settings) -> Iterator[str]:
 
 
 def _need(needs: list[Need], settings: Settings) -> Iterator[str]:
-    there = [it for it in needs if it.is_there]
+    # A strongly curved world that is fully seen may show a little.
+    there = [it for it in needs if it.share - 3 * it.error > MATTERS]
     if there and not settings.has_memory:
         most = max(there, key=lambda it: it.share - it.error)
         yield (

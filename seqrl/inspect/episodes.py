@@ -10,6 +10,7 @@ from gymnasium import Space
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
+from seqrl.errors import SeqrlError, described
 from seqrl.networks import Distribution
 from seqrl.runner import Player, Runner
 from seqrl.types import Rollout, State, Step
@@ -26,12 +27,14 @@ class Episodes:
     length        [N] int  steps of each
     info          [T, N, ...]  by name, what the environment tells beside the observation; NaN where it does not
     space         of one observation
+    fault         why `info` is not all that the environment could tell; "" if it is
     """
 
     observation: Tensor
     length: Tensor
     info: dict[str, Tensor]
     space: Space[Any]
+    fault: str = ""
 
     @property
     def real(self) -> Tensor:
@@ -53,19 +56,38 @@ class Episodes:
 
 
 class Told(BatchedEnv):
-    """Environments that are asked before every step what else they can tell, which the policy does not see."""
+    """Environments that are asked before every step what else they can tell, which the policy does not see.
+
+    fault   why they cannot; they are then asked no more
+    """
 
     def __init__(self, env: BatchedEnv) -> None:
         self.env, self.batch_size = env, env.batch_size
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self.told: list[dict[str, Tensor]] = []
+        self.fault = ""
+        self._shapes: dict[str, torch.Size] = {}
 
     def reset(self, where: Tensor | None = None) -> Tensor:
         return self.env.reset(where)
 
     def step(self, action: Tensor) -> Step:
-        self.told.append({name: number.double().clone() for name, number in self.env.info().items()})
+        self.told.append({} if self.fault else self._told())
         return self.env.step(action)
+
+    def _told(self) -> dict[str, Tensor]:
+        try:
+            told = {str(name): torch.as_tensor(it).double().clone() for name, it in self.env.info().items()}
+        except SeqrlError:
+            raise
+        except Exception as error:
+            self.fault = f"its info() raised {described(error)}"
+            return {}
+        if any(not it.dim() or len(it) != self.batch_size for it in told.values()):
+            self.fault = f"its info() must return a number, or several, for each of {self.batch_size} environments"
+        elif any(self._shapes.setdefault(name, it.shape) != it.shape for name, it in told.items()):
+            self.fault = "its info() returned other shapes than before"
+        return {} if self.fault else told
 
     def close(self) -> None:
         self.env.close()
@@ -98,7 +120,7 @@ def _recorded(rollout: Rollout, env: Told) -> Episodes:
         unknown = torch.full_like(like, torch.nan)
         info[name] = torch.stack([numbers.get(name, unknown) for numbers in env.told[:MOST_STEPS]])
     length = rollout.valid.sum(0).clamp(max=MOST_STEPS)
-    return Episodes(rollout.observation[:MOST_STEPS], length, info, env.observation_space)
+    return Episodes(rollout.observation[:MOST_STEPS], length, info, env.observation_space, env.fault)
 
 
 def _beside(pieces: Sequence[Episodes], count: int) -> Episodes:
@@ -114,4 +136,10 @@ def _beside(pieces: Sequence[Episodes], count: int) -> Episodes:
     length = torch.cat([piece.length for piece in pieces])[:count]
     longest = int(length.max())
     observation = joined([piece.observation for piece in pieces], 0)
-    return Episodes(observation[:longest], length, {name: it[:longest] for name, it in info.items()}, pieces[0].space)
+    return Episodes(
+        observation[:longest],
+        length,
+        {name: it[:longest] for name, it in info.items()},
+        pieces[0].space,
+        pieces[-1].fault,
+    )

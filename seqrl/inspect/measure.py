@@ -156,8 +156,9 @@ def _look_into(subject: Subject, episodes: Episodes, found: Measured, advance: A
         found.not_measured |= {
             f"probes.{name}": f"not applicable: {it}" for name, it in read.items() if isinstance(it, str)
         }
-        if not episodes.info:
-            found.not_measured["probes.info"] = "not applicable: the environment tells nothing in info"
+        if episodes.fault or not episodes.info:
+            why = episodes.fault or "the environment tells nothing in info"
+            found.not_measured["probes.info"] = f"not applicable: {why}"
 
 
 def _training(subject: Subject, found: Measured, advance: Advance) -> None:

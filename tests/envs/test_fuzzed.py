@@ -66,6 +66,8 @@ def check(folder: Path, odd: list[str], early: bool, backend: str, rollout_lengt
     video = str(not mode).lower()
     code = program(folder, "evaluate", "run=run", "trust=[oddities]", f"video={video}")
     assert (folder / "run" / "evaluation.json").exists() == (code == 0), odd
+    code = program(folder, "inspect", "run=run", "trust=[oddities]", "episodes=2")
+    assert (folder / "run" / "inspect.html").exists() == (code == 0), odd
 
 
 odd_vector_forms = given(
