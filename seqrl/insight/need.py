@@ -20,7 +20,7 @@ OUTLIER = 4.0
 # Alternatives that an action may have to be told apart.
 CHOICES = 16
 # Random features of the present, so that no curve of it is taken for a memory.
-WAVES = 48
+WAVES = 160
 # Weight of the penalty on coefficients, in steps.
 PENALTY = 3.0
 FOLDS = 3
