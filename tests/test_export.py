@@ -355,6 +355,7 @@ def test_what_the_card_says_of_a_step_is_what_it_takes(folder, monkeypatch):
     assert np.abs(known["memory"]["state.actor.lstm.cell"]).max() > 0
     assert "the largest difference" in text.replace("; largest", "; the largest")
     assert "Mean return -" in text
+    assert "- command: `python -m seqrl.train " in text
 
 
 def test_any_batch_computes_its_rows_alone(folder):
@@ -536,8 +537,11 @@ def test_the_example_runs_where_neither_seqrl_nor_torch_is_installed(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "numpy", "onnxruntime"], check=True)
     there = "import importlib.util as it; print(it.find_spec('torch'), it.find_spec('seqrl'))"
-    assert subprocess.run([python, "-c", there], cwd=tmp_path, capture_output=True, text=True).stdout == "None None\n"
-    command = [python, ROOT / "examples" / "deploy" / "cartpole.py", tmp_path / "run" / "export" / "policy.onnx"]
+    assert (
+        subprocess.run([python, "-I", "-c", there], cwd=tmp_path, capture_output=True, text=True).stdout
+        == "None None\n"
+    )
+    command = [python, "-I", ROOT / "examples" / "deploy" / "cartpole.py", tmp_path / "run" / "export" / "policy.onnx"]
     played = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert played.returncode == 0, played.stderr
     assert [line.partition(":")[0] for line in played.stdout.splitlines()] == [f"episode {n}" for n in range(1, 6)]

@@ -60,7 +60,8 @@ def trained(run: Path) -> list[str]:
     lines = []
     command = manifest.get("command")
     if isinstance(command, list) and command:
-        lines.append("command: `" + " ".join(map(str, command)).replace("`", "'") + "`")
+        # Where Python lies on this machine is of no use elsewhere.
+        lines.append("command: `" + " ".join(["python", *map(str, command[1:])]).replace("`", "'") + "`")
     for key, name in {"env_steps": "environment steps of the whole run", "seconds": "seconds"}.items():
         if isinstance(manifest.get(key), int | float):
             lines.append(f"{name}: {manifest[key]:,.0f}")
