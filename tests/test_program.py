@@ -1,6 +1,7 @@
 """A program ends with one line for each fault, and an exit code that says what kind."""
 
 import logging
+import os
 import threading
 from errno import EACCES, ELOOP, ENOENT, ENOSPC, ENOTDIR, EROFS
 from importlib import import_module
@@ -160,6 +161,20 @@ def test_seqrl_alone_lists_its_programs_and_every_program_says_the_version_of_se
         assert f"python -m {name.removesuffix('.__main__')} " in listed.stdout
     for name in ("seqrl", *(name.removesuffix(".__main__") for name in NAMES)):
         assert run_program(tmp_path, "-m", name, "--version").stdout == f"seqrl {seqrl.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("network=g", {"network=gru", "network=gtrxl"}),
+        ("sequence_learning.bp", {"sequence_learning.bptt_length="}),
+        ("env=tm", {"env=tmaze"}),
+    ],
+)
+def test_a_shell_completes_groups_choices_and_keys(tmp_path, typed, offered):
+    line = f"seqrl-train {typed}"
+    env = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "1"}
+    assert set(run_program(tmp_path, "-m", "seqrl.train", "-sc", "query=bash", env=env).stdout.split()) == offered
 
 
 def test_a_word_that_is_no_option_is_refused_with_the_program_that_was_meant(tmp_path):
