@@ -94,6 +94,20 @@ def difference(a: Array, b: Array) -> tuple[Estimate, float]:
     return Estimate(value, *interval), float((more + as_large.sum()) / (more + len(dealt)))
 
 
+def least_p(a: int, b: int) -> float:
+    """The smallest p-value that `difference` can have with so many units on either side, whatever their values."""
+    # Of groups of one size, the mirrored split is as extreme.
+    return (2 if a == b else 1) / comb(a + b, a)
+
+
+def units_to_decide(comparisons: int, level: float) -> int:
+    """Units on either side with which a p-value below `level` is possible, after Holm's correction."""
+    units = 2
+    while least_p(units, units) * comparisons >= level:
+        units += 1
+    return units
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for this many simultaneous comparisons."""
     adjusted = np.empty(len(p_values))

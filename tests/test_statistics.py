@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seqrl.statistics import difference, estimate, holm, interquartile_mean, mean
+from seqrl.statistics import difference, estimate, holm, interquartile_mean, least_p, mean, units_to_decide
 
 
 def test_the_interquartile_mean_drops_a_quarter_at_either_end():
@@ -52,3 +52,14 @@ def test_holm_multiplies_the_smallest_by_their_number_and_never_falls():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.9]) == [1, 1]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize(("a", "b"), [(2, 2), (3, 3), (2, 5), (4, 4)])
+def test_the_least_p_value_is_that_of_groups_that_do_not_overlap(a, b):
+    low, high = np.arange(a, dtype=float), 100.0 + np.arange(b)
+    assert difference(low, high)[1] == pytest.approx(least_p(a, b))
+
+
+def test_four_seeds_can_decide_one_comparison_and_three_cannot():
+    assert least_p(3, 3) > 0.05 > least_p(4, 4)
+    assert [units_to_decide(tests, 0.05) for tests in (1, 2, 8)] == [4, 5, 6]

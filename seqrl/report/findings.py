@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqrl.report.runs import Array, RunRecord, Study, short
-from seqrl.statistics import Estimate, difference, estimate, holm
+from seqrl.statistics import Estimate, difference, estimate, holm, least_p, units_to_decide
 
 SIGNIFICANT = 0.05
 
@@ -57,6 +57,7 @@ class Comparison:
     by     mean final return with `value` minus that with `against`
     p      from a permutation test over seeds, after Holm's correction for the other values of this key
     seeds  number of seeds with either value
+    tests  comparisons that the correction counts
     same   share of the runs that are identical to the last digit with both
     """
 
@@ -67,15 +68,26 @@ class Comparison:
     p: float
     seeds: tuple[int, int]
     same: float
+    tests: int = 1
 
     @property
     def real(self) -> bool:
         return self.p < SIGNIFICANT
 
     @property
+    def too_few(self) -> str:
+        """Why so few seeds cannot decide, whatever their returns, and how many could; "" if these can."""
+        if least_p(*self.seeds) * self.tests < SIGNIFICANT:
+            return ""
+        needed = units_to_decide(self.tests, SIGNIFICANT)
+        return f"{_count(min(self.seeds), 'seed')} cannot decide, {needed} could"
+
+    @property
     def verdict(self) -> str:
         if self.same == 1:
             return "the same to the last digit"
+        if self.too_few:
+            return self.too_few
         return "real" if self.real else "cannot be told from noise"
 
 
@@ -123,7 +135,8 @@ class Findings:
             others = _series([shown(key, c.against) for c in worse])
             clauses.append(f"is worse than {others} on average over the other settings")
         if alike := [c for c in mine if not c.real and c.same < 1]:
-            clauses.append(f"cannot be distinguished from {_series([shown(key, c.against) for c in alike])}")
+            few = f" ({alike[0].too_few})" if all(c.too_few for c in alike) else ""
+            clauses.append(f"cannot be distinguished from {_series([shown(key, c.against) for c in alike])}{few}")
         if same := [c for c in mine if c.same == 1]:
             clauses.append(f"gives exactly the same runs as {_series([shown(key, c.against) for c in same])}")
         assert self.chosen is not None
@@ -250,7 +263,7 @@ def _comparisons(study: Study, key: str, value: Any) -> list[Comparison]:
     # Identical runs need no test.
     tested = [c for c in made if c.same < 1]
     adjusted = dict(zip(map(id, tested), holm([c.p for c in tested]), strict=True))
-    return [replace(c, p=adjusted.get(id(c), 1.0)) for c in made]
+    return [replace(c, p=adjusted.get(id(c), 1.0), tests=len(tested)) for c in made]
 
 
 def _pairs(study: Study, key: str, value: Any, against: Any) -> list[tuple[list[RunRecord], list[RunRecord]]]:
