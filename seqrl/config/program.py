@@ -129,6 +129,21 @@ def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
         fail(error, sys.argv[1:])
 
 
+def run_on_words(usage: Callable[[], str], run: Callable[[Sequence[str]], None]) -> None:
+    """A program that plays the policies of runs: what it may import is settled before it reads its words.
+
+    usage   its help
+    """
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print(usage())
+        return
+    trust_what_the_shell_does()
+    restrict_imports(trusted=names_modules(sys.argv[1:]))
+    with errors_in_one_line(when_interrupted="seqrl: interrupted"):
+        run(sys.argv[1:])
+
+
 @contextmanager
 def errors_in_one_line(arguments: Sequence[str] = (), when_interrupted: str = "") -> Iterator[None]:
     """End the program with one line for each fault; exit code 130 after Ctrl-C.

@@ -46,8 +46,12 @@ def read(schema: type[Any], words: Sequence[str]) -> tuple[dict[str, Any], list[
     return values, others, wrong
 
 
-def read_for_policy(schema: type[Any], words: Sequence[str], program: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_for_policy(
+    schema: type[Any], words: Sequence[str], program: str, changes_env: bool = True
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values that words give to the keys of a program that plays the policy of a `run`, and changes to its `env.*`.
+
+    changes_env   whether it takes any
 
     Raises ConfigError with all of their faults, CheckpointError if the `latest` run is asked for and there is none.
     """
@@ -57,11 +61,11 @@ def read_for_policy(schema: type[Any], words: Sequence[str], program: str) -> tu
         name, equals, _ = word.partition("=")
         if not equals or word.startswith("-"):
             wrong.append(f"{word}: is not key=value. Run python -m {program} --help for the keys.")
-        elif name.startswith("env."):
+        elif name.startswith("env.") and changes_env:
             env[name] = value_of(word)
         else:
-            known = list(keys_of(schema))
-            wrong.append(f"{name}: there is no such key.{nearest(name, known)} Keys: {', '.join(known)}, env.*.")
+            known = [*keys_of(schema), *["env.*"] * changes_env]
+            wrong.append(f"{name}: there is no such key.{nearest(name, known)} Keys: {', '.join(known)}.")
     if not wrong and "run" not in values:
         wrong.append(f"run: is missing. Name {FOLDER}.")
     if wrong:

@@ -14,7 +14,6 @@ Example:
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -24,10 +23,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from seqrl import seeds
-from seqrl.config.command_line import names_modules
-from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
+from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.settle import with_values
-from seqrl.config.trust import restrict_imports
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
 from seqrl.envs.gym.registry import draws_itself
@@ -156,13 +153,7 @@ def rendered(cfg: DictConfig) -> DictConfig:
 
 def main() -> None:
     """What `python -m seqrl.evaluate` does; `program` ends the process, too."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print((__doc__ or "").format(usage=usage(Words)))
-        return
-    trust_what_the_shell_does()
-    restrict_imports(trusted=names_modules(sys.argv[1:]))
-    with errors_in_one_line(when_interrupted="seqrl: interrupted"):
-        evaluate(requested(sys.argv[1:]))
+    run_on_words(lambda: (__doc__ or "").format(usage=usage(Words)), lambda words: evaluate(requested(words)))
 
 
 program = partial(to_the_end, main)

@@ -12,7 +12,6 @@ Example:
   python -m seqrl.export run=outputs/runs/<date>/<run> checkpoint=best
 """
 
-import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,10 +19,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
-from seqrl.config.command_line import names_modules
-from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
+from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.secrets import secrets
-from seqrl.config.trust import restrict_imports
 from seqrl.config.validate import faults_of_policy
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
@@ -155,13 +152,7 @@ def unequal(proof: Proof) -> str:
 
 def main() -> None:
     """What `python -m seqrl.export` does; `program` ends the process, too."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print((__doc__ or "").format(usage=usage(Request)))
-        return
-    trust_what_the_shell_does()
-    restrict_imports(trusted=names_modules(sys.argv[1:]))
-    with errors_in_one_line(when_interrupted="seqrl: interrupted"):
-        export(requested(sys.argv[1:]))
+    run_on_words(lambda: (__doc__ or "").format(usage=usage(Request)), lambda words: export(requested(words)))
 
 
 program = partial(to_the_end, main)

@@ -5,16 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqrl.config.begun import named_run
-from seqrl.config.schema import Rule, key, keys_of
-from seqrl.config.words import read
-from seqrl.errors import ConfigError
-from seqrl.text import nearest
+from seqrl.config.schema import Rule, key
+from seqrl.config.words import CHECKPOINT, FOLDER, read_for_policy
 
-FOLDER = "the folder of a run, such as outputs/runs/<date>/<run>"
-CHECKPOINT = Rule(
-    lambda x: x in ("last", "best") or (not isinstance(x, str) and x >= 0), "last, best or a number of iterations"
-)
 REPOSITORY = Rule(lambda x: re.fullmatch(r"[\w.-]+/[\w.-]+", x) is not None, "a repository, such as user/name")
 
 
@@ -50,16 +43,6 @@ def requested(given: Sequence[str]) -> Request:
 
     Raises ConfigError with all of its faults, CheckpointError if there is no latest run.
     """
-    values, others, wrong = read(Request, [word.lstrip("+") for word in given])
-    for word in others:
-        name, equals, _ = word.partition("=")
-        if not equals or word.startswith("-"):
-            wrong.append(f"{word}: is not key=value. Run python -m seqrl.export --help for the keys.")
-        else:
-            known = list(keys_of(Request))
-            wrong.append(f"{name}: there is no such key.{nearest(name, known)} Keys: {', '.join(known)}.")
-    if not wrong and "run" not in values:
-        wrong.append(f"run: is missing. Name {FOLDER}.")
-    if wrong:
-        raise ConfigError(wrong)
-    return Request(**{**values, "run": named_run(values["run"])})
+    words = [word.lstrip("+") for word in given]
+    values, _ = read_for_policy(Request, words, "seqrl.export", changes_env=False)
+    return Request(**values)

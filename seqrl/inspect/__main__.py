@@ -25,9 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seqrl.config.command_line import names_modules
-from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
-from seqrl.config.trust import restrict_imports
+from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.words import usage
 from seqrl.errors import UnsavedError
 from seqrl.files import write
@@ -105,13 +103,7 @@ def _short(reports: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """What `python -m seqrl.inspect` does; `program` ends the process, too."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print((__doc__ or "").format(usage=usage(Words)))
-        return
-    trust_what_the_shell_does()
-    restrict_imports(trusted=names_modules(sys.argv[1:]))
-    with errors_in_one_line(when_interrupted="seqrl: interrupted"):
-        inspect(requested(sys.argv[1:]))
+    run_on_words(lambda: (__doc__ or "").format(usage=usage(Words)), lambda words: inspect(requested(words)))
 
 
 program = partial(to_the_end, main)

@@ -44,6 +44,39 @@ class QuietConsole(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class Bar:
+    """A bar in the terminal. Elsewhere nothing: `is_live` says so.
+
+    console      that it is on
+    is_wanted    whether to show it at all
+    transient    take it away in the end
+    """
+
+    def __init__(self, console: QuietConsole | None = None, *, is_wanted: bool = True, transient: bool = True) -> None:
+        console = console or QuietConsole()
+        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+        self.is_live = console.is_terminal and is_wanted
+        self._progress = Progress(*columns, console=console, transient=transient)
+        self._task = self._progress.add_task("starting", total=1.0)
+
+    def __enter__(self) -> Self:
+        if self.is_live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.is_live:
+            with suppress(*UNSHOWN):
+                self._progress.stop()
+
+    def show(self, share: float, what: str = "playing") -> None:
+        """Show that a share is done, and what comes next."""
+        if self.is_live:
+            self._progress.update(self._task, completed=share, description=printable(what))
+
+
 class Display:
     """Live line in the terminal: progress, return, steps per second, time left. Elsewhere, a plain line every tenth.
 
@@ -54,23 +87,17 @@ class Display:
     def __init__(self, name: str = "", *, quiet: bool = False) -> None:
         self.name = name
         self.console = QuietConsole(quiet=quiet)
-        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
-        is_live = self.console.is_terminal and not (name or quiet)
-        self._live = Progress(*columns, console=self.console) if is_live else None
-        self._task = self._live.add_task("starting", total=1.0) if self._live else None
+        self._bar = Bar(self.console, is_wanted=not (name or quiet), transient=False)
         self._tenths = 0
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._live:
-            with suppress(*UNSHOWN):
-                self._live.stop()
+        self._bar.__exit__(kind, error, traceback)
 
     def say(self, text: str) -> None:
         """Print a line above the live one, and write it to the run's log."""
@@ -88,8 +115,7 @@ class Display:
 
     def evaluating(self, share: float) -> None:
         """Show that the share of the final evaluation is done."""
-        if self._live and self._task is not None:
-            self._live.update(self._task, completed=share, description="evaluating the final policy")
+        self._bar.show(share, "evaluating the final policy")
 
     def show(self, progress: float, row: Row) -> None:
         """Show that the share `progress` of the run is done."""
@@ -99,35 +125,9 @@ class Display:
         if "evaluation/return_mean" in row:
             mean += f" · evaluated {figure(row['evaluation/return_mean'])}"
         text = f"return {mean} · {row['time/steps_per_second']:,.0f} steps/s · {duration(left)} left"
-        if self._live and self._task is not None:
-            self._live.update(self._task, completed=progress, description=text)
-        elif int(10 * progress) > self._tenths and not self.name:
+        self._bar.show(progress, text)
+        if self._bar.is_live:
+            return
+        if int(10 * progress) > self._tenths and not self.name:
             self._tenths = int(10 * progress)
             self.console.print(f"{progress:4.0%}  {text}")
-
-
-class Bar:
-    """A bar in the terminal for work of several parts. Elsewhere nothing: what it does is done soon."""
-
-    def __init__(self) -> None:
-        console = QuietConsole()
-        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
-        self._live = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-        self._task = self._live.add_task("starting", total=1.0) if self._live else None
-
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._live:
-            with suppress(*UNSHOWN):
-                self._live.stop()
-
-    def show(self, progress: float, what: str = "playing") -> None:
-        """Show that the share `progress` is done, and what comes next."""
-        if self._live and self._task is not None:
-            self._live.update(self._task, completed=progress, description=printable(what))
