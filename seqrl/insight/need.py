@@ -20,14 +20,14 @@ OUTLIER = 4.0
 # Alternatives that an action may have to be told apart.
 CHOICES = 16
 # Random features of the present, so that no curve of it is taken for a memory.
-WAVES = 48
+WAVES = 160
 # Weight of the penalty on coefficients, in steps.
 PENALTY = 3.0
 FOLDS = 3
 # A smaller share is no reason to remember: a deck without replacement foretells a little of its next card.
 MATTERS = 0.05
-# Surprises beyond so many of their median size are extreme.
-USUAL = 4.0
+# Surprises beyond so many deviations, or times their median size, are extreme: all else would drown in them.
+EXTREME = 4.0
 # Episodes, or their parts, below which nothing can be told.
 FEWEST = 6
 LAGS = (1, 2, 3, 4, 8)
@@ -143,11 +143,14 @@ def _surprise(probe: Probe, features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _forms(surprise: Tensor) -> Tensor:
-    """Surprise [M, 1 or 2] as it is, and without its rare extremes, in which all else would drown."""
-    usual = (surprise - surprise.median()).abs().median()
-    if not usual > 1e-9 * surprise.abs().max():
-        return surprise.unsqueeze(1)
-    return torch.stack([surprise, surprise.clamp(*(surprise.median() + sign * USUAL * usual for sign in (-1, 1)))], 1)
+    """Surprise [M, 1 or 2] without what is extreme for its deviation, and without what is extreme for its median."""
+    middle, spread = surprise.mean(), surprise.std(correction=0)
+    forms = [surprise.clamp(middle - EXTREME * spread, middle + EXTREME * spread)]
+    middle = surprise.median()
+    usual = (surprise - middle).abs().median()
+    if usual > 1e-9 * surprise.abs().max():
+        forms.append(surprise.clamp(middle - EXTREME * usual, middle + EXTREME * usual))
+    return torch.stack(forms, 1)
 
 
 def _pasts(now: Tensor, valid: Tensor, age: Tensor) -> Iterator[tuple[str, Tensor]]:
