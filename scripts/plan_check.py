@@ -34,7 +34,7 @@ def plan(words: list[str]) -> None:
     """Print the plan, with the processor's clock."""
     from seqrl.runs import plan, rehearsal
 
-    plan.perf_counter = rehearsal.perf_counter = process_time  # type: ignore[assignment]
+    plan.perf_counter = rehearsal.perf_counter = process_time  # type: ignore[attr-defined, assignment]
     rehearsal.rehearse(composed(words))
 
 
