@@ -262,7 +262,8 @@ def _by_group(x: Tensor, group: Tensor) -> Tensor:
 def _clearness(gain: Tensor, group: Tensor) -> Tensor:
     """Gain [M, K] in units of its standard error [K], so that a rare large one does not count for much."""
     sums = _by_group(gain, group)
-    return sums.sum(0) / sums.norm(dim=0).clamp_min(1e-12)
+    size: Tensor = sums.norm(dim=0)
+    return sums.sum(0) / size.clamp_min(1e-12)
 
 
 def _left(y: Tensor, features: Tensor, fitted: Tensor, measured: Tensor) -> Tensor:
