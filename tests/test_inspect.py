@@ -627,9 +627,9 @@ SMALL = [
 
 class TestTrainedRuns:
     def inspected(self, folder, *words):
-        done = run_program(folder, "-m", "seqrl.inspect", "run=run", *words)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        with Program(folder, "-m", "seqrl.inspect", "run=run", *words) as program:
+            _, errors = program.communicate(timeout=600)
+        assert (program.returncode, errors) == (0, "")
         return json.loads((folder / "run" / "inspect.json").read_text())
 
     def test_a_network_without_memory_has_nothing_to_measure_but_its_return(self, tmp_path):
