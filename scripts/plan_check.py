@@ -1,16 +1,16 @@
-"""Compare the plan of `validate=true` with what runs really take: `python scripts/plan_check.py [folder]`.
+"""Compare the plan of `validate=true` with what runs really take: `python scripts/plan_check.py`.
 
-Each of ten configurations is planned, run for some rollouts, and planned again, and the mean of both plans counts: what
-else the machine does changes from minute to minute. It prints a table, and fails if peak memory is more than 20 % off
-anywhere, or speed more than 25 %. Leave the machine alone meanwhile.
+Ten configurations are planned, and then some of their rollouts are played and learned from, each in a process of its
+own. Speeds are in steps per second of the processor, which other programs on the machine disturb less than the wall
+clock that the plan goes by. It prints a table, and fails if peak memory is more than 20 % off anywhere, or speed more
+than 25 %.
 """
 
-import json
 import re
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from contextlib import closing
+from time import process_time
 
 CONFIGURATIONS = [
     "env=masked_cartpole rollout_length=128",
@@ -24,60 +24,74 @@ CONFIGURATIONS = [
     "env=gymnasium env.id=Acrobot-v1 env.backend=sync rollout_length=128 sequence=truncated",
     "env=repeat_first rollout_length=512 parallel=128 algorithm.minibatch_steps=16384",
 ]
-# Rollouts that are played, and what all runs have in common.
-ROLLOUTS = 5
-COMMON = "evaluation.episodes=0 logger=jsonl insight.interval=0"
 ROW = re.compile(r"^ +\d+(?:: whole)? +([\d,]+) MB +([\d,]+) .*as you have it", re.MULTILINE)
-SIZE = re.compile(r"iteration +([\d,]+) steps")
+# Iterations that are played and not counted, and those that are.
+BEFORE, COUNTED = 2, 4
 MEMORY, SPEED = 0.20, 0.25
 
 
-def train(*words: str) -> str:
-    command = [sys.executable, "-m", "seqrl.train", *words, *COMMON.split()]
+def plan(words: list[str]) -> None:
+    """Print the plan, with the processor's clock."""
+    from seqrl.run import plan, rehearsal
+
+    plan.perf_counter = rehearsal.perf_counter = process_time  # type: ignore[attr-defined, assignment]
+    rehearsal.rehearse(composed(words))
+
+
+def run(words: list[str]) -> None:
+    """Print the peak memory, in MB, and the steps per second of the processor."""
+    from seqrl.machine import forget_peak_memory, peak_memory_mb
+    from seqrl.run.build import build, make_device, prepare_device
+
+    cfg = composed(words)
+    device = prepare_device(make_device(cfg), cfg, print)
+    forget_peak_memory()
+    run = build(cfg, device)
+    with closing(run.runner.env):
+        for _ in range(BEFORE):
+            run.iterate()
+        began, steps = process_time(), run.budget.steps
+        for _ in range(COUNTED):
+            run.iterate()
+        print(peak_memory_mb(), (run.budget.steps - steps) / (process_time() - began))
+
+
+def composed(words: list[str]):  # type: ignore[no-untyped-def]
+    from hydra import compose, initialize_config_dir
+
+    from seqrl.config.paths import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", [*words, "insight.interval=0"])
+
+
+def said(what: str, configuration: str) -> str:
+    command = [sys.executable, __file__, what, *configuration.split()]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
-
-
-def plan(words: list[str]) -> tuple[float, float, int]:
-    """Peak memory, in MB, steps per second and steps of a rollout, as they are planned."""
-    said = train(*words, "validate=true")
-    if (row := ROW.search(said)) is None or (size := SIZE.search(said)) is None:
-        sys.exit(f"seqrl: error: {' '.join(words)}: no plan was printed:\n{said}")
-    return number(row[1]), number(row[2]), int(number(size[1]))
-
-
-def run(words: list[str], steps: int, folder: Path) -> tuple[float, float]:
-    """Peak memory, in MB, and steps per second of a short run."""
-    train(
-        *(word for word in words if not word.startswith("total_steps")),
-        f"total_steps={steps}",
-        f"hydra.run.dir={folder}",
-    )
-    facts = json.loads((folder / "manifest.json").read_text())
-    return facts["peak_memory_mb"], facts["steps_per_second"]
-
-
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
     missed = 0
     print(
         "| configuration | peak memory, planned and real, MB | | steps/s, planned and real | |\n|---|---|---|---|---|"
     )
-    for index, configuration in enumerate(CONFIGURATIONS):
-        words = configuration.split()
-        before = plan(words)
-        memory, speed = run(words, ROLLOUTS * before[2], folder / str(index))
-        after = plan(words)
-        planned = (before[0] + after[0]) / 2, (before[1] + after[1]) / 2
-        off = planned[0] / memory - 1, planned[1] / speed - 1
+    for configuration in CONFIGURATIONS:
+        if (row := ROW.search(text := said("--plan", configuration))) is None:
+            sys.exit(f"seqrl: error: {configuration}: no plan was printed:\n{text}")
+        planned = [float(it.replace(",", "")) for it in row.groups()]
+        real = [float(it) for it in said("--run", configuration).split()[-2:]]
+        off = [one / other - 1 for one, other in zip(planned, real, strict=True)]
         missed += abs(off[0]) > MEMORY or abs(off[1]) > SPEED
-        figures = f"{planned[0]:,.0f}, {memory:,.0f} | {off[0]:+.0%} | {planned[1]:,.0f}, {speed:,.0f} | {off[1]:+.0%}"
-        print(f"| `{configuration}` | {figures} |", flush=True)
+        figures = [f"{one:,.0f}, {other:,.0f} | {by:+.0%}" for one, other, by in zip(planned, real, off, strict=True)]
+        print(f"| `{configuration}` | {' | '.join(figures)} |", flush=True)
     sys.exit(f"{missed} of {len(CONFIGURATIONS)} plans are off." if missed else 0)
 
 
 if __name__ == "__main__":
-    main()
+    match sys.argv[1:]:
+        case ["--plan", *words]:
+            plan(words)
+        case ["--run", *words]:
+            run(words)
+        case _:
+            main()

@@ -166,6 +166,6 @@ def text(x: float, y: float, words: str, anchor: str = "middle", style: str = "t
 def nice(low: float, high: float) -> list[float]:
     """A few round numbers between two."""
     step = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step *= next(it for it in (1, 2, 5, 10) if (high - low) / (step * it) <= 5)
+    step *= next(it for it in (1, 2, 5, 10) if (high - low) / (step * it) <= 6)
     first = math.ceil(low / step)
     return [round(step * it, 12) for it in range(first, math.floor(high / step) + 1)]

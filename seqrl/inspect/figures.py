@@ -158,7 +158,7 @@ def _gradient(reports: Mapping[str, Report]) -> Figure | None:
         at = {math.log2(int(k)): 100 * cut for k, cut in report["gradient_cuts"].items()}
         lines.append(Line(at, colour=colour, name=name if len(reports) > 1 else ""))
         chance = {math.log2(int(k)): 100 * share for k, share in report["gradient_chance"].items()}
-        if len(reports) == 1 and chance:
+        if len(reports) == 1 and len(chance) > 1:
             lines.append(Line(chance, colour=1, name="chance", style="dashed"))
         marks.append(
             (math.log2(report["gradient_horizon"]), _mark("horizon", report["gradient_horizon"], reports), colour)

@@ -321,7 +321,7 @@ def gradient_cut(findings: Findings) -> tuple[Figure, str] | None:
             known = [value for value in column if np.isfinite(value)]
             ax.plot([x] * len(known), known, "o", color="#333333", markersize=3, alpha=0.6, mew=0)
         ax.plot([median(column) for column in columns], color=DISTINCT[0], linewidth=1.5)
-        ax.set_xticks(range(len(levels)), [shown(key, level) for level in levels])
+        ax.set_xticks(range(len(levels)), [shown(key, level).replace(" (", "\n(") for level in levels])
         ax.set_xlim(-0.5, len(levels) - 0.5)
         ax.set_xlabel(short(key))
         ax.set_title(title)
