@@ -11,6 +11,8 @@ from seqrl.text import nearest
 PROGRAMS = {
     "train": "train an agent; with -m, a sweep",
     "evaluate": "play fresh episodes with the policy of a run, and see whether its memory matters",
+    "inspect": "say in figures what the memory of a run's policy does",
+    "export": "write the policy of a run as an ONNX model, for use without seqrl and torch",
     "report": "compare runs on a page: curves, tables, which differences are real",
     "tune": "search for good values",
     "verify": "check an environment, or a network of your own",

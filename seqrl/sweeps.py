@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,11 +34,11 @@ from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError
 from seqrl.files import Lines, fault
-from seqrl.machine import cores, hear, keep, let_go, wall_time
+from seqrl.machine import cores, hear, keep, let_go, monotonic, wall_time
 from seqrl.run.manifest import ending, facts_of, is_held, standing, words_of
 from seqrl.run.refusal import note_folder
 from seqrl.run.stop import HEARD
-from seqrl.text import figure, masked, say, show_path
+from seqrl.text import duration, figure, masked, say, show_path
 
 
 class Failed(float):
@@ -161,6 +162,24 @@ def jobs_at_once(launcher: DictConfig) -> int:
     return max(1, jobs if jobs > 0 else cores() + 1 + jobs)
 
 
+class Progress:
+    """Says how many points of a sweep are done, at every tenth of them, and how long the others will take."""
+
+    def __init__(self, points: int) -> None:
+        self._points, self._done, self._tenths = points, 0, 0
+        self._begun, self._lock = monotonic(), threading.Lock()
+
+    def count(self) -> None:
+        """One more is done."""
+        with self._lock:
+            self._done += 1
+            tenths = 10 * self._done // self._points
+            if tenths > self._tenths and self._done < self._points:
+                left = (monotonic() - self._begun) / self._done * (self._points - self._done)
+                say(f"{self._done} of {self._points} points, {duration(left)} left")
+            self._tenths = tenths
+
+
 class Pool:
     """Runs points side by side, in place of joblib's pool, which ends the sweep if one of its processes is killed.
 
@@ -183,14 +202,24 @@ class Pool:
         from hydra_plugins.hydra_joblib_launcher import _core
 
         _core.Parallel = cls
+        # It says how it would start joblib's own.
+        _core.log.addFilter(lambda record: not record.getMessage().startswith("Joblib.Parallel"))
 
     def __call__(self, points: Iterable[tuple[Callable[..., JobReturn], Any, Any]]) -> list[JobReturn]:
         """Run points, each a function with its arguments; what they return, in their order."""
         if self._jobs == 1:
             return [run(*given, **named) for run, given, named in points]
+        points = list(points)
+        progress = Progress(len(points))
+
+        def run_one(point: tuple[Callable[..., JobReturn], Any, Any]) -> JobReturn:
+            done = self._run(point)
+            progress.count()
+            return done
+
         try:
             with ThreadPoolExecutor(self._jobs) as threads:
-                return list(threads.map(self._run, points))
+                return list(threads.map(run_one, points))
         finally:
             for process in self._idle:
                 process.shutdown(kill_workers=True)
@@ -402,7 +431,10 @@ class Sweep(Callback):
             if facts["status"] == "running":
                 say(f"  {name}: still running in another process")
             elif facts["status"] != "finished":
-                say(f"  {name}: {facts.get('error', 'was killed')}".splitlines()[0])
+                # Of a point that ran in this terminal, the error stands above.
+                said = name in FAILED and "submitit" not in config.hydra.launcher._target_
+                reason = facts["status"] if said else facts.get("error", "was killed")
+                say(f"  {name}: {reason}".splitlines()[0])
                 FAILURES.add(facts.get("exit_code", 1))
         if FAILURES.worst:
             say(f"Run the same command with sweep={shlex.quote(str(folder))} to finish the rest.")

@@ -653,6 +653,15 @@ class LimitsEarlier(KeepsItsLimit):
         super().__init__(num_envs, max_episode_steps - 1)
 
 
+class TakesLongLimits(KeepsItsLimit):
+    """Refuses a time limit of a few steps."""
+
+    def __init__(self, num_envs, max_episode_steps):
+        if max_episode_steps < 5:
+            raise ValueError("too short")
+        super().__init__(num_envs, max_episode_steps)
+
+
 class TakesNoLimit(NextStep):
     """Is registered with a time limit, and takes none."""
 
@@ -702,7 +711,7 @@ VECTOR = (
 )
 for several in VECTOR:
     gymnasium.register(f"broken/{several.__name__}-v0", vector_entry_point=several)
-LIMITED = (KeepsItsLimit, IgnoresItsLimit, TerminatesAtItsLimit, LimitsEarlier, TakesNoLimit)
+LIMITED = (KeepsItsLimit, IgnoresItsLimit, TerminatesAtItsLimit, LimitsEarlier, TakesLongLimits, TakesNoLimit)
 for several in LIMITED:
     gymnasium.register(f"broken/{several.__name__}-v0", Walk, vector_entry_point=several, max_episode_steps=6)
 

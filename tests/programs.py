@@ -20,7 +20,10 @@ from functools import cache
 from pathlib import Path
 from threading import Timer
 
-NAMES = ("seqrl.train", *(f"seqrl.{name}.__main__" for name in ("evaluate", "report", "runs", "tune", "verify")))
+NAMES = (
+    "seqrl.train",
+    *(f"seqrl.{name}.__main__" for name in ("evaluate", "export", "inspect", "report", "runs", "tune", "verify")),
+)
 # What comes after `serve` is done by the forks.
 SERVER = f"""
 import importlib, runpy, sys, types

@@ -142,7 +142,7 @@ def test_accumulated_gradients_equal_those_of_the_minibatch_at_once(bptt_length,
         algorithm = ppo(network, bptt_length=bptt_length, max_tokens_per_batch=limit, grad_clip_norm=None)
         sequences = sequences_of(rollout, bptt_length)
         minibatch = next(sequences.minibatches(2, np.random.default_rng(0)))
-        terms.append(algorithm._learn_from(minibatch, algorithm.chunk_steps(4), 0.0))
+        terms.append(algorithm.learn_from(minibatch, algorithm.chunk_steps(4), 0.0))
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 1e-12
     assert all(torch.allclose(terms[0][name], terms[1][name]) for name in terms[0])

@@ -16,8 +16,8 @@ from seqrl.errors import EnvError
 from seqrl.evaluate import __main__ as program
 from seqrl.evaluate.__main__ import main
 from seqrl.evaluate.request import Words
-from seqrl.evaluate.results import memory, verdict
 from seqrl.run.checkpoint import Checkpoints
+from seqrl.run.results import memory, verdict
 from tests.programs import Program, run_program
 from tests.test_train import TINY, train
 

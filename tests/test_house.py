@@ -24,10 +24,11 @@ ROOMS = {
     "devices": ["networks"],
     "runner": ["envs", "networks"],
     "algorithms": ["networks"],
-    "run": ["algorithms", "config", "devices", "envs", "loggers", "metrics", "networks", "runner"],
+    "insight": ["algorithms", "networks"],
+    "run": ["algorithms", "config", "devices", "envs", "insight", "loggers", "metrics", "networks", "runner"],
     "sweeps": ["config", "run"],
 }
-PROGRAMS = ["__main__", "train", "evaluate", "verify", "report", "tune", "runs"]
+PROGRAMS = ["__main__", "train", "evaluate", "inspect", "export", "verify", "report", "tune", "runs"]
 # Packages, and the only rooms that know them.
 KNOWN_IN = {
     "hydra": ["config", "sweeps", "run.build", *PROGRAMS],
@@ -41,6 +42,9 @@ KNOWN_IN = {
     "matplotlib": ["report.figures"],
     "jinja2": ["report.page"],
     "optuna": ["tune"],
+    "onnxruntime": ["export.proof"],
+    "safetensors": ["export"],
+    "huggingface_hub": ["export.hub"],
 }
 
 

@@ -22,8 +22,19 @@ BPTT = "sequence_learning.bptt_length"
 CLIP = "sequence_learning.grad_clip_norm"
 
 
-def put(folder: Path, final: float, seed: int = 0, status: str = "finished", rows: int = 20, **swept: object) -> None:
-    """Write the folder of a run whose return rises from 0 to `final`."""
+def put(
+    folder: Path,
+    final: float,
+    seed: int = 0,
+    status: str = "finished",
+    rows: int = 20,
+    cut: float | None = None,
+    **swept: object,
+) -> None:
+    """Write the folder of a run whose return rises from 0 to `final`.
+
+    cut   share of the gradient that was cut off; None: not measured
+    """
     folder.mkdir(parents=True)
     keys = {name.replace("__", "."): value for name, value in swept.items()}
     config: dict = {"seed": seed, "algorithm": {"learning_rate": 0.001}}
@@ -45,7 +56,7 @@ def put(folder: Path, final: float, seed: int = 0, status: str = "finished", row
         {"env_steps": int(s), "rollout/return_mean": final * s / steps[-1] + 1e-6 * seed,
          "time/elapsed_seconds": s / 1000, "time/steps_per_second": 1000.0, "train/gradient_clipped": 0.25,
          "train/gradient_norm": 1.0 + final,
-         "memory/peak_mb": 300.0}
+         "memory/peak_mb": 300.0, **({"memory/gradient_cut": cut} if cut is not None else {})}
         for s in steps.tolist()
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
@@ -343,3 +354,17 @@ def test_it_starts_quickly_because_it_does_not_import_torch(tmp_path):
     program += "from seqrl.report.__main__ import main; main(); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_what_each_bptt_length_cuts_off_is_drawn_beside_the_returns_if_it_was_measured(tmp_path, measured):
+    for bptt, cut, final in ((0, 0.0, 0.9), (5, 0.4, 0.5), (50, 0.02, 0.9)):
+        for seed in range(2):
+            swept = {BPTT.replace(".", "__"): bptt}
+            put(tmp_path / f"{bptt}_{seed}", final, seed, cut=cut if measured else None, **swept)
+    report(tmp_path)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert (tmp_path / "report" / "gradient_cut.png").exists() == measured
+    assert ("How far back gradients reach" in page) == measured
+    rows = list(csv.DictReader((tmp_path / "report" / "runs.csv").read_text().splitlines()))
+    assert {row["gradient_cut"][:4] for row in rows} == ({"0.0", "0.40", "0.02"} if measured else {""})

@@ -20,7 +20,8 @@ MODULES = sorted((ROOT / "seqrl").rglob("*.py"))
 NAME = re.compile(r"(rollout|train|memory|evaluation|time)/[a-z_*]+")
 # Everything optional that adds a scalar.
 ALL_SCALARS = ["algorithm.normalize_reward=true", "evaluation.greedy=both", "evaluation.memoryless_control=true"]
-TINY = ["parallel=2", "rollout_length=16", "total_steps=64", "evaluation.episodes=2", "evaluation.interval=1"]
+ALL_SCALARS += ["insight.interval=1", "sequence=truncated", "sequence_learning.bptt_length=5"]
+TINY = ["parallel=6", "rollout_length=16", "total_steps=192", "evaluation.episodes=2", "evaluation.interval=1"]
 
 
 def names_in(source: str) -> set[str]:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from seqrl.verify.__main__ import main, table
 from seqrl.verify.cut import Cut
 from seqrl.verify.environment import env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
+from seqrl.verify.layers import time_limit
 from seqrl.verify.network import network_checks
 from seqrl.verify.play import BATCH, Budget, Play
 from seqrl.verify.replay import elsewhere
@@ -304,6 +305,19 @@ def test_where_random_play_ends_no_episode_some_are_cut_to_see_what_memory_is_th
     assert int(subject.rollout.age.max()) == 23
     assert network.forgets(subject_of("BeginsWithOnes", 0, partial(broken.make, name))).status is FAIL
     assert network.leaks(subject_of("Leaky", 0, partial(broken.make, name))).status is FAIL
+
+
+def test_the_time_limit_of_an_own_vector_form_ends_its_episodes():
+    with closing(broken.make("KeepsItsLimit", 2, "verify")) as env:
+        assert time_limit(env) == 6
+    with closing(broken.make("NextStep", 2, "verify")) as env:
+        assert time_limit(env) is None
+
+
+def test_a_time_limit_that_cannot_be_tried_is_not_checked():
+    finding = environment.limited(stage_of("TakesLongLimits"))
+    assert finding.status is UNCHECKED
+    assert re.match(r"it can't be built with max_episode_steps=3: ValueError: too short", finding.figure)
 
 
 def test_an_environment_that_ends_no_episode_repeats_after_episodes_that_are_cut():

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -65,6 +65,20 @@ class Settings:
     memory_learning_rate: float | None = None
 
 
+class Observer(Protocol):
+    """Looks on while a network learns from a rollout, and changes nothing that is learned."""
+
+    def before(
+        self, algorithm: "SequenceAlgorithm", rollout: Rollout, advantage: Tensor, target: Tensor, progress: float
+    ) -> None:
+        """Called before the first epoch, with what will be learned from: rewards as they are scaled."""
+        ...
+
+    def after(self, stored: State) -> None:
+        """Called after the last epoch, with the memories [K, ...] that its sequences began with."""
+        ...
+
+
 class SequenceAlgorithm(ABC):
     """Policy gradients through time: within a sequence, gradients flow back through memory.
 
@@ -75,6 +89,8 @@ class SequenceAlgorithm(ABC):
 
     # Stop after an epoch whose mean KL divergence from the collecting policy exceeds this.
     target_kl: float | None = None
+    # Of the next updates.
+    observer: Observer | None = None
 
     def __init__(self, network: Network, shuffle: np.random.Generator, **settings: Any) -> None:
         self.network, self.shuffle = network, shuffle
@@ -130,20 +146,27 @@ class SequenceAlgorithm(ABC):
             return scaled(centred, self._rounding)
         return centred / self.network.value.std
 
+    def note_rounding(self, target: Tensor) -> None:
+        """Have `unit_scale` take differences for rounding errors that are small beside these value targets [M]."""
+        self._rounding = ROUNDING * float(target.abs().max())
+
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Update the network from one rollout; `progress` is the completed share of the run. Returns scalars to log."""
         if self.reward_scale is not None:
             rollout = self.reward_scale.divided(rollout)
         advantage = gae(rollout, self.settings.gamma, self.settings.gae_lambda)
         target = advantage + rollout.value
-        sequences = split(rollout, self.advantage(rollout, advantage), target, self.settings.bptt_length)
+        weight = self.advantage(rollout, advantage)
+        sequences = split(rollout, weight, target, self.settings.bptt_length)
         # Targets that are not finite must not enter the statistics; their gradient will be skipped, too.
         if self.settings.normalize_value and sequences.target.isfinite().all():
             self.network.value.adapt(sequences.target, VALUE_DECAY)
-        self._rounding = ROUNDING * float(sequences.target.abs().max())
+        self.note_rounding(sequences.target)
         learning_rate = self.annealed("learning_rate", progress)
         self.optimizer.learning_rate = learning_rate
 
+        if self.observer is not None:
+            self.observer.before(self, rollout, weight, target, progress)
         chunk_steps = self.chunk_steps(rollout.valid.shape[1])
         log = Log()
         epochs = 0
@@ -152,10 +175,12 @@ class SequenceAlgorithm(ABC):
             epochs += 1
             epoch = Log()
             for minibatch in sequences.minibatches(self.minibatches(len(sequences.advantage)), self.shuffle):
-                epoch.add(self._learn_from(minibatch, chunk_steps, progress))
+                epoch.add(self.learn_from(minibatch, chunk_steps, progress))
             log.extend(epoch)
             if self.target_kl is not None and epoch.mean()["train/kl"] > self.target_kl:
                 break
+        if self.observer is not None:
+            self.observer.after(sequences.state)
         # Last, because the rollout was played, and learned from, with the statistics of earlier rollouts.
         self.network.adapt(sequences.observation)
         used = {"train/learning_rate": learning_rate, "train/epochs": epochs}
@@ -202,7 +227,7 @@ class SequenceAlgorithm(ABC):
         if self.reward_scale is not None and (scale := state.get("reward_scale")):
             self.reward_scale.load_state_dict(scale)
 
-    def _learn_from(self, minibatch: Sequences, chunk_steps: int | None, progress: float) -> Terms:
+    def learn_from(self, minibatch: Sequences, chunk_steps: int | None, progress: float) -> Terms:
         """Take a gradient step on a minibatch, `chunk_steps` real steps at a time; skip it if it is not finite."""
         minibatch = replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
         parts = minibatch.shares(self.threads.count)

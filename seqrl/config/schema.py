@@ -436,6 +436,18 @@ class EvaluationConfig:
     )
 
 
+@dataclass
+class InsightConfig:
+    """Section `insight`: what memory does, measured while it learns; nothing that is learned depends on it."""
+
+    interval: int = key(
+        100,
+        "updates between measurements of gradients and memory, each in the middle of the interval; whether memory is "
+        "needed is measured at the first update, too. 0: none",
+        AT_LEAST_0,
+    )
+
+
 @schema("run")
 @dataclass
 class RunConfig:
@@ -449,6 +461,7 @@ class RunConfig:
     logger: dict[str, Any] = field(default_factory=dict)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    insight: InsightConfig = field(default_factory=InsightConfig)
     episodes: int | None = key(
         "${default_episodes:${total_steps}}",
         "training episodes: in each, every one of the `parallel` environments plays one whole episode, and then the "

@@ -7,7 +7,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from seqrl.config.schema import default_of, keys_of
+from seqrl.config.begun import named_run
+from seqrl.config.schema import Rule, default_of, keys_of
 from seqrl.errors import ConfigError
 from seqrl.text import nearest
 
@@ -18,6 +19,13 @@ NAMES = {
     list[str]: "a list, such as [my_module]",
     Path: "a folder",
 }
+
+# Of programs that play the policy of a run.
+WHOLE = Rule(lambda x: x >= 0, "a whole number of at least 0")
+CHECKPOINT = Rule(
+    lambda x: x in ("last", "best") or (not isinstance(x, str) and x >= 0), "last, best or a number of iterations"
+)
+FOLDER = "the folder of a run, such as outputs/runs/<date>/<run>"
 
 
 def read(schema: type[Any], words: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
@@ -31,11 +39,34 @@ def read(schema: type[Any], words: Sequence[str]) -> tuple[dict[str, Any], list[
             others.append(word)
             continue
         # A folder may be called anything, but not nothing.
-        values[key] = (text and Path(text)) if kinds[key] is Path else value_of(word)
+        values[key] = (text and Path(text)) if _is_path(kinds[key]) else value_of(word)
         if not _fits(values[key], kinds[key], keys[key].metadata):
             near = nearest(text, [str(choice) for choice in keys[key].metadata["choices"]])
             wrong.append(f"{key}: must be {_meaning(kinds[key], keys[key].metadata)} (got {text}).{near}")
     return values, others, wrong
+
+
+def read_for_policy(schema: type[Any], words: Sequence[str], program: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values that words give to the keys of a program that plays the policy of a `run`, and changes to its `env.*`.
+
+    Raises ConfigError with all of their faults, CheckpointError if the `latest` run is asked for and there is none.
+    """
+    values, others, wrong = read(schema, words)
+    env: dict[str, Any] = {}
+    for word in others:
+        name, equals, _ = word.partition("=")
+        if not equals or word.startswith("-"):
+            wrong.append(f"{word}: is not key=value. Run python -m {program} --help for the keys.")
+        elif name.startswith("env."):
+            env[name] = value_of(word)
+        else:
+            known = list(keys_of(schema))
+            wrong.append(f"{name}: there is no such key.{nearest(name, known)} Keys: {', '.join(known)}, env.*.")
+    if not wrong and "run" not in values:
+        wrong.append(f"run: is missing. Name {FOLDER}.")
+    if wrong:
+        raise ConfigError(wrong)
+    return values | {"run": named_run(values["run"])}, env
 
 
 def value_of(override: str) -> Any:
@@ -60,10 +91,14 @@ def usage(schema: type[Any]) -> str:
     return "\n".join(lines)
 
 
+def _is_path(kind: Any) -> bool:
+    return Path in (kind, *get_args(kind))
+
+
 def _fits(value: Any, kind: Any, about: Mapping[str, Any]) -> bool:
     kinds = [get_origin(it) or it for it in (get_args(kind) if isinstance(kind, UnionType) else [kind])]
     # Not isinstance: True is an int.
-    if type(value) not in kinds and not (kind is Path and isinstance(value, Path)):
+    if type(value) not in kinds and not (_is_path(kind) and isinstance(value, Path)):
         return False
     if about["choices"] and not any(type(value) is type(it) and value == it for it in about["choices"]):
         return False

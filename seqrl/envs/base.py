@@ -95,6 +95,13 @@ class BatchedEnv(ABC):
         """Image of the first environment, best [H, W, 3] in uint8; None if it has none."""
         return None
 
+    def info(self) -> dict[str, Tensor]:
+        """Numbers that the policy does not see, as they are beside the present observation; [B, ...] each, by name.
+
+        A hidden velocity, the right answer: what seqrl.inspect may look for in memory. NaN where there is none.
+        """
+        return {}
+
 
 class Adopted(BatchedEnv):
     """Wraps an environment that has the methods of a BatchedEnv without inheriting from it."""
@@ -106,7 +113,7 @@ class Adopted(BatchedEnv):
             env.action_space,
         )
         self.env = env
-        for together in (["close"], ["state_dict", "load_state_dict"], ["render"]):
+        for together in (["close"], ["state_dict", "load_state_dict"], ["render"], ["info"]):
             if all(hasattr(env, name) for name in together):
                 vars(self).update({name: getattr(env, name) for name in together})
 

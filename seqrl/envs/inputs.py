@@ -1,6 +1,6 @@
 """Extra inputs for the policy: its last action, the reward of it, and whether an episode begins."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class Inputs:
     first             1 at the first step of an episode, 0 later
 
     names               of the parts to add
+    more                spaces of these parts
     observation_space   with these parts
 
     Raises EnvError if the observation already has a part of that name.
@@ -35,15 +36,15 @@ class Inputs:
         shown = observation_space if isinstance(observation_space, Packed) else None
         parts = {"observation": observation_space} if shown is None else shown.parts
         offered = {**_before(action_space), "previous_reward": Box(-np.inf, np.inf), "first": MultiBinary(1)}
-        self._more = Packed({name: part for name, part in offered.items() if name.partition(".")[0] in names})
-        if twice := [part for part in self._more.parts if part in parts]:
+        self.more = Packed({name: part for name, part in offered.items() if name.partition(".")[0] in names})
+        if twice := [part for part in self.more.parts if part in parts]:
             raise EnvError(f"network.inputs: the observation already has a part {twice[0]!r}. Drop one of the two.")
-        self.observation_space = Packed({**parts, **self._more.parts}, None if shown is None else shown.mask)
+        self.observation_space = Packed({**parts, **self.more.parts}, None if shown is None else shown.mask)
 
     @property
     def wants_reward(self) -> bool:
         """Whether the reward of the step before is one of them."""
-        return "previous_reward" in self._more.parts
+        return "previous_reward" in self.more.parts
 
     def beginning(self, batch_size: int, device: torch.device) -> dict[str, Tensor]:
         """Values [B, *part] of every possible input at the first step of an episode."""
@@ -55,9 +56,7 @@ class Inputs:
         """The same, one step after an action [B, *A] and its reward [B]."""
         space = self.action_space
         parts = space.split(action) if isinstance(space, Joint) else {"": action}
-        spaces = space.parts if isinstance(space, Joint) else {"": space}
-        # For choices, 0 means that there was no action.
-        actions = {_part(name): part + 1 if alternatives(spaces[name]) else part for name, part in parts.items()}
+        actions = previous(space, parts)
         first = torch.zeros_like(reward).unsqueeze(1)
         return {**actions, "previous_reward": reward.unsqueeze(1), "first": first}
 
@@ -72,7 +71,7 @@ class Inputs:
         """Observations [B, bytes] with these parts, from those [B, *O] without."""
         if self._alone is not None:
             observation = self._alone.join({"observation": observation})
-        return torch.cat([observation, self._more.join(values)], 1)
+        return torch.cat([observation, self.more.join(values)], 1)
 
 
 class WithInputs(BatchedEnv):
@@ -120,8 +119,21 @@ class WithInputs(BatchedEnv):
     def render(self) -> Any:
         return self.env.render()
 
+    def info(self) -> dict[str, Tensor]:
+        return self.env.info()
+
     def close(self) -> None:
         self.env.close()
+
+
+def previous(space: Space[Any], action: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the policy sees of an action at the next step, by name.
+
+    action   values [B, ...] of its parts, by name
+    """
+    spaces = space.parts if isinstance(space, Joint) else {"": space}
+    # For choices, 0 means that there was no action.
+    return {_part(name): part + 1 if alternatives(spaces[name]) else part for name, part in action.items()}
 
 
 def _before(action_space: Space[Any]) -> dict[str, Space[Any]]:

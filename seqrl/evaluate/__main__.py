@@ -21,30 +21,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from seqrl import seeds
 from seqrl.config.command_line import names_modules
 from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
-from seqrl.config.secrets import secrets
-from seqrl.config.settle import changes, with_values
+from seqrl.config.settle import with_values
 from seqrl.config.trust import restrict_imports
-from seqrl.config.validate import faults_of_policy
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
 from seqrl.envs.gym.registry import draws_itself
-from seqrl.errors import ConfigError, SeqrlError, described
+from seqrl.errors import SeqrlError, described
 from seqrl.evaluate import film as video
 from seqrl.evaluate.request import Request, Words, requested
-from seqrl.evaluate.results import counted, results, table, verdict
 from seqrl.files import make_folder, write
 from seqrl.loggers.tensorboard import show
-from seqrl.machine import cores
 from seqrl.metrics.display import Bar, QuietConsole
 from seqrl.networks import Network
 from seqrl.run import policy
 from seqrl.run.build import make_device, make_env, make_evaluator, prepare_device
 from seqrl.run.evaluator import frozen
+from seqrl.run.results import counted, results, table, verdict
 from seqrl.text import printable
 
 
@@ -52,33 +49,19 @@ def say(text: str) -> None:
     QuietConsole().print(printable(text), soft_wrap=True)
 
 
-def configuration(request: Request) -> tuple[DictConfig, list[str]]:
-    """The configuration to play with, and how its environment differs from the run's: `key: before -> now`.
-
-    Raises CheckpointError if there is no run, ConfigError if it cannot, or must not, be played.
-    """
-    cfg = policy.configuration(request.run)
-    before = OmegaConf.create({"env": cfg.env})
-    cfg.trust = list(request.trust)
-    cfg.seed = cfg.seed if request.seed is None else request.seed
-    cfg.evaluation.episodes = request.episodes or cfg.evaluation.episodes or 200
-    cfg.evaluation.greedy = cfg.evaluation.greedy if request.greedy is None else request.greedy
-    cfg.device.name = request.device or cfg.device.name
-    # This machine may have fewer.
-    cfg.device.threads = min(cfg.device.threads, cores())
-    for key, value in request.env.items():
-        OmegaConf.update(cfg, key, value, force_add=True)
-    if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
-        raise ConfigError(faults)
-    OmegaConf.set_readonly(cfg, True)
-    return cfg, changes(before, OmegaConf.create({"env": cfg.env}))
-
-
 def evaluate(request: Request) -> None:
     """Play, print the results, and write them to the run's folder."""
     # An environment may change the working folder.
     run = request.run.absolute()
-    cfg, changed = configuration(request)
+    cfg, changed = policy.chosen(
+        request.run,
+        trust=request.trust,
+        seed=request.seed,
+        episodes=request.episodes,
+        greedy=request.greedy,
+        device=request.device,
+        env=request.env,
+    )
     state, passed_over = policy.checkpoint(request.run, request.checkpoint)
     about: dict[str, Any] = {**policy.progress(state), "seed": cfg.seed, "changed": changed}
     device = prepare_device(make_device(cfg), cfg, say)
@@ -92,8 +75,7 @@ def evaluate(request: Request) -> None:
 
     has_memory = bool(network.initial_state(1))
     control = {"evaluation": {"memoryless_control": request.memoryless_control and has_memory}}
-    bar = Bar("playing", QuietConsole())
-    with closing(make_evaluator(with_values(cfg, control), device)) as evaluator, bar:
+    with closing(make_evaluator(with_values(cfg, control), device)) as evaluator, Bar() as bar:
         measured = results(evaluator.play(network, bar.show))
         notes = evaluator.notes
     say(table(measured))

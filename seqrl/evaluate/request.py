@@ -5,16 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqrl.config.schema import AT_LEAST_1, Rule, key, keys_of
-from seqrl.config.words import read, value_of
-from seqrl.errors import ConfigError
-from seqrl.text import nearest
-
-WHOLE = Rule(lambda x: x >= 0, "a whole number of at least 0")
-CHECKPOINT = Rule(
-    lambda x: x in ("last", "best") or (not isinstance(x, str) and x >= 0), "last, best or a number of iterations"
-)
-FOLDER = "the folder of a run, such as outputs/runs/<date>/<run>"
+from seqrl.config.schema import AT_LEAST_1, Rule, key
+from seqrl.config.words import CHECKPOINT, FOLDER, WHOLE, read_for_policy
 
 
 @dataclass(frozen=True)
@@ -56,19 +48,6 @@ def requested(given: Sequence[str]) -> Request:
 
     Raises ConfigError with all of its faults.
     """
-    values, others, wrong = read(Words, [word.lstrip("+").removeprefix("evaluation.") for word in given])
-    env: dict[str, Any] = {}
-    for word in others:
-        name, equals, _ = word.partition("=")
-        if not equals or word.startswith("-"):
-            wrong.append(f"{word}: is not key=value. Run python -m seqrl.evaluate --help for the keys.")
-        elif name.startswith("env."):
-            env[name] = value_of(word)
-        else:
-            known = list(keys_of(Words))
-            wrong.append(f"{name}: there is no such key.{nearest(name, known)} Keys: {', '.join(known)}, env.*.")
-    if not wrong and "run" not in values:
-        wrong.append(f"run: is missing. Name {FOLDER}.")
-    if wrong:
-        raise ConfigError(wrong)
+    words = [word.lstrip("+").removeprefix("evaluation.") for word in given]
+    values, env = read_for_policy(Words, words, "seqrl.evaluate")
     return Request(**values, env=env)

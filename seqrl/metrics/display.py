@@ -44,29 +44,6 @@ class QuietConsole(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Bar:
-    """A live line in a terminal that says how much is done; elsewhere nothing."""
-
-    def __init__(self, what: str, console: QuietConsole) -> None:
-        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
-        self._live = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-        self._task = self._live.add_task(what, total=1.0) if self._live else None
-
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            with suppress(*UNSHOWN):
-                self._live.stop()
-
-    def show(self, share: float) -> None:
-        if self._live and self._task is not None:
-            self._live.update(self._task, completed=share)
-
-
 class Display:
     """Live line in the terminal: progress, return, steps per second, time left. Elsewhere, a plain line every tenth.
 
@@ -127,3 +104,30 @@ class Display:
         elif int(10 * progress) > self._tenths and not self.name:
             self._tenths = int(10 * progress)
             self.console.print(f"{progress:4.0%}  {text}")
+
+
+class Bar:
+    """A bar in the terminal for work of several parts. Elsewhere nothing: what it does is done soon."""
+
+    def __init__(self) -> None:
+        console = QuietConsole()
+        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+        self._live = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._live.add_task("starting", total=1.0) if self._live else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            with suppress(*UNSHOWN):
+                self._live.stop()
+
+    def show(self, progress: float, what: str = "playing") -> None:
+        """Show that the share `progress` is done, and what comes next."""
+        if self._live and self._task is not None:
+            self._live.update(self._task, completed=progress, description=printable(what))

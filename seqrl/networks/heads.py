@@ -81,10 +81,11 @@ class Categoricals:
     """
 
     def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
+        self.sizes = list(sizes)
         largest = max(sizes)
         if min(sizes) < largest:
             # Pad to the same size; padded alternatives have probability 0.
-            rows = logits.split(list(sizes), -1)
+            rows = logits.split(self.sizes, -1)
             rows = [nn.functional.pad(row, (0, largest - row.shape[-1]), value=least(row)) for row in rows]
             logits = torch.cat(rows, -1)
         self.each = Categorical(logits.unflatten(-1, (len(sizes), largest)))

@@ -64,6 +64,7 @@ def draw(findings: Findings, folder: Path) -> dict[str, str]:
             "heat_map": heat_map,
             "values": values,
             "costs": costs,
+            "gradient_cut": gradient_cut,
             "differences": differences,
         }.items():
             drawn = picture(findings)
@@ -302,6 +303,34 @@ def costs(findings: Findings) -> tuple[Figure, str] | None:
     return figure, (
         f"Costs: medians over runs{_over(findings, keys)}; – where fewer than half of the runs reach the threshold of "
         f"{number(findings.threshold)}. Darker is better.{same}"
+    )
+
+
+def gradient_cut(findings: Findings) -> tuple[Figure, str] | None:
+    """What each bptt_length cuts off the gradient, beside the return it came to."""
+    key = next((key for key in findings.study.keys if key.endswith("bptt_length")), None)
+    if key is None or not any(np.isfinite(run.gradient_cut) for group in findings.groups for run in group.runs):
+        return None
+    levels = findings.study.levels(key)
+    of_level = {level: [run for run in findings.study.runs if run.value(key) == level] for level in levels}
+    figure, axes = plt.subplots(1, 2, figsize=(min(7.2, 3.2 + 0.5 * len(levels)), 2.2))
+    cuts = [[100 * run.gradient_cut for run in runs] for runs in of_level.values()]
+    finals = [[run.score for run in runs] for runs in of_level.values()]
+    for ax, columns, title in zip(axes, (cuts, finals), ("gradient cut off, %", "final return"), strict=True):
+        for x, column in enumerate(columns):
+            known = [value for value in column if np.isfinite(value)]
+            ax.plot([x] * len(known), known, "o", color="#333333", markersize=3, alpha=0.6, mew=0)
+        ax.plot([median(column) for column in columns], color=DISTINCT[0], linewidth=1.5)
+        ax.set_xticks(range(len(levels)), [shown(key, level) for level in levels])
+        ax.set_xlim(-0.5, len(levels) - 0.5)
+        ax.set_xlabel(short(key))
+        ax.set_title(title)
+    axes[0].set_ylim(bottom=0)
+    figure.tight_layout(w_pad=1.5)
+    return figure, (
+        f"What each bptt_length cuts off the gradient, and the return of the final policy: a dot for each run"
+        f"{_over(findings, [key])}, a line through the medians. A return that falls where much is cut off says that "
+        "gradients must reach further back."
     )
 
 

@@ -25,6 +25,7 @@ TITLES = {
     "values": "Final return by value",
     "differences": "Real or noise",
     "costs": "Costs",
+    "gradient_cut": "How far back gradients reach",
 }
 
 

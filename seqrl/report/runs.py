@@ -43,6 +43,7 @@ COLUMNS = (
     "train/gradient_norm",
     "train/gradient_clipped",
     "memory/peak_mb",
+    "memory/gradient_cut",
 )
 # Keys in which runs are compared, or that tell tasks apart: far more than anybody sweeps.
 MOST_KEYS = 100
@@ -61,6 +62,7 @@ class RunRecord:
     returns      [rows] mean training return of the latest episodes, after env_steps [rows] and seconds [rows]
     norms        [rows] of the gradients
     clipped      share of its gradients that were clipped
+    gradient_cut share of the gradient that its bptt_length cuts off, on average; NaN if that was not measured
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class RunRecord:
     clipped: float
     steps_per_second: float
     peak_memory_mb: float
+    gradient_cut: float = np.nan
 
     @property
     def seed(self) -> int:
@@ -175,6 +178,7 @@ def read(folder: Path, say: Callable[[str], object] = lambda line: None) -> RunR
         clipped=_mean(curves["train/gradient_clipped"]),
         steps_per_second=facts.get("steps_per_second") or _last(curves["time/steps_per_second"]),
         peak_memory_mb=facts.get("peak_memory_mb") or _last(curves["memory/peak_mb"]),
+        gradient_cut=_mean(curves["memory/gradient_cut"]),
     )
 
 

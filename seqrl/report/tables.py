@@ -75,6 +75,7 @@ def runs(findings: Findings) -> Rows:
             "seconds": _finite(float(run.seconds[-1])) if len(run.seconds) else None,
             "steps_per_second": _finite(run.steps_per_second),
             "peak_memory_mb": _finite(run.peak_memory_mb),
+            "gradient_cut": _finite(run.gradient_cut),
             "clipped_share": _finite(run.clipped),
             "steps_to_threshold": _finite(run.first(findings.threshold, run.env_steps)),
             "error": run.facts.get("error"),

@@ -22,6 +22,7 @@ from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
 from seqrl.envs.inputs import WithInputs
 from seqrl.errors import ConfigError, EnvError, FaultyEnvError, OutOfMemoryError, SeqrlError, described, message_of
+from seqrl.insight import Meters
 from seqrl.machine import is_from_signal
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.networks import Graphed, Network
@@ -48,7 +49,7 @@ def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
         generator=seeds.generator(cfg.seed, "policy", device.torch_device),
     )
     budget = Budget(cfg.episodes and cfg.episodes * cfg.parallel, cfg.total_steps)
-    return Run(runner, algorithm, budget, EpisodeStatistics(cfg.parallel))
+    return Run(runner, algorithm, budget, EpisodeStatistics(cfg.parallel), meters=Meters(cfg.insight.interval))
 
 
 def open_run(settled: Settled, device: Device, checkpoints: Checkpoints, say: Callable[[str], None]) -> Run:

@@ -140,6 +140,15 @@ class Evaluator:
                 played[name] = play(env, player, self.episodes, generator, self._episode_limit, of_all)
         return played
 
+    def scores(self, player: Player, episodes: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return and length [episodes] of the same episodes, as any player plays them.
+
+        episodes   the first so many; None: all
+        """
+        generator = None if self.greedy else self._make_generator()
+        wanted = self.episodes if episodes is None else episodes
+        return play(self._at_its_beginning(), player, wanted, generator, self._episode_limit)
+
     @property
     def notes(self) -> Sequence[str]:
         """What you should know about the environments, once something was played."""

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from omegaconf import DictConfig
 
+from seqrl.algorithms.base import SingleSteps
 from seqrl.errors import NotFiniteError
+from seqrl.insight.advice import Settings, advice
 from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.display import Display
@@ -51,6 +53,8 @@ def learn(
             outputs.save(run, result)
         said = _say_notes(run, display, said)
         run.clock.lap("other")
+    for hint in advice(run.meters, _settings(run)):
+        display.say(f"hint: {hint}")
     saved = outputs.save(run)
     _say_notes(run, display, said)
     if stop.wanted:
@@ -86,6 +90,15 @@ def _say_notes(run: Run, display: Display, said: int) -> int:
     for note in known[said:]:
         display.say(note)
     return len(known)
+
+
+def _settings(run: Run) -> Settings:
+    """What the advice about memory needs to know."""
+    algorithm = run.algorithm
+    chosen = algorithm.settings
+    single = isinstance(algorithm, SingleSteps)
+    has_memory = bool(algorithm.network.initial_state(1))
+    return Settings(chosen.bptt_length, single, run.runner.rollout_length, chosen.stale_state, has_memory)
 
 
 def _iterate(run: Run, outputs: Outputs) -> Row:

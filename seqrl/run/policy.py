@@ -3,19 +3,26 @@
 What it says is data. It chooses values; what is imported for them is for the command line to allow.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.algorithms.base import SequenceAlgorithm
 from seqrl.config.begun import loaded
 from seqrl.config.schema import RunConfig, RunnerConfig, typed
+from seqrl.config.secrets import secrets
+from seqrl.config.settle import changes
+from seqrl.config.validate import faults_of_policy
 from seqrl.devices.device import Device
-from seqrl.errors import CheckpointError
+from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, may_be_intact
+from seqrl.machine import cores
 from seqrl.networks import Network
-from seqrl.run.build import make_env, make_network
+from seqrl.run.build import constructor, make_env, make_network
 from seqrl.run.checkpoint import Checkpoints
 
 
@@ -48,6 +55,39 @@ def configuration(run: Path) -> DictConfig:
         if may_be_intact(error):
             raise
         raise CheckpointError(f"run: {path} is not the configuration of a run: {fault(error)}.") from error
+
+
+def chosen(
+    run: Path,
+    *,
+    trust: Sequence[str],
+    seed: int | None,
+    episodes: int | None,
+    greedy: bool | str | None,
+    device: str | None,
+    env: Mapping[str, Any],
+) -> tuple[DictConfig, list[str]]:
+    """The configuration to play with, and how its environment differs from the run's: `key: before -> now`.
+
+    None means the run's own value.
+
+    Raises CheckpointError if there is no run, ConfigError if it cannot, or must not, be played.
+    """
+    cfg = configuration(run)
+    before = OmegaConf.create({"env": cfg.env})
+    cfg.trust = list(trust)
+    cfg.seed = cfg.seed if seed is None else seed
+    cfg.evaluation.episodes = episodes or cfg.evaluation.episodes or 200
+    cfg.evaluation.greedy = cfg.evaluation.greedy if greedy is None else greedy
+    cfg.device.name = device or cfg.device.name
+    # This machine may have fewer.
+    cfg.device.threads = min(cfg.device.threads, cores())
+    for key, value in env.items():
+        OmegaConf.update(cfg, key, value, force_add=True)
+    if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
+        raise ConfigError(faults)
+    OmegaConf.set_readonly(cfg, True)
+    return cfg, changes(before, OmegaConf.create({"env": cfg.env}))
 
 
 def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
@@ -105,3 +145,31 @@ def network(cfg: DictConfig, device: Device, state: dict[str, Any]) -> Network:
     if unfit := [name for name, it in made.named_parameters() if not it.isfinite().all()]:
         raise CheckpointError(f"run: its network holds NaN or infinite numbers, in {unfit[0]}. Use another checkpoint.")
     return made
+
+
+def learner(
+    run: Path, cfg: DictConfig, network: Network, state: dict[str, Any]
+) -> tuple[SequenceAlgorithm, RunnerConfig]:
+    """What a `checkpoint` of a run learned with, and how it played; `network` is what it would go on to change.
+
+    cfg   what plays, as `chosen` has it; the algorithm must obey the same rules
+
+    Raises CheckpointError or ConfigError if they cannot, or must not, be had.
+    """
+    saved: Any = loaded(run / "config.yaml")
+    try:
+        whole = OmegaConf.merge(cfg, {"algorithm": typed(saved.algorithm)})
+        runner = OmegaConf.merge(OmegaConf.structured(RunnerConfig), saved.runner)
+        assert isinstance(whole, DictConfig)
+    except (TypeError, AttributeError, AssertionError, OmegaConfBaseException) as error:
+        raise CheckpointError(
+            f"run: {run / 'config.yaml'} does not say how the run learned: {fault(error)}."
+        ) from error
+    if faults := faults_of_policy(whole):
+        raise ConfigError(faults)
+    made: SequenceAlgorithm = constructor(whole.algorithm)(network, np.random.default_rng(0))
+    try:
+        made.load_state_dict(state["algorithm"])
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"run: its checkpoint is of another algorithm: {fault(error)}.") from error
+    return made, runner  # type: ignore[return-value]  # as OmegaConf has it

@@ -1,11 +1,17 @@
-"""One tiny iteration of a run, to see that everything fits: `validate=true`."""
+"""One tiny iteration of a run, to see that everything fits, and what others would take: `validate=true`."""
+
+from contextlib import closing
 
 from omegaconf import DictConfig
 
 from seqrl.config.settle import with_values
+from seqrl.devices.device import Device
+from seqrl.machine import perf_counter
 from seqrl.metrics.display import Display
 from seqrl.run.build import build, make_device, prepare_device
 from seqrl.run.memory_need import footprint
+from seqrl.run.plan import PLAYING, SECONDS, Played, applies, table, ways
+from seqrl.run.run import Run
 from seqrl.run.summary import introduction, notes, sizes
 from seqrl.runner import rounds
 
@@ -17,9 +23,13 @@ def rehearse(cfg: DictConfig) -> None:
     """Build all parts, play and learn one tiny iteration, and say how large the real one is; leaves no run behind."""
     display = Display()
     device = prepare_device(make_device(cfg), cfg, display.say)
-    run = build(with_values(cfg, {"parallel": min(cfg.parallel, FEW)}), device)
+    began = perf_counter()
+    few = min(cfg.parallel, FEW)
+    run = build(with_values(cfg, {"parallel": few}), device)
     try:
+        playing = perf_counter()
         rollout = run.runner.collect()
+        played = Played(rollout, perf_counter() - playing)
         steps = float(rollout.valid.sum()) / rollout.valid.shape[1] * cfg.parallel
         again = 1 if cfg.rollout_length else rounds(cfg.rollout_steps, steps)
         need = footprint(run.algorithm, rollout, cfg.parallel, again)
@@ -30,3 +40,29 @@ def rehearse(cfg: DictConfig) -> None:
     for note in notes(run.runner.env):
         display.say(note)
     display.console.print(sizes(cfg, run, steps, again, need), soft_wrap=True)
+    if applies(run.algorithm):
+        larger = cfg.parallel / few * again
+        display.console.print(plan(cfg, device, Played(rollout, played.seconds, larger), began), soft_wrap=True)
+
+
+def plan(cfg: DictConfig, device: Device, small: Played, began: float) -> str:
+    """What the run would take with each bptt_length, as a table.
+
+    small   played by few environments, and by how much that is less than a rollout of the run
+    began   when the clock was read
+    """
+    with_all = with_values(cfg, {"parallel": cfg.parallel})
+    quick = small.larger * small.seconds < PLAYING and (perf_counter() - began) * small.larger < SECONDS
+    run = build(with_all if quick else with_values(cfg, {"parallel": small.rollout.valid.shape[1]}), device)
+    with closing(run.runner.env):
+        played = _played(run) if quick else small
+        found = list(ways(run, played, cfg.parallel, perf_counter() + SECONDS - PLAYING))
+    return table(cfg, found, played, run.budget)
+
+
+def _played(run: Run) -> Played:
+    """A rollout of all environments; the second, as the first one sets up what others use."""
+    run.runner.collect()
+    began = perf_counter()
+    rollout = run.runner.collect()
+    return Played(rollout, perf_counter() - began)

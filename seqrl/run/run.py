@@ -5,6 +5,7 @@ from typing import Any
 
 from seqrl.algorithms.base import SequenceAlgorithm
 from seqrl.errors import CheckpointError, OutOfMemoryError, SeqrlError
+from seqrl.insight import Meters
 from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.clock import Clock
@@ -63,6 +64,7 @@ class Run:
     budget: Budget
     episodes: EpisodeStatistics
     clock: Clock = field(default_factory=Clock)
+    meters: Meters = field(default_factory=Meters)
     iterations: int = 0
 
     def iterate(self) -> Row:
@@ -70,12 +72,14 @@ class Run:
         before = self.runner.environment_seconds
         rollout = self._collect()
         self.clock.lap("inference", environment=self.runner.environment_seconds - before)
+        self.algorithm.observer = self.meters.ready_for(self.iterations + 1)
         learned = self._learn(rollout)
-        self.clock.lap("update")
+        seen = self.meters.taken()
+        self.clock.lap("update", **({"insight": self.meters.seconds} if seen is not None else {}))
         self.budget.count(int(rollout.valid.sum()), len(self.episodes.update(rollout)))
         self.iterations += 1
         time = self.clock.row(self.budget.steps)
-        return {**self.episodes.row(), **learned, **time, "memory/peak_mb": peak_memory_mb()}
+        return {**self.episodes.row(), **learned, **(seen or {}), **time, "memory/peak_mb": peak_memory_mb()}
 
     def _collect(self) -> Rollout:
         try:

@@ -29,8 +29,13 @@ def beneath(env: BatchedEnv) -> Any | None:
 
 
 def time_limit(env: BatchedEnv) -> int | None:
-    """Steps after which one of Gymnasium's wrappers ends an episode; None if there is none."""
-    first = next(iter(getattr(beneath(env), "envs", [])), None)
+    """Steps after which Gymnasium ends an episode, or an own vector form is told to; None if there is no such limit."""
+    envs = beneath(env)
+    if envs is not None and not hasattr(envs, "envs"):
+        # Whether it does has a check of its own.
+        spec = getattr(envs, "spec", None)
+        return spec and spec.kwargs.get("max_episode_steps")
+    first = next(iter(getattr(envs, "envs", [])), None)
     limits = (layer for layer in layers(first) if isinstance(layer, TimeLimit))
     return next((int(limit._max_episode_steps) for limit in limits), None)
 

@@ -2,12 +2,15 @@
 
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 from seqrl.envs.gym.resets import FEW, read_ends
+from seqrl.errors import described
 from seqrl.machine import perf_counter
 from seqrl.verify.findings import Measured, UncheckedError, check, holds
 from seqrl.verify.layers import beneath, episodes, spends_steps, witnesses
@@ -83,7 +86,7 @@ def limited(stage: Stage) -> Measured | None:
         if played is None or spec is None or spec.max_episode_steps is None:
             return None
         kwargs = {**spec.kwargs, "max_episode_steps": BRIEF}
-        with played.guard, closing(gymnasium.make_vec(replace(spec, kwargs=kwargs))) as brief:
+        with played.guard, closing(_built(replace(spec, kwargs=kwargs))) as brief:
             brief.action_space.seed(0)
             brief.reset(seed=0)
             goes_on = np.ones(brief.num_envs, np.bool_)
@@ -97,6 +100,14 @@ def limited(stage: Stage) -> Measured | None:
         raise UncheckedError(f"no episode lasts {BRIEF} random steps")
     late = int((reached & ~truncated).sum())
     return holds(not late, f"with max_episode_steps={BRIEF}, {late} of {int(reached.sum())} were not truncated then")
+
+
+def _built(spec: EnvSpec) -> Any:
+    try:
+        return gymnasium.make_vec(spec)
+    except Exception as error:
+        limit = spec.kwargs["max_episode_steps"]
+        raise UncheckedError(f"it can't be built with max_episode_steps={limit}: {described(error)}") from error
 
 
 def _alike_until_second_begins(one: Play, other: Play, steps: int, begins: bool) -> bool:

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
+from seqrl.envs.gym import backends
 from seqrl.envs.gym import envpool as pool
 from seqrl.envs.gym.registry import draws_itself
 from tests.envs.clocks import Clock
@@ -519,6 +520,28 @@ def test_a_missing_envpool_names_the_extra_to_install(monkeypatch):
         GymnasiumEnv("CartPole-v1", 2, seed=0, backend="envpool")
     message = "env.backend: envpool is not installed. Install it: pip install 'seqrl[envpool]'."
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("seen", "acts", "why"),
+    [
+        (spaces.Dict({"a": spaces.Discrete(2)}), spaces.Discrete(2), "its observation has several parts"),
+        (spaces.Discrete(2), spaces.Tuple([spaces.Discrete(2)]), "its action has several parts"),
+        (spaces.Text(3), spaces.Discrete(2), "the observation is Text, which is not supported"),
+    ],
+)
+def test_an_environment_of_envpool_that_cannot_be_played_is_not_to_be_wrapped(monkeypatch, seen, acts, why):
+    class Fake(gymnasium.vector.VectorEnv):
+        def __init__(self, *_):
+            self.num_envs, self.single_observation_space, self.single_action_space = 2, seen, acts
+
+    monkeypatch.setattr(backends, "Pool", Fake)
+    with pytest.raises(EnvError) as error:
+        GymnasiumEnv("Walker-v1", 2, seed=0, backend="envpool")
+    assert str(error.value) == (
+        f"env.backend: Walker-v1 cannot be played by EnvPool, as {why}, and it cannot be wrapped. Use env.backend=sync "
+        "or async, with Gymnasium's environment of that kind if there is one."
+    )
 
 
 def test_a_module_that_lacks_a_package_is_distinguished_from_a_missing_module(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Masks where there is nothing to choose, where nothing else is seen, and where nobody looks for them."""
 
+import re
 from contextlib import closing
 
 import gymnasium
@@ -10,7 +11,7 @@ from gymnasium import spaces
 
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
-from seqrl.errors import ConfigError, EnvError, FaultyEnvError
+from seqrl.errors import ConfigError, EnvError, FaultyEnvError, OutsideEnvError
 from seqrl.runner import Runner
 from seqrl.spaces import Packed
 from tests.parts import ppo, small_network
@@ -130,6 +131,48 @@ def test_at_an_episodes_end_no_mask_is_needed(acts, backend):
 def test_a_mask_that_is_missing_from_info_is_named(at, when, backend):
     with pytest.raises(FaultyEnvError, match=rf"^environment 0, episode 1 .*, {when}: its info has no action_mask\. "):
         learned(forgets(at, backend=backend))
+
+
+TWO, THREE = np.ones(2, np.int8), np.ones(3, np.int8)
+SEVERAL = spaces.MultiDiscrete([2, 3])
+PARTS = spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(3), "c": BOX})
+PAIR = spaces.Tuple([spaces.Discrete(2), BOX, spaces.Discrete(3)])
+
+
+@pytest.mark.parametrize(
+    ("acts", "mask", "said"),
+    [
+        (spaces.Discrete(2), THREE, "has 3 numbers for 2 choices"),
+        (spaces.Discrete(3), TWO, "has 2 numbers for 3 choices"),
+        (spaces.Discrete(2), None, "is [None]: neither allowed nor not"),
+        (SEVERAL, TWO, "has 2 numbers for 5 choices"),
+        (SEVERAL, (THREE, TWO), "has 3 + 2 numbers for 2 + 3 choices"),
+        (PARTS, {"a": TWO, "b": TWO}, "has 2 numbers for 3 choices"),
+        (PARTS, {"a": TWO}, "has no part 'b', as the action has"),
+        (PAIR, (THREE, None, TWO), "has 3 numbers for 2 choices"),
+        (PAIR, (TWO, THREE), "is no tuple of 3 parts, as the action is"),
+    ],
+)
+def test_a_mask_in_info_that_does_not_fit_the_choices_is_named(acts, mask, said):
+    when = r"^environment 0, episode 1 \(seed \d+\), reset: its action_mask "
+    with pytest.raises(OutsideEnvError, match=when + re.escape(said)):
+        learned(asks(PLACE, acts, action_mask="info", info={"action_mask": mask}))
+
+
+@pytest.mark.parametrize(
+    ("acts", "mask"),
+    [
+        (SEVERAL, (np.array([0, 1]), np.array([0, 0, 1]))),
+        (SEVERAL, np.array([0, 1, 0, 0, 1])),
+        (SEVERAL, [0, 1, 0, 0, 1]),
+        (PARTS, {"a": np.array([0, 1]), "b": [0, 0, 1]}),
+        (PAIR, (np.array([0, 1]), None, np.array([[0, 0, 1]]))),
+    ],
+)
+def test_a_mask_in_info_may_have_any_form_that_fits_the_choices(acts, mask):
+    with closing(asks(PLACE, acts, action_mask="info", info={"action_mask": mask})) as env:
+        shown = env.observation_space.split(env.reset())["action_mask"]
+    assert shown.tolist() == [[0, 1, 0, 0, 1]] * 2
 
 
 @pytest.mark.parametrize("named", ["info", "mask"])

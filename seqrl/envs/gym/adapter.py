@@ -182,6 +182,18 @@ class GymnasiumEnv(BatchedEnv):
             except MISSING_PACKAGE as error:
                 raise EnvError(f"env.id: drawing {self._id} needs a package that is missing: {error}.") from error
 
+    def info(self) -> dict[str, Tensor]:
+        """Numbers in Gymnasium's info; an own vector form, and EnvPool, are not asked."""
+        with self._guarded():
+            told = self._episodes.told()
+        sizes = {name: len(numbers) for one in told for name, numbers in one.items()}
+        gaps = {name: [np.nan] * size for name, size in sizes.items()}
+        rows = {
+            name: [one[name] if len(one.get(name, ())) == size else gaps[name] for one in told]
+            for name, size in sizes.items()
+        }
+        return {name: torch.tensor(it, dtype=torch.float64, device=self.device) for name, it in rows.items()}
+
     def close(self) -> None:
         """End the environment's processes; may be called twice."""
         if self._is_closed:

@@ -62,6 +62,8 @@ class VectorEpisodes(Protocol):
 
     def lasting(self) -> list[str]: ...
 
+    def told(self) -> list[dict[str, list[float]]]: ...
+
 
 def episode_seed(seed: int, *index: int) -> int:
     """Seed of one episode, 31 bits: many generators that environments use take no more."""
@@ -163,6 +165,10 @@ class SeededEpisodes:
         """Names of wrappers that keep statistics from episode to episode."""
         return list(self._call("lasting")[0])
 
+    def told(self) -> list[dict[str, list[float]]]:
+        """The numbers in each environment's latest info, by name."""
+        return list(self._call("told"))
+
     def _replay(self, number: Array, observation: Array) -> Array:
         """Play the episodes in progress again, write their last observations; return the steps of each [B]."""
         left = [[] if actions is None else list(actions) for actions in self._history.episodes()]
@@ -253,6 +259,10 @@ class OwnEpisodes:
     def lasting(self) -> list[str]:
         """Names of wrappers that keep statistics from episode to episode."""
         return lasting(self.envs)
+
+    def told(self) -> list[dict[str, list[float]]]:
+        """Nothing: how a vector form merges what its environments tell is its own affair."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         return {"resets": self._resets}

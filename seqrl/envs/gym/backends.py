@@ -145,16 +145,20 @@ def _with_time_limit(spec: EnvSpec, make: Callable[..., Any], request: EnvReques
 
 def _insist_on_whole_spaces(spec: EnvSpec, envs: VectorEnv[Any, Any, Any]) -> None:
     """Raise UnfitError for spaces that are not supported: what has several parts is flattened one by one."""
-    for what, space in {"observation": envs.single_observation_space, "action": envs.single_action_space}.items():
-        if isinstance(space, Dict | Tuple):
-            why = f"its {what} has several parts"
-            remedy = "Use env.backend=sync or async" if spec.entry_point else "Give it one part"
-            raise UnfitError(f"env.backend: the vector form of {spec.id} cannot be played, as {why}. {remedy}.", why)
+    if why := _in_parts(envs):
+        remedy = "Use env.backend=sync or async" if spec.entry_point else "Give it one part"
+        raise UnfitError(f"env.backend: the vector form of {spec.id} cannot be played, as {why}. {remedy}.", why)
     try:
         observations(envs.single_observation_space, ())
         actions(envs.single_action_space)
     except EnvError as error:
         raise UnfitError(str(error), "its spaces are not supported") from error
+
+
+def _in_parts(envs: VectorEnv[Any, Any, Any]) -> str:
+    """Whether an observation or an action has several parts, in a few words; "" if neither does."""
+    spaces = {"observation": envs.single_observation_space, "action": envs.single_action_space}
+    return next((f"its {what} has several parts" for what, it in spaces.items() if isinstance(it, Dict | Tuple)), "")
 
 
 def _sync(request: EnvRequest) -> VectorEpisodes:
@@ -184,7 +188,24 @@ def _envpool(request: EnvRequest) -> VectorEpisodes:
     _refuse_wrapped(request, "envpool")
     with _constructor_named(request, "environments", request.id):
         envs = Pool(request.id, request.batch_size, request.kwargs)
+        _insist_on_spaces_of_pool(request, envs)
     return PoolEpisodes(envs, request.seed, request.guard)
+
+
+def _insist_on_spaces_of_pool(request: EnvRequest, envs: Pool) -> None:
+    """Raise EnvError for spaces that are not supported; nothing can be wrapped around EnvPool's."""
+    fault = _in_parts(envs)
+    try:
+        if not fault:
+            observations(envs.single_observation_space, ())
+            actions(envs.single_action_space)
+    except EnvError as error:
+        fault = str(error).removeprefix("env.id: ").partition(", which")[0] + ", which is not supported"
+    if fault:
+        raise EnvError(
+            f"env.backend: {request.id} cannot be played by EnvPool, as {fault}, and it cannot be wrapped. Use "
+            "env.backend=sync or async, with Gymnasium's environment of that kind if there is one."
+        )
 
 
 def _refuse_wrapped(request: EnvRequest, backend: str) -> None:

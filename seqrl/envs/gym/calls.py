@@ -208,11 +208,15 @@ _entered: list["Guard"] = []
 
 
 def _cpu_time_is_over(number: int, frame: object) -> None:
-    """Raise it in an environment, which perhaps set the limit; elsewhere let the system end the program, as usual."""
-    if _entered:
+    """Raise it in an environment that set the limit; otherwise let the system end the program, as usual."""
+    if any(guard.has_lower_limits for guard in _entered):
         raise CpuTimeError
     set_handler(number, signal.SIG_DFL)
     signal.raise_signal(number)
+
+
+# Processes that an environment forks end by the signal, as usual.
+CPU_TIME = OwnHandler(_cpu_time_is_over)
 
 
 class LostError(Exception):
@@ -300,7 +304,7 @@ class Guard:
         if self._handlers[0] is signal.default_int_handler and self._in_main_thread:
             set_handler(signal.SIGINT, CTRL_C)
         if self._in_main_thread and getsignal(signal.SIGXCPU) == signal.SIG_DFL:
-            set_handler(signal.SIGXCPU, _cpu_time_is_over)
+            set_handler(signal.SIGXCPU, CPU_TIME)
         _entered.append(self)
         self._learning.__enter__()
         self._limits = limits()
@@ -350,8 +354,13 @@ class Guard:
         if self._depth:
             self._lift()
 
+    @property
+    def has_lower_limits(self) -> bool:
+        """Whether limits of the process are others than when this guard was entered."""
+        return limits() != self._limits
+
     def _lift(self) -> None:
-        if limits() != self._limits:
+        if self.has_lower_limits:
             self.put_back |= {f"{name} (resource.setrlimit)" for name in lift(self._limits)}
 
     def check(self) -> None:

@@ -1,6 +1,7 @@
 """Environments whose observations or actions have several parts, flattened to one vector each."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -13,6 +14,8 @@ from seqrl.envs.gym.translate import actions, observations
 from seqrl.errors import EnvError
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_alternatives, nested, numbers, values
 
+MaskReader = Callable[[Any], Iterator[Array]]
+"""Takes a mask as it is in info, and gives those of all choices."""
 # Value of `action_mask` for a mask that comes in info, not in the observation.
 INFO = "info"
 
@@ -32,6 +35,10 @@ class Flattening:
 
     packed        space of what the policy sees
     joint         space of what it does
+    names         of all parts of the observation
+    reads, acts   by the name of a part, its space as the policy has it, and what converts it
+    mask_parts    names of the parts that are the mask
+    choices       number of alternatives of each choice that it covers
 
     Raises EnvError if a part has an unsupported space, or if `hidden` or `action_mask` names a part that does not
     exist. `pack` raises OutsideError for a part that is missing or does not lie in its space, and if the mask is
@@ -46,57 +53,58 @@ class Flattening:
         action_mask: str | None = None,
     ) -> None:
         self._of_env, self._taken = observation_space, action_space
-        self._act = {name: actions(space, name) for name, space in _named_parts(action_space, "action").items()}
-        parts = {name: space for name, (space, _) in self._act.items()}
+        self.acts = {name: actions(space, name) for name, space in _named_parts(action_space, "action").items()}
+        parts = {name: space for name, (space, _) in self.acts.items()}
         self.joint: Space[Any] = Joint(parts) if _is_composed(action_space) else parts[""]
 
         shown = _named_parts(observation_space, "observation")
-        self._names = list(shown)
-        self._choices = masked_alternatives(self.joint)
+        self.names = list(shown)
+        self.choices = masked_alternatives(self.joint)
         self.mask_in_info = action_mask == INFO
-        if action_mask is not None and not self._choices:
+        self._read_mask = _mask_reader(action_space)
+        if action_mask is not None and not self.choices:
             raise EnvError(f"env.action_mask: the action has no choice to mask (got {action_mask}). Drop it.")
-        self._mask_parts = [] if self.mask_in_info else self._parts_of_mask(action_mask, shown)
+        self.mask_parts = [] if self.mask_in_info else self._parts_of_mask(action_mask, shown)
         by_index, by_name = ([], self._hidden_parts(hidden)) if _is_composed(observation_space) else (hidden, [])
-        self._observe = {
+        self.reads = {
             name: observations(space, by_index, name)
             for name, space in shown.items()
-            if name not in (*by_name, *self._mask_parts)
+            if name not in (*by_name, *self.mask_parts)
         }
-        self._elements = {name: element(shown[name], named(name)) for name in (*self._observe, *self._mask_parts)}
+        self._elements = {name: element(shown[name], named(name)) for name in (*self.reads, *self.mask_parts)}
         self._shapes = {name: shown[name].shape for name in self._elements}
-        visible = {name or "observation": space for name, (space, _) in self._observe.items()}
-        self._masks = self.mask_in_info or bool(self._mask_parts)
+        visible = {name or "observation": space for name, (space, _) in self.reads.items()}
+        self._masks = self.mask_in_info or bool(self.mask_parts)
         mask = ACTION_MASK if ACTION_MASK not in visible else f"env.{ACTION_MASK}"
         if self._masks:
-            visible[mask] = MultiBinary(sum(self._choices))
+            visible[mask] = MultiBinary(sum(self.choices))
         # Where there is nothing to choose, a part of that name is one like others.
         self.packed = Packed(visible, mask if self._masks else None)
 
     def action(self, action: Array) -> Any:
         """What the environment takes, for what the policy does."""
         parts = self.joint.split(action) if isinstance(self.joint, Joint) else {"": action}
-        return nested(self._taken, (self._act[name][1](np.asarray(part)[None])[0] for name, part in parts.items()))
+        return nested(self._taken, (self.acts[name][1](np.asarray(part)[None])[0] for name, part in parts.items()))
 
     def pack(self, observation: Any, info: dict[str, Any], at_end: bool = False) -> Array:
         """What the policy sees of what the environment shows."""
         try:
-            shown = dict(zip(self._names, values(self._of_env, observation), strict=True))
+            shown = dict(zip(self.names, values(self._of_env, observation), strict=True))
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise OutsideError(f"its observation does not have all parts: {', '.join(self._names)}") from error
+            raise OutsideError(f"its observation does not have all parts: {', '.join(self.names)}") from error
         parts = {name: self._element(name, shown[name]) for name in self._elements}
-        visible = [observe(np.asarray(parts[name])[None])[0] for name, (_, observe) in self._observe.items()]
+        visible = [observe(np.asarray(parts[name])[None])[0] for name, (_, observe) in self.reads.items()]
         if self._masks:
-            masks = self._masks_of(info, at_end) if self.mask_in_info else map(parts.get, self._mask_parts)
+            masks = self._masks_of(info, at_end) if self.mask_in_info else map(parts.get, self.mask_parts)
             visible.append(self._allowed(masks, at_end))
         return self.packed.pack(visible)
 
     def _masks_of(self, info: dict[str, Any], at_end: bool) -> Iterable[Any]:
         if ACTION_MASK in info:
-            return _masks(self._taken, info[ACTION_MASK])
+            return self._read_mask(info[ACTION_MASK])
         if at_end:
             # There is nothing left to choose.
-            return [np.ones(sum(self._choices), np.bool_)]
+            return [np.ones(sum(self.choices), np.bool_)]
         raise OutsideError("its info has no action_mask")
 
     def _element(self, name: str, shown: Any) -> Any:
@@ -107,40 +115,39 @@ class Flattening:
 
     def _allowed(self, masks: Iterable[Any], at_end: bool) -> Array:
         mask = np.concatenate([np.asarray(part).reshape(-1) for part in masks])
-        if mask.dtype.kind not in "biuf" or np.isnan(mask).any():
-            raise OutsideError(f"its action_mask is {mask.tolist()}: neither allowed nor not")
+        _insist_on_truths(mask)
         # At the end there is nothing left to choose.
-        if not at_end and not all((part != 0).any() for part in np.split(mask, np.cumsum(self._choices)[:-1])):
+        if not at_end and not all((part != 0).any() for part in np.split(mask, np.cumsum(self.choices)[:-1])):
             raise OutsideError("its action_mask allows nothing")
         allowed: Array = mask != 0
         return allowed
 
     def _hidden_parts(self, hidden: Sequence[Any]) -> list[str]:
         for name in hidden:
-            if not _among(self._names, str(name)):
+            if not _among(self.names, str(name)):
                 raise EnvError(
-                    f"env.hidden: the observation has no part {name!r}. Use one or more of {', '.join(self._names)}."
+                    f"env.hidden: the observation has no part {name!r}. Use one or more of {', '.join(self.names)}."
                 )
-        parts = [part for name in hidden for part in _among(self._names, str(name))]
-        if not self._names:
+        parts = [part for name in hidden for part in _among(self.names, str(name))]
+        if not self.names:
             raise EnvError("env.id: the observation has no parts. Wrap the environment to show something.")
-        if not set(self._names) - {*parts, *(self._mask_parts if hidden else [])}:
+        if not set(self.names) - {*parts, *(self.mask_parts if hidden else [])}:
             raise EnvError(f"env.hidden: every part of the observation is hidden (got {list(hidden)}). Leave one.")
         return parts
 
     def _parts_of_mask(self, action_mask: str | None, shown: Mapping[str, Space[Any]]) -> list[str]:
-        parts = _among(self._names, action_mask or ACTION_MASK)
-        if action_mask is None and not self._choices:
+        parts = _among(self.names, action_mask or ACTION_MASK)
+        if action_mask is None and not self.choices:
             return []
         if action_mask is not None and not parts:
             raise EnvError(
                 f"env.action_mask: the observation has no part {action_mask!r}. "
-                f"Use info, or one of {', '.join(self._names)}."
+                f"Use info, or one of {', '.join(self.names)}."
             )
         size = sum(numbers(shown[part]) for part in parts)
-        if parts and size != sum(self._choices):
+        if parts and size != sum(self.choices):
             raise EnvError(
-                f"env.action_mask: the mask {', '.join(parts)} has {size} numbers for {sum(self._choices)} choices. "
+                f"env.action_mask: the mask {', '.join(parts)} has {size} numbers for {sum(self.choices)} choices. "
                 "Fix the environment, or name another part."
             )
         return parts
@@ -197,16 +204,52 @@ def _among(names: list[str], name: str) -> list[str]:
     return [part for part in names if f"{part}.".startswith(f"{name}.")]
 
 
-def _masks(space: Space[Any], mask: Any) -> Iterator[Any]:
-    """The masks of all choices of an action, in the order of `leaves`."""
-    if isinstance(space, Dict):
-        for key, child in space.spaces.items():
-            if key in mask:
-                yield from _masks(child, mask[key])
-    elif isinstance(space, Tuple):
-        for child, part in zip(space.spaces, mask, strict=True):
-            yield from _masks(child, part)
-    elif isinstance(mask, list | tuple):
-        yield from mask
-    else:
-        yield mask
+def _mask_reader(space: Space[Any]) -> MaskReader:
+    """What reads the masks of all choices of an action, in the order of `leaves`, from a mask that is built like it.
+
+    A part with nothing to choose needs none. Raises OutsideError for one that does not fit its choices: taken for
+    others, it would forbid what is allowed.
+    """
+    if isinstance(space, Dict | Tuple):
+        children = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
+        readers = {key: _mask_reader(child) for key, child in children if _has_choices(child)}
+        if isinstance(space, Dict):
+            return partial(_masks_of_dict, readers)
+        return partial(_masks_of_tuple, readers, len(space.spaces))
+    return partial(_mask_of_leaf, masked_alternatives(actions(space)[0]))
+
+
+def _has_choices(space: Space[Any]) -> bool:
+    return any(masked_alternatives(actions(leaf)[0]) for _, leaf in leaves(space))
+
+
+def _masks_of_dict(readers: dict[Any, MaskReader], mask: Any) -> Iterator[Array]:
+    for key, read in readers.items():
+        if not isinstance(mask, Mapping) or key not in mask:
+            raise OutsideError(f"its action_mask has no part {key!r}, as the action has")
+        yield from read(mask[key])
+
+
+def _masks_of_tuple(readers: dict[Any, MaskReader], length: int, mask: Any) -> Iterator[Array]:
+    if not isinstance(mask, list | tuple) or len(mask) != length:
+        raise OutsideError(f"its action_mask is no tuple of {length} parts, as the action is")
+    for index, read in readers.items():
+        yield from read(mask[index])
+
+
+def _insist_on_truths(mask: Array) -> None:
+    if mask.dtype.kind not in "biuf" or np.isnan(mask).any():
+        raise OutsideError(f"its action_mask is {mask.tolist()!r:.60}: neither allowed nor not")
+
+
+def _mask_of_leaf(choices: list[int], mask: Any) -> Iterator[Array]:
+    pieces = [np.asarray(piece).reshape(-1) for piece in (mask if isinstance(mask, list | tuple) else [mask])]
+    for piece in pieces:
+        _insist_on_truths(piece)
+    sizes = [piece.size for piece in pieces]
+    # One array for each choice, or one for all, which may be a list of numbers.
+    if sizes != choices and (sum(sizes) != sum(choices) or (len(sizes) > 1 and max(sizes) > 1)):
+        is_split = len(sizes) > 1 and max(sizes) > 1
+        given, wanted = (" + ".join(map(str, it)) if is_split else sum(it) for it in (sizes, choices))
+        raise OutsideError(f"its action_mask has {given} numbers for {wanted} choices")
+    yield from pieces

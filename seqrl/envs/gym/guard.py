@@ -35,6 +35,8 @@ API = (
 CLOSED: gymnasium.Env[Any, Any] = gymnasium.Env()
 # At most this long, or one step, so that an environment that hangs is told from an episode that is long.
 REPLAY_SECONDS = 0.1
+# Numbers of one name in info that can be asked for.
+MOST_TOLD = 64
 REWARD_AND_END = struct.Struct("<d??")
 # Wrappers without a state that decides what comes next, or with one that is restored here. Any other may have one.
 RESTORED = (
@@ -77,6 +79,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._shape = env.observation_space.shape
         self._element = element(env.observation_space)
         self._final: Any = None
+        self._info: Any = {}
         self._episode, self._clock = 0, 0
         self._seed: int | None = None
         self._unsaved_said = False
@@ -89,6 +92,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             observation, info = self.env.reset(seed=seed, options=dict(options) if options else None)
             if not isinstance(info, dict):
                 raise self._fault(f"it returned {type(info).__name__} for info. {API}")
+            self._info = info
             observation = self._read(observation)
             self._check_finite(observation)
             self.digest = zlib.crc32(np.asarray(observation).tobytes())
@@ -101,7 +105,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._clock += 1
         self.guard.playing = self
         try:
-            observation, reward, terminated, truncated, _ = self.env.step(action)
+            observation, reward, terminated, truncated, self._info = self.env.step(action)
             reward = float(reward)
             if not -MOST <= reward <= MOST:
                 if math.isfinite(reward):
@@ -122,8 +126,20 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._final = observation
         end = REWARD_AND_END.pack(reward, terminated, truncated)
         self.digest = zlib.crc32(end, zlib.crc32(np.asarray(observation).tobytes(), self.digest))
-        # Nobody reads the info, and merging it across environments takes time.
+        # Hardly anybody reads the info, and merging it across environments takes time.
         return observation, reward, terminated, truncated, {}
+
+    def told(self) -> dict[str, list[float]]:
+        """The numbers in its latest info, by name; a few to a name at most."""
+        found = {}
+        with self._named():
+            for name, value in self._info.items() if isinstance(self._info, dict) else ():
+                if not isinstance(name, str) or not isinstance(value, bool | int | float | np.ndarray | np.generic):
+                    continue
+                numbers = np.asarray(value)
+                if numbers.dtype.kind in "biuf" and 0 < numbers.size <= MOST_TOLD:
+                    found[name] = numbers.astype(np.float64).ravel().tolist()
+        return found
 
     @property
     def asked(self) -> tuple[int, int]:

@@ -83,11 +83,7 @@ def actions(space: Space[Any], name: str = "") -> Translation:
         case Box() if np.issubdtype(space.low.dtype, np.floating):
             low, high = _true_bounds(space)
             bounded = np.isfinite(low) & np.isfinite(high)
-            # Stand-in bounds of -1 and 1 scale by 1, so the units stay.
-            least, most = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-            # In float64, where no sum is too large; what float32 can compute it computes.
-            exact = np.promote_types(space.dtype or np.float32, np.float32)
-            centre, half = ((most + least) / 2).astype(exact), ((most - least) / 2).astype(exact)
+            centre, half = scale(space)
             policy = _float_box(np.where(bounded, -1.0, low).flatten(), np.where(bounded, 1.0, high).flatten())
 
             def rescaled(action: Array) -> Array:
@@ -101,6 +97,17 @@ def actions(space: Space[Any], name: str = "") -> Translation:
         f"env.id: {what} is {_name(space)}, which is not supported. Wrap the environment to take Discrete, "
         "MultiDiscrete, MultiBinary, a Box of floats, or a Dict or Tuple of these."
     )
+
+
+def scale(space: Box) -> tuple[Array, Array]:
+    """Centre, and half of the range, of the numbers of a Box of floats; 0 and 1 where they do not have two bounds."""
+    low, high = _true_bounds(space)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    # Stand-in bounds of -1 and 1 scale by 1, so the units stay.
+    least, most = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    # In float64, where no sum is too large; what float32 can compute it computes.
+    exact = np.promote_types(space.dtype or np.float32, np.float32)
+    return ((most + least) / 2).astype(exact), ((most - least) / 2).astype(exact)
 
 
 def _true_bounds(space: Box) -> tuple[Array, Array]:

@@ -49,6 +49,10 @@ class TensorEnv(BatchedEnv):
         self._random.set_state(state["random"])
         return torch.ones_like(self._age, dtype=torch.bool)
 
+    def info(self) -> dict[str, Tensor]:
+        """Every number of the state."""
+        return {name: getattr(self, f"_{name}").double() for name in self._names}
+
     def close(self) -> None:
         """Nothing to release."""
 

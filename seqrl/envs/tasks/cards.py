@@ -46,6 +46,13 @@ class CardGame(TensorEnv):
         terminated = self._age >= self.cards - 1
         return reward, terminated, torch.zeros_like(terminated)
 
+    def info(self) -> dict[str, Tensor]:
+        """The right answer, one-hot where it is a suit; NaN where nothing is asked."""
+        answer = self._answer[self._rows, self._place(self._age)]
+        asked = (answer >= 0).unsqueeze(1)
+        number = F.one_hot(answer.clamp(min=0), SUITS) if self.action_space == Discrete(SUITS) else answer.unsqueeze(1)
+        return {"answer": number.double().where(asked, torch.nan)}
+
     def _observation(self) -> Tensor:
         return self._shown[self._rows, self._place(self._age)]
 

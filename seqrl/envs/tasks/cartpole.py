@@ -96,6 +96,10 @@ class CartPole(TensorEnv):
         position, _, angle, _ = self._state[0].tolist()
         return cart_pole(position, angle, MAX_POSITION, 2 * HALF_LENGTH)
 
+    def info(self) -> dict[str, Tensor]:
+        """Position, velocity, angle and angular velocity, without noise."""
+        return dict(zip(("position", "velocity", "angle", "angular velocity"), self._state.unbind(1), strict=True))
+
     def _observation(self) -> Tensor:
         shown = self._state.index_select(1, self._shown).float()
         return (shown + self._noise).clamp(-self._high, self._high) if self.noise else shown

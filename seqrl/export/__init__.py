@@ -1,0 +1,1 @@
+"""Export the policy of a run, for use without seqrl and torch: `python -m seqrl.export`."""

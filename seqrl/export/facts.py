@@ -1,0 +1,102 @@
+"""What is known of an exported policy: where it comes from, how it was trained, and what it reached."""
+
+import hashlib
+import json
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import seqrl
+from seqrl.export.step import OneStep
+from seqrl.files import json_of, read, read_text
+from seqrl.text import masked
+
+
+def facts(run: Path, cfg: DictConfig, progress: dict[str, int], step: OneStep, weights: bytes) -> dict[str, Any]:
+    """What a model says of itself, by name, as plain data.
+
+    progress   how far the run was
+    weights    the bytes of policy.safetensors
+    """
+    told = {
+        "seqrl_version": seqrl.__version__,
+        "torch_version": torch.__version__,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "run_digest": hashlib.sha256(read(run / "config.yaml") + weights).hexdigest(),
+        **{name: str(count) for name, count in progress.items()},
+        "inputs": [port.described() for port in step.inputs],
+        "outputs": [port.described() for port in step.outputs],
+        "initial": "zeros" + (", but first = 1" if "first" in step.more else ""),
+        "environment": environment(cfg),
+        "left_to_you": left_to_you(cfg),
+    }
+    return json_of(masked(json.dumps(told)))  # type: ignore[no-any-return]
+
+
+def environment(cfg: DictConfig) -> dict[str, Any]:
+    """The environment's section of the configuration, with references to variables as they are."""
+    section = OmegaConf.to_container(cfg.env, resolve=False)
+    assert isinstance(section, dict)
+    return {str(key): value for key, value in section.items() if value not in (None, [], {})}
+
+
+def left_to_you(cfg: DictConfig) -> list[str]:
+    """What happens between the environment and the policy that no exported step does."""
+    given: Any = OmegaConf.to_container(cfg.env, resolve=False)
+    wrappers = [_call(wrapper) for wrapper in given.get("wrappers") or []]
+    tasks = [f"the environment's wrapper {wrapper}, in this order, innermost first" for wrapper in wrappers]
+    if given.get("kwargs"):
+        tasks.append(f"what the environment was built with: {json.dumps(given['kwargs'], default=str)}")
+    return tasks
+
+
+def trained(run: Path) -> list[str]:
+    """How a run was trained, a line each: its command, and what its manifest says."""
+    manifest = _read(run / "manifest.json")
+    lines = []
+    command = manifest.get("command")
+    if isinstance(command, list) and command:
+        lines.append("command: `" + " ".join(map(str, command)).replace("`", "'") + "`")
+    for key, name in {"env_steps": "environment steps of the whole run", "seconds": "seconds"}.items():
+        if isinstance(manifest.get(key), int | float):
+            lines.append(f"{name}: {manifest[key]:,.0f}")
+    return lines
+
+
+def evaluated(run: Path, progress: dict[str, int]) -> str:
+    """The evaluated return, in a sentence."""
+    found = _read(run / "evaluation.json")
+    for how, words in {"greedy": "likeliest", "sampled": "sampled"}.items():
+        measured = found.get(how)
+        if not isinstance(measured, dict) or found.get("iterations") != progress["iterations"]:
+            continue
+        with suppress(KeyError, TypeError, ValueError):
+            low, high = measured["return_interval"] or (math.nan, math.nan)
+            return (
+                f"Mean return {float(measured['return_mean']):.4g} (95 % interval {float(low):.4g} to "
+                f"{float(high):.4g}) over {len(measured['returns']):,} episodes with the {words} actions, by "
+                "`python -m seqrl.evaluate`."
+            )
+    manifest = _read(run / "manifest.json")
+    with suppress(KeyError, TypeError, ValueError):
+        mean, episodes = float(manifest["evaluation_return_mean"]), int(manifest["evaluation_episodes"])
+        return f"Mean return {mean:.4g} over {episodes:,} episodes, in the latest evaluation of the run itself."
+    return "Not evaluated. `python -m seqrl.evaluate` measures the return."
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file of the run says; {} if it is not there, or not sound."""
+    with suppress(OSError, ValueError):
+        found = json_of(read_text(path))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _call(wrapper: dict[str, Any]) -> str:
+    given = ", ".join(f"{key}={value!r}" for key, value in wrapper.items() if not str(key).startswith("_"))
+    return f"{wrapper.get('_target_')}({given})"

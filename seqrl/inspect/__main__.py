@@ -1,0 +1,120 @@
+"""Say in figures what a policy's memory does: `python -m seqrl.inspect run=<folder> [key=value ...]`.
+
+Plays the policy of a run with its memory cut, zeroed, frozen and swapped; follows its outputs back to earlier
+observations; and looks for these in its memory. Writes inspect.json, and inspect.html, a page in one file, to the run's
+folder, and changes nothing else there. The run may be finished, interrupted or still running.
+
+{usage}
+  env.<key>=<value>          change the environment: env.corridor_length=40
+  env.<key>=[a,b,c]          play it also with each of these values: 'env.corridor_length=[10,20,40]'
+
+Several runs are measured one after another; a page with all of them beside each other is written to the current folder,
+as inspect_runs.html.
+
+Examples:
+
+  python -m seqrl.inspect run=outputs/runs/<date>/<run> checkpoint=best
+  python -m seqrl.inspect 'run=[outputs/runs/<date>/<run>,outputs/runs/<date>/<run>]'
+"""
+
+import json
+import shlex
+import sys
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from seqrl.config.command_line import names_modules
+from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
+from seqrl.config.trust import restrict_imports
+from seqrl.config.words import usage
+from seqrl.errors import UnsavedError
+from seqrl.files import write
+from seqrl.inspect.measure import measured
+from seqrl.inspect.page import page
+from seqrl.inspect.request import Request, Words, requested
+from seqrl.inspect.said import paragraph
+from seqrl.inspect.subject import subject
+from seqrl.machine import perf_counter
+from seqrl.metrics.display import Bar, QuietConsole
+from seqrl.text import duration, printable
+
+SEVERAL = "inspect_runs.html"
+
+
+def say(text: str) -> None:
+    QuietConsole().print(printable(text), soft_wrap=True)
+
+
+def inspect(request: Request) -> None:
+    """Measure each run, write what was found to its folder, and a page of all of them if there are several."""
+    # An environment may change the working folder.
+    here = Path.cwd()
+    again = f"python -m seqrl.inspect {shlex.join(sys.argv[1:])}"
+    reports: dict[str, dict[str, Any]] = {}
+    for run in request.runs:
+        folder = here / run
+        report = _report(request, run)
+        reports[str(run)] = report
+        data = json.dumps(report, allow_nan=False, indent=1).encode()
+        for name, content in {
+            "inspect.json": data,
+            "inspect.html": page({run.name or str(run): report}, [again]).encode(),
+        }.items():
+            _save(folder / name, content, run / name)
+        say(f"Page: {run / 'inspect.html'}; figures: {run / 'inspect.json'}")
+    if len(reports) > 1:
+        _save(here / SEVERAL, page(_short(reports), [again]).encode(), Path(SEVERAL))
+        say(f"All of them: {SEVERAL}")
+
+
+def _report(request: Request, run: Path) -> dict[str, Any]:
+    """What inspect.json holds of a run."""
+    began = perf_counter()
+    it = subject(request, run, say)
+    say(f"{run}, after {it.about['iterations']} iterations, {it.about['env_steps']:,} steps")
+    for change in it.about["changed"]:
+        say(f"changed: {change}")
+    with closing(it.evaluator), Bar() as bar:
+        found = measured(it, bar.show)
+        for note in it.evaluator.notes:
+            say(f"note: {note}")
+    report = {"said": "", **it.about, **found, "seconds": round(perf_counter() - began, 1)}
+    report["said"] = paragraph(report)
+    say(f"\n{report['said']}\n")
+    say(f"measured in {duration(report['seconds'])}")
+    return report
+
+
+def _save(path: Path, data: bytes, shown: Path) -> None:
+    """Raise UnsavedError if a file cannot be written; `shown` is its path as the user would type it."""
+    try:
+        write(path, data)
+    except OSError as error:
+        raise UnsavedError(
+            f"inspect: could not write {shown}: {error.strerror}. Mend that, and inspect again."
+        ) from error
+
+
+def _short(reports: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same by the shortest names that tell runs apart: those of their folders, or their paths."""
+    names = [Path(run).name for run in reports]
+    return dict(zip(names, reports.values(), strict=True)) if len(set(names)) == len(names) else reports
+
+
+def main() -> None:
+    """What `python -m seqrl.inspect` does; `program` ends the process, too."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((__doc__ or "").format(usage=usage(Words)))
+        return
+    trust_what_the_shell_does()
+    restrict_imports(trusted=names_modules(sys.argv[1:]))
+    with errors_in_one_line(when_interrupted="seqrl: interrupted"):
+        inspect(requested(sys.argv[1:]))
+
+
+program = partial(to_the_end, main)
+
+if __name__ == "__main__":
+    program()

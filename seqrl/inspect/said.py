@@ -1,0 +1,95 @@
+"""What was measured, in plain words."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from seqrl.text import figure
+
+Report = Mapping[str, Any]
+
+
+def paragraph(report: Report) -> str:
+    """The first paragraph of the page: what this policy's memory does."""
+    return " ".join(_sentences(report))
+
+
+def _sentences(report: Report) -> Iterator[str]:
+    used = report["memory_is_used"]
+    if used is None:
+        yield "This policy has no memory: it acts on the present observation alone."
+    else:
+        yield _of_memory(used)
+        if used["used"]:
+            yield _of_window(report)
+        yield from _of_influence(report)
+    yield from _of_the_task(report)
+    yield from _of_training(report)
+    yield from _of_elsewhere(report)
+
+
+def _of_memory(used: Mapping[str, Any]) -> str:
+    match used["used"], used["return_lost"]:
+        case None, _:
+            return "Too few episodes were played to tell whether this policy uses its memory."
+        case True, lost:
+            return f"This policy uses its memory: without it, {figure(lost)} of return is lost."
+        case _, lost if used["interval"][1] < 0:
+            return f"This policy's memory hurts it: without it, {figure(-lost)} of return is gained."
+    return "No memory is needed: without it, this policy does as well."
+
+
+def _of_window(report: Report) -> str:
+    window = report["window"]
+    if window is None:
+        return "How many observations it needs was not measured."
+    whole = " That is all that its longest episode shows." if window >= report["length_max"] > 1 else ""
+    if window == 1:
+        return "The present observation alone is enough."
+    return f"It needs the last {window} observations, the present one among them.{whole}"
+
+
+def _of_influence(report: Report) -> Iterator[str]:
+    """A derivative sees only small changes, and a window whether something is needed at all."""
+    if not report["influence"]:
+        return
+    reach = report["influence"]["policy"]["reach"]
+    steps = f"{reach} step{'s' * (reach != 1)} back"
+    if report["memory_is_used"]["used"] and report["window"] and report["window"] > reach + 1:
+        yield f"Small changes of what it saw more than {steps} no longer move an action: that memory is saturated."
+    elif reach == 0:
+        yield "No earlier observation influences an action."
+    else:
+        yield f"Nothing beyond {steps} influences an action."
+
+
+def _of_training(report: Report) -> Iterator[str]:
+    length = report["bptt_length"]
+    if length is None or report["memory_is_used"] is None:
+        return
+    if length == 0:
+        rollout = report["rollout_length"]
+        yield f"It was trained with gradients over whole {f'rollouts of {rollout} steps' if rollout else 'episodes'}."
+    elif length == 1:
+        yield "It was trained without gradients through time."
+    else:
+        yield f"It was trained with gradients over {length} steps."
+    if (report["gradient_horizon"] or 0) > 1:
+        yield f"The gradient of its last checkpoint reaches back {report['gradient_horizon']} steps."
+
+
+def _of_the_task(report: Report) -> Iterator[str]:
+    if need := report["need"]:
+        if need["is_there"]:
+            yield "The task needs memory: the past foretells what the present observation does not."
+        elif report["memory_is_used"] is None or not report["memory_is_used"]["used"]:
+            yield "The task shows no need of memory."
+        else:
+            yield "Whether the task itself needs it, one rollout could not tell."
+
+
+def _of_elsewhere(report: Report) -> Iterator[str]:
+    if elsewhere := report["elsewhere"]:
+        name = elsewhere["key"].removeprefix("env.")
+        holds = ", ".join(elsewhere["holds"])
+        where = f"holds at {holds}" if holds else "holds at none of the values played"
+        yield f"Trained at {name} {elsewhere['trained']}, it {where} (of {', '.join(elsewhere['returns'])})."

@@ -1,0 +1,201 @@
+"""What each bptt_length would take, from a few measured shapes, before a run begins."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from seqrl.algorithms.base import SequenceAlgorithm, SingleSteps
+from seqrl.algorithms.sequences import Sequences, balanced, split, starts
+from seqrl.machine import forget_peak_memory, peak_memory_mb, perf_counter
+from seqrl.run.memory_need import USABLE, Footprint, footprint, free_bytes, is_out_of_memory
+from seqrl.run.run import Budget, Run
+from seqrl.text import duration
+from seqrl.types import Rollout
+
+# Seconds that all measurements may take together, and those of playing among them.
+SECONDS = 10.0
+PLAYING = 3.0
+# Seconds that a gradient step is repeated for.
+TRYING = 0.8
+# Lengths that are tried beside the run's own, where episodes are longer.
+LENGTHS = (8, 16, 32, 64, 128, 256)
+# A length is recommended that takes at most so many times as long as the quickest.
+SLOWER = 1.25
+
+
+@dataclass(frozen=True)
+class Way:
+    """What a run with one bptt_length would take; 0: whole episodes.
+
+    megabytes, steps_per_second   None: not measured, because it would not fit, or for want of time
+    """
+
+    bptt_length: int
+    megabytes: float | None
+    steps_per_second: float | None
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Played:
+    """A rollout as the run would play it.
+
+    seconds   that it took
+    larger    rollouts of the run have so many times its steps, and take as many times as long
+    """
+
+    rollout: Rollout
+    seconds: float
+    larger: float = 1.0
+
+    @property
+    def steps(self) -> float:
+        return self.larger * float(self.rollout.valid.sum())
+
+
+def ways(run: Run, played: Played, parallel: int, until: float) -> Iterator[Way]:
+    """What each bptt_length would take. The run is spoilt by it: its network learns.
+
+    parallel   environments of the run that is planned
+    until      the clock's reading at which to stop
+    """
+    algorithm, own = run.algorithm, run.algorithm.settings
+    longest = int(played.rollout.age[played.rollout.valid].max()) + 1
+    lengths = [0, *sorted({it for it in (*LENGTHS, own.bptt_length) if 0 < it < longest})]
+    # Its own first, as that must be there.
+    for length in sorted(lengths, key=lambda it: it != own.bptt_length):
+        algorithm.settings = replace(own, bptt_length=length)
+        try:
+            yield _way(algorithm, played, parallel, length, until)
+        finally:
+            algorithm.settings = own
+
+
+def _way(algorithm: SequenceAlgorithm, played: Played, parallel: int, length: int, until: float) -> Way:
+    rollout = with_any_memory(algorithm, played.rollout, length)
+    here = rollout.valid.shape[1]
+    need = footprint(algorithm, rollout, parallel, max(1, round(played.larger * here / parallel)))
+    free = free_bytes(rollout.reward.device)
+    if free is not None and need.megabytes * 1e6 > USABLE * free:
+        return Way(length, None, None, fits=False)
+    if perf_counter() > until:
+        return Way(length, None, None, fits=True)
+    try:
+        seconds, megabytes = _learned(algorithm, rollout, parallel, need)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return Way(length, None, None, fits=False)
+    whole = played.larger * played.seconds + algorithm.settings.epochs * seconds * played.steps / need.minibatch
+    # The rollout is there twice: as it was played, and in sequences.
+    more = 2 * (played.larger - 1) * bytes_of(rollout) / 1e6
+    return Way(length, megabytes + more, played.steps / whole, fits=True)
+
+
+def _learned(algorithm: SequenceAlgorithm, rollout: Rollout, parallel: int, need: Footprint) -> tuple[float, float]:
+    """Seconds that a gradient step takes, and the most memory, in MB, that the process holds meanwhile."""
+    sequences = split(rollout, rollout.value, rollout.value, algorithm.settings.bptt_length)
+    steps = len(sequences.advantage)
+    minibatch = _about(sequences, min(need.minibatch, steps))
+    share = len(minibatch.advantage) / need.minibatch
+    forget(rollout.reward.device)
+    seconds = []
+    # The first one is slow: it sets up what the others use.
+    for _ in range(12):
+        began = perf_counter()
+        algorithm.learn_from(minibatch, algorithm.chunk_steps(parallel), 0.0)
+        wait(rollout.reward.device)
+        seconds.append((perf_counter() - began) / share)
+        if sum(seconds[1:]) * share > TRYING:
+            break
+    at_once = min(len(minibatch.advantage), need.steps)
+    more = max(0, need.steps - at_once) * need.bytes_per_step / 1e6
+    return median(seconds[1:] or seconds), peak_mb(rollout.reward.device) + more
+
+
+def _about(sequences: Sequences, steps: int) -> Sequences:
+    """Some of the sequences, drawn as a minibatch is, with about so many steps."""
+    count = max(1, round(len(sequences.advantage) / steps))
+    return sequences.select(next(balanced(sequences.length, count, np.random.default_rng(0))))
+
+
+def with_any_memory(algorithm: SequenceAlgorithm, rollout: Rollout, length: int) -> Rollout:
+    """The rollout with a memory wherever a sequence may begin with one: zeros, as numbers don't matter for the cost."""
+    begins = starts(rollout.age, length) & (rollout.age > 0)
+    index = torch.full_like(rollout.age, -1)
+    index[begins] = torch.arange(int(begins.sum()), device=index.device)
+    state = algorithm.network.initial_state(max(1, int(begins.sum())))
+    return replace(rollout, state=state, state_index=index)
+
+
+def bytes_of(rollout: Rollout) -> int:
+    tensors = (rollout.observation, rollout.action, *rollout.state.values())
+    # Ten more numbers for every step.
+    return sum(it.nbytes for it in tensors) + 40 * rollout.valid.numel()
+
+
+def applies(algorithm: SequenceAlgorithm) -> bool:
+    """Whether bptt_length means something: a network that remembers, and learns through time."""
+    return not isinstance(algorithm, SingleSteps) and bool(algorithm.network.initial_state(1))
+
+
+def recommended(found: Iterable[Way]) -> Way | None:
+    """The longest that fits and takes little longer than the quickest."""
+    measured = [it for it in found if it.fits and it.steps_per_second]
+    if not measured:
+        return None
+    quickest = max(it.steps_per_second or 0 for it in measured)
+    return _longest(it for it in measured if SLOWER * (it.steps_per_second or 0) >= quickest)
+
+
+def _longest(found: Iterable[Way]) -> Way | None:
+    return max(found, key=lambda it: it.bptt_length or math.inf, default=None)
+
+
+def table(cfg: DictConfig, found: list[Way], played: Played, budget: Budget) -> str:
+    """The plan: a row for each bptt_length."""
+    fits, best = _longest(it for it in found if it.fits), recommended(found)
+    lines = ["  bptt_length   peak memory   steps/s   time of this run"]
+    for way in sorted(found, key=lambda it: it.bptt_length or math.inf):
+        name = f"{way.bptt_length}" if way.bptt_length else "0: whole"
+        memory = "does not fit" if not way.fits else "?" if way.megabytes is None else f"{way.megabytes:,.0f} MB"
+        speed = f"{way.steps_per_second:,.0f}" if way.steps_per_second else "?"
+        time = duration(_steps(cfg, played, budget) / way.steps_per_second) if way.steps_per_second else "?"
+        notes = ["as you have it"] if way.bptt_length == cfg.algorithm.bptt_length else []
+        notes += ["the longest that fits"] if way is fits else []
+        notes += ["recommended"] if way is best else []
+        lines.append(f"  {name:<13} {memory:>11}   {speed:>7}   {time:>12}   {', '.join(notes)}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _steps(cfg: DictConfig, played: Played, budget: Budget) -> float:
+    """Environment steps of the run, if episodes remain as long as they are."""
+    limits = [math.inf if budget.steps_to_take is None else float(budget.steps_to_take)]
+    if budget.episodes_to_end is not None:
+        episodes = float((played.rollout.ended & played.rollout.valid).sum())
+        limits.append(budget.episodes_to_end * float(played.rollout.valid.sum()) / max(1.0, episodes))
+    return min(limits)
+
+
+def forget(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        forget_peak_memory()
+
+
+def peak_mb(device: torch.device) -> float:
+    """Most memory held since `forget`: of the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return peak_memory_mb()
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,691 @@
+"""`python -m seqrl.inspect` says of policies whose memory is known what their memory is."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from seqrl.config.schema import keys_of
+from seqrl.envs import BatchedEnv, CartPole, RepeatPrevious, TMaze
+from seqrl.envs.inputs import WithInputs
+from seqrl.insight import NotApplicableError
+from seqrl.inspect import contamination as contaminating
+from seqrl.inspect import influence as influencing
+from seqrl.inspect import probes as probing
+from seqrl.inspect.__main__ import main
+from seqrl.inspect.contamination import Contamination, contamination
+from seqrl.inspect.episodes import Episodes, record
+from seqrl.inspect.influence import influence
+from seqrl.inspect.measure import KEYS
+from seqrl.inspect.players import Halted, Swapped, Windowed
+from seqrl.inspect.probes import probes
+from seqrl.inspect.request import Words
+from seqrl.inspect.windows import Windows
+from seqrl.networks.heads import Categorical, Gaussian
+from seqrl.run.evaluator import Evaluator, Forgetful
+from tests.parts import NETWORKS, small_network
+from tests.programs import run_program
+from tests.test_evaluate import GIVEN, contents, run  # noqa: F401  # a fixture
+from tests.test_train import train
+from tests.worlds import Cue, Script
+
+SUITS = 4
+
+
+class Holds(nn.Module):
+    """Memory is the last `d` cards, one-hot, newest last; the action names the oldest of them."""
+
+    def __init__(self, d):
+        super().__init__()
+        self.d = d
+
+    def initial_state(self, batch_size):
+        return {"cards": torch.zeros(batch_size, self.d, SUITS)}
+
+    def step(self, observation, state):
+        card = nn.functional.one_hot(observation, SUITS).float()
+        cards = torch.cat([state["cards"][:, 1:], card.unsqueeze(1)], 1)
+        return Categorical(3 * cards[:, 0]), cards[:, 0, 0], {"cards": cards}
+
+
+class Recurrence(nn.Module):
+    """h = a h + x, in float64; the policy's mean is h, the value b times it."""
+
+    def __init__(self, a, b=1.0):
+        super().__init__()
+        self.a, self.b = a, b
+
+    def initial_state(self, batch_size):
+        return {"h": torch.zeros(batch_size, 1, dtype=torch.float64)}
+
+    def step(self, observation, state):
+        h = self.a * state["h"] + observation[:, :1].double()
+        return Gaussian(h, torch.zeros(1, dtype=torch.float64)), self.b * h[:, 0], {"h": h}
+
+
+class Reflex(nn.Module):
+    """A memory that nothing reads."""
+
+    def initial_state(self, batch_size):
+        return {"seen": torch.zeros(batch_size, 1)}
+
+    def step(self, observation, state):
+        return Categorical(observation[:, :2]), observation[:, 0], {"seen": state["seen"] + 1}
+
+
+def evaluator(make, episodes=32):
+    return Evaluator(make, lambda: torch.Generator().manual_seed(0), episodes, True, False, 1000)
+
+
+def windows_of(make, network, player=Windowed, episodes=32):
+    played = evaluator(make, episodes)
+    whole, lengths = (it.numpy() for it in played.scores(network))
+    return Windows(lambda k, count: played.scores(player(network, k), count)[0].numpy(), whole, lengths, 16)
+
+
+def cards(k):
+    return lambda: RepeatPrevious(16, 0, k=k)
+
+
+def noise(steps=40, episodes=16, dtype=torch.float32, width=1):
+    """Episodes of independent numbers."""
+    observation = torch.randn(steps, episodes, width, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return Episodes(observation, torch.full((episodes,), steps), {}, spaces.Box(-np.inf, np.inf, (width,)))
+
+
+def shuffled_cards(steps=60, episodes=32):
+    observation = torch.randint(SUITS, (steps, episodes), generator=torch.Generator().manual_seed(1))
+    return Episodes(observation, torch.full((episodes,), steps), {}, spaces.Discrete(SUITS))
+
+
+class TestWindows:
+    @pytest.mark.parametrize("k", [2, 3, 4, 7, 8, 9])
+    def test_the_window_is_as_many_observations_as_the_answer_lies_back_with_the_present_one(self, k):
+        windows = windows_of(cards(k), Holds(k))
+        assert windows.measure() == k
+        # The smallest one: with one observation less, all is lost.
+        assert windows.returns[k].mean() == pytest.approx(1)
+        assert windows.returns[k - 1].mean() < 0.3
+
+    @pytest.mark.parametrize("off", [-1, 1])
+    def test_a_window_that_is_off_by_one_is_found_out(self, off):
+        def wrong(network, k):
+            return Windowed(network, max(1, k + off))
+
+        assert windows_of(cards(4), Holds(4), wrong).measure() == 4 - off
+
+    def test_what_the_first_observation_tells_takes_the_whole_way_back(self):
+        """The sign of the cue stands delay + 1 observations back, when it is asked for."""
+        windows = windows_of(lambda: Cue(16, 0, delay=10), Remembers())
+        assert windows.measure() == 11
+        assert list(windows.table())[-2:] == ["11", "all"]
+
+    def test_a_policy_that_needs_no_memory_needs_the_present_observation_alone(self):
+        windows = windows_of(lambda: Cue(16, 0, delay=4), Reflex())
+        assert windows.measure() == 1
+        assert not windows.is_used
+
+    @pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "memoryless"])
+    @pytest.mark.parametrize("k", [1, 2, 3, 5, 20])
+    def test_it_is_what_so_many_steps_from_the_initial_state_are(self, kind, k):
+        env = Script([[9], [9]])
+        network = small_network(env, kind, torch.float64)
+        observation = torch.randn(9, 2, 4, generator=torch.Generator().manual_seed(0))
+        player = Windowed(network, k)
+        state = player.initial_state(2)
+        with torch.no_grad():
+            for t in range(9):
+                policy, value, state = player.step(observation[t], state)
+                memory = network.initial_state(2)
+                for s in range(max(0, t - k + 1), t + 1):
+                    expected, expected_value, memory = network.step(observation[s], memory)
+                torch.testing.assert_close(policy.log_probs, expected.log_probs, rtol=0, atol=1e-9)
+                torch.testing.assert_close(value, expected_value, rtol=0, atol=1e-9)
+
+    def test_with_one_observation_memory_is_zeroed_and_with_all_it_is_whole(self):
+        network = small_network(CartPole(1, 0), "lstm")
+        played = evaluator(lambda: CartPole(8, 0, max_episode_steps=30))
+        assert played.scores(Windowed(network, 1))[0].tolist() == played.scores(Forgetful(network))[0].tolist()
+        assert played.scores(Windowed(network, 30))[0].tolist() == played.scores(network)[0].tolist()
+
+    def test_episodes_of_all_lengths_have_their_own_windows(self):
+        """Episodes that go on keep their memories, when others have ended."""
+        env = lambda: Script([[3], [5], [8]])  # noqa: E731
+        network = small_network(env(), "gru")
+        played = evaluator(env, 6)
+        whole, _ = played.scores(network)
+        assert played.scores(Windowed(network, 8))[0].tolist() == whole.tolist()
+
+    def test_long_windows_are_played_for_fewer_episodes(self, monkeypatch):
+        monkeypatch.setattr("seqrl.inspect.windows.MOST_STEPS", 51 * 4 * 32)
+        windows = windows_of(cards(4), Holds(4))
+        assert windows.measure() == 4
+        assert [len(windows.returns[k]) for k in (1, 2, 4, 8)] == [32, 32, 32, 16]
+
+    def test_windows_that_would_take_too_long_are_not_played_and_said_to_be(self, monkeypatch):
+        monkeypatch.setattr("seqrl.inspect.windows.TOO_MANY_STEPS", 51 * 16 * 8)
+        windows = windows_of(cards(16), Holds(16))
+        assert windows.measure() is None
+        assert windows.reason == "it is more than 8, and longer windows would take too long to play"
+        assert sorted(windows.returns) == [1, 2, 4, 8]
+
+
+class Remembers(nn.Module):
+    """Adds up what it sees, and goes by its sign."""
+
+    def initial_state(self, batch_size):
+        return {"sign": torch.zeros(batch_size)}
+
+    def step(self, observation, state):
+        sign = state["sign"] + observation[:, 0]
+        return Categorical(torch.stack([-sign, sign], 1)), sign, {"sign": sign}
+
+
+class TestPlayers:
+    def test_memory_that_no_longer_changes_knows_what_was_seen_before(self):
+        played = evaluator(lambda: Cue(16, 0, delay=5))
+        for observations, expected in {1: 1.0, 3: 1.0, 6: 1.0}.items():
+            assert played.scores(Halted(Remembers(), observations))[0].mean() == expected
+        assert played.scores(Halted(Remembers(), 0))[0].abs().mean() == 1
+        assert abs(played.scores(Halted(Remembers(), 0))[0].mean()) < 1
+
+    def test_another_episodes_memory_tells_of_the_other_episode(self):
+        """Cues that alternate: every neighbour's is the opposite."""
+        network = Remembers()
+        player = Swapped(network)
+        state = player.initial_state(2)
+        seen = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        _, _, state = player.step(seen, state)
+        policy, _, state = player.step(0 * seen, state)
+        assert policy.mode().tolist() == [0, 1]
+        assert network.step(0 * seen, {"sign": state["sign"]})[0].mode().tolist() == [1, 0]
+
+    def test_the_memory_of_an_episode_that_is_over_stays_as_it_was(self):
+        player = Swapped(Remembers())
+        state = player.initial_state(3)
+        _, _, state = player.step(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0]]), state)
+        only = {name: leaf[torch.tensor([True, False, True])] for name, leaf in state.items()}
+        # The first sees the memory of the second, which is over; the third that of the first.
+        _, value, _ = player.step(torch.zeros(2, 2), only)
+        assert value.tolist() == [-1, 1]
+
+
+class TestInfluence:
+    @pytest.mark.parametrize("a", [0.5, 0.9, -0.7])
+    def test_of_a_linear_recurrence_it_is_a_to_the_power_of_the_lag(self, a):
+        found = influence(Recurrence(a, b=3.0), noise(dtype=torch.float64))
+        for name, factor in {"policy": 1.0, "value": 3.0}.items():
+            expected = factor * abs(a) ** np.arange(40)
+            np.testing.assert_allclose(found[name].weights, expected, rtol=0, atol=1e-6)
+            assert found[name].range == pytest.approx((np.arange(40) * expected).sum() / expected.sum())
+        assert found["policy"].reach == min(39, int(math.log(0.01) / math.log(abs(a))))
+
+    def test_a_recurrence_that_is_another_one_is_found_out(self):
+        weights = influence(Recurrence(0.9), noise(dtype=torch.float64))["policy"].weights
+        assert np.abs(weights - 0.91 ** np.arange(40)).max() > 1e-3
+
+    def test_an_lstm_that_carries_nothing_over_has_no_range(self):
+        """Its recurrent weights are zero, and its forget gates are closed."""
+        network = small_network(Script([[1]]), "lstm")
+        lstm = network.actor.memory["lstm"]
+        with torch.no_grad():
+            lstm.weight_hidden.zero_()
+            lstm.weight_input[lstm.size : 2 * lstm.size] = 0
+            lstm.bias[lstm.size : 2 * lstm.size] = -1e4
+        episodes = noise(width=4)
+        found = influence(network, episodes)
+        assert (found["policy"].range, found["policy"].reach) == (0, 0)
+        assert (contamination(network, episodes).kl[1:] == 0).all()
+        assert contamination(network, episodes).half_life == 0
+        # The test can fail: an ordinary one has a range.
+        assert influence(small_network(Script([[1]]), "lstm"), episodes)["policy"].range > 0.1
+
+    @pytest.mark.parametrize("kind", ["lstm", "separate critic", "attention"])
+    def test_it_is_the_same_by_what_the_encoder_reads_as_by_the_observation_itself(self, kind):
+        class Alien(nn.Module):
+            def __init__(self, network):
+                super().__init__()
+                self.network = network
+
+            def initial_state(self, batch_size):
+                return self.network.initial_state(batch_size)
+
+            def step(self, observation, state):
+                return self.network.step(observation, state)
+
+        network = small_network(Script([[1]]), kind, torch.float64)
+        episodes = noise(steps=8, width=4, dtype=torch.float64)
+        for name, it in influence(Alien(network), episodes).items():
+            np.testing.assert_allclose(influence(network, episodes)[name].weights, it.weights, rtol=1e-6)
+
+    def test_steps_after_an_episodes_end_have_no_part_in_it(self):
+        whole = noise(steps=12, dtype=torch.float64)
+        length = torch.tensor([12] * 8 + [5] * 8)
+        nonsense = whole.observation.masked_fill(~Episodes(whole.observation, length, {}, None).real.unsqueeze(-1), 1e9)
+        found = influence(Recurrence(0.5), Episodes(nonsense, length, {}, whole.space))
+        np.testing.assert_allclose(found["policy"].weights, 0.5 ** np.arange(12), rtol=1e-9)
+
+    def test_choices_of_a_network_of_ones_own_cannot_be_differentiated(self):
+        with pytest.raises(NotApplicableError, match="not real numbers"):
+            influence(Holds(3), shuffled_cards())
+
+    def test_a_network_that_cannot_be_differentiated_is_said_to_be_one(self):
+        class Overwrites(Recurrence):
+            def step(self, observation, state):
+                observation.add_(1)
+                return super().step(observation, state)
+
+        with pytest.raises(NotApplicableError, match=r"the network cannot be differentiated [(]RuntimeError: "):
+            influence(Overwrites(0.5), noise())
+
+    def test_a_policy_that_is_not_of_seqrl_has_no_known_logits(self):
+        class Odd(Recurrence):
+            def step(self, observation, state):
+                _, value, state = super().step(observation, state)
+                return object(), value, state
+
+        with pytest.raises(NotApplicableError, match="the policy is of the class object"):
+            influence(Odd(0.5), noise())
+
+    def test_of_many_outputs_random_directions_give_the_norm_on_average(self):
+        random = torch.Generator().manual_seed(0)
+        jacobian = torch.randn(50, 3, generator=random)
+        squares = [
+            sum((it @ jacobian).square().sum() for it in influencing._directions(50, random)) for _ in range(200)
+        ]
+        assert float(torch.stack(squares).mean()) == pytest.approx(float(jacobian.square().sum()), rel=0.05)
+
+
+class TestContamination:
+    @pytest.mark.parametrize("a", [0.5, 0.8, 0.95])
+    def test_of_a_linear_recurrence_it_halves_as_its_square_does(self, a):
+        """KL of normal distributions is half of the squared distance; it is carried from the first step on."""
+        harm = contamination(Recurrence(a), noise(steps=60, dtype=torch.float64))
+        np.testing.assert_allclose(harm.kl[1:20] / harm.kl[:19], a**2, rtol=0.25)
+        assert harm.half_life == pytest.approx(1 + math.log(0.5) / (2 * math.log(a)), rel=0.1)
+
+    @pytest.mark.parametrize("d", [1, 2, 5])
+    def test_a_card_that_is_shown_wrongly_disturbs_when_it_is_named_and_never_after(self, d):
+        kl = contamination(Holds(d), shuffled_cards()).kl
+        assert kl[d - 1] > 1
+        assert (np.delete(kl, d - 1) == 0).all()
+        half_life = contamination(Holds(d), shuffled_cards()).half_life
+        assert half_life == 0 if d == 1 else d - 1 <= half_life < d
+
+    def test_what_is_never_forgotten_has_no_half_life(self):
+        assert contamination(Recurrence(1.0), noise(dtype=torch.float64)).half_life is None
+        assert Contamination(np.array([1.0, 1.0, 0.4, 0.9])).half_life is None
+
+    def test_the_half_life_goes_by_the_last_time_and_not_by_the_first(self):
+        harm = Contamination(np.array([9.0, 1.0, 0.1, 1.0, 0.25, 0.01]))
+        assert harm.half_life == pytest.approx(3.5)
+
+    def test_an_observation_that_is_not_wrong_disturbs_nothing(self, monkeypatch):
+        episodes = noise()
+
+        def right(it):
+            yield from [(torch.zeros(16, dtype=torch.long), it.observation[0])]
+
+        monkeypatch.setattr(contaminating, "_wrong", right)
+        assert contamination(Recurrence(0.9), episodes).half_life == 0
+
+
+class TestProbes:
+    def test_what_memory_holds_is_found_and_what_it_has_dropped_is_not(self):
+        found = probes(Holds(3), shuffled_cards())["observation"]
+        for lag, r2 in found.memory.items():
+            assert r2 > 0.99 if lag < 3 else r2 < 0.05, lag
+        for lag, r2 in found.present.items():
+            assert r2 > 0.99 if lag == 0 else r2 < 0.05, lag
+
+    def test_a_probe_that_reads_the_present_observation_instead_of_memory_is_found_out(self, monkeypatch):
+        episodes = shuffled_cards()
+        shown = probing.numbers(episodes.observation, episodes.space)
+        monkeypatch.setattr(probing, "memories", lambda *_: shown)
+        assert probes(Holds(3), episodes)["observation"].memory[2] < 0.05
+
+    def test_a_hidden_velocity_is_found_in_a_memory_of_two_positions(self):
+        class Positions(nn.Module):
+            def initial_state(self, batch_size):
+                return {"now": torch.zeros(batch_size, 2), "before": torch.zeros(batch_size, 2)}
+
+            def step(self, observation, state):
+                # It balances by the velocity of the angle.
+                logit = 30 * (observation[:, 1] + 10 * (observation[:, 1] - state["now"][:, 1]))
+                policy = Categorical(torch.stack([-logit, logit], 1))
+                return policy, logit, {"now": observation, "before": state["now"]}
+
+        episodes = record(lambda: CartPole(16, 0, hidden=[1, 3], max_episode_steps=60), Positions(), 16, None, 1000)
+        found = probes(Positions(), episodes)
+        assert list(found) == ["observation", "position", "velocity", "angle", "angular velocity"]
+        assert found["angle"].memory[0] > 0.999
+        # Of the step before: what the last push did to it is not seen yet.
+        assert found["angular velocity"].memory[1] > 0.99
+        assert found["angular velocity"].present[1] < found["angular velocity"].memory[1] - 0.2
+
+    def test_what_does_not_vary_is_not_probed(self):
+        episodes = noise()
+        still = Episodes(episodes.observation, episodes.length, {"still": torch.ones(40, 16)}, episodes.space)
+        assert probes(Recurrence(0.5), still)["still"] == "it does not vary, or is seen too rarely"
+
+    def test_large_observations_are_not_probed_and_say_so(self):
+        episodes = noise(width=65)
+        found = probes(Recurrence(0.5), episodes)
+        assert found["observation"] == "it has more than 64 numbers"
+
+    def test_large_memories_are_mixed_and_still_tell(self, monkeypatch):
+        monkeypatch.setattr(probing, "MOST_FEATURES", 8)
+        found = probes(Holds(3), shuffled_cards())["observation"]
+        assert found.memory[0] > 0.5
+        assert found.memory[8] < 0.05
+
+    def test_a_handful_of_episodes_cannot_be_probed(self):
+        with pytest.raises(NotApplicableError, match="at least 4 episodes"):
+            probes(Recurrence(0.5), noise(episodes=3))
+
+
+class TestInfo:
+    def test_recorded_steps_carry_what_the_environment_tells_of_them(self):
+        episodes = record(cards(4), Holds(4), 20, None, 1000)
+        assert episodes.observation.shape == (51, 20)
+        answer = episodes.info["answer"]
+        assert answer[:3].isnan().all()
+        assert (answer[3:].argmax(2) == episodes.observation[:-3]).all()
+
+    def test_rounds_of_episodes_of_other_lengths_are_laid_beside_each_other(self):
+        episodes = record(lambda: Script([[2, 5], [4, 3]]), small_network(Script([[1]]), "lstm"), 4, None, 1000)
+        assert episodes.length.tolist() == [2, 4, 5, 3]
+        assert episodes.observation.shape == (5, 4, 4)
+        assert episodes.observation[:2, 0, 2].tolist() == [0, 1]
+        assert episodes.real.sum().item() == 14
+
+    def test_inputs_hide_nothing_that_the_environment_tells(self):
+        env = WithInputs(TMaze(2, 0), ["previous_reward"])
+        env.reset()
+        assert set(env.info()) == {"sign", "place"}
+
+    def test_an_environment_that_tells_nothing_tells_nothing(self):
+        assert BatchedEnv.info(Script([[1]])) == {}
+
+
+@pytest.fixture
+def inspected(run, monkeypatch, capsys):  # noqa: F811
+    """Runs the program; returns what it wrote to inspect.json, the page, and what it printed."""
+
+    def inspect(*words):
+        monkeypatch.setattr(sys, "argv", ["inspect", *words])
+        main()
+        found, page = ((run / f"inspect.{kind}").read_text() for kind in ("json", "html"))
+        return json.loads(found), page, capsys.readouterr().out
+
+    return inspect
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Runs the program, which refuses; returns its error line and its exit code."""
+
+    def inspect(*words):
+        monkeypatch.setattr(sys, "argv", ["inspect", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        (line,) = capsys.readouterr().err.splitlines()
+        return line.removeprefix("seqrl: error: "), ended.value.code
+
+    return inspect
+
+
+class TestProgram:
+    def test_a_policy_that_remembers_the_sign_is_described(self, run, inspected):  # noqa: F811
+        before = contents(run)
+        found, _, printed = inspected(*GIVEN)
+        assert found["window"] == 6
+        assert found["window_returns"]["all"] == [1, 1, 1]
+        assert found["memory_is_used"]["used"] is True
+        assert found["memory_is_used"]["verdict"].startswith("Memory is used: ")
+        assert found["memory_swapped"]["return"][0] < 0.8
+        assert found["memory_frozen"]["1"] == [1, 1, 1]
+        assert found["temporal_range"]["policy"] > 0.5
+        assert found["probes"]["sign"]["memory"]["2"] > 0.99
+        assert found["probes"]["sign"]["present"]["2"] < 0.5
+        assert "It needs the last 6 observations, the present one among them." in found["said"]
+        assert found["said"] in printed
+        assert "Page: run/inspect.html" in printed
+        assert {*KEYS, "said", "not_measured", "iterations", "env_steps", "seed", "changed"} < set(found)
+        # Nothing else in the run's folder has changed.
+        after = contents(run)
+        assert {path for path in after if after[path] != before.get(path)} == {"inspect.json", "inspect.html"}
+        assert set(before) < set(after)
+
+    def test_every_key_without_a_value_has_a_reason(self, inspected):
+        found, page, _ = inspected(*GIVEN)
+        empty = [key for key in KEYS if found[key] is None]
+        assert "gradient_horizon" in empty
+        assert set(empty) <= set(found["not_measured"])
+        assert "config.yaml does not say how the run learned" in found["not_measured"]["gradient_horizon"]
+        assert "does not say how the run learned" in page
+
+    def test_the_page_needs_nothing_else(self, inspected):
+        _, page, _ = inspected(*GIVEN)
+        assert page.startswith("<!doctype html>")
+        assert page.count("<svg") >= 8
+        for outside in ("http", "src=", "href=", "@import", "url(", "<script"):
+            assert outside not in page.replace("http://www.w3.org/2000/svg", ""), outside
+        assert "prefers-color-scheme: dark" in page
+
+    def test_a_memory_that_is_not_used_is_not_needed(self, inspected):
+        found, _, printed = inspected(*GIVEN, "checkpoint=0")
+        assert (found["memory_is_used"]["used"], found["window"]) == (False, 1)
+        assert "No memory is needed: without it, this policy does as well." in printed
+
+    def test_an_environment_is_played_elsewhere(self, inspected):
+        found, page, printed = inspected(*GIVEN, "env.corridor_length=[3,5,9]", "episodes=16")
+        assert found["elsewhere"]["trained"] == "5"
+        assert list(found["elsewhere"]["returns"]) == found["elsewhere"]["holds"] == ["3", "5", "9"]
+        assert found["changed"] == []
+        assert found["length_max"] == 6
+        assert "Trained at corridor_length 5, it holds at 3, 5, 9 (of 3, 5, 9)." in " ".join(printed.split())
+        assert "Does it hold elsewhere?" in page
+
+    def test_a_changed_environment_is_inspected_and_the_change_reported(self, inspected):
+        found, _, printed = inspected(*GIVEN, "env.corridor_length=9", "episodes=16")
+        assert (found["window"], found["changed"]) == (10, ["env.corridor_length: 5 -> 9"])
+        assert "changed: env.corridor_length: 5 -> 9" in printed
+
+    def test_several_runs_stand_beside_each_other(self, run, inspected):  # noqa: F811
+        other = run.parent / "other <run>"
+        other.mkdir()
+        for path in run.rglob("*"):
+            if path.is_file():
+                (other / path.relative_to(run)).parent.mkdir(exist_ok=True)
+                (other / path.relative_to(run)).write_bytes(path.read_bytes())
+        _, _, printed = inspected("run=[run,'other <run>']", "trust=[mine]", "episodes=16")
+        assert printed.endswith("All of them: inspect_runs.html\n")
+        page = (run.parent / "inspect_runs.html").read_text()
+        assert "2 policies, beside each other" in page
+        assert "other &lt;run&gt;" in page
+        assert "<run>" not in page
+        assert (other / "inspect.json").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "exit_code", "message"),
+        [
+            ([], 2, "run: is missing. Name the folder of a run, such as outputs/runs/<date>/<run>."),
+            (["run=[]"], 2, "run: must be the folder of a run, such as outputs/runs/<date>/<run>, or a list of such"),
+            (["run=[run,run]"], 2, "run: run is listed twice. List each folder once."),
+            (["run=[run"], 2, "run: its value cannot be read (got [run)."),
+            (["run=nowhere"], 3, "run: nowhere is not a run folder. Name the one that has config.yaml in it."),
+            (["run=run"], 2, "network._target_: mine.network is not of seqrl. If you trust it, add trust=[mine]."),
+            ([*GIVEN, "episodes=0"], 2, "episodes: must be a whole number of at least 1 (got 0)."),
+            (
+                [*GIVEN, "epsiodes=3"],
+                2,
+                "epsiodes: there is no such key. Did you mean episodes? Keys: run, checkpoint,",
+            ),
+            ([*GIVEN, "--fast"], 2, "--fast: is not key=value. Run python -m seqrl.inspect --help for the keys."),
+            ([*GIVEN, "checkpoint=7"], 3, "run/checkpoints: holds none after 7 iterations (got 0, 1, 2). Use another"),
+            ([*GIVEN, "env.corridor_length=[4]"], 2, "env.corridor_length: list at least two values, and each once"),
+            ([*GIVEN, "env.corridor_length=[4,4]"], 2, "env.corridor_length: list at least two values, and each once"),
+            ([*GIVEN, "env.corridor_length=[4,0]"], 2, "env.corridor_length: must be a whole number of at least 1"),
+            (
+                [*GIVEN, "env.corridor_length=0"],
+                2,
+                "env.corridor_length: must be a whole number of at least 1 (got 0).",
+            ),
+        ],
+    )
+    def test_a_faulty_command_line_gets_one_line_with_a_remedy(self, run, refused, words, exit_code, message):  # noqa: F811
+        before = contents(run)
+        line, code = refused(*words)
+        assert (line[: len(message)], code) == (message, exit_code)
+        assert contents(run) == before
+
+    def test_a_page_that_cannot_be_written_ends_the_program_with_one_line(self, run, refused):  # noqa: F811
+        (run / "inspect.html").mkdir()
+        assert refused(*GIVEN, "episodes=2") == (
+            "inspect: could not write run/inspect.html: Is a directory. Mend that, and inspect again.",
+            2,
+        )
+
+    def test_a_single_episode_shows_nothing_and_breaks_nothing(self, inspected):
+        found, page, printed = inspected(*GIVEN, "episodes=1")
+        assert found["memory_is_used"]["used"] is None
+        assert found["not_measured"]["memory_swapped"] == "not applicable: it takes two episodes side by side"
+        assert "Too few episodes were played to tell" in printed
+        assert "<svg" in page
+
+    def test_help_lists_every_key(self, tmp_path):
+        done = run_program(tmp_path, "-m", "seqrl.inspect", "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert all(f"\n  {key}=" in done.stdout for key in keys_of(Words))
+
+
+SMALL = [
+    "parallel=4",
+    "network.hidden_size=8",
+    "network.lstm_hidden_size=8",
+    "hydra.run.dir=run",
+    "evaluation.episodes=0",
+]
+
+
+class TestTrainedRuns:
+    def inspected(self, folder, *words):
+        done = run_program(folder, "-m", "seqrl.inspect", "run=run", *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return json.loads((folder / "run" / "inspect.json").read_text())
+
+    def test_a_network_without_memory_has_nothing_to_measure_but_its_return(self, tmp_path):
+        done = train(tmp_path, *SMALL, "episodes=2", "network=mlp", "env.max_episode_steps=20")
+        assert done.returncode == 0, done.stderr
+        found = self.inspected(tmp_path, "episodes=8")
+        assert found["return"][0] > 0
+        for key in (
+            "memory_is_used",
+            "window",
+            "window_returns",
+            "temporal_range",
+            "probes",
+            "contamination_half_life",
+        ):
+            assert found[key] is None
+            assert found["not_measured"][key] == "not applicable: the network has no memory"
+        assert found["said"].startswith("This policy has no memory: it acts on the present observation alone.")
+
+    @pytest.mark.parametrize(
+        "network",
+        [
+            "lstm",
+            *(pytest.param(it, marks=pytest.mark.slow) for it in ("attention", "gru", "mingru", "matrix", "gtrxl")),
+        ],
+    )
+    def test_the_training_of_a_truncated_run_is_measured(self, tmp_path, network):
+        words = [f"network={network}", "sequence=truncated", "sequence_learning.bptt_length=5", "total_steps=512"]
+        done = train(tmp_path, *SMALL, *words, "rollout_length=64", "network.heads=2", "network.window=4")
+        assert done.returncode == 0, done.stderr
+        found = self.inspected(tmp_path, "episodes=8")
+        assert found["bptt_length"] == 5
+        assert 0 < found["gradient_cut"] < 2
+        assert found["gradient_cuts"]["5"] == found["gradient_cut"]
+        assert 1 <= found["gradient_horizon"] <= 64
+        assert found["staleness_kl"] > 0
+        assert "It was trained with gradients over 5 steps." in found["said"]
+
+    def test_numbers_in_the_info_of_a_gymnasium_environment_are_probed(self, tmp_path):
+        (tmp_path / "told.py").write_text(TOLD)
+        own = ["env.id=told:Told-v0", "trust=[told]", "env.backend=sync", "total_steps=64", "rollout_length=16"]
+        done = train(tmp_path, *SMALL, *own)
+        assert done.returncode == 0, done.stderr
+        found = self.inspected(tmp_path, "trust=[told]", "episodes=16")
+        assert {"observation", "hidden"} <= set(found["probes"])
+        assert "words" not in found["probes"]
+        assert found["probes"]["hidden"]["memory"]["0"] > 0.9
+
+
+TOLD = """
+import gymnasium as gym
+import numpy as np
+
+class Told(gym.Env):
+    observation_space = gym.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.position = 0, 0.0
+        return self._shown()
+
+    def _shown(self):
+        self.position = float(self.np_random.uniform(-1, 1))
+        return np.array([self.position], np.float32), {"hidden": 3 * self.position, "words": "none", "all": [1]}
+
+    def step(self, action):
+        self.steps += 1
+        observation, info = self._shown()
+        return observation, 1.0, self.steps >= 20, False, info
+
+gym.register("Told-v0", Told)
+"""
+
+
+@pytest.mark.slow
+class TestSolvedTasks:
+    """Policies that solve tasks whose memory is known."""
+
+    def inspected(self, folder, *words):
+        done = train(folder, *words, "hydra.run.dir=run", "evaluation.episodes=0")
+        assert done.returncode == 0, done.stderr
+        return TestTrainedRuns().inspected(folder)
+
+    def test_of_repeat_previous_it_needs_as_many_cards_as_the_answer_lies_back(self, tmp_path):
+        found = self.inspected(tmp_path, "experiment=repeat_previous", "env.k=3", "total_steps=400000")
+        assert found["return"][0] > 0.95
+        assert found["window"] == 3
+        assert found["probes"]["answer"]["memory"]["0"] > 0.7
+        assert found["need"]["is_there"]
+
+    def test_of_a_t_maze_it_needs_the_whole_way_back_to_the_sign(self, tmp_path):
+        found = self.inspected(tmp_path, "experiment=tmaze", "env.corridor_length=10", "total_steps=120000")
+        assert found["return"][0] > 0.95
+        assert found["window"] == 11
+        assert found["probes"]["sign"]["memory"]["8"] > 0.95
+
+    def test_of_a_masked_cart_pole_it_needs_a_few_positions(self, tmp_path):
+        found = self.inspected(tmp_path, "experiment=masked_cartpole")
+        assert found["memory_is_used"]["used"]
+        assert 2 <= found["window"] <= 8
+        # The velocity of the step before: what the last push did is not seen yet.
+        assert found["probes"]["velocity"]["memory"]["1"] > 0.95
+
+    def test_where_everything_is_seen_the_task_needs_no_memory(self, tmp_path):
+        found = self.inspected(tmp_path, "experiment=masked_cartpole", "env.hidden=[]", "network=mlp")
+        assert found["return"][0] > 400
+        assert found["memory_is_used"] is None
+        assert not found["need"]["is_there"]
+        assert "The task shows no need of memory." in found["said"]

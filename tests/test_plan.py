@@ -1,0 +1,66 @@
+"""The plan that validation prints: what each bptt_length would take."""
+
+import re
+
+import pytest
+
+from seqrl.machine import perf_counter
+from seqrl.run import plan
+from seqrl.run.plan import Way, recommended
+from seqrl.run.rehearsal import rehearse
+from tests.test_configuration import composed
+
+SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "total_steps=3000", "device=cpu"]
+ROW = re.compile(
+    r"^ +(\d+)(?:: whole)? +(does not fit|\?|[\d,]+ MB) +(\?|[\d,]+) +(\?|\d+ \w+)(?: +(.*))?$", re.MULTILINE
+)
+
+
+def planned(capsys, *overrides) -> dict[int, tuple[str, str, str, str]]:
+    rehearse(composed("env=masked_cartpole", *SMALL, *overrides))
+    return {int(length): rest for length, *rest in ROW.findall(capsys.readouterr().out)}
+
+
+def test_every_length_up_to_the_longest_episode_has_a_row_with_its_cost(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "TRYING", 0.05)
+    began = perf_counter()
+    rows = planned(capsys, "rollout_length=40", "sequence=truncated", "sequence_learning.bptt_length=20")
+    assert perf_counter() - began < 15
+    assert [*rows] == [8, 16, 20, 32, 0]
+    for memory, speed, time, _ in rows.values():
+        assert 50 < float(memory.removesuffix(" MB").replace(",", "")) < 20_000
+        assert float(speed.replace(",", "")) > 0
+        assert time != "?"
+    assert "as you have it" in rows[20][3]
+    assert "the longest that fits" in rows[0][3]
+    assert sum("recommended" in row[3] for row in rows.values()) == 1
+
+
+@pytest.mark.parametrize("more", [["network=mlp"], ["sequence=off"]])
+def test_where_bptt_length_means_nothing_there_is_no_plan(capsys, more):
+    assert planned(capsys, "rollout_length=40", *more) == {}
+
+
+def test_what_does_not_fit_is_not_tried(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(plan, "_learned", None)
+    rows = planned(capsys, "rollout_length=40")
+    assert {row[0] for row in rows.values()} == {"does not fit"}
+    assert not any("recommended" in row[3] for row in rows.values())
+
+
+def test_where_time_is_up_nothing_more_is_measured(capsys, monkeypatch):
+    monkeypatch.setattr("seqrl.run.rehearsal.SECONDS", -100.0)
+    rows = planned(capsys, "rollout_length=40")
+    assert {row[:2] == ["?", "?"] for row in map(list, rows.values())} == {True}
+
+
+def test_the_longest_that_is_hardly_slower_than_the_quickest_is_recommended():
+    found = [
+        Way(8, 1.0, 1000.0, True),
+        Way(64, 1.0, 900.0, True),
+        Way(0, 1.0, 500.0, True),
+        Way(128, None, None, False),
+    ]
+    assert recommended(found) == found[1]
+    assert recommended([Way(0, None, None, True)]) is None
