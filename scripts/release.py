@@ -9,6 +9,7 @@
 5. Every change is still committed: v<version> is tagged.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,11 +29,15 @@ PLACES = {
 DATED = re.compile(r"^## \[.+\] - \d{4}-\d\d-\d\d$", re.MULTILINE)
 TINY = ["episodes=1", "parallel=2", "evaluation.episodes=2", "env.max_episode_steps=5", "profile=quick"]
 PLAY = """
-import seqrl
+import sys, seqrl
+assert seqrl.__file__.startswith(sys.prefix), f"{seqrl.__file__} is not the wheel's"
 policy = seqrl.load("latest")
 action, state = policy(policy.observation_space.sample(), policy.initial_state())
 assert policy.action_space.contains(action), action
 """
+
+# A path of one's own could put the checkout before the wheel.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def versions(root: Path) -> dict[str, str]:
@@ -51,7 +56,7 @@ def disagreement(said: dict[str, str]) -> str:
 
 def run(*words: str | Path, folder: Path = ROOT) -> None:
     print(f"release: {' '.join(map(str, words))}", flush=True)
-    if (done := subprocess.run(words, cwd=folder, check=False)).returncode:
+    if (done := subprocess.run(words, cwd=folder, env=ENVIRONMENT, check=False)).returncode:
         stop(f"{Path(words[0]).name} ended with exit code {done.returncode}.")
 
 
@@ -60,7 +65,8 @@ def stop(why: str) -> None:
 
 
 def said_by(*words: str | Path, folder: Path = ROOT) -> str:
-    return subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def ready() -> str:
