@@ -6,7 +6,7 @@ IN_VENV   := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow check bench format clean
+.PHONY: help train test test-slow check docs bench release format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,15 @@ check: $(INSTALLED)  ## check format, lint, types and known weaknesses of depend
 	$(IN_VENV) -m mypy
 	$(IN_VENV) scripts/audit.py
 
+docs: $(INSTALLED)  ## build the site into build/docs; a warning, such as a broken link, is an error
+	$(IN_VENV) -m sphinx -W --keep-going -n -q -c docs -d build/doctrees . build/docs
+	@echo 'Open build/docs/index.html'
+
 bench: $(INSTALLED)  ## compare the speed with other libraries', which it installs apart; leave the machine alone meanwhile
 	$(IN_VENV) scripts/bench.py outputs/bench $(ARGS)
+
+release: $(INSTALLED)  ## check, build and try this version, and tag it here; nothing is pushed
+	$(IN_VENV) scripts/release.py
 
 format: $(INSTALLED)  ## format the code and apply fixes of the linter
 	$(IN_VENV) -m ruff format .
