@@ -94,7 +94,7 @@ class Shows(gymnasium.Env):
         return self.observation_space.sample(), float(self.clock), self.clock == 6, False, {}
 
 
-gymnasium.register("test/Shows-v0", Shows, disable_env_checker=True)
+gymnasium.register("test/Exported-v0", Shows, disable_env_checker=True)
 
 PLACE, TWO = spaces.Box(-1, 1, (3,)), spaces.Discrete(2)
 MANY = {"shape": (2, 2), "start": [[1, -1], [0, 5]]}
@@ -125,7 +125,7 @@ INPUTS = ["previous_action", "previous_reward", "first"]
 
 
 def shows(seen=PLACE, acts=TWO, inputs=(), **more):
-    env = GymnasiumEnv("test/Shows-v0", 3, 0, backend="sync", kwargs={"seen": seen, "acts": acts}, **more)
+    env = GymnasiumEnv("test/Exported-v0", 3, 0, backend="sync", kwargs={"seen": seen, "acts": acts}, **more)
     return WithInputs(env, inputs) if inputs else env
 
 

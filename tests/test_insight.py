@@ -546,3 +546,11 @@ def test_what_was_measured_is_said_with_a_number_and_a_remedy(found, sentence):
     text = said(**found)
     assert sentence in text
     assert bool(sentence) == bool(text)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_observation_that_never_changes_is_measured_without_a_warning():
+    env = Script([[3, 2], [4, 1], [2, 5], [3, 3]])
+    rollout = Runner(env, small_network(env), 20, 0, torch.Generator().manual_seed(0)).collect()
+    still = replace(rollout, observation=torch.zeros_like(rollout.observation))
+    assert abs(need(Probe.of(ppo(small_network(env)), still)).share) < 1

@@ -89,7 +89,7 @@ def test_every_part_of_your_own_was_used(done):
         assert part in configs
     (curve,) = folder.glob("outputs/**/curve.txt")
     assert set(curve.read_text()) <= set("▁▂▃▄▅▆▇█")
-    (metrics,) = folder.glob("outputs/**/*dual_clip*/metrics.jsonl")
+    (metrics,) = folder.glob("outputs/**/*DualClipPPO*/metrics.jsonl")
     assert "train/bounded" in metrics.read_text()
     manifest = json.loads(
         (folder / "outputs/sweeps/echo/1_network.memory._target_-indrnn.IndRNN/manifest.json").read_text()

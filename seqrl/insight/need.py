@@ -208,8 +208,10 @@ def _products(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _scaled(x: Tensor) -> Tensor:
-    """Each with mean 0 and deviation 1."""
+    """Each with mean 0 and deviation 1; nothing, where nothing varies."""
     flat = x.flatten(0, -2)
+    if not flat.numel():
+        return x
     centred = x - flat.mean(0)
     return centred / flat.std(0, correction=0).clamp_min(1e-9)
 
