@@ -63,7 +63,10 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+QUICK = ("a bounded number", "everything, and what went before", "a mask in info", "wrappers")
+
+
+@pytest.mark.parametrize("world", [pytest.param(it, marks=() if it in QUICK else pytest.mark.slow) for it in WORLDS])
 def test_episodes_played_with_a_policy_are_those_of_the_evaluation_to_the_last_bit(world):
     run = seqrl.learn(*SMALL, *WORLDS[world], quiet=True).folder
     cfg = saved.configuration(run)

@@ -69,7 +69,16 @@ def proven(env, kind="lstm", hidden=(), **more):
     return proof
 
 
-@pytest.mark.parametrize(("kind", "continuous"), [(kind, number % 2 == 1) for number, kind in enumerate(NETWORKS)])
+QUICK = ("lstm", "attention", "separate critic")
+
+
+@pytest.mark.parametrize(
+    ("kind", "continuous"),
+    [
+        pytest.param(kind, number % 2 == 1, marks=() if kind in QUICK else pytest.mark.slow)
+        for number, kind in enumerate(NETWORKS)
+    ],
+)
 def test_every_network_is_exported_as_it_acts(kind, continuous):
     proof = proven(Script([[3, 5], [4], [7]], continuous=continuous), kind)
     assert proof.holds, (proof.wrong, proof.largest)
@@ -134,11 +143,11 @@ def shows(seen=PLACE, acts=TWO, inputs=(), **more):
     "env",
     [
         lambda: shows(spaces.Dict(SEEN), spaces.Dict(ACTS), INPUTS),
-        lambda: shows(SEEN["choices"], ACTS["choices"]),
-        lambda: shows(SEEN["stack of images"], ACTS["bounded"], INPUTS),
+        pytest.param(lambda: shows(SEEN["choices"], ACTS["choices"]), marks=pytest.mark.slow),
+        pytest.param(lambda: shows(SEEN["stack of images"], ACTS["bounded"], INPUTS), marks=pytest.mark.slow),
         lambda: GymnasiumEnv(ID, 3, 0, backend="sync", hidden=["mission", "body.0"]),
-        lambda: WithInputs(CountRecall(3, 0), INPUTS),
-        lambda: GymnasiumEnv("CartPole-v1", 3, 0),
+        pytest.param(lambda: WithInputs(CountRecall(3, 0), INPUTS), marks=pytest.mark.slow),
+        pytest.param(lambda: GymnasiumEnv("CartPole-v1", 3, 0), marks=pytest.mark.slow),
     ],
     ids=["every space", "choices", "bounded", "masks", "tensors", "vector form"],
 )
@@ -235,9 +244,9 @@ def not_flagged(step, patch):
         (not_fed_back, "next_state.actor.lstm.hidden"),
         (not_cleared, "next_state.actor.lstm.hidden"),
         (not_scaled, "action"),
-        (not_normalised, "next_state.actor.lstm.hidden"),
-        (not_counted, "next_state.actor.lstm.hidden"),
-        (not_flagged, "next_previous_action"),
+        pytest.param(not_normalised, "next_state.actor.lstm.hidden", marks=pytest.mark.slow),
+        pytest.param(not_counted, "next_state.actor.lstm.hidden", marks=pytest.mark.slow),
+        pytest.param(not_flagged, "next_previous_action", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_that_is_not_the_policys_is_found_out(mistake, found, monkeypatch):

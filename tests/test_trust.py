@@ -491,7 +491,7 @@ def test_a_secret_in_a_mapping_is_found(tmp_path):
     assert done.stderr.startswith("seqrl: error: env.kwargs.deep.password: looks like a secret")
 
 
-@pytest.mark.parametrize("program", ["seqrl.train", "seqrl.verify"])
+@pytest.mark.parametrize("program", ["seqrl.train", pytest.param("seqrl.verify", marks=pytest.mark.slow)])
 def test_the_shell_may_trust_modules_and_the_first_line_says_so(tmp_path, program):
     (tmp_path / "mine.py").write_text(
         "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"

@@ -56,7 +56,11 @@ def work(tmp_path, at_import=""):
 
 @pytest.mark.parametrize(
     ("way", "at_import"),
-    [("leaves it initialized", ""), ("is an application", ""), ("takes what its module has initialized", "yes")],
+    [
+        ("leaves it initialized", ""),
+        pytest.param("is an application", "", marks=pytest.mark.slow),
+        pytest.param("takes what its module has initialized", "yes", marks=pytest.mark.slow),
+    ],
 )
 def test_an_environment_may_compose_its_own_configuration_in_a_run_and_in_a_sweep(tmp_path, way, at_import):
     done = run_program(work(tmp_path, at_import), *TRAIN, f"+env.kwargs.way={way}", "-m", "seed=1,2", "sweep=both")
