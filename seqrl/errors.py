@@ -22,6 +22,17 @@ class SeqrlError(Exception):
 
     exit_code = 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel whole from a process of a pool to whoever waits for it, however it was made."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[SeqrlError], said: tuple[Any, ...], facts: dict[str, Any]) -> SeqrlError:
+    """An error as it was in another process."""
+    error = kind.__new__(kind, *said)
+    error.__dict__.update(facts)
+    return error
+
 
 class ConfigError(SeqrlError):
     """The configuration is wrong; every fault that was found, a line each."""

@@ -3,12 +3,15 @@
 import inspect
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -23,9 +26,11 @@ from omegaconf import OmegaConf
 
 import seqrl
 from seqrl import seeds
+from seqrl.config.begun import named_run
 from seqrl.config.paths import CONF
+from seqrl.devices import device
 from seqrl.envs.gym.autoreset import episode_seed
-from seqrl.errors import CheckpointError, StoppedError
+from seqrl.errors import ActionNotFiniteError, CheckpointError, StoppedError
 from seqrl.run import policy as saved
 from seqrl.run.build import make_device, make_evaluator
 from tests.envs import everything
@@ -144,6 +149,23 @@ def test_some_of_many_begin_anew_and_the_others_remember():
     assert state.previous["first"].flatten().tolist() == [1, 0, 0]
     with pytest.raises(ValueError, match="also sees the reward of the step before"):
         policy(batch, state)
+    for reward in ([1.0], [1.0, 2.0], [0.0, np.nan, 0.0]):
+        with pytest.raises(ValueError, match=r"^reward: must be a finite number for each row of 3"):
+            policy(batch, state, reward=reward)
+    # Indices are no mask: [1] would clear all rows, and [0] none.
+    for where in ([1], [0], [0, 2], np.array([2]), 1, [1.0, 0.0, 0.0], [True, False]):
+        with pytest.raises(ValueError, match=r"^where: must be a mask, true or false for each row of 3"):
+            policy.reset(state, where)
+    with pytest.raises(ValueError, match=r"^batch_size: there must be an environment"):
+        policy.initial_state(0)
+
+
+def test_there_is_a_mask_for_each_row():
+    policy = seqrl.load(seqrl.learn(*SMALL, *WORLDS["a mask in info"], quiet=True).folder)
+    batch = np.stack([policy.observation_space.sample() for _ in range(4)])
+    mask = np.ones((2, int(policy.action_space.nvec.sum())), np.int8)
+    with pytest.raises(ValueError, match=r"^observation: has 2 masks for a state of 4"):
+        policy(batch, policy.initial_state(4), mask=mask)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +175,8 @@ def test_some_of_many_begin_anew_and_the_others_remember():
         ({"a": 1}, "has shape (), not (4,)"),
         (np.zeros((2, 4)), "has shape (2, 4), not (4,)"),
         (["a", "b", "c", "d"], "is made of <U1, not of numbers"),
+        (np.array([0, np.nan, 0, 0]), "is nan somewhere"),
+        ([0, 0, -np.inf, 0], "is -inf somewhere"),
     ],
 )
 def test_an_observation_of_another_shape_is_refused_in_one_line(observation, said):
@@ -228,15 +252,64 @@ def test_whoever_watches_a_run_may_end_it_and_sees_its_policy():
     assert watched[-1][1] == final(np.zeros(4, np.float32), final.initial_state())[0]
 
 
+@pytest.mark.parametrize("answer", [False, np.bool_(False), np.array(False), torch.tensor(False)])
+def test_a_comparison_with_numbers_of_numpy_or_torch_ends_the_training_too(answer):
+    result = seqrl.learn(*SMALL_TASK, "env=tmaze", "episodes=9", on_iteration=lambda *_: answer, quiet=True)
+    assert sum("train/policy_loss" in row for row in result.metrics) == 1
+
+
+@pytest.mark.parametrize("answer", [None, True, 0, [], np.zeros(2)])
+def test_what_is_no_answer_ends_no_training(answer):
+    result = seqrl.learn(*SMALL_TASK, "env=tmaze", "episodes=2", on_iteration=lambda *_: answer, quiet=True)
+    assert sum("train/policy_loss" in row for row in result.metrics) == 2
+
+
 def test_watching_changes_no_bit():
     words = (*SMALL, "env.id=CartPole-v1", "network.normalize_observations=true")
 
     def watch(row, policy):
         policy(np.ones(4, np.float32), policy.initial_state(), deterministic=False)
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
 
     folders = [seqrl.learn(*words, quiet=True).folder, seqrl.learn(*words, on_iteration=watch, quiet=True).folder]
     one, other = (saved.checkpoint(folder, "last")[0]["algorithm"]["network"] for folder in folders)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_a_program_has_set_in_torch_changes_no_bit_and_is_there_afterwards():
+    words = (*SMALL, "env.id=CartPole-v1")
+    usual = seqrl.learn(*words, quiet=True).folder
+    threads = torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            odd = seqrl.learn(*words, quiet=True).folder
+            assert torch.is_inference_mode_enabled()
+            assert torch.is_autocast_enabled("cpu")
+        assert (torch.get_default_dtype(), torch.get_num_threads()) == (torch.float64, 2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(threads)
+    one, other = (saved.checkpoint(folder, "last")[0]["algorithm"]["network"] for folder in (usual, odd))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        seqrl.ConfigError(["seed: wrong.", "parallel: wrong."]),
+        StoppedError("stopped.", 143),
+        ActionNotFiniteError("here", float("nan"), {"a": 1}),
+        CheckpointError("none."),
+    ],
+    ids=lambda it: type(it).__name__,
+)
+def test_an_error_arrives_whole_from_a_process_of_a_pool(error):
+    arrived = pickle.loads(pickle.dumps(error))
+    assert (type(arrived), str(arrived), vars(arrived)) == (type(error), str(error), vars(error))
+    assert arrived.exit_code == error.exit_code
 
 
 def test_what_a_watcher_raises_arrives_and_the_run_can_go_on():
@@ -265,6 +338,19 @@ def learned(seed):
 def test_runs_in_a_pool_are_those_of_one_process():
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         assert list(pool.map(learned, [1, 2])) == [learned(1), learned(2)]
+
+
+def forked(words):
+    return seqrl.learn(*SMALL_TASK, "env=tmaze", *words, quiet=True).facts["status"]
+
+
+def test_a_fork_of_a_process_that_had_several_threads_is_refused_them(monkeypatch):
+    # As if a run before this one had had them.
+    monkeypatch.setattr(device, "_had_threads", {"in": os.getpid()})
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        with pytest.raises(seqrl.ConfigError, match=r"^device\.threads: a run before this one .* \(got 2\)\. Start"):
+            pool.submit(forked, ["device.threads=2"]).result(60)
+        assert pool.submit(forked, []).result(60) == "finished"
 
 
 def test_a_signal_ends_it_with_a_checkpoint():
@@ -298,6 +384,19 @@ def test_runs_are_listed_with_the_newest_first_and_what_cannot_be_read_is_left_o
     ]
     assert second.name.endswith("_mine")
     assert seqrl.load("latest").network.initial_state(1).keys()
+
+
+@pytest.mark.parametrize(
+    "odd", [{"started": 10**400}, {"started": float("nan")}, {"env_steps": "many"}, {"env_steps": [1]}]
+)
+def test_a_manifest_that_says_what_no_run_says_is_left_out_and_is_never_the_latest(tmp_path, odd):
+    good = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
+    shutil.copytree(good, good.with_name("odd"))
+    manifest = good.with_name("odd") / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | odd))
+    assert [run.folder for run in seqrl.runs(tmp_path / "outputs")] == [good]
+    if "started" in odd:
+        assert named_run(Path("latest")) == good.relative_to(tmp_path)
 
 
 def test_the_latest_of_no_runs_is_an_error_that_says_so():

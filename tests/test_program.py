@@ -105,6 +105,7 @@ LEFT_BEHIND = {
     "process": ("multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()", ""),
     "last word": ("import os; atexit.register(os._exit, 0)", ""),
     "child": ("import os; os.fork() or os._exit(0); os.wait()", ""),
+    "timer": ("import signal as s; s.signal(s.SIGPROF, print); s.setitimer(s.ITIMER_PROF, 1e-3, 1e-3)", ""),
     "nothing": ("pass", ""),
 }
 LEAVES = """

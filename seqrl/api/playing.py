@@ -107,6 +107,8 @@ class Policy:
 
     def initial_state(self, batch_size: int | None = None) -> PolicyState:
         """The state at the first step of an episode: of one environment, or of `batch_size`."""
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size: there must be an environment (got {batch_size}).")
         rows = batch_size or 1
         previous = {} if self._inputs is None else self._inputs.beginning(rows, self._device)
         return PolicyState(self.network.initial_state(rows), batch_size, previous)
@@ -114,7 +116,10 @@ class Policy:
     def reset(self, state: PolicyState, where: Any = True) -> PolicyState:
         """The same state, but at the first step of an episode where `where` [B] is true."""
         rows = state.rows
-        begins = torch.as_tensor(where, dtype=torch.bool, device=self._device).expand(rows)
+        told = where if isinstance(where, Tensor) else torch.as_tensor(np.asarray(where))
+        if told.dtype != torch.bool or told.shape not in ((), (rows,)):
+            raise ValueError(f"where: must be a mask, true or false for each row of {rows} (got {where!r:.60}).")
+        begins = told.to(self._device).expand(rows)
         fresh = self.network.initial_state(rows)
         memory = {
             name: fresh[name].where(begins.view(-1, *[1] * (leaf.dim() - 1)), leaf)
@@ -175,15 +180,20 @@ class Policy:
         rows = state.rows
         try:
             single = [observation] if state.batch_size is None else self._split(observation, rows)
-            masks = [mask] if state.batch_size is None or mask is None else list(mask)
-            shown = [self._codec.encode(it, masks[index % len(masks)]) for index, it in enumerate(single)]
+            masks = [mask] * rows if state.batch_size is None or mask is None else list(mask)
+            if len(masks) != rows:
+                raise ValueError(f"has {len(masks)} masks for a state of {rows}")
+            shown = np.stack([self._codec.encode(*it) for it in zip(single, masks, strict=True)])
+            if shown.dtype.kind == "f" and not np.isfinite(shown).all():
+                # Memory would keep it to the end of the episode.
+                raise ValueError(f"is {shown[~np.isfinite(shown)].flat[0]:g} somewhere")
         except (ValueError, TypeError, KeyError) as error:
             said = str(error).removeprefix("its observation ")
             whose = "one environment" if state.batch_size is None else f"{rows} environments"
             raise ValueError(
                 f"observation: {said}. Give what reset and step return, of {whose}: {self.observation_space}."
             ) from error
-        return torch.from_numpy(np.stack(shown)).to(self._device)
+        return torch.from_numpy(shown).to(self._device)
 
     def _split(self, observation: Any, rows: int) -> list[Any]:
         single = list(iterate(batch_space(self.observation_space, rows), observation))
@@ -195,10 +205,12 @@ class Policy:
         previous = dict(state.previous)
         if not self.wants_reward:
             return previous
-        first = previous["first"].bool()
+        first, rows = previous["first"].bool(), state.rows
         if reward is None and not first.all():
             raise ValueError("reward: this policy also sees the reward of the step before. Give reward=….")
         given = torch.as_tensor(0.0 if reward is None else reward, dtype=torch.float32, device=self._device)
+        if given.numel() not in ({1, rows} if given.dim() == 0 else {rows}) or not given.isfinite().all():
+            raise ValueError(f"reward: must be a finite number for each row of {rows} (got {reward!r:.60}).")
         previous["previous_reward"] = given.reshape(-1, 1).expand_as(first).masked_fill(first, 0)
         return previous
 
@@ -224,7 +236,7 @@ def load(
     """
     folder = named_run(Path(run))
     cfg = saved.configuration(folder)
-    cfg.trust, cfg.device.name = list(trust), device
+    cfg.trust, cfg.device.name = [trust] if isinstance(trust, str) else list(trust), device
     if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
         raise ConfigError(faults)
     OmegaConf.set_readonly(cfg, True)

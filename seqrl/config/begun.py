@@ -46,6 +46,8 @@ BEFORE_THE_KEY = {
 ANY = ("env", "network", "algorithm")
 SECTIONS = {"sequence": "sequence_learning"}
 OPEN = object()
+# Seconds since 1970 that no run begins at.
+NO_MOMENT = 1e100
 # The beginning of what a saved configuration may leave to be read when it is used, and how often it may.
 VARIABLE = re.compile(r"\$\{\s*oc\.(?:env|decode|create)\s*:")
 MOST_VARIABLES = 1000
@@ -66,7 +68,12 @@ def started(folder: Path) -> float:
     """
     facts = json_of(read_text(folder / "manifest.json"))
     said = facts.get("started") if isinstance(facts, dict) else None
-    return float(said) if isinstance(said, int | float) else (folder / "manifest.json").stat().st_mtime
+    if not isinstance(said, int | float):
+        return (folder / "manifest.json").stat().st_mtime
+    # Neither NaN, which is not older nor newer than any, nor what is too large for a float.
+    if not abs(said) < NO_MOMENT:
+        raise ValueError(f"gives started a value that no run has (got {repr(said)[:60]})")
+    return float(said)
 
 
 def named_run(folder: Path) -> Path:

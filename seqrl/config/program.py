@@ -4,6 +4,7 @@ import io
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -203,6 +204,9 @@ def to_the_end(main: Callable[[], None]) -> None:
             # A slow reader may take its time; one that has gone is met again when Python ends.
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
+        # Python puts handlers of signals back before it ends: an environment's timer would then kill it.
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
         _done = os.getpid(), exit_code, _outermost_frame()
         threading.Thread(target=_end, args=_done[1:], daemon=True).start()
 

@@ -1,5 +1,6 @@
 """The device of a run: cpu, cuda or mps, its threads and its precision."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,6 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from seqrl.errors import ConfigError
+
+# The process in which a run had several threads for the first time. A fork knows it too, and has none of them.
+_had_threads: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,24 @@ class Device:
 
     def prepare(self) -> None:
         """Apply the settings that hold for the whole process."""
+        self._insist_on_threads()
         torch.set_num_threads(self.threads)
         # By default, cuDNN's LSTM multiplies in TF32.
         precision = "tf32" if self.precision == "tf32" else "ieee"
         torch.backends.cudnn.rnn.fp32_precision = torch.backends.cuda.matmul.fp32_precision = precision  # type: ignore[attr-defined]
+
+    def _insist_on_threads(self) -> None:
+        """Raise ConfigError in a fork of a process that has had several threads: torch would wait for them for ever."""
+        if self.threads == 1:
+            return
+        if _had_threads.setdefault("in", os.getpid()) != os.getpid():
+            raise ConfigError(
+                [
+                    "device.threads: a run before this one had several threads, and a forked process has none of them "
+                    f"(got {self.threads}). Start processes with multiprocessing.get_context('spawn'), or use "
+                    "device.threads=1."
+                ]
+            )
 
     def _check(self) -> None:
         kind, _, index = self.name.partition(":")

@@ -2,13 +2,19 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from seqrl.loggers import Row
 from seqrl.types import Rollout
+
+
+def mean(numbers: Collection[float]) -> float:
+    """Mean of finite numbers, also of those whose sum is none: some say `sys.float_info.max` for "nothing yet"."""
+    total = sum(numbers)
+    return total / len(numbers) if math.isfinite(total) else sum(number / len(numbers) for number in numbers)
 
 
 class EpisodeStatistics:
@@ -58,7 +64,7 @@ class EpisodeStatistics:
         """Scalars over the recent episodes."""
         if not self.recent:
             return {}
-        told = {f"info/{name}": sum(numbers) / len(numbers) for name, numbers in self.info.items()}
+        told = {f"info/{name}": mean(numbers) for name, numbers in self.info.items()}
         returns = torch.tensor([r for r, _ in self.recent], dtype=torch.float64)
         lengths = torch.tensor([length for _, length in self.recent], dtype=torch.float64)
         return {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seqrl.envs.base import BatchedEnv
 from seqrl.loggers import Row
+from seqrl.metrics.episodes import mean
 from seqrl.networks import Distribution, Network
 from seqrl.runner import Player, Runner
 from seqrl.types import Rollout, State
@@ -200,7 +201,7 @@ def means(infos: Sequence[Mapping[str, float]]) -> dict[str, float]:
     for numbers in infos:
         for name, number in numbers.items():
             told.setdefault(name, []).extend([number] if math.isfinite(number) else [])
-    return {name: sum(numbers) / len(numbers) for name, numbers in told.items() if numbers}
+    return {name: mean(numbers) for name, numbers in told.items() if numbers}
 
 
 def row(returns: Tensor, lengths: Tensor) -> Row:

@@ -279,6 +279,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "device": _is_text,
     "threads": _is_count,
     "result": _is_number_or_null,
+    "env_steps": _is_number_or_null,
     "steps_per_second": _is_number_or_null,
     "peak_memory_mb": _is_number_or_null,
     "versions": lambda it: isinstance(it, dict) and all(map(_is_text, it.values())),

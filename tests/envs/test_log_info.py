@@ -1,6 +1,7 @@
 """Numbers that environments tell at the end of an episode are logged, in training and in evaluation."""
 
 import json
+import sys
 from contextlib import closing
 
 import gymnasium
@@ -12,6 +13,7 @@ from gymnasium import spaces
 import seqrl
 from seqrl.envs import EnvError, GymnasiumEnv
 from seqrl.metrics.episodes import EpisodeStatistics
+from seqrl.run.evaluator import means
 from seqrl.runner import Runner
 from tests.parts import small_network
 from tests.programs import run_program
@@ -85,6 +87,14 @@ def test_a_vector_form_is_not_asked():
         GymnasiumEnv("CartPole-v1", 2, 0, backend="vector", log_info=["is_success"])
     with closing(GymnasiumEnv("CartPole-v1", 2, 0, log_info=["is_success"])) as env:
         assert env.backend in ("sync", "async")
+
+
+def test_the_mean_of_numbers_whose_sum_is_infinite_is_a_number():
+    statistics, largest = EpisodeStatistics(2), sys.float_info.max
+    statistics.recent.append((0.0, 1))
+    statistics.note([{"cost": largest}, {"cost": largest}])
+    assert statistics.row()["info/cost"] == largest
+    assert means([{"cost": largest}, {"cost": largest}]) == {"cost": largest}
 
 
 def test_a_run_and_an_evaluation_say_the_mean(tmp_path, monkeypatch):

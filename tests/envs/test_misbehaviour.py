@@ -26,6 +26,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from seqrl.devices import Device
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.gym import watchdog
 from seqrl.envs.gym.calls import Guard, _round_so, _rounds
@@ -461,6 +462,24 @@ def test_limits_that_cannot_be_as_before_are_as_high_as_they_can_be(monkeypatch)
     monkeypatch.setattr(resource, "setrlimit", put)
     lift([(20, resource.RLIM_INFINITY), (resource.RLIM_INFINITY, resource.RLIM_INFINITY), (5, 50), (40, 40), (10, 60)])
     assert list(now.values()) == [(20, 50), (50, 50), (10, 50), (40, 50), (10, 50)]
+
+
+@pytest.mark.parametrize("of_the_run", ["ieee", "tf32"])
+def test_an_environment_is_not_blamed_for_the_precision_of_the_run_nor_changes_it(of_the_run, monkeypatch):
+    # torch tells the precision by its old name only while nobody has set it by the new ones.
+    def rough(env):
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+
+    monkeypatch.setitem(DEEDS, "rough", rough)
+    Device("cpu", 1, "tf32" if of_the_run == "tf32" else "float32").prepare()
+    try:
+        with closing(made("sync", "rough at step")) as env:
+            played(env)
+        assert torch.backends.cuda.matmul.fp32_precision == of_the_run
+        assert torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")
+    finally:
+        Device("cpu", 1, "float32").prepare()
 
 
 @pytest.mark.parametrize("place", ["init", "reset", "step", "close"])

@@ -75,6 +75,26 @@ def _set_clocks(functions: tuple[Any, ...]) -> None:
         setattr(time, name, function)
 
 
+# Whose products torch computes with less precision if it is told to.
+PRECISE: Any = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+
+
+def _products() -> str | tuple[str, ...]:
+    """The precision of products by its old name, or by the new ones: torch does not tell it while they disagree."""
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except RuntimeError:
+        return tuple(it.fp32_precision for it in PRECISE)
+
+
+def _set_products(those: str | tuple[str, ...]) -> None:
+    if isinstance(those, str):
+        torch.set_float32_matmul_precision(those)
+        return
+    for it, precision in zip(PRECISE, those, strict=True):
+        it.fp32_precision = precision
+
+
 def _detects_anomalies() -> tuple[bool, bool]:
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
@@ -172,7 +192,7 @@ SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = (
     ("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
     ("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
     ("torch's determinism", torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    ("torch's precision of products", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    ("torch's precision of products", _products, _set_products),
     ("torch's default device", _default_device, torch.set_default_device),
     ("torch's search for anomalies", _detects_anomalies, lambda both: torch.set_anomaly_enabled(*both)),
     ("what becomes of denormal numbers", _flushes_denormal, torch.set_flush_denormal),
@@ -186,6 +206,15 @@ SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = (
     ("hooks for all modules of torch", _hooks, _set_hooks),
     ("torch's autocast", _autocasts, _set_autocasts),
     ("the loggers of the run", _logs, _set_logs),
+)
+
+
+# Those of torch, and as a new process has them where they change what is computed.
+OF_TORCH = tuple(it for it in SETTINGS if it[0].startswith("torch's") or it[1] is _flushes_denormal)
+NEW: tuple[tuple[Callable[[Any], object], Any], ...] = (
+    (torch.set_default_dtype, torch.float32),
+    (torch.set_default_device, None),
+    (torch.set_flush_denormal, False),
 )
 
 
