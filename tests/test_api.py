@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from seqrl import seeds
 from seqrl.config.begun import named_run
 from seqrl.config.paths import CONF
 from seqrl.devices import device
+from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym.autoreset import episode_seed
 from seqrl.errors import ActionNotFiniteError, CheckpointError, StoppedError
 from seqrl.run import policy as saved
@@ -437,3 +439,29 @@ def test_every_public_name_says_what_it_is():
 def test_the_program_of_the_same_name_does_not_hide_the_function(tmp_path):
     code = "import seqrl.runs, seqrl; print(seqrl.runs('.'))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_in_another_thread_a_run_says_that_nothing_ends_an_environment_that_hangs():
+    notes = []
+
+    def build():
+        with closing(GymnasiumEnv("CartPole-v1", 1, 0, backend="sync", timeout_seconds=60)) as env:
+            notes.extend(env.notes)
+
+    build()
+    assert not notes
+    thread = threading.Thread(target=build)
+    thread.start()
+    thread.join()
+    assert [note.partition(":")[0] for note in notes] == ["env.timeout_seconds has no effect here"]
+
+
+def test_words_that_are_no_texts_and_checkpoints_that_are_none_are_refused():
+    with pytest.raises(TypeError, match="an override is a text"):
+        seqrl.compose(3)
+    run = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
+    for checkpoint in (True, "newest", 1.5):
+        with pytest.raises(seqrl.ConfigError, match="checkpoint: must be last, best"):
+            seqrl.load(run, checkpoint=checkpoint)
+    with pytest.raises(seqrl.ConfigError, match="name: must be a name of at most 200 characters"):
+        seqrl.compose(f"name={'x' * 300}")

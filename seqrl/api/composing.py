@@ -28,5 +28,7 @@ def compose(*overrides: str, config_dir: str | PathLike[str] | None = None) -> D
 
 
 def words(overrides: Sequence[str], config_dir: str | PathLike[str] | None) -> list[str]:
-    """A command line that says the same."""
+    """A command line that says the same. Raises TypeError if an override is no text."""
+    if wrong := [it for it in overrides if not isinstance(it, str)]:
+        raise TypeError(f"an override is a text such as 'env=tmaze' (got {wrong[0]!r})")
     return [*([] if config_dir is None else ["--config-dir", fspath(config_dir)]), *overrides]

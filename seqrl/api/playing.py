@@ -234,6 +234,8 @@ def load(
 
     Raises CheckpointError if there is no sound checkpoint, ConfigError if the run would build what you do not trust.
     """
+    if isinstance(checkpoint, bool) or not (checkpoint in ("last", "best") or isinstance(checkpoint, int)):
+        raise ConfigError([f"checkpoint: must be last, best or a number of iterations (got {checkpoint!r})."])
     folder = named_run(Path(run))
     cfg = saved.configuration(folder)
     cfg.trust, cfg.device.name = [trust] if isinstance(trust, str) else list(trust), device

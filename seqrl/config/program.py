@@ -99,7 +99,7 @@ def forgiving_output() -> None:
 
 def trust_what_the_shell_does() -> None:
     """Add to the command line the modules that the shell's variable SEQRL_TRUST names, unless it names some itself."""
-    modules = os.environ.get(TRUST, "").replace(",", " ").split()
+    modules = os.environ.get(TRUST, "").strip("[] ").replace(",", " ").split()
     if modules and not any(word.lstrip("+").startswith("trust=") for word in sys.argv[1:]):
         sys.argv.append(f"trust=[{','.join(modules)}]")
         say(f"trusting {', '.join(modules)}, as {TRUST} says")

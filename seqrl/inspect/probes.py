@@ -53,7 +53,11 @@ def probes(network: Player, episodes: Episodes) -> dict[str, Probed | str]:
         raise NotApplicableError(f"it takes at least {FEWEST_EPISODES} episodes to fit and judge a probe")
     sources = {"memory": memories(network, episodes)}
     shown = numbers(episodes.observation, episodes.space)
-    targets = {name: told.reshape(*told.shape[:2], -1).cpu() for name, told in episodes.info.items()}
+    # What the environment calls an observation is not what the policy sees.
+    targets = {
+        f"info.{name}" if name == OBSERVATION else name: told.reshape(*told.shape[:2], -1).cpu()
+        for name, told in episodes.info.items()
+    }
     if shown is not None:
         sources["present"] = shown
         targets = {OBSERVATION: shown, **targets}

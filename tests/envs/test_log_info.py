@@ -112,3 +112,21 @@ def test_a_run_and_an_evaluation_say_the_mean(tmp_path, monkeypatch):
     assert any(line.split() == ["is_success", "0.50"] for line in shown.stdout.splitlines()), shown.stderr
     facts = json.loads((result.folder / "evaluation.json").read_text())
     assert facts["greedy"]["info"] == {"is_success": 0.5}
+
+
+def test_a_number_that_is_infinite_is_left_out_of_the_mean_and_noted(monkeypatch):
+    step = Tells.step
+
+    def best_of_none(self, action):
+        *answer, told = step(self, action)
+        return *answer, {**told, "clock": np.inf if self.length == 2 else 3.0}
+
+    monkeypatch.setattr(Tells, "step", best_of_none)
+    with closing(GymnasiumEnv("test/Tells-v0", 2, 0, backend="sync", log_info=["clock"])) as env:
+        runner = Runner(env, small_network(env), 5, 0, torch.Generator().manual_seed(0))
+        runner.collect()
+        statistics = EpisodeStatistics(2)
+        statistics.recent.append((0.0, 1))
+        statistics.note(numbers for _, numbers in runner.take_ended_info())
+        assert statistics.row()["info/clock"] == 3.0
+        assert env.notes == ["info['clock'] was infinite at the end of an episode, which its mean leaves out."]

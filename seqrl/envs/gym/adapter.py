@@ -1,6 +1,7 @@
 """Any Gymnasium environment behind the tensor interface."""
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,10 @@ from seqrl.spaces import Array, Packed, masked_alternatives, numbers, unused_mas
 from seqrl.types import Step
 
 log = logging.getLogger(__name__)
+
+
+def _is_in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class GymnasiumEnv(BatchedEnv):
@@ -95,6 +100,11 @@ class GymnasiumEnv(BatchedEnv):
             raise
         self.notes += [note(names)] if names else []
         self._note_mask()
+        if timeout_seconds is not None and self.backend != "async" and not _is_in_main_thread():
+            self.notes.append(
+                "env.timeout_seconds has no effect here: only in the main thread, or with env.backend=async, can an "
+                "environment that hangs be ended."
+            )
 
     def _note_mask(self) -> None:
         """Note a part that could be a mask of actions; one in info is seen at the first reset."""
@@ -195,6 +205,9 @@ class GymnasiumEnv(BatchedEnv):
         for name in self._log_info:
             if name not in told or told[name].shape[1] != 1:
                 self._note_missing(name, [it for it in told if told[it].shape[1] == 1])
+        for name in self._log_info:
+            if name in told and told[name][rows].isinf().any():
+                self._note_once(f"info[{name!r}] was infinite at the end of an episode, which its mean leaves out.")
         unknown = torch.full((len(rows),), torch.nan, dtype=torch.float64, device=self.device)
         return {
             name: told[name][rows, 0] if name in told and told[name].shape[1] == 1 else unknown
@@ -205,6 +218,10 @@ class GymnasiumEnv(BatchedEnv):
         what = f"it has {', '.join(there)}" if there else "it has no numbers"
         note = f"info has no number {name!r} at the end of an episode, which env.log_info names: {what}."
         if not any(it.startswith(note.partition(":")[0]) for it in self.notes):
+            self.notes.append(note)
+
+    def _note_once(self, note: str) -> None:
+        if note not in self.notes:
             self.notes.append(note)
 
     def info(self) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The backends: an own vector form, one process, a process per environment, or EnvPool."""
 
+import multiprocessing
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -168,7 +169,17 @@ def _sync(request: EnvRequest) -> VectorEpisodes:
     return SeededEpisodes(OneProcess(request.singles(), **VECTOR_OPTIONS), request.seed, request.guard)
 
 
+def may_have_processes() -> bool:
+    """Whether this process may start others; a worker of multiprocessing.Pool may not."""
+    return not multiprocessing.current_process().daemon
+
+
 def _async(request: EnvRequest) -> VectorEpisodes:
+    if not may_have_processes():
+        raise EnvError(
+            "env.backend: async needs processes of its own, which Python forbids to a worker of multiprocessing.Pool. "
+            "Use env.backend=sync, or concurrent.futures.ProcessPoolExecutor."
+        )
     singles = request.singles()
     with _constructor_named(request, "environment 0"):
         # Once for all processes, which share the memory.
