@@ -463,5 +463,10 @@ def test_words_that_are_no_texts_and_checkpoints_that_are_none_are_refused():
     for checkpoint in (True, "newest", 1.5):
         with pytest.raises(seqrl.ConfigError, match="checkpoint: must be last, best"):
             seqrl.load(run, checkpoint=checkpoint)
-    with pytest.raises(seqrl.ConfigError, match="name: must be a name of at most 200 characters"):
-        seqrl.compose(f"name={'x' * 300}")
+
+
+def test_a_long_name_is_cut_and_an_odd_one_is_written_plainly():
+    long = seqrl.learn(*SMALL_TASK, "env=tmaze", f"name={'x' * 300}", quiet=True).folder
+    assert len(long.name) < 255
+    odd = seqrl.learn(*SMALL_TASK, "env=tmaze", "name='my run/2'", quiet=True).folder
+    assert odd.name.endswith("_my-run-2")

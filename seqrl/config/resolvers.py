@@ -55,11 +55,11 @@ def default_rollout_steps(total_steps: int | None) -> int:
     return 1 if total_steps is None else 2048
 
 
-def folder_name(overrides: str) -> str:
-    """Overrides as a part of a folder's name: nothing that a shell or a file system minds, 240 characters at most."""
+def folder_name(overrides: str, most: int = 240) -> str:
+    """Overrides as a part of a folder's name: nothing that a shell or a file system minds, `most` characters at most."""
     name = UNFIT.sub("-", overrides).rstrip("-")
     # What is cut off makes the difference between two points.
-    return name if len(name) <= 240 else f"{name[:231]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+    return name if len(name) <= most else f"{name[: most - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 def point_folder(sweep: str, number: int, name: str, overrides: Sequence[str]) -> str:
@@ -149,7 +149,8 @@ def register() -> None:
         "default_episodes": default_episodes,
         "default_rollout_steps": default_rollout_steps,
         "folder_name": folder_name,
-        "run_name": lambda *, _root_: folder_name(run_name(_root_)),
+        # The time comes before it.
+        "run_name": lambda *, _root_: folder_name(run_name(_root_), 200),
         "point_folder": point_folder,
         # It takes no folder: a configuration could name any.
         "own_choices": lambda *, _root_: own_choices(_root_.hydra.runtime.config_sources),

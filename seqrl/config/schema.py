@@ -28,7 +28,6 @@ class Rule:
         return Rule(self.holds, meaning)
 
 
-SHORT = Rule(lambda x: 0 < len(x) <= 200, "a name of at most 200 characters")
 AT_LEAST_1 = Rule(lambda x: x >= 1, "a whole number of at least 1")
 AT_LEAST_0 = Rule(lambda x: x >= 0, "0 or more")
 POSITIVE = Rule(lambda x: math.isfinite(x) and x > 0, "a finite number above 0")
@@ -492,7 +491,7 @@ class RunConfig:
         1, "iterations between checkpoints; 0: only before the first iteration and after the last", AT_LEAST_0
     )
     checkpoint_keep: int = key(2, "newest checkpoints to keep; the best one is kept too", AT_LEAST_1)
-    name: str | None = key(None, "in the name of the run's folder; null: its task, what learns, and its seed", NAME)
+    name: str | None = key(None, "in the name of the run's folder; null: its task, what learns, and its seed")
     resume: str | None = key(
         None, "run folder to go on with, or latest; everything else on the command line changes that run"
     )
