@@ -470,3 +470,24 @@ def test_a_long_name_is_cut_and_an_odd_one_is_written_plainly():
     assert len(long.name) < 255
     odd = seqrl.learn(*SMALL_TASK, "env=tmaze", "name='my run/2'", quiet=True).folder
     assert odd.name.endswith("_my-run-2")
+
+
+def test_what_is_no_state_and_what_reset_returns_are_named():
+    policy = seqrl.load(seqrl.learn(*SMALL, "env.id=CartPole-v1", quiet=True).folder)
+    with pytest.raises(TypeError, match=r"begin an episode with policy\.initial_state\(\) \(got NoneType\)"):
+        policy(np.zeros(4), None)
+    with pytest.raises(ValueError, match="this is what reset returns, observation and info"):
+        policy((np.zeros(4), {}), policy.initial_state())
+
+
+def test_python_trusts_what_the_shell_does(tmp_path, monkeypatch):
+    (tmp_path / "shelled.py").write_text(
+        "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('Shelled-v0', CartPoleEnv, max_episode_steps=5)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = (*SMALL, "env.id=shelled:Shelled-v0")
+    with pytest.raises(seqrl.ConfigError, match=r"add trust=\[shelled\]"):
+        seqrl.learn(*words, quiet=True)
+    monkeypatch.setenv("SEQRL_TRUST", "[shelled]")
+    assert seqrl.load(seqrl.learn(*words, quiet=True).folder).action_space.n == 2

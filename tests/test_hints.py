@@ -1,5 +1,6 @@
 import pytest
 
+from seqrl.loggers import SCALARS
 from seqrl.metrics.hints import WINDOW, Hints, faster
 
 CALM = {
@@ -80,6 +81,7 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
         ("update", 500, 1, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
         ("evaluation", 500, 2, "a larger evaluation.interval; fewer evaluation.episodes"),
         ("other", 500, 2, "fewer loggers; a larger checkpoint_interval"),
+        ("insight", 500, 2, "a larger insight.interval"),
     ],
 )
 def test_the_slowest_part_decides_what_would_be_faster(slowest, sequence_length, gradient_threads, expected):
@@ -90,3 +92,9 @@ def test_the_slowest_part_decides_what_would_be_faster(slowest, sequence_length,
         "bptt_length" in expected,
         "gradient_threads" in expected,
     )
+
+
+def test_every_part_of_the_time_has_advice():
+    parts = [name.removeprefix("time/").removesuffix("_share") for name in SCALARS if name.endswith("_share")]
+    for part in set(parts) - {"idle"}:
+        assert faster({part: 1.0}, 10, 1, cores=2)

@@ -554,3 +554,13 @@ def test_an_observation_that_never_changes_is_measured_without_a_warning():
     rollout = Runner(env, small_network(env), 20, 0, torch.Generator().manual_seed(0)).collect()
     still = replace(rollout, observation=torch.zeros_like(rollout.observation))
     assert abs(need(Probe.of(ppo(small_network(env)), still)).share) < 1
+
+
+def test_a_run_too_short_for_the_interval_is_measured_once_at_half_of_its_budget():
+    run = composed_run("total_steps=800", "rollout_length=20", "parallel=8", "evaluation.episodes=0")
+    measured = []
+    while not run.budget.spent:
+        row = run.iterate()
+        measured.append("memory/gradient_horizon" in row)
+    # Five rollouts of 160 steps.
+    assert measured == [False, False, True, False, False]

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import seqrl
 from seqrl.config.paths import CONF
 from seqrl.config.schema import SCHEMAS, keys_of
 from seqrl.config.synonyms import KEYS, REMARKS, ours
@@ -53,3 +54,30 @@ def test_the_table_for_newcomers_says_what_the_errors_say():
     for key, *words in rows:
         for word in words:
             assert ours(word) == key or (word in own and key.endswith(word)), word
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("bptt_length=2", "bptt_length: there is no such key. Did you mean sequence_learning.bptt_length? "),
+        (
+            "algorithm.bptt_length=2",
+            "algorithm.bptt_length: follows sequence_learning.bptt_length. Set that one (got 2).",
+        ),
+        (
+            "env=CartPole-v1",
+            "env: there is no env=CartPole-v1. For an environment of that id, write env.id=CartPole-v1.",
+        ),
+        ("network=LSTM", "network: there is no network=LSTM. Did you mean lstm? "),
+    ],
+)
+def test_a_key_or_a_choice_that_is_nearly_right_is_answered_with_the_right_one(tmp_path, word, line):
+    ended = run_program(tmp_path, "-m", "seqrl.train", word)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"seqrl: error: {line}")
+
+
+def test_python_blames_the_word_that_is_wrong_and_no_other():
+    with pytest.raises(seqrl.ConfigError) as refused:
+        seqrl.compose("env.id=CartPole-v1", "lr=1e-3")
+    assert refused.value.faults == ["lr: there is no such key. Here it is algorithm.learning_rate."]

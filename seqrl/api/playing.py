@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space
+from gymnasium.spaces import Tuple
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from seqrl import seeds
 from seqrl.config.begun import named_run
+from seqrl.config.command_line import trusted_by_shell
 from seqrl.config.secrets import secrets
 from seqrl.config.validate import faults_of_policy
 from seqrl.devices.device import Device
@@ -39,9 +41,9 @@ class PolicyState:
     previous     what the policy sees of the step before, [B, ...] by name; {} if it sees nothing of it
     """
 
-    memory: State
+    memory: State = field(repr=False)
     batch_size: int | None
-    previous: Mapping[str, Tensor] = field(default_factory=dict)
+    previous: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> int:
@@ -164,6 +166,9 @@ class Policy:
         return self._step(observation, state, mask, reward)[0]
 
     def _step(self, observation: Any, state: PolicyState, mask: Any, reward: Any) -> tuple[Distribution, Tensor, State]:
+        if not isinstance(state, PolicyState):
+            given = type(state).__name__
+            raise TypeError(f"state: begin an episode with policy.initial_state() (got {given})")
         with self._frozen(), torch.inference_mode():
             seen = self._seen(observation, state, mask)
             if self._inputs is not None:
@@ -177,6 +182,9 @@ class Policy:
             raise ValueError("mask: this policy knows none beside its observation. Leave it out.")
         if isinstance(observation, Tensor):
             observation = observation.cpu().numpy()
+        is_reset = isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)
+        if is_reset and not isinstance(self.observation_space, Tuple):
+            raise ValueError("observation: this is what reset returns, observation and info. Give the observation.")
         rows = state.rows
         try:
             single = [observation] if state.batch_size is None else self._split(observation, rows)
@@ -230,7 +238,7 @@ def load(
     run          its folder; latest: the newest one under outputs
     checkpoint   last, best, or the number of iterations after which it was saved
     device       cpu, cuda, mps or auto
-    trust        modules of your own that the run needs
+    trust        modules of your own that the run needs; those that the variable SEQRL_TRUST names are trusted, too
 
     Raises CheckpointError if there is no sound checkpoint, ConfigError if the run would build what you do not trust.
     """
@@ -238,7 +246,8 @@ def load(
         raise ConfigError([f"checkpoint: must be last, best or a number of iterations (got {checkpoint!r})."])
     folder = named_run(Path(run))
     cfg = saved.configuration(folder)
-    cfg.trust, cfg.device.name = [trust] if isinstance(trust, str) else list(trust), device
+    named = [trust] if isinstance(trust, str) else list(trust)
+    cfg.trust, cfg.device.name = [*named, *trusted_by_shell()], device
     if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
         raise ConfigError(faults)
     OmegaConf.set_readonly(cfg, True)

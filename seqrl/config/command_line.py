@@ -159,6 +159,15 @@ def _no_option(word: str) -> str:
     return f"{word}: there is no such option. Keys have no dashes: {ours(name) or name}={value if equals else '…'}."
 
 
+# Variable with modules of one's own that need not be named each time.
+TRUST = "SEQRL_TRUST"
+
+
+def trusted_by_shell() -> list[str]:
+    """Modules that the shell's variable names."""
+    return os.environ.get(TRUST, "").strip("[] ").replace(",", " ").split()
+
+
 def names_modules(words: Sequence[str]) -> bool:
     """Whether the command line trusts modules of the user's own."""
     values = [word.partition("=")[2].strip("'\" []") for word in words if word.lstrip("+").startswith("trust=")]

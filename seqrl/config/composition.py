@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -32,8 +32,12 @@ def composed(words: Sequence[str], instead: DictConfig | None = None) -> Iterato
 
     Raises ConfigError, or another SeqrlError, with what the command would say.
     """
-    with _ONE_AT_A_TIME, _hydra_lent(), errors_of_seqrl(words):
-        whole = _whole(words)
+    with _ONE_AT_A_TIME, _hydra_lent(), ExitStack() as stack:
+        with errors_of_seqrl(words):
+            given = completed(list(words), leave_nothing=False)
+        # What is wrong with each word is found out with those that it implies.
+        stack.enter_context(errors_of_seqrl(given))
+        whole = _whole(given)
         OmegaConf.set_readonly(whole, False)
         if instead is not None:
             with open_dict(whole):
@@ -46,8 +50,7 @@ def composed(words: Sequence[str], instead: DictConfig | None = None) -> Iterato
         yield cfg, folder
 
 
-def _whole(words: Sequence[str]) -> DictConfig:
-    given = completed(list(words), leave_nothing=False)
+def _whole(given: Sequence[str]) -> DictConfig:
     if options := [it for it in given if not is_override(it) and not it.startswith("--config-dir")]:
         raise ConfigError([f"{it}: is not key=value, as in experiment=tmaze." for it in options])
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):

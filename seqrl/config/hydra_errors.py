@@ -23,7 +23,7 @@ from seqrl.config.paths import CONF, choices
 from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
 from seqrl.config.synonyms import meant
 from seqrl.config.trust import hydra_distrusted
-from seqrl.config.validate import faults, keys, numbers
+from seqrl.config.validate import FOLLOWS, faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError, causes
 from seqrl.files import remedy
 from seqrl.text import masked, nearest
@@ -193,7 +193,9 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         extra = (
             " Another GPU: device=cuda device.name=cuda:1." if group == "device" and choice.startswith("cuda") else ""
         )
-        meant = nearest(choice, there)
+        meant = nearest(choice, there) or nearest(choice.lower(), there)
+        if group == "env" and re.search(r"-v\d+$|:", choice):
+            meant = f" For an environment of that id, write env.id={choice}."
         own = "" if meant or any(o.startswith("hydra.searchpath") for o in others) else " Your own need --config-dir."
         return f"{group}: there is no {group}={choice}.{meant} Choices: {', '.join(there)}.{own}{extra}"
     if "Config group override" in text:
@@ -242,7 +244,7 @@ def _unknown(key: str, others: Sequence[str]) -> str:
         return f"{key}: an argument of the environment is added with a plus sign. Write +{key}=…."
     if remedy := meant(key):
         return f"{key}: there is no such key.{remedy}"
-    known = [k for k in keys(_composed(list(others))) if not k.endswith("_target_")]
+    known = [k for k in keys(_composed(list(others))) if not k.endswith("_target_") and k not in FOLLOWS]
     section, _, name = key.rpartition(".")
     if section in ("sequence", "sequence_learning") or key == "sequence":
         remedy = (
@@ -254,7 +256,7 @@ def _unknown(key: str, others: Sequence[str]) -> str:
         # That both are of `env` makes two words no more alike.
         alike = section != "env" or nearest(name, [k.removeprefix("env.") for k in known if k.startswith("env.")])
         near = nearest(key, known) if alike else ""
-        remedy = near or (f" Did you mean {same_name[0]}?" if same_name else "")
+        remedy = (f" Did you mean {same_name[0]}?" if same_name else "") or near
     if not remedy and section == "env" and "env.kwargs" in known:
         remedy = f" An argument of the environment is written +env.kwargs.{name}=…."
     return f"{key}: there is no such key.{remedy} All keys: python -m seqrl.train --cfg job."

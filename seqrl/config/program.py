@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import seqrl
-from seqrl.config.command_line import completed, names_modules
+from seqrl.config.command_line import TRUST, completed, names_modules, trusted_by_shell
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.trust import restrict_imports
 from seqrl.errors import SeqrlError, described
@@ -99,7 +99,7 @@ def forgiving_output() -> None:
 
 def trust_what_the_shell_does() -> None:
     """Add to the command line the modules that the shell's variable SEQRL_TRUST names, unless it names some itself."""
-    modules = os.environ.get(TRUST, "").strip("[] ").replace(",", " ").split()
+    modules = trusted_by_shell()
     if modules and not any(word.lstrip("+").startswith("trust=") for word in sys.argv[1:]):
         sys.argv.append(f"trust=[{','.join(modules)}]")
         say(f"trusting {', '.join(modules)}, as {TRUST} says")
@@ -163,8 +163,6 @@ def errors_in_one_line(arguments: Sequence[str] = (), when_interrupted: str = ""
         fail(error, arguments)
 
 
-# Variable with modules of one's own that need not be named on every command line.
-TRUST = "SEQRL_TRUST"
 # What is left behind gets this long to end by itself, once the program is done.
 LAST_SECONDS = 10.0
 # As Python has it; an exit handler of others may be what stands in its place.

@@ -56,7 +56,7 @@ def default_rollout_steps(total_steps: int | None) -> int:
 
 
 def folder_name(overrides: str, most: int = 240) -> str:
-    """Overrides as a part of a folder's name: nothing that a shell or a file system minds, `most` characters at most."""
+    """Overrides as a part of a folder's name, at most so long: nothing that a shell or a file system minds."""
     name = UNFIT.sub("-", overrides).rstrip("-")
     # What is cut off makes the difference between two points.
     return name if len(name) <= most else f"{name[: most - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"

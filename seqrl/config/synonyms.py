@@ -45,7 +45,10 @@ REMARKS = {
     "network.hidden_size": "one number",
     "algorithm.anneal": "a list of keys that fall to 0, such as [learning_rate]",
     "device.name": "choose it with device=cuda",
-    "logger": "choose it with logger=wandb",
+    "logger": "choose one with logger=, such as tensorboard, the default, or wandb",
+    "evaluation.interval": "in iterations",
+    "checkpoint_interval": "in iterations",
+    "algorithm.entropy_coefficient": "of a log barrier, unless algorithm.exploration=entropy; falls to 0",
 }
 _OF = {word: key for key, words in KEYS.items() for word in words}
 

@@ -196,7 +196,17 @@ def _endless(cfg: DictConfig) -> Iterator[str]:
         yield "episodes: without total_steps, this run would never end (got null for both). Use total_steps=100000."
 
 
+# Keys that take their values from others, which are the ones to set.
+FOLLOWS = {
+    f"algorithm.{name}": f"sequence_learning.{name}"
+    for name in ("bptt_length", "grad_clip_norm", "stale_state", "burn_in", "max_tokens_per_batch")
+}
+
+
 def _contradictions(cfg: DictConfig) -> Iterator[str]:
+    # What only plays has no algorithm, and what learns from a saved one no other source.
+    if {"algorithm", "sequence_learning"} <= {*cfg}:
+        yield from _followers(cfg)
     if cfg.device.name == "mps" and cfg.device.precision == "float64":
         yield "device.precision: mps has no float64 (got float64). Use device.precision=float32 or device=cpu."
     if cfg.device.name in ("cpu", "mps") and cfg.device.precision == "tf32":
@@ -208,6 +218,16 @@ def _contradictions(cfg: DictConfig) -> Iterator[str]:
         )
     if cfg.network._metadata.object_type is NetworkConfig:
         yield from _network(cfg.network)
+
+
+def _followers(cfg: DictConfig) -> Iterator[str]:
+    """Keys that are set apart from those that they follow, where sequences are learned."""
+    if not str(cfg.algorithm.get("_target_")).startswith("seqrl.algorithms.Sequence"):
+        return
+    for key, source in FOLLOWS.items():
+        value = OmegaConf.select(cfg, key)
+        if key.partition(".")[2] in cfg.algorithm and str(value) != str(OmegaConf.select(cfg, source)):
+            yield f"{key}: follows {source}. Set that one (got {value})."
 
 
 def _network(network: DictConfig) -> Iterator[str]:

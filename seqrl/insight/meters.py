@@ -40,9 +40,14 @@ class Meters(Observer):
         self._probe: Probe | None = None
         self._row: Row | None = None
 
-    def ready_for(self, update: int) -> "Meters | None":
-        """These meters, if they measure during this update, counted from 1."""
+    def ready_for(self, update: int, is_half_time: bool = False) -> "Meters | None":
+        """These meters, if they measure during this update, counted from 1.
+
+        is_half_time   whether half of the run's budget is spent with this update: a run that is too short to be
+                       measured otherwise is measured then
+        """
         in_the_middle = self.interval > 0 and update % self.interval == self.interval // 2
+        in_the_middle |= self.interval > 0 and is_half_time and update < self.interval // 2
         # What a network has not learned to remember sends back no gradient.
         self._only_need = not in_the_middle
         return self if in_the_middle or (self.interval and update == 1) else None

@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from seqrl.insight.gradient_cut import NEGLIGIBLE
 from seqrl.text import figure
 
 Report = Mapping[str, Any]
+# Width of the interval of what memory is worth, in shares of it, beyond which 5 % of that says nothing.
+ROUGH = 1.0
 
 
 def paragraph(report: Report) -> str:
@@ -18,7 +21,7 @@ def _sentences(report: Report) -> Iterator[str]:
     if used is None:
         yield "This policy has no memory: it acts on the present observation alone."
     else:
-        yield _of_memory(used)
+        yield _of_memory(used, bool(report["need"] and report["need"]["is_there"]))
         if used["used"]:
             yield _of_window(report)
         yield from _of_influence(report)
@@ -27,7 +30,7 @@ def _sentences(report: Report) -> Iterator[str]:
     yield from _of_elsewhere(report)
 
 
-def _of_memory(used: Mapping[str, Any]) -> str:
+def _of_memory(used: Mapping[str, Any], is_needed: bool) -> str:
     match used["used"], used["return_lost"]:
         case None, _:
             return "Too few episodes were played to tell whether this policy uses its memory."
@@ -35,11 +38,16 @@ def _of_memory(used: Mapping[str, Any]) -> str:
             return f"This policy uses its memory: without it, {figure(lost)} of return is lost."
         case _, lost if used["interval"][1] < 0:
             return f"This policy's memory hurts it: without it, {figure(-lost)} of return is gained."
+    if is_needed:
+        return "This policy does not use its memory: without it, it does as well."
     return "No memory is needed: without it, this policy does as well."
 
 
 def _of_window(report: Report) -> str:
-    window = report["window"]
+    window, used = report["window"], report["memory_is_used"]
+    low, high = used["interval"]
+    if high - low > ROUGH * used["return_lost"]:
+        return "What it is worth is known too roughly to say how many observations it needs."
     if window is None:
         return "How many observations it needs was not measured."
     whole = " That is all that its longest episode shows." if window >= report["length_max"] > 1 else ""
@@ -73,8 +81,12 @@ def _of_training(report: Report) -> Iterator[str]:
         yield "It was trained without gradients through time."
     else:
         yield f"It was trained with gradients over {length} steps."
-    if (report["gradient_horizon"] or 0) > 1:
-        yield f"The gradient of its last checkpoint reaches back {report['gradient_horizon']} steps."
+    horizon, cut = report["gradient_horizon"] or 0, report["gradient_cut"] or 0.0
+    if 0 < length < horizon and cut > NEGLIGIBLE:
+        enough = f"sequence_learning.bptt_length={horizon} would reach far enough"
+        yield f"That cuts off {cut:.0%} of its gradient: {enough}."
+    elif horizon > 1:
+        yield f"The gradient of its last checkpoint reaches back {horizon} steps."
 
 
 def _of_the_task(report: Report) -> Iterator[str]:

@@ -126,6 +126,7 @@ def faster(shares: dict[str, float], sequence_length: float, gradient_threads: i
         "inference": ["a larger parallel"],
         "update": update,
         "evaluation": ["a larger evaluation.interval", "fewer evaluation.episodes"],
+        "insight": ["a larger insight.interval"],
         "other": ["fewer loggers", "a larger checkpoint_interval"],
     }
     return "; ".join(advice[max(shares, key=lambda part: shares[part])])

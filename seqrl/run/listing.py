@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -26,7 +26,7 @@ class RunInfo:
     """
 
     folder: Path
-    facts: dict[str, Any]
+    facts: dict[str, Any] = field(repr=False)
     started: float
 
     @property

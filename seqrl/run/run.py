@@ -1,6 +1,6 @@
 """One run: each iteration collects a rollout, learns from it, and counts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seqrl.algorithms.base import SequenceAlgorithm
@@ -72,7 +72,7 @@ class Run:
         before = self.runner.environment_seconds
         rollout = self._collect()
         self.clock.lap("inference", environment=self.runner.environment_seconds - before)
-        self.algorithm.observer = self.meters.ready_for(self.iterations + 1)
+        self.algorithm.observer = self.meters.ready_for(self.iterations + 1, self._reaches_half(rollout))
         learned = self._learn(rollout)
         seen = self.meters.taken()
         self.clock.lap("update", **({"insight": self.meters.seconds} if seen is not None else {}))
@@ -81,6 +81,12 @@ class Run:
         self.iterations += 1
         time = self.clock.row(self.budget.steps)
         return {**self.episodes.row(), **learned, **(seen or {}), **time, "memory/peak_mb": peak_memory_mb()}
+
+    def _reaches_half(self, rollout: Rollout) -> bool:
+        """Whether half of the budget is spent once this rollout is counted, and was not before."""
+        steps, ended = int(rollout.valid.sum()), int((rollout.ended & rollout.valid).sum())
+        after = replace(self.budget, steps=self.budget.steps + steps, episodes=self.budget.episodes + ended)
+        return self.budget.progress < 0.5 <= after.progress
 
     def _collect(self) -> Rollout:
         try:
