@@ -22,6 +22,8 @@ NEED_STEPS = 2048
 class Meters(Observer):
     """Measures once in every `interval` updates, in the middle of it, and at the first the need of memory; 0: never.
 
+    A run that ends before the first middle is measured at half of its budget.
+
     A beginner's policy tries everything, so that what the past foretells is seen best.
 
     seconds   that the latest measurement took
