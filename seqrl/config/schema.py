@@ -445,7 +445,7 @@ class InsightConfig:
 
     interval: int = key(
         100,
-        "updates between measurements of gradients and memory, each in the middle of the interval; of a shorter run, at "
+        "updates between measurements of gradients and memory, each in the middle of the interval, of a shorter run at "
         "half of its budget. Whether memory is needed is measured at the first update, too. 0: none",
         AT_LEAST_0,
     )
