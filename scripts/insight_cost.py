@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for turn in range(TURNS):
             for choice, taken in found.items():
-                folder = Path(name) / f"{turn}{choice}"
+                folder = Path(name) / f"{turn}_{'with' if not choice else 'without'}"
                 taken.append(seconds([*words, *([choice] if choice else [])], folder))
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     without, with_meters = (statistics.median(taken) for taken in found.values())

@@ -68,7 +68,7 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
   mean return   {figure(score)} {over}
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s; {run.budget.ended_by} ended it
-  time went to  {spent}; {waited(clock.idle)}
+  time went to  {spent}{waited(clock.idle)}
   faster with   {faster(clock.shares, sequence_length(run), run.algorithm.threads.count, cores())}
   run folder    {folder}{kept}
   curves        {curves(folder)}
@@ -76,8 +76,8 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
 
 
 def waited(idle: float) -> str:
-    """What the share of idle time means."""
-    return f"{idle:.0%} of it waiting, for a core or for other processes"
+    """What the share of idle time means, if it is worth a word."""
+    return f"; {idle:.0%} of it waiting, for a core or for other processes" if idle >= 0.05 else ""
 
 
 def curves(folder: Path) -> str:
