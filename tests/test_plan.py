@@ -1,12 +1,15 @@
 """The plan that validation prints: what each bptt_length would take."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from seqrl.machine import perf_counter
-from seqrl.run import plan
-from seqrl.run.plan import Way, recommended
+from seqrl.run import plan, rehearsal
+from seqrl.run.build import constructor
+from seqrl.run.plan import Played, Way, recommended
 from seqrl.run.rehearsal import rehearse
 from tests.test_configuration import composed
 
@@ -64,3 +67,22 @@ def test_the_longest_that_is_hardly_slower_than_the_quickest_is_recommended():
     ]
     assert recommended(found) == found[1]
     assert recommended([Way(0, None, None, True)]) is None
+
+
+def test_what_many_environments_take_is_measured_together_where_they_are_one_program(monkeypatch):
+    cfg = composed("env=tmaze", "parallel=40", "rollout_length=256", *SMALL)
+    rollout = SimpleNamespace()
+    small = Played(rollout, seconds=3.0, larger=10.0)
+    asked = []
+
+    def played(run):
+        asked.append((run.runner.rollout_length, run.runner.env.batch_size))
+        return Played(rollout, seconds=0.5)
+
+    monkeypatch.setattr(rehearsal, "_played", played)
+    together = rehearsal._played_together(cfg, constructor(cfg.device)(), small)
+    assert asked == [(32, 40)]
+    # Half a second for 32 of 256 steps.
+    assert together.larger * together.seconds == pytest.approx(4.0)
+    processes = replace(small, backend="async")
+    assert rehearsal._played_together(cfg, constructor(cfg.device)(), processes) is processes

@@ -47,11 +47,13 @@ class Played:
 
     seconds   that it took
     larger    rollouts of the run have so many times its steps, and take as many times as long
+    backend   of its environments
     """
 
     rollout: Rollout
     seconds: float
     larger: float = 1.0
+    backend: str = ""
 
     @property
     def steps(self) -> float:

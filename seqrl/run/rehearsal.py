@@ -1,6 +1,7 @@
 """One tiny iteration of a run, to see that everything fits, and what others would take: `validate=true`."""
 
 from contextlib import closing
+from dataclasses import replace
 
 from omegaconf import DictConfig
 
@@ -15,8 +16,9 @@ from seqrl.run.run import Run
 from seqrl.run.summary import introduction, notes, sizes
 from seqrl.runner import rounds
 
-# Environments that are enough to see what one needs.
+# Environments that are enough to see what one needs, and steps that show what many take together.
 FEW = 4
+SHORT = 16
 
 
 def rehearse(cfg: DictConfig) -> None:
@@ -42,7 +44,8 @@ def rehearse(cfg: DictConfig) -> None:
     display.console.print(sizes(cfg, run, steps, again, need), soft_wrap=True)
     if applies(run.algorithm):
         larger = cfg.parallel / few * again
-        display.console.print(plan(cfg, device, Played(rollout, played.seconds, larger), began), soft_wrap=True)
+        small = Played(rollout, played.seconds, larger, run.runner.env.backend)
+        display.console.print(plan(cfg, device, small, began), soft_wrap=True)
 
 
 def plan(cfg: DictConfig, device: Device, small: Played, began: float) -> str:
@@ -53,11 +56,27 @@ def plan(cfg: DictConfig, device: Device, small: Played, began: float) -> str:
     """
     with_all = with_values(cfg, {"parallel": cfg.parallel})
     quick = small.larger * small.seconds < PLAYING and (perf_counter() - began) * small.larger < SECONDS
+    if not quick and cfg.rollout_length:
+        small = _played_together(cfg, device, small)
     run = build(with_all if quick else with_values(cfg, {"parallel": small.rollout.valid.shape[1]}), device)
     with closing(run.runner.env):
         played = _played(run) if quick else small
         found = list(ways(run, played, cfg.parallel, perf_counter() + SECONDS - PLAYING))
     return table(cfg, found, played, run.budget)
+
+
+def _played_together(cfg: DictConfig, device: Device, small: Played) -> Played:
+    """The same rollout, with the time that all environments take for it together: many at once take less than each.
+
+    Only where they are one program, or one vector form, and so quickly built.
+    """
+    short = max(SHORT, cfg.rollout_length // 8)
+    if small.backend not in ("", "vector") or short >= cfg.rollout_length:
+        return small
+    run = build(with_values(cfg, {"rollout_length": short}), device)
+    with closing(run.runner.env):
+        seconds = _played(run).seconds * cfg.rollout_length / short
+    return replace(small, seconds=seconds / small.larger)
 
 
 def _played(run: Run) -> Played:
