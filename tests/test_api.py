@@ -491,3 +491,11 @@ def test_python_trusts_what_the_shell_does(tmp_path, monkeypatch):
         seqrl.learn(*words, quiet=True)
     monkeypatch.setenv("SEQRL_TRUST", "[shelled]")
     assert seqrl.load(seqrl.learn(*words, quiet=True).folder).action_space.n == 2
+
+
+def test_a_run_with_more_threads_than_this_machine_has_cores_is_loaded():
+    run = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("threads: 1\n", "threads: 4096\n"))
+    assert "threads: 4096" in config.read_text()
+    assert seqrl.load(run).initial_state().memory

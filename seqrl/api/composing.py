@@ -5,7 +5,7 @@ from os import PathLike, fspath
 
 from omegaconf import DictConfig
 
-from seqrl.config.command_line import trusted_by_shell
+from seqrl.config.command_line import with_trust_of_shell
 from seqrl.config.composition import composed
 from seqrl.config.settle import settle
 
@@ -32,6 +32,4 @@ def words(overrides: Sequence[str], config_dir: str | PathLike[str] | None) -> l
     """A command line that says the same. Raises TypeError if an override is no text."""
     if wrong := [it for it in overrides if not isinstance(it, str)]:
         raise TypeError(f"an override is a text such as 'env=tmaze' (got {wrong[0]!r})")
-    trusted = [] if any(it.lstrip("+").startswith("trust=") for it in overrides) else trusted_by_shell()
-    trust = [f"trust=[{','.join(trusted)}]"] if trusted else []
-    return [*([] if config_dir is None else ["--config-dir", fspath(config_dir)]), *overrides, *trust]
+    return [*([] if config_dir is None else ["--config-dir", fspath(config_dir)]), *with_trust_of_shell(overrides)]

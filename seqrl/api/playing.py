@@ -19,8 +19,6 @@ from torch import Tensor
 from seqrl import seeds
 from seqrl.config.begun import named_run
 from seqrl.config.command_line import trusted_by_shell
-from seqrl.config.secrets import secrets
-from seqrl.config.validate import faults_of_policy
 from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv, Codec
 from seqrl.envs.inputs import Inputs, WithInputs
@@ -245,12 +243,8 @@ def load(
     if isinstance(checkpoint, bool) or not (checkpoint in ("last", "best") or isinstance(checkpoint, int)):
         raise ConfigError([f"checkpoint: must be last, best or a number of iterations (got {checkpoint!r})."])
     folder = named_run(Path(run))
-    cfg = saved.configuration(folder)
     named = [trust] if isinstance(trust, str) else list(trust)
-    cfg.trust, cfg.device.name = [*named, *trusted_by_shell()], device
-    if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
-        raise ConfigError(faults)
-    OmegaConf.set_readonly(cfg, True)
+    cfg, _ = saved.chosen(folder, trust=[*named, *trusted_by_shell()], device=device)
     state, passed_over = saved.checkpoint(folder, checkpoint)
     for fault in passed_over:
         warnings.warn(f"checkpoint {fault}; using an older one.", stacklevel=2)

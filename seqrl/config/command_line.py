@@ -168,6 +168,13 @@ def trusted_by_shell() -> list[str]:
     return os.environ.get(TRUST, "").strip("[] ").replace(",", " ").split()
 
 
+def with_trust_of_shell(words: Sequence[str]) -> list[str]:
+    """A command line that also trusts what the shell's variable names, unless it names modules itself."""
+    modules = trusted_by_shell()
+    named = any(word.lstrip("+").startswith("trust=") for word in words)
+    return [*words, f"trust=[{','.join(modules)}]"] if modules and not named else [*words]
+
+
 def names_modules(words: Sequence[str]) -> bool:
     """Whether the command line trusts modules of the user's own."""
     values = [word.partition("=")[2].strip("'\" []") for word in words if word.lstrip("+").startswith("trust=")]

@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seqrl.config.begun import as_saved
 from seqrl.config.command_line import completed, is_override
-from seqrl.config.hydra_errors import message_for
+from seqrl.config.hydra_errors import composed_by_hydra, message_for
 from seqrl.config.own_files import searchpath
-from seqrl.config.paths import CONF
 from seqrl.errors import ConfigError, SeqrlError
 
 # Hydra has one state for the whole process.
@@ -53,8 +51,7 @@ def composed(words: Sequence[str], instead: DictConfig | None = None) -> Iterato
 def _whole(given: Sequence[str]) -> DictConfig:
     if options := [it for it in given if not is_override(it) and not it.startswith("--config-dir")]:
         raise ConfigError([f"{it}: is not key=value, as in experiment=tmaze." for it in options])
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", [*searchpath(given), *filter(is_override, given)], return_hydra_config=True)
+    return composed_by_hydra([*searchpath(given), *filter(is_override, given)], return_hydra_config=True)
 
 
 def _replaced(whole: DictConfig, instead: DictConfig) -> DictConfig:
@@ -86,7 +83,6 @@ def errors_of_seqrl(words: Sequence[str] = ()) -> Iterator[None]:
 def _hydra_lent() -> Iterator[None]:
     """Hydra's own state, put back at the end."""
     state, context = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
-    GlobalHydra.instance().clear()
     try:
         yield
     finally:

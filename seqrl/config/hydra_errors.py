@@ -73,7 +73,7 @@ def faults_of_files(arguments: Sequence[str]) -> list[str]:
         return []
     try:
         whole = [*own, *(a for a in arguments if is_hydra(a)), *overrides]
-        return _of_hydra(_composed(whole, return_hydra_config=True), whole)
+        return _of_hydra(composed_by_hydra(whole, return_hydra_config=True), whole)
     except (*COMPOSITION, *FILES) as error:
         # Hydra would build what files of the user's own name before it says the same.
         said = _message_for(error, arguments)
@@ -89,7 +89,7 @@ def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     if not own:
         return list(secrets(cfg))
     try:
-        plain = _composed(
+        plain = composed_by_hydra(
             [
                 o
                 for o in overrides
@@ -119,7 +119,7 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
 def faults_of_run(overrides: list[str]) -> list[str]:
     """What is wrong with a run that these make."""
     try:
-        cfg = _composed(overrides, return_hydra_config=True)
+        cfg = composed_by_hydra(overrides, return_hydra_config=True)
         found = _of_hydra(cfg, overrides)
         with open_dict(cfg):
             del cfg["hydra"]
@@ -131,7 +131,7 @@ def faults_of_run(overrides: list[str]) -> list[str]:
 
 def numbers_of_run(overrides: list[str]) -> dict[str, type[int] | type[float]]:
     """Keys of a run that these make and that take numbers, and whether they take real or whole ones."""
-    return dict(numbers(_composed(overrides)))
+    return dict(numbers(composed_by_hydra(overrides)))
 
 
 def _few(numbers: list[int]) -> str:
@@ -162,7 +162,7 @@ def _of_each(arguments: Sequence[str]) -> Iterator[str]:
     # Groups first: other keys may be theirs.
     for override in sorted(_overrides(arguments), key=lambda a: a.partition("=")[0].lstrip("+~") not in GROUPS):
         try:
-            _composed([*right, override])
+            composed_by_hydra([*right, override])
             right.append(override)
         except UnicodeDecodeError as error:
             yield _file(error)
@@ -174,12 +174,13 @@ def _of_each(arguments: Sequence[str]) -> Iterator[str]:
             if "sweep" not in str(error).lower():
                 yield _composition(error, override, right)
     try:
-        yield from faults(_composed(right))
+        yield from faults(composed_by_hydra(right))
     except (*COMPOSITION, *FILES):
         return
 
 
-def _composed(overrides: list[str], return_hydra_config: bool = False) -> DictConfig:
+def composed_by_hydra(overrides: list[str], return_hydra_config: bool = False) -> DictConfig:
+    """What overrides make of the shipped files, whatever Hydra was at before."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", overrides, return_hydra_config=return_hydra_config)
@@ -244,7 +245,7 @@ def _unknown(key: str, others: Sequence[str]) -> str:
         return f"{key}: an argument of the environment is added with a plus sign. Write +{key}=…."
     if remedy := meant(key):
         return f"{key}: there is no such key.{remedy}"
-    known = [k for k in keys(_composed(list(others))) if not k.endswith("_target_") and k not in FOLLOWS]
+    known = [k for k in keys(composed_by_hydra(list(others))) if not k.endswith("_target_") and k not in FOLLOWS]
     section, _, name = key.rpartition(".")
     if section in ("sequence", "sequence_learning") or key == "sequence":
         remedy = (

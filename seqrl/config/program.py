@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import seqrl
-from seqrl.config.command_line import TRUST, completed, names_modules, trusted_by_shell
+from seqrl.config.command_line import TRUST, completed, names_modules, trusted_by_shell, with_trust_of_shell
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.trust import restrict_imports
 from seqrl.errors import SeqrlError, described
@@ -99,10 +99,10 @@ def forgiving_output() -> None:
 
 def trust_what_the_shell_does() -> None:
     """Add to the command line the modules that the shell's variable SEQRL_TRUST names, unless it names some itself."""
-    modules = trusted_by_shell()
-    if modules and not any(word.lstrip("+").startswith("trust=") for word in sys.argv[1:]):
-        sys.argv.append(f"trust=[{','.join(modules)}]")
-        say(f"trusting {', '.join(modules)}, as {TRUST} says")
+    words = with_trust_of_shell(sys.argv[1:])
+    if len(words) > len(sys.argv[1:]):
+        sys.argv[1:] = words
+        say(f"trusting {', '.join(trusted_by_shell())}, as {TRUST} says")
 
 
 def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:

@@ -5,6 +5,7 @@ What it says is data. It chooses values; what is imported for them is for the co
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,11 @@ def chosen(
     run: Path,
     *,
     trust: Sequence[str],
-    seed: int | None,
-    episodes: int | None,
-    greedy: bool | str | None,
-    device: str | None,
-    env: Mapping[str, Any],
+    seed: int | None = None,
+    episodes: int | None = None,
+    greedy: bool | str | None = None,
+    device: str | None = None,
+    env: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[DictConfig, list[str]]:
     """The configuration to play with, and how its environment differs from the run's: `key: before -> now`.
 

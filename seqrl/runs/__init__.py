@@ -2,16 +2,16 @@
 
 import sys
 from os import PathLike
-from pathlib import Path
 from types import ModuleType
 
+from seqrl.config.begun import OUTPUTS
 from seqrl.run.listing import RunInfo, runs
 
 
 class _Callable(ModuleType):
     """A package that can be called as the function of its name: Python puts it where the function was."""
 
-    def __call__(self, folder: str | PathLike[str] = Path("outputs")) -> list[RunInfo]:
+    def __call__(self, folder: str | PathLike[str] = OUTPUTS) -> list[RunInfo]:
         return runs(folder)
 
 

@@ -202,26 +202,19 @@ class GymnasiumEnv(BatchedEnv):
         if not self._log_info:
             return {}
         told = self.info()
-        for name in self._log_info:
-            if name not in told or told[name].shape[1] != 1:
-                self._note_missing(name, [it for it in told if told[it].shape[1] == 1])
-        for name in self._log_info:
-            if name in told and told[name][rows].isinf().any():
-                self._note_once(f"info[{name!r}] was infinite at the end of an episode, which its mean leaves out.")
+        numbers = {name: it[rows, 0] for name, it in told.items() if it.shape[1] == 1}
         unknown = torch.full((len(rows),), torch.nan, dtype=torch.float64, device=self.device)
-        return {
-            name: told[name][rows, 0] if name in told and told[name].shape[1] == 1 else unknown
-            for name in self._log_info
-        }
+        for name in self._log_info:
+            if name not in numbers:
+                self._note_missing(name, list(numbers))
+            elif numbers[name].isinf().any():
+                self._note(f"info[{name!r}] was infinite at the end of an episode, which its mean leaves out.")
+        return {name: numbers.get(name, unknown) for name in self._log_info}
 
     def _note_missing(self, name: str, there: Sequence[str]) -> None:
         what = f"it has {', '.join(there)}" if there else "it has no numbers"
         note = f"info has no number {name!r} at the end of an episode, which env.log_info names: {what}."
         if not any(it.startswith(note.partition(":")[0]) for it in self.notes):
-            self.notes.append(note)
-
-    def _note_once(self, note: str) -> None:
-        if note not in self.notes:
             self.notes.append(note)
 
     def info(self) -> dict[str, Tensor]:
