@@ -116,7 +116,11 @@ ITSELF: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # 372 whole episodes have about as many steps as 64 environments with 128 steps each.
     "the same, early, at as many steps": ({**FULL, "parallel": 372, "with": ["rollout_length=0"]}, FULL),
     "LSTM and attention (window 64) against LSTM": ({**FULL, "with": ["network=attention"]}, FULL),
-    "two gradient_threads against one": (FULL, {**FULL, "with": ["algorithm.gradient_threads=1"]}),
+    "two gradient threads against one": (FULL, {**FULL, "with": ["algorithm.gradient_threads=1"]}),
+    "one thread, two gradient_parts against one": (
+        {**FULL, "with": ["algorithm.gradient_threads=1"]},
+        {**FULL, "with": ["algorithm.gradient_threads=1", "algorithm.gradient_parts=1"]},
+    ),
     "bf16 against float32, N = 100, H = 256": ({**WIDE, "with": ["device.precision=bf16"]}, WIDE),
     "bf16 against float32, N = 64, H = 128": ({**FULL, "with": ["device.precision=bf16"]}, FULL),
 }

@@ -94,7 +94,7 @@ def make_algorithm(env: BatchedEnv, bptt_length: int, max_tokens: int | None, hi
         bptt_length=bptt_length,
         stale_state="keep",
         burn_in=1,
-        gradient_threads=1,
+        gradient_parts=1,
         max_tokens_per_batch=max_tokens,
     )
 

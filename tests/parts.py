@@ -55,7 +55,7 @@ SHARED = {
     "stale_state": "keep",
     "burn_in": 3,
     "max_tokens_per_batch": None,
-    "gradient_threads": 1,
+    "gradient_parts": 1,
 }
 
 

@@ -321,14 +321,14 @@ def test_reinforce_centres_advantages_only_with_a_baseline(baseline, centred):
 
 
 @pytest.mark.parametrize("max_tokens", [None, 16])
-@pytest.mark.parametrize("gradient_threads", [2, 3, 100])
-def test_gradient_threads_compute_the_gradient_of_one(gradient_threads, max_tokens):
-    """Even if some threads have nothing to do."""
+@pytest.mark.parametrize("parts", [2, 3, 5, 100])
+def test_the_sum_of_parts_is_the_gradient_whoever_computes_them(parts, max_tokens):
+    """To the last bit for any number of threads, even if some have nothing to do."""
     gradients, logs = [], []
-    for count in (1, gradient_threads, gradient_threads):
+    for parts_now, threads in ((1, 1), (parts, 1), (parts, 3)):
         network, rollout = collected("uneven episodes", "lstm+attention", 11, 4)
         changes = {"max_tokens_per_batch": max_tokens, "epochs": 1, "minibatches": 1, "bptt_length": 4}
-        algorithm = ppo(network, gradient_threads=count, **changes)
+        algorithm = ppo(network, gradient_parts=parts_now, gradient_threads=threads, **changes)
         logs.append(algorithm.update(rollout, 0.0))
         gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -339,13 +339,13 @@ def test_gradient_threads_compute_the_gradient_of_one(gradient_threads, max_toke
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_gradient_threads_take_the_steps_of_one(kind):
+def test_parts_of_a_gradient_take_the_steps_of_one(kind):
     """Including gradients that are slices of larger tensors, like those of an LSTM with separators."""
     moved = []
-    for gradient_threads in (1, 2):
+    for parts in (1, 2):
         network, rollout = collected("uneven episodes", kind, 11, 0)
         before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        ppo(network, gradient_threads=gradient_threads, bptt_length=0, minibatches=1).update(rollout, 0.0)
+        ppo(network, gradient_parts=parts, bptt_length=0, minibatches=1).update(rollout, 0.0)
         moved.append({name: parameter.detach() - before[name] for name, parameter in network.named_parameters()})
     for name, step in moved[0].items():
         assert (step - moved[1][name]).norm() <= 1e-6 * step.norm(), name

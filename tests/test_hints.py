@@ -64,7 +64,7 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
 
 
 @pytest.mark.parametrize(
-    ("slowest", "sequence_length", "gradient_threads", "expected"),
+    ("slowest", "sequence_length", "gradient_parts", "expected"),
     [
         ("environment", 500, 2, "a larger parallel; env.backend=envpool, if EnvPool supports the environment"),
         ("inference", 500, 2, "a larger parallel"),
@@ -72,7 +72,7 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
             "update",
             500,
             2,
-            "fewer algorithm.epochs; sequence_learning.bptt_length=20; algorithm.gradient_threads=4, if that many",
+            "fewer algorithm.epochs; sequence_learning.bptt_length=20; algorithm.gradient_parts=4, if that many",
         ),
         ("update", 50, 4, "fewer algorithm.epochs; sequence_learning.bptt_length=20"),
         ("update", 20, 8, "fewer algorithm.epochs"),
@@ -84,13 +84,13 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
         ("insight", 500, 2, "a larger insight.interval"),
     ],
 )
-def test_the_slowest_part_decides_what_would_be_faster(slowest, sequence_length, gradient_threads, expected):
+def test_the_slowest_part_decides_what_would_be_faster(slowest, sequence_length, gradient_parts, expected):
     shares = {"environment": 0.2, "inference": 0.2, "update": 0.2, "other": 0.2, slowest: 0.4}
-    answer = faster(shares, sequence_length, gradient_threads, cores=4)
+    answer = faster(shares, sequence_length, gradient_parts, cores=4)
     assert answer.startswith(expected)
-    assert ("bptt_length" in answer, "gradient_threads" in answer) == (
+    assert ("bptt_length" in answer, "gradient_parts" in answer) == (
         "bptt_length" in expected,
-        "gradient_threads" in expected,
+        "gradient_parts" in expected,
     )
 
 

@@ -403,7 +403,7 @@ LIVE = ["parallel=8", "rollout_length=24", "algorithm.minibatches=2"]
             "sequence_learning.stale_state=refresh",
             "algorithm=reinforce",
         ],
-        ["sequence=off", "algorithm.normalize_reward=true", "algorithm.gradient_threads=2"],
+        ["sequence=off", "algorithm.normalize_reward=true", "algorithm.gradient_parts=3"],
         ["network=mlp"],
     ],
 )

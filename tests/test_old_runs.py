@@ -80,25 +80,23 @@ def test_the_old_name_of_a_key_means_the_new_one(settled):
 
 
 @pytest.mark.parametrize(
-    ("given", "cores", "threads", "implied"),
+    ("given", "cores", "threads"),
     [
-        ([], None, 2, []),
-        ([], 1, 1, ["algorithm.gradient_threads=1"]),
-        ([], 4, 2, []),
-        (["algorithm.gradient_threads=3"], 1, 3, []),
-        (["algorithm.learners=3"], 1, 3, []),
+        ([], None, None),
+        ([], 1, 1),
+        ([], 4, 4),
+        (["algorithm.gradient_threads=3"], 1, 3),
+        (["algorithm.learners=3"], 1, 3),
     ],
 )
-def test_runs_side_by_side_share_the_cores_unless_the_command_line_says_otherwise(
-    settled, given, cores, threads, implied
-):
+def test_runs_side_by_side_share_the_cores_unless_the_command_line_says_otherwise(settled, given, cores, threads):
     found = settled(*given, given=given, cores=cores)
-    assert (found.cfg.algorithm.gradient_threads, found.implied) == (threads, implied)
+    assert (found.cfg.algorithm.gradient_threads, found.implied) == (threads, [])
 
 
-def test_a_run_that_goes_on_keeps_its_threads_and_who_plays(settled, run):
+def test_a_run_that_goes_on_keeps_the_parts_of_its_gradient_and_who_plays(settled, run):
     found = settled("env.id=CartPole-v1", "env=gymnasium", given=["env.id=CartPole-v1"], begun_in=run, cores=4)
-    assert found.implied == ["algorithm.gradient_threads=1"]
+    assert (found.cfg.algorithm.gradient_parts, found.implied) == (1, ["algorithm.gradient_parts=1"])
     assert found.cfg.env.backend == "auto", "other environments"
     same = ["env.id=CartPole-v1", "env=gymnasium", "env.hidden=[1,3]", "+env.kwargs.max_episode_steps=30"]
     assert settled(*same, begun_in=run).cfg.env.backend == "sync"

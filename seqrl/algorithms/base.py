@@ -14,12 +14,13 @@ from torch import Tensor
 
 from seqrl.algorithms import stale_state
 from seqrl.algorithms.adam import Adam
-from seqrl.algorithms.gradients import GradientThreads, Terms, accumulate, add_terms
+from seqrl.algorithms.gradients import GradientThreads, Terms, accumulate, tree_sum
 from seqrl.algorithms.losses import scaled
 from seqrl.algorithms.returns import gae
 from seqrl.algorithms.reward_scale import RewardScale
 from seqrl.algorithms.sequences import Sequences, split
 from seqrl.errors import NotFiniteError
+from seqrl.machine import cores
 from seqrl.networks import Block, Distribution, Network
 from seqrl.types import Rollout, SequenceBatch, State
 
@@ -29,6 +30,8 @@ VALUE_DECAY = 0.99
 MIN_CHUNK_STEPS = 1024
 # Size of rounding errors in advantages, as a share of the largest value target.
 ROUNDING = 1e-8
+# Of the gradient of a minibatch, where nothing else is said: more of them take more time on one core.
+PARTS = 2
 # Fields of a minibatch that are kept as evidence if its gradient is not finite.
 STEPS = ("observation", "action", "log_prob", "advantage", "target", "length")
 # Consecutive minibatches with a gradient that is not finite that end the run.
@@ -61,7 +64,8 @@ class Settings:
     stale_state: str
     burn_in: int
     max_tokens_per_batch: int | None
-    gradient_threads: int
+    gradient_threads: int | None = None
+    gradient_parts: int | None = None
     memory_learning_rate: float | None = None
 
 
@@ -97,7 +101,8 @@ class SequenceAlgorithm(ABC):
         self.settings = Settings(**settings)
         learning_rate = self.settings.learning_rate
         self.reward_scale = RewardScale(self.settings.gamma) if self.settings.normalize_reward else None
-        self.threads = GradientThreads(self.settings.gradient_threads)
+        self.parts = self.settings.gradient_parts or max(PARTS, self.settings.gradient_threads or 0)
+        self.threads = GradientThreads(min(self.parts, self.settings.gradient_threads or cores()))
         self.parameters: Terms = {name: p for name, p in network.named_parameters() if p.requires_grad}
         rates = relative_rates(network, (self.settings.memory_learning_rate or learning_rate) / learning_rate)
         self.optimizer = Adam(
@@ -230,20 +235,17 @@ class SequenceAlgorithm(ABC):
     def learn_from(self, minibatch: Sequences, chunk_steps: int | None, progress: float) -> Terms:
         """Take a gradient step on a minibatch, `chunk_steps` real steps at a time; skip it if it is not finite."""
         minibatch = replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
-        parts = minibatch.shares(self.threads.count)
+        parts = minibatch.shares(self.parts)
         accumulated = partial(
             accumulate,
             loss=partial(self.loss, progress=progress),
             parameters=self.parameters,
-            # All threads together hold as many steps as one thread would.
+            # All threads together hold no more steps than one thread would.
             chunk_steps=None if chunk_steps is None else math.ceil(chunk_steps / len(parts)),
             total_steps=len(minibatch.advantage),
         )
-        gradients: Terms = {}
-        terms: Terms = {}
-        # Sum in a fixed order for bit-identical results.
-        for part_gradients, part_terms in self.threads.map(accumulated, parts):
-            gradients, terms = add_terms(gradients, part_gradients), add_terms(terms, part_terms)
+        of_parts = self.threads.map(accumulated, parts)
+        gradients, terms = (tree_sum(it) for it in zip(*of_parts, strict=True))
         for name, parameter in self.parameters.items():
             parameter.grad = gradients.get(name)
         return terms | self._clip_and_step(minibatch)

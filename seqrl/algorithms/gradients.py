@@ -1,6 +1,6 @@
-"""The gradient of a minibatch: summed over chunks that fit in memory, and over threads."""
+"""The gradient of a minibatch: summed over chunks that fit in memory, and over parts that threads share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeVar
@@ -45,6 +45,14 @@ def add_terms(one: Terms, other: Terms) -> Terms:
     return {**one, **{name: one[name] + term if name in one else term for name, term in other.items()}}
 
 
+def tree_sum(parts: Sequence[Terms]) -> Terms:
+    """Sum of all parts, neighbours first: whoever adds up which of them, the bits are the same."""
+    while len(parts) > 1:
+        pairs = [add_terms(one, other) for one, other in zip(parts[::2], parts[1::2], strict=False)]
+        parts = [*pairs, *parts[2 * len(pairs) :]]
+    return parts[0]
+
+
 class GradientThreads:
     """Threads that compute in parallel, the caller among them, each with the caller's number of torch threads."""
 
@@ -56,9 +64,15 @@ class GradientThreads:
 
     def map(self, function: Callable[[Sequences], T], parts: list[Sequences]) -> list[T]:
         """Results in the order of the parts. If a part raises, wait for the others to finish, then raise."""
-        others = [self._others.submit(function, part) for part in parts[1:]] if self._others else []
+        own, *others = [parts[first :: self.count] for first in range(min(self.count, len(parts)))]
+
+        def results(those: list[Sequences]) -> list[T]:
+            return [function(part) for part in those]
+
+        running = [self._others.submit(results, those) for those in others] if self._others else []
         try:
-            own = function(parts[0])
+            done = [results(own)]
         finally:
-            wait(others)
-        return [own, *(other.result() for other in others)]
+            wait(running)
+        done += [it.result() for it in running]
+        return [done[i % self.count][i // self.count] for i in range(len(parts))]

@@ -233,9 +233,15 @@ class AlgorithmConfig:
     stale_state: str = key("${sequence_learning.stale_state}")
     burn_in: int = key("${sequence_learning.burn_in}")
     max_tokens_per_batch: int | None = key("${sequence_learning.max_tokens_per_batch}")
-    gradient_threads: int = key(
-        2,
-        "threads that share the gradient of a minibatch, each on a core of its own. Another number gives other bits",
+    gradient_parts: int | None = key(
+        None,
+        "parts that the gradient of a minibatch is the sum of, which cores share; another number gives other bits. "
+        "null: 2, or `gradient_threads` if that is more",
+        AT_LEAST_1,
+    )
+    gradient_threads: int | None = key(
+        None,
+        "threads that compute those parts, which changes no bit. null: one for each part, if there are as many cores",
         AT_LEAST_1,
     )
 
@@ -496,7 +502,7 @@ class RunConfig:
         None, "run folder to go on with, or latest; everything else on the command line changes that run"
     )
     validate: bool = key(False, "check and build everything, play a few steps, print sizes, write no files")
-    seed: int = key(0, "decides all randomness: the same seed and thread count give the same bits", AT_LEAST_0)
+    seed: int = key(0, "decides all randomness: the same seed gives the same bits", AT_LEAST_0)
     trust: list[str] = key(
         [], "modules of your own that may be imported; only the command line can say so, never a file"
     )

@@ -17,10 +17,11 @@ from seqrl.packages import release_hydra
 from seqrl.text import declassify, dotted
 
 GRADIENT_THREADS, LEARNERS = "algorithm.gradient_threads", "algorithm.learners"
+GRADIENT_PARTS = "algorithm.gradient_parts"
 # Keys of seqrl 0.1.0 that have another name now; the old one is accepted until 0.3.0.
 RENAMED = {LEARNERS: GRADIENT_THREADS}
 # Keys that decide nothing of what is learned.
-NO_MATTER = re.compile(r"(name|resume|trust|logger)(\.|$)")
+NO_MATTER = re.compile(r"(name|resume|trust|logger|algorithm\.gradient_threads)(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def settle(
 
     begun_in   folder where this run was begun before; None: what `resume` says
     resume     go on from a checkpoint there, though the command line does not say so
-    cores      that the run may use; None: as many as it likes
+    cores      that the run may use; None: all
     by_command whether the overrides that Hydra knows made it; otherwise a program did, which may trust what it likes
 
     Raises ConfigError with all that is wrong with it, CheckpointError if it goes on with what is no run.
@@ -72,7 +73,8 @@ def settle(
         cfg.resume = str(begun_in)
     folder = begun_in or (Path(cfg.resume) if cfg.resume else None)
     before = saved(folder) if folder else None
-    implied = _share_cores(cfg, before, cores)
+    _share_cores(cfg, cores)
+    implied = [] if before is None else _keep_parts(cfg, before)
     if before is not None:
         keep_backend(cfg, before)
     OmegaConf.set_readonly(cfg, True)
@@ -117,6 +119,8 @@ def changes(before: DictConfig, now: DictConfig) -> list[str]:
     for was, name in RENAMED.items():
         if was in old:
             old[name] = old.pop(was)
+    if (parts := _parts_without_the_key(old)) is not None:
+        old[GRADIENT_PARTS] = parts
     old = {key: value for key, value in BEFORE_THE_KEY.items() if key in new} | old
     keys = [key for key in {**old, **new} if not NO_MATTER.match(key) and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
@@ -137,19 +141,24 @@ def _rename(cfg: DictConfig, old: str, new: str) -> None:
             del part[name]
 
 
-def _share_cores(cfg: DictConfig, before: DictConfig | None, cores: int | None) -> list[str]:
-    """Let runs side by side share the cores; one that goes on keeps what it had. Returns what that implies."""
-    threads = OmegaConf.select(cfg, GRADIENT_THREADS)
-    asked = any(override.startswith((f"{GRADIENT_THREADS}=", f"{LEARNERS}=")) for override in overrides())
-    if threads is None or cores is None or asked:
+def _share_cores(cfg: DictConfig, cores: int | None) -> None:
+    """Let runs side by side share the cores, unless somebody says how many threads there are to be."""
+    if cores is not None and OmegaConf.select(cfg, GRADIENT_THREADS, default=0) is None:
+        OmegaConf.update(cfg, GRADIENT_THREADS, max(1, cores))
+
+
+def _keep_parts(cfg: DictConfig, before: DictConfig) -> list[str]:
+    """Go on with the parts of a gradient that a run of 0.1.0 had: one for each thread. Returns what that implies."""
+    parts = _parts_without_the_key(dict(_dotted(before)))
+    if parts is None or OmegaConf.select(cfg, GRADIENT_PARTS, default=0) is not None:
         return []
-    fair = min(threads, max(1, cores))
-    if before is not None:
-        fair = OmegaConf.select(before, GRADIENT_THREADS) or OmegaConf.select(before, LEARNERS)
-    if fair == threads:
-        return []
-    OmegaConf.update(cfg, GRADIENT_THREADS, fair)
-    return [f"{GRADIENT_THREADS}={fair}"]
+    OmegaConf.update(cfg, GRADIENT_PARTS, parts)
+    return [f"{GRADIENT_PARTS}={parts}"]
+
+
+def _parts_without_the_key(old: dict[str, Any]) -> Any:
+    """Parts of the gradient of a run whose saved configuration has no key for them; None if it has one."""
+    return None if GRADIENT_PARTS in old else old.get(GRADIENT_THREADS, old.get(LEARNERS))
 
 
 def keep_backend(cfg: DictConfig, before: DictConfig) -> None:

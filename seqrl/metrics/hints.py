@@ -111,16 +111,14 @@ class Hints:
             )
 
 
-def faster(shares: dict[str, float], sequence_length: float, gradient_threads: int, cores: int) -> str:
+def faster(shares: dict[str, float], sequence_length: float, gradient_parts: int, cores: int) -> str:
     """What would speed up the slowest part of a run, given the share of time of each.
 
     sequence_length   steps of a sequence, on average
     """
     update = ["fewer algorithm.epochs"]
     update += ["sequence_learning.bptt_length=20"] if sequence_length > LONG_SEQUENCE else []
-    update += (
-        [f"algorithm.gradient_threads={cores}, if that many cores are free"] if 1 < gradient_threads < cores else []
-    )
+    update += [f"algorithm.gradient_parts={cores}, if that many cores are free"] if 1 < gradient_parts < cores else []
     advice = {
         "environment": ["a larger parallel", "env.backend=envpool, if EnvPool supports the environment"],
         "inference": ["a larger parallel"],
