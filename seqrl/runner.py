@@ -13,6 +13,7 @@ from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ActionNotFiniteError, FaultyEnvError, OutsideEnvError
 from seqrl.machine import perf_counter
 from seqrl.networks import Distribution
+from seqrl.seeds import Generator
 from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
 from seqrl.types import Rollout, State, Step
 
@@ -173,7 +174,7 @@ class Runner:
     def _play(self, episodes: "Episodes", recorder: "Recorder") -> Step:
         """Take one step in every episode in progress."""
         policy, value, state = self.network.step(episodes.observation, episodes.state)
-        action = policy.mode() if self.generator is None else policy.sample(self.generator)
+        action = policy.mode() if self.generator is None else self._sampled(policy, episodes.rows)
         self._check_action(episodes, action)
         began = perf_counter()
         step = episodes.step(self.env, action)
@@ -185,6 +186,15 @@ class Runner:
         recorder.record(episodes, action, log_prob, value, step, final_value)
         episodes.observation, episodes.state, episodes.age = step.observation, state, episodes.age + step.valid
         return step
+
+    def _sampled(self, policy: Distribution, rows: Tensor) -> Tensor:
+        """An action of each of these environments. The numbers that it takes depend on no other environment."""
+        generator = self.generator
+        assert generator is not None
+        if isinstance(generator, Generator):
+            everywhere = len(rows) == self.env.batch_size
+            generator.rows, generator.total = None if everywhere else rows, self.env.batch_size
+        return policy.sample(generator)
 
     def take_ended_info(self) -> list[tuple[int, dict[str, float]]]:
         """What the environments told of the episodes that have ended since the last call: row, and numbers by name."""

@@ -4,9 +4,11 @@ Streams with different seeds or names are independent; seeds like `seed + i` wou
 """
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def stream(seed: int, name: str, *index: int) -> int:
@@ -16,6 +18,35 @@ def stream(seed: int, name: str, *index: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+class Generator(torch.Generator):
+    """Torch's generator, which may be asked for some rows of a batch alone.
+
+    rows    indices [n] of the rows that numbers are wanted for; None: all
+    total   rows of the batch
+    used    whether `drawn` was asked since this was last set to false
+    """
+
+    rows: Tensor | None = None
+    total = 0
+    used = False
+
+
+def generator(seed: int, name: str, device: torch.device | str = "cpu") -> Generator:
     """Torch generator on `device`, at the start of the stream `name`."""
-    return torch.Generator(device).manual_seed(stream(seed, name))
+    made = Generator(device)
+    made.manual_seed(stream(seed, name))
+    return made
+
+
+def drawn(generator: torch.Generator, like: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
+    """Random numbers with the shape and type of `like` [n, ...], from a function that fills a tensor with them.
+
+    Where the generator is asked for some rows of a batch, it draws for all rows: what a row gets then depends on no
+    other row, such as one whose episode has ended, or that another process plays.
+    """
+    if not isinstance(generator, Generator):
+        return fill(torch.empty_like(like))
+    generator.used = True
+    if generator.rows is None:
+        return fill(torch.empty_like(like))
+    return fill(like.new_empty(generator.total, *like.shape[1:]))[generator.rows]

@@ -30,7 +30,7 @@ class Echo(TensorEnv):
         self._bit = torch.zeros(batch_size, device=device)
 
     def _begin(self, where):
-        fresh = torch.empty_like(self._bit).uniform_(generator=self._random).round()
+        fresh = self._uniform().round().to(self._bit)
         self._bit = fresh.where(where, self._bit)
 
     def _play(self, action):

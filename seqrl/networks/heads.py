@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
 from seqrl.networks.layers import deviation, hidden_layer, insist_on_memory, linear
+from seqrl.seeds import drawn
 from seqrl.spaces import Joint, alternatives, masked_alternatives
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -22,7 +24,7 @@ class Distribution(Protocol):
     """A batch of distributions over actions."""
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw one action from each."""
+        """Draw one action from each; one's own draws its numbers with `seqrl.seeds.drawn`."""
         ...
 
     def mode(self) -> Tensor:
@@ -50,7 +52,7 @@ class Categorical:
 
     def sample(self, generator: torch.Generator) -> Tensor:
         # The first of exponential clocks with these rates to ring: exact, in one pass, on the generator's own stream.
-        clocks = torch.empty_like(self.log_probs).exponential_(generator=generator)
+        clocks = drawn(generator, self.log_probs, partial(Tensor.exponential_, generator=generator))
         return (self.log_probs - clocks.log()).argmax(-1)
 
     def mode(self) -> Tensor:
@@ -113,7 +115,7 @@ class Gaussian:
         self.mean, self.log_std = mean, log_std
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        noise = drawn(generator, self.mean, partial(Tensor.normal_, generator=generator))
         return self.mean + self.log_std.exp() * noise
 
     def mode(self) -> Tensor:
@@ -152,7 +154,7 @@ class BoundedGaussian:
         self._bounded = bounded
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        share = torch.empty_like(self.location).uniform_(generator=generator)
+        share = drawn(generator, self.location, partial(Tensor.uniform_, generator=generator))
         z = torch.special.ndtri(self._below + share * self._within)
         # If rounding left a probability of 0 or 1, the quantile is infinite.
         z = torch.minimum(torch.maximum(z, self._low), self._high)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from seqrl.envs import CartPole, CountRecall, MemoryChain, RepeatFirst, RepeatPrevious, TMaze
+from seqrl.envs.tasks.draws import Draws
 from tests.test_runner import Waits
 
 TASKS = {
@@ -119,6 +120,39 @@ def test_a_restored_environment_continues_exactly(task):
     assert env.state_dict() is not None
     assert other.load_state_dict(env.state_dict()).tolist() == [True] * 5
     assert same(story(env, actions(env, seed=1)), story(other, actions(env, seed=1)))
+
+
+@tasks
+def test_an_environment_plays_the_same_whoever_plays_beside_it(task):
+    """And whether those before it are played by another process."""
+    together, rest = task(5, seed=0), task(2, seed=0, first=3)
+    chosen = actions(together)
+    assert torch.equal(together.reset()[3:], rest.reset())
+    for _ in range(60):
+        action = next(chosen)
+        whole, part = together.step(action), rest.step(action[3:])
+        assert all(torch.equal(getattr(whole, name)[3:], getattr(part, name)) for name in ("observation", "reward"))
+        ended = whole.terminated | whole.truncated
+        shown = together.reset(ended)
+        if ended[3:].any():
+            assert torch.equal(shown[3:], rest.reset(ended[3:]))
+
+
+def test_numbers_of_environments_are_uniform_or_normal_and_independent():
+    moments, each = 400, 1000
+    numbers = Draws(0, 0, each, "cpu")
+    now = torch.zeros(each, dtype=torch.int64)
+    drawn = torch.stack([numbers.normal((4,), now + episode, now, 1) for episode in range(moments)])
+    size = drawn.numel() ** 0.5
+    # Standardised: beyond 4 lies one of 16,000.
+    assert abs(drawn.mean() * size) < 4
+    assert abs((drawn.square().mean() - 1) * size / 2**0.5) < 4
+    neighbours = [(drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1]), (drawn[..., 1:], drawn[..., :-1])]
+    assert all(abs((one * other).mean() * one.numel() ** 0.5) < 4 for one, other in neighbours)
+    shares = numbers.uniform((1000,), now, now, 0)
+    assert 0 < shares.min() < shares.max() < 1
+    counts = torch.histc(shares, 100, 0, 1)
+    assert abs((((counts - 1e4) ** 2 / 1e4).sum() - 99) / 198**0.5) < 4
 
 
 @tasks

@@ -1,13 +1,14 @@
 """Base class of environments written as tensor programs."""
 
+import zlib
 from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqrl import seeds
 from seqrl.envs.base import BatchedEnv
+from seqrl.envs.tasks.draws import Draws
 from seqrl.types import Step
 
 
@@ -15,21 +16,27 @@ class TensorEnv(BatchedEnv):
     """B environments whose state is a few tensors: begins episodes, counts their steps, saves and restores them.
 
     A subclass lists its state tensors [B, ...] in `_names` and keeps each as an attribute with a leading underscore. It
-    replaces them and never writes into them. `_age`, the steps played in each episode, is provided.
+    replaces them and never writes into them. `_age`, the steps played in each episode, is provided, and so are random
+    numbers, `_uniform` and `_normal`.
+
+    first   index of the first environment, where other processes play those before it
     """
 
     _names: tuple[str, ...]
 
-    def __init__(self, batch_size: int, seed: int, device: torch.device | str) -> None:
+    def __init__(self, batch_size: int, seed: int, device: torch.device | str, first: int = 0) -> None:
         self.batch_size = batch_size
-        self._random = seeds.generator(seed, "environment", device)
+        self._draws = Draws(seed, first, batch_size, device)
         self._age = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        # Episodes begun so far.
+        self._episode = torch.zeros_like(self._age)
 
     def reset(self, where: Tensor | None = None) -> Tensor:
         """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O]."""
         if where is None:
             where = torch.ones_like(self._age, dtype=torch.bool)
         self._age = self._age.masked_fill(where, 0)
+        self._episode = self._episode + where
         self._begin(where)
         return self._observation()
 
@@ -40,13 +47,17 @@ class TensorEnv(BatchedEnv):
         return Step(self._observation(), reward, terminated, truncated, valid=torch.ones_like(terminated))
 
     def state_dict(self) -> dict[str, Any]:
-        tensors = {name: getattr(self, f"_{name}") for name in (*self._names, "age")}
-        return {**tensors, "random": self._random.get_state()}
+        tensors = {name: getattr(self, f"_{name}") for name in (*self._names, "age", "episode")}
+        return {**tensors, "keys": self._draws.keys}
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
-        for name in (*self._names, "age"):
+        if "episode" not in state:
+            # Version 0.1.0 saved a generator: go on with episodes that the run cannot have played.
+            begun = 2**32 + zlib.crc32(state["random"].numpy().tobytes())
+            state = {**state, "episode": torch.full_like(self._episode, begun), "keys": self._draws.keys}
+        for name in (*self._names, "age", "episode"):
             setattr(self, f"_{name}", state[name].to(getattr(self, f"_{name}")))
-        self._random.set_state(state["random"])
+        self._draws.keys = state["keys"].to(self._age)
         return torch.ones_like(self._age, dtype=torch.bool)
 
     def info(self) -> dict[str, Tensor]:
@@ -55,6 +66,14 @@ class TensorEnv(BatchedEnv):
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _uniform(self, *shape: int, which: int = 0) -> Tensor:
+        """Random numbers [B, *shape] within (0, 1) for this step of each episode; `which` of several."""
+        return self._draws.uniform(shape, self._episode, self._age, which)
+
+    def _normal(self, *shape: int, which: int = 0) -> Tensor:
+        """The same from the standard normal distribution."""
+        return self._draws.normal(shape, self._episode, self._age, which)
 
     @abstractmethod
     def _begin(self, where: Tensor) -> None:

@@ -25,8 +25,10 @@ class CardGame(TensorEnv):
 
     _names = ("shown", "answer")
 
-    def __init__(self, batch_size: int, seed: int, device: torch.device | str, decks: int, questions: int) -> None:
-        super().__init__(batch_size, seed, device)
+    def __init__(
+        self, batch_size: int, seed: int, device: torch.device | str, decks: int, questions: int, first: int
+    ) -> None:
+        super().__init__(batch_size, seed, device, first)
         self.cards = CARDS * decks
         self._worth = 1 / questions
         self._rows = torch.arange(batch_size, device=device)
@@ -60,10 +62,12 @@ class CardGame(TensorEnv):
         # Past the end nobody reads the observation, but the index must be valid.
         return age.clamp_max(self.cards - 1)
 
-    def _shuffled(self, kinds: int) -> Tensor:
-        """Decks [B, cards] in random order, each card given as its kind; all kinds are equally frequent."""
-        order = torch.rand(self._answer.shape, generator=self._random, device=self._age.device).argsort(1)
-        return order % kinds
+    def _shuffled(self, kinds: int, which: int = 0) -> Tensor:
+        """Decks [B, cards] in random order, each card given as its kind; all kinds are equally frequent.
+
+        which   of several decks
+        """
+        return self._uniform(self.cards, which=which).argsort(1) % kinds
 
     @abstractmethod
     def _deal(self) -> tuple[Tensor, Tensor]:
@@ -86,8 +90,10 @@ class RepeatFirst(CardGame):
     observation_space = Discrete(SUITS)
     action_space = Discrete(SUITS)
 
-    def __init__(self, batch_size: int, seed: int, device: torch.device | str = "cpu", decks: int = 1) -> None:
-        super().__init__(batch_size, seed, device, decks, questions=CARDS * decks - 1)
+    def __init__(
+        self, batch_size: int, seed: int, device: torch.device | str = "cpu", decks: int = 1, first: int = 0
+    ) -> None:
+        super().__init__(batch_size, seed, device, decks, questions=CARDS * decks - 1, first=first)
 
     def _deal(self) -> tuple[Tensor, Tensor]:
         suits = self._shuffled(SUITS)
@@ -114,11 +120,11 @@ class RepeatPrevious(CardGame):
     action_space = Discrete(SUITS)
 
     def __init__(
-        self, batch_size: int, seed: int, device: torch.device | str = "cpu", decks: int = 1, k: int = 4
+        self, batch_size: int, seed: int, device: torch.device | str = "cpu", decks: int = 1, k: int = 4, first: int = 0
     ) -> None:
         if k >= CARDS * decks:
             raise EnvError(f"env.k: must be less than the {CARDS * decks} cards of env.decks={decks} (got {k}).")
-        super().__init__(batch_size, seed, device, decks, questions=CARDS * decks - k)
+        super().__init__(batch_size, seed, device, decks, questions=CARDS * decks - k, first=first)
         self.k = k
 
     def _deal(self) -> tuple[Tensor, Tensor]:
@@ -149,13 +155,14 @@ class CountRecall(CardGame):
         device: torch.device | str = "cpu",
         decks: int = 1,
         counted: str = "colors",
+        first: int = 0,
     ) -> None:
         self.kinds = KINDS[counted]
         self.observation_space = MultiDiscrete([self.kinds, self.kinds])
         self.action_space = Discrete(CARDS * decks // self.kinds + 1)
-        super().__init__(batch_size, seed, device, decks, questions=CARDS * decks - 1)
+        super().__init__(batch_size, seed, device, decks, questions=CARDS * decks - 1, first=first)
 
     def _deal(self) -> tuple[Tensor, Tensor]:
-        shown, asked = self._shuffled(self.kinds), self._shuffled(self.kinds)
+        shown, asked = self._shuffled(self.kinds), self._shuffled(self.kinds, which=1)
         count = (shown.unsqueeze(2) == torch.arange(self.kinds, device=shown.device)).cumsum(1)  # [B, cards, kinds]
         return torch.stack([shown, asked], 2), count.gather(2, asked.unsqueeze(2)).squeeze(2)

@@ -57,8 +57,9 @@ class CartPole(TensorEnv):
         max_episode_steps: int = 500,
         noise: float | None = None,
         best_return: float | None = None,
+        first: int = 0,
     ) -> None:
-        super().__init__(batch_size, seed, device)
+        super().__init__(batch_size, seed, device, first)
         self.max_episode_steps, self.noise = max_episode_steps, noise or 0.0
         self._reward = 1.0 if best_return is None else best_return / max_episode_steps
         shown = visible(4, hidden)
@@ -75,7 +76,7 @@ class CartPole(TensorEnv):
             self._noise = torch.zeros(batch_size, len(shown), device=device)
 
     def _begin(self, where: Tensor) -> None:
-        start = torch.empty_like(self._state).uniform_(-START, START, generator=self._random)
+        start = (START * (2 * self._uniform(4) - 1)).to(self._state)
         self._state = start.where(where.unsqueeze(-1), self._state)
         if self.noise:
             self._noise = self._drawn().where(where.unsqueeze(-1), self._noise)
@@ -106,7 +107,7 @@ class CartPole(TensorEnv):
 
     def _drawn(self) -> Tensor:
         """Noise [B, *O] for one observation."""
-        return torch.empty_like(self._noise).normal_(0.0, self.noise, generator=self._random)
+        return (self.noise * self._normal(*self._noise.shape[1:], which=1)).to(self._noise)
 
 
 def moved(state: Tensor, force: Tensor) -> Tensor:

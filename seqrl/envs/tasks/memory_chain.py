@@ -28,9 +28,15 @@ class MemoryChain(TensorEnv):
     _names = ("context", "query")
 
     def __init__(
-        self, batch_size: int, seed: int, device: torch.device | str = "cpu", length: int = 20, bits: int = 1
+        self,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        length: int = 20,
+        bits: int = 1,
+        first: int = 0,
     ) -> None:
-        super().__init__(batch_size, seed, device)
+        super().__init__(batch_size, seed, device, first)
         self.length, self.bits = length, bits
         low, high = np.array([0, 0] + bits * [-1]), np.array([1, max(1, bits - 1)] + bits * [1])
         self.observation_space = Box(low.astype(np.float32), high.astype(np.float32))
@@ -38,8 +44,9 @@ class MemoryChain(TensorEnv):
         self._query = torch.zeros(batch_size, 1, dtype=torch.int64, device=device)
 
     def _begin(self, where: Tensor) -> None:
-        self._context = self._drawn(2, self._context).where(where.unsqueeze(1), self._context)
-        self._query = self._drawn(self.bits, self._query).where(where.unsqueeze(1), self._query)
+        context, query = (2 * self._uniform(self.bits)).long(), (self.bits * self._uniform(1, which=1)).long()
+        self._context = context.where(where.unsqueeze(1), self._context)
+        self._query = query.where(where.unsqueeze(1), self._query)
 
     def _play(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         terminated = self._age > self.length
@@ -53,6 +60,3 @@ class MemoryChain(TensorEnv):
         left = (self.length - time) / self.length
         query = self._query * (time == self.length - 1)
         return torch.cat([left, query, (2 * self._context - 1) * (time == 0)], 1)
-
-    def _drawn(self, end: int, like: Tensor) -> Tensor:
-        return torch.randint(end, like.shape, generator=self._random, device=like.device)

@@ -34,15 +34,20 @@ class TMaze(TensorEnv):
     _names = ("sign", "place")
 
     def __init__(
-        self, batch_size: int, seed: int, device: torch.device | str = "cpu", corridor_length: int = 20
+        self,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        corridor_length: int = 20,
+        first: int = 0,
     ) -> None:
-        super().__init__(batch_size, seed, device)
+        super().__init__(batch_size, seed, device, first)
         self.corridor_length = corridor_length
         self._sign = torch.zeros(batch_size, device=device)
         self._place = torch.zeros_like(self._age)
 
     def _begin(self, where: Tensor) -> None:
-        sign = 1 - 2 * torch.empty_like(self._sign).uniform_(generator=self._random).round()
+        sign = 1 - 2 * self._uniform().round().to(self._sign)
         self._sign = sign.where(where, self._sign)
         self._place = self._place.masked_fill(where, 0)
 
