@@ -93,6 +93,14 @@ class OutOfMemoryError(SeqrlError):
     exit_code = 2
 
 
+class LostRankError(SeqrlError):
+    """Another process of the run has ended, or does not answer; with its own line and exit code if it said any."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class StoppedError(SeqrlError):
     """A signal asked the run to stop; it did so with a checkpoint."""
 

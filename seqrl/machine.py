@@ -35,6 +35,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+# What torchrun tells a process that is one of several of a run, and submitit in its name under Slurm.
+RANKS_STARTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+
+
+def ranks_started() -> dict[str, str]:
+    """What torchrun or Slurm says of the processes that it has started together, by name; {} if it has not."""
+    told = {name: os.environ.get(name, "") for name in RANKS_STARTED}
+    return told if all(told.values()) else {}
+
+
+def processes_started() -> int:
+    """How many there are; 1 if this one is alone."""
+    return int(ranks_started().get("WORLD_SIZE", 1))
+
+
 def forget_peak_memory() -> None:
     """Reset `peak_memory_mb`, where the system can: a sweep runs job after job in one process."""
     with suppress(OSError):

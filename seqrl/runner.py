@@ -4,15 +4,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
+from operator import itemgetter
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
-from seqrl.errors import ActionNotFiniteError, FaultyEnvError, OutsideEnvError
+from seqrl.errors import ActionNotFiniteError, ConfigError, FaultyEnvError, OutsideEnvError
 from seqrl.machine import perf_counter
 from seqrl.networks import Distribution
+from seqrl.ranks import ALONE, Ranks
 from seqrl.seeds import Generator
 from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
 from seqrl.types import Rollout, State, Step
@@ -44,7 +46,7 @@ class Runner:
     If the environments live on an accelerator, rollouts of k steps never wait for it, unless memory is stored within
     them. Whole episodes wait after every step, to learn which of them continue.
 
-    env              B environments
+    env              B environments, or this process's share of them
     network          acts and remembers
     rollout_length   0: whole episodes, as many of every environment, so that short ones are not favoured; the network
                      no longer sees those that have finished. k: k steps of every environment; episodes and memory
@@ -55,6 +57,8 @@ class Runner:
     state_lead       store it also this many steps before each of those
     generator        draws the actions; None: take the most likely action
     episode_limit    steps after which a whole episode counts as endless
+    ranks            the processes that share the environments; each of them gets the whole rollout
+    batch_size       B; None: as many as `env` has
 
     `collect` raises NotFiniteError if the policy's action is NaN or infinite, and FaultyEnvError if an episode is
     endless, or if an environment returns NaN, an infinite number or a choice that its space does not have.
@@ -70,16 +74,23 @@ class Runner:
         state_lead: int = 0,
         rollout_steps: int = 1,
         episode_limit: int = 100_000,
+        ranks: Ranks = ALONE,
+        batch_size: int | None = None,
     ) -> None:
-        self.env, self.network = env, network
+        self.env, self.network, self.ranks = env, network, ranks
+        self.batch_size = env.batch_size if batch_size is None else batch_size
+        # Index of the first environment here.
+        self._first = ranks.share(self.batch_size).start
         self.rollout_length, self.rollout_steps = rollout_length, rollout_steps
         self.state_interval, self.state_lead = state_interval, state_lead
         self.generator, self.episode_limit = generator, episode_limit
         # Seconds spent in the environment so far.
         self.environment_seconds = 0.0
-        # Of episodes that have ended since it was last taken: row, and numbers to log by name.
+        # Of episodes that have ended since it was last taken: place in the rollout, and numbers to log by name.
         self._ended_info: list[tuple[int, dict[str, float]]] = []
         self._unfinished: Episodes | None = None
+        # The latest one: what it draws is drawn for all environments.
+        self._policy: Distribution | None = None
         # Whole episodes that each environment plays in the next rollout.
         self._rounds = 1
         # What shows whether an answer is wrong, and what says where.
@@ -91,34 +102,44 @@ class Runner:
 
     def collect(self) -> Rollout:
         """Play one rollout [T, B]; T is `rollout_length`, or the length of the longest episodes, one after another."""
-        recorder = Recorder(self.env.batch_size, self.state_interval, self.state_lead)
+        recorder = Recorder(self.batch_size, self.state_interval, self.state_lead, self._first)
         with torch.inference_mode():
             if self.rollout_length:
                 last_value = self._play_steps(recorder)
             else:
                 for _ in range(self._rounds):
                     last_value = self._play_whole_episodes(recorder)
-                steps_a_round = sum(map(len, recorder.places)) / self._rounds
-                # Known before the rollout begins: to stop when it is long enough would favour short episodes.
-                self._rounds = rounds(self.rollout_steps, steps_a_round)
             self._check_finite()
         # Outside inference mode, because learning computes gradients from these tensors.
-        return recorder.rollout(last_value)
+        rollout = recorder.rollout(last_value, self.ranks)
+        if not self.rollout_length:
+            steps_a_round = recorder.steps / self._rounds
+            # Known before the rollout begins: to stop when it is long enough would favour short episodes.
+            self._rounds = rounds(self.rollout_steps, steps_a_round)
+        if self.env.logs_info:
+            told = [told for those in self.ranks.objects(self._ended_info) for told in those]
+            self._ended_info = sorted(told, key=itemgetter(0))
+        return rollout
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the action generator and of the episodes in progress."""
-        return {
-            "generator": None if self.generator is None else self.generator.get_state(),
+        """State of the action generator and of the episodes in progress, those of all ranks."""
+        mine = {
             "environment": self.env.state_dict(),
             "episodes": None if self._unfinished is None else self._unfinished.state_dict(),
-            "rounds": self._rounds,
         }
+        played = mine if self.ranks.size == 1 else {"ranks": self.ranks.objects(mine)}
+        generator = None if self.generator is None else self.generator.get_state()
+        return {"generator": generator, **played, "rounds": self._rounds}
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
-        """Restore the state; return [B] bool, true where an episode was lost and a new one takes its place.
+        """Restore the state, as `of_rank` has it; return [B] bool, true where an episode was lost and a new one begins.
 
         If there is no state of the environment, all episodes in progress are lost, and the environment must be fresh.
         """
+        lost = self._restored(state)
+        return self.ranks.joined([lost])[0]
+
+    def _restored(self, state: dict[str, Any]) -> Tensor:
         if self.generator is not None:
             self.generator.set_state(state["generator"])
         continues = torch.zeros(self.env.batch_size, dtype=torch.bool)
@@ -148,10 +169,22 @@ class Runner:
                 episodes = episodes.only(~ended)
             if len(recorder.places) - begun == self.episode_limit and len(episodes.rows):
                 raise FaultyEnvError(
-                    f"environment {int(episodes.rows[0])}: its episode has not ended after {self.episode_limit:,} "
-                    "steps. Set a limit, such as +env.kwargs.max_episode_steps=1000, or use rollout_length=128."
+                    f"environment {self._first + int(episodes.rows[0])}: its episode has not ended after "
+                    f"{self.episode_limit:,} steps. Set a limit, such as +env.kwargs.max_episode_steps=1000, or use "
+                    "rollout_length=128."
                 )
+        self._await_others(recorder)
         return recorder.values[0].new_zeros(self.env.batch_size)
+
+    def _await_others(self, recorder: "Recorder") -> None:
+        """Be where all ranks are, once each has played its episodes: at the same step, and with the same numbers."""
+        here = len(recorder.places)
+        (there,) = self.ranks.largest(here)
+        recorder.skip(there - here)
+        if self.generator is not None and self._policy is not None:
+            for _ in range(there - here):
+                self._policy.sample(self.generator)
+        self._policy = None
 
     def _play_steps(self, recorder: "Recorder") -> Tensor:
         """Play `rollout_length` steps; return the value [B] of the observation after the last one."""
@@ -179,7 +212,7 @@ class Runner:
         began = perf_counter()
         step = episodes.step(self.env, action)
         self.environment_seconds += perf_counter() - began
-        self._note_ended(episodes.rows, step)
+        self._note_ended(episodes.rows, step, len(recorder.places))
         self._check_later(step.observation, step.reward, partial(self._check_step, replace(episodes), step))
         log_prob = policy.log_prob(action)
         final_value = self._final_value(step, value, state)
@@ -192,21 +225,32 @@ class Runner:
         generator = self.generator
         assert generator is not None
         if isinstance(generator, Generator):
-            everywhere = len(rows) == self.env.batch_size
-            generator.rows, generator.total = None if everywhere else rows, self.env.batch_size
-        return policy.sample(generator)
+            everywhere = len(rows) == self.batch_size
+            generator.rows, generator.total = None if everywhere else self._first + rows, self.batch_size
+            generator.used = False
+        self._policy = policy
+        action = policy.sample(generator)
+        if self.ranks.size > 1 and not getattr(generator, "used", False):
+            raise ConfigError(
+                [
+                    "processes: the policy of this network draws its actions itself, so that processes would draw the "
+                    "same ones. Draw the numbers with seqrl.seeds.drawn, or use processes=1."
+                ]
+            )
+        return action
 
     def take_ended_info(self) -> list[tuple[int, dict[str, float]]]:
         """What the environments told of the episodes that have ended since the last call: row, and numbers by name."""
         taken, self._ended_info = self._ended_info, []
-        return taken
+        return [(place % self.batch_size, told) for place, told in taken]
 
-    def _note_ended(self, rows: Tensor, step: Step) -> None:
+    def _note_ended(self, rows: Tensor, step: Step, time: int) -> None:
         if not self.env.logs_info or not (ended := step.ended & step.valid).any():
             return
         told = {name: numbers.tolist() for name, numbers in self.env.ended_info(rows[ended]).items()}
         for index, row in enumerate(rows[ended].tolist()):
-            self._ended_info.append((row, {name: numbers[index] for name, numbers in told.items()}))
+            place = time * self.batch_size + self._first + row
+            self._ended_info.append((place, {name: numbers[index] for name, numbers in told.items()}))
 
     def _final_value(self, step: Step, value: Tensor, state: State) -> Tensor:
         """Value [n] of the final observation of truncated episodes, 0 elsewhere; memory is not yet reset."""
@@ -226,7 +270,7 @@ class Runner:
             return
         if (faulty := ~action.isfinite().reshape(len(action), -1).all(1)).any():
             first = int(faulty.nonzero()[0])
-            where = f"environment {int(episodes.rows[first])}, {moment(int(episodes.age[first]) + 1)}"
+            where = f"environment {self._first + int(episodes.rows[first])}, {moment(int(episodes.age[first]) + 1)}"
             number = float(action[first][~action[first].isfinite()].flatten()[0])
             evidence = {"observation": episodes.observation, "action": action}
             raise ActionNotFiniteError(where, number, evidence)
@@ -251,15 +295,16 @@ class Runner:
         self._unchecked.clear()
 
     def _check_step(self, episodes: "Episodes", step: Step) -> None:
-        check_finite(episodes.rows, {"reward": step.reward}, step.valid, episodes.age + 1)
+        rows = self._first + episodes.rows
+        check_finite(rows, {"reward": step.reward}, step.valid, episodes.age + 1)
         # A step that an environment spends on its reset shows the first observation of the next episode.
         observations = self._named(step.observation)
         steps = (episodes.age + 1) * step.valid
-        check_finite(episodes.rows, observations, torch.ones_like(step.valid), steps)
-        self._check_choices(episodes.rows, step.observation, torch.ones_like(step.valid), steps)
+        check_finite(rows, observations, torch.ones_like(step.valid), steps)
+        self._check_choices(rows, step.observation, torch.ones_like(step.valid), steps)
 
     def _check_reset(self, observation: Tensor, where: Tensor) -> None:
-        rows = torch.arange(len(observation), device=observation.device)
+        rows = self._first + torch.arange(len(observation), device=observation.device)
         check_finite(rows, self._named(observation), where, torch.zeros_like(rows))
         self._check_choices(rows, observation, where, torch.zeros_like(rows))
 
@@ -410,11 +455,29 @@ class Episodes:
                 leaf.index_fill_(0, rows, 0)
 
 
-class Recorder:
-    """Records a rollout step by step, for the environments that are still playing."""
+def of_rank(state: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """What a rank needs of a runner's state.
 
-    def __init__(self, batch_size: int, state_interval: int, state_lead: int) -> None:
+    There is no state of the environment if another number of processes played: an episode cannot move to another one.
+    """
+    played = state.get("ranks", [{"environment": state.get("environment"), "episodes": state.get("episodes")}])
+    none = {"environment": None, "episodes": played[0]["episodes"]}
+    mine = played[ranks.rank] if len(played) == ranks.size else none
+    return {"generator": state["generator"], "rounds": state.get("rounds", 1), **mine}
+
+
+class Recorder:
+    """Records a rollout step by step, for the environments that are still playing.
+
+    batch_size   B, of all ranks
+    first        index of the first environment here
+    """
+
+    def __init__(self, batch_size: int, state_interval: int, state_lead: int, first: int = 0) -> None:
         self.batch_size, self.state_interval, self.state_lead = batch_size, state_interval, state_lead
+        self.first = first
+        # Of all ranks, once they are gathered.
+        self.steps = 0
         self.places: list[Tensor] = []
         self.values: list[Tensor] = []
         self._columns: dict[str, list[Tensor]] = {}
@@ -425,7 +488,7 @@ class Recorder:
         self, episodes: Episodes, action: Tensor, log_prob: Tensor, value: Tensor, step: Step, final_value: Tensor
     ) -> None:
         """Add one step of `episodes`: what the policy saw and did, and the result; all [n, ...]."""
-        place = len(self.places) * self.batch_size + episodes.rows
+        place = len(self.places) * self.batch_size + self.first + episodes.rows
         self._store_state(episodes, place)
         self.places.append(place)
         self.values.append(value)
@@ -457,34 +520,40 @@ class Recorder:
         self._state_places.append(place[chosen])
         self._states.append({name: leaf[chosen] for name, leaf in episodes.state.items()})
 
-    def rollout(self, last_value: Tensor) -> Rollout:
-        """The recorded rollout. `last_value` [B]: value of the observation after the last step."""
-        place = torch.cat(self.places)
-        length = len(self.places)
+    def skip(self, steps: int) -> None:
+        """Let so many steps pass in which nothing is played here."""
+        self.places += [self.places[-1][:0]] * steps
 
-        def grid(rows: list[Tensor]) -> Tensor:
-            flat = torch.cat(rows)
+    def rollout(self, last_value: Tensor, ranks: Ranks = ALONE) -> Rollout:
+        """The recorded rollout, of all ranks.
+
+        last_value   value of the observation after the last step, of the environments here
+        """
+        length = len(self.places)
+        mine = [last_value, *(torch.cat(it) for it in (self.places, self.values, *self._columns.values()))]
+        last_value, place, *flats = ranks.joined(mine)
+        self.steps = len(place)
+
+        def grid(flat: Tensor) -> Tensor:
             whole = flat.new_zeros(length * self.batch_size, *flat.shape[1:])
             return whole.index_copy_(0, place, flat).view(length, self.batch_size, *flat.shape[1:])
 
-        columns = {name: grid(rows) for name, rows in self._columns.items()}
-        value = grid(self.values)
+        value, *columns_there = map(grid, flats)
+        columns = dict(zip(self._columns, columns_there, strict=True))
         following = torch.cat([value[1:], last_value.unsqueeze(0)])
         next_value = columns.pop("final_value").where(columns["terminated"] | columns["truncated"], following)
-        return Rollout(
-            **columns,
-            value=value,
-            next_value=next_value,
-            state=self._stored(),
-            state_index=self._state_index(columns["age"]),
-        )
+        state, state_index = self._stored(columns["age"], ranks)
+        return Rollout(**columns, value=value, next_value=next_value, state=state, state_index=state_index)
 
-    def _stored(self) -> State:
-        return {name: torch.cat([state[name] for state in self._states]) for name in self._states[0]}
-
-    def _state_index(self, age: Tensor) -> Tensor:
-        """Row of the stored memory before each step [T, B]; -1 where none is stored."""
-        stored = torch.cat(self._state_places)
+    def _stored(self, age: Tensor, ranks: Ranks) -> tuple[State, Tensor]:
+        """Stored memory, and its row before each step [T, B]; -1 where none is stored."""
+        names = list(self._states[0])
+        mine = [torch.cat(self._state_places), *(torch.cat([state[name] for state in self._states]) for name in names)]
+        place, *leaves = ranks.joined(mine)
+        if ranks.size > 1:
+            # As one process stores it, step by step.
+            order = place.argsort()
+            place, leaves = place[order], [leaf[order] for leaf in leaves]
         index = torch.full_like(age, -1)
-        index.view(-1)[stored] = torch.arange(len(stored), device=age.device)
-        return index.masked_fill_(age == 0, -1)
+        index.view(-1)[place] = torch.arange(len(place), device=age.device)
+        return dict(zip(names, leaves, strict=True)), index.masked_fill_(age == 0, -1)

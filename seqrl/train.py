@@ -15,11 +15,12 @@ from omegaconf import DictConfig
 
 from seqrl.config.command_line import is_true
 from seqrl.config.paths import CONF
-from seqrl.config.program import FAILURES, fail, started, to_the_end
+from seqrl.config.program import FAILURES, fail, on_words, started, to_the_end
 from seqrl.config.settle import settle
+from seqrl.ranks.start import Place, follow_runs, over_for_all
 from seqrl.run.refusal import remove_if_empty
 from seqrl.run.rehearsal import rehearse
-from seqrl.run.training import train
+from seqrl.run.training import follow, train
 from seqrl.sweeps import run_point
 from seqrl.text import show_path
 
@@ -44,9 +45,17 @@ def job(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """What `python -m seqrl.train` does; `program` ends the process, too."""
-    started(job, leave_nothing=is_true("validate", sys.argv))
-    sys.exit(FAILURES.worst)
+    """What `python -m seqrl.train` does; `program` ends the process, too.
+
+    Of several processes that were started together the first one does it, and the others follow.
+    """
+    place = Place.of_environment()
+    if place is not None and place.rank:
+        on_words(lambda words: follow_runs(follow))
+        return
+    with over_for_all():
+        started(job, leave_nothing=is_true("validate", sys.argv))
+        sys.exit(FAILURES.worst)
 
 
 program = partial(to_the_end, main)

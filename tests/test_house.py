@@ -22,10 +22,11 @@ ROOMS = {
     "metrics": ["loggers"],
     "envs": ["config"],
     "devices": ["networks"],
-    "runner": ["envs", "networks"],
-    "algorithms": ["networks"],
+    "ranks": [],
+    "runner": ["envs", "networks", "ranks"],
+    "algorithms": ["networks", "ranks"],
     "insight": ["algorithms", "networks"],
-    "run": ["algorithms", "config", "devices", "envs", "insight", "loggers", "metrics", "networks", "runner"],
+    "run": ["algorithms", "config", "devices", "envs", "insight", "loggers", "metrics", "networks", "ranks", "runner"],
     "sweeps": ["config", "run"],
 }
 PROGRAMS = ["__main__", "train", "evaluate", "inspect", "export", "verify", "report", "tune", "runs"]
@@ -37,6 +38,7 @@ KNOWN_IN = {
     "wandb": ["loggers.wandb"],
     "mlflow": ["loggers.mlflow"],
     "envpool": ["envs.gym.envpool"],
+    "torch.distributed": ["ranks"],
     "rich": ["metrics.display", "report"],
     "PIL": ["envs.tasks.pictures", "evaluate.film", "evaluate.pictures"],
     "matplotlib": ["report.figures"],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seqrl.algorithms import stale_state
 from seqrl.algorithms.adam import Adam
-from seqrl.algorithms.gradients import GradientThreads, Terms, accumulate, tree_sum
+from seqrl.algorithms.gradients import GradientThreads, PartSum, Terms, accumulate
 from seqrl.algorithms.losses import scaled
 from seqrl.algorithms.returns import gae
 from seqrl.algorithms.reward_scale import RewardScale
@@ -22,6 +22,7 @@ from seqrl.algorithms.sequences import Sequences, split
 from seqrl.errors import NotFiniteError
 from seqrl.machine import cores
 from seqrl.networks import Block, Distribution, Network
+from seqrl.ranks import ALONE, Ranks
 from seqrl.types import Rollout, SequenceBatch, State
 
 # Weight of the old value-target statistics at each update.
@@ -88,6 +89,7 @@ class SequenceAlgorithm(ABC):
 
     network    updated in place
     shuffle    random generator that assigns sequences to minibatches
+    ranks      the processes that share the parts of each gradient; all else each of them does alike
     settings   the fields of `Settings`
     """
 
@@ -96,14 +98,18 @@ class SequenceAlgorithm(ABC):
     # Of the next updates.
     observer: Observer | None = None
 
-    def __init__(self, network: Network, shuffle: np.random.Generator, **settings: Any) -> None:
-        self.network, self.shuffle = network, shuffle
+    def __init__(
+        self, network: Network, shuffle: np.random.Generator, *, ranks: Ranks = ALONE, **settings: Any
+    ) -> None:
+        self.network, self.shuffle, self.ranks = network, shuffle, ranks
         self.settings = Settings(**settings)
         learning_rate = self.settings.learning_rate
         self.reward_scale = RewardScale(self.settings.gamma) if self.settings.normalize_reward else None
-        self.parts = self.settings.gradient_parts or max(PARTS, self.settings.gradient_threads or 0)
-        self.threads = GradientThreads(min(self.parts, self.settings.gradient_threads or cores()))
+        self.parts = self.settings.gradient_parts or max(PARTS, self.settings.gradient_threads or 0, ranks.size)
+        most = len(ranks.share(self.parts, rank=0))
+        self.threads = GradientThreads(min(most, self.settings.gradient_threads or max(1, cores() // ranks.here)))
         self.parameters: Terms = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self._sum = PartSum(self.parameters, ranks)
         rates = relative_rates(network, (self.settings.memory_learning_rate or learning_rate) / learning_rate)
         self.optimizer = Adam(
             self.parameters.values(),
@@ -235,17 +241,17 @@ class SequenceAlgorithm(ABC):
     def learn_from(self, minibatch: Sequences, chunk_steps: int | None, progress: float) -> Terms:
         """Take a gradient step on a minibatch, `chunk_steps` real steps at a time; skip it if it is not finite."""
         minibatch = replace(minibatch, advantage=self.unit_scale(minibatch.advantage))
-        parts = minibatch.shares(self.parts)
+        count = min(self.parts, len(minibatch.length))
+        parts = [minibatch.part(index, count) for index in self.ranks.share(count)]
         accumulated = partial(
             accumulate,
             loss=partial(self.loss, progress=progress),
             parameters=self.parameters,
             # All threads together hold no more steps than one thread would.
-            chunk_steps=None if chunk_steps is None else math.ceil(chunk_steps / len(parts)),
+            chunk_steps=None if chunk_steps is None else math.ceil(chunk_steps / count),
             total_steps=len(minibatch.advantage),
         )
-        of_parts = self.threads.map(accumulated, parts)
-        gradients, terms = (tree_sum(it) for it in zip(*of_parts, strict=True))
+        gradients, terms = self._sum(self.threads.map(accumulated, parts), count)
         for name, parameter in self.parameters.items():
             parameter.grad = gradients.get(name)
         return terms | self._clip_and_step(minibatch)

@@ -1,6 +1,6 @@
 """The gradient of a minibatch: summed over chunks that fit in memory, and over parts that threads share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeVar
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seqrl.algorithms.sequences import Sequences
+from seqrl.ranks import Ranks
 from seqrl.types import SequenceBatch
 
 Terms = dict[str, Tensor]
@@ -45,12 +46,106 @@ def add_terms(one: Terms, other: Terms) -> Terms:
     return {**one, **{name: one[name] + term if name in one else term for name, term in other.items()}}
 
 
-def tree_sum(parts: Sequence[Terms]) -> Terms:
-    """Sum of all parts, neighbours first: whoever adds up which of them, the bits are the same."""
-    while len(parts) > 1:
-        pairs = [add_terms(one, other) for one, other in zip(parts[::2], parts[1::2], strict=False)]
-        parts = [*pairs, *parts[2 * len(pairs) :]]
-    return parts[0]
+def tree_sum(parts: Mapping[tuple[int, int], T], count: int, add: Callable[[T, T], T]) -> T:
+    """Sum of so many parts as a binary tree: whoever has added up which branches before, the bits are the same.
+
+    parts   single ones, or sums of neighbours that are a branch, by the first and the one after the last
+    """
+
+    def branch(first: int, last: int) -> T:
+        if (first, last) in parts:
+            return parts[first, last]
+        middle = fork(first, last)
+        return add(branch(first, middle), branch(middle, last))
+
+    return branch(0, count)
+
+
+def fork(first: int, last: int) -> int:
+    """Where a branch of several parts divides into two."""
+    return first + (1 << (last - first - 1).bit_length() - 1)
+
+
+def branches(count: int, mine: range) -> list[tuple[int, int]]:
+    """The largest branches of the tree of so many parts that lie within some neighbouring ones."""
+
+    def within(first: int, last: int) -> list[tuple[int, int]]:
+        if mine.stop <= first or last <= mine.start:
+            return []
+        if mine.start <= first and last <= mine.stop:
+            return [(first, last)]
+        middle = fork(first, last)
+        return within(first, middle) + within(middle, last)
+
+    return within(0, count)
+
+
+class PartSum:
+    """Adds up what the parts of a minibatch contribute to its gradient and its loss, over all ranks.
+
+    parameters   of the network, by name
+    """
+
+    def __init__(self, parameters: Terms, ranks: Ranks) -> None:
+        self.parameters, self.ranks = parameters, ranks
+        # Of a loss; a rank may have no part of a minibatch, and so none of its terms.
+        self._names: list[str] | None = None
+
+    def __call__(self, of_parts: Sequence[tuple[Terms, Terms]], count: int) -> tuple[Terms, Terms]:
+        """Gradients by parameter and terms by name, from those of the parts that this rank has computed.
+
+        count   parts of all ranks
+        """
+        mine = self.ranks.share(count)
+        single = {(index, index + 1): it for index, it in zip(mine, of_parts, strict=True)}
+        if self.ranks.size == 1:
+            return tree_sum(single, count, _both)
+        if self._names is None:
+            names = self.ranks.objects(list(of_parts[0][1]) if of_parts else [])
+            self._names = max(names, key=len)
+        own = branches(count, mine)
+        flat = {place: self._flat(*_sum_of(single, *place)) for place in own}
+        width = sum(it.numel() for it in self.parameters.values()) + len(self.parameters) + len(self._names)
+        like = next(iter(self.parameters.values()))
+        whole = torch.stack(list(flat.values())) if flat else like.new_empty(0, width)
+        theirs = {
+            place: row
+            for rank, (rows,) in enumerate(self.ranks.gathered([whole]))
+            for place, row in zip(branches(count, self.ranks.share(count, rank)), rows, strict=True)
+        }
+        return self._apart(tree_sum(theirs, count, torch.add))
+
+    def _flat(self, gradients: Terms, terms: Terms) -> Tensor:
+        """All numbers in a row: gradients, whether each parameter has one, terms."""
+        like = next(iter(self.parameters.values()))
+        pieces = [
+            gradients[name].flatten() if name in gradients else like.new_zeros(it.numel())
+            for name, it in self.parameters.items()
+        ]
+        used = like.new_tensor([name in gradients for name in self.parameters])
+        assert self._names is not None
+        return torch.cat([*pieces, used, torch.stack([terms[name].to(like) for name in self._names])])
+
+    def _apart(self, flat: Tensor) -> tuple[Terms, Terms]:
+        sizes = [it.numel() for it in self.parameters.values()]
+        assert self._names is not None
+        *pieces, used, terms = flat.split([*sizes, len(sizes), len(self._names)])
+        gradients = {
+            name: piece.view_as(parameter)
+            for (name, parameter), piece, is_used in zip(self.parameters.items(), pieces, used.tolist(), strict=True)
+            if is_used
+        }
+        return gradients, dict(zip(self._names, terms.unbind(), strict=True))
+
+
+def _both(one: tuple[Terms, Terms], other: tuple[Terms, Terms]) -> tuple[Terms, Terms]:
+    return add_terms(one[0], other[0]), add_terms(one[1], other[1])
+
+
+def _sum_of(single: Mapping[tuple[int, int], tuple[Terms, Terms]], first: int, last: int) -> tuple[Terms, Terms]:
+    """The sum of a branch of which every part is there."""
+    shifted = {(begin - first, end - first): it for (begin, end), it in single.items()}
+    return tree_sum(shifted, last - first, _both)
 
 
 class GradientThreads:
@@ -64,6 +159,8 @@ class GradientThreads:
 
     def map(self, function: Callable[[Sequences], T], parts: list[Sequences]) -> list[T]:
         """Results in the order of the parts. If a part raises, wait for the others to finish, then raise."""
+        if not parts:
+            return []
         own, *others = [parts[first :: self.count] for first in range(min(self.count, len(parts)))]
 
         def results(those: list[Sequences]) -> list[T]:

@@ -58,12 +58,11 @@ class Sequences:
         for chosen in balanced(self.length, count, random):
             yield self.select(chosen)
 
-    def shares(self, count: int) -> list["Sequences"]:
-        """All sequences once, in at most `count` parts whose numbers of real steps differ by at most the longest."""
+    def part(self, index: int, count: int) -> "Sequences":
+        """One of `count` parts, which together have all sequences once, and differ by at most the longest."""
         if count == 1:
-            return [self]
-        order = np.argsort(-self.length, kind="stable")
-        return [self.select(order[first::count]) for first in range(min(count, len(order)))]
+            return self
+        return self.select(np.argsort(-self.length, kind="stable")[index::count])
 
     def select(self, chosen: Ints) -> "Sequences":
         """The sequences `chosen` [n], in that order."""

@@ -36,6 +36,7 @@ CHANGED_DEFAULTS = [
 ]
 # What runs did before there were these keys.
 BEFORE_THE_KEY = {
+    "processes": 1,
     "rollout_steps": 1,
     "runner.rollout_steps": 1,
     "algorithm.minibatch_steps": 512,

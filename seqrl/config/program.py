@@ -139,6 +139,11 @@ def run_on_words(usage: Callable[[], str], run: Callable[[Sequence[str]], None])
     if {"-h", "--help"} & set(words):
         print(usage())
         return
+    on_words(run)
+
+
+def on_words(run: Callable[[Sequence[str]], None]) -> None:
+    """Run a program, once it is settled what it may import."""
     trust_what_the_shell_does()
     restrict_imports(trusted=names_modules(sys.argv[1:]))
     with errors_in_one_line(when_interrupted="seqrl: interrupted"):

@@ -18,6 +18,7 @@ from seqrl.config.naming import run_name
 from seqrl.config.paths import CONF, choices
 from seqrl.config.schema import OPEN, SCHEMAS
 from seqrl.files import json_of, read_text
+from seqrl.machine import processes_started
 from seqrl.text import read_decoded, read_environment
 
 NO_DEFAULT: Any = object()
@@ -147,6 +148,7 @@ def register() -> None:
         "oc.create": create,
         "by_sequences": by_sequences,
         "default_episodes": default_episodes,
+        "processes": processes_started,
         "default_rollout_steps": default_rollout_steps,
         "folder_name": folder_name,
         # The time comes before it.

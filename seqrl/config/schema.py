@@ -479,6 +479,12 @@ class RunConfig:
         AT_LEAST_1,
     )
     parallel: int = key(16, "environments stepped side by side", AT_LEAST_1)
+    processes: int = key(
+        "${processes:}",
+        "processes that share the environments and the gradients of this run, which comes to the same. Default: as many "
+        "as torchrun or Slurm has started, else 1",
+        AT_LEAST_1,
+    )
     rollout_length: int = key(
         0,
         "0: whole episodes. k: k steps of every environment for each update, with memory carried over",

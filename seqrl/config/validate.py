@@ -11,7 +11,7 @@ from seqrl.config.paths import choices
 from seqrl.config.schema import CELLS, SHARE, NetworkConfig, RunConfig, keys_of
 from seqrl.config.synonyms import meant
 from seqrl.config.trust import distrusted, shipped
-from seqrl.machine import all_memory
+from seqrl.machine import all_memory, processes_started
 from seqrl.packages import how_to_install, is_installed
 from seqrl.text import masked, nearest
 
@@ -211,6 +211,8 @@ def _contradictions(cfg: DictConfig) -> Iterator[str]:
         yield "device.precision: mps has no float64 (got float64). Use device.precision=float32 or device=cpu."
     if cfg.device.name in ("cpu", "mps") and cfg.device.precision == "tf32":
         yield f"device.precision: {cfg.device.name} has no tf32 (got tf32). Use float32 or device=cuda."
+    if "processes" in cfg:
+        yield from _processes(cfg)
     if cfg.evaluation.interval and not cfg.evaluation.episodes:
         yield (
             f"evaluation.interval: evaluations need episodes (got evaluation.episodes={cfg.evaluation.episodes}). "
@@ -218,6 +220,17 @@ def _contradictions(cfg: DictConfig) -> Iterator[str]:
         )
     if cfg.network._metadata.object_type is NetworkConfig:
         yield from _network(cfg.network)
+
+
+def _processes(cfg: DictConfig) -> Iterator[str]:
+    started = processes_started()
+    if 1 < started != cfg.processes:
+        yield f"processes: {started} were started together (got {cfg.processes}). Leave it out."
+    elif cfg.processes > cfg.parallel:
+        yield (
+            f"processes: each plays at least one environment (got {cfg.processes}, and parallel={cfg.parallel}). "
+            f"Use processes={cfg.parallel}, or a larger parallel."
+        )
 
 
 def _followers(cfg: DictConfig) -> Iterator[str]:

@@ -55,9 +55,14 @@ class Device:
         return torch.bfloat16 if self.precision == "bf16" else None
 
     @property
+    def is_cuda(self) -> bool:
+        """Whether it is an NVIDIA GPU."""
+        return self.torch_device.type == "cuda"
+
+    @property
     def graphs(self) -> bool:
         """Whether the network acts in a CUDA graph."""
-        return self.torch_device.type == "cuda"
+        return self.is_cuda
 
     def prepare(self) -> None:
         """Apply the settings that hold for the whole process."""

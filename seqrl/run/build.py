@@ -27,48 +27,64 @@ from seqrl.machine import is_from_signal
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.networks import Graphed, Network
 from seqrl.packages import fault_of_target, without_arguments
-from seqrl.run.checkpoint import Checkpoints
+from seqrl.ranks import ALONE, Ranks
 from seqrl.run.evaluator import Evaluator
 from seqrl.run.memory_need import is_out_of_memory
 from seqrl.run.resume import nothing_left
 from seqrl.run.run import Budget, Run
-from seqrl.runner import Runner
+from seqrl.runner import Runner, of_rank
 from seqrl.text import masked, nearest
 
 
-def build(cfg: DictConfig, device: Device, *stream: int) -> Run:
-    """All parts of a run. `stream` tells the environments' random numbers from those of an earlier part of the run."""
-    env = make_env(cfg, device, cfg.parallel, "training", *stream)
+def build(cfg: DictConfig, device: Device, *stream: int, ranks: Ranks = ALONE) -> Run:
+    """All parts of a run, or a rank's share of them.
+
+    stream   tells the environments' random numbers from those of an earlier part of the run
+    """
+    env = make_env(cfg, device, cfg.parallel, "training", *stream, ranks=ranks)
     network = make_network(cfg, env, device)
-    algorithm = constructor(cfg.algorithm)(network, np.random.default_rng(seeds.stream(cfg.seed, "shuffle")))
+    shuffle = np.random.default_rng(seeds.stream(cfg.seed, "shuffle"))
+    algorithm = constructor(cfg.algorithm)(network, shuffle, **({} if ranks is ALONE else {"ranks": ranks}))
     runner: Runner = constructor(cfg.runner)(
         env=env,
         network=Graphed(network) if device.graphs else network,
         state_interval=algorithm.settings.bptt_length,
         state_lead=algorithm.state_lead,
         generator=seeds.generator(cfg.seed, "policy", device.torch_device),
+        ranks=ranks,
+        batch_size=cfg.parallel,
     )
     budget = Budget(cfg.episodes and cfg.episodes * cfg.parallel, cfg.total_steps)
-    return Run(runner, algorithm, budget, EpisodeStatistics(cfg.parallel), meters=Meters(cfg.insight.interval))
+    # The others would measure the same.
+    meters = Meters(cfg.insight.interval if ranks.is_first else 0)
+    return Run(runner, algorithm, budget, EpisodeStatistics(cfg.parallel), meters=meters)
 
 
-def open_run(settled: Settled, device: Device, checkpoints: Checkpoints, say: Callable[[str], None]) -> Run:
+def open_run(
+    settled: Settled,
+    device: Device,
+    newest: Callable[[], tuple[dict[str, Any], list[str]]],
+    say: Callable[[str], None],
+    ranks: Ranks = ALONE,
+) -> Run:
     """A new run, or the one that it goes on with, as its newest sound checkpoint has it.
 
-    say   prints which checkpoints were passed over, and what has changed since
+    newest   reads that, on the first rank, and says what is wrong with newer ones
+    say      prints which checkpoints were passed over, and what has changed since
 
     Raises CheckpointError if there is none to go on from.
     """
     cfg = settled.cfg
     if cfg.resume is None:
-        return build(cfg, device)
-    state, passed_over = checkpoints.newest()
+        return build(cfg, device, ranks=ranks)
+    state, passed_over = ranks.of_first(newest() if ranks.is_first else ({}, []))
     for fault in passed_over:
         say(f"warning: checkpoint {fault}; using an older one.")
+    state["runner"] = of_rank(state["runner"], ranks)
     if any(change.startswith(("env.", "parallel:", "seed:")) for change in settled.changes):
         state["runner"]["environment"] = None
     # An environment that cannot go on must not play its first episodes again.
-    run = build(cfg, device, *([] if state["runner"]["environment"] else [state["iterations"]]))
+    run = build(cfg, device, *([] if state["runner"]["environment"] else [state["iterations"]]), ranks=ranks)
     lost = run.load_state_dict(state)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
@@ -182,34 +198,58 @@ def _can_be_imported(target: str) -> bool:
     return True
 
 
-def make_env(cfg: DictConfig, device: Device, batch_size: int, *stream: str | int, backend: str = "") -> BatchedEnv:
-    """`batch_size` environments, seeded by the stream that is named.
+def make_env(
+    cfg: DictConfig,
+    device: Device,
+    batch_size: int,
+    *stream: str | int,
+    backend: str = "",
+    ranks: Ranks = ALONE,
+) -> BatchedEnv:
+    """`batch_size` environments, or a rank's share of them, seeded by the stream that is named.
 
     backend   who plays them where the configuration leaves that open; "": whichever is measured to be faster
     """
     purpose, *index = stream
-    seed = seeds.stream(cfg.seed, str(purpose), *map(int, index))
     part = cfg.env
+    share = ranks.share(batch_size)
+    given: dict[str, Any] = {} if ranks.size == 1 else {"first": share.start}
+    if given and not takes(constructor(part).make.func, "first"):
+        # An environment of one's own that does not know its index: other episodes than in one process, but its own.
+        given, index = {}, [*index, ranks.rank]
+    seed = seeds.stream(cfg.seed, str(purpose), *map(int, index))
     if wrappers := part.get("wrappers"):
         # They wait for the environment that each of them is put around.
         part = OmegaConf.merge(part, {"wrappers": [{**wrapper, "_partial_": True} for wrapper in wrappers]})
     if backend and part.get("backend") == "auto":
         part = OmegaConf.merge(part, {"backend": backend})
-    env = adopted(constructor(part)(batch_size=batch_size, seed=seed, device=device.torch_device))
+    made = constructor(part)(batch_size=len(share), seed=seed, device=device.torch_device, **given)
+    env = adopted(made)
     inputs = cfg.network.get("inputs")
     return WithInputs(env, inputs) if inputs else env
 
 
-def make_evaluator(cfg: DictConfig, device: Device, backend: str = "", advice: str = "") -> Evaluator:
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of that name."""
+    parameters = signature(function).parameters.values()
+    return any(it.name == name or it.kind is it.VAR_KEYWORD for it in parameters)
+
+
+def make_evaluator(
+    cfg: DictConfig, device: Device, backend: str = "", advice: str = "", ranks: Ranks = ALONE
+) -> Evaluator:
     """What plays the evaluations of a run, in environments and with random numbers of their own.
 
     advice   follows what is said if those environments cannot be built
     """
     wanted = cfg.evaluation
+    side_by_side = min(wanted.episodes, cfg.parallel)
+    # Fewer episodes than ranks are played by all of them.
+    ranks = ranks if side_by_side >= ranks.size else ALONE
 
     def make() -> BatchedEnv:
         try:
-            return make_env(cfg, device, min(wanted.episodes, cfg.parallel), "evaluation", backend=backend)
+            return make_env(cfg, device, side_by_side, "evaluation", backend=backend, ranks=ranks)
         except (EnvError, FaultyEnvError) as error:
             if not advice:
                 raise
@@ -223,6 +263,8 @@ def make_evaluator(cfg: DictConfig, device: Device, backend: str = "", advice: s
         greedy=wanted.greedy,
         memoryless_control=wanted.memoryless_control,
         episode_limit=cfg.runner.episode_limit,
+        ranks=ranks,
+        side_by_side=side_by_side,
     )
 
 

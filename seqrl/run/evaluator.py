@@ -14,6 +14,7 @@ from seqrl.envs.base import BatchedEnv
 from seqrl.loggers import Row
 from seqrl.metrics.episodes import mean
 from seqrl.networks import Distribution, Network
+from seqrl.ranks import ALONE, Ranks
 from seqrl.runner import Player, Runner
 from seqrl.types import Rollout, State
 
@@ -56,6 +57,8 @@ def play(
     episode_limit: int,
     told: Callable[[float], None] = lambda share: None,
     infos: list[dict[str, float]] | None = None,
+    ranks: Ranks = ALONE,
+    batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return and length [episodes] of fresh episodes, in equal shares of every environment.
 
@@ -63,13 +66,15 @@ def play(
     episode_limit   steps after which an episode counts as one that never ends
     told            is called at every step with the share of the episodes that have ended, in whole rounds
     infos           gets the numbers that the environment told at the end of each episode
+    ranks           processes that share the environments, of which there are `batch_size`
 
     Which are counted is decided by the environment, never by who ends first: that would favour short episodes.
     """
     rollouts: list[Rollout] = []
-    rounds = math.ceil(episodes / env.batch_size)
+    batch_size = env.batch_size if batch_size is None else batch_size
+    rounds = math.ceil(episodes / batch_size)
     watched = Watched(player, lambda: told(len(rollouts) / rounds))
-    runner = Runner(env, watched, 0, 0, generator, episode_limit=episode_limit)
+    runner = Runner(env, watched, 0, 0, generator, episode_limit=episode_limit, ranks=ranks, batch_size=batch_size)
     while len(rollouts) < rounds:
         rollouts.append(runner.collect())
         if infos is not None:
@@ -89,6 +94,8 @@ class Evaluator:
     greedy                take the likeliest action; False: a sampled one; "both": one after the other
     memoryless_control    play them once more with memory zeroed before every step
     episode_limit         steps after which an episode counts as one that never ends
+    ranks                 processes that share the environments
+    side_by_side          environments of all of them; None: as many as `make_env` builds
 
     infos   of the latest episodes, by how they were played: numbers that the environment told at their ends
     """
@@ -101,7 +108,10 @@ class Evaluator:
         greedy: bool | str,
         memoryless_control: bool,
         episode_limit: int,
+        ranks: Ranks = ALONE,
+        side_by_side: int | None = None,
     ) -> None:
+        self._ranks, self._side_by_side = ranks, side_by_side
         self.episodes, self.greedy, self.memoryless_control = episodes, greedy, memoryless_control
         self._make_env, self._make_generator, self._episode_limit = make_env, make_generator, episode_limit
         self._env: BatchedEnv | None = None
@@ -150,8 +160,8 @@ class Evaluator:
                 generator = self._make_generator() if how == SAMPLED else None
                 env = self._at_its_beginning()
                 self.infos[name] = []
-                limit = self._episode_limit
-                played[name] = play(env, player, self.episodes, generator, limit, of_all, self.infos[name])
+                told_too = self.infos[name]
+                played[name] = self._played(env, player, self.episodes, generator, of_all, told_too)
         return played
 
     def scores(self, player: Player, episodes: int | None = None) -> tuple[Tensor, Tensor]:
@@ -161,7 +171,19 @@ class Evaluator:
         """
         generator = None if self.greedy else self._make_generator()
         wanted = self.episodes if episodes is None else episodes
-        return play(self._at_its_beginning(), player, wanted, generator, self._episode_limit)
+        return self._played(self._at_its_beginning(), player, wanted, generator)
+
+    def _played(
+        self,
+        env: BatchedEnv,
+        player: Player,
+        episodes: int,
+        generator: torch.Generator | None,
+        told: Callable[[float], None] = lambda share: None,
+        infos: list[dict[str, float]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        limit, batch_size = self._episode_limit, self._side_by_side
+        return play(env, player, episodes, generator, limit, told, infos, self._ranks, batch_size)
 
     @property
     def notes(self) -> Sequence[str]:

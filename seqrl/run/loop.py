@@ -12,7 +12,7 @@ from seqrl.machine import peak_memory_mb
 from seqrl.metrics.display import Display
 from seqrl.metrics.hints import Hints
 from seqrl.run.evaluator import Evaluator
-from seqrl.run.outputs import Outputs
+from seqrl.run.outputs import NoOutputs, Outputs
 from seqrl.run.run import Run
 from seqrl.run.stop import Stop
 from seqrl.run.summary import notes
@@ -22,7 +22,7 @@ def learn(
     cfg: DictConfig,
     run: Run,
     evaluator: Evaluator,
-    outputs: Outputs,
+    outputs: Outputs | NoOutputs,
     display: Display,
     stop: Stop,
     watch: Callable[[Run, Row], bool] | None = None,
@@ -39,10 +39,12 @@ def learn(
     hints = Hints(settings.minibatches, settings.bptt_length, cfg.rollout_length, settings.grad_clip_norm)
     said = _say_notes(run, display, 0)
     run.clock.start()
-    while not (run.budget.spent or stop.wanted):
+    asked = _agreed(run, stop)
+    while not (run.budget.spent or asked):
         row = _iterate(run, outputs)
         if watch is not None and not watch(run, dict(row)):
             run.budget.called_off = True
+        asked = _agreed(run, stop)
         outputs.write(row, run.budget.steps)
         result = _evaluate(run, evaluator, outputs) if _is_due(cfg.evaluation.interval, run) else {}
         latest = result or latest
@@ -62,7 +64,14 @@ def learn(
     return result
 
 
-def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs, display: Display, stop: Stop) -> Row:
+def _agreed(run: Run, stop: Stop) -> bool:
+    """Whether somebody asks to stop, or has seen enough: no rank ends alone."""
+    number, called_off = run.ranks.largest(stop.wanted or 0, run.budget.called_off)
+    run.budget.called_off = bool(called_off)
+    return stop.ask(number)
+
+
+def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs | NoOutputs, display: Display, stop: Stop) -> Row:
     """Note what the run took, and evaluate the policy that it ended with; {} if no episodes are wanted.
 
     Raises StoppedError at once if a signal asks to stop: all else is saved, and the evaluation begins anew.
@@ -101,7 +110,7 @@ def _settings(run: Run) -> Settings:
     return Settings(chosen.bptt_length, single, run.runner.rollout_length, chosen.stale_state, has_memory)
 
 
-def _iterate(run: Run, outputs: Outputs) -> Row:
+def _iterate(run: Run, outputs: Outputs | NoOutputs) -> Row:
     try:
         return run.iterate()
     except NotFiniteError as error:
@@ -115,7 +124,7 @@ def _is_due(interval: int, run: Run) -> bool:
     return bool(interval) and (run.iterations % interval == 0 or run.budget.spent)
 
 
-def _evaluate(run: Run, evaluator: Evaluator, outputs: Outputs) -> Row:
+def _evaluate(run: Run, evaluator: Evaluator, outputs: Outputs | NoOutputs) -> Row:
     """Evaluate the policy as it is now, on a clock of its own; its scalars."""
     run.clock.lap("other")
     result = evaluator.row(run.algorithm.network)

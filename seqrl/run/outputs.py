@@ -19,6 +19,7 @@ from seqrl.errors import ConfigError, EnvError, UnsavedError, described
 from seqrl.files import cure, write
 from seqrl.loggers import About, Logger, Row, adopted
 from seqrl.machine import last_words
+from seqrl.ranks import ALONE, Ranks
 from seqrl.run.build import constructor
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.manifest import Manifest, ending, facts_of
@@ -79,6 +80,8 @@ class Outputs:
         self.how_to_go_on = how_to_go_on(folder, [], None)
         # Whether what the run has learned is saved.
         self.saved = False
+        # Those that the run is spread over.
+        self.ranks = ALONE
         # Why it was not saved the last time.
         self._unsaved = OSError()
         self._failing: set[str] = set()
@@ -166,8 +169,13 @@ class Outputs:
                 self._unsaved = error
                 raise
 
-        self.saved = self._attempt("checkpoint", save, OSError)
+        self.saved = self.ranks.of_first(self._attempt("checkpoint", save, OSError))
         return self.saved
+
+    @property
+    def newest(self) -> Callable[[], tuple[dict[str, Any], list[str]]]:
+        """Reads the newest sound state of the run, and what is wrong with newer ones."""
+        return self.checkpoints.newest
 
     def finish(self, run: Run, result: Row, score: float) -> None:
         """Say that the run is finished, with what its policy reaches.
@@ -229,3 +237,43 @@ class Outputs:
             self.say(f"{name}: works again")
             self._failing.remove(name)
         return True
+
+
+class NoOutputs:
+    """What the other ranks have in place of a folder: they take part in what the first one saves, and write nothing."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks, self.saved = ranks, False
+
+    def newest(self) -> tuple[dict[str, Any], list[str]]:
+        """The first rank reads it."""
+        return {}, []
+
+    def begin(self, settled: Settled, run: Run, device: Device) -> None:
+        """Tell what the run begins with."""
+        run.state_dict()
+
+    def save(self, run: Run, result: Row | None = None) -> bool:
+        """Tell what is to be saved; return whether that went well."""
+        run.state_dict()
+        self.saved = self.ranks.of_first(False)
+        return self.saved
+
+    def finish(self, run: Run, result: Row, score: float) -> None:
+        """Tell it once more, if it could not be saved."""
+        if not self.saved:
+            self.save(run)
+
+    def note(self, **facts: Any) -> None:
+        """Nothing."""
+
+    def write(self, row: Row, env_steps: int) -> None:
+        """Nothing."""
+
+    def advice(self, saved: bool = True) -> str:
+        """Nothing."""
+        return ""
+
+    def dump(self, name: str, evidence: dict[str, Any]) -> Path | None:
+        """Nothing."""
+        return None

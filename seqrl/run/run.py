@@ -10,6 +10,7 @@ from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
 from seqrl.metrics.clock import Clock
 from seqrl.metrics.episodes import EpisodeStatistics
+from seqrl.ranks import Ranks
 from seqrl.run.memory_need import advice, footprint, free_bytes, is_out_of_memory
 from seqrl.runner import Runner
 from seqrl.types import Rollout
@@ -66,6 +67,11 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     meters: Meters = field(default_factory=Meters)
     iterations: int = 0
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that it is spread over."""
+        return self.runner.ranks
 
     def iterate(self) -> Row:
         """Collect a rollout and learn from it; return the scalars that hold after it."""

@@ -35,6 +35,12 @@ class Stop:
         """The signal that asks for it, or None."""
         return self._heard or self._others()
 
+    def ask(self, number: int) -> bool:
+        """Heed the signal that some rank has heard, if it is not 0; whether there is one."""
+        if number and self._heard is None:
+            self._heard, self._heard_at = signal.Signals(number), monotonic()
+        return number != 0
+
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: hear(number, self._hear) for number in HEARD}

@@ -1,20 +1,31 @@
 """One run from its beginning to its end, whoever asks for it: the command, a sweep or Python."""
 
+import copy
+import os
 import signal
-from collections.abc import Callable
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import Protocol
 
+import torch
+from omegaconf import OmegaConf
+
+from seqrl.config.program import unexpected
 from seqrl.config.settle import Settled
-from seqrl.errors import StoppedError
+from seqrl.devices.device import Device
+from seqrl.errors import ConfigError, SeqrlError, StoppedError
 from seqrl.loggers import Row
 from seqrl.machine import forget_peak_memory
 from seqrl.metrics.display import Display
+from seqrl.ranks import Ranks
+from seqrl.ranks.start import Place, assembled, be_quiet, joined
 from seqrl.run.build import advice_for_evaluation, make_device, make_evaluator, open_run, prepare_device
 from seqrl.run.loop import evaluate_final, learn
-from seqrl.run.outputs import Outputs
+from seqrl.run.outputs import NoOutputs, Outputs
 from seqrl.run.run import Run
 from seqrl.run.stop import Stop
 from seqrl.run.summary import introduction, summary
@@ -65,16 +76,60 @@ def train(
         outputs = Outputs(folder, display.say, cfg.checkpoint_keep, sweep=sweep, goes_on=cfg.resume is not None)
         stack.enter_context(outputs)
         stack.enter_context(display)
-        device = prepare_device(device, cfg, display.say)
+        outputs.ranks = ranks = stack.enter_context(assembled(cfg.processes, device.is_cuda, follow))
+        ranks.of_first(_handed(settled))
+        stop = Stop(workers.stop_signal) if workers else Stop()
+
+        def finish(run: Run, result: Row, score: float) -> None:
+            best = outputs.checkpoints.best if cfg.evaluation.interval else None
+            try:
+                outputs.finish(run, result, score)
+            finally:
+                display.end(summary(run, result, score, best, folder, here), score, run.clock.elapsed)
+
+        score = _carried_out(settled, device, outputs, display, stop, ranks, finish, watch)
+    if point and not workers and (number := stop.wanted):
+        # It came too late for this one, and not for those that follow.
+        raise StoppedError(f"stopped by {number.name}.", 128 + number)
+    return score
+
+
+def _handed(settled: Settled) -> Settled:
+    """What the first rank has settled, as other processes can read it."""
+    cfg = copy.deepcopy(settled.cfg)
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.resolve(cfg)
+    OmegaConf.set_readonly(cfg, True)
+    return replace(settled, cfg=cfg)
+
+
+Finish = Callable[[Run, Row, float], None]
+"""Is told of a run that is done, of its evaluation and its score."""
+
+
+def _carried_out(
+    settled: Settled,
+    device: Device,
+    outputs: Outputs | NoOutputs,
+    display: Display,
+    stop: Stop,
+    ranks: Ranks,
+    finish: Finish,
+    watch: Watch | None = None,
+) -> float:
+    """What every rank does of a run: train, evaluate, save. Returns the score."""
+    cfg = settled.cfg
+    with ExitStack() as stack:
+        device = prepare_device(own_device(device, ranks), cfg, display.say)
         forget_peak_memory()
-        run = open_run(settled, device, outputs.checkpoints, display.say)
+        run = open_run(settled, device, outputs.newest, display.say, ranks)
         training = stack.enter_context(ExitStack())
         training.callback(run.runner.env.close)
-        evaluator = make_evaluator(cfg, device, run.runner.env.backend, advice=advice_for_evaluation(cfg))
+        evaluator = make_evaluator(cfg, device, run.runner.env.backend, advice_for_evaluation(cfg), ranks)
         stack.callback(evaluator.close)
         outputs.begin(settled, run, device)
         display.say(introduction(cfg, run, device))
-        with Stop(workers.stop_signal) if workers else Stop() as stop:
+        with stop:
             result = learn(cfg, run, evaluator, outputs, display, stop, watch)
             if outputs.saved:
                 # They may hold what only one can have: a device, a port. What is not saved is tried again at the end.
@@ -82,12 +137,45 @@ def train(
             # The last one of training is the same, of the same episodes.
             result = result or evaluate_final(run, evaluator, outputs, display, stop)
             score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
-            best = outputs.checkpoints.best if cfg.evaluation.interval else None
-            try:
-                outputs.finish(run, result, score)
-            finally:
-                display.end(summary(run, result, score, best, folder, here), score, run.clock.elapsed)
-    if point and not workers and (number := stop.wanted):
-        # It came too late for this one, and not for those that follow.
-        raise StoppedError(f"stopped by {number.name}.", 128 + number)
+            finish(run, result, score)
     return score
+
+
+def own_device(device: Device, ranks: Ranks) -> Device:
+    """The GPU of this rank, where nothing but a kind is asked for.
+
+    Raises ConfigError if there are not as many: NCCL gives each rank one of its own.
+    """
+    if ranks.size == 1 or not device.is_cuda or ":" in device.name:
+        return device
+    gpus = torch.cuda.device_count()
+    if ranks.here > gpus:
+        raise ConfigError(
+            [f"processes: this machine has {gpus} GPUs (got {ranks.here} processes here). Use one for each."]
+        )
+    index = int(os.environ.get("LOCAL_RANK", ranks.rank))
+    torch.cuda.set_device(index)
+    return replace(device, name=f"cuda:{index}")
+
+
+def follow(place: Place) -> None:
+    """What all ranks do but the first one, in a process of their own: the same, without a word or a file."""
+    be_quiet()
+    try:
+        with joined(place) as ranks, _foreseen():
+            settled: Settled = ranks.of_first(None)  # type: ignore[assignment]  # the first one gives it
+            device, outputs = make_device(settled.cfg), NoOutputs(ranks)
+            _carried_out(settled, device, outputs, Display(quiet=True), Stop(), ranks, outputs.finish)
+    except SeqrlError as error:
+        sys.exit(error.exit_code)
+
+
+@contextmanager
+def _foreseen() -> Iterator[None]:
+    """Turn an error that nobody foresaw into a line for the first rank to say."""
+    try:
+        yield
+    except SeqrlError:
+        raise
+    except Exception as error:
+        raise SeqrlError(unexpected(error)) from error

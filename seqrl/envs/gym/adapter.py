@@ -48,6 +48,7 @@ class GymnasiumEnv(BatchedEnv):
     timeout_seconds   limit for whatever is asked of an environment: to begin, a reset, a step, its state, an image, to
                close; None: no limit. An own vector form and EnvPool answer for all at once. One that hangs outside
                Python can be ended only if it has its own process
+    first      index of the first environment, where other processes play those before it
 
     The policy sees a Box as float32, bytes unchanged, and choices counted from 0; a Dict or Tuple becomes one Packed
     vector. It acts in its own units: choices count from 0, bounded dimensions of a Box run over [-1, 1] and are scaled
@@ -75,11 +76,12 @@ class GymnasiumEnv(BatchedEnv):
         wrappers: Sequence[Wrap] = (),
         action_mask: str | None = None,
         log_info: Sequence[str] = (),
+        first: int = 0,
     ) -> None:
         self.batch_size, self.device = batch_size, torch.device(device)
         self._id, self._render_mode = id, (kwargs or {}).get("render_mode")
         request = EnvRequest(
-            id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask, log_info
+            id, kwargs or {}, batch_size, seed, timeout_seconds, wrappers, hidden, action_mask, log_info, first
         )
         self._request, self._log_info = request, list(dict.fromkeys(log_info))
         self.logs_info = bool(self._log_info)

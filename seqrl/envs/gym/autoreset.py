@@ -77,14 +77,15 @@ class SeededEpisodes:
     `load_state_dict`, between two episodes too; otherwise the episode's actions are replayed from the same seed. An
     episode in which the environment then answers otherwise than before does not continue.
 
+    first         index of the first environment, where other processes play those before it
     begins_anew   whether environments were to restore their own state, and could not
     """
 
     has_mask_in_info = False
     unsaved = False
 
-    def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int, guard: Guard) -> None:
-        self.envs, self.seed, self.guard = envs, seed, guard
+    def __init__(self, envs: SyncVectorEnv | AsyncVectorEnv, seed: int, guard: Guard, first: int = 0) -> None:
+        self.envs, self.seed, self.guard, self.first = envs, seed, guard, first
         # Episodes begun so far.
         self._number = np.zeros(envs.num_envs, dtype=np.int64)
         self._clock = np.zeros_like(self._number)
@@ -198,7 +199,7 @@ class SeededEpisodes:
         return begun
 
     def _seed(self, index: int) -> int:
-        return episode_seed(self.seed, index, int(self._number[index]) - 1)
+        return episode_seed(self.seed, self.first + index, int(self._number[index]) - 1)
 
     @contextmanager
     def _lost_named(self) -> Iterator[None]:
@@ -209,22 +210,24 @@ class SeededEpisodes:
 
     def whereabouts(self, index: int) -> str:
         if not self._number[index]:
-            return f"environment {index}"
-        return f"environment {index}, {when(self._number[index], self._seed(index), self._clock[index])}"
+            return f"environment {self.first + index}"
+        return f"environment {self.first + index}, {when(self._number[index], self._seed(index), self._clock[index])}"
 
 
 class OwnEpisodes:
     """Episodes of an environment with its own vector form, seeded whenever all of them begin.
 
     Episodes in progress cannot continue in another process.
+
+    first   index of the first environment, where other processes play those before it
     """
 
     has_mask_in_info = False
     begins_anew = False
     unsaved = False
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, guard: Guard) -> None:
-        self.envs, self.seed, self.guard = envs, seed, guard
+    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, guard: Guard, first: int = 0) -> None:
+        self.envs, self.seed, self.guard, self.first = envs, seed, guard, first
         self._resets = 0
         self._observation: Array = np.empty(0)
         self._ended = np.zeros(envs.num_envs, dtype=np.bool_)
@@ -233,7 +236,9 @@ class OwnEpisodes:
         if where is not None:
             self._begin(where)
         else:
-            observation, info = self.envs.reset(seed=episode_seed(self.seed, self._resets))
+            observation, info = self.envs.reset(
+                seed=episode_seed(self.seed, self._resets, *[self.first] * bool(self.first))
+            )
             self._observation = np.asarray(observation)
             self.has_mask_in_info |= ACTION_MASK in info
             self._ended = np.zeros_like(self._ended)
@@ -254,7 +259,7 @@ class OwnEpisodes:
         return self.envs.render()
 
     def whereabouts(self, index: int) -> str:
-        return f"environment {index}"
+        return f"environment {self.first + index}"
 
     def lasting(self) -> list[str]:
         """Names of wrappers that keep statistics from episode to episode."""

@@ -57,6 +57,7 @@ class EnvRequest:
     wrappers          applied to each, the first one innermost
     hidden, action_mask   as in `FlattenedEnv`
     log_info          names of numbers in info to log
+    first             index of the first one, where other processes play those before it
     """
 
     id: str
@@ -68,6 +69,7 @@ class EnvRequest:
     hidden: Sequence[Any] = ()
     action_mask: str | None = None
     log_info: Sequence[str] = ()
+    first: int = 0
 
     @cached_property
     def spec(self) -> EnvSpec:
@@ -126,7 +128,7 @@ def _vector(request: EnvRequest) -> VectorEpisodes:
             with suppress(Exception):
                 envs.close()
             raise
-    return OWN_EPISODES[mode](envs, request.seed, request.guard)
+    return OWN_EPISODES[mode](envs, request.seed, request.guard, request.first)
 
 
 def _with_time_limit(spec: EnvSpec, make: Callable[..., Any], request: EnvRequest) -> VectorEnv[Any, Any, Any]:
@@ -166,7 +168,8 @@ def _in_parts(envs: VectorEnv[Any, Any, Any]) -> str:
 
 
 def _sync(request: EnvRequest) -> VectorEpisodes:
-    return SeededEpisodes(OneProcess(request.singles(), **VECTOR_OPTIONS), request.seed, request.guard)
+    envs = OneProcess(request.singles(), **VECTOR_OPTIONS)
+    return SeededEpisodes(envs, request.seed, request.guard, request.first)
 
 
 def may_have_processes() -> bool:
@@ -187,9 +190,9 @@ def _async(request: EnvRequest) -> VectorEpisodes:
     try:
         envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request))
     except LostError as lost:
-        raise FaultyEnvError(f"environment {lost.index}, constructor: {lost}.") from lost.__cause__
+        raise FaultyEnvError(f"environment {request.first + lost.index}, constructor: {lost}.") from lost.__cause__
     # The processes count their time, and guard their own calls.
-    return SeededEpisodes(envs, request.seed, Guard())
+    return SeededEpisodes(envs, request.seed, Guard(), request.first)
 
 
 def _insist_on_spaces(request: EnvRequest, env: Any) -> None:
@@ -203,7 +206,7 @@ def _envpool(request: EnvRequest) -> VectorEpisodes:
     with _constructor_named(request, "environments", request.id):
         envs = Pool(request.id, request.batch_size, request.kwargs)
         _insist_on_spaces_of_pool(request, envs)
-    return PoolEpisodes(envs, request.seed, request.guard)
+    return PoolEpisodes(envs, request.seed, request.guard, request.first)
 
 
 def _insist_on_spaces_of_pool(request: EnvRequest, envs: Pool) -> None:
@@ -231,10 +234,10 @@ def _refuse_wrapped(request: EnvRequest, backend: str) -> None:
 
 
 def _single(request: EnvRequest, index: int) -> GuardedEnv:
-    with _constructor_named(request, f"environment {index}"):
+    with _constructor_named(request, f"environment {request.first + index}"):
         _import(request.spec.entry_point)
         same_hydra_for_each()
-        return GuardedEnv(request.environment(), index, request.guard)
+        return GuardedEnv(request.environment(), index, request.guard, request.first)
 
 
 def _import(entry_point: Any) -> None:

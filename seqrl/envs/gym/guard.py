@@ -63,7 +63,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     While it rests, `step` costs nothing and changes nothing until `reset`.
 
-    index    index of the environment in the batch
+    index    index of the environment in the batch of this process
+    first    index of the first one there, among those of all processes
     guard    what its close passes; whoever calls the other methods enters it
     digest   of all that the environment has answered in its episode
 
@@ -72,9 +73,10 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     finite, or a first observation that is not.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], index: int, guard: Guard) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], index: int, guard: Guard, first: int = 0) -> None:
         super().__init__(env)
         self.index, self.guard = index, guard
+        self.number = first + index
         self.digest = 0
         self._shape = env.observation_space.shape
         self._element = element(env.observation_space)
@@ -196,7 +198,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """
         self._episode, own = int(number[self.index]), state[self.index]
         if own is None:
-            log.warning("environment %d: its state_dict had failed. It begins anew.", self.index)
+            log.warning("environment %d: its state_dict had failed. It begins anew.", self.number)
             return False
         self._clock = own["clock"]
         with self._failure_logged("It begins anew."):
@@ -262,7 +264,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             # It is collected here, where the time is limited.
             self.env = CLOSED
         if failed is not None:
-            log.warning("environment %d failed to close: %s", self.index, failed.words, exc_info=failed)
+            log.warning("environment %d failed to close: %s", self.number, failed.words, exc_info=failed)
 
     def _time_limits(self) -> list[Any]:
         return [layer for layer in layers(self.env) if isinstance(layer, TimeLimit)]
@@ -335,7 +337,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _fault(
         self, what: str, remedy: str = "Fix the environment.", kind: type[FaultyEnvError] = FaultyEnvError
     ) -> FaultyEnvError:
-        return kind(f"environment {self.index}, {when(self._episode, self._seed, self._clock)}: {what}. {remedy}")
+        return kind(f"environment {self.number}, {when(self._episode, self._seed, self._clock)}: {what}. {remedy}")
 
 
 def when(episode: int, seed: int | None, step: int) -> str:

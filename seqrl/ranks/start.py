@@ -1,0 +1,266 @@
+"""Brings the ranks of a run together: started by this process, by torchrun, or by Slurm."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from seqrl.errors import ConfigError, LostRankError, SeqrlError
+from seqrl.machine import RANKS_STARTED, end_at_once, end_with_parent, ranks_started, sleep
+from seqrl.ranks.base import ALONE, Ranks
+
+# What a rank waits for another one to answer is for the watch to say; torch waits longer.
+FOR_EVER = timedelta(days=365)
+# Seconds for followers to end, once the run is over.
+FAREWELL = 10.0
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the ranks of a run meet, and which of them this process is.
+
+    host, port   of the store
+    here         ranks on this machine
+    name         of the run, among those that the store serves
+    """
+
+    host: str
+    port: int
+    rank: int
+    size: int
+    here: int
+    name: str = "0"
+
+    @classmethod
+    def of_environment(cls) -> "Place | None":
+        """As whoever started this process says it; None where nobody did."""
+        if not (told := ranks_started()):
+            return None
+        host, port, rank, size = (told[name] for name in RANKS_STARTED)
+        return cls(host, int(port), int(rank), int(size), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+
+
+def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], died: Any = None) -> Ranks:
+    """Meet the other ranks; returns when all are there."""
+    import torch.distributed as dist
+
+    from seqrl.ranks.group import Group
+    from seqrl.ranks.watch import Watch, client
+
+    watch = Watch(
+        place.host, place.port, place.name, place.rank, place.size, lost, **({} if died is None else {"died": died})
+    )
+    store = client(place.host, place.port)
+    store.set_timeout(FOR_EVER)
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+            store=dist.PrefixStore(f"{place.name}/torch", store),  # type: ignore[attr-defined]
+            rank=place.rank,
+            world_size=place.size,
+            timeout=FOR_EVER,
+        )
+    except RuntimeError as error:
+        raise watch.why(error) from error
+    return Group(watch, place.here)
+
+
+@contextmanager
+def assembled(size: int, is_cuda: bool, follow: Callable[[Place], None]) -> Iterator[Ranks]:
+    """The ranks of a run, whose first one this process is.
+
+    size     how many there are to be
+    follow   what the others do, if this process is to start them; it can be pickled
+
+    An error that ends the context is told to all.
+    """
+    if size == 1:
+        yield ALONE
+        return
+    with ExitStack() as stack:
+        place = Place.of_environment()
+        if place is None:
+            ranks = stack.enter_context(_with_followers(size, is_cuda, follow))
+        else:
+            ranks = join(_next_run(place), is_cuda, end_at_once)
+        try:
+            yield ranks
+        except BaseException as error:
+            ranks.close(error)
+            raise
+        ranks.close()
+
+
+@contextmanager
+def _with_followers(size: int, is_cuda: bool, follow: Callable[[Place], None]) -> Iterator[Ranks]:
+    """Start the other ranks on this machine; none of them outlives the context."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    if multiprocessing.current_process().daemon:
+        raise ConfigError(
+            [
+                "processes: a worker of multiprocessing.Pool may not start others. Use processes=1, or "
+                "concurrent.futures.ProcessPoolExecutor."
+            ]
+        )
+    listening = socket.create_server((LOOPBACK, 0))
+    port = listening.getsockname()[1]
+    store = TCPStore(LOOPBACK, port, None, True, FOR_EVER, wait_for_workers=False, master_listen_fd=listening.detach())
+    spawn = multiprocessing.get_context("spawn")
+    followers: list[BaseProcess] = []
+
+    def died(rank: int) -> str | None:
+        code = followers[rank - 1].exitcode if rank else None
+        if code is None:
+            return None
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    def end_followers(_: object = None) -> None:
+        # Then whoever waits for them in the middle of torch hears of it.
+        for follower in followers:
+            with suppress(ValueError, AttributeError):
+                follower.kill()
+
+    try:
+        with _on_loopback():
+            for rank in range(1, size):
+                place = Place(LOOPBACK, port, rank, size, size)
+                followers.append(spawn.Process(target=follow, args=(place,), name=f"rank {rank}", daemon=False))
+            with _quietly_interrupted():
+                for follower in followers:
+                    follower.start()
+            ranks = join(Place(LOOPBACK, port, 0, size, size), is_cuda, end_followers, died)
+        yield ranks
+        for follower in followers:
+            follower.join(FAREWELL)
+    finally:
+        end_followers()
+        for follower in followers:
+            if follower.pid is not None:
+                follower.join()
+        del store
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have gloo speak over this machine's own interface: nobody else has to reach it."""
+    name = "GLOO_SOCKET_IFNAME"
+    if name in os.environ or "lo" not in [it for _, it in socket.if_nameindex()]:
+        yield
+        return
+    os.environ[name] = "lo"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+@contextmanager
+def _quietly_interrupted() -> Iterator[None]:
+    """Start processes that leave it to this one what Ctrl-C means, as they begin."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:
+        # Not the main thread.
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+_runs = 0
+
+
+def _next_run(place: Place) -> Place:
+    """The place of the next run of a command that has several: all ranks count them alike."""
+    global _runs
+    found = Place(place.host, place.port, place.rank, place.size, place.here, f"run {_runs}")
+    _runs += 1
+    if place.rank == 0:
+        _own_store(place).set(found.name, "begins")
+    return found
+
+
+_store: Any = None
+
+
+def _own_store(place: Place) -> Any:
+    """This process's connection to the store; the first rank serves it, unless torchrun does."""
+    global _store
+    if _store is None:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+        from seqrl.ranks.watch import client
+
+        if place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            _store = TCPStore(place.host, place.port, None, True, FOR_EVER, wait_for_workers=False)
+        else:
+            _store = client(place.host, place.port)
+    return _store
+
+
+OVER = "over"
+
+
+@contextmanager
+def over_for_all() -> Iterator[None]:
+    """In the end tell the ranks that torchrun or Slurm has started that the first one is done, whatever it did."""
+    exit_code: Any = 0
+    try:
+        yield
+    except SystemExit as end:
+        exit_code = end.code
+        raise
+    except BaseException:
+        exit_code = 1
+        raise
+    finally:
+        place = Place.of_environment()
+        if place is not None and place.size > 1:
+            with suppress(RuntimeError):
+                _own_store(place).set(OVER, str(exit_code if isinstance(exit_code, int) else int(bool(exit_code))))
+
+
+def follow_runs(follow: Callable[[Place], None]) -> None:
+    """What ranks do that torchrun or Slurm has started: follow the first one from run to run, until it is done."""
+    place = Place.of_environment()
+    assert place is not None
+    store = _own_store(place)
+    while True:
+        upcoming = f"run {_runs}"
+        while not store.check([upcoming]):
+            if store.check([OVER]):
+                sys.exit(int(store.get(OVER)))
+            sleep(0.1)
+        follow(_next_run(place))
+
+
+def be_quiet() -> None:
+    """Leave it to the first rank what signals mean, and end with the process that started this one."""
+    end_with_parent(signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def joined(place: Place) -> Iterator[Ranks]:
+    """The ranks of a run that this process follows the first one of; an error that ends the context is told to all."""
+    ranks = join(place, torch.cuda.is_available(), lambda fault: os._exit(fault.exit_code))
+    try:
+        yield ranks
+    except SeqrlError as error:
+        ranks.close(error)
+        raise
+    ranks.close()
