@@ -18,9 +18,15 @@ MOST_LINKS = 20
 
 
 class SeqrlError(Exception):
-    """Ends a run with one line and no traceback: `where: what is wrong (got X). remedy`."""
+    """Ends a run with one line and no traceback: `where: what is wrong (got X). remedy`.
+
+    What it says is masked: whoever catches it in a program of their own, or does not, may print it.
+    """
 
     exit_code = 1
+
+    def __init__(self, *said: Any) -> None:
+        super().__init__(*(masked(it) if isinstance(it, str) else it for it in said))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel whole from a process of a pool to whoever waits for it, however it was made."""
@@ -41,7 +47,7 @@ class ConfigError(SeqrlError):
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults = [masked(fault) for fault in faults]
 
 
 class TakenError(ConfigError):

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -36,6 +36,8 @@ STRAY = re.compile(r"\.seqrl-[0-9a-f]{16}\.tmp")
 TEXT_BYTES = 16 * 2**20
 # The same of a configuration, which takes long to read, and of a line.
 YAML_BYTES, LINE_BYTES = 2**20, 2**20
+# Where a file says that it is seqrl's.
+MARKED_BYTES = 2**16
 # Far deeper than any configuration.
 DEEPEST = 50
 # Those that a text of YAML may have: no others are written by seqrl, and PyYAML raises anything for some.
@@ -64,6 +66,24 @@ def write(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def insist_on_own(folder: Path, names: Sequence[str], mark: str) -> None:
+    """Raise OSError if a file that would be replaced in a folder is not seqrl's.
+
+    names   of files that are written one after another. The first vouches for the others
+    mark    what it holds near its beginning
+    """
+    for name in names:
+        path = folder / name
+        # A link is replaced, and what it leads to stays; a folder is not replaced by a file.
+        if path.is_symlink() or not path.is_file():
+            continue
+        if name == names[0]:
+            with regular(path) as file:
+                if mark.encode() in file.read(MARKED_BYTES):
+                    return
+        raise OSError(errno.EEXIST, "was not written by seqrl", str(path))
 
 
 class Lines:

@@ -214,6 +214,23 @@ def end_at_once(error: SeqrlError) -> NoReturn:
         os._exit(error.exit_code)
 
 
+def end_stray(error: BaseException | None, words: str) -> NoReturn:
+    """End a forked process that goes on where its parent does, and touch nothing that both have.
+
+    error   that it raised; one that ends a program is how it was meant to end, and needs no words
+    """
+    code = 1
+    try:
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        else:
+            with suppress(OSError):
+                # Past the stream, which may hold what the parent prints, too.
+                os.write(2, f"seqrl: warning: {printable(words)}\n".encode(errors="replace"))
+    finally:
+        os._exit(code)
+
+
 _masks: list[Any] = []
 
 

@@ -127,6 +127,17 @@ def masked(text: str) -> str:
     return re.sub("|".join([r"\$\{oc\.env:\w+\}", *map(_pattern, words)]), _name_of, text)
 
 
+def masked_data(value: Any) -> Any:
+    """The same for all texts in plain data, also those that are keys. Mask data before you write it as JSON."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {masked_data(key): masked_data(it) for key, it in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked_data(it) for it in value]
+    return value
+
+
 def _name_of(found: re.Match[str]) -> str:
     name = None if found[0] in _PATHS else _FROM_ENVIRONMENT.get(found[0])
     return found[0] if name is None else f"${{oc.env:{name}}}"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from multiprocessing import get_context
@@ -26,7 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 import seqrl
-from seqrl import seeds
+from seqrl import seeds, text
 from seqrl.config.begun import named_run
 from seqrl.config.paths import CONF
 from seqrl.devices import device
@@ -314,6 +315,24 @@ def test_an_error_arrives_whole_from_a_process_of_a_pool(error):
     assert arrived.exit_code == error.exit_code
 
 
+def test_warnings_are_masked_while_a_run_goes_on(monkeypatch):
+    monkeypatch.setattr(text, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
+    shown = []
+
+    def before(message, *more):
+        return str(message)
+
+    # Programs, which other tests begin here, set theirs for good.
+    monkeypatch.setattr(warnings, "formatwarning", before)
+
+    def watch(row, policy):
+        shown.append(warnings.formatwarning("a weak hush-hush", UserWarning, "x.py", 1))
+
+    seqrl.learn(*SMALL_TASK, "env=tmaze", on_iteration=watch, quiet=True)
+    assert set(shown) == {"a weak ${oc.env:MY_KEY}"}
+    assert warnings.formatwarning is before
+
+
 def test_what_a_watcher_raises_arrives_and_the_run_can_go_on():
     def watch(row, policy):
         raise RuntimeError("enough")
@@ -399,6 +418,15 @@ def test_a_manifest_that_says_what_no_run_says_is_left_out_and_is_never_the_late
     assert [run.folder for run in seqrl.runs(tmp_path / "outputs")] == [good]
     if "started" in odd:
         assert named_run(Path("latest")) == good.relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("config", ["env: ???\n", "[1]\n", "env: 7\n", "{"])
+def test_a_configuration_that_names_no_task_ends_no_list_of_runs(tmp_path, config):
+    folder = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
+    (folder / "config.yaml").write_text(config)
+    ((run),) = seqrl.runs(tmp_path / "outputs")
+    assert run.task == ""
+    assert run_program(tmp_path, "-m", "seqrl.runs").returncode == 0
 
 
 def test_the_latest_of_no_runs_is_an_error_that_says_so():

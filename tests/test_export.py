@@ -13,8 +13,10 @@ import pytest
 import torch
 import yaml
 from gymnasium import spaces
+from omegaconf import OmegaConf
 
 import seqrl
+from seqrl import text
 from seqrl.envs import CountRecall, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
 from seqrl.run.checkpoint import Checkpoints
@@ -31,8 +33,10 @@ pytest.importorskip("onnxscript", reason="the extra export is not installed")
 
 from seqrl.export import __main__ as program
 from seqrl.export import hub
+from seqrl.export.facts import evaluated, facts, trained
 from seqrl.export.model import model
 from seqrl.export.own import own
+from seqrl.export.ports import Port
 from seqrl.export.proof import Exported, prove
 from seqrl.export.step import OneStep, apart
 
@@ -437,6 +441,50 @@ def test_a_step_that_differs_is_not_written(run, export, tmp_path, monkeypatch):
 def test_a_wrong_word_gets_one_line(export, words, code, said):
     ended, _, line = export(*words)
     assert (ended, line.startswith(said), "\n" in line) == (code, True, False), line
+
+
+@pytest.mark.parametrize("name", ["README.md", "policy.onnx", "policy.safetensors"])
+def test_a_file_that_is_not_seqrls_is_neither_replaced_nor_joined(run, export, tmp_path, name):
+    (tmp_path / name).write_text("# My project\n")
+    code, _, line = export(f"run={run}", f"to={tmp_path}")
+    assert (code, f"{tmp_path / name}: was not written by seqrl. Remove what stands in its way" in line) == (2, True)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "# My project\n")]
+
+
+def test_an_export_is_replaced_by_the_next(run, export, tmp_path):
+    for _ in range(2):
+        assert export(f"run={run}", f"to={tmp_path}")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"seconds": 10**400},
+        {"seconds": "long"},
+        {"evaluation_return_mean": 10**400, "evaluation_episodes": 3},
+        {"evaluation_return_mean": 1.0, "evaluation_episodes": float("inf")},
+        {"evaluation_return_mean": 1.0, "evaluation_episodes": float("nan")},
+    ],
+)
+def test_what_an_odd_manifest_says_is_left_out_of_the_card(tmp_path, odd):
+    (tmp_path / "manifest.json").write_text(json.dumps({"command": ["python", "-m", "seqrl.train"], **odd}))
+    trained(tmp_path)
+    assert evaluated(tmp_path, {"iterations": 1}).startswith("Not evaluated.")
+
+
+def test_an_odd_evaluation_is_left_out_of_the_card(tmp_path):
+    measured = {"return_mean": 10**400, "return_interval": [1, 2], "returns": [1]}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"greedy": measured, "iterations": 1}))
+    assert evaluated(tmp_path, {"iterations": 1}).startswith("Not evaluated.")
+
+
+def test_a_secret_number_that_is_a_number_of_the_model_too_spoils_no_facts(run, monkeypatch):
+    monkeypatch.setattr(text, "_FROM_ENVIRONMENT", {"1234": "MY_PIN"})
+    step = SimpleNamespace(inputs=[Port("observation", "float32", (1234,), "a pin of 1234")], outputs=[], more={})
+    cfg = OmegaConf.create({"env": {"id": "X-v0"}})
+    (told,) = facts(run, cfg, {"iterations": 1}, step, b"")["inputs"]
+    assert told["shape"] == ["batch", 1234]
+    assert told["about"] == "a pin of ${oc.env:MY_PIN}"
 
 
 @pytest.mark.parametrize(

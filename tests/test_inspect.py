@@ -13,10 +13,12 @@ from gymnasium import spaces
 from rich.console import Console
 from torch import nn
 
+from seqrl import text
 from seqrl.config.schema import keys_of
 from seqrl.envs import BatchedEnv, CartPole, RepeatPrevious, TMaze
 from seqrl.envs.inputs import WithInputs
 from seqrl.insight import NotApplicableError
+from seqrl.inspect import __main__ as program
 from seqrl.inspect import contamination as contaminating
 from seqrl.inspect import influence as influencing
 from seqrl.inspect import probes as probing
@@ -512,6 +514,24 @@ class TestProgram:
         after = contents(run)
         assert {path for path in after if after[path] != before.get(path)} == {"inspect.json", "inspect.html"}
         assert set(before) < set(after)
+
+    def test_no_value_of_a_variable_reaches_a_file(self, run, inspected, monkeypatch):  # noqa: F811
+        variables = {"hush-hush": "MY_KEY", "checkpoint=last": "MY_WORD"}
+        monkeypatch.setattr(text, "_FROM_ENVIRONMENT", variables)
+        monkeypatch.setattr(program, "paragraph", lambda report: "Memory holds hush-hush.")
+        _, page, printed = inspected(*GIVEN, "checkpoint=last")
+        for written in (page, (run / "inspect.json").read_text(), printed):
+            assert "Memory holds ${oc.env:MY_KEY}." in written
+            assert not any(it in written for it in variables)
+        assert "${oc.env:MY_WORD}" in page
+
+    def test_a_page_that_is_not_seqrls_is_not_replaced(self, run, inspected, capsys):  # noqa: F811
+        (run / "inspect.html").write_text("mine")
+        with pytest.raises(SystemExit) as ended:
+            inspected(*GIVEN)
+        assert ended.value.code == 2
+        assert "inspect.html was not written by seqrl. Move it away." in capsys.readouterr().err
+        assert (run / "inspect.html").read_text() == "mine"
 
     def test_every_key_without_a_value_has_a_reason(self, inspected):
         found, page, _ = inspected(*GIVEN)

@@ -3,6 +3,8 @@
 import base64
 import html
 import json
+import pickle
+import traceback
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -12,7 +14,7 @@ from seqrl import text
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.resolvers import register
 from seqrl.config.secrets import numbers_from_environment
-from seqrl.errors import ConfigError, described
+from seqrl.errors import ConfigError, EnvError, described
 from seqrl.run.manifest import Manifest
 from seqrl.text import declassify, environment_read, masked, printable, show_path
 from tests.programs import run_program
@@ -177,3 +179,12 @@ def test_a_sweep_notes_its_command_masked(tmp_path, monkeypatch):
     assert begin == end
     assert "hush" not in begin
     assert "OTHER=${oc.env:MY_KEY}" in begin
+
+
+def test_an_error_that_a_program_of_ones_own_meets_is_masked(monkeypatch):
+    read(monkeypatch, "hush-hush")
+    error = EnvError("env.kwargs: X-v0 does not accept {'key': 'hush-hush'}")
+    for it in (error, ConfigError(["env.id: no hush-hush.", "seed: wrong."])):
+        for met in (it, pickle.loads(pickle.dumps(it))):
+            assert "hush" not in "".join(traceback.format_exception(met)) + repr(met) + str(vars(met))
+    assert error.args == ("env.kwargs: X-v0 does not accept {'key': '${oc.env:MY_KEY}'}",)

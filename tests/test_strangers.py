@@ -94,6 +94,19 @@ def test_a_report_replaces_links_and_writes_into_none(tmp_path, victim, monkeypa
     assert (tmp_path / "runs" / "report" / "final_return.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["report.html", "runs.csv"])
+def test_a_report_replaces_nothing_that_is_not_seqrls(tmp_path, monkeypatch, capsys, name):
+    put(tmp_path / "runs" / "0", 1.0)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("precious")
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs"), f"--to={tmp_path / 'mine'}"])
+    with pytest.raises(SystemExit) as ended:
+        report()
+    assert ended.value.code == 2
+    assert f"{tmp_path / 'mine' / name} was not written by seqrl. Choose another folder" in capsys.readouterr().err
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["precious"]
+
+
 @pytest.mark.parametrize("linked", ["report", "report/a"])
 def test_a_report_is_not_written_through_a_linked_folder(tmp_path, victim, monkeypatch, capsys, linked):
     for task in ("a", "b"):

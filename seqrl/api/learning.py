@@ -18,6 +18,7 @@ from torch import Tensor
 from seqrl.api.composing import words
 from seqrl.api.playing import Policy, load
 from seqrl.config.composition import composed, errors_of_seqrl
+from seqrl.config.program import masked_warnings
 from seqrl.config.settle import Settled, settle
 from seqrl.envs.gym.calls import NEW, OF_TORCH
 from seqrl.files import LogFile, json_of, lines
@@ -135,10 +136,14 @@ _SETTINGS, _LOCK, _RUNNING = ExitStack(), threading.Lock(), [0]
 
 @contextmanager
 def _settings_of_a_command() -> Iterator[None]:
-    """Compute as the command does, whatever the program has set in torch for itself, which it has again afterwards."""
+    """Compute as the command does, whatever the program has set in torch for itself, which it has again afterwards.
+
+    Warnings are masked meanwhile, as the command masks them.
+    """
     with _LOCK:
         if not _RUNNING[0]:
             _SETTINGS.enter_context(_put_back())
+            _SETTINGS.enter_context(masked_warnings())
             for put, value in NEW:
                 put(value)
         _RUNNING[0] += 1

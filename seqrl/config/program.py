@@ -70,6 +70,17 @@ def masked_warning(*told: Any, **also: Any) -> str:
 _format_warning = warnings.formatwarning
 
 
+@contextmanager
+def masked_warnings() -> Iterator[None]:
+    """Have warnings masked in a program of one's own, which may show them in its own way."""
+    own = warnings.formatwarning
+    warnings.formatwarning = lambda *told, **also: masked(own(*told, **also))
+    try:
+        yield
+    finally:
+        warnings.formatwarning = own
+
+
 def hold_standard_descriptors() -> None:
     """Open nothing where the program was started without input or output: a file of the run would take the place."""
     for descriptor in range(3):

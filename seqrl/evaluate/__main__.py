@@ -39,7 +39,7 @@ from seqrl.run import policy
 from seqrl.run.build import make_device, make_env, make_evaluator, prepare_device
 from seqrl.run.evaluator import frozen, means
 from seqrl.run.results import counted, results, table, verdict
-from seqrl.text import printable
+from seqrl.text import masked_data, printable
 
 
 def say(text: str) -> None:
@@ -85,7 +85,7 @@ def evaluate(request: Request) -> None:
         say(verdict(**measured["memory"]) if "memory" in measured else "The network has no memory.")
     if request.checkpoint == "best" and cfg.evaluation.interval and request.seed is None and not changed:
         say("This checkpoint was chosen as the best on these very episodes, which favours it; seed=1 plays others.")
-    data = json.dumps(about | measured, allow_nan=False).encode()
+    data = json.dumps(masked_data(about | measured), allow_nan=False).encode()
     with unwritten_named(run, request.run):
         write(run / "evaluation.json", data)
     if request.video:

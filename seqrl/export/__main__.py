@@ -27,14 +27,14 @@ from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.export import hub
-from seqrl.export.card import card, sentence
+from seqrl.export.card import MARK, card, sentence
 from seqrl.export.facts import evaluated, facts, trained
 from seqrl.export.model import model
 from seqrl.export.own import own
 from seqrl.export.proof import STEPS, TOLERANCE, Proof, prove
 from seqrl.export.request import Request, requested
 from seqrl.export.step import OneStep, apart
-from seqrl.files import make_folder, write
+from seqrl.files import insist_on_own, make_folder, write
 from seqrl.machine import cores
 from seqrl.metrics.display import Bar
 from seqrl.networks import Network
@@ -45,6 +45,8 @@ from seqrl.run.evaluator import frozen
 from seqrl.text import say
 
 NEEDED = ["onnx", "onnxscript", "onnxruntime", "safetensors"]
+# In the order in which they are written: the first says whose they are.
+FILES = ["README.md", "policy.onnx", "policy.safetensors"]
 # Environments that the proof plays side by side; of those that are played one by one no more than the run had.
 ROWS = 50
 
@@ -86,6 +88,7 @@ def export(request: Request) -> None:
     insist_on_packages(request)
     # An environment may change the working folder.
     run, folder = request.run.absolute(), request.folder.absolute()
+    insist_on_own(folder, FILES, MARK)
     precision = policy.configuration(request.run).device.precision
     cfg = configuration(request)
     state, passed_over = policy.checkpoint(request.run, request.checkpoint)
@@ -125,7 +128,7 @@ def made(
     if not proof.holds:
         raise UnequalError(unequal(proof))
     text = card(step.inputs, step.outputs, told, trained(run), evaluated(run, progress), proof)
-    return {"policy.onnx": exported, "policy.safetensors": weights, "README.md": text.encode()}, proof
+    return dict(zip(FILES, (text.encode(), exported, weights), strict=True)), proof
 
 
 def beside(cfg: DictConfig, device: Device) -> BatchedEnv:

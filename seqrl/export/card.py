@@ -7,6 +7,8 @@ from seqrl.export.ports import STATE, Port
 from seqrl.export.proof import Proof
 from seqrl.text import printable
 
+# By which seqrl knows its own cards.
+MARK = "library_name: seqrl"
 CARD = """\
 ---
 library_name: seqrl

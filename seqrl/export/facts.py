@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 import seqrl
 from seqrl.export.step import OneStep
 from seqrl.files import json_of, read, read_text
-from seqrl.text import masked
+from seqrl.run.manifest import is_number, read_facts
+from seqrl.text import masked_data
 
 
 def facts(run: Path, cfg: DictConfig, progress: dict[str, int], step: OneStep, weights: bytes) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def facts(run: Path, cfg: DictConfig, progress: dict[str, int], step: OneStep, w
         "environment": environment(cfg),
         "left_to_you": left_to_you(cfg),
     }
-    return json_of(masked(json.dumps(told)))  # type: ignore[no-any-return]
+    return masked_data(told)  # type: ignore[no-any-return]
 
 
 def environment(cfg: DictConfig) -> dict[str, Any]:
@@ -56,14 +57,14 @@ def left_to_you(cfg: DictConfig) -> list[str]:
 
 def trained(run: Path) -> list[str]:
     """How a run was trained, a line each: its command, and what its manifest says."""
-    manifest = _read(run / "manifest.json")
+    manifest = _manifest(run)
     lines = []
     command = manifest.get("command")
     if isinstance(command, list) and command:
         # Where Python lies on this machine is of no use elsewhere.
         lines.append("command: `" + " ".join(["python", *map(str, command[1:])]).replace("`", "'") + "`")
     for key, name in {"env_steps": "environment steps of the whole run", "seconds": "seconds"}.items():
-        if isinstance(manifest.get(key), int | float):
+        if is_number(manifest.get(key)):
             lines.append(f"{name}: {manifest[key]:,.0f}")
     return lines
 
@@ -75,18 +76,25 @@ def evaluated(run: Path, progress: dict[str, int]) -> str:
         measured = found.get(how)
         if not isinstance(measured, dict) or found.get("iterations") != progress["iterations"]:
             continue
-        with suppress(KeyError, TypeError, ValueError):
+        # Anybody may have written it.
+        with suppress(KeyError, TypeError, ValueError, OverflowError):
             low, high = measured["return_interval"] or (math.nan, math.nan)
             return (
                 f"Mean return {float(measured['return_mean']):.4g} (95 % interval {float(low):.4g} to "
                 f"{float(high):.4g}) over {len(measured['returns']):,} episodes with the {words} actions, by "
                 "`python -m seqrl.evaluate`."
             )
-    manifest = _read(run / "manifest.json")
-    with suppress(KeyError, TypeError, ValueError):
+    manifest = _manifest(run)
+    with suppress(KeyError, TypeError, ValueError, OverflowError):
         mean, episodes = float(manifest["evaluation_return_mean"]), int(manifest["evaluation_episodes"])
         return f"Mean return {mean:.4g} over {episodes:,} episodes, in the latest evaluation of the run itself."
     return "Not evaluated. `python -m seqrl.evaluate` measures the return."
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        return read_facts(run)
+    return {}
 
 
 def _read(path: Path) -> dict[str, Any]:

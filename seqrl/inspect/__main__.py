@@ -27,18 +27,20 @@ from typing import Any
 
 from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.words import usage
-from seqrl.errors import UnsavedError
-from seqrl.files import write
+from seqrl.errors import ConfigError, UnsavedError
+from seqrl.files import fault, insist_on_own, write
 from seqrl.inspect.measure import measured
-from seqrl.inspect.page import page
+from seqrl.inspect.page import MARK, page
 from seqrl.inspect.request import Request, Words, requested
 from seqrl.inspect.said import paragraph
 from seqrl.inspect.subject import subject
 from seqrl.machine import perf_counter
 from seqrl.metrics.display import Bar, QuietConsole
-from seqrl.text import duration, printable
+from seqrl.text import duration, masked, masked_data, printable
 
 SEVERAL = "inspect_runs.html"
+# In the order in which they are written: the first says whose they are.
+FILES = ["inspect.html", "inspect.json"]
 
 
 def say(text: str) -> None:
@@ -49,17 +51,21 @@ def inspect(request: Request) -> None:
     """Measure each run, write what was found to its folder, and a page of all of them if there are several."""
     # An environment may change the working folder.
     here = Path.cwd()
-    again = f"python -m seqrl.inspect {shlex.join(sys.argv[1:])}"
+    given = sys.argv[1:]
     reports: dict[str, dict[str, Any]] = {}
+    for run in request.runs:
+        _insist_on_own(here / run, FILES)
+    if len(request.runs) > 1:
+        _insist_on_own(here, [SEVERAL])
     for run in request.runs:
         folder = here / run
         report = _report(request, run)
         reports[str(run)] = report
         data = json.dumps(report, allow_nan=False, indent=1).encode()
-        for name, content in {
-            "inspect.json": data,
-            "inspect.html": page({run.name or str(run): report}, [again]).encode(),
-        }.items():
+        # Masked once the configuration has read its variables.
+        again = masked(f"python -m seqrl.inspect {shlex.join(given)}")
+        html = page({run.name or str(run): report}, [again]).encode()
+        for name, content in zip(FILES, (html, data), strict=True):
             _save(folder / name, content, run / name)
         say(f"Page: {run / 'inspect.html'}; figures: {run / 'inspect.json'}")
     if len(reports) > 1:
@@ -82,7 +88,14 @@ def _report(request: Request, run: Path) -> dict[str, Any]:
     report["said"] = paragraph(report)
     say(f"\n{report['said']}\n")
     say(f"measured in {duration(report['seconds'])}")
-    return report
+    return masked_data(report)  # type: ignore[no-any-return]
+
+
+def _insist_on_own(folder: Path, names: list[str]) -> None:
+    try:
+        insist_on_own(folder, names, MARK)
+    except OSError as error:
+        raise ConfigError([f"inspect: {error.filename} {fault(error)}. Move it away."]) from error
 
 
 def _save(path: Path, data: bytes, shown: Path) -> None:

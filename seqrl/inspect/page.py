@@ -10,6 +10,8 @@ from seqrl.inspect.figures import figures
 from seqrl.text import figure
 
 Report = Mapping[str, Any]
+# By which seqrl knows its own pages.
+MARK = "seqrl inspect</title>"
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1c20; --soft: #5f636b; --line: #d9dbe0; --card: #f5f6f8;
   --c0: #0072b2; --c1: #d55e00; --c2: #00875f; --c3: #b3558c; --c4: #b07d00; --c5: #3b8fc4; }
@@ -66,7 +68,7 @@ def page(reports: Mapping[str, Report], commands: Sequence[str]) -> str:
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(', '.join(names))} – seqrl inspect</title>",
+        f"<title>{escape(', '.join(names))} – {MARK}",
         f"<style>{STYLE}{SWATCH}</style></head><body>",
         *(_head(*next(iter(reports.items()))) if len(reports) == 1 else _heads(reports)),
         *(

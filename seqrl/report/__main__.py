@@ -15,11 +15,15 @@ from rich.console import Console
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
-from seqrl.files import fault, make_folder, write
+from seqrl.files import fault, insist_on_own, make_folder, write
 from seqrl.machine import sleep
 from seqrl.text import printable, say
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
+
+# By which seqrl knows its own reports.
+MARK = "seqrl report</title>"
+TABLES = ("configurations", "comparisons", "runs")
 
 
 def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: float | None) -> bool:
@@ -45,13 +49,14 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     folders_of = {task: to / folder_name(task.replace(" ", "_")) if len(tasks) > 1 else to for task in tasks}
     for folder in dict.fromkeys([to, *folders_of.values()]):
         _make(folder)
+    _insist_on_own(to, list(folders_of.values()))
     for task, study in tasks.items():
         concluded = findings.findings(study, threshold)
         folder = folders_of[task]
         sections.append(
             page.Section(task if len(tasks) > 1 else "", concluded, folder, figures.draw(concluded, folder))
         )
-        for name in ("configurations", "comparisons", "runs"):
+        for name in TABLES:
             tables.save(getattr(tables, name)(concluded), folder / f"{name}.csv")
     still_running = any(run.status == "running" for run in records)
     again = ["python", "-m", "seqrl.report", *map(str, folders)]
@@ -71,6 +76,14 @@ def _make(folder: Path) -> None:
         make_folder(folder)
     except OSError as error:
         raise ConfigError([f"report: {folder} {fault(error)}. Choose another folder with --to."]) from error
+
+
+def _insist_on_own(to: Path, folders: Sequence[Path]) -> None:
+    csvs = [str(folder.relative_to(to) / f"{name}.csv") for folder in folders for name in TABLES]
+    try:
+        insist_on_own(to, ["report.html", *csvs], MARK)
+    except OSError as error:
+        raise ConfigError([f"report: {error.filename} {fault(error)}. Choose another folder with --to."]) from error
 
 
 def main() -> None:

@@ -56,10 +56,12 @@ class RunInfo:
     def task(self) -> str:
         """What it plays, in short; "" if its configuration does not say."""
         try:
-            env = OmegaConf.to_container(self.config.env)
-            return task_name({str(key): value for key, value in env.items()}) if isinstance(env, dict) else ""
-        except (OSError, ValueError, AttributeError):
+            # As plain data: OmegaConf raises this and that for a value that it does not like.
+            cfg = OmegaConf.to_container(self.config, resolve=False)
+        except (OSError, ValueError):
             return ""
+        env = cfg.get("env") if isinstance(cfg, dict) else None
+        return task_name({str(key): value for key, value in env.items()}) if isinstance(env, dict) else ""
 
 
 def runs(folder: str | PathLike[str] = OUTPUTS) -> list[RunInfo]:

@@ -225,6 +225,16 @@ def spawn(env):
     multiprocessing.set_start_method("spawn", force=True)
 
 
+def fork_and(child):
+    """Fork, from the second episode on; the child does what it is told, and then goes on."""
+
+    def deed(env):
+        if env.episode >= 2 and os.fork() == 0:
+            child()
+
+    return deed
+
+
 def late(*_):
     raise TimeoutError("the simulator is late")
 
@@ -288,6 +298,9 @@ DEEDS = {
     "block and hang": block_and_hang,
     "raise what is not pickled": raise_in_a_process(UnpicklableError()),
     "raise what is not unpickled": raise_in_a_process(TwoArgumentsError(3, "no licence")),
+    "go on in a fork": fork_and(lambda: None),
+    "fail in a fork": fork_and(lambda: 1 // 0),
+    "exit in a fork": fork_and(lambda: sys.exit(7)),
     "learn": learn,
     "set torch": set_torch,
     "set more": set_more,
@@ -391,6 +404,47 @@ def test_ctrl_c_is_no_fault_of_the_environment(monkeypatch):
 def test_an_environment_may_end_a_process_that_it_forked(backend):
     with Stop(), closing(made(backend, "help itself at reset", timeout_seconds=20)) as env:
         played(env)
+
+
+def ends(backend, odd, file):
+    """Play, and note the end of that and what became of processes that were forked here: twice if one of them plays."""
+    with closing(made(backend, odd, timeout_seconds=20)) as env:
+        played(env)
+    codes = []
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            codes.append(os.waitstatus_to_exitcode(os.wait()[1]))
+    with file.open("a") as lines:
+        lines.write(f"played to the end, {codes}\n")
+
+
+@pytest.mark.parametrize("place", ["reset", "step", "close"])
+@pytest.mark.parametrize(("deed", "code"), [("go on", 1), ("fail", 1), ("exit", 7)])
+def test_a_process_that_an_environment_forked_does_not_go_on_as_the_run(deed, code, place, tmp_path, capfd):
+    file = tmp_path / "ends"
+    process = multiprocessing.get_context("fork").Process(
+        target=ends, args=("sync", f"{deed} in a fork at {place}", file)
+    )
+    process.start()
+    process.join(60)
+    (said,) = file.read_text().splitlines()
+    codes = set(re.findall(r"\d+", said))
+    assert process.exitcode == 0
+    assert codes == {str(code)}
+    words = capfd.readouterr().err
+    if deed == "exit":
+        assert "warning" not in words
+    elif place != "close":
+        assert re.search(
+            WHERE.replace("^", "warning: ") + ".*a process that it forked went on as if it were the", words
+        )
+
+
+@pytest.mark.parametrize("deed", ["go on", "fail"])
+def test_a_process_that_an_environment_forked_answers_nobody(deed, capfd):
+    with closing(made("async", f"{deed} in a fork at step", timeout_seconds=20)) as env:
+        played(env)
+    assert "a process that it forked went on as if it were the run" in capfd.readouterr().err
 
 
 @BOTH

@@ -12,7 +12,7 @@ from _signal import signal as set_handler
 from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter
-from os import chdir, getcwd
+from os import chdir, getcwd, getpid
 from traceback import clear_frames
 from types import TracebackType
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ import torch.utils._device as default_device
 
 from seqrl.envs.gym.watchdog import WATCHDOG
 from seqrl.errors import FaultyEnvError, links
-from seqrl.machine import Limits, OwnHandler, is_from_signal, lift, limits
+from seqrl.machine import Limits, OwnHandler, end_stray, is_from_signal, lift, limits
 
 # A limit is counted in this many parts: while a process is suspended, as by Ctrl-Z, no more than one of them passes.
 PARTS = 10
@@ -248,6 +248,13 @@ def _cpu_time_is_over(number: int, frame: object) -> None:
 CPU_TIME = OwnHandler(_cpu_time_is_over)
 
 
+class StrayError(Exception):
+    """A process that an environment forked came back from the call, as if it were the run."""
+
+    def __init__(self) -> None:
+        super().__init__("a process that it forked went on as if it were the run, and was ended")
+
+
 class LostError(Exception):
     """Environment `index` is lost; `why` gives the reason and the remedy."""
 
@@ -299,6 +306,8 @@ class Guard:
     Limits of the process that they lower, as by resource.setrlimit, are lifted again, and stay so.
     put_back   names of what environments changed for the whole process, and was put back
 
+    A process that an environment forks, and that comes back from the call, ends there: it would train beside the run.
+
     Within it, torch computes gradients, torch and NumPy have the settings that the environments left behind, and the
     working folder and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
     Without a limit an alarm that they set goes on within it alone; with one there is none but that of the limit.
@@ -311,6 +320,7 @@ class Guard:
         self._depth = 0
         self.turns = 0
         self.overdue = False
+        self._process = 0
         self._asked: tuple[Any, ...] = ()
         self._learning = torch.inference_mode(False)
         self._limits: Limits = []
@@ -327,6 +337,7 @@ class Guard:
         if self._depth > 1:
             return
         self.playing, self.overdue, self._turns_before = None, False, self.turns
+        self._process = getpid()
         self._mask = pthread_sigmask(signal.SIG_BLOCK, ())
         self._handlers = [getsignal(number) for number in KEPT]
         self._in_main_thread = threading.get_ident() == threading.main_thread().ident
@@ -348,7 +359,9 @@ class Guard:
         self._depth -= 1
         if self._depth:
             return
+        self._end_if_forked()
         _entered.remove(self)
+        self._process = 0
         # First: for the rest, memory may be needed.
         self._lift()
         with suppress(OverdueError):
@@ -381,6 +394,7 @@ class Guard:
     def lift(self) -> None:
         """Lift limits of the process that were lowered since this guard was entered, before it is left."""
         if self._depth:
+            self._end_if_forked()
             self._lift()
 
     @property
@@ -394,9 +408,20 @@ class Guard:
 
     def check(self) -> None:
         """Raise OverdueError again if who was asked has swallowed it, and answers all the same."""
+        self._end_if_forked()
         if self.overdue:
             assert self.seconds is not None
             raise OverdueError(self.seconds)
+
+    def _end_if_forked(self) -> None:
+        # 0: nobody has entered it.
+        if self._process in (0, getpid()):
+            return
+        # What is at fault is said through this guard, too.
+        self._process, stray = 0, StrayError()
+        if self.playing is None:
+            end_stray(sys.exception(), f"environments: {stray}. End it with os._exit.")
+        end_stray(sys.exception(), str(self.playing.fault_of(stray)))
 
     def fault(self) -> FaultyEnvError:
         """What an environment does wrong that exceeds the limit."""

@@ -14,7 +14,7 @@ import torch
 from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
-from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault, let_go
+from seqrl.envs.gym.calls import Guard, OverdueError, StrayError, is_own_fault, let_go
 from seqrl.envs.gym.elements import MOST, SCALE_IT, OutsideError, element, named, plain, too_large
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
@@ -259,6 +259,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 # Only within the guard can a signal be told from what an environment raises.
                 if not is_own_fault(error):
                     raise
+                # It takes memory to say what is wrong.
+                self.guard.lift()
                 failed = raised(error)
                 let_go(error)
             # It is collected here, where the time is limited.
@@ -323,6 +325,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             said = str(error) if what == "it" else str(error).replace("it", what, 1)
             fault = self._fault(said, remedy="Fix the environment, or raise the limit.")
             fault.__cause__ = error
+        elif isinstance(error, StrayError):
+            fault = self._fault(str(error), "End it with os._exit.")
         elif isinstance(error, OutsideError):
             fault = self._fault(str(error), error.remedy, OutsideEnvError)
             fault.__cause__ = error
