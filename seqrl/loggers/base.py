@@ -6,6 +6,9 @@ from typing import Any
 
 Row = dict[str, float]
 
+# Training episodes that a row tells of, at most, unless there are more environments.
+RECENT = 100
+
 # Every scalar that seqrl writes, and what it means. An evaluation's names begin with sampled_ where the policy is
 # evaluated both ways and these episodes took sampled actions.
 SCALARS: dict[str, str] = {
