@@ -249,6 +249,36 @@ def test_attention_and_cells_are_chosen_independently(overrides, type):
     assert cfg.network.type == type
 
 
+@pytest.mark.parametrize(
+    ("override", "means"),
+    [
+        ("total_steps=1e4", 10_000),
+        ("total_steps=10000.0", 10_000),
+        ("seed=-0.0", 0),
+        ("parallel=8.0", 8),
+        ("network.hidden_size=6.4e1", 64),
+        ("sequence_learning.bptt_length=1e1", 10),
+        ("evaluation.episodes=2e1", 20),
+    ],
+)
+def test_a_whole_number_may_be_written_as_a_real_one(override, means):
+    cfg = composed(override)
+    found = OmegaConf.select(cfg, override.partition("=")[0])
+    assert (found, type(found)) == (means, int)
+    assert faults(cfg) == []
+
+
+@pytest.mark.parametrize("number", ["1.5", "1e-3", "1e17", "inf", "nan"])
+def test_a_real_number_where_a_whole_one_belongs_is_refused_in_one_line(number):
+    assert what_is_said(f"total_steps={number}") == [f"total_steps: must be a whole number (got {float(number)})."]
+
+
+def test_a_real_number_stays_one_where_either_may_be():
+    cfg = composed("env=gymnasium", "env.id=CartPole-v1", "+env.kwargs.sutton=1e1", "algorithm.learning_rate=1e0")
+    for value in (cfg.env.kwargs.sutton, cfg.algorithm.learning_rate):
+        assert type(value) is float
+
+
 def test_a_text_for_a_number_that_was_taken_away_and_added_again_is_named():
     assert what_is_said("~algorithm.epochs", "+algorithm.epochs=many") == [
         "algorithm.epochs: must be a whole number of at least 1 (got 'many')."

@@ -15,7 +15,7 @@ from seqrl.config.schema import keys_of
 from seqrl.errors import EnvError
 from seqrl.evaluate import __main__ as program
 from seqrl.evaluate.__main__ import main
-from seqrl.evaluate.request import Words
+from seqrl.evaluate.request import Words, requested
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.results import memory, verdict
 from tests.programs import Program, run_program
@@ -250,6 +250,7 @@ def contents(folder):
         (["run=."], 3, "run: . is not a run folder."),
         (["run=mine.py"], 3, "run: mine.py is not a run folder."),
         ([*GIVEN, "episodes=0"], 2, "episodes: must be a whole number of at least 1 (got 0)."),
+        ([*GIVEN, "episodes=1.5"], 2, "episodes: must be a whole number of at least 1 (got 1.5)."),
         ([*GIVEN, "episodes=many"], 2, "episodes: must be a whole number of at least 1 (got many)."),
         ([*GIVEN, "episodes=true"], 2, "episodes: must be a whole number of at least 1 (got true)."),
         ([*GIVEN, "epsiodes=3"], 2, "epsiodes: there is no such key. Did you mean episodes? Keys: run, checkpoint,"),
@@ -285,6 +286,12 @@ def test_a_faulty_command_line_gets_one_line_with_a_remedy(run, refused, words, 
     line, code = refused(*words)
     assert (line[: len(message)], code) == (message, exit_code)
     assert contents(run) == before
+
+
+def test_a_whole_number_may_be_written_as_a_real_one():
+    request = requested(["run=run", "episodes=1e1", "seed=2.0", "checkpoint=3e0", "env.corridor_length=4.0"])
+    assert (request.episodes, request.seed, request.checkpoint) == (10, 2, 3)
+    assert all(type(it) is int for it in (request.episodes, request.seed, request.checkpoint))
 
 
 def test_a_module_that_the_command_line_does_not_trust_is_not_imported(run, refused):

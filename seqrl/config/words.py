@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from seqrl.config.begun import named_run
-from seqrl.config.schema import Rule, default_of, keys_of
+from seqrl.config.schema import Rule, as_whole, default_of, keys_of
 from seqrl.errors import ConfigError
 from seqrl.text import nearest
 
@@ -40,6 +40,8 @@ def read(schema: type[Any], words: Sequence[str]) -> tuple[dict[str, Any], list[
             continue
         # A folder may be called anything, but not nothing.
         values[key] = (text and Path(text)) if _is_path(kinds[key]) else value_of(word)
+        if int in (kinds[key], *get_args(kinds[key])):
+            values[key] = as_whole(values[key])
         if not _fits(values[key], kinds[key], keys[key].metadata):
             near = nearest(text, [str(choice) for choice in keys[key].metadata["choices"]])
             wrong.append(f"{key}: must be {_meaning(kinds[key], keys[key].metadata)} (got {text}).{near}")
