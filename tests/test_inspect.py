@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -21,10 +22,11 @@ from seqrl.inspect import contamination as contaminating
 from seqrl.inspect import influence as influencing
 from seqrl.inspect import probes as probing
 from seqrl.inspect.__main__ import main
-from seqrl.inspect.chart import Chart, Line, nice
+from seqrl.inspect.chart import WIDTHS, Chart, Line, nice
 from seqrl.inspect.contamination import Contamination, contamination
 from seqrl.inspect.earlier import SAME, with_earlier
 from seqrl.inspect.episodes import Episodes, record
+from seqrl.inspect.figures import _gradient as gradient_figure
 from seqrl.inspect.influence import influence
 from seqrl.inspect.measure import KEYS
 from seqrl.inspect.players import Halted, Swapped, Windowed
@@ -799,6 +801,32 @@ class TestPage:
         assert "&lt;b&gt;&amp;" in drawn
         for word in ("<b>", "<x>", "<y>", "<0>", "<mark>", "<level>", '"a "'):
             assert word not in drawn
+
+    @pytest.mark.parametrize("width", WIDTHS.values())
+    @pytest.mark.parametrize(("high", "low"), [(10.0, 0.0), (10.0, 9.9), (5.0, 4.6), (5.0, 5.0), (0.1, 0.0)])
+    @pytest.mark.parametrize("marks", [(), ((3.0, "window 8", 0),), ((2.9, "window 7", 0), (3.0, "range 8", 1))])
+    def test_words_in_a_chart_touch_neither_each_other_nor_a_curve_that_leaves_room(self, width, high, low, marks):
+        # It ends where the level's words would be, at the right.
+        line = Line({float(x): y for x, y in enumerate([0.0, 1.0, 2.0, high])})
+        levels = [(high, "all of memory"), (low, "memory zeroed")]
+        chart = Chart([line], "x", "y", {0.0: "0"}, marks, levels, least=[0.0, 10.0])
+        labels = chart._labels(width)
+        assert {"all of memory", "memory zeroed"} < {it.words for it in labels} | {""}
+        assert not any(one.touches(other) for one, other in combinations(labels, 2))
+        for label in labels:
+            assert label.ends[0] >= 0
+            assert label.ends[1] <= width
+            if label.words == "all of memory" and high > 2:
+                assert not any(label.holds(*at) for at in chart._path(line, width))
+
+    @pytest.mark.parametrize("several", [False, True])
+    def test_every_line_of_the_gradient_chart_has_a_name(self, several):
+        report = {"gradient_cuts": {"1": 0.9, "2": 0.3, "4": 0.0}, "gradient_chance": {"1": 0.2, "2": 0.1}}
+        report["gradient_horizon"] = 4
+        found = gradient_figure({"a": report, "b": report} if several else {"a": report})
+        names = re.findall(r"</i>(.*?)</span>", found.chart.legend())
+        assert names == (["a", "b"] if several else ["what a cut loses", "what chance makes of that"])
+        assert len(names) == len(found.chart.lines)
 
     def test_the_ticks_of_an_axis_are_few_and_round(self):
         assert nice(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]

@@ -157,10 +157,12 @@ def _gradient(reports: Mapping[str, Report]) -> Figure | None:
     lines, marks = [], []
     for colour, (name, report) in enumerate(reports.items()):
         at = {math.log2(int(k)): 100 * cut for k, cut in report["gradient_cuts"].items()}
-        lines.append(Line(at, colour=colour, name=name if len(reports) > 1 else ""))
         chance = {math.log2(int(k)): 100 * share for k, share in report["gradient_chance"].items()}
-        if len(reports) == 1 and len(chance) > 1:
-            lines.append(Line(chance, colour=1, name="chance", style="dashed"))
+        shows_chance = len(reports) == 1 and len(chance) > 1
+        own = "what a cut loses" if shows_chance else ""
+        lines.append(Line(at, colour=colour, name=name if len(reports) > 1 else own))
+        if shows_chance:
+            lines.append(Line(chance, colour=1, name="what chance makes of that", style="dashed"))
         marks.append(
             (math.log2(report["gradient_horizon"]), _mark("horizon", report["gradient_horizon"], reports), colour)
         )
