@@ -35,10 +35,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def forget_peak_memory() -> None:
-    """Reset `peak_memory_mb`, where the system can: a sweep runs job after job in one process."""
+def forget_peak_memory() -> bool:
+    """Reset `peak_memory_mb` to what is held now, where the system can: a sweep runs job after job in one process.
+
+    Returns whether it could.
+    """
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+        return True
+    return False
+
+
+def give_memory_back() -> None:
+    """Give memory that was freed back to the system, where the C library can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory_mb() -> float:

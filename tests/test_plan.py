@@ -5,11 +5,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from seqrl.machine import perf_counter
 from seqrl.run import plan, rehearsal
 from seqrl.run.build import constructor
-from seqrl.run.plan import Played, Way, recommended
+from seqrl.run.plan import PeakMemory, Played, Way, recommended
 from seqrl.run.rehearsal import rehearse
 from tests.test_configuration import composed
 
@@ -56,6 +57,18 @@ def test_where_time_is_up_nothing_more_is_measured(capsys, monkeypatch):
     monkeypatch.setattr("seqrl.run.rehearsal.SECONDS", -100.0)
     rows = planned(capsys, "rollout_length=40")
     assert {row[:2] == ["?", "?"] for row in map(list, rows.values())} == {True}
+
+
+def test_what_earlier_measurements_left_behind_counts_for_none_of_them():
+    memory, kept, found = PeakMemory(torch.device("cpu")), [], []
+    for _ in range(4):
+        memory.forget()
+        while_it_lasts = b"x" * 40_000_000
+        found.append(memory.megabytes)
+        del while_it_lasts
+        kept.append(b"x" * 20_000_000)
+    assert max(found) - min(found) < 5
+    assert found[0] > 40
 
 
 def test_the_longest_that_is_hardly_slower_than_the_quickest_is_recommended():
