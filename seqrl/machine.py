@@ -35,6 +35,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def core_seconds() -> tuple[float, float]:
+    """Seconds that threads of this process have computed, and have waited for a core; zeros if the system is silent."""
+    computed = waited = 0
+    with suppress(OSError, ValueError):
+        for thread in Path("/proc/self/task").iterdir():
+            # One may have ended meanwhile.
+            with suppress(OSError):
+                on_core, for_core, _ = map(int, (thread / "schedstat").read_text().split())
+                computed, waited = computed + on_core, waited + for_core
+    return computed / 1e9, waited / 1e9
+
+
 def forget_peak_memory() -> bool:
     """Reset `peak_memory_mb` to what is held now, where the system can: a sweep runs job after job in one process.
 

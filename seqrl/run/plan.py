@@ -24,6 +24,8 @@ PLAYING = 3.0
 TRYING = 0.8
 # Lengths that are tried beside the run's own, where episodes are longer.
 LENGTHS = (8, 16, 32, 64, 128, 256)
+# Share of the time waited for a core, beyond which speeds are said to be too low.
+BUSY = 0.1
 # A length is recommended that takes at most so many times as long as the quickest.
 SLOWER = 1.25
 
@@ -179,6 +181,18 @@ def table(cfg: DictConfig, found: list[Way], played: Played, budget: Budget) -> 
         notes += ["recommended"] if way is best else []
         lines.append(f"  {name:<13} {memory:>11}   {speed:>7}   {time:>12}   {', '.join(notes)}".rstrip())
     return "\n".join(lines) + "\n"
+
+
+def said_of_waiting(computed: float, waited: float, backend: str) -> str:
+    """What to know of speeds that were measured on a machine that others kept busy; "" if they did not.
+
+    computed, waited   seconds on a core, and for one, meanwhile
+    """
+    share = waited / (computed + waited) if waited > 0 else 0.0
+    # Environments in processes of their own take cores from this one in the run, too.
+    if share < BUSY or backend == "async":
+        return ""
+    return f"  The machine was busy: {share:.0%} of this was waiting for a core. On a quiet one the run is faster.\n"
 
 
 def _steps(cfg: DictConfig, played: Played, budget: Budget) -> float:
