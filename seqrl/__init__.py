@@ -16,9 +16,9 @@ from seqrl.config import resolvers
 if TYPE_CHECKING:
     from seqrl.api.composing import compose
     from seqrl.api.learning import Result, learn
+    from seqrl.api.listing import RunInfo, runs
     from seqrl.api.playing import Policy, PolicyState, load
     from seqrl.errors import ConfigError, SeqrlError
-    from seqrl.run.listing import RunInfo, runs
 
 __version__ = "0.2.0"
 __all__ = [
@@ -43,12 +43,12 @@ _HOMES = {
     "Policy": "seqrl.api.playing",
     "PolicyState": "seqrl.api.playing",
     "Result": "seqrl.api.learning",
-    "RunInfo": "seqrl.run.listing",
+    "RunInfo": "seqrl.api.listing",
     "SeqrlError": "seqrl.errors",
     "compose": "seqrl.api.composing",
     "learn": "seqrl.api.learning",
     "load": "seqrl.api.playing",
-    "runs": "seqrl.run.listing",
+    "runs": "seqrl.api.listing",
 }
 
 

@@ -50,10 +50,33 @@ def processes_started() -> int:
     return int(ranks_started().get("WORLD_SIZE", 1))
 
 
-def forget_peak_memory() -> None:
-    """Reset `peak_memory_mb`, where the system can: a sweep runs job after job in one process."""
+def core_seconds() -> tuple[float, float]:
+    """Seconds that threads of this process have computed, and have waited for a core; zeros if the system is silent."""
+    computed = waited = 0
+    with suppress(OSError, ValueError):
+        for thread in Path("/proc/self/task").iterdir():
+            # One may have ended meanwhile.
+            with suppress(OSError):
+                on_core, for_core, _ = map(int, (thread / "schedstat").read_text().split())
+                computed, waited = computed + on_core, waited + for_core
+    return computed / 1e9, waited / 1e9
+
+
+def forget_peak_memory() -> bool:
+    """Reset `peak_memory_mb` to what is held now, where the system can: a sweep runs job after job in one process.
+
+    Returns whether it could.
+    """
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+        return True
+    return False
+
+
+def give_memory_back() -> None:
+    """Give memory that was freed back to the system, where the C library can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory_mb() -> float:

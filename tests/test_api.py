@@ -28,12 +28,14 @@ from omegaconf import OmegaConf
 
 import seqrl
 from seqrl import seeds, text
+from seqrl.config import begun
 from seqrl.config.begun import named_run
 from seqrl.config.paths import CONF
 from seqrl.devices import device
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym.autoreset import episode_seed
 from seqrl.errors import ActionNotFiniteError, CheckpointError, StoppedError
+from seqrl.run import manifest
 from seqrl.run import policy as saved
 from seqrl.run.build import make_device, make_evaluator
 from tests.envs import everything
@@ -405,6 +407,44 @@ def test_runs_are_listed_with_the_newest_first_and_what_cannot_be_read_is_left_o
     ]
     assert second.name.endswith("_mine")
     assert seqrl.load("latest").network.initial_state(1).keys()
+
+
+def test_a_run_of_the_list_loads_its_policy_which_says_in_one_line_whose_it_is(tmp_path):
+    names = []
+    result = seqrl.learn(
+        *SMALL_TASK, "env=tmaze", "network=gru", on_iteration=lambda row, policy: names.append(repr(policy)), quiet=True
+    )
+    (run,) = seqrl.runs()
+    policy = run.policy(checkpoint="last", device="cpu", trust=[])
+    assert repr(policy) == f"<seqrl.Policy of tmaze, gru, {run.folder}>"
+    assert {*names} == {f"<seqrl.Policy of tmaze, gru, {result.folder}>"}
+    with pytest.raises(CheckpointError, match="holds none after 7 iterations"):
+        run.policy(7)
+
+
+def test_a_manifest_is_read_once_for_each_run_of_the_list(tmp_path, monkeypatch):
+    seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True)
+    read = []
+    for module in (begun, manifest):
+        whole = module.read_text
+        monkeypatch.setattr(module, "read_text", lambda path, whole=whole: read.append(path) or whole(path))
+    (run,) = seqrl.runs()
+    assert read == [run.folder / "manifest.json"]
+    assert run.started == run.facts["started"]
+
+
+@pytest.mark.parametrize("name", ["nope", "file"])
+def test_a_folder_of_runs_that_is_not_there_is_refused_with_the_line_of_the_command(tmp_path, name):
+    assert seqrl.runs() == []
+    (tmp_path / "file").touch()
+    with pytest.raises(seqrl.ConfigError) as refused:
+        seqrl.runs(name)
+    assert refused.value.faults == [f"runs: {name} is not a folder. Name one that holds runs."]
+    with pytest.raises(seqrl.ConfigError, match="outputs is not a folder"):
+        seqrl.runs("outputs")
+    (tmp_path / "outputs").touch()
+    with pytest.raises(seqrl.ConfigError, match="outputs is not a folder"):
+        seqrl.runs()
 
 
 @pytest.mark.parametrize(

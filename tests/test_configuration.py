@@ -108,7 +108,7 @@ def issubclass_of(built, parent):
 def test_every_part_names_what_builds_it_and_its_keys_are_the_parameters_letter_for_letter(choice):
     cfg = composed(choice)
     filled_in = {"observation_space", "action_space", "batch_size", "seed", "device", "env", "network", "folder"}
-    filled_in |= {"state_interval", "state_lead", "generator", "shuffle", "env_steps"}
+    filled_in |= {"state_interval", "state_lead", "generator", "shuffle", "env_steps", "ranks", "first"}
     for part in [cfg.env, cfg.network, cfg.algorithm, cfg.device, cfg.runner, *cfg.logger.values()]:
         built = get_object(part._target_)
         # A name for other keys, and what the environment is to show.
@@ -247,6 +247,36 @@ def test_attention_and_cells_are_chosen_independently(overrides, type):
     cfg = composed(*overrides)
     assert faults(cfg) == []
     assert cfg.network.type == type
+
+
+@pytest.mark.parametrize(
+    ("override", "means"),
+    [
+        ("total_steps=1e4", 10_000),
+        ("total_steps=10000.0", 10_000),
+        ("seed=-0.0", 0),
+        ("parallel=8.0", 8),
+        ("network.hidden_size=6.4e1", 64),
+        ("sequence_learning.bptt_length=1e1", 10),
+        ("evaluation.episodes=2e1", 20),
+    ],
+)
+def test_a_whole_number_may_be_written_as_a_real_one(override, means):
+    cfg = composed(override)
+    found = OmegaConf.select(cfg, override.partition("=")[0])
+    assert (found, type(found)) == (means, int)
+    assert faults(cfg) == []
+
+
+@pytest.mark.parametrize("number", ["1.5", "1e-3", "1e17", "inf", "nan"])
+def test_a_real_number_where_a_whole_one_belongs_is_refused_in_one_line(number):
+    assert what_is_said(f"total_steps={number}") == [f"total_steps: must be a whole number (got {float(number)})."]
+
+
+def test_a_real_number_stays_one_where_either_may_be():
+    cfg = composed("env=gymnasium", "env.id=CartPole-v1", "+env.kwargs.sutton=1e1", "algorithm.learning_rate=1e0")
+    for value in (cfg.env.kwargs.sutton, cfg.algorithm.learning_rate):
+        assert type(value) is float
 
 
 def test_a_text_for_a_number_that_was_taken_away_and_added_again_is_named():

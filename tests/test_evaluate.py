@@ -15,7 +15,9 @@ from seqrl.config.schema import keys_of
 from seqrl.errors import EnvError
 from seqrl.evaluate import __main__ as program
 from seqrl.evaluate.__main__ import main
-from seqrl.evaluate.request import Words
+from seqrl.evaluate.request import Words, requested
+from seqrl.export import request as export_request
+from seqrl.inspect import request as inspect_request
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.results import memory, verdict
 from tests.programs import Program, run_program
@@ -250,6 +252,7 @@ def contents(folder):
         (["run=."], 3, "run: . is not a run folder."),
         (["run=mine.py"], 3, "run: mine.py is not a run folder."),
         ([*GIVEN, "episodes=0"], 2, "episodes: must be a whole number of at least 1 (got 0)."),
+        ([*GIVEN, "episodes=1.5"], 2, "episodes: must be a whole number of at least 1 (got 1.5)."),
         ([*GIVEN, "episodes=many"], 2, "episodes: must be a whole number of at least 1 (got many)."),
         ([*GIVEN, "episodes=true"], 2, "episodes: must be a whole number of at least 1 (got true)."),
         ([*GIVEN, "epsiodes=3"], 2, "epsiodes: there is no such key. Did you mean episodes? Keys: run, checkpoint,"),
@@ -285,6 +288,23 @@ def test_a_faulty_command_line_gets_one_line_with_a_remedy(run, refused, words, 
     line, code = refused(*words)
     assert (line[: len(message)], code) == (message, exit_code)
     assert contents(run) == before
+
+
+def test_programs_that_take_the_policy_of_a_run_say_the_same_of_the_same_keys():
+    schemas = [keys_of(it) for it in (Words, inspect_request.Words, export_request.Request)]
+    for name in ("run", "checkpoint", "trust", "seed", "device"):
+        of_all = [keys[name].metadata for keys in schemas if name in keys]
+        assert len(of_all) >= 2
+        for about in of_all:
+            assert about["rule"] is of_all[0]["rule"] or name == "run"
+            assert about["help"] == of_all[0]["help"] or name == "run"
+    assert all("latest: the newest" in keys["run"].metadata["help"] for keys in schemas)
+
+
+def test_a_whole_number_may_be_written_as_a_real_one():
+    request = requested(["run=run", "episodes=1e1", "seed=2.0", "checkpoint=3e0", "env.corridor_length=4.0"])
+    assert (request.episodes, request.seed, request.checkpoint) == (10, 2, 3)
+    assert all(type(it) is int for it in (request.episodes, request.seed, request.checkpoint))
 
 
 def test_a_module_that_the_command_line_does_not_trust_is_not_imported(run, refused):

@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from seqrl.config.paths import PACKAGE
 from seqrl.envs import BatchedEnv, CartPole, RepeatPrevious, TMaze
 from seqrl.insight import (
     GradientCut,
@@ -25,6 +26,8 @@ from seqrl.insight import (
     staleness,
 )
 from seqrl.insight.advice import Settings, advice
+from seqrl.insight.meters import NEED_STEPS
+from seqrl.insight.need import EXTREME, FOLDS, LAGS, MATTERS, TRACES
 from seqrl.networks import Block, recurrent_network
 from seqrl.networks.heads import Categorical
 from seqrl.run.build import build, constructor
@@ -564,3 +567,18 @@ def test_a_run_too_short_for_the_interval_is_measured_once_at_half_of_its_budget
         measured.append("memory/gradient_horizon" in row)
     # Five rollouts of 160 steps.
     assert measured == [False, False, True, False, False]
+
+
+def test_the_documentation_says_how_need_is_measured():
+    text = " ".join((PACKAGE.parent / "docs" / "insight.md").read_text().split())
+    *lags, last = sorted(LAGS)
+    fades = " and ".join(f"{it:g}" for it in TRACES[:-1])
+    for words in (
+        "λ-returns, with the run's `algorithm.gae_lambda` and `gamma`",
+        f"what was seen {', '.join(map(str, lags))} and {last} steps back, averages that fade over some {fades} steps",
+        f"Of {['no', 'one', 'two', 'three'][FOLDS]} parts of the episodes",
+        f"cut, at {EXTREME:g} deviations or at {EXTREME:g} times the median size",
+        f"Up to {NEED_STEPS:,} steps of a rollout",
+        f"above {MATTERS:g} and above three standard errors".replace("0.", "."),
+    ):
+        assert words in text

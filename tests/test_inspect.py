@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -23,9 +24,11 @@ from seqrl.inspect import contamination as contaminating
 from seqrl.inspect import influence as influencing
 from seqrl.inspect import probes as probing
 from seqrl.inspect.__main__ import main
-from seqrl.inspect.chart import Chart, Line, nice
+from seqrl.inspect.chart import WIDTHS, Chart, Line, nice
 from seqrl.inspect.contamination import Contamination, contamination
+from seqrl.inspect.earlier import SAME, with_earlier
 from seqrl.inspect.episodes import Episodes, record
+from seqrl.inspect.figures import _gradient as gradient_figure
 from seqrl.inspect.influence import influence
 from seqrl.inspect.measure import KEYS
 from seqrl.inspect.players import Halted, Swapped, Windowed
@@ -556,12 +559,56 @@ class TestProgram:
 
     def test_an_environment_is_played_elsewhere(self, inspected):
         found, page, printed = inspected(*GIVEN, "env.corridor_length=[3,5,9]", "episodes=16")
-        assert found["elsewhere"]["trained"] == "5"
-        assert list(found["elsewhere"]["returns"]) == found["elsewhere"]["holds"] == ["3", "5", "9"]
+        (elsewhere,) = found["elsewhere"].values()
+        assert elsewhere["trained"] == "5"
+        assert list(elsewhere["returns"]) == elsewhere["holds"] == ["3", "5", "9"]
         assert found["changed"] == []
         assert found["length_max"] == 6
         assert "Trained at corridor_length 5, it holds at 3, 5, 9 (of 3, 5, 9)." in " ".join(printed.split())
-        assert "Does it hold elsewhere?" in page
+        assert "Does it hold elsewhere? corridor_length" in page
+
+    def test_what_was_found_with_other_keys_stays_for_the_same_policy_in_the_same_episodes(self, run, inspected):  # noqa: F811
+        words = [*GIVEN, "episodes=16"]
+        inspected(*words, "env.corridor_length=[3,5]")
+        # As if that had been found with another key.
+        path = run / "inspect.json"
+        path.write_text(path.read_text().replace('"env.corridor_length": {', '"env.other": {'))
+        found, page, printed = inspected(*words, "env.corridor_length=[5,9]")
+        assert list(found["elsewhere"]) == ["env.other", "env.corridor_length"]
+        assert list(found["elsewhere"]["env.corridor_length"]["returns"]) == ["5", "9"]
+        assert "Does it hold elsewhere? other<" in page
+        assert "Does it hold elsewhere? corridor_length<" in page
+        assert "Trained at other 5, it holds at 3, 5 (of 3, 5)." in " ".join(printed.split())
+        # The same key is replaced; a call that asks for none keeps all.
+        again = inspected(*words, "env.corridor_length=[4,9]")[0]
+        assert list(again["elsewhere"]) == ["env.other", "env.corridor_length"]
+        assert list(again["elsewhere"]["env.corridor_length"]["returns"]) == ["4", "9"]
+        none_asked = inspected(*words)[0]
+        assert none_asked["elsewhere"] == again["elsewhere"]
+        assert "elsewhere" not in none_asked["not_measured"]
+        # Another policy, or other episodes, found nothing.
+        assert inspected(*words, "seed=9")[0]["elsewhere"] is None
+
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            [], {"env.x": 3}, {"network.x": {}}, {"env.x": {"trained": "5", "returns": {}, "holds": []}},
+            {"env.x": {"trained": "5", "returns": {"3": ["a", 1, 2]}, "holds": []}},
+            {"env.x": {"trained": "5", "returns": {"3": [1.0, 1, 2]}, "holds": ["4"]}},
+            {"env.x": {"trained": "5", "returns": {"3": [1.0, 1, 2]}, "holds": [[]]}},
+            {"env.x": {"trained": "5\x1b", "returns": {"3": [1.0, 1, 2]}, "holds": []}},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_an_inspection_that_anybody_may_have_written_is_not_believed(self, tmp_path, odd):
+        report = {**dict.fromkeys(SAME, 1), "elsewhere": None, "not_measured": {"elsewhere": "not asked for"}}
+        good = {"env.x": {"trained": "5", "returns": {"3": [1.0, None, None]}, "holds": ["3"]}}
+        for written, kept in ((good, good), (odd, None)):
+            (tmp_path / "inspect.json").write_text(json.dumps(report | {"elsewhere": written}))
+            assert with_earlier(report, tmp_path)["elsewhere"] == kept
+        for words in ("", "[]", "{"):
+            (tmp_path / "inspect.json").write_text(words)
+            assert with_earlier(report, tmp_path) == report
 
     def test_a_changed_environment_is_inspected_and_the_change_reported(self, inspected):
         found, _, printed = inspected(*GIVEN, "env.corridor_length=9", "episodes=16")
@@ -656,8 +703,8 @@ class TestTrainedRuns:
         done = train(tmp_path, *SMALL, "episodes=2", "network=mlp", "env.max_episode_steps=20")
         assert done.returncode == 0, done.stderr
         found = self.inspected(tmp_path, "episodes=8", "env.max_episode_steps=[20,5]")
-        assert found["elsewhere"]["holds"] == ["20"]
-        assert found["elsewhere"]["returns"]["5"] == [5, 5, 5]
+        assert found["elsewhere"]["env.max_episode_steps"]["holds"] == ["20"]
+        assert found["elsewhere"]["env.max_episode_steps"]["returns"]["5"] == [5, 5, 5]
         assert found["return"][0] > 6
         for key in (
             "memory_is_used",
@@ -774,6 +821,32 @@ class TestPage:
         assert "&lt;b&gt;&amp;" in drawn
         for word in ("<b>", "<x>", "<y>", "<0>", "<mark>", "<level>", '"a "'):
             assert word not in drawn
+
+    @pytest.mark.parametrize("width", WIDTHS.values())
+    @pytest.mark.parametrize(("high", "low"), [(10.0, 0.0), (10.0, 9.9), (5.0, 4.6), (5.0, 5.0), (0.1, 0.0)])
+    @pytest.mark.parametrize("marks", [(), ((3.0, "window 8", 0),), ((2.9, "window 7", 0), (3.0, "range 8", 1))])
+    def test_words_in_a_chart_touch_neither_each_other_nor_a_curve_that_leaves_room(self, width, high, low, marks):
+        # It ends where the level's words would be, at the right.
+        line = Line({float(x): y for x, y in enumerate([0.0, 1.0, 2.0, high])})
+        levels = [(high, "all of memory"), (low, "memory zeroed")]
+        chart = Chart([line], "x", "y", {0.0: "0"}, marks, levels, least=[0.0, 10.0])
+        labels = chart._labels(width)
+        assert {"all of memory", "memory zeroed"} < {it.words for it in labels} | {""}
+        assert not any(one.touches(other) for one, other in combinations(labels, 2))
+        for label in labels:
+            assert label.ends[0] >= 0
+            assert label.ends[1] <= width
+            if label.words == "all of memory" and high > 2:
+                assert not any(label.holds(*at) for at in chart._path(line, width))
+
+    @pytest.mark.parametrize("several", [False, True])
+    def test_every_line_of_the_gradient_chart_has_a_name(self, several):
+        report = {"gradient_cuts": {"1": 0.9, "2": 0.3, "4": 0.0}, "gradient_chance": {"1": 0.2, "2": 0.1}}
+        report["gradient_horizon"] = 4
+        found = gradient_figure({"a": report, "b": report} if several else {"a": report})
+        names = re.findall(r"</i>(.*?)</span>", found.chart.legend())
+        assert names == (["a", "b"] if several else ["what a cut loses", "what chance makes of that"])
+        assert len(names) == len(found.chart.lines)
 
     def test_the_ticks_of_an_axis_are_few_and_round(self):
         assert nice(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]

@@ -1,15 +1,19 @@
 """The plan that validation prints: what each bptt_length would take."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from seqrl.machine import perf_counter
 from seqrl.run import plan, rehearsal
 from seqrl.run.build import constructor
-from seqrl.run.plan import Played, Way, recommended
+from seqrl.run.plan import PeakMemory, Played, Way, recommended, said_of_waiting
 from seqrl.run.rehearsal import rehearse
 from tests.test_configuration import composed
 
@@ -56,6 +60,56 @@ def test_where_time_is_up_nothing_more_is_measured(capsys, monkeypatch):
     monkeypatch.setattr("seqrl.run.rehearsal.SECONDS", -100.0)
     rows = planned(capsys, "rollout_length=40")
     assert {row[:2] == ["?", "?"] for row in map(list, rows.values())} == {True}
+
+
+def test_what_earlier_measurements_left_behind_counts_for_none_of_them():
+    memory, kept, found = PeakMemory(torch.device("cpu")), [], []
+    for _ in range(4):
+        memory.forget()
+        while_it_lasts = b"x" * 40_000_000
+        found.append(memory.megabytes)
+        del while_it_lasts
+        kept.append(b"x" * 20_000_000)
+    assert max(found) - min(found) < 5
+    assert found[0] > 40
+
+
+def test_a_plan_that_was_measured_while_others_took_the_cores_says_so_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "TRYING", 0.01)
+    for waited, said in ((0.7, 0), (3.0, 1)):
+        clock = iter([(1.0, 5.0), (8.0, 5.0 + waited)])
+        monkeypatch.setattr(rehearsal, "core_seconds", lambda clock=clock: next(clock))
+        rehearse(composed("env=masked_cartpole", *SMALL, "rollout_length=16"))
+        printed = capsys.readouterr().out
+        assert printed.count("The machine was busy") == said
+    assert "The machine was busy: 30% of this was waiting for a core." in printed
+
+
+def test_environments_that_take_cores_themselves_and_systems_that_are_silent_are_no_busy_machine():
+    assert said_of_waiting(1.0, 9.0, "async") == ""
+    assert said_of_waiting(1.0, 9.0, "sync")
+    assert said_of_waiting(0.0, 0.0, "") == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not tell")
+def test_two_that_share_a_core_wait_half_of_the_time():
+    code = """
+import os, sys
+from time import monotonic
+from seqrl.machine import core_seconds
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+other = os.fork()
+before, end = core_seconds(), monotonic() + 1
+while monotonic() < end:
+    pass
+if other:
+    os.waitpid(other, 0)
+    print(*(now - then for now, then in zip(core_seconds(), before)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    computed, waited = map(float, done.stdout.split())
+    assert computed > 0
+    assert waited > 0.5 * computed
 
 
 def test_the_longest_that_is_hardly_slower_than_the_quickest_is_recommended():

@@ -29,10 +29,12 @@ def put(
     status: str = "finished",
     rows: int = 20,
     cut: float | None = None,
+    first: float | None = None,
     **swept: object,
 ) -> None:
     """Write the folder of a run whose return rises from 0 to `final`.
 
+    first   it rises from there, of episodes that return between -1 and 1; None: not known of which episodes
     cut   share of the gradient that was cut off; None: not measured
     """
     folder.mkdir(parents=True)
@@ -59,6 +61,11 @@ def put(
          "memory/peak_mb": 300.0, **({"memory/gradient_cut": cut} if cut is not None else {})}
         for s in steps.tolist()
     ]  # fmt: skip
+    if first is not None:
+        for number, row in enumerate(curve):
+            mean = first + (final - first) * number / (rows - 1)
+            row |= {"rollout/return_mean": mean, "rollout/return_min": -1.0, "rollout/return_max": 1.0}
+            row["rollout/episodes"] = 100 * (number + 1)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
 
 
@@ -222,6 +229,56 @@ def test_unfinished_runs_are_neither_chosen_nor_compared(tmp_path):
     assert conclusions.comparisons == []
     only = findings(Study([run for run in find([tmp_path]) if run.status == "pruned"]))
     assert only.recommendation.startswith("No run is finished; best training return so far: 0.90")
+
+
+@pytest.mark.parametrize(
+    ("finals", "learned"),
+    [
+        # A hundred episodes between -1 and 1 have a standard error of .1, and chance makes a gain of .2 of one in four.
+        ({"lstm": 0.2, "mlp": 0.0}, False),
+        ({"lstm": -0.9, "mlp": 0.0}, False),
+        ({"lstm": 0.9, "mlp": 0.0}, True),
+    ],
+)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_where_no_configuration_gains_more_than_chance_makes_the_report_says_that_none_learned(
+    tmp_path, finals, learned, seeds
+):
+    for network, final in finals.items():
+        for seed in range(seeds):
+            put(tmp_path / f"{network}{seed}", final / seeds**0.5, seed, first=0.0, network=network)
+    said = findings(Study(find([tmp_path]))).recommendation
+    if learned:
+        assert said.startswith("Use network = lstm: final return")
+    else:
+        best = max(finals, key=finals.get)
+        assert said.startswith("None learned: no configuration returns more at the end of training than at its beg")
+        assert f"The highest, network = {best}, went from 0.00 to {finals[best] / seeds**0.5:.2f}; " in said
+
+
+def test_a_gain_that_chance_makes_of_one_among_many_configurations_is_not_taken_for_learning(tmp_path):
+    gain = 0.3
+    for length in range(10):
+        put(tmp_path / f"{length}", 0.0 if length else gain, first=0.0, sequence_learning__bptt_length=length)
+    study = Study(find([tmp_path]))
+    assert findings(study).recommendation.startswith("None learned: ")
+    assert findings(Study(study.runs[:1])).recommendation.startswith("One configuration: ")
+
+
+@pytest.mark.parametrize("told", ["rollout/episodes", "rollout/return_min"])
+def test_where_a_curve_does_not_say_how_sure_it_is_nobody_says_that_none_learned(tmp_path, told):
+    put(tmp_path / "lstm", 0.0, first=0.0, network="lstm")
+    put(tmp_path / "mlp", 0.1, first=0.0, network="mlp")
+    path = tmp_path / "mlp" / "metrics.jsonl"
+    path.write_text(path.read_text().replace(told, "other"))
+    assert findings(Study(find([tmp_path]))).recommendation.startswith("Use network = mlp")
+
+
+def test_runs_whose_every_episode_returns_the_same_have_not_learned(tmp_path):
+    put(tmp_path / "run", -200.0, first=-200.0)
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('_min": -1.0', '_min": -200.0').replace('_max": 1.0', '_max": -200.0'))
+    assert findings(Study(find([tmp_path]))).recommendation.startswith("None learned: ")
 
 
 def test_seeds_played_by_different_backends_belong_to_one_configuration(tmp_path):

@@ -106,7 +106,7 @@ def _learn(settled: Settled, folder: Path, on_iteration: OnIteration | None, qui
         if on_iteration is None:
             return True
         if not policy:
-            policy.append(Policy.of(settled.cfg, run.algorithm.network, run.runner.env))
+            policy.append(Policy.of(settled.cfg, run.algorithm.network, folder, run.runner.env))
         with _put_back(), torch.enable_grad():
             return not _is_false(on_iteration(row, policy[0]))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from seqrl import seeds
 from seqrl.config.begun import named_run
 from seqrl.config.command_line import trusted_by_shell
+from seqrl.config.naming import network_of, task_of
 from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv, Codec
 from seqrl.envs.inputs import Inputs, WithInputs
@@ -27,6 +28,7 @@ from seqrl.networks import Distribution, Network
 from seqrl.run import policy as saved
 from seqrl.run.build import make_device, make_env
 from seqrl.run.evaluator import frozen
+from seqrl.text import printable
 from seqrl.types import State
 
 
@@ -81,20 +83,25 @@ class Policy:
         generator: torch.Generator,
         inputs: Inputs | None = None,
         wrappers: Sequence[str] = (),
+        name: str = "",
     ) -> None:
         self.network, self.wrappers = network, tuple(wrappers)
         self.observation_space: Space[Any] = codec.observation_space
         self.action_space: Space[Any] = codec.action_space
         self.mask_in_info = codec.mask_in_info
         self.wants_reward = inputs is not None and inputs.wants_reward
-        self._codec, self._inputs, self._generator = codec, inputs, generator
+        self._codec, self._inputs, self._generator, self._name = codec, inputs, generator, name
         self._device = next(iter(network.parameters())).device
 
-    @classmethod
-    def of(cls, cfg: DictConfig, network: Network, env: BatchedEnv | None = None) -> "Policy":
-        """The policy of a configuration with a network. Samples as the evaluation of its run does.
+    def __repr__(self) -> str:
+        return f"<seqrl.Policy{self._name and f' of {self._name}'}>"
 
-        env   that the network plays; None: one is built to see what it shows
+    @classmethod
+    def of(cls, cfg: DictConfig, network: Network, folder: Path, env: BatchedEnv | None = None) -> "Policy":
+        """The policy of a run with a network. Samples as the evaluation of the run does.
+
+        folder   of the run
+        env      that the network plays; None: one is built to see what it shows
         """
         with ExitStack() as stack:
             if env is None:
@@ -103,7 +110,9 @@ class Policy:
             inputs, codec = env.inputs if isinstance(env, WithInputs) else None, env.codec()
         device = next(iter(network.parameters())).device
         wrappers = [str(it.get("_target_")) for it in OmegaConf.select(cfg, "env.wrappers") or []]
-        return cls(network, codec, seeds.generator(cfg.seed, "evaluation policy", device), inputs, wrappers)
+        generator = seeds.generator(cfg.seed, "evaluation policy", device)
+        name = printable(f"{task_of(cfg)}, {network_of(cfg)}, {folder}")
+        return cls(network, codec, generator, inputs, wrappers, name)
 
     def initial_state(self, batch_size: int | None = None) -> PolicyState:
         """The state at the first step of an episode: of one environment, or of `batch_size`."""
@@ -250,7 +259,7 @@ def load(
         warnings.warn(f"checkpoint {fault}; using an older one.", stacklevel=2)
     network = saved.network(cfg, make_device(cfg), state)
     network.eval()
-    return Policy.of(cfg, network)
+    return Policy.of(cfg, network, folder)
 
 
 def _like(observation: Any, action: Any) -> Any:

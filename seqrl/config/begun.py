@@ -62,12 +62,15 @@ def run_folders(folder: Path) -> Iterator[Path]:
             yield Path(place)
 
 
-def started(folder: Path) -> float:
+def started(folder: Path, facts: Any = None) -> float:
     """When a run was begun, in seconds since 1970; for one that does not say so, when its manifest was last written.
+
+    facts   of its manifest, if that has been read
 
     Raises OSError or ValueError if its manifest cannot be read.
     """
-    facts = json_of(read_text(folder / "manifest.json"))
+    if facts is None:
+        facts = json_of(read_text(folder / "manifest.json"))
     said = facts.get("started") if isinstance(facts, dict) else None
     if not isinstance(said, int | float):
         return (folder / "manifest.json").stat().st_mtime

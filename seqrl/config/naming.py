@@ -26,21 +26,31 @@ def task_name(env: Mapping[str, Any]) -> str:
     return re.split(r"[:/]", str(id))[-1] if id else own
 
 
+def task_of(cfg: DictConfig) -> str:
+    """The same of a whole configuration; "" if it does not say."""
+    # As plain data: OmegaConf raises this and that for a value that it does not like.
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    env = plain.get("env") if isinstance(plain, dict) else None
+    return task_name({str(key): value for key, value in env.items()}) if isinstance(env, dict) else ""
+
+
+def network_of(cfg: DictConfig) -> str:
+    """The type of its network, or the name of its class."""
+    return str(_value(cfg, "network.type") or str(_value(cfg, "network._target_")).rpartition(".")[2])
+
+
 def run_name(cfg: DictConfig) -> str:
     """Task, algorithm, network, how far back gradients reach if not to the beginning, and seed; or its own name."""
     if name := _value(cfg, "name"):
         return str(name)
-    env = OmegaConf.to_container(cfg.env) if isinstance(_value(cfg, "env"), DictConfig) else {}
-    assert isinstance(env, dict)
-    task = task_name({str(key): value for key, value in env.items()})
-    return "_".join(filter(None, [task, *_how(cfg), f"s{_value(cfg, 'seed')}"]))
+    return "_".join(filter(None, [task_of(cfg), *_how(cfg), f"s{_value(cfg, 'seed')}"]))
 
 
 def _how(cfg: DictConfig) -> Iterator[str]:
     algorithm = str(_value(cfg, "algorithm._target_")).rpartition(".")[2]
     known = re.fullmatch(r"(?:Sequence)?(PPO|Reinforce)Algorithm", algorithm)
     yield known[1].lower() if known else algorithm
-    yield str(_value(cfg, "network.type") or str(_value(cfg, "network._target_")).rpartition(".")[2])
+    yield network_of(cfg)
     if _value(cfg, "sequence_learning.enabled") is False:
         yield "off"
     elif length := _value(cfg, "sequence_learning.bptt_length"):

@@ -11,9 +11,28 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 
 from seqrl.machine import cores
+
+# Of steps and sizes: beyond it, 64 bits and real numbers no longer hold them. A seed may be any number.
+LARGEST = 2**53
+
+
+def as_whole(value: Any) -> Any:
+    """A whole number that is written as a real one, such as 1e6; anything else as it is."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST
+    return int(value) if is_whole else value
+
+
+def _taking_whole_ones(convert: Callable[[IntegerNode, Any], int]) -> Callable[[IntegerNode, Any], int]:
+    return lambda node, value: convert(node, as_whole(value))
+
+
+# Where a whole number belongs, OmegaConf refuses 1e6, which command lines, files and sweeps may all say.
+IntegerNode._validate_and_convert_impl = _taking_whole_ones(  # type: ignore[assignment, method-assign]
+    IntegerNode._validate_and_convert_impl
+)
 
 
 @dataclass(frozen=True)
@@ -481,8 +500,8 @@ class RunConfig:
     parallel: int = key(16, "environments stepped side by side", AT_LEAST_1)
     processes: int = key(
         "${processes:}",
-        "processes that share the environments and the gradients of this run, which comes to the same. Default: as many "
-        "as torchrun or Slurm has started, else 1",
+        "processes that share the environments and the gradients of this run, which comes to the same. Default: as "
+        "many as torchrun or Slurm has started, else 1",
         AT_LEAST_1,
     )
     rollout_length: int = key(

@@ -8,7 +8,7 @@ from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.paths import choices
-from seqrl.config.schema import CELLS, SHARE, NetworkConfig, RunConfig, keys_of
+from seqrl.config.schema import CELLS, LARGEST, SHARE, NetworkConfig, RunConfig, keys_of
 from seqrl.config.synonyms import meant
 from seqrl.config.trust import distrusted, shipped
 from seqrl.machine import all_memory, processes_started
@@ -16,8 +16,6 @@ from seqrl.packages import how_to_install, is_installed
 from seqrl.text import masked, nearest
 
 GROUPS = ["env", "network", "sequence_learning", "algorithm", "device"]
-# Of steps and sizes: beyond it, 64 bits and real numbers no longer hold them. A seed may be any number.
-LARGEST = 2**53
 # Packages that loggers need, which are named as their extras are.
 PACKAGES = {"seqrl.loggers.Wandb": "wandb", "seqrl.loggers.Mlflow": "mlflow"}
 

@@ -1,6 +1,7 @@
 """Reads words `key=value` of programs that compose no configuration, such as seqrl.evaluate, by a schema."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -8,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from seqrl.config.begun import named_run
-from seqrl.config.schema import Rule, default_of, keys_of
+from seqrl.config.schema import Rule, as_whole, default_of, key, keys_of
 from seqrl.errors import ConfigError
 from seqrl.text import nearest
 
@@ -28,6 +29,32 @@ CHECKPOINT = Rule(
 FOLDER = "the folder of a run, such as outputs/runs/<date>/<run>"
 
 
+@dataclass(frozen=True)
+class OfPolicy:
+    """Keys of every program that takes the policy of a run; None means the run's own value."""
+
+    run: Path = key(
+        None,
+        "folder of the run, which holds its config.yaml; latest: the newest",
+        Rule(bool, FOLDER),
+        example="<folder>",
+    )
+    checkpoint: str | int = key(
+        "last", "last, best, or the number of iterations after which it was saved: checkpoint=120", CHECKPOINT
+    )
+    trust: list[str] = key([], "modules of your own that the run needs", example="[my_module]")
+
+
+@dataclass(frozen=True)
+class OfPlayedPolicy(OfPolicy):
+    """The same of those that play it where the user says."""
+
+    seed: int | None = key(None, "play other episodes than the run was evaluated on", WHOLE, example="1")
+    device: str | None = key(
+        None, "default: the device the run was trained on", Rule(bool, "cpu, cuda, mps or auto"), example="cpu"
+    )
+
+
 def read(schema: type[Any], words: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
     """The values that words give to the keys of a schema, the other words, and what is wrong with the values."""
     values: dict[str, Any] = {}
@@ -40,6 +67,8 @@ def read(schema: type[Any], words: Sequence[str]) -> tuple[dict[str, Any], list[
             continue
         # A folder may be called anything, but not nothing.
         values[key] = (text and Path(text)) if _is_path(kinds[key]) else value_of(word)
+        if int in (kinds[key], *get_args(kinds[key])):
+            values[key] = as_whole(values[key])
         if not _fits(values[key], kinds[key], keys[key].metadata):
             near = nearest(text, [str(choice) for choice in keys[key].metadata["choices"]])
             wrong.append(f"{key}: must be {_meaning(kinds[key], keys[key].metadata)} (got {text}).{near}")

@@ -57,7 +57,7 @@ def evaluate(request: Request) -> None:
         episodes=request.episodes,
         greedy=request.greedy,
         device=request.device,
-        env=request.env,
+        values=request.env,
     )
     state, passed_over = policy.checkpoint(request.run, request.checkpoint)
     about: dict[str, Any] = {**policy.progress(state), "seed": cfg.seed, "changed": changed}

@@ -2,21 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from seqrl.config.schema import AT_LEAST_1, Rule, key
-from seqrl.config.words import CHECKPOINT, FOLDER, WHOLE, read_for_policy
+from seqrl.config.schema import AT_LEAST_1, key
+from seqrl.config.words import OfPlayedPolicy, read_for_policy
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(OfPlayedPolicy):
     """Keys of the command line; None means the run's own value."""
 
-    run: Path = key(None, "folder of the run, which holds its config.yaml", Rule(bool, FOLDER), example="<folder>")
-    checkpoint: str | int = key(
-        "last", "last, best, or the number of iterations after which it was saved: checkpoint=120", CHECKPOINT
-    )
     episodes: int | None = key(None, "default: as many as the run's own evaluation", AT_LEAST_1, example="200")
     greedy: bool | str | None = key(
         None,
@@ -24,13 +19,8 @@ class Words:
         choices=[True, False, "both"],
         example="true",
     )
-    seed: int | None = key(None, "play other episodes than the run was evaluated on", WHOLE, example="1")
     memoryless_control: bool = key(True, "play the episodes again with memory zeroed")
     video: bool = key(False, "true: film the policy and what its memory does, for policy.gif and TensorBoard")
-    device: str | None = key(
-        None, "default: the device the run was trained on", Rule(bool, "cpu, cuda, mps or auto"), example="cpu"
-    )
-    trust: list[str] = key([], "modules of your own that the run needs", example="[my_module]")
 
 
 @dataclass(frozen=True)

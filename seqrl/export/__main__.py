@@ -16,12 +16,10 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from seqrl import seeds
 from seqrl.config.program import run_on_words, to_the_end
-from seqrl.config.secrets import secrets
-from seqrl.config.validate import faults_of_policy
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv
@@ -35,7 +33,6 @@ from seqrl.export.proof import STEPS, TOLERANCE, Proof, prove
 from seqrl.export.request import Request, requested
 from seqrl.export.step import OneStep, apart
 from seqrl.files import insist_on_own, make_folder, write
-from seqrl.machine import cores
 from seqrl.metrics.display import Bar
 from seqrl.networks import Network
 from seqrl.packages import how_to_install, is_installed
@@ -70,17 +67,11 @@ def configuration(request: Request) -> DictConfig:
 
     Raises CheckpointError if there is no run, ConfigError if it cannot, or must not, be played.
     """
-    cfg = policy.configuration(request.run)
-    cfg.trust = list(request.trust)
-    cfg.device.name, cfg.device.precision = "cpu", "float32"
-    cfg.device.threads = min(cfg.device.threads, cores())
-    if cfg.env.get("backend") == "async":
+    values = {"device.precision": "float32"}
+    if policy.configuration(request.run).env.get("backend") == "async":
         # See `beside`.
-        cfg.env.backend = "sync"
-    if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
-        raise ConfigError(faults)
-    OmegaConf.set_readonly(cfg, True)
-    return cfg
+        values["env.backend"] = "sync"
+    return policy.chosen(request.run, trust=request.trust, device="cpu", values=values)[0]
 
 
 def export(request: Request) -> None:

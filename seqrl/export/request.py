@@ -6,31 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqrl.config.schema import Rule, key
-from seqrl.config.words import CHECKPOINT, FOLDER, read_for_policy
+from seqrl.config.words import OfPolicy, read_for_policy
 
 REPOSITORY = Rule(lambda x: re.fullmatch(r"[\w.-]+/[\w.-]+", x) is not None, "a repository, such as user/name")
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(OfPolicy):
     """What a command line asks for, by key."""
 
-    run: Path = key(
-        None,
-        "folder of the run, which holds its config.yaml; latest: the newest",
-        Rule(bool, FOLDER),
-        example="<folder>",
-    )
-    checkpoint: str | int = key(
-        "last", "last, best, or the number of iterations after which it was saved: checkpoint=120", CHECKPOINT
-    )
     to: Path | None = key(
         None, "folder for the files; default: export in the run's folder", Rule(bool, "a folder"), example="<folder>"
     )
     hub: str | None = key(
         None, "also upload the files to this repository of the Hugging Face Hub", REPOSITORY, example="user/name"
     )
-    trust: list[str] = key([], "modules of your own that the run needs", example="[my_module]")
 
     @property
     def folder(self) -> Path:

@@ -29,6 +29,7 @@ from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError, UnsavedError
 from seqrl.files import fault, insist_on_own, write
+from seqrl.inspect.earlier import with_earlier
 from seqrl.inspect.measure import measured
 from seqrl.inspect.page import MARK, page
 from seqrl.inspect.request import Request, Words, requested
@@ -59,7 +60,7 @@ def inspect(request: Request) -> None:
         _insist_on_own(here, [SEVERAL])
     for run in request.runs:
         folder = here / run
-        report = _report(request, run)
+        report = _report(request, run, folder)
         reports[str(run)] = report
         data = json.dumps(report, allow_nan=False, indent=1).encode()
         # Masked once the configuration has read its variables.
@@ -73,8 +74,8 @@ def inspect(request: Request) -> None:
         say(f"All of them: {SEVERAL}")
 
 
-def _report(request: Request, run: Path) -> dict[str, Any]:
-    """What inspect.json holds of a run."""
+def _report(request: Request, run: Path, folder: Path) -> dict[str, Any]:
+    """What inspect.json holds of a run; `folder` is where it is, `run` as the user named it."""
     began = perf_counter()
     it = subject(request, run, say)
     say(f"{run}, after {it.about['iterations']} iterations, {it.about['env_steps']:,} steps")
@@ -85,6 +86,7 @@ def _report(request: Request, run: Path) -> dict[str, Any]:
         for note in it.evaluator.notes:
             say(f"note: {note}")
     report = {"said": "", **it.about, **found, "seconds": round(perf_counter() - began, 1)}
+    report = with_earlier(report, folder)
     report["said"] = paragraph(report)
     say(f"\n{report['said']}\n")
     say(f"measured in {duration(report['seconds'])}")

@@ -4,12 +4,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 
 # A chart is drawn for wide pages and again for narrow ones, whose letters would shrink.
 WIDTHS = {"wide": 760, "narrow": 360}
 HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 280, 44, 44, 58, 16
 # Letters of a label, in pixels each.
 LETTER = 6.6
+# Height of a line of words, in pixels.
+TALL = 14
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,35 @@ class Line:
     colour: int = 0
     name: str = ""
     style: str = "line"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A few words in a chart.
+
+    x, y     where they stand, y on their line
+    anchor   start, middle or end: which part of them is at x
+    """
+
+    x: float
+    y: float
+    words: str
+    anchor: str = "middle"
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        wide = LETTER * len(self.words)
+        left = self.x - {"start": 0.0, "middle": wide / 2, "end": wide}[self.anchor]
+        return left, left + wide
+
+    def touches(self, other: "Label") -> bool:
+        (left, right), (others_left, others_right) = self.ends, other.ends
+        return left < others_right and others_left < right and abs(self.y - other.y) < TALL
+
+    def holds(self, x: float, y: float) -> bool:
+        """Whether a point lies behind the words."""
+        left, right = self.ends
+        return left <= x <= right and self.y - TALL <= y <= self.y + 3
 
 
 @dataclass(frozen=True)
@@ -71,6 +103,7 @@ class Chart:
                 *self._levels(width),
                 *self._marks(width),
                 *(part for line in self.lines for part in self._line(line, width)),
+                *(text(it.x, it.y, it.words, it.anchor, "words") for it in self._labels(width)),
                 "</svg>",
             ]
         )
@@ -142,21 +175,42 @@ class Chart:
                 yield f'<circle class="dot c{line.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>'
 
     def _levels(self, width: int) -> Iterator[str]:
-        for y, words in self.levels:
+        for y, _ in self.levels:
             at = self._y(y)
             yield f'<line class="level" x1="{LEFT}" x2="{width - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-            yield text(width - RIGHT, at - 5, words, "end", "words")
 
     def _marks(self, width: int) -> Iterator[str]:
-        free = -math.inf
-        for x, words, colour in sorted(self.marks):
+        for x, _, colour in sorted(self.marks):
             at = self._x(x, width)
             yield f'<line class="mark c{colour}" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+
+    def _labels(self, width: int) -> list[Label]:
+        """Words of the marks, above them, and of the levels, where they touch nothing else if there is such a place."""
+        placed: list[Label] = []
+        for x, words, _ in sorted(self.marks):
             half = LETTER * len(words) / 2
-            middle = min(max(at, half + 4), width - 4 - half)
-            if middle - half > free:
-                yield text(middle, TOP - 8, words, style="words")
-                free = middle + half
+            label = Label(min(max(self._x(x, width), half + 4), width - 4 - half), TOP - 8, words)
+            if not any(label.touches(other) for other in placed):
+                placed.append(label)
+        drawn = [point for line in self.lines for point in self._path(line, width)]
+        for y, words in self.levels:
+            # Above it or below it, at either end.
+            ends = [(width - RIGHT, "end"), (LEFT + 4, "start")]
+            places = [Label(x, self._y(y) + off, words, anchor) for x, anchor in ends for off in (-5, 14)]
+            taken = placed.copy()
+
+            def crowd(it: Label, taken: list[Label] = taken) -> tuple[bool, bool, int]:
+                return it.y > HEIGHT - BOTTOM, any(map(it.touches, taken)), sum(it.holds(*at) for at in drawn)
+
+            placed.append(min(places, key=crowd))
+        return placed
+
+    def _path(self, line: Line, width: int) -> Iterator[tuple[float, float]]:
+        """Points along a line, a few pixels apart."""
+        points = [(self._x(x, width), self._y(y)) for x, y in sorted(line.y.items())]
+        for (x0, y0), (x1, y1) in pairwise(points):
+            steps = 1 + int(math.hypot(x1 - x0, y1 - y0) / 4)
+            yield from ((x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(steps + 1))
 
 
 def text(x: float, y: float, words: str, anchor: str = "middle", style: str = "tick") -> str:

@@ -30,6 +30,7 @@ def figures(reports: Mapping[str, Report]) -> Iterator[Figure]:
         having = {name: report for name, report in reports.items() if report[key] is not None}
         if having and (found := draw(having)) is not None and found.chart.lines:
             yield found
+    yield from _elsewhere(reports)
     for name, report in reports.items():
         if report["probes"]:
             yield from _probes(report["probes"], name if len(reports) > 1 else "")
@@ -156,10 +157,12 @@ def _gradient(reports: Mapping[str, Report]) -> Figure | None:
     lines, marks = [], []
     for colour, (name, report) in enumerate(reports.items()):
         at = {math.log2(int(k)): 100 * cut for k, cut in report["gradient_cuts"].items()}
-        lines.append(Line(at, colour=colour, name=name if len(reports) > 1 else ""))
         chance = {math.log2(int(k)): 100 * share for k, share in report["gradient_chance"].items()}
-        if len(reports) == 1 and len(chance) > 1:
-            lines.append(Line(chance, colour=1, name="chance", style="dashed"))
+        shows_chance = len(reports) == 1 and len(chance) > 1
+        own = "what a cut loses" if shows_chance else ""
+        lines.append(Line(at, colour=colour, name=name if len(reports) > 1 else own))
+        if shows_chance:
+            lines.append(Line(chance, colour=1, name="what chance makes of that", style="dashed"))
         marks.append(
             (math.log2(report["gradient_horizon"]), _mark("horizon", report["gradient_horizon"], reports), colour)
         )
@@ -175,20 +178,28 @@ def _gradient(reports: Mapping[str, Report]) -> Figure | None:
     return Figure("How far must gradients reach?", caption, chart)
 
 
-def _elsewhere(reports: Mapping[str, Report]) -> Figure | None:
-    values = list(dict.fromkeys(value for report in reports.values() for value in report["elsewhere"]["returns"]))
+def _elsewhere(reports: Mapping[str, Report]) -> Iterator[Figure]:
+    """Returns where the environment is another; a figure for each key."""
+    found = {name: report["elsewhere"] or {} for name, report in reports.items()}
+    for key in dict.fromkeys(key for of_run in found.values() for key in of_run):
+        yield _of_key(key, {name: of_run.get(key) for name, of_run in found.items()})
+
+
+def _of_key(key: str, found: Mapping[str, Any]) -> Figure:
+    """found   by run; None where it was not played with other values of this key"""
+    values = list(dict.fromkeys(value for it in found.values() if it for value in it["returns"]))
     position = {value: float(index) for index, value in enumerate(values)}
     lines, marks = [], []
-    for colour, (name, report) in enumerate(reports.items()):
-        elsewhere = report["elsewhere"]
+    for colour, (name, elsewhere) in enumerate(found.items()):
+        if elsewhere is None:
+            continue
         at = {position[value]: it for value, it in elsewhere["returns"].items()}
-        lines.append(_line(at, colour, name if len(reports) > 1 else ""))
+        lines.append(_line(at, colour, name if len(found) > 1 else ""))
         if elsewhere["trained"] in position:
             marks.append((position[elsewhere["trained"]], "trained here", colour))
-    key = next(iter(reports.values()))["elsewhere"]["key"]
     caption = f"Mean return where {key} is another, with 95 % intervals; nothing is learned there."
     chart = Chart(lines, key, "return", {at: value for value, at in position.items()}, marks)
-    return Figure("Does it hold elsewhere?", caption, chart)
+    return Figure(f"Does it hold elsewhere? {key.removeprefix('env.')}", caption, chart)
 
 
 def _probes(probes: Mapping[str, Any], run: str) -> Iterator[Figure]:
@@ -240,5 +251,4 @@ DRAWN: dict[str, Callable[[Mapping[str, Report]], Figure | None]] = {
     "memory_frozen": _frozen,
     "contamination": _contamination,
     "gradient_cuts": _gradient,
-    "elsewhere": _elsewhere,
 }

@@ -188,8 +188,9 @@ def _elsewhere(subject: Subject, whole: Array, found: Measured) -> None:
     worth = found.found["memory_is_used"]["return_lost"] if "memory_is_used" in found.found else abs(whole.mean())
     least = whole.mean() - TOLERATED * max(worth, 0)
     found.found["elsewhere"] = {
-        "key": asked.key,
-        "trained": str(asked.trained),
-        "returns": {value: summary(it) for value, it in returns.items()},
-        "holds": [value for value, it in returns.items() if np.mean(it) >= least],
+        asked.key: {
+            "trained": str(asked.trained),
+            "returns": {value: summary(it) for value, it in returns.items()},
+            "holds": [value for value, it in returns.items() if np.mean(it) >= least],
+        }
     }

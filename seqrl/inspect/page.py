@@ -42,6 +42,7 @@ th { text-align: left; font-weight: 600; } th, td { padding: .3rem .5rem .3rem 0
 ul { padding-left: 1.1rem; } details { margin-top: 2.4rem; } summary { cursor: pointer; font-weight: 600; }
 pre { background: var(--card); padding: .8rem 1rem; border-radius: 8px; font-size: .8rem; overflow-x: auto; }
 .tick, .words, .label { fill: var(--soft); } .label { font-weight: 600; }
+.words { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; }
 .grid { stroke: var(--line); stroke-width: .7; } .axis { stroke: var(--soft); stroke-width: 1; }
 .level { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 3; }
 .mark { stroke-width: 1.2; stroke-dasharray: 5 4; }

@@ -6,29 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.config.schema import AT_LEAST_1, Rule, key
-from seqrl.config.words import CHECKPOINT, FOLDER, WHOLE, read_for_policy, value_of
+from seqrl.config.words import FOLDER, OfPlayedPolicy, read_for_policy, value_of
 from seqrl.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(OfPlayedPolicy):
     """Keys of the command line; None means the run's own value."""
 
     run: Path = key(
         None,
-        "folder of the run, which holds its config.yaml; run=[a,b]: several, beside each other on one page",
+        "folder of the run; latest: the newest; run=[a,b]: several, beside each other on one page",
         Rule(bool, FOLDER),
         example="<folder>",
     )
-    checkpoint: str | int = key(
-        "last", "last, best, or the number of iterations after which it was saved: checkpoint=120", CHECKPOINT
-    )
     episodes: int = key(64, "episodes of every measurement; more make it slower and its intervals narrower", AT_LEAST_1)
-    seed: int | None = key(None, "play other episodes than the run was evaluated on", WHOLE, example="1")
-    device: str | None = key(
-        None, "default: the device the run was trained on", Rule(bool, "cpu, cuda, mps or auto"), example="cpu"
-    )
-    trust: list[str] = key([], "modules of your own that the run needs", example="[my_module]")
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,7 @@ def _of_the_task(report: Report) -> Iterator[str]:
 
 
 def _of_elsewhere(report: Report) -> Iterator[str]:
-    if elsewhere := report["elsewhere"]:
-        name = elsewhere["key"].removeprefix("env.")
-        holds = ", ".join(elsewhere["holds"])
+    for key, found in (report["elsewhere"] or {}).items():
+        name, holds = key.removeprefix("env."), ", ".join(found["holds"])
         where = f"holds at {holds}" if holds else "holds at none of the values played"
-        yield f"Trained at {name} {elsewhere['trained']}, it {where} (of {', '.join(elsewhere['returns'])})."
+        yield f"Trained at {name} {found['trained']}, it {where} (of {', '.join(found['returns'])})."

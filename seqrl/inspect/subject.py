@@ -127,13 +127,13 @@ def subject(request: Request, run: Path, say: Callable[[str], None]) -> Subject:
         greedy=None,
         device=request.device,
     )
-    cfg, changed = choose(env=usual)
+    cfg, changed = choose(values=usual)
     if cfg.evaluation.greedy == "both":
         cfg = with_values(cfg, {"evaluation": {"greedy": True}})
     cfg = with_values(cfg, {"parallel": _side_by_side(cfg), "evaluation": {"memoryless_control": False}})
     elsewhere = None
     for key, values in lists.items():
-        cfgs = {str(value): choose(env={**usual, key: value})[0] for value in values}
+        cfgs = {str(value): choose(values={**usual, key: value})[0] for value in values}
         elsewhere = Elsewhere(key, OmegaConf.select(cfg, key), {name: _alike(it, cfg) for name, it in cfgs.items()})
     state, passed_over = policy.checkpoint(run, request.checkpoint)
     for fault in passed_over:

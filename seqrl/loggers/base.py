@@ -6,6 +6,9 @@ from typing import Any
 
 Row = dict[str, float]
 
+# Training episodes that a row tells of, at most, unless there are more environments.
+RECENT = 100
+
 # Every scalar that seqrl writes, and what it means. An evaluation's names begin with sampled_ where the policy is
 # evaluated both ways and these episodes took sampled actions.
 SCALARS: dict[str, str] = {
@@ -38,7 +41,7 @@ SCALARS: dict[str, str] = {
     "memory/gradient_horizon": "steps that gradients must reach back, so that a negligible share is cut off",
     "memory/staleness_kl": "KL divergence of the policy with stored memory from that with recomputed memory",
     "memory/staleness_value": "change of the value by that, in standard deviations of the returns",
-    "memory/need": "share of what surprises the present observation that the past foretells",
+    "memory/need": "share of the surprise at a step, to who sees the present alone, that the past foretells",
     # Wall time since the run began, evaluations at intervals included.
     "time/elapsed_seconds": "seconds so far",
     "time/steps_per_second": "environment steps per second",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seqrl.loggers import Row
+from seqrl.loggers.base import RECENT, Row
 from seqrl.types import Rollout
 
 
@@ -27,7 +27,7 @@ class EpisodeStatistics:
     """
 
     def __init__(self, batch_size: int) -> None:
-        self.recent: deque[tuple[float, int]] = deque(maxlen=max(100, batch_size))
+        self.recent: deque[tuple[float, int]] = deque(maxlen=max(RECENT, batch_size))
         self.ended = 0
         self.info: dict[str, deque[float]] = {}
         self._batch_size = batch_size

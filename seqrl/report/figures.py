@@ -158,7 +158,7 @@ def _all_curves(findings: Findings) -> tuple[Figure, str] | None:
     ax.set_xlabel("thousand environment steps")
     ax.set_ylabel("training return")
     ax.margins(x=0)
-    return figure, "Training return (mean of the latest episodes) of every configuration; blue: the recommended one."
+    return figure, "Training return (mean of the latest episodes) of every configuration; blue: the best one."
 
 
 def values(findings: Findings) -> tuple[Figure, str] | None:
@@ -190,7 +190,7 @@ def values(findings: Findings) -> tuple[Figure, str] | None:
     for row in axes:
         row[0].set_ylabel("final return")
     figure.tight_layout()
-    return figure, "Final return of every run over the value of each key; blue: the recommended configuration."
+    return figure, "Final return of every run over the value of each key; blue: the best configuration."
 
 
 def crowded(findings: Findings) -> bool:
@@ -359,7 +359,7 @@ def differences(findings: Findings) -> tuple[Figure, str] | None:
     ax.set_ylim(-0.6, len(compared) - 0.4)
     ax.set_xlabel("difference in mean final return")
     return figure, (
-        "How much better the recommended value of each key is than another, averaged over all settings that both were "
+        "How much better the best value of each key is than another, averaged over all settings that both were "
         "combined with, and the 95 % interval of a bootstrap over seeds. Blue: real, the permutation test over seeds "
         "rejects at 5 % after Holm's correction for the values of that key. Grey: not distinguishable from noise with "
         "these seeds."

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from seqrl.report.learned import Progress, none_learned, progress
 from seqrl.report.runs import Array, RunRecord, Study, short
 from seqrl.statistics import Estimate, difference, estimate, holm, least_p, units_to_decide
 
@@ -19,6 +20,7 @@ class Group:
 
     returns                          final return; None until a run has one
     steps_to_threshold, seconds_...  of the median run; infinite if fewer than half of the runs reach it
+    progress                         of the runs that count; None if no curve shows it
     """
 
     point: tuple[Any, ...]
@@ -27,6 +29,7 @@ class Group:
     reached: int
     steps_to_threshold: float
     seconds_to_threshold: float
+    progress: Progress | None
 
     @property
     def finished(self) -> int:
@@ -96,7 +99,7 @@ class Findings:
     """Everything that the report concludes.
 
     threshold     runs are timed until their training return first reaches it
-    chosen        configuration to use; None until some run has a return
+    chosen        the best configuration; None until some run has a return
     comparisons   of each of its values with every other value of that key
     """
 
@@ -108,21 +111,32 @@ class Findings:
 
     @property
     def recommendation(self) -> str:
-        """What to use, and why, in one sentence."""
+        """What to use, and why, in one sentence; or that nothing was learned."""
         if self.chosen is None or self.chosen.returns is None:
             return "No run has a return yet."
         count = len(scores(self.chosen.runs))
         if not any(run.status == "finished" for run in self.chosen.runs):
             return f"No run is finished; best training return so far: {interval(self.chosen.returns)}."
         figures = f"final return {interval(self.chosen.returns)} over {_count(count, 'run')}"
-        if not self.study.keys:
-            return f"One configuration: {figures}."
         use = " and ".join(
             f"{short(k)} = {shown(k, v)}" for k, v in zip(self.study.keys, self.chosen.point, strict=True)
         )
+        if self.none_learned and (went := self.chosen.progress):
+            return (
+                "None learned: no configuration returns more at the end of training than at its beginning, but for "
+                f"chance. The highest{f', {use},' if use else ''} went from {number(went.first)} to "
+                f"{number(went.last)}; {figures}."
+            )
+        if not use:
+            return f"One configuration: {figures}."
         compared = [key for key in self.study.keys if any(c.key == key for c in self.comparisons)]
         clauses = [self._of(key) for key in compared] or [f"the best of {_count(len(self.groups), 'configuration')}"]
         return f"Use {use}: {figures}; {'; '.join(clauses)}."
+
+    @property
+    def none_learned(self) -> bool:
+        """Whether no configuration with a finished run returned more in its last episodes than in its first."""
+        return none_learned([group.progress for group in self.groups if group.finished], SIGNIFICANT)
 
     def _of(self, key: str) -> str:
         """How the chosen value of a key compares with its other values."""
@@ -230,6 +244,7 @@ def _group(point: tuple[Any, ...], runs: list[RunRecord], threshold: float) -> G
         reached=int(np.isfinite(steps).sum()),
         steps_to_threshold=median(steps),
         seconds_to_threshold=median([run.first(threshold, run.seconds) for run in runs]),
+        progress=progress(counted(runs)),
     )
 
 

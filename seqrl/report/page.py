@@ -54,7 +54,7 @@ class Section:
 
     @property
     def configurations(self) -> list[tuple[dict[str, Any], bool]]:
-        """Rows of the table, and whether each is the recommended one."""
+        """Rows of the table, and whether each is the best."""
         chosen, keys = self.findings.chosen, self.findings.study.keys
         return [
             (row, chosen is not None and [row[key] for key in keys] == list(chosen.point))

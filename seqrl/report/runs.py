@@ -38,6 +38,9 @@ DERIVED = (
 MOST_BYTES, MOST_ROWS, MOST_STEPS = 2**29, 2_000_000, 2**53
 COLUMNS = (
     "rollout/return_mean",
+    "rollout/return_min",
+    "rollout/return_max",
+    "rollout/episodes",
     "time/elapsed_seconds",
     "time/steps_per_second",
     "train/gradient_norm",
@@ -62,6 +65,8 @@ class RunRecord:
     overrides    of its command line, by key
     facts        from manifest.json
     returns      [rows] mean training return of the latest episodes, after env_steps [rows] and seconds [rows]
+    lowest, highest   [rows] of these episodes
+    episodes     [rows] that had ended
     norms        [rows] of the gradients
     clipped      share of its gradients that were clipped
     gradient_cut share of the gradient that its bptt_length cuts off, on average; NaN if that was not measured
@@ -74,6 +79,9 @@ class RunRecord:
     facts: dict[str, Any]
     env_steps: Array
     returns: Array
+    lowest: Array
+    highest: Array
+    episodes: Array
     seconds: Array
     norms: Array
     clipped: float
@@ -184,6 +192,9 @@ def read(folder: Path, say: Callable[[str], object] = lambda line: None) -> RunR
         facts=facts,
         env_steps=curves["env_steps"],
         returns=curves["rollout/return_mean"],
+        lowest=curves["rollout/return_min"],
+        highest=curves["rollout/return_max"],
+        episodes=curves["rollout/episodes"],
         seconds=curves["time/elapsed_seconds"],
         norms=curves["train/gradient_norm"],
         clipped=_mean(curves["train/gradient_clipped"]),

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from seqrl.algorithms.base import SequenceAlgorithm, SingleSteps
 from seqrl.algorithms.sequences import Sequences, balanced, split, starts
-from seqrl.machine import forget_peak_memory, peak_memory_mb, perf_counter
+from seqrl.machine import forget_peak_memory, give_memory_back, peak_memory_mb, perf_counter
 from seqrl.run.memory_need import USABLE, Footprint, footprint, free_bytes, is_out_of_memory
 from seqrl.run.run import Budget, Run
 from seqrl.text import duration
@@ -24,6 +24,8 @@ PLAYING = 3.0
 TRYING = 0.8
 # Lengths that are tried beside the run's own, where episodes are longer.
 LENGTHS = (8, 16, 32, 64, 128, 256)
+# Share of the time waited for a core, beyond which speeds are said to be too low.
+BUSY = 0.1
 # A length is recommended that takes at most so many times as long as the quickest.
 SLOWER = 1.25
 
@@ -69,16 +71,19 @@ def ways(run: Run, played: Played, parallel: int, until: float) -> Iterator[Way]
     algorithm, own = run.algorithm, run.algorithm.settings
     longest = int(played.rollout.age[played.rollout.valid].max()) + 1
     lengths = [0, *sorted({it for it in (*LENGTHS, own.bptt_length) if 0 < it < longest})]
+    memory = PeakMemory(played.rollout.reward.device)
     # Its own first, as that must be there.
     for length in sorted(lengths, key=lambda it: it != own.bptt_length):
         algorithm.settings = replace(own, bptt_length=length)
         try:
-            yield _way(algorithm, played, parallel, length, until)
+            yield _way(algorithm, played, parallel, length, until, memory)
         finally:
             algorithm.settings = own
 
 
-def _way(algorithm: SequenceAlgorithm, played: Played, parallel: int, length: int, until: float) -> Way:
+def _way(
+    algorithm: SequenceAlgorithm, played: Played, parallel: int, length: int, until: float, memory: "PeakMemory"
+) -> Way:
     rollout = with_any_memory(algorithm, played.rollout, length)
     here = rollout.valid.shape[1]
     need = footprint(algorithm, rollout, parallel, max(1, round(played.larger * here / parallel)))
@@ -88,7 +93,7 @@ def _way(algorithm: SequenceAlgorithm, played: Played, parallel: int, length: in
     if perf_counter() > until:
         return Way(length, None, None, fits=True)
     try:
-        seconds, megabytes = _learned(algorithm, rollout, parallel, need)
+        seconds, megabytes = _learned(algorithm, rollout, parallel, need, memory)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -99,16 +104,19 @@ def _way(algorithm: SequenceAlgorithm, played: Played, parallel: int, length: in
     return Way(length, megabytes + more, played.steps / whole, fits=True)
 
 
-def _learned(algorithm: SequenceAlgorithm, rollout: Rollout, parallel: int, need: Footprint) -> tuple[float, float]:
+def _learned(
+    algorithm: SequenceAlgorithm, rollout: Rollout, parallel: int, need: Footprint, memory: "PeakMemory"
+) -> tuple[float, float]:
     """Seconds that a gradient step takes, and the most memory, in MB, that the process holds meanwhile."""
     sequences = split(rollout, rollout.value, rollout.value, algorithm.settings.bptt_length)
     steps = len(sequences.advantage)
     minibatch = _about(sequences, min(need.minibatch, steps))
     share = len(minibatch.advantage) / need.minibatch
-    forget(rollout.reward.device)
-    seconds = []
+    seconds: list[float] = []
     # The first one is slow: it sets up what the others use.
     for _ in range(12):
+        if len(seconds) == 1:
+            memory.forget()
         began = perf_counter()
         algorithm.learn_from(minibatch, algorithm.chunk_steps(parallel), 0.0)
         wait(rollout.reward.device)
@@ -117,7 +125,7 @@ def _learned(algorithm: SequenceAlgorithm, rollout: Rollout, parallel: int, need
             break
     at_once = min(len(minibatch.advantage), need.steps)
     more = max(0, need.steps - at_once) * need.bytes_per_step / 1e6
-    return median(seconds[1:] or seconds), peak_mb(rollout.reward.device) + more
+    return median(seconds[1:] or seconds), memory.megabytes + more
 
 
 def _about(sequences: Sequences, steps: int) -> Sequences:
@@ -175,6 +183,18 @@ def table(cfg: DictConfig, found: list[Way], played: Played, budget: Budget) -> 
     return "\n".join(lines) + "\n"
 
 
+def said_of_waiting(computed: float, waited: float, backend: str) -> str:
+    """What to know of speeds that were measured on a machine that others kept busy; "" if they did not.
+
+    computed, waited   seconds on a core, and for one, meanwhile
+    """
+    share = waited / (computed + waited) if waited > 0 else 0.0
+    # Environments in processes of their own take cores from this one in the run, too.
+    if share < BUSY or backend == "async":
+        return ""
+    return f"  The machine was busy: {share:.0%} of this was waiting for a core. On a quiet one the run is faster.\n"
+
+
 def _steps(cfg: DictConfig, played: Played, budget: Budget) -> float:
     """Environment steps of the run, if episodes remain as long as they are."""
     limits = [math.inf if budget.steps_to_take is None else float(budget.steps_to_take)]
@@ -184,18 +204,39 @@ def _steps(cfg: DictConfig, played: Played, budget: Budget) -> float:
     return min(limits)
 
 
-def forget(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        forget_peak_memory()
+class PeakMemory:
+    """Most memory, in MB, that is held while something is measured: of the GPU, or of the process.
 
+    What earlier measurements left behind does not count: each leaves some, whatever it measures.
+    """
 
-def peak_mb(device: torch.device) -> float:
-    """Most memory held since `forget`: of the GPU, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return peak_memory_mb()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._at_first: float | None = None
+        self._left_behind = 0.0
+
+    def forget(self) -> None:
+        """Begin to measure."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            can = True
+        else:
+            give_memory_back()
+            can = forget_peak_memory()
+        held = self._peak()
+        if self._at_first is None:
+            self._at_first = held
+        # Where nothing can be forgotten, this is the most that was ever held.
+        self._left_behind = held - self._at_first if can else 0.0
+
+    @property
+    def megabytes(self) -> float:
+        return self._peak() - self._left_behind
+
+    def _peak(self) -> float:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 1e6
+        return peak_memory_mb()
 
 
 def wait(device: torch.device) -> None:

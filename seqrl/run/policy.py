@@ -66,11 +66,13 @@ def chosen(
     episodes: int | None = None,
     greedy: bool | str | None = None,
     device: str | None = None,
-    env: Mapping[str, Any] = MappingProxyType({}),
+    values: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[DictConfig, list[str]]:
     """The configuration to play with, and how its environment differs from the run's: `key: before -> now`.
 
     None means the run's own value.
+
+    values   of other keys, dotted: changes to the environment
 
     Raises CheckpointError if there is no run, ConfigError if it cannot, or must not, be played.
     """
@@ -83,7 +85,7 @@ def chosen(
     cfg.device.name = device or cfg.device.name
     # This machine may have fewer.
     cfg.device.threads = min(cfg.device.threads, cores())
-    for key, value in env.items():
+    for key, value in values.items():
         OmegaConf.update(cfg, key, value, force_add=True)
     if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
         raise ConfigError(faults)

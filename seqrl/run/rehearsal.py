@@ -7,11 +7,11 @@ from omegaconf import DictConfig
 
 from seqrl.config.settle import with_values
 from seqrl.devices.device import Device
-from seqrl.machine import perf_counter
+from seqrl.machine import core_seconds, perf_counter
 from seqrl.metrics.display import Display
 from seqrl.run.build import build, make_device, prepare_device
 from seqrl.run.memory_need import footprint
-from seqrl.run.plan import PLAYING, SECONDS, Played, applies, table, ways
+from seqrl.run.plan import PLAYING, SECONDS, Played, applies, said_of_waiting, table, ways
 from seqrl.run.run import Run
 from seqrl.run.summary import introduction, notes, sizes
 from seqrl.runner import rounds
@@ -60,9 +60,11 @@ def plan(cfg: DictConfig, device: Device, small: Played, began: float) -> str:
         small = _played_together(cfg, device, small)
     run = build(with_all if quick else with_values(cfg, {"parallel": small.rollout.valid.shape[1]}), device)
     with closing(run.runner.env):
+        before = core_seconds()
         played = _played(run) if quick else small
         found = list(ways(run, played, cfg.parallel, perf_counter() + SECONDS - PLAYING))
-    return table(cfg, found, played, run.budget)
+        computed, waited = (now - then for now, then in zip(core_seconds(), before, strict=True))
+    return table(cfg, found, played, run.budget) + said_of_waiting(computed, waited, run.runner.env.backend)
 
 
 def _played_together(cfg: DictConfig, device: Device, small: Played) -> Played:

@@ -4,8 +4,8 @@ import sys
 from os import PathLike
 from types import ModuleType
 
+from seqrl.api.listing import RunInfo, runs
 from seqrl.config.begun import OUTPUTS
-from seqrl.run.listing import RunInfo, runs
 
 
 class _Callable(ModuleType):

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from seqrl.api.listing import RunInfo, insist_on_folders, runs
 from seqrl.config.begun import OUTPUTS
 from seqrl.config.program import errors_in_one_line, to_the_end
-from seqrl.errors import ConfigError
 from seqrl.machine import wall_time
 from seqrl.metrics.display import QuietConsole
-from seqrl.run.listing import RunInfo, runs
 from seqrl.text import duration, figure, printable
 
 COLUMNS = ("task", "status", "return", "steps", "age", "run")
@@ -54,8 +53,7 @@ def main() -> None:
         return
     with errors_in_one_line(when_interrupted="seqrl: interrupted"):
         folders = [Path(word) for word in words] or [OUTPUTS]
-        if wrong := [it for it in folders if not it.is_dir() and (words or it.exists())]:
-            raise ConfigError([f"runs: {it} is not a folder. Name one that holds runs." for it in wrong])
+        insist_on_folders(folders if words else [])
         found = sorted((run for folder in folders for run in runs(folder)), key=lambda run: run.started, reverse=True)
         if not found:
             print(f"There are no runs in {', '.join(map(str, folders))}.")

@@ -1,18 +1,23 @@
 """`seqrl.runs`: the runs in a folder, the newest first."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from seqrl.config.begun import OUTPUTS, loaded, run_folders, started
-from seqrl.config.naming import task_name
+from seqrl.config.naming import task_of
+from seqrl.errors import ConfigError
 from seqrl.run.manifest import standing
+
+if TYPE_CHECKING:
+    from seqrl.api.playing import Policy
 
 
 @dataclass(frozen=True)
@@ -56,20 +61,36 @@ class RunInfo:
     def task(self) -> str:
         """What it plays, in short; "" if its configuration does not say."""
         try:
-            # As plain data: OmegaConf raises this and that for a value that it does not like.
-            cfg = OmegaConf.to_container(self.config, resolve=False)
+            return task_of(self.config)
         except (OSError, ValueError):
             return ""
-        env = cfg.get("env") if isinstance(cfg, dict) else None
-        return task_name({str(key): value for key, value in env.items()}) if isinstance(env, dict) else ""
+
+    def policy(self, checkpoint: str | int = "last", *, device: str = "cpu", trust: Sequence[str] = ()) -> "Policy":
+        """Its policy, as `seqrl.load` has it."""
+        # torch takes a second to import.
+        from seqrl.api.playing import load
+
+        return load(self.folder, checkpoint=checkpoint, device=device, trust=trust)
 
 
 def runs(folder: str | PathLike[str] = OUTPUTS) -> list[RunInfo]:
-    """All runs in a folder, at any depth, the newest first; folders whose manifest cannot be read are left out."""
+    """All runs in a folder, at any depth, the newest first; folders whose manifest cannot be read are left out.
+
+    Raises ConfigError if there is no such folder; none need be there where nobody names one.
+    """
+    if folder is not OUTPUTS or os.path.lexists(folder):
+        insist_on_folders([Path(folder)])
     return sorted(_found(Path(folder)), key=lambda run: (run.started, run.name), reverse=True)
+
+
+def insist_on_folders(named: Sequence[Path]) -> None:
+    """Raise ConfigError unless all of them are folders."""
+    if wrong := [it for it in named if not it.is_dir()]:
+        raise ConfigError([f"runs: {it} is not a folder. Name one that holds runs." for it in wrong])
 
 
 def _found(folder: Path) -> Iterator[RunInfo]:
     for path in run_folders(folder):
         with suppress(OSError, ValueError):
-            yield RunInfo(path, standing(path), started(path))
+            facts = standing(path)
+            yield RunInfo(path, facts, started(path, facts))
