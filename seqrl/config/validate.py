@@ -224,7 +224,7 @@ def _processes(cfg: DictConfig) -> Iterator[str]:
     started = processes_started()
     if 1 < started != cfg.processes:
         yield f"processes: {started} were started together (got {cfg.processes}). Leave it out."
-    elif cfg.processes > cfg.parallel:
+    elif 1 < cfg.processes > cfg.parallel:
         yield (
             f"processes: each plays at least one environment (got {cfg.processes}, and parallel={cfg.parallel}). "
             f"Use processes={cfg.parallel}, or a larger parallel."
