@@ -34,7 +34,7 @@ from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError
 from seqrl.files import Lines, fault
-from seqrl.machine import cores, hear, keep, let_go, monotonic, wall_time
+from seqrl.machine import cores, hear, keep, let_go, monotonic, ranks_started, wall_time
 from seqrl.run.manifest import ending, facts_of, is_held, standing, words_of
 from seqrl.run.refusal import note_folder
 from seqrl.run.stop import HEARD
@@ -259,6 +259,14 @@ def _killed(number: int, overrides: Sequence[str], _: Any, config: DictConfig, *
     task = [override for override in overrides if not is_hydra(override)]
     folder = point_folder(str(config.hydra.sweep.dir), number, "", task)
     return Failed(folder, {"status": "killed", "error": "its process was killed", "exit_code": 1})
+
+
+def meet_in_queue() -> None:
+    """Where Slurm runs several tasks for this point, have them told who they are, as torchrun tells it."""
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and not ranks_started():
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
 
 
 def listen_to_queue() -> None:

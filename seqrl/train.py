@@ -17,11 +17,11 @@ from seqrl.config.command_line import is_true
 from seqrl.config.paths import CONF
 from seqrl.config.program import FAILURES, fail, on_words, started, to_the_end
 from seqrl.config.settle import settle
-from seqrl.ranks.start import Place, follow_runs, over_for_all
+from seqrl.ranks.start import Place, follow_run, follow_runs, over_for_all
 from seqrl.run.refusal import remove_if_empty
 from seqrl.run.rehearsal import rehearse
 from seqrl.run.training import follow, train
-from seqrl.sweeps import run_point
+from seqrl.sweeps import meet_in_queue, run_point
 from seqrl.text import show_path
 
 
@@ -32,6 +32,11 @@ def job(cfg: DictConfig) -> float:
     folder = Path(context.runtime.output_dir)
     show_path(folder)
     if context.mode is RunMode.MULTIRUN:
+        if "submitit" in context.launcher._target_:
+            meet_in_queue()
+            if (place := Place.of_environment()) and place.rank:
+                follow_run(follow)
+                return nan
         return run_point(cfg, folder, train)
     try:
         settled = settle(cfg)

@@ -72,7 +72,7 @@ class Group(Ranks):
         """The tensor of every rank, which all have the same shape [W, ...]."""
         found = mine.new_empty(self.size, *mine.shape)
         with self._named():
-            dist.all_gather_into_tensor(found.view(-1), mine.contiguous().view(-1))
+            dist.all_gather(list(found.unbind()), mine.contiguous())
         return found
 
     @contextmanager

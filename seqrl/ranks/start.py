@@ -15,11 +15,15 @@ from typing import Any
 import torch
 
 from seqrl.errors import ConfigError, LostRankError, SeqrlError
-from seqrl.machine import RANKS_STARTED, end_at_once, end_with_parent, ranks_started, sleep
+from seqrl.machine import RANKS_STARTED, end_at_once, end_with_parent, monotonic, ranks_started, sleep
 from seqrl.ranks.base import ALONE, Ranks
 
+# For ranks to meet once all are there.
+SOON = timedelta(seconds=60)
 # What a rank waits for another one to answer is for the watch to say; torch waits longer.
 FOR_EVER = timedelta(days=365)
+# Seconds that others wait for the first rank to begin.
+PATIENCE = 600.0
 # Seconds for followers to end, once the run is over.
 FAREWELL = 10.0
 LOOPBACK = "127.0.0.1"
@@ -61,8 +65,9 @@ def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], die
         place.host, place.port, place.name, place.rank, place.size, lost, **({} if died is None else {"died": died})
     )
     store = client(place.host, place.port)
-    store.set_timeout(FOR_EVER)
+    store.set_timeout(SOON)
     try:
+        watch.await_all()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
             store=dist.PrefixStore(f"{place.name}/torch", store),  # type: ignore[attr-defined]
@@ -132,7 +137,7 @@ def _with_followers(size: int, is_cuda: bool, follow: Callable[[Place], None]) -
                 follower.kill()
 
     try:
-        with _on_loopback():
+        with _in_environment(QUIETLY):
             for rank in range(1, size):
                 place = Place(LOOPBACK, port, rank, size, size)
                 followers.append(spawn.Process(target=follow, args=(place,), name=f"rank {rank}", daemon=False))
@@ -151,18 +156,22 @@ def _with_followers(size: int, is_cuda: bool, follow: Callable[[Place], None]) -
         del store
 
 
+# For gloo, over this machine's own interface, which nobody else can reach; and for torch, of whose errors each is said.
+QUIETLY = {"GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "FATAL"}
+
+
 @contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have gloo speak over this machine's own interface: nobody else has to reach it."""
-    name = "GLOO_SOCKET_IFNAME"
-    if name in os.environ or "lo" not in [it for _, it in socket.if_nameindex()]:
-        yield
-        return
-    os.environ[name] = "lo"
+def _in_environment(values: dict[str, str]) -> Iterator[None]:
+    """Have these variables meanwhile, for other processes too, unless there are others."""
+    if values.get("GLOO_SOCKET_IFNAME") not in [name for _, name in socket.if_nameindex()]:
+        values = {name: it for name, it in values.items() if name != "GLOO_SOCKET_IFNAME"}
+    mine = {name: it for name, it in values.items() if name not in os.environ}
+    os.environ.update(mine)
     try:
         yield
     finally:
-        os.environ.pop(name, None)
+        for name in mine:
+            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -202,13 +211,26 @@ def _own_store(place: Place) -> Any:
     if _store is None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        from seqrl.ranks.watch import client
-
         if place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             _store = TCPStore(place.host, place.port, None, True, FOR_EVER, wait_for_workers=False)
         else:
-            _store = client(place.host, place.port)
+            _store = _patient_client(place)
     return _store
+
+
+def _patient_client(place: Place) -> Any:
+    """A connection to the store, once it is there: the first rank may begin later, on another machine."""
+    from seqrl.ranks.watch import client
+
+    until = monotonic() + PATIENCE
+    while True:
+        try:
+            return client(place.host, place.port)
+        except RuntimeError as error:
+            if monotonic() > until:
+                raise LostRankError(
+                    f"processes: the first rank did not begin within {PATIENCE:.0f} seconds."
+                ) from error
 
 
 OVER = "over"
@@ -234,17 +256,21 @@ def over_for_all() -> Iterator[None]:
 
 
 def follow_runs(follow: Callable[[Place], None]) -> None:
-    """What ranks do that torchrun or Slurm has started: follow the first one from run to run, until it is done."""
+    """What ranks do that torchrun has started: follow the first one from run to run, until it is done."""
+    while True:
+        follow_run(follow)
+
+
+def follow_run(follow: Callable[[Place], None]) -> None:
+    """Follow the first rank through its next run; end with its exit code if there is none."""
     place = Place.of_environment()
     assert place is not None
     store = _own_store(place)
-    while True:
-        upcoming = f"run {_runs}"
-        while not store.check([upcoming]):
-            if store.check([OVER]):
-                sys.exit(int(store.get(OVER)))
-            sleep(0.1)
-        follow(_next_run(place))
+    while not store.check([f"run {_runs}"]):
+        if store.check([OVER]):
+            sys.exit(int(store.get(OVER)))
+        sleep(0.1)
+    follow(_next_run(place))
 
 
 def be_quiet() -> None:

@@ -24,14 +24,14 @@ FAULT = "fault"
 
 
 class Watch:
-    """A thread that gives this rank's beat, listens to the next rank's, and acts if the run is lost.
+    """Gives this rank's beat, listens to the next rank's, and acts if the run is lost, in threads of its own.
 
     The main thread may wait for another rank in the middle of torch, where nothing else reaches it.
 
     host, port   of the store that all ranks reach
     name         of this run among those that the store serves
     died         says how another rank of this machine has ended, if it has; None: nobody knows
-    lost         is called from the thread with what ends the run
+    lost         is called from one of them with what ends the run
     """
 
     def __init__(
@@ -52,15 +52,20 @@ class Watch:
         self._lock = threading.Lock()
         self._set(f"where/{rank}", json.dumps([platform.node(), os.getpid()]))
         self._set(f"beat/{rank}", "0")
-        self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
-        self._thread.start()
+        # What the one thread has heard, and the other one judges: a store that is stopped may never answer.
+        self._found: LostRankError | None = None
+        self._beat, self._answers = b"", 0
+        self._places: dict[int, list[Any]] = {}
+        self._threads = [threading.Thread(target=it, name="ranks", daemon=True) for it in (self._exchange, self._judge)]
+        for thread in self._threads:
+            thread.start()
 
     def why(self, error: BaseException) -> LostRankError:
         """What has happened, once the connection to another rank is gone."""
         until = monotonic() + LAST_WORDS
         while monotonic() < until:
             if (found := self._fault() or self._dead()) is not None:
-                return self._told(found)
+                return found
             sleep(0.1)
         return self._told(LostRankError(f"processes: the connection to another rank is lost ({described(error)})."))
 
@@ -74,47 +79,76 @@ class Watch:
             words = str(error) if isinstance(error, SeqrlError) else f"unexpected {described(error)}."
             self._told(LostRankError(words, exit_code))
         self._over.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(2 * BEAT)
+        for thread in self._threads:
+            thread.join(2 * BEAT)
 
-    def _run(self) -> None:
-        heard, heard_at, beats = b"", monotonic(), 0
+    def await_all(self) -> None:
+        """Return when all ranks are there. Raises LostRankError if one has ended before."""
+        while not self._call("check", [f"{self.name}/where/{rank}" for rank in range(self.size)]):
+            if (found := self._fault() or self._dead()) is not None:
+                raise found
+            sleep(0.05)
+
+    def _exchange(self) -> None:
+        """Give this rank's beat and hear the next one's, and what anybody says of the end."""
+        try:
+            while not self._over.wait(BEAT):
+                self._answers += 1
+                self._set(f"beat/{self.rank}", str(self._answers))
+                for rank in {0, self._next} - {*self._places}:
+                    if self._call("check", [f"{self.name}/where/{rank}"]):
+                        self._places[rank] = json.loads(self._get(f"where/{rank}"))
+                if self._next in self._places:
+                    self._beat = self._get(f"beat/{self._next}")
+                self._found = self._found or self._fault()
+        except RuntimeError as error:
+            self._found = LostRankError(f"processes: the first rank is gone ({described(error)}).")
+            self._end(0)
+
+    def _judge(self) -> None:
+        """Act if the run is lost: somebody says so, or has died, or the next rank or the store is silent."""
+        heard: dict[int, tuple[Any, float]] = {}
         before = monotonic()
         while not self._over.wait(BEAT):
-            beats += 1
-            try:
-                self._set(f"beat/{self.rank}", str(beats))
-                found = self._fault() or self._dead()
-                beat = self._get(f"beat/{self._next}")
-            except RuntimeError as error:
-                # The first rank holds the store, or its machine does.
-                found, beat = LostRankError(f"processes: the first rank is gone ({described(error)})."), heard
             now = monotonic()
-            if beat != heard or now - before > SILENCE / 2:
-                # Or this process was stopped itself, with all others.
-                heard, heard_at = beat, now
-            elif now - heard_at > SILENCE:
-                found = found or self._silent()
+            if now - before > SILENCE / 2:
+                # This process was stopped itself, perhaps with all others.
+                heard.clear()
             before = now
+            found = self._found or self._dead()
+            # The first rank holds the store, through which the next one is heard.
+            for rank, sign in (0, self._answers), (self._next, self._beat):
+                was, when = heard.get(rank, (None, now))
+                if sign != was or rank not in self._places:
+                    heard[rank] = sign, now
+                elif now - when > (SILENCE if rank == 0 else SILENCE + 2 * BEAT):
+                    found = found or self._silent(rank)
             if found is not None and not self._over.is_set():
-                self._lost(self._told(found))
+                self._lost(found)
                 return
 
-    def _silent(self) -> LostRankError:
-        """The next rank does not answer. If it is on this machine, it is ended."""
-        machine, process = json.loads(self._get(f"where/{self._next}"))
-        if machine == platform.node():
-            with suppress(OSError):
-                os.kill(process, signal.SIGKILL)
-        return LostRankError(
-            f"processes: rank {self._next} of {self.size} (process {process} on {machine}) has not answered for "
+    def _silent(self, rank: int) -> LostRankError:
+        """What is wrong with a rank that does not answer."""
+        self._end(rank)
+        machine, process = self._places[rank]
+        fault = LostRankError(
+            f"processes: rank {rank} of {self.size} (process {process} on {machine}) has not answered for "
             f"{SILENCE:.0f} seconds: it or its machine is stopped."
         )
+        # The first one takes no word any more.
+        return self._told(fault) if rank else fault
+
+    def _end(self, rank: int) -> None:
+        """End a rank that does not answer, if it is on this machine."""
+        machine, process = self._places.get(rank, [None, 0])
+        if machine == platform.node() and rank != self.rank:
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
 
     def _dead(self) -> LostRankError | None:
         for rank in range(self.size):
             if rank != self.rank and (how := self._died(rank)):
-                return LostRankError(f"processes: rank {rank} of {self.size} {how}.")
+                return self._told(LostRankError(f"processes: rank {rank} of {self.size} {how}."))
         return None
 
     def _await_fault(self) -> None:
@@ -151,4 +185,4 @@ class Watch:
 
 def client(host: str, port: int) -> Any:
     """A connection to a store that some other process serves."""
-    return TCPStore(host, port, None, False, timedelta(seconds=SILENCE), wait_for_workers=False)
+    return TCPStore(host, port, None, False, timedelta(seconds=2 * SILENCE), wait_for_workers=False)

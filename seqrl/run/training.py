@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from seqrl.config.program import unexpected
 from seqrl.config.settle import Settled
 from seqrl.devices.device import Device
-from seqrl.errors import ConfigError, SeqrlError, StoppedError
+from seqrl.errors import ConfigError, LostRankError, SeqrlError, StoppedError
 from seqrl.loggers import Row
 from seqrl.machine import forget_peak_memory
 from seqrl.metrics.display import Display
@@ -87,7 +87,12 @@ def train(
             finally:
                 display.end(summary(run, result, score, best, folder, here), score, run.clock.elapsed)
 
-        score = _carried_out(settled, device, outputs, display, stop, ranks, finish, watch)
+        try:
+            score = _carried_out(settled, device, outputs, display, stop, ranks, finish, watch)
+        except LostRankError as error:
+            if not str(error).startswith("processes:"):
+                raise
+            raise LostRankError(f"{error} {outputs.advice()}", error.exit_code) from error
     if point and not workers and (number := stop.wanted):
         # It came too late for this one, and not for those that follow.
         raise StoppedError(f"stopped by {number.name}.", 128 + number)

@@ -1,0 +1,266 @@
+"""Ranks as processes: they come to what one comes to, and none of them ends, or goes on, alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import seqrl
+from seqrl.run.checkpoint import Checkpoints
+
+TINY = [
+    "network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=8", "rollout_length=40", "parallel=5",
+    "insight.interval=0", "algorithm.anneal=[]", "seed=3", "logger=jsonl",
+]  # fmt: skip
+MAZE = ["env=tmaze", "env.corridor_length=4"]
+# Behaves until one of its processes is to do something else.
+ODD = """
+import multiprocessing, os, time
+import gymnasium as gym
+import numpy as np
+
+class Odd(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (2,)), gym.spaces.Discrete(2)
+
+    def __init__(self, what, where):
+        self.what, self.here, self.played = what, multiprocessing.current_process().name == where, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.clock, self.played = self.clock + 1, self.played + 1
+        seen = self.np_random.random(2).astype(np.float32)
+        if self.here and self.played > 100:
+            if self.what == "raise":
+                raise ValueError("no more")
+            if self.what == "hang":
+                time.sleep(1000)
+            if self.what == "leave":
+                os._exit(7)
+            seen[0] = np.nan
+        return seen, 1.0, self.clock == 9, False, {}
+
+gym.register("Odd-v0", entry_point=Odd)
+"""
+
+
+def command(*words):
+    return [sys.executable, "-m", "seqrl.train", *TINY, *words]
+
+
+def train(folder, *words, timeout=100, launcher=()):
+    words = command(*words) if not launcher else [*launcher, *command(*words)[1:]]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=timeout)
+
+
+def curves(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: it for key, it in row.items() if "time/" not in key and "peak" not in key}
+        for row in rows
+        if "rollout/return_mean" in row
+    ]
+
+
+def weights(folder):
+    return Checkpoints(folder).newest()[0]["algorithm"]["network"]
+
+
+def facts(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def same(one, other):
+    return all(torch.equal(other[name], it) for name, it in one.items())
+
+
+def test_a_run_over_processes_is_the_run_of_one(tmp_path):
+    for count in (1, 2):
+        done = train(tmp_path, *MAZE, "total_steps=1000", f"processes={count}", f"hydra.run.dir=r{count}")
+        assert (done.returncode, done.stderr) == (0, "")
+    for one, other in zip(curves(tmp_path / "r1"), curves(tmp_path / "r2"), strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+    for name, it in weights(tmp_path / "r1").items():
+        assert torch.allclose(weights(tmp_path / "r2")[name], it, atol=1e-5)
+    assert facts(tmp_path / "r2")["evaluation_return_mean"] == facts(tmp_path / "r1")["evaluation_return_mean"]
+    assert len([*tmp_path.glob("r2/*.jsonl")]) == 1
+
+
+@pytest.mark.slow
+def test_torchrun_and_two_nodes_start_the_same_run(tmp_path):
+    torchrun = Path(sys.executable).with_name("torchrun")
+    assert train(tmp_path, *MAZE, "total_steps=1000", "processes=3", "hydra.run.dir=r3").returncode == 0
+    one = [torchrun, "--nproc-per-node=3"]
+    done = train(tmp_path, *MAZE, "total_steps=1000", "hydra.run.dir=t3", launcher=one)
+    assert done.returncode == 0, done.stderr
+    nodes = [
+        subprocess.Popen(
+            [
+                torchrun, "--nnodes=2", f"--node-rank={node}", f"--nproc-per-node={2 - node}",
+                "--master-addr=127.0.0.1", "--master-port=29533",
+                *command(*MAZE, "total_steps=1000", "hydra.run.dir=n3")[1:],
+            ],
+            cwd=tmp_path,
+        )
+        for node in (1, 0)
+    ]  # fmt: skip
+    assert [node.wait(100) for node in nodes] == [0, 0]
+    for folder in ("t3", "n3"):
+        assert curves(tmp_path / folder) == curves(tmp_path / "r3")
+        assert same(weights(tmp_path / folder), weights(tmp_path / "r3"))
+
+
+@pytest.mark.slow
+def test_what_torchrun_started_ends_with_the_first_rank(tmp_path):
+    torchrun = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node=2"]
+    refused = train(tmp_path, *MAZE, "algorithm.gamma=3", launcher=torchrun)
+    assert refused.returncode == 1
+    assert refused.stderr.count("seqrl: error: algorithm.gamma: must be between 0 and 1") == 1
+    assert train(tmp_path, "--help", launcher=torchrun).returncode == 0
+    other = train(tmp_path, *MAZE, "processes=3", launcher=torchrun)
+    assert "processes: 2 were started together (got 3). Leave it out." in other.stderr
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_to_the_last_bit_with_as_many_processes_and_says_what_others_change(tmp_path):
+    assert train(tmp_path, *MAZE, "total_steps=2000", "processes=2", "hydra.run.dir=whole").returncode == 0
+    assert train(tmp_path, *MAZE, "total_steps=1000", "processes=2", "hydra.run.dir=half").returncode == 0
+    go_on = [sys.executable, "-m", "seqrl.train", "resume=half", "total_steps=2000"]
+    done = subprocess.run(go_on, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert curves(tmp_path / "half") == curves(tmp_path / "whole")
+    assert same(weights(tmp_path / "half"), weights(tmp_path / "whole"))
+    for count in (3, 1):
+        more = [*go_on[:3], "resume=half", f"total_steps={2000 + 500 * (4 - count)}", f"processes={count}"]
+        done = subprocess.run(more, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "5 episodes in progress could not continue, new ones replace them" in done.stdout
+        assert f"-> {count}" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "where", "exit_code", "words"),
+    [
+        ("raise", "rank 1", 5, "environment 3, episode 12"),
+        ("raise", "MainProcess", 5, "environment 0, episode 12"),
+        ("hang", "rank 1", 5, "it has not answered for 3 seconds, the limit set by env.timeout_seconds"),
+        ("nothing", "rank 1", 5, "environment 3, step 2 of its episode: its observation is nan"),
+        ("leave", "rank 1", 1, "processes: rank 1 of 2 ended with exit code 7. Continue with resume="),
+    ],
+)
+def test_a_fault_of_one_ends_all_with_its_line_and_its_exit_code(tmp_path, what, where, exit_code, words):
+    (tmp_path / "odd.py").write_text(ODD)
+    odd = ["env.id=odd:Odd-v0", "trust=[odd]", "env.backend=sync", "env.timeout_seconds=3", f"+env.kwargs.what={what}"]
+    began = time.monotonic()
+    done = train(tmp_path, *odd, f"+env.kwargs.where={where}", "processes=2", "total_steps=10000000", "hydra.run.dir=r")
+    assert time.monotonic() - began < 40
+    assert done.returncode == exit_code
+    (line,) = done.stderr.splitlines()
+    assert words in line
+    assert facts(tmp_path / "r")["status"] == "failed"
+    assert [path.name for path in (tmp_path / "r" / "checkpoints").iterdir() if path.suffix == ".tmp"] == []
+
+
+def followers(process):
+    """Processes that are ranks of a run which this one leads."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                words = (folder / "cmdline").read_bytes()
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == process.pid and b"multiprocessing.spawn" in words:
+                found.append(int(folder.name))
+    return sorted(found)
+
+
+def goes_on(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def begun(folder, *words):
+    """A run of three processes that has learned a little, and the two that follow the first."""
+    words = [*MAZE, "processes=3", "total_steps=100000000", "checkpoint_interval=1", "hydra.run.dir=r", *words]
+    process = subprocess.Popen(
+        command(*words), cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if (folder / "r" / "metrics.jsonl").exists() and len(curves(folder / "r")) > 3:
+            return process, followers(process)
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize(
+    ("whom", "number", "exit_code", "status", "words"),
+    [
+        (1, signal.SIGKILL, 1, "failed", "was killed by SIGKILL. Continue with resume="),
+        (0, signal.SIGTERM, 143, "interrupted", "stopped by SIGTERM. Continue with resume="),
+        pytest.param(0, signal.SIGKILL, -9, "running", None, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGSTOP, 1, "failed", "has not answered for 12 seconds", marks=pytest.mark.slow),
+        pytest.param(0, signal.SIGSTOP, -9, "running", None, marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(tmp_path, whom, number, exit_code, status, words):
+    process, others = begun(tmp_path)
+    assert len(others) == 2
+    with process:
+        os.kill([process.pid, *others][whom], number)
+        # Within twenty seconds.
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == exit_code
+    lines = said.splitlines()
+    assert len(lines) == (words is not None)
+    assert words is None or words in lines[0]
+    assert facts(tmp_path / "r")["status"] == status
+    until = time.monotonic() + 5
+    while any(map(goes_on, others)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(map(goes_on, others))
+    steps = curves(tmp_path / "r")[-1]["env_steps"]
+    go_on = [sys.executable, "-m", "seqrl.train", "resume=r", f"total_steps={steps + 400}"]
+    done = subprocess.run(go_on, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "could not continue" not in done.stdout
+
+
+@pytest.mark.slow
+def test_python_learns_over_processes_and_may_end_early(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def enough(row, policy):
+        seen.append(row["env_steps"] if "env_steps" in row else len(seen))
+        return len(seen) < 3
+
+    words = [*TINY, *MAZE, "total_steps=100000", "processes=2", "hydra.run.dir=r"]
+    result = seqrl.learn(*words, on_iteration=enough, quiet=True)
+    assert len(seen) == len(curves(result.folder)) == 3
+    assert seqrl.load(result.folder).network is not None
+    with pytest.raises(seqrl.ConfigError, match="processes: each plays at least one environment"):
+        seqrl.learn(*words, "processes=6")
+
+
+@pytest.mark.slow
+def test_evaluations_between_and_the_best_policy_are_those_of_one_process(tmp_path):
+    for count in (1, 2):
+        words = [*MAZE, "total_steps=1500", "evaluation.interval=2", f"processes={count}", f"hydra.run.dir=r{count}"]
+        assert train(tmp_path, *words).returncode == 0
+    assert Checkpoints(tmp_path / "r1").best == Checkpoints(tmp_path / "r2").best
