@@ -88,6 +88,7 @@ class PartSum:
 
     def __init__(self, parameters: Terms, ranks: Ranks) -> None:
         self.parameters, self.ranks = parameters, ranks
+        self._like = next(iter(parameters.values()))
         # Of a loss; a rank may have no part of a minibatch, and so none of its terms.
         self._names: list[str] | None = None
 
@@ -103,28 +104,24 @@ class PartSum:
         if self._names is None:
             names = self.ranks.objects(list(of_parts[0][1]) if of_parts else [])
             self._names = max(names, key=len)
-        own = branches(count, mine)
-        flat = {place: self._flat(*_sum_of(single, *place)) for place in own}
+        everywhere = [branches(count, self.ranks.share(count, rank)) for rank in range(self.ranks.size)]
+        flat = [self._flat(*_sum_of(single, *place)) for place in everywhere[self.ranks.rank]]
         width = sum(it.numel() for it in self.parameters.values()) + len(self.parameters) + len(self._names)
-        like = next(iter(self.parameters.values()))
-        whole = torch.stack(list(flat.values())) if flat else like.new_empty(0, width)
-        theirs = {
-            place: row
-            for rank, (rows,) in enumerate(self.ranks.gathered([whole]))
-            for place, row in zip(branches(count, self.ranks.share(count, rank)), rows, strict=True)
-        }
-        return self._apart(tree_sum(theirs, count, torch.add))
+        whole = torch.stack(flat) if flat else self._like.new_empty(0, width)
+        theirs = self.ranks.rows(whole, list(map(len, everywhere)))
+        pairs = zip(everywhere, theirs, strict=True)
+        sums = {place: row for places, rows in pairs for place, row in zip(places, rows, strict=True)}
+        return self._apart(tree_sum(sums, count, torch.add))
 
     def _flat(self, gradients: Terms, terms: Terms) -> Tensor:
         """All numbers in a row: gradients, whether each parameter has one, terms."""
-        like = next(iter(self.parameters.values()))
         pieces = [
-            gradients[name].flatten() if name in gradients else like.new_zeros(it.numel())
+            gradients[name].flatten() if name in gradients else self._like.new_zeros(it.numel())
             for name, it in self.parameters.items()
         ]
-        used = like.new_tensor([name in gradients for name in self.parameters])
+        used = self._like.new_tensor([name in gradients for name in self.parameters])
         assert self._names is not None
-        return torch.cat([*pieces, used, torch.stack([terms[name].to(like) for name in self._names])])
+        return torch.cat([*pieces, used, torch.stack([terms[name].to(self._like) for name in self._names])])
 
     def _apart(self, flat: Tensor) -> tuple[Terms, Terms]:
         sizes = [it.numel() for it in self.parameters.values()]

@@ -36,6 +36,10 @@ class Ranks:
         """The tensors of every rank, which differ in their first dimension alone."""
         return [list(mine)]
 
+    def rows(self, mine: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """The rows [n, ...] of every rank, of which all know how many each has: with one message."""
+        return [theirs for (theirs,) in self.gathered([mine])]
+
     def joined(self, mine: Sequence[Tensor]) -> list[Tensor]:
         """The same, those of all ranks one after another."""
         if self.size == 1:

@@ -46,6 +46,12 @@ class Group(Ranks):
             for row, sizes, those in zip(everywhere, sizes_there, counts.tolist(), strict=True)
         ]
 
+    def rows(self, mine: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """The rows [n, ...] of every rank, of which all know how many each has: with one message."""
+        missing = mine.new_zeros(max(counts) - len(mine), *mine.shape[1:])
+        everywhere = self._everywhere(torch.cat([mine, missing]) if len(missing) else mine)
+        return [theirs[:count] for theirs, count in zip(everywhere, counts, strict=True)]
+
     def objects(self, mine: T) -> list[T]:
         """The object of every rank; each trusts the others, as it runs what they run."""
         data = torch.frombuffer(bytearray(pickle.dumps(mine)), dtype=torch.uint8)
