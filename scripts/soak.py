@@ -3,15 +3,19 @@
 python scripts/soak.py outputs/soak --kills 50
 
 Trains once without interruption and once killed (SIGKILL) at random times and resumed. Prints whether parameters,
-optimizer, random streams and curves are equal to the last bit. Exit code 0 if they are, else 1.
+optimizer, random streams and curves are equal to the last bit. Exit code 0 if they are, else 1. Of a run over several
+processes, `processes=2`, one of them is killed at random, and the others must end by themselves.
 """
 
 import argparse
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,8 @@ RUN = [
     "rollout_length=64",
 ]
 RUN += ["episodes=1000000", "total_steps=250000", "algorithm.epochs=4", "evaluation.episodes=0"]
+# For all processes of a run, once one was killed.
+SECONDS_TO_END = 20
 
 
 @dataclass
@@ -70,14 +76,26 @@ def soak(folder: Path, overrides: list[str], kills: int, longest: float, chance:
         try:
             process.wait(chance.uniform(0, longest))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            victim = chance.choice([process.pid, *ranks(process.pid)])
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            process.communicate(timeout=SECONDS_TO_END)
             soaked.kills += 1
             soaked.unsaved += not saved
             print(f"kill {soaked.kills}: {newest(folder)} iterations", flush=True)
         else:
             finished(process)
             sys.exit(f"soak: the run finished after {soaked.kills} kills. Use a larger total_steps.")
+
+
+def ranks(leader: int) -> list[int]:
+    """Processes that a run has started to share its work with."""
+    found = []
+    with suppress(OSError):
+        for child in Path(f"/proc/{leader}/task/{leader}/children").read_text().split():
+            if "multiprocessing.spawn" in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(int(child))
+    return found
 
 
 def newest(folder: Path) -> int:

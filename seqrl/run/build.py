@@ -229,6 +229,11 @@ def make_env(
     return WithInputs(env, inputs) if inputs else env
 
 
+def plays_alike(cfg: DictConfig, env: BatchedEnv) -> bool:
+    """Whether each environment plays the same episodes wherever it is played, and whoever plays beside it."""
+    return env.backend not in ("vector", "envpool") and takes(constructor(cfg.env).make.func, "first")
+
+
 def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a function has a parameter of that name."""
     parameters = signature(function).parameters.values()

@@ -21,7 +21,8 @@ from seqrl.text import duration, figure, percentages
 def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
     """What learns, why it was selected, and where; and who plays, if that was measured."""
     size = f"{parameters(run.algorithm.network):,} parameters"
-    learns = f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {device.torch_device}"
+    where = f"{device.torch_device}{f' in {run.ranks.size} processes' if run.ranks.size > 1 else ''}"
+    learns = f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {where}"
     env = run.runner.env
     return f"{learns}\nenvironments: {env.backend}, {env.backend_reason}" if env.backend_reason else learns
 

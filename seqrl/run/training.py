@@ -23,7 +23,7 @@ from seqrl.machine import forget_peak_memory
 from seqrl.metrics.display import Display
 from seqrl.ranks import Ranks
 from seqrl.ranks.start import Place, assembled, be_quiet, joined
-from seqrl.run.build import advice_for_evaluation, make_device, make_evaluator, open_run, prepare_device
+from seqrl.run.build import advice_for_evaluation, make_device, make_evaluator, open_run, plays_alike, prepare_device
 from seqrl.run.loop import evaluate_final, learn
 from seqrl.run.outputs import NoOutputs, Outputs
 from seqrl.run.run import Run
@@ -134,6 +134,11 @@ def _carried_out(
         stack.callback(evaluator.close)
         outputs.begin(settled, run, device)
         display.say(introduction(cfg, run, device))
+        if ranks.size > 1 and not plays_alike(cfg, run.runner.env):
+            display.say(
+                "note: processes play other episodes here than one process does, as what plays does not seed each "
+                "environment for itself."
+            )
         with stop:
             result = learn(cfg, run, evaluator, outputs, display, stop, watch)
             if outputs.saved:

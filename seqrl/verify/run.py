@@ -12,8 +12,9 @@ from seqrl.envs import BatchedEnv
 from seqrl.envs.gym.resets import AutoresetError
 from seqrl.run.build import constructor, make_device, make_env, make_network
 from seqrl.verify.environment import env_checks, is_playable
-from seqrl.verify.findings import Finding, Status
+from seqrl.verify.findings import Finding, Status, found
 from seqrl.verify.network import network_checks
+from seqrl.verify.ranks import processes_check
 from seqrl.verify.subject import Subject
 
 
@@ -36,7 +37,10 @@ def verify(cfg: DictConfig) -> list[Finding]:
         checked = make_network(cfg, env, device)
     bptt_length = constructor(cfg.algorithm)(checked, np.random.default_rng(0)).settings.bptt_length
     subject = Subject(make, checked, bptt_length, cfg.parallel, cfg.runner.rollout_length)
-    return [*findings, *network_checks(subject)]
+    findings += network_checks(subject)
+    if cfg.processes > 1:
+        findings += found([processes_check(cfg)], None)
+    return findings
 
 
 def _backend(cfg: DictConfig, device: Device) -> str:
