@@ -279,6 +279,45 @@ def growth_table(results: dict[str, Turns]) -> str:
     return table(["steps", "episodes", "bptt_length", "MB"], rows)
 
 
+# Ways to use two cores, and one.
+WAYS = {"two processes": ["processes=2"], "two threads": [], "one thread": ["algorithm.gradient_threads=1"]}
+
+
+def ranks(given: argparse.Namespace) -> dict[str, Turns]:
+    """A run over two processes, in one with two threads, and in one with one; and what processes exchange."""
+    results = {}
+    works = {f"N = {n}, H = {h}": {"parallel": n, "width": h} for n, h in ((64, 128), (100, 256))}
+    works["1 ms a step, N = 16, H = 128"] = {"parallel": 16, "width": 128, "slow": True}
+    for name, work in works.items():
+        contenders = {
+            way: partial(ours, "ranks.py", {**work, "seconds": given.seconds, "with": words})
+            for way, words in WAYS.items()
+        }
+        results[name] = take_turns(contenders, given.pairs)
+        report(f"{name}: {ratios(results[name], *WAYS)}")
+    for width in (64, 128, 256, 512):
+        settings = {"processes": 2, "width": width}
+        results[f"exchange:{width}"] = repeat(partial(ours, "exchange.py", settings), given.pairs)
+    return results
+
+
+def ranks_table(results: dict[str, Turns]) -> str:
+    one, *others = WAYS
+    works = {name: turns for name, turns in results.items() if not name.startswith("exchange")}
+    rows = [
+        [name, *(spread(speeds(turns[way]), 0) for way in WAYS), *(ratios(turns, one, other) for other in others)]
+        for name, turns in works.items()
+    ]
+    head = ["work", *(f"{way}, steps/s" for way in WAYS), *(f"against {other}" for other in others)]
+    exchanged = []
+    for name, turns in results.items():
+        if name.startswith("exchange"):
+            measured = turns["seqrl"]
+            took = spread((it["milliseconds"] for it in measured), 2)
+            exchanged.append([name.partition(":")[2], f"{measured[0]['megabytes']:.2f}", took])
+    return f"{table(head, rows)}\n\n{table(['H', 'MB that each sends', 'ms for two processes'], exchanged)}"
+
+
 # For each part, the function that measures and the one that makes a table of the results.
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Turns]], Callable[[dict[str, Turns]], str]]] = {
     "peers": (against_peers, against_peers_table),
@@ -288,6 +327,7 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Turns]], Callabl
     "commands": (commands, commands_table),
     "scale": (scale, scale_table),
     "growth": (growth, growth_table),
+    "ranks": (ranks, ranks_table),
 }
 
 

@@ -73,3 +73,15 @@ def test_a_job_whose_time_is_over_goes_on_from_its_checkpoint_in_another(tmp_pat
         rows = (tmp_path / "s" / name / "metrics.jsonl").read_text().splitlines()
         steps = [json.loads(row)["env_steps"] for row in rows]
         assert steps[: total // 32] == list(range(32, total + 1, 32))
+
+
+def test_tasks_of_a_job_are_one_run(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    two = ["hydra.launcher.tasks_per_node=2", "total_steps=64", "seed=0"]
+    command = [SLURM, sys.executable, "-m", "seqrl.train", "-m", *ARGUMENTS, *two]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sweep: 1 finished, in s" in done.stdout
+    (run,) = tmp_path.glob("s/*/manifest.json")
+    assert "processes: 2" in (run.parent / "config.yaml").read_text()
+    assert len([*run.parent.glob("metrics.jsonl")]) == 1

@@ -5,16 +5,17 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from seqrl.algorithms import base
 from seqrl.envs import GymnasiumEnv
 from seqrl.seeds import stream
-from seqrl.verify import environment, network
+from seqrl.verify import environment, network, ranks
 from seqrl.verify import subject as subjects
 from seqrl.verify.__main__ import main, table
 from seqrl.verify.cut import Cut
@@ -28,6 +29,7 @@ from seqrl.verify.stage import Stage
 from seqrl.verify.subject import Subject
 from tests import broken
 from tests.programs import run_program
+from tests.test_configuration import composed
 from tests.worlds import Script
 
 # No more than what these defects need.
@@ -542,3 +544,33 @@ def test_a_faulty_configuration_gets_the_same_answer_as_from_seqrl_train(tmp_pat
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("seqrl: error: env.id: no environment is registered as 'Nope-v0'")
+
+
+RANKS = ["env=tmaze", "env.corridor_length=4", "network.hidden_size=8", "network.lstm_hidden_size=8", "processes=2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "broken", "status"),
+    [
+        ([], False, PASS),
+        ([], True, FAIL),
+        # Its own vector form seeds all environments together.
+        (["env=gymnasium", "env.id=CartPole-v1", "env.backend=vector", "rollout_length=32"], False, WARN),
+    ],
+)
+def test_processes_are_compared_with_one(monkeypatch, more, broken, status):
+    if broken:
+        assembled = ranks.assembled
+
+        @contextmanager
+        def uneven(*arguments):
+            with assembled(*arguments) as together:
+                # In this process alone.
+                monkeypatch.setattr(base, "VALUE_DECAY", 0.5)
+                yield together
+
+        monkeypatch.setattr(ranks, "assembled", uneven)
+    words = [word for word in RANKS if not (more and word.startswith("env"))]
+    finding = ranks.processes_check(composed(*more, *words))(None)
+    assert finding.status is status, finding

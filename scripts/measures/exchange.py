@@ -25,7 +25,7 @@ def exchange(ranks: Ranks, numbers: int, times: int) -> float:
 
 
 def follow(numbers: int, times: int, place: Place) -> None:
-    be_quiet()
+    be_quiet(place)
     with joined(place) as ranks:
         exchange(ranks, numbers, times)
         exchange(ranks, numbers, times)

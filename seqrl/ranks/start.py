@@ -36,6 +36,7 @@ class Place:
     host, port   of the store
     here         ranks on this machine
     name         of the run, among those that the store serves
+    leader       the process that has started this one; 0: torchrun or Slurm has
     """
 
     host: str
@@ -44,6 +45,7 @@ class Place:
     size: int
     here: int
     name: str = "0"
+    leader: int = 0
 
     @classmethod
     def of_environment(cls) -> "Place | None":
@@ -139,7 +141,7 @@ def _with_followers(size: int, is_cuda: bool, follow: Callable[[Place], None]) -
     try:
         with _in_environment(QUIETLY):
             for rank in range(1, size):
-                place = Place(LOOPBACK, port, rank, size, size)
+                place = Place(LOOPBACK, port, rank, size, size, leader=os.getpid())
                 followers.append(spawn.Process(target=follow, args=(place,), name=f"rank {rank}", daemon=False))
             with _quietly_interrupted():
                 for follower in followers:
@@ -273,9 +275,12 @@ def follow_run(follow: Callable[[Place], None]) -> None:
     follow(_next_run(place))
 
 
-def be_quiet() -> None:
+def be_quiet(place: Place) -> None:
     """Leave it to the first rank what signals mean, and end with the process that started this one."""
     end_with_parent(signal.SIGKILL)
+    if place.leader not in (0, os.getppid()):
+        # It is gone already.
+        os._exit(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -170,7 +170,7 @@ def own_device(device: Device, ranks: Ranks) -> Device:
 
 def follow(place: Place) -> None:
     """What all ranks do but the first one, in a process of their own: the same, without a word or a file."""
-    be_quiet()
+    be_quiet(place)
     try:
         with joined(place) as ranks, _foreseen():
             settled: Settled = ranks.of_first(None)  # type: ignore[assignment]  # the first one gives it

@@ -65,7 +65,7 @@ def _learned(cfg: DictConfig, ranks: Ranks) -> tuple[dict[str, Tensor], bool]:
 
 def follow(place: Place) -> None:
     """What the other processes do."""
-    be_quiet()
+    be_quiet(place)
     try:
         with joined(place) as ranks:
             cfg: DictConfig = ranks.of_first(None)  # type: ignore[assignment]  # the first one gives it
