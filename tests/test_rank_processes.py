@@ -241,6 +241,14 @@ def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(tmp_path, 
     assert "could not continue" not in done.stdout
 
 
+def test_torchrun_starts_only_the_training_program(monkeypatch, tmp_path):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(seqrl.ConfigError, match=r"processes: .* only python -m seqrl\.train is one run"):
+        seqrl.learn(*TINY, *MAZE, f"hydra.run.dir={tmp_path}/r", quiet=True)
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.slow
 def test_python_learns_over_processes_and_may_end_early(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

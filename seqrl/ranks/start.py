@@ -96,6 +96,13 @@ def assembled(size: int, is_cuda: bool, follow: Callable[[Place], None]) -> Iter
         return
     with ExitStack() as stack:
         place = Place.of_environment()
+        if place is not None and not _have_followers:
+            raise ConfigError(
+                [
+                    "processes: of what torchrun or Slurm starts, only python -m seqrl.train is one run over all of "
+                    "them. Start this without it, with processes=4."
+                ]
+            )
         if place is None:
             ranks = stack.enter_context(_with_followers(size, is_cuda, follow))
         else:
@@ -191,6 +198,15 @@ def _quietly_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+_have_followers = False
+
+
+def expect_followers() -> None:
+    """Say that the other processes which torchrun or Slurm has started follow this one."""
+    global _have_followers
+    _have_followers = True
+
+
 _runs = 0
 
 
@@ -242,6 +258,7 @@ OVER = "over"
 def over_for_all() -> Iterator[None]:
     """In the end tell the ranks that torchrun or Slurm has started that the first one is done, whatever it did."""
     exit_code: Any = 0
+    expect_followers()
     try:
         yield
     except SystemExit as end:

@@ -28,6 +28,7 @@ HOW_IT_IS_PLAYED = ("env._target_", "env.backend", "env.timeout_seconds", "env.l
 # Keys whose values follow from another key, from the number of parallel jobs, or from a measurement.
 DERIVED = (
     "env.backend",
+    "processes",
     "algorithm.gradient_threads",
     "algorithm.learners",
     "algorithm.bptt_length",

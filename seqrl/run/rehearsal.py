@@ -46,6 +46,20 @@ def rehearse(cfg: DictConfig) -> None:
         larger = cfg.parallel / few * again
         small = Played(rollout, played.seconds, larger, run.runner.env.backend)
         display.console.print(plan(cfg, device, small, began), soft_wrap=True)
+    if cfg.processes > 1:
+        display.say(share(cfg, run))
+
+
+def share(cfg: DictConfig, run: Run) -> str:
+    """What each of several processes has of what was measured in one."""
+    megabytes = sum(it.numel() * it.element_size() for it in run.algorithm.parameters.values()) / 1e6
+    fewest, most = cfg.parallel // cfg.processes, -(-cfg.parallel // cfg.processes)
+    plays = f"{fewest}" if fewest == most else f"{fewest} or {most}"
+    return (
+        f"All this is what one process takes. Each of {cfg.processes} plays {plays} of {cfg.parallel} environments, holds "
+        f"the whole rollout, and computes 1/{cfg.processes} of each gradient. For every minibatch it sends "
+        f"{megabytes:.2f} MB, and gets as much from each of the others; that time comes on top."
+    )
 
 
 def plan(cfg: DictConfig, device: Device, small: Played, began: float) -> str:
