@@ -56,8 +56,8 @@ def share(cfg: DictConfig, run: Run) -> str:
     fewest, most = cfg.parallel // cfg.processes, -(-cfg.parallel // cfg.processes)
     plays = f"{fewest}" if fewest == most else f"{fewest} or {most}"
     return (
-        f"All this is what one process takes. Each of {cfg.processes} plays {plays} of {cfg.parallel} environments, holds "
-        f"the whole rollout, and computes 1/{cfg.processes} of each gradient. For every minibatch it sends "
+        f"All this is what one process takes. Each of {cfg.processes} plays {plays} of {cfg.parallel} environments, "
+        f"holds the whole rollout, and computes 1/{cfg.processes} of each gradient. For every minibatch it sends "
         f"{megabytes:.2f} MB, and gets as much from each of the others; that time comes on top."
     )
 
