@@ -76,9 +76,20 @@ class Group(Ranks):
 
     def _everywhere(self, mine: Tensor) -> Tensor:
         """The tensor of every rank, which all have the same shape [W, ...]."""
-        found = mine.new_empty(self.size, *mine.shape)
+        found, mine = mine.new_empty(self.size, *mine.shape), mine.contiguous()
         with self._named():
-            dist.all_gather(list(found.unbind()), mine.contiguous())
+            if mine.is_cuda:
+                dist.all_gather(list(found.unbind()), mine)
+            else:
+                found[self.rank] = mine
+                others = [rank for rank in range(self.size) if rank != self.rank]
+                # Straight to each: takes less than half of the time of gloo's own gathering.
+                for exchange in [
+                    *(dist.isend(mine, rank) for rank in others),
+                    *(dist.irecv(found[rank], rank) for rank in others),
+                ]:
+                    assert exchange is not None
+                    exchange.wait()
         return found
 
     @contextmanager
