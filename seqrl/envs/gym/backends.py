@@ -94,8 +94,8 @@ class EnvRequest:
 
     def environment(self) -> gymnasium.Env[Any, Any]:
         """One environment, wrapped, with its observations and actions flattened to one part each."""
-        env = gymnasium.make(self.spec, **self.kwargs)
-        for index, wrap in enumerate(self.wrappers):
+        env = gymnasium.make(self.spec, **own(dict(self.kwargs)))
+        for index, wrap in enumerate(map(own, self.wrappers)):
             try:
                 env = wrap(env)
             except (TypeError, ValueError, AssertionError) as error:
@@ -109,12 +109,30 @@ class EnvRequest:
         return env
 
 
+def own(given: Any) -> Any:
+    """Arguments of an environment's own: it may complete a list or a dict in place, which others would be given then.
+
+    What else they hold, such as a connection, all share.
+    """
+    match given:
+        case dict() if type(given) is dict:
+            return {key: own(value) for key, value in given.items()}
+        case list() | tuple() if type(given) in (list, tuple):
+            return type(given)(map(own, given))
+        case partial():
+            return partial(given.func, *own(given.args), **own(given.keywords))
+    return given
+
+
 def _vector(request: EnvRequest) -> VectorEpisodes:
     spec = request.spec
     if spec.vector_entry_point is None:
         raise EnvError(f"env.backend: {spec.id} has no vector form of its own. Use env.backend=sync or async.")
     _refuse_wrapped(request, "vector")
-    make = partial(gymnasium.make_vec, spec, vectorization_mode="vector_entry_point", **request.kwargs)
+
+    def make(num_envs: int) -> Any:
+        return gymnasium.make_vec(spec, num_envs, "vector_entry_point", **own(dict(request.kwargs)))
+
     with _constructor_named(request, "environments"):
         _import(spec.vector_entry_point)
         same_hydra_for_each()
