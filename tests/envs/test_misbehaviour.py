@@ -944,6 +944,37 @@ def test_a_reward_at_a_ghost_step_may_be_anything():
     played(env)
 
 
+class Chance(Plain):
+    """Shows what the global generators draw."""
+
+    def seen(self):
+        return np.array([np.random.rand(), torch.rand(())], np.float32)
+
+
+gymnasium.register("test/Chance-v0", Chance, disable_env_checker=True, order_enforce=False)
+
+
+@pytest.fixture
+def global_chance():
+    """Puts the global random numbers back after a test that seeds them."""
+    of_numpy, of_torch = np.random.get_state(), torch.get_rng_state()
+    yield
+    np.random.set_state(of_numpy)
+    torch.set_rng_state(of_torch)
+
+
+def test_environments_with_processes_draw_other_global_random_numbers_each(global_chance):
+    def drawn(seed, of_module):
+        np.random.seed(of_module)
+        torch.manual_seed(of_module)
+        with closing(GymnasiumEnv("test/Chance-v0", 2, seed, backend="async")) as env:
+            return env.reset().numpy().tolist()
+
+    one, other, another = drawn(0, 0), drawn(1, 0), drawn(0, 1)
+    assert len({number for pair in [*one, *other, *another] for number in pair}) == 12
+    assert drawn(0, 0) == one
+
+
 @pytest.mark.skipif(not torch.backends.openmp.is_available(), reason="torch has no OpenMP here")
 def test_an_environment_in_its_own_process_may_compute_after_the_run_has_used_several_threads():
     before = torch.get_num_threads()

@@ -206,7 +206,8 @@ def _async(request: EnvRequest) -> VectorEpisodes:
         # Once for all processes, which share the memory.
         _import(request.spec.entry_point)
     try:
-        envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request))
+        streams = (request.seed, request.first)
+        envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request), streams)
     except LostError as lost:
         raise FaultyEnvError(f"environment {request.first + lost.index}, constructor: {lost}.") from lost.__cause__
     # The processes count their time, and guard their own calls.
