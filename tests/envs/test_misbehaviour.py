@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import gc
+import inspect
 import json
 import logging
 import logging.config
@@ -275,6 +276,23 @@ def set_limits(env):
         set_limit(name, value)
 
 
+def lower_depth(env):
+    """Let functions call one another a little deeper than they do here, which Gymnasium needs, but not the run."""
+    sys.setrecursionlimit(len(inspect.stack(0)) + 30)
+
+
+def lose_modules(env):
+    sys.path, sys.meta_path[:] = [], []
+
+
+def quieten(env):
+    logging.getLogger("seqrl").propagate = False
+    for logger in (logging.root, logging.getLogger("seqrl")):
+        logger.setLevel(60)
+        for handler in logger.handlers:
+            handler.setLevel(60)
+
+
 def run_out_of_memory(env):
     set_limit("AS", 2**20)
     bytearray(10**8)
@@ -317,6 +335,9 @@ DEEDS = {
     "set an alarm": set_an_alarm,
     "wait when collected": wait_when_collected,
     "set limits": set_limits,
+    "lower depth": lower_depth,
+    "lose modules": lose_modules,
+    "quieten": quieten,
     "run out of memory": run_out_of_memory,
     "run out of time": run_out_of_time,
 }
@@ -491,6 +512,42 @@ def test_limits_of_the_process_that_an_environment_lowers_are_as_before(id, plac
     assert limits() == before
 
 
+@pytest.mark.parametrize(("id", "backend"), [("Plain", "sync"), ("Plain", "async"), ("OwnForm", "vector")])
+@pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
+@pytest.mark.parametrize("deed", ["lower depth", "lose modules"])
+def test_calls_go_as_deep_and_modules_are_found_as_before(deed, id, backend, place):
+    def there():
+        return sys.getrecursionlimit(), sys.path, sys.meta_path
+
+    before = sys.getrecursionlimit(), list(sys.path), list(sys.meta_path)
+    with closing(made(backend, f"{deed} at {place}", id=f"test/{id}-v0")) as env:
+        played(env)
+        assert there() == before
+    assert there() == before
+
+
+@BOTH
+def test_an_environment_that_calls_deeper_than_it_allows_is_named(backend, monkeypatch):
+    def deeper():
+        deeper()
+
+    def fall(env):
+        lower_depth(env)
+        deeper()
+
+    monkeypatch.setitem(DEEDS, "fall", fall)
+    with closing(made(backend, "fall at step")) as env:
+        assert re.search(r"^environment 0, episode 1 .*, step 1: it raised RecursionError", fault(env))
+
+
+def test_what_an_environment_adds_to_where_modules_are_found_stays_where_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(DEEDS, "add", lambda env: sys.path.insert(0, "/of/the/simulator"))
+    with closing(made("sync", "add at init", batch_size=1)) as env:
+        played(env)
+        assert sys.path[0] == "/of/the/simulator"
+
+
 @LINUX
 @BOTH
 @pytest.mark.parametrize(
@@ -537,8 +594,9 @@ def test_an_environment_is_not_blamed_for_the_precision_of_the_run_nor_changes_i
 
 
 @pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
-def test_an_environment_that_configures_logging_silences_no_logger_of_the_run(place, caplog):
-    with closing(made("sync", f"set more at {place}")) as env:
+@pytest.mark.parametrize("deed", ["set more", "quieten"])
+def test_an_environment_that_configures_logging_silences_no_logger_of_the_run(deed, place, caplog):
+    with closing(made("sync", f"{deed} at {place}")) as env:
         played(env)
         logging.getLogger("seqrl.run").warning("heard before the end")
     logging.getLogger("seqrl.run").warning("heard after it")
