@@ -29,7 +29,7 @@ from gymnasium import spaces
 
 from seqrl.devices import Device
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
-from seqrl.envs.gym import watchdog
+from seqrl.envs.gym import calls, watchdog
 from seqrl.envs.gym.calls import Guard, _round_so, _rounds
 from seqrl.errors import links
 from seqrl.machine import LIMITS as LIMITS_OF_PROCESS
@@ -613,6 +613,72 @@ def test_an_environment_has_a_working_folder_of_its_own(id, place, tmp_path, mon
             assert (Path.cwd() == Path(__file__).parent) == (place != "close")
         assert Path.cwd() == tmp_path
     assert Path.cwd() == tmp_path
+
+
+IMPORTED = """
+import os, signal, sys
+import gymnasium, numpy, torch
+from tests.envs.test_misbehaviour import Plain
+
+torch.set_default_dtype(torch.float64)
+torch.set_grad_enabled(False)
+numpy.seterr(all="raise")
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.chdir("/")
+sys.setrecursionlimit(300)
+
+
+class Env(Plain):
+    pass
+
+
+gymnasium.register("test/{name}-v0", {entry_point}, disable_env_checker=True)
+"""
+
+
+@pytest.mark.parametrize("where", ["its module", "the module of its entry point"])
+def test_what_a_module_sets_when_it_is_imported_is_for_its_environments_and_not_for_the_run(
+    where, tmp_path, monkeypatch, request
+):
+    def here():
+        return (
+            *settings(),
+            torch.is_grad_enabled(),
+            signal.getsignal(signal.SIGTERM),
+            Path.cwd(),
+            sys.getrecursionlimit(),
+        )
+
+    name = f"imported_{hash(request.node.name) % 10**9}"
+    (tmp_path / f"{name}.py").write_text(IMPORTED.format(name=name, entry_point="Env"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calls, "_of_modules", {})
+    id = f"test/{name}-v0"
+    if where == "its module":
+        id = f"{name}:{id}"
+    else:
+        gymnasium.register(id, f"{name}:Env", disable_env_checker=True)
+    before = here()
+    # Only the first imports it.
+    for _ in range(2):
+        with closing(GymnasiumEnv(id, 2, 0, backend="sync")) as env:
+            played(env)
+            assert here() == before
+            with env._episodes.guard:
+                assert torch.get_default_dtype() == torch.float64
+                assert np.geterr()["over"] == "raise"
+                assert Path.cwd() == Path("/")
+    assert here() == before
+
+
+def test_a_module_that_hangs_when_it_is_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "hangs_when_imported.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        FaultyEnvError, match=r"^env.id: the module 'hangs_when_imported': it has not answered for 0.2 s"
+    ):
+        GymnasiumEnv("hangs_when_imported:Env-v0", 1, 0, timeout_seconds=0.2)
 
 
 def test_an_environment_that_takes_the_streams_away_silences_itself_alone(capsys):

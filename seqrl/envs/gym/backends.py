@@ -74,7 +74,7 @@ class EnvRequest:
     @cached_property
     def spec(self) -> EnvSpec:
         """Gymnasium's spec of the environment; raises EnvError if there is none."""
-        return find(self.id)
+        return find(self.id, self.guard)
 
     def singles(self) -> list[Callable[[], GuardedEnv]]:
         """One builder per environment."""
@@ -134,7 +134,7 @@ def _vector(request: EnvRequest) -> VectorEpisodes:
         return gymnasium.make_vec(spec, num_envs, "vector_entry_point", **own(dict(request.kwargs)))
 
     with _constructor_named(request, "environments"):
-        _import(spec.vector_entry_point)
+        _import(spec.vector_entry_point, request.guard)
         same_hydra_for_each()
         envs = _with_time_limit(spec, make, request)
         try:
@@ -204,7 +204,7 @@ def _async(request: EnvRequest) -> VectorEpisodes:
     singles = request.singles()
     with _constructor_named(request, "environment 0"):
         # Once for all processes, which share the memory.
-        _import(request.spec.entry_point)
+        _import(request.spec.entry_point, request.guard)
     try:
         streams = (request.seed, request.first)
         envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request), streams)
@@ -254,15 +254,16 @@ def _refuse_wrapped(request: EnvRequest, backend: str) -> None:
 
 def _single(request: EnvRequest, index: int) -> GuardedEnv:
     with _constructor_named(request, f"environment {request.first + index}"):
-        _import(request.spec.entry_point)
+        _import(request.spec.entry_point, request.guard)
         same_hydra_for_each()
         return GuardedEnv(request.environment(), index, request.guard, request.first)
 
 
-def _import(entry_point: Any) -> None:
+def _import(entry_point: Any, guard: Guard) -> None:
     """Import the module of an entry point, if it is one by name."""
     if isinstance(entry_point, str):
-        load_env_creator(entry_point)
+        with guard.importing():
+            load_env_creator(entry_point)
 
 
 @contextmanager

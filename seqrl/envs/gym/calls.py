@@ -9,8 +9,8 @@ import threading
 import time
 from _signal import getsignal, pthread_sigmask, setitimer  # type: ignore[import-not-found]
 from _signal import signal as set_handler
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from os import chdir, getcwd, getpid
 from sys import getrecursionlimit
@@ -294,6 +294,10 @@ def let_go(error: BaseException | None) -> None:
             link.__context__ = None
 
 
+# Settings that modules of environments changed when they were imported, by place in SETTINGS: no other guard sees that.
+_of_modules: dict[int, Any] = {}
+
+
 class Player(Protocol):
     """An environment that can say what is wrong with it.
 
@@ -344,7 +348,7 @@ class Guard:
         self._finders: list[tuple[str, list[Any]]] = []
         self.put_back: set[str] = set()
         # Settings that environments changed, by place in SETTINGS.
-        self._changed: dict[int, Any] = {}
+        self._changed: dict[int, Any] = dict(_of_modules)
         # The alarm that environments set, and its handler, if they set one.
         self._alarm = NO_ALARM
         self._rings: Any = None
@@ -411,6 +415,18 @@ class Guard:
     def begin_anew(self) -> None:
         """Count the limit anew for what is asked next."""
         self.turns += 1
+
+    @contextmanager
+    def importing(self) -> Iterator[None]:
+        """This guard, where a module of environments may be imported: what it sets, those of all guards find."""
+        with self:
+            before = [get() for _, get, _ in SETTINGS]
+            try:
+                yield
+            finally:
+                self.deepen()
+                left = [get() for _, get, _ in SETTINGS]
+                _of_modules.update({place: it for place, it in enumerate(left) if it != before[place]})
 
     def lift(self) -> None:
         """Lift limits of the process that were lowered since this guard was entered, before it is left."""
