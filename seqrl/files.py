@@ -65,7 +65,7 @@ def write(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, fault(error), str(path)) from error
 
 
 def insist_on_own(folder: Path, names: Sequence[str], mark: str) -> None:

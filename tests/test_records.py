@@ -160,3 +160,12 @@ def test_a_folder_with_a_link_is_refused_and_the_link_not_followed(tmp_path, nam
         with pytest.raises(ConfigError, match="holds a link"), Manifest(run, goes_on=goes_on):
             pass
     assert elsewhere.read_text() == "precious"
+
+
+def test_a_file_that_cannot_be_written_says_why_in_the_words_of_who_refuses(tmp_path, monkeypatch):
+    def refuse(*given, **named):
+        raise PermissionError("the game has no such file")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError, match="the game has no such file"):
+        write(tmp_path / "config.yaml", b"")

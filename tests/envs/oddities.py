@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import inspect
 import itertools
 import locale
 import logging
@@ -155,6 +156,11 @@ def speak_c(env):
         locale.setlocale(locale.LC_ALL, "C")
 
 
+def shallow(env):
+    """Let functions call one another no deeper than here."""
+    sys.setrecursionlimit(len(inspect.stack(0)) + 5)
+
+
 def mutate(env):
     """Write to the last action and to the last observation."""
     for array in (env.action, env.shown):
@@ -205,7 +211,8 @@ DEEDS = {
     "no stdout": lambda env: setattr(sys, "stdout", None),
     "closed stdout": lambda env: sys.stdout and sys.stdout.close(),
     "no environment": lambda env: os.environ.clear(),
-    "shallow": lambda env: sys.setrecursionlimit(len(threading._active) and 200),
+    "shallow": shallow,
+    "no modules": lambda env: sys.path.clear() or sys.meta_path.clear(),
     "no garbage": lambda env: gc.disable(),
     "private": lambda env: os.umask(0o077),
     "locale": speak_c,

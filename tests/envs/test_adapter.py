@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import sys
@@ -211,6 +212,65 @@ def test_an_environment_that_writes_to_its_options_does_not_reach_another():
     assert torch.equal(sync, goals("async"))
     assert len(sync[..., 0].unique()) == 2 * B
     assert not sync[..., 1].any()
+
+
+class Completes(gymnasium.Env):
+    """Completes what it is given in place, and shows how often that was done; episodes of one step."""
+
+    observation_space, action_space = gymnasium.spaces.Box(0, 99, (3,)), gymnasium.spaces.Discrete(2)
+
+    def __init__(self, layers, world):
+        layers.append(1)
+        world["bodies"]["floor"] = world["bodies"].get("floor", 0) + 1
+        self.seen = np.array([len(layers), world["bodies"]["floor"], 0], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return self.seen, {}
+
+    def step(self, action):
+        return self.seen, 0.0, True, False, {}
+
+
+class CompletesToo(gymnasium.Wrapper):
+    def __init__(self, env, layers):
+        super().__init__(env)
+        layers.append(1)
+        env.unwrapped.seen[2] = len(layers)
+
+
+class CompletesAll(gymnasium.vector.VectorEnv):
+    """The same in a vector form, which is built again to see when it begins episodes."""
+
+    single_observation_space, single_action_space = Completes.observation_space, Completes.action_space
+
+    def __init__(self, num_envs, layers, world):
+        Completes.__init__(self, layers, world)
+        self.num_envs = num_envs
+        self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
+        self.ended = np.zeros(num_envs, bool)
+
+    def reset(self, *, seed=None, options=None):
+        self.ended[:] = False
+        return np.repeat(self.seen[None], self.num_envs, 0), {}
+
+    def step(self, actions):
+        self.ended = ~self.ended
+        return np.repeat(self.seen[None], self.num_envs, 0), np.zeros(self.num_envs), self.ended, self.ended & False, {}
+
+
+gymnasium.register("test/Completes-v0", Completes, vector_entry_point=CompletesAll)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")
+@pytest.mark.parametrize("backend", ["sync", "async", "vector"])
+def test_an_environment_that_completes_what_it_is_given_does_not_reach_another(backend):
+    shared = object()
+    given = {"layers": [1, 2], "world": {"bodies": {}, "server": shared}}
+    wrappers = [] if backend == "vector" else [functools.partial(CompletesToo, layers=[1])]
+    with closing(GymnasiumEnv("test/Completes-v0", 3, 0, kwargs=given, wrappers=wrappers, backend=backend)) as env:
+        assert env.reset().tolist() == [[3, 1, 2 * len(wrappers)]] * 3
+    assert given == {"layers": [1, 2], "world": {"bodies": {}, "server": shared}}
 
 
 def test_async_equals_sync_in_a_real_environment():

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import gc
+import inspect
 import json
 import logging
 import logging.config
@@ -28,7 +29,7 @@ from gymnasium import spaces
 
 from seqrl.devices import Device
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
-from seqrl.envs.gym import watchdog
+from seqrl.envs.gym import calls, watchdog
 from seqrl.envs.gym.calls import Guard, _round_so, _rounds
 from seqrl.errors import links
 from seqrl.machine import LIMITS as LIMITS_OF_PROCESS
@@ -275,6 +276,23 @@ def set_limits(env):
         set_limit(name, value)
 
 
+def lower_depth(env):
+    """Let functions call one another a little deeper than they do here, which Gymnasium needs, but not the run."""
+    sys.setrecursionlimit(len(inspect.stack(0)) + 30)
+
+
+def lose_modules(env):
+    sys.path, sys.meta_path[:] = [], []
+
+
+def quieten(env):
+    logging.getLogger("seqrl").propagate = False
+    for logger in (logging.root, logging.getLogger("seqrl")):
+        logger.setLevel(60)
+        for handler in logger.handlers:
+            handler.setLevel(60)
+
+
 def run_out_of_memory(env):
     set_limit("AS", 2**20)
     bytearray(10**8)
@@ -317,6 +335,9 @@ DEEDS = {
     "set an alarm": set_an_alarm,
     "wait when collected": wait_when_collected,
     "set limits": set_limits,
+    "lower depth": lower_depth,
+    "lose modules": lose_modules,
+    "quieten": quieten,
     "run out of memory": run_out_of_memory,
     "run out of time": run_out_of_time,
 }
@@ -491,6 +512,42 @@ def test_limits_of_the_process_that_an_environment_lowers_are_as_before(id, plac
     assert limits() == before
 
 
+@pytest.mark.parametrize(("id", "backend"), [("Plain", "sync"), ("Plain", "async"), ("OwnForm", "vector")])
+@pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
+@pytest.mark.parametrize("deed", ["lower depth", "lose modules"])
+def test_calls_go_as_deep_and_modules_are_found_as_before(deed, id, backend, place):
+    def there():
+        return sys.getrecursionlimit(), sys.path, sys.meta_path
+
+    before = sys.getrecursionlimit(), list(sys.path), list(sys.meta_path)
+    with closing(made(backend, f"{deed} at {place}", id=f"test/{id}-v0")) as env:
+        played(env)
+        assert there() == before
+    assert there() == before
+
+
+@BOTH
+def test_an_environment_that_calls_deeper_than_it_allows_is_named(backend, monkeypatch):
+    def deeper():
+        deeper()
+
+    def fall(env):
+        lower_depth(env)
+        deeper()
+
+    monkeypatch.setitem(DEEDS, "fall", fall)
+    with closing(made(backend, "fall at step")) as env:
+        assert re.search(r"^environment 0, episode 1 .*, step 1: it raised RecursionError", fault(env))
+
+
+def test_what_an_environment_adds_to_where_modules_are_found_stays_where_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(DEEDS, "add", lambda env: sys.path.insert(0, "/of/the/simulator"))
+    with closing(made("sync", "add at init", batch_size=1)) as env:
+        played(env)
+        assert sys.path[0] == "/of/the/simulator"
+
+
 @LINUX
 @BOTH
 @pytest.mark.parametrize(
@@ -537,8 +594,9 @@ def test_an_environment_is_not_blamed_for_the_precision_of_the_run_nor_changes_i
 
 
 @pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
-def test_an_environment_that_configures_logging_silences_no_logger_of_the_run(place, caplog):
-    with closing(made("sync", f"set more at {place}")) as env:
+@pytest.mark.parametrize("deed", ["set more", "quieten"])
+def test_an_environment_that_configures_logging_silences_no_logger_of_the_run(deed, place, caplog):
+    with closing(made("sync", f"{deed} at {place}")) as env:
         played(env)
         logging.getLogger("seqrl.run").warning("heard before the end")
     logging.getLogger("seqrl.run").warning("heard after it")
@@ -555,6 +613,72 @@ def test_an_environment_has_a_working_folder_of_its_own(id, place, tmp_path, mon
             assert (Path.cwd() == Path(__file__).parent) == (place != "close")
         assert Path.cwd() == tmp_path
     assert Path.cwd() == tmp_path
+
+
+IMPORTED = """
+import os, signal, sys
+import gymnasium, numpy, torch
+from tests.envs.test_misbehaviour import Plain
+
+torch.set_default_dtype(torch.float64)
+torch.set_grad_enabled(False)
+numpy.seterr(all="raise")
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.chdir("/")
+sys.setrecursionlimit(300)
+
+
+class Env(Plain):
+    pass
+
+
+gymnasium.register("test/{name}-v0", {entry_point}, disable_env_checker=True)
+"""
+
+
+@pytest.mark.parametrize("where", ["its module", "the module of its entry point"])
+def test_what_a_module_sets_when_it_is_imported_is_for_its_environments_and_not_for_the_run(
+    where, tmp_path, monkeypatch, request
+):
+    def here():
+        return (
+            *settings(),
+            torch.is_grad_enabled(),
+            signal.getsignal(signal.SIGTERM),
+            Path.cwd(),
+            sys.getrecursionlimit(),
+        )
+
+    name = f"imported_{hash(request.node.name) % 10**9}"
+    (tmp_path / f"{name}.py").write_text(IMPORTED.format(name=name, entry_point="Env"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calls, "_of_modules", {})
+    id = f"test/{name}-v0"
+    if where == "its module":
+        id = f"{name}:{id}"
+    else:
+        gymnasium.register(id, f"{name}:Env", disable_env_checker=True)
+    before = here()
+    # Only the first imports it.
+    for _ in range(2):
+        with closing(GymnasiumEnv(id, 2, 0, backend="sync")) as env:
+            played(env)
+            assert here() == before
+            with env._episodes.guard:
+                assert torch.get_default_dtype() == torch.float64
+                assert np.geterr()["over"] == "raise"
+                assert Path.cwd() == Path("/")
+    assert here() == before
+
+
+def test_a_module_that_hangs_when_it_is_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "hangs_when_imported.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        FaultyEnvError, match=r"^env.id: the module 'hangs_when_imported': it has not answered for 0.2 s"
+    ):
+        GymnasiumEnv("hangs_when_imported:Env-v0", 1, 0, timeout_seconds=0.2)
 
 
 def test_an_environment_that_takes_the_streams_away_silences_itself_alone(capsys):
@@ -942,6 +1066,37 @@ def test_a_reward_at_a_ghost_step_may_be_anything():
 
     env.step = step
     played(env)
+
+
+class Chance(Plain):
+    """Shows what the global generators draw."""
+
+    def seen(self):
+        return np.array([np.random.rand(), torch.rand(())], np.float32)
+
+
+gymnasium.register("test/Chance-v0", Chance, disable_env_checker=True, order_enforce=False)
+
+
+@pytest.fixture
+def global_chance():
+    """Puts the global random numbers back after a test that seeds them."""
+    of_numpy, of_torch = np.random.get_state(), torch.get_rng_state()
+    yield
+    np.random.set_state(of_numpy)
+    torch.set_rng_state(of_torch)
+
+
+def test_environments_with_processes_draw_other_global_random_numbers_each(global_chance):
+    def drawn(seed, of_module):
+        np.random.seed(of_module)
+        torch.manual_seed(of_module)
+        with closing(GymnasiumEnv("test/Chance-v0", 2, seed, backend="async")) as env:
+            return env.reset().numpy().tolist()
+
+    one, other, another = drawn(0, 0), drawn(1, 0), drawn(0, 1)
+    assert len({number for pair in [*one, *other, *another] for number in pair}) == 12
+    assert drawn(0, 0) == one
 
 
 @pytest.mark.skipif(not torch.backends.openmp.is_available(), reason="torch has no OpenMP here")

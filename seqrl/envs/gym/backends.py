@@ -74,7 +74,7 @@ class EnvRequest:
     @cached_property
     def spec(self) -> EnvSpec:
         """Gymnasium's spec of the environment; raises EnvError if there is none."""
-        return find(self.id)
+        return find(self.id, self.guard)
 
     def singles(self) -> list[Callable[[], GuardedEnv]]:
         """One builder per environment."""
@@ -94,8 +94,8 @@ class EnvRequest:
 
     def environment(self) -> gymnasium.Env[Any, Any]:
         """One environment, wrapped, with its observations and actions flattened to one part each."""
-        env = gymnasium.make(self.spec, **self.kwargs)
-        for index, wrap in enumerate(self.wrappers):
+        env = gymnasium.make(self.spec, **own(dict(self.kwargs)))
+        for index, wrap in enumerate(map(own, self.wrappers)):
             try:
                 env = wrap(env)
             except (TypeError, ValueError, AssertionError) as error:
@@ -109,14 +109,32 @@ class EnvRequest:
         return env
 
 
+def own(given: Any) -> Any:
+    """Arguments of an environment's own: it may complete a list or a dict in place, which others would be given then.
+
+    What else they hold, such as a connection, all share.
+    """
+    match given:
+        case dict() if type(given) is dict:
+            return {key: own(value) for key, value in given.items()}
+        case list() | tuple() if type(given) in (list, tuple):
+            return type(given)(map(own, given))
+        case partial():
+            return partial(given.func, *own(given.args), **own(given.keywords))
+    return given
+
+
 def _vector(request: EnvRequest) -> VectorEpisodes:
     spec = request.spec
     if spec.vector_entry_point is None:
         raise EnvError(f"env.backend: {spec.id} has no vector form of its own. Use env.backend=sync or async.")
     _refuse_wrapped(request, "vector")
-    make = partial(gymnasium.make_vec, spec, vectorization_mode="vector_entry_point", **request.kwargs)
+
+    def make(num_envs: int) -> Any:
+        return gymnasium.make_vec(spec, num_envs, "vector_entry_point", **own(dict(request.kwargs)))
+
     with _constructor_named(request, "environments"):
-        _import(spec.vector_entry_point)
+        _import(spec.vector_entry_point, request.guard)
         same_hydra_for_each()
         envs = _with_time_limit(spec, make, request)
         try:
@@ -186,9 +204,10 @@ def _async(request: EnvRequest) -> VectorEpisodes:
     singles = request.singles()
     with _constructor_named(request, "environment 0"):
         # Once for all processes, which share the memory.
-        _import(request.spec.entry_point)
+        _import(request.spec.entry_point, request.guard)
     try:
-        envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request))
+        streams = (request.seed, request.first)
+        envs = ProcessEach(singles, request.timeout_seconds, partial(_insist_on_spaces, request), streams)
     except LostError as lost:
         raise FaultyEnvError(f"environment {request.first + lost.index}, constructor: {lost}.") from lost.__cause__
     # The processes count their time, and guard their own calls.
@@ -235,15 +254,16 @@ def _refuse_wrapped(request: EnvRequest, backend: str) -> None:
 
 def _single(request: EnvRequest, index: int) -> GuardedEnv:
     with _constructor_named(request, f"environment {request.first + index}"):
-        _import(request.spec.entry_point)
+        _import(request.spec.entry_point, request.guard)
         same_hydra_for_each()
         return GuardedEnv(request.environment(), index, request.guard, request.first)
 
 
-def _import(entry_point: Any) -> None:
+def _import(entry_point: Any, guard: Guard) -> None:
     """Import the module of an entry point, if it is one by name."""
     if isinstance(entry_point, str):
-        load_env_creator(entry_point)
+        with guard.importing():
+            load_env_creator(entry_point)
 
 
 @contextmanager

@@ -9,10 +9,11 @@ import threading
 import time
 from _signal import getsignal, pthread_sigmask, setitimer  # type: ignore[import-not-found]
 from _signal import signal as set_handler
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from os import chdir, getcwd, getpid
+from sys import getrecursionlimit
 from traceback import clear_frames
 from types import TracebackType
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ GRACE_SECONDS = 1.0
 KEPT = (signal.SIGINT, signal.SIGTERM)
 # As Python does it, but what it raises can be told from an environment that raises KeyboardInterrupt.
 CTRL_C = OwnHandler(signal.default_int_handler)
+# Where Python looks for modules, and what it asks for them.
+FINDERS = ("path", "meta_path")
 # As setitimer has it.
 NO_ALARM = (0.0, 0.0)
 # Of float64.
@@ -171,19 +174,29 @@ def _set_autocasts(those: list[Any] | None) -> None:
             torch.set_autocast_dtype(kind, those[place][1])
 
 
+# Whose level, handlers and way upwards decide what of the run is logged, and where.
+LOGGERS = (logging.root, logging.getLogger("seqrl"))
+
+
 def _logs() -> tuple[Any, ...]:
     """What a configuration of logging changes for loggers and handlers that are there already."""
-    return log.disabled, log.manager.disable, tuple(logging.root.handlers)
+    loggers = [(it.level, it.propagate, *[(handler, handler.level) for handler in it.handlers]) for it in LOGGERS]
+    return log.disabled, log.manager.disable, loggers
 
 
 def _set_logs(those: tuple[Any, ...]) -> None:
-    _, level, handlers = those
+    _, level, loggers = those
     # Those of the run speak while an environment plays, too.
     for name, logger in list(log.manager.loggerDict.items()):
         if name.startswith("seqrl") and isinstance(logger, logging.Logger):
             logger.disabled = False
     logging.disable(level)
-    logging.root.handlers[:] = handlers
+    for logger, (least, propagates, *handlers) in zip(LOGGERS, loggers, strict=True):
+        if logger.level != least:
+            logger.setLevel(least)
+        logger.propagate, logger.handlers[:] = propagates, [handler for handler, _ in handlers]
+        for handler, own in handlers:
+            handler.setLevel(own)
 
 
 HANDLERS = "handlers of signals"
@@ -265,6 +278,8 @@ class LostError(Exception):
 
 def is_own_fault(error: BaseException) -> bool:
     """Whether an environment raised it, or did not answer, and not a signal that the run heard meanwhile."""
+    for guard in _entered:
+        guard.deepen()
     if isinstance(error, KeyboardInterrupt) and getsignal(signal.SIGINT) is signal.default_int_handler:
         return False
     return isinstance(error, OverdueError | CpuTimeError) or not is_from_signal(error)
@@ -277,6 +292,10 @@ def let_go(error: BaseException | None) -> None:
         if link.__suppress_context__:
             # What was put into plain words is not asked again.
             link.__context__ = None
+
+
+# Settings that modules of environments changed when they were imported, by place in SETTINGS: no other guard sees that.
+_of_modules: dict[int, Any] = {}
 
 
 class Player(Protocol):
@@ -303,7 +322,8 @@ class Guard:
     overdue   whether the limit has passed within this use; whoever swallows what is raised is named all the same, by
               FaultyEnvError at the end, unless something was being closed
 
-    Limits of the process that they lower, as by resource.setrlimit, are lifted again, and stay so.
+    Limits of the process that they lower, by resource.setrlimit or sys.setrecursionlimit, are lifted again, and stay
+    so. What they take out of sys.path or sys.meta_path is appended again: the run has modules still to import.
     put_back   names of what environments changed for the whole process, and was put back
 
     A process that an environment forks, and that comes back from the call, ends there: it would train beside the run.
@@ -324,9 +344,11 @@ class Guard:
         self._asked: tuple[Any, ...] = ()
         self._learning = torch.inference_mode(False)
         self._limits: Limits = []
+        self._depth_of_calls = 0
+        self._finders: list[tuple[str, list[Any]]] = []
         self.put_back: set[str] = set()
         # Settings that environments changed, by place in SETTINGS.
-        self._changed: dict[int, Any] = {}
+        self._changed: dict[int, Any] = dict(_of_modules)
         # The alarm that environments set, and its handler, if they set one.
         self._alarm = NO_ALARM
         self._rings: Any = None
@@ -347,7 +369,8 @@ class Guard:
             set_handler(signal.SIGXCPU, CPU_TIME)
         _entered.append(self)
         self._learning.__enter__()
-        self._limits = limits()
+        self._limits, self._depth_of_calls = limits(), getrecursionlimit()
+        self._finders = [(name, list(getattr(sys, name))) for name in FINDERS]
         self._settings = [get() for _, get, _ in SETTINGS]
         for place, setting in self._changed.items():
             SETTINGS[place][2](setting)
@@ -358,12 +381,14 @@ class Guard:
     ) -> None:
         self._depth -= 1
         if self._depth:
+            self.deepen()
             return
-        self._end_if_forked()
+        self._take_over()
         _entered.remove(self)
         self._process = 0
         # First: for the rest, memory may be needed.
         self._lift()
+        self._find_again()
         with suppress(OverdueError):
             let_go(error)
         self._stop_the_clock()
@@ -391,10 +416,22 @@ class Guard:
         """Count the limit anew for what is asked next."""
         self.turns += 1
 
+    @contextmanager
+    def importing(self) -> Iterator[None]:
+        """This guard, where a module of environments may be imported: what it sets, those of all guards find."""
+        with self:
+            before = [get() for _, get, _ in SETTINGS]
+            try:
+                yield
+            finally:
+                self.deepen()
+                left = [get() for _, get, _ in SETTINGS]
+                _of_modules.update({place: it for place, it in enumerate(left) if it != before[place]})
+
     def lift(self) -> None:
         """Lift limits of the process that were lowered since this guard was entered, before it is left."""
         if self._depth:
-            self._end_if_forked()
+            self._take_over()
             self._lift()
 
     @property
@@ -406,14 +443,29 @@ class Guard:
         if self.has_lower_limits:
             self.put_back |= {f"{name} (resource.setrlimit)" for name in lift(self._limits)}
 
+    def _find_again(self) -> None:
+        for name, before in self._finders:
+            now = getattr(sys, name)
+            if now != before and (missing := [it for it in before if it not in now]):
+                setattr(sys, name, [*now, *missing])
+                self.put_back.add(f"where modules are found (sys.{name})")
+
     def check(self) -> None:
         """Raise OverdueError again if who was asked has swallowed it, and answers all the same."""
-        self._end_if_forked()
+        self._take_over()
         if self.overdue:
             assert self.seconds is not None
             raise OverdueError(self.seconds)
 
-    def _end_if_forked(self) -> None:
+    def deepen(self) -> None:
+        """Let calls go as deep as when this guard was entered, before anything calls deeper than the environment."""
+        if getrecursionlimit() < self._depth_of_calls:
+            sys.setrecursionlimit(self._depth_of_calls)
+            self.put_back.add("how deep calls go (sys.setrecursionlimit)")
+
+    def _take_over(self) -> None:
+        """What comes before all else once an environment has answered: calls may go deep, and a fork of it ends."""
+        self.deepen()
         # 0: nobody has entered it.
         if self._process in (0, getpid()):
             return

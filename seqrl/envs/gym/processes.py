@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
@@ -41,6 +42,7 @@ class ProcessEach(AsyncVectorEnv):
 
     timeout_seconds   limit for one answer of all environments; None: no limit. Each gets it to begin
     check             refuses an environment by its spaces, before memory is shared for them
+    streams           tells the global random numbers of these processes from those of others
 
     All are in one process group, with whatever programs they start, and all of it ends with this process, however it
     ends. Raises LostError if a process dies or does not answer in time.
@@ -51,6 +53,7 @@ class ProcessEach(AsyncVectorEnv):
         singles: list[Callable[[], GuardedEnv]],
         timeout_seconds: float | None,
         check: Callable[[SimpleNamespace], object] = lambda _: None,
+        streams: tuple[int, ...] = (),
     ) -> None:
         self.timeout_seconds = timeout_seconds
         self.parent_pipes, self.processes = [], []
@@ -65,7 +68,7 @@ class ProcessEach(AsyncVectorEnv):
                 # An environment may have set another way for this process.
                 context="fork",
                 daemon=False,
-                worker=partial(_work, self._group.number),
+                worker=partial(_work, self._group.number, streams),
                 **VECTOR_OPTIONS,
             )
         except BaseException:
@@ -325,9 +328,23 @@ def _be_of(group: int) -> None:
     torch.set_num_threads(1)
 
 
-def _work(group: int, index: int, build: Callable[[], GuardedEnv], pipe: Connection, *others: Any) -> None:
+def _draw_apart(streams: tuple[int, ...]) -> None:
+    """Have NumPy's and torch's global generators draw other numbers than in the other processes, all of them forked.
+
+    What they draw follows from where they were: one that a module has seeded repeats. Python does it for its own.
+    """
+    inherited = [*np.random.randint(2**32, size=4, dtype=np.uint32), *torch.randint(2**32, (4,), device="cpu")]
+    words = np.random.SeedSequence([*streams, *map(int, inherited)]).generate_state(5)
+    np.random.seed(words[:4])
+    torch.default_generator.manual_seed(int(words[4]))
+
+
+def _work(
+    group: int, streams: tuple[int, ...], index: int, build: Callable[[], GuardedEnv], pipe: Connection, *others: Any
+) -> None:
     """Play an environment in this process, as a member of a process group."""
     _be_of(group)
+    _draw_apart((*streams, index))
     parent_pipe, memory, errors, *rest = others
     try:
         env = Separate(build())

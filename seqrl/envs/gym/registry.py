@@ -10,17 +10,33 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from seqrl.envs.gym.calls import OverdueError
-from seqrl.errors import EnvError, MissingPackageError, RaisedError, SeqrlError, first_line, line_of, raised
+from seqrl.envs.gym.calls import Guard, OverdueError
+from seqrl.errors import (
+    EnvError,
+    FaultyEnvError,
+    MissingPackageError,
+    RaisedError,
+    SeqrlError,
+    first_line,
+    line_of,
+    raised,
+)
 from seqrl.machine import is_from_signal
 from seqrl.packages import fault_of_module, without_arguments
 
 
-def find(id: str) -> EnvSpec:
-    """Spec registered as `id`, such as Acrobot-v1, or module:Env-v0 to import the module first."""
+def find(id: str, guard: Guard | None = None) -> EnvSpec:
+    """Spec registered as `id`, such as Acrobot-v1, or module:Env-v0 to import the module first, within a guard."""
     module, _, name = id.rpartition(":")
-    if module and (fault := fault_of_module(module)):
-        raise EnvError(f"env.id: {fault}")
+    guard = guard or Guard()
+    with guard.importing():
+        fault = fault_of_module(module) if module else None
+        if guard.overdue:
+            assert guard.seconds is not None
+            overdue = OverdueError(guard.seconds)
+            raise FaultyEnvError(f"env.id: the module {module!r}: {overdue}. Fix it, or raise the limit.")
+        if fault:
+            raise EnvError(f"env.id: {fault}")
     if spec := gymnasium.registry.get(name):
         return spec
     close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.8)
@@ -33,7 +49,7 @@ def draws_itself(id: str) -> bool:
     """Whether an environment supports render_mode rgb_array. Raises EnvError if no environment is called `id`."""
     spec = find(id)
     try:
-        with without_arguments():
+        with Guard().importing(), without_arguments():
             creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     except (*MISSING_PACKAGE, SystemExit) as error:
         if is_from_signal(error):
