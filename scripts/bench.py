@@ -315,7 +315,36 @@ def ranks_table(results: dict[str, Turns]) -> str:
             measured = turns["seqrl"]
             took = spread((it["milliseconds"] for it in measured), 2)
             exchanged.append([name.partition(":")[2], f"{measured[0]['megabytes']:.2f}", took])
-    return f"{table(head, rows)}\n\n{table(['H', 'MB that each sends', 'ms for two processes'], exchanged)}"
+    exchanges = table(["H", "MB that each sends", "ms for two processes"], exchanged)
+    return f"{table(head, rows)}\n\n{exchanges}\n\nCalculated, not measured:\n\n{calculated(results)}"
+
+
+# Of the common work: gradient steps in an iteration, and bytes of a step of its rollout.
+GRADIENT_STEPS, STEP_BYTES = 16, 51
+
+
+def calculated(results: dict[str, Turns]) -> str:
+    """Speed with more processes, each with 64 environments on a core of its own, from what was measured with one and two.
+
+    An iteration takes as long as with one process, and the swaps of sums, level by level, and of rollouts.
+    """
+    speed = statistics.median(speeds(results["N = 64, H = 128"]["one thread"]))
+    alone = 64 * 128 / speed
+    took = [results[f"exchange:{width}"]["seqrl"] for width in (64, 512)]
+    (small, few), (large, many) = (
+        (statistics.median(it[key] for it in turns) for key in ("megabytes", "milliseconds")) for turns in took
+    )
+    for_one = (many - few) / (large - small)
+    at_once = few - for_one * small
+    gradient = results["exchange:128"]["seqrl"][0]["megabytes"]
+    rows = []
+    for processes in (1, 2, 4, 8, 16, 32, 64):
+        others = processes - 1
+        swaps = GRADIENT_STEPS * math.log2(processes) * (at_once + for_one * gradient)
+        rollouts = others * (at_once + for_one * 64 * 128 * STEP_BYTES / 1e6)
+        seconds = alone + (swaps + rollouts) / 1e3
+        rows.append([str(processes), f"{processes * 64 * 128 / seconds:,.0f}", f"{alone / seconds:.0%}"])
+    return table(["processes", "steps/s", "of as many single ones"], rows)
 
 
 # For each part, the function that measures and the one that makes a table of the results.

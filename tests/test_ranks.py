@@ -214,3 +214,21 @@ def test_a_policy_that_draws_for_itself_is_refused(monkeypatch):
     monkeypatch.setattr(Categorical, "sample", sample)
     with pytest.raises(ConfigError, match=r"processes: .* seqrl\.seeds\.drawn"):
         learned(BUILT_IN, 2, 1)
+
+
+@pytest.mark.parametrize(("size", "parts"), [(2, 2), (2, 4), (4, 4), (4, 6), (4, 8), (3, 3)])
+def test_ranks_learn_the_bits_of_one_from_the_same_rollouts(size, parts):
+    """Sums are swapped level by level where each of 2, 4, 8, … ranks has a branch; otherwise they are gathered."""
+    cfg = composed(*SMALL, *BUILT_IN, *FIXED, f"algorithm.gradient_parts={parts}", "parallel=8")
+
+    def learn(ranks):
+        device = make_device(cfg)
+        alone, shared = built(cfg, device, ALONE), built(cfg, device, ranks)
+        for _ in range(2):
+            rollout = alone.runner.collect()
+            alone.algorithm.update(rollout, 0.0)
+            shared.algorithm.update(rollout, 0.0)
+        return parameters(alone), parameters(shared)
+
+    for alone, shared in together(size, learn):
+        assert all(torch.equal(shared[name], it) for name, it in alone.items())

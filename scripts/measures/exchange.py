@@ -16,11 +16,11 @@ from seqrl.ranks.start import Place, assembled, be_quiet, joined
 
 
 def exchange(ranks: Ranks, numbers: int, times: int) -> float:
-    """Seconds of one exchange of so many float32 numbers of each rank, and their sum."""
-    mine = torch.randn(1, numbers)
+    """Seconds of one swap of so many float32 numbers with another rank, and of their sum."""
+    mine = torch.randn(numbers)
     began = time.perf_counter()
     for _ in range(times):
-        sum(theirs for (theirs,) in ranks.gathered([mine]))
+        mine + ranks.swapped(mine, ranks.rank ^ 1)
     return (time.perf_counter() - began) / times
 
 

@@ -106,12 +106,31 @@ class PartSum:
             self._names = max(names, key=len)
         everywhere = [branches(count, self.ranks.share(count, rank)) for rank in range(self.ranks.size)]
         flat = [self._flat(*_sum_of(single, *place)) for place in everywhere[self.ranks.rank]]
+        if self._is_balanced(everywhere):
+            return self._apart(self._swapped(*flat))
         width = sum(it.numel() for it in self.parameters.values()) + len(self.parameters) + len(self._names)
         whole = torch.stack(flat) if flat else self._like.new_empty(0, width)
         theirs = self.ranks.rows(whole, list(map(len, everywhere)))
         pairs = zip(everywhere, theirs, strict=True)
         sums = {place: row for places, rows in pairs for place, row in zip(places, rows, strict=True)}
         return self._apart(tree_sum(sums, count, torch.add))
+
+    def _is_balanced(self, everywhere: Sequence[Sequence[tuple[int, int]]]) -> bool:
+        """Whether each of 2, 4, 8, … ranks has one branch, all equally high."""
+        size = self.ranks.size
+        heights = {last - first for places in everywhere for first, last in places}
+        return size & (size - 1) == 0 and all(len(places) == 1 for places in everywhere) and len(heights) == 1
+
+    def _swapped(self, flat: Tensor) -> Tensor:
+        """The sum of all branches, level by level: each rank swaps sums with the one that has the neighbouring branch.
+
+        Source: Thakur et al. (2005), "Optimization of collective communication operations in MPICH".
+        """
+        distance = 1
+        while distance < self.ranks.size:
+            flat = flat + self.ranks.swapped(flat, self.ranks.rank ^ distance)
+            distance *= 2
+        return flat
 
     def _flat(self, gradients: Terms, terms: Terms) -> Tensor:
         """All numbers in a row: gradients, whether each parameter has one, terms."""

@@ -40,6 +40,10 @@ class Ranks:
         """The rows [n, ...] of every rank, of which all know how many each has: with one message."""
         return [theirs for (theirs,) in self.gathered([mine])]
 
+    def swapped(self, mine: Tensor, partner: int) -> Tensor:
+        """The tensor of another rank, which gets this one: all swap with somebody at the same time."""
+        return self.gathered([mine])[partner][0]
+
     def joined(self, mine: Sequence[Tensor]) -> list[Tensor]:
         """The same, those of all ranks one after another."""
         if self.size == 1:
