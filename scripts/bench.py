@@ -324,7 +324,7 @@ GRADIENT_STEPS, STEP_BYTES = 16, 51
 
 
 def calculated(results: dict[str, Turns]) -> str:
-    """Speed with more processes, each with 64 environments on a core of its own, from what was measured with one and two.
+    """Speed with more processes, each with 64 environments and a core, from what was measured with one and two.
 
     An iteration takes as long as with one process, and the swaps of sums, level by level, and of rollouts.
     """
