@@ -66,7 +66,7 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
 @pytest.mark.parametrize(
     ("slowest", "sequence_length", "gradient_parts", "expected"),
     [
-        ("environment", 500, 2, "a larger parallel; env.backend=envpool, if EnvPool supports the environment"),
+        ("environment", 500, 2, "processes=4, if that many cores are free; a larger parallel; env.backend=envpool, if"),
         ("inference", 500, 2, "a larger parallel"),
         (
             "update",

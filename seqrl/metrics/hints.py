@@ -111,16 +111,19 @@ class Hints:
             )
 
 
-def faster(shares: dict[str, float], sequence_length: float, gradient_parts: int, cores: int) -> str:
+def faster(
+    shares: dict[str, float], sequence_length: float, gradient_parts: int, cores: int, processes: int = 1
+) -> str:
     """What would speed up the slowest part of a run, given the share of time of each.
 
     sequence_length   steps of a sequence, on average
     """
+    more = [f"processes={cores}, if that many cores are free"] if processes < cores else []
     update = ["fewer algorithm.epochs"]
     update += ["sequence_learning.bptt_length=20"] if sequence_length > LONG_SEQUENCE else []
     update += [f"algorithm.gradient_parts={cores}, if that many cores are free"] if 1 < gradient_parts < cores else []
     advice = {
-        "environment": ["a larger parallel", "env.backend=envpool, if EnvPool supports the environment"],
+        "environment": [*more, "a larger parallel", "env.backend=envpool, if EnvPool supports the environment"],
         "inference": ["a larger parallel"],
         "update": update,
         "evaluation": ["a larger evaluation.interval", "fewer evaluation.episodes"],

@@ -70,7 +70,7 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s; {run.budget.ended_by} ended it
   time went to  {spent}{waited(clock.idle)}
-  faster with   {faster(clock.shares, sequence_length(run), run.algorithm.parts, cores())}
+  faster with   {faster(clock.shares, sequence_length(run), run.algorithm.parts, cores(), run.ranks.size)}
   run folder    {folder}{kept}
   curves        {curves(folder)}
 """
