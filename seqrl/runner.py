@@ -19,6 +19,8 @@ from seqrl.seeds import Generator
 from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
 from seqrl.types import Rollout, State, Step
 
+LIMIT_EPISODES = "Set a limit, such as +env.kwargs.max_episode_steps=1000"
+
 
 class Player(Protocol):
     """The part of a network that the runner needs to act."""
@@ -59,6 +61,7 @@ class Runner:
     episode_limit    steps after which a whole episode counts as endless
     ranks            the processes that share the environments; each of them gets the whole rollout
     batch_size       B; None: as many as `env` has
+    if_endless       a sentence: what to do about an endless episode
 
     `collect` raises NotFiniteError if the policy's action is NaN or infinite, and FaultyEnvError if an episode is
     endless, or if an environment returns NaN, an infinite number or a choice that its space does not have.
@@ -76,6 +79,7 @@ class Runner:
         episode_limit: int = 100_000,
         ranks: Ranks = ALONE,
         batch_size: int | None = None,
+        if_endless: str = f"{LIMIT_EPISODES}, or use rollout_length=128.",
     ) -> None:
         self.env, self.network, self.ranks = env, network, ranks
         self.batch_size = env.batch_size if batch_size is None else batch_size
@@ -83,7 +87,7 @@ class Runner:
         self._first = ranks.share(self.batch_size).start
         self.rollout_length, self.rollout_steps = rollout_length, rollout_steps
         self.state_interval, self.state_lead = state_interval, state_lead
-        self.generator, self.episode_limit = generator, episode_limit
+        self.generator, self.episode_limit, self._if_endless = generator, episode_limit, if_endless
         # Seconds spent in the environment so far.
         self.environment_seconds = 0.0
         # Of episodes that have ended since it was last taken: place in the rollout, and numbers to log by name.
@@ -170,8 +174,7 @@ class Runner:
             if len(recorder.places) - begun == self.episode_limit and len(episodes.rows):
                 raise FaultyEnvError(
                     f"environment {self._first + int(episodes.rows[0])}: its episode has not ended after "
-                    f"{self.episode_limit:,} steps. Set a limit, such as +env.kwargs.max_episode_steps=1000, or use "
-                    "rollout_length=128."
+                    f"{self.episode_limit:,} steps. {self._if_endless}"
                 )
         self._await_others(recorder)
         return recorder.values[0].new_zeros(self.env.batch_size)

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from seqrl.envs import CartPole, GymnasiumEnv, TMaze
+from seqrl.errors import FaultyEnvError
 from seqrl.networks.heads import Categorical
 from seqrl.run.evaluator import Evaluator, Forgetful, frozen, play, row
 from tests.parts import small_network
@@ -93,6 +94,13 @@ def test_the_likeliest_or_a_sampled_action_is_taken_as_asked_for(greedy, likelie
     means = [evaluator(make_env, 30, kind).row(network)["evaluation/return_mean"] for kind in (greedy, True, False)]
     assert means[1] != means[2]
     assert means[0] == means[1 if likeliest else 2]
+
+
+def test_an_episode_that_never_ends_names_what_helps_where_whole_episodes_are_played():
+    # With a rollout_length, as training accepts, an evaluation would play the same.
+    whole = r"after 20 steps\. An evaluation plays whole episodes\. .*max_episode_steps.* evaluation\.episodes=0\.$"
+    with pytest.raises(FaultyEnvError, match=whole):
+        play(Script([[10**9]]), small_network(Script([[3]])), 1, None, episode_limit=20)
 
 
 def test_without_episodes_nothing_is_built_or_logged():

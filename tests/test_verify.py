@@ -286,6 +286,9 @@ def test_where_no_episode_ends_what_needs_an_end_is_not_checked(name, check):
     finding = check(Stage(partial(broken.make, name), SHORT, whole_episodes=False))
     assert finding.status is UNCHECKED
     assert re.search(r"no episode ended within [\d,]+ random steps", finding.figure)
+    # A rollout_length ends no episode, which this needs to see.
+    assert "max_episode_steps" in finding.remedy
+    assert "rollout_length" not in finding.remedy
     assert finding.remedy
 
 

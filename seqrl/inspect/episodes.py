@@ -12,7 +12,7 @@ from torch import Tensor
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import SeqrlError, described
 from seqrl.networks import Distribution
-from seqrl.runner import Player, Runner
+from seqrl.runner import LIMIT_EPISODES, Player, Runner
 from seqrl.types import Rollout, State, Step
 
 # Of these episodes, and no more of their steps: memory before every step is held at once.
@@ -106,7 +106,7 @@ def record(
     pieces: list[Episodes] = []
     with closing(make()) as env:
         told = Told(env)
-        runner = Runner(told, network, 0, 0, generator, episode_limit=limit)
+        runner = Runner(told, network, 0, 0, generator, episode_limit=limit, if_endless=f"{LIMIT_EPISODES}.")
         while sum(len(piece.length) for piece in pieces) < wanted:
             pieces.append(_recorded(runner.collect(), told))
             told.told.clear()

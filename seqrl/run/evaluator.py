@@ -15,11 +15,13 @@ from seqrl.loggers import Row
 from seqrl.metrics.episodes import mean
 from seqrl.networks import Distribution, Network
 from seqrl.ranks import ALONE, Ranks
-from seqrl.runner import Player, Runner
+from seqrl.runner import LIMIT_EPISODES, Player, Runner
 from seqrl.types import Rollout, State
 
 # How episodes are played.
 GREEDY, SAMPLED, WITHOUT_MEMORY = "greedy", "sampled", "without_memory"
+# A run that learns from parts of an episode may learn from one that never ends, but not play it to the end.
+IF_ENDLESS = f"An evaluation plays whole episodes. {LIMIT_EPISODES}, or train without: evaluation.episodes=0."
 
 
 class Forgetful:
@@ -74,7 +76,17 @@ def play(
     batch_size = env.batch_size if batch_size is None else batch_size
     rounds = math.ceil(episodes / batch_size)
     watched = Watched(player, lambda: told(len(rollouts) / rounds))
-    runner = Runner(env, watched, 0, 0, generator, episode_limit=episode_limit, ranks=ranks, batch_size=batch_size)
+    runner = Runner(
+        env,
+        watched,
+        0,
+        0,
+        generator,
+        episode_limit=episode_limit,
+        ranks=ranks,
+        batch_size=batch_size,
+        if_endless=IF_ENDLESS,
+    )
     while len(rollouts) < rounds:
         rollouts.append(runner.collect())
         if infos is not None:

@@ -184,7 +184,7 @@ def masks(stage: Stage) -> Measured | None:
 
 @check(
     "episodes end",
-    LIMIT_IT,
+    f"{LIMIT_IT} A run with rollout_length=128 does not wait for ends.",
 )
 def ends(stage: Stage) -> Measured | None:
     """An episode ends, unless a run does not wait for it."""

@@ -10,7 +10,7 @@ from seqrl.envs.gym.autoreset import NextStepEpisodes, VectorEpisodes
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.lasting import layers
-from seqrl.envs.gym.resets import FINAL
+from seqrl.envs.gym.resets import FINAL, in_info
 from seqrl.envs.inputs import WithInputs
 from seqrl.spaces import ACTION_MASK
 
@@ -74,7 +74,7 @@ class Witness:
         info = answer[-1] if isinstance(answer, tuple) else None
         if isinstance(info, dict):
             self.mask_in_info |= ACTION_MASK in info
-            self.final_in_info |= any(name in info for name in FINAL)
+        self.final_in_info |= any(in_info(info, name) is not None for name in FINAL)
 
 
 def witnesses(env: BatchedEnv) -> list[Witness]:

@@ -11,7 +11,7 @@ from seqrl.verify.play import BATCH, Budget, MakeEnv, Play
 from seqrl.verify.replay import difference, opened, reference, retold, stopped_early
 
 # What helps where no episode ends.
-LIMIT_IT = "Give the environment a time limit, such as +env.kwargs.max_episode_steps=1000, or use rollout_length=128."
+LIMIT_IT = "Give the environment a time limit, such as +env.kwargs.max_episode_steps=1000."
 
 
 @dataclass(frozen=True)

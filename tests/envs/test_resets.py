@@ -131,6 +131,26 @@ def test_episodes_are_whole_in_every_mode_however_it_is_written(says):
     assert ends(made(does=does, says=says)) == begins
 
 
+@pytest.mark.parametrize(
+    ("says", "does", "said"),
+    [("SAME_STEP", "SAME_STEP", None), ("NEXT_STEP", "SAME_STEP", r"an end comes with info\['final_obs'\]")],
+)
+def test_an_info_for_each_environment_tells_as_much_as_one_for_all(says, does, said, monkeypatch):
+    step = Paid.step
+
+    def listed(self, actions):
+        *answer, info = step(self, actions)
+        # As Gymnasium's DictInfoToList has it.
+        return *answer, [{name: them[index] for name, them in info.items()} for index in range(self.num_envs)]
+
+    monkeypatch.setattr(Paid, "step", listed)
+    if said is None:
+        assert ends(made(does=does, says=says)) == {(1.0, 10.0, 100.0)}
+        return
+    with pytest.raises(FaultyEnvError, match=said):
+        ends(made(does=does, says=says))
+
+
 @pytest.mark.parametrize("told", SAID)
 @pytest.mark.parametrize("mode", [*AutoresetMode.__members__, None])
 def test_ends_count_whatever_type_says_them(mode, told):

@@ -17,7 +17,7 @@ from seqrl.envs.gym.elements import MOST, SCALE_IT, too_large
 from seqrl.envs.gym.guard import when
 from seqrl.envs.gym.history import History, as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting
-from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset, read_ends
+from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset, in_info, read_ends
 from seqrl.errors import FaultyEnvError
 from seqrl.spaces import ACTION_MASK, Array
 
@@ -306,11 +306,11 @@ class SameStepEpisodes(OwnEpisodes):
         self._observation, reward, terminated, truncated, info = self._played(action)
         observation, ended = self._observation, terminated | truncated
         if ended.any():
-            if "final_obs" not in info:
+            if (final := in_info(info, "final_obs")) is None:
                 refuse_as("SAME_STEP", "an episode ended without info['final_obs']")
             observation = np.array(observation)
             # An object array with None where no episode ended, or a plain batch.
-            observation[ended] = np.stack(list(np.asarray(info["final_obs"])[ended]))
+            observation[ended] = np.stack(list(np.asarray(final)[ended]))
         return observation, reward, terminated, truncated, np.ones_like(ended)
 
 

@@ -153,14 +153,30 @@ def fault_of_reset(ghost: Array, reward: Any, ends: Array) -> str:
         return ""
     paid = np.asarray(reward)[ghost]
     if paid.any():
-        return f"the step after an end gave a reward, {paid[paid != 0][0]:g}"
+        given = paid[paid != 0][0]
+        return f"the step after an end gave a reward, {given:g}, as if the next episode had begun before it"
     return "an episode ended at the step after an end" if (ends & ghost).any() else ""
 
 
 def fault_of_end(ends: Array, info: Any) -> str:
     """What shows that the next episode began within the step that ends one; "" if nothing does."""
-    given = [name for name in FINAL if isinstance(info, dict) and name in info]
+    given = [name for name in FINAL if in_info(info, name) is not None]
     return f"an end comes with info['{given[0]}'], as if the next episode had begun" if ends.any() and given else ""
+
+
+def in_info(info: Any, name: str) -> Any:
+    """What a vector form tells all of its environments by a name; None if nothing.
+
+    Gymnasium's wrapper DictInfoToList makes a list of it, a dict for each environment.
+    """
+    if isinstance(info, dict):
+        return info.get(name)
+    if not isinstance(info, list | tuple):
+        return None
+    told = np.empty(len(info), dtype=object)
+    for index, one in enumerate(info):
+        told[index] = in_info(one, name) if isinstance(one, dict) else None
+    return told if any(it is not None for it in told) else None
 
 
 def _bytes(*answers: Any) -> bytes:
