@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import resource
 import signal
 import sys
@@ -48,6 +49,22 @@ def ranks_started() -> dict[str, str]:
 def processes_started() -> int:
     """How many there are; 1 if this one is alone."""
     return int(ranks_started().get("WORLD_SIZE", 1))
+
+
+def this_machine() -> str:
+    """What tells this machine from others, as far as it sees processes: two may have one name."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return platform.node()
+
+
+def is_at_work(process: int) -> bool:
+    """Whether a process of this machine is there, and nobody has stopped it; False if the system does not tell."""
+    with suppress(OSError):
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "TtZX"
+    return False
 
 
 def core_seconds() -> tuple[float, float]:

@@ -193,9 +193,9 @@ def goes_on(pid):
         return False
 
 
-def begun(folder, *words):
-    """A run of three processes that has learned a little, and the two that follow the first."""
-    words = [*MAZE, "processes=3", "total_steps=100000000", "checkpoint_interval=1", "hydra.run.dir=r", *words]
+def begun(folder, count):
+    """A run of so many processes that has learned a little, and those that follow the first."""
+    words = [*MAZE, f"processes={count}", "total_steps=100000000", "checkpoint_interval=1", "hydra.run.dir=r"]
     process = subprocess.Popen(
         command(*words), cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
@@ -209,18 +209,22 @@ def begun(folder, *words):
 
 
 @pytest.mark.parametrize(
-    ("whom", "number", "exit_code", "status", "words"),
+    ("count", "whom", "number", "exit_code", "status", "words"),
     [
-        (1, signal.SIGKILL, 1, "failed", "was killed by SIGKILL. Continue with resume="),
-        (0, signal.SIGTERM, 143, "interrupted", "stopped by SIGTERM. Continue with resume="),
-        pytest.param(0, signal.SIGKILL, -9, "running", None, marks=pytest.mark.slow),
-        pytest.param(1, signal.SIGSTOP, 1, "failed", "has not answered for 12 seconds", marks=pytest.mark.slow),
-        pytest.param(0, signal.SIGSTOP, -9, "running", None, marks=pytest.mark.slow),
+        (3, 1, signal.SIGKILL, 1, "failed", "was killed by SIGKILL. Continue with resume="),
+        (3, 0, signal.SIGTERM, 143, "interrupted", "stopped by SIGTERM. Continue with resume="),
+        pytest.param(3, 0, signal.SIGKILL, -9, "running", None, marks=pytest.mark.slow),
+        pytest.param(3, 1, signal.SIGSTOP, 1, "failed", "has not answered for 12 seconds", marks=pytest.mark.slow),
+        pytest.param(3, 0, signal.SIGSTOP, -9, "running", None, marks=pytest.mark.slow),
+        # The first rank is the next one of the last one.
+        pytest.param(2, 0, signal.SIGSTOP, -9, "running", None, marks=pytest.mark.slow),
     ],
 )
-def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(tmp_path, whom, number, exit_code, status, words):
-    process, others = begun(tmp_path)
-    assert len(others) == 2
+def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(
+    tmp_path, count, whom, number, exit_code, status, words
+):
+    process, others = begun(tmp_path, count)
+    assert len(others) == count - 1
     with process:
         os.kill([process.pid, *others][whom], number)
         # Within twenty seconds.

@@ -1,8 +1,7 @@
 """Ranks that are processes of their own, and exchange tensors with torch.distributed."""
 
 import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -67,23 +66,18 @@ class Group(Ranks):
 
     def close(self, error: BaseException | None = None) -> None:
         """Leave the others; or tell them of an error that ends the run, and wait for nobody."""
-        if error is None:
-            with self._named():
-                # Who leaves first must not look lost.
-                dist.barrier()
-        self.watch.close(error)
-        dist.destroy_process_group()
+        try:
+            if error is None:
+                with self.watch.explained():
+                    # Who leaves first must not look lost.
+                    dist.barrier()
+        finally:
+            self.watch.close(error)
+            dist.destroy_process_group()
 
     def _everywhere(self, mine: Tensor) -> Tensor:
         """The tensor of every rank, which all have the same shape [W, ...]."""
         found = mine.new_empty(self.size, *mine.shape)
-        with self._named():
+        with self.watch.explained():
             dist.all_gather(list(found.unbind()), mine.contiguous())
         return found
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            raise self.watch.why(error) from error

@@ -16,14 +16,12 @@ import torch
 
 from seqrl.errors import ConfigError, LostRankError, SeqrlError
 from seqrl.machine import RANKS_STARTED, end_at_once, end_with_parent, monotonic, ranks_started, sleep
-from seqrl.ranks.base import ALONE, Ranks
+from seqrl.ranks.base import ALONE, PATIENCE, Ranks
 
 # For ranks to meet once all are there.
 SOON = timedelta(seconds=60)
 # What a rank waits for another one to answer is for the watch to say; torch waits longer.
 FOR_EVER = timedelta(days=365)
-# Seconds that others wait for the first rank to begin.
-PATIENCE = 600.0
 # Seconds for followers to end, once the run is over.
 FAREWELL = 10.0
 LOOPBACK = "127.0.0.1"
@@ -66,19 +64,21 @@ def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], die
     watch = Watch(
         place.host, place.port, place.name, place.rank, place.size, lost, **({} if died is None else {"died": died})
     )
-    store = client(place.host, place.port)
-    store.set_timeout(SOON)
     try:
-        watch.await_all()
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
-            store=dist.PrefixStore(f"{place.name}/torch", store),  # type: ignore[attr-defined]
-            rank=place.rank,
-            world_size=place.size,
-            timeout=FOR_EVER,
-        )
-    except RuntimeError as error:
-        raise watch.why(error) from error
+        store = client(place.host, place.port)
+        store.set_timeout(SOON)
+        with watch.explained():
+            watch.await_all()
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+                store=dist.PrefixStore(f"{place.name}/torch", store),  # type: ignore[attr-defined]
+                rank=place.rank,
+                world_size=place.size,
+                timeout=FOR_EVER,
+            )
+    except BaseException as error:
+        watch.close(error)
+        raise
     return Group(watch, place.here)
 
 
