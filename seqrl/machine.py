@@ -41,9 +41,12 @@ RANKS_STARTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 
 
 def ranks_started() -> dict[str, str]:
-    """What torchrun or Slurm says of the processes that it has started together, by name; {} if it has not."""
+    """What torchrun or Slurm says of the processes that it has started together, by name; {} if it has not.
+
+    One that it has started alone is as any other, and may start more.
+    """
     told = {name: os.environ.get(name, "") for name in RANKS_STARTED}
-    return told if all(told.values()) else {}
+    return told if all(told.values()) and told["WORLD_SIZE"] != "1" else {}
 
 
 def processes_started() -> int:

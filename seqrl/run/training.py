@@ -19,7 +19,7 @@ from seqrl.config.settle import Settled
 from seqrl.devices.device import Device
 from seqrl.errors import ConfigError, LostRankError, SeqrlError, StoppedError
 from seqrl.loggers import Row
-from seqrl.machine import forget_peak_memory
+from seqrl.machine import forget_peak_memory, ranks_started
 from seqrl.metrics.display import Display
 from seqrl.ranks import Ranks
 from seqrl.ranks.start import Place, assembled, be_quiet, joined
@@ -163,7 +163,7 @@ def own_device(device: Device, ranks: Ranks) -> Device:
         raise ConfigError(
             [f"processes: this machine has {gpus} GPUs (got {ranks.here} processes here). Use one for each."]
         )
-    index = int(os.environ.get("LOCAL_RANK", ranks.rank))
+    index = int(os.environ.get("LOCAL_RANK", ranks.rank)) if ranks_started() else ranks.rank
     torch.cuda.set_device(index)
     return replace(device, name=f"cuda:{index}")
 
