@@ -181,6 +181,8 @@ def test_a_run_goes_on_to_the_last_bit_with_as_many_processes_and_says_what_othe
         ("hang", "rank 1", 5, "it has not answered for 3 seconds, the limit set by env.timeout_seconds"),
         ("nothing", "rank 1", 5, "environment 3, step 2 of its episode: its observation is nan"),
         ("leave", "rank 1", 1, "processes: rank 1 of 2 ended with exit code 7. Continue with resume="),
+        # Nothing is saved that it could go on from.
+        ("leave at once", "rank 1", 1, "processes: rank 1 of 2 ended with exit code 7."),
     ],
 )
 def test_a_fault_of_one_ends_all_with_its_line_and_its_exit_code(tmp_path, what, where, exit_code, words):
@@ -192,6 +194,7 @@ def test_a_fault_of_one_ends_all_with_its_line_and_its_exit_code(tmp_path, what,
     assert done.returncode == exit_code
     (line,) = done.stderr.splitlines()
     assert words in line
+    assert words.endswith("resume=") or "resume=" not in line
     assert facts(tmp_path / "r")["status"] == "failed"
     assert [path.name for path in (tmp_path / "r").glob("checkpoints/*.tmp")] == []
 
@@ -268,6 +271,28 @@ def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(
     done = subprocess.run(go_on, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     assert "could not continue" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_stop_that_another_rank_hears_in_the_final_evaluation_says_how_to_go_on(tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    odd = ["env.id=odd:Odd-v0", "trust=[odd]", "env.backend=sync", "+env.kwargs.what=stop in the evaluation"]
+    done = train(tmp_path, *odd, "+env.kwargs.where=rank 1", "processes=2", "total_steps=400", "hydra.run.dir=r")
+    assert done.returncode == 143
+    assert done.stderr.startswith("seqrl: error: stopped by SIGTERM. Continue with resume=")
+    assert facts(tmp_path / "r")["status"] == "interrupted"
+    assert len(curves(tmp_path / "r")) == 2
+
+
+@pytest.mark.slow
+def test_what_another_rank_says_is_masked(tmp_path, monkeypatch):
+    monkeypatch.setenv("ODD_TOKEN", "hushhush")
+    (tmp_path / "odd.py").write_text(ODD)
+    odd = ["env.id=odd:Odd-v0", "trust=[odd]", "env.backend=sync", "+env.kwargs.what=warn", "processes=2"]
+    done = train(tmp_path, *odd, "+env.kwargs.where=rank 1", "+env.kwargs.token=${oc.env:ODD_TOKEN}", "total_steps=600")
+    assert done.returncode == 0
+    assert "beware of ${oc.env:ODD_TOKEN}" in done.stderr
+    assert "hushhush" not in done.stderr
 
 
 def test_a_script_without_a_guard_is_told_of_it(tmp_path):
