@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import resource
 import signal
 import sys
@@ -40,14 +41,33 @@ RANKS_STARTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 
 
 def ranks_started() -> dict[str, str]:
-    """What torchrun or Slurm says of the processes that it has started together, by name; {} if it has not."""
+    """What torchrun or Slurm says of the processes that it has started together, by name; {} if it has not.
+
+    One that it has started alone is as any other, and may start more.
+    """
     told = {name: os.environ.get(name, "") for name in RANKS_STARTED}
-    return told if all(told.values()) else {}
+    return told if all(told.values()) and told["WORLD_SIZE"] != "1" else {}
 
 
 def processes_started() -> int:
     """How many there are; 1 if this one is alone."""
     return int(ranks_started().get("WORLD_SIZE", 1))
+
+
+def this_machine() -> str:
+    """What tells this machine from others, as far as it sees processes: two may have one name."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return platform.node()
+
+
+def is_at_work(process: int) -> bool:
+    """Whether a process of this machine is there, and nobody has stopped it; False if the system does not tell."""
+    with suppress(OSError):
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "TtZX"
+    return False
 
 
 def core_seconds() -> tuple[float, float]:

@@ -104,6 +104,20 @@ def show_path(path: Path) -> None:
     _PATHS.update({str(path), str(path.absolute()), os.path.relpath(path)} - {".", "/"})
 
 
+Hidden = tuple[dict[str, str], set[str]]
+
+
+def hidden() -> Hidden:
+    """What texts are masked of in this process."""
+    return {**_FROM_ENVIRONMENT}, {*_PATHS}
+
+
+def hide(what: Hidden) -> None:
+    """Mask it in this process, too: it has its configuration from another one."""
+    _FROM_ENVIRONMENT.update(what[0])
+    _PATHS.update(what[1])
+
+
 @contextmanager
 def environment_read() -> Iterator[set[str]]:
     """The names of the variables that are read meanwhile."""

@@ -17,7 +17,7 @@ from seqrl.config.command_line import is_true
 from seqrl.config.paths import CONF
 from seqrl.config.program import FAILURES, fail, on_words, started, to_the_end
 from seqrl.config.settle import settle
-from seqrl.ranks.start import Place, expect_followers, follow_run, follow_runs, over_for_all
+from seqrl.ranks.start import Place, follow_run, follow_runs, over_for_all
 from seqrl.run.refusal import remove_if_empty
 from seqrl.run.rehearsal import rehearse
 from seqrl.run.training import follow, train
@@ -34,10 +34,12 @@ def job(cfg: DictConfig) -> float:
     if context.mode is RunMode.MULTIRUN:
         if "submitit" in context.launcher._target_:
             meet_in_queue()
-            expect_followers()
             if (place := Place.of_environment()) and place.rank:
-                follow_run(follow)
+                while follow_run(follow) is None:
+                    pass
                 return nan
+            with over_for_all():
+                return run_point(cfg, folder, train)
         return run_point(cfg, folder, train)
     try:
         settled = settle(cfg)

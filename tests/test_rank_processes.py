@@ -3,16 +3,24 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 import seqrl
+from seqrl.config.composition import composed
+from seqrl.config.settle import settle
+from seqrl.devices.device import Device
+from seqrl.ranks import Ranks
+from seqrl.ranks.start import Place
 from seqrl.run.checkpoint import Checkpoints
+from seqrl.run.training import own_device
 
 TINY = [
     "network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=8", "rollout_length=40", "parallel=5",
@@ -21,15 +29,26 @@ TINY = [
 MAZE = ["env=tmaze", "env.corridor_length=4"]
 # Behaves until one of its processes is to do something else.
 ODD = """
-import multiprocessing, os, time
+import multiprocessing, os, time, warnings
 import gymnasium as gym
 import numpy as np
 
 class Odd(gym.Env):
     observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (2,)), gym.spaces.Discrete(2)
 
-    def __init__(self, what, where):
+    made = 0
+
+    def __init__(self, what, where, token=""):
         self.what, self.here, self.played = what, multiprocessing.current_process().name == where, 0
+        self.token = token
+        if what == "leave at once" and self.here:
+            os._exit(7)
+        Odd.made += 1
+        if what == "stop in the evaluation":
+            # The other rank of two plays two of five environments, in training and then in the evaluation.
+            self.here, self.played = self.here and Odd.made > 3, 98
+        if what == "raise at first":
+            self.here = os.environ.get("RANK") == "0" and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -40,7 +59,13 @@ class Odd(gym.Env):
         self.clock, self.played = self.clock + 1, self.played + 1
         seen = self.np_random.random(2).astype(np.float32)
         if self.here and self.played > 100:
-            if self.what == "raise":
+            if self.what == "warn":
+                warnings.warn("beware of " + self.token)
+                return seen, 1.0, self.clock == 9, False, {}
+            if self.what == "stop in the evaluation":
+                os.kill(os.getpid(), 15)
+                return seen, 1.0, self.clock == 9, False, {}
+            if self.what in ("raise", "raise at first"):
                 raise ValueError("no more")
             if self.what == "hang":
                 time.sleep(1000)
@@ -156,6 +181,8 @@ def test_a_run_goes_on_to_the_last_bit_with_as_many_processes_and_says_what_othe
         ("hang", "rank 1", 5, "it has not answered for 3 seconds, the limit set by env.timeout_seconds"),
         ("nothing", "rank 1", 5, "environment 3, step 2 of its episode: its observation is nan"),
         ("leave", "rank 1", 1, "processes: rank 1 of 2 ended with exit code 7. Continue with resume="),
+        # Nothing is saved that it could go on from.
+        ("leave at once", "rank 1", 1, "processes: rank 1 of 2 ended with exit code 7."),
     ],
 )
 def test_a_fault_of_one_ends_all_with_its_line_and_its_exit_code(tmp_path, what, where, exit_code, words):
@@ -167,8 +194,9 @@ def test_a_fault_of_one_ends_all_with_its_line_and_its_exit_code(tmp_path, what,
     assert done.returncode == exit_code
     (line,) = done.stderr.splitlines()
     assert words in line
+    assert words.endswith("resume=") or "resume=" not in line
     assert facts(tmp_path / "r")["status"] == "failed"
-    assert [path.name for path in (tmp_path / "r" / "checkpoints").iterdir() if path.suffix == ".tmp"] == []
+    assert [path.name for path in (tmp_path / "r").glob("checkpoints/*.tmp")] == []
 
 
 def followers(process):
@@ -193,9 +221,9 @@ def goes_on(pid):
         return False
 
 
-def begun(folder, *words):
-    """A run of three processes that has learned a little, and the two that follow the first."""
-    words = [*MAZE, "processes=3", "total_steps=100000000", "checkpoint_interval=1", "hydra.run.dir=r", *words]
+def begun(folder, count):
+    """A run of so many processes that has learned a little, and those that follow the first."""
+    words = [*MAZE, f"processes={count}", "total_steps=100000000", "checkpoint_interval=1", "hydra.run.dir=r"]
     process = subprocess.Popen(
         command(*words), cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
@@ -209,18 +237,22 @@ def begun(folder, *words):
 
 
 @pytest.mark.parametrize(
-    ("whom", "number", "exit_code", "status", "words"),
+    ("count", "whom", "number", "exit_code", "status", "words"),
     [
-        (1, signal.SIGKILL, 1, "failed", "was killed by SIGKILL. Continue with resume="),
-        (0, signal.SIGTERM, 143, "interrupted", "stopped by SIGTERM. Continue with resume="),
-        pytest.param(0, signal.SIGKILL, -9, "running", None, marks=pytest.mark.slow),
-        pytest.param(1, signal.SIGSTOP, 1, "failed", "has not answered for 12 seconds", marks=pytest.mark.slow),
-        pytest.param(0, signal.SIGSTOP, -9, "running", None, marks=pytest.mark.slow),
+        (3, 1, signal.SIGKILL, 1, "failed", "was killed by SIGKILL. Continue with resume="),
+        (3, 0, signal.SIGTERM, 143, "interrupted", "stopped by SIGTERM. Continue with resume="),
+        pytest.param(3, 0, signal.SIGKILL, -9, "running", None, marks=pytest.mark.slow),
+        pytest.param(3, 1, signal.SIGSTOP, 1, "failed", "has not answered for 12 seconds", marks=pytest.mark.slow),
+        pytest.param(3, 0, signal.SIGSTOP, -9, "running", None, marks=pytest.mark.slow),
+        # The first rank is the next one of the last one.
+        pytest.param(2, 0, signal.SIGSTOP, -9, "running", None, marks=pytest.mark.slow),
     ],
 )
-def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(tmp_path, whom, number, exit_code, status, words):
-    process, others = begun(tmp_path)
-    assert len(others) == 2
+def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(
+    tmp_path, count, whom, number, exit_code, status, words
+):
+    process, others = begun(tmp_path, count)
+    assert len(others) == count - 1
     with process:
         os.kill([process.pid, *others][whom], number)
         # Within twenty seconds.
@@ -239,6 +271,106 @@ def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(tmp_path, 
     done = subprocess.run(go_on, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     assert "could not continue" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_stop_that_another_rank_hears_in_the_final_evaluation_says_how_to_go_on(tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    odd = ["env.id=odd:Odd-v0", "trust=[odd]", "env.backend=sync", "+env.kwargs.what=stop in the evaluation"]
+    done = train(tmp_path, *odd, "+env.kwargs.where=rank 1", "processes=2", "total_steps=400", "hydra.run.dir=r")
+    assert done.returncode == 143
+    assert done.stderr.startswith("seqrl: error: stopped by SIGTERM. Continue with resume=")
+    assert facts(tmp_path / "r")["status"] == "interrupted"
+    assert len(curves(tmp_path / "r")) == 2
+
+
+@pytest.mark.slow
+def test_what_another_rank_says_is_masked(tmp_path, monkeypatch):
+    monkeypatch.setenv("ODD_TOKEN", "hushhush")
+    (tmp_path / "odd.py").write_text(ODD)
+    odd = ["env.id=odd:Odd-v0", "trust=[odd]", "env.backend=sync", "+env.kwargs.what=warn", "processes=2"]
+    done = train(tmp_path, *odd, "+env.kwargs.where=rank 1", "+env.kwargs.token=${oc.env:ODD_TOKEN}", "total_steps=600")
+    assert done.returncode == 0
+    assert "beware of ${oc.env:ODD_TOKEN}" in done.stderr
+    assert "hushhush" not in done.stderr
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"import seqrl\nseqrl.learn(*{[*TINY, *MAZE]}, 'processes=2', 'total_steps=400', quiet=True)\n")
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        'processes: rank 1 of 2 ran your script anew. Put what the script does below `if __name__ == "__main__":`.'
+    )
+    assert len([*tmp_path.glob("outputs/runs/*/*")]) == 1
+
+
+def test_a_script_that_is_no_file_is_refused(tmp_path):
+    script = f"import seqrl\nseqrl.learn(*{[*TINY, *MAZE]}, 'processes=2', quiet=True)\n"
+    done = subprocess.run(
+        [sys.executable, "-"], input=script, cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert done.stderr.splitlines()[-1].endswith(
+        "processes: others cannot read this script, <stdin>. Put it into a file."
+    )
+
+
+@pytest.mark.slow
+def test_torchrun_may_start_all_of_them_again(tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    odd = ["env.id=odd:Odd-v0", "trust=[odd]", "env.backend=sync", "+env.kwargs.what=raise at first"]
+    torchrun = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node=2", "--max-restarts=1"]
+    done = train(tmp_path, *odd, "+env.kwargs.where=all", "total_steps=4000", launcher=torchrun)
+    assert done.returncode == 0, done.stderr
+    assert sorted(facts(path.parent)["status"] for path in tmp_path.glob("outputs/runs/*/*/manifest.json")) == [
+        "failed",
+        "finished",
+    ]
+
+
+@pytest.mark.parametrize(("ends", "exit_code"), [("pass", 0), ("raise SystemExit(5)", 5)])
+def test_ranks_that_begin_after_the_first_one_is_done_hear_of_it(tmp_path, ends, exit_code):
+    first = f"from seqrl.ranks.start import over_for_all\nwith over_for_all():\n    {ends}\n"
+    other = "from seqrl.ranks.start import follow_runs\nfollow_runs(None)\n"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    with subprocess.Popen([sys.executable, "-c", first], env={**group, "RANK": "0"}) as leader:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            # Its store is there.
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+        time.sleep(1)
+        follower = subprocess.run([sys.executable, "-c", other], env={**group, "RANK": "1"}, timeout=60)
+        assert leader.wait(60) == follower.returncode == exit_code
+
+
+def test_one_process_of_torchrun_may_start_more(monkeypatch):
+    started = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    assert Place.of_environment() is None
+    monkeypatch.setattr(Device, "_check", lambda self: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    ranks = Ranks()
+    ranks.rank, ranks.size, ranks.here = 1, 2, 2
+    assert own_device(Device("cuda", 1, "float32"), ranks).name == "cuda:1"
+
+
+def test_a_run_goes_on_with_as_many_processes_as_torchrun_starts(monkeypatch, tmp_path):
+    words = [*TINY, *MAZE, f"hydra.run.dir={tmp_path}/r", "total_steps=200"]
+    seqrl.learn(*words, quiet=True)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with composed([f"resume={tmp_path}/r", "processes=2"], None) as (made, _):
+        assert settle(made).cfg.processes == 3
+    with composed([*words, "processes=2"], None) as (made, _), pytest.raises(seqrl.ConfigError, match="3 were started"):
+        settle(made)
 
 
 def test_torchrun_starts_only_the_training_program(monkeypatch, tmp_path):

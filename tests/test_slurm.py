@@ -85,3 +85,13 @@ def test_tasks_of_a_job_are_one_run(tmp_path):
     (run,) = tmp_path.glob("s/*/manifest.json")
     assert "processes: 2" in (run.parent / "config.yaml").read_text()
     assert len([*run.parent.glob("metrics.jsonl")]) == 1
+
+
+def test_tasks_of_a_point_that_is_refused_end_with_it(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    two = ["hydra.launcher.tasks_per_node=2", "parallel=1", "total_steps=64", "seed=0"]
+    command = [SLURM, sys.executable, "-m", "seqrl.train", "-m", *ARGUMENTS, *two]
+    # Others that wait for the first one do so for ten minutes.
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "0: ConfigError: processes: each plays at least one environment (got 2, and parallel=1)" in done.stdout

@@ -23,6 +23,7 @@ from seqrl.config.settle import Settled, settle
 from seqrl.envs.gym.calls import NEW, OF_TORCH
 from seqrl.files import LogFile, json_of, lines
 from seqrl.loggers import Row
+from seqrl.ranks.start import refuse_to_begin_anew
 from seqrl.run.manifest import LOG, facts_of
 from seqrl.run.refusal import note_folder, remove_if_empty
 from seqrl.run.rehearsal import rehearse
@@ -80,6 +81,7 @@ def learn(
     In the main thread, SIGINT and SIGTERM end the run with a checkpoint. Raises a SeqrlError with the line that the
     command prints: ConfigError for a wrong configuration, StoppedError after a signal.
     """
+    refuse_to_begin_anew()
     cfg = what[0] if len(what) == 1 and isinstance(what[0], DictConfig) else None
     if cfg is None and not all(isinstance(it, str) for it in what):
         raise TypeError("learn takes overrides, such as 'env=tmaze', or one configuration from seqrl.compose")

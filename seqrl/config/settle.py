@@ -13,6 +13,7 @@ from seqrl.config.begun import BEFORE_THE_KEY, as_saved, goes_by_configuration, 
 from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
+from seqrl.machine import processes_started
 from seqrl.packages import release_hydra
 from seqrl.text import declassify, dotted
 
@@ -65,6 +66,9 @@ def settle(
     command = overrides() if by_command else None
     if cfg.resume and begun_in is None and goes_by_configuration(Path(cfg.resume)):
         cfg, command = as_saved(cfg, saved(Path(cfg.resume)) or cfg, overrides()), None
+    if (resume or cfg.resume) and (started := processes_started()) > 1:
+        # The command that began the run may have asked for others.
+        cfg.processes = started
     for old, new in RENAMED.items():
         _rename(cfg, old, new)
     check(cfg, by_command)

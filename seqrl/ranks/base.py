@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+# Seconds for all ranks to begin.
+PATIENCE = 600.0
+# Seconds that a rank whose connection is gone gets to say why, and the first one to say what all have met.
+LAST_WORDS = 3.0
 
 
 class Ranks:

@@ -1,8 +1,7 @@
 """Ranks that are processes of their own, and exchange tensors with torch.distributed."""
 
 import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -73,12 +72,14 @@ class Group(Ranks):
 
     def close(self, error: BaseException | None = None) -> None:
         """Leave the others; or tell them of an error that ends the run, and wait for nobody."""
-        if error is None:
-            with self._named():
-                # Who leaves first must not look lost.
-                dist.barrier()
-        self.watch.close(error)
-        dist.destroy_process_group()
+        try:
+            if error is None:
+                with self.watch.explained():
+                    # Who leaves first must not look lost.
+                    dist.barrier()
+        finally:
+            self.watch.close(error)
+            dist.destroy_process_group()
 
     def _everywhere(self, mine: Tensor) -> Tensor:
         """The tensor of every rank, which all have the same shape [W, ...]."""
@@ -89,15 +90,8 @@ class Group(Ranks):
 
     def _exchange(self, mine: Tensor, theirs: dict[int, Tensor]) -> None:
         """Send a tensor to some ranks, and fill in what those send, which takes less than half as long as gathering."""
-        with self._named():
+        with self.watch.explained():
             sent = [dist.P2POp(dist.isend, mine, rank) for rank in theirs]
             wanted = [dist.P2POp(dist.irecv, it, rank) for rank, it in theirs.items()]
             for exchange in dist.batch_isend_irecv([*sent, *wanted]):
                 exchange.wait()
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            raise self.watch.why(error) from error

@@ -7,23 +7,22 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from seqrl.errors import ConfigError, LostRankError, SeqrlError
+from seqrl.errors import ConfigError, LostRankError, SeqrlError, described
 from seqrl.machine import RANKS_STARTED, end_at_once, end_with_parent, monotonic, ranks_started, sleep
-from seqrl.ranks.base import ALONE, Ranks
+from seqrl.ranks.base import ALONE, LAST_WORDS, PATIENCE, Ranks
 
 # For ranks to meet once all are there.
 SOON = timedelta(seconds=60)
 # What a rank waits for another one to answer is for the watch to say; torch waits longer.
 FOR_EVER = timedelta(days=365)
-# Seconds that others wait for the first rank to begin.
-PATIENCE = 600.0
 # Seconds for followers to end, once the run is over.
 FAREWELL = 10.0
 LOOPBACK = "127.0.0.1"
@@ -66,19 +65,21 @@ def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], die
     watch = Watch(
         place.host, place.port, place.name, place.rank, place.size, lost, **({} if died is None else {"died": died})
     )
-    store = client(place.host, place.port)
-    store.set_timeout(SOON)
     try:
-        watch.await_all()
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
-            store=dist.PrefixStore(f"{place.name}/torch", store),  # type: ignore[attr-defined]
-            rank=place.rank,
-            world_size=place.size,
-            timeout=FOR_EVER,
-        )
-    except RuntimeError as error:
-        raise watch.why(error) from error
+        store = client(place.host, place.port)
+        store.set_timeout(SOON)
+        with watch.explained():
+            watch.await_all()
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+                store=dist.PrefixStore(f"{place.name}/torch", store),  # type: ignore[attr-defined]
+                rank=place.rank,
+                world_size=place.size,
+                timeout=FOR_EVER,
+            )
+    except BaseException as error:
+        watch.close(error)
+        raise
     return Group(watch, place.here)
 
 
@@ -100,7 +101,7 @@ def assembled(size: int, is_cuda: bool, follow: Callable[[Place], None]) -> Iter
             raise ConfigError(
                 [
                     "processes: of what torchrun or Slurm starts, only python -m seqrl.train is one run over all of "
-                    "them. Start this without it, with processes=4."
+                    "them, and no sweep with hydra/launcher=joblib. Start this without it, with processes=4."
                 ]
             )
         if place is None:
@@ -127,6 +128,10 @@ def _with_followers(size: int, is_cuda: bool, follow: Callable[[Place], None]) -
                 "concurrent.futures.ProcessPoolExecutor."
             ]
         )
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is None and script and not Path(script).exists():
+        raise ConfigError([f"processes: others cannot read this script, {script}. Put it into a file."])
     listening = socket.create_server((LOOPBACK, 0))
     port = listening.getsockname()[1]
     store = TCPStore(LOOPBACK, port, None, True, FOR_EVER, wait_for_workers=False, master_listen_fd=listening.detach())
@@ -137,6 +142,8 @@ def _with_followers(size: int, is_cuda: bool, follow: Callable[[Place], None]) -
         code = followers[rank - 1].exitcode if rank else None
         if code is None:
             return None
+        if code == ANEW:
+            return 'ran your script anew. Put what the script does below `if __name__ == "__main__":`'
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     def end_followers(_: object = None) -> None:
@@ -149,7 +156,7 @@ def _with_followers(size: int, is_cuda: bool, follow: Callable[[Place], None]) -
         with _in_environment(QUIETLY):
             for rank in range(1, size):
                 place = Place(LOOPBACK, port, rank, size, size, leader=os.getpid())
-                followers.append(spawn.Process(target=follow, args=(place,), name=f"rank {rank}", daemon=False))
+                followers.append(spawn.Process(target=follow, args=(place,), name=f"{RANK}{rank}", daemon=False))
             with _quietly_interrupted():
                 for follower in followers:
                     follower.start()
@@ -163,6 +170,17 @@ def _with_followers(size: int, is_cuda: bool, follow: Callable[[Place], None]) -
             if follower.pid is not None:
                 follower.join()
         del store
+
+
+# How processes that follow are named, and what one ends with that runs a script from its beginning.
+RANK, ANEW = "rank ", 97
+
+
+def refuse_to_begin_anew() -> None:
+    """End a process that is to follow a script's run, and begins that script once more as it imports it."""
+    process = multiprocessing.current_process()
+    if process.name.startswith(RANK) and getattr(process, "_inheriting", False):
+        sys.exit(ANEW)
 
 
 # For gloo, over this machine's own interface, which nobody else can reach; and for torch, of whose errors each is said.
@@ -213,11 +231,16 @@ _runs = 0
 def _next_run(place: Place) -> Place:
     """The place of the next run of a command that has several: all ranks count them alike."""
     global _runs
-    found = Place(place.host, place.port, place.rank, place.size, place.here, f"run {_runs}")
+    found = replace(place, name=_named(f"run {_runs}"))
     _runs += 1
     if place.rank == 0:
         _own_store(place).set(found.name, "begins")
     return found
+
+
+def _named(key: str) -> str:
+    """A key of the store as it is now: torchrun may start all processes again, and its store has what was before."""
+    return f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{key}"
 
 
 _store: Any = None
@@ -229,11 +252,16 @@ def _own_store(place: Place) -> Any:
     if _store is None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        if place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        if place.rank == 0 and _serves():
             _store = TCPStore(place.host, place.port, None, True, FOR_EVER, wait_for_workers=False)
         else:
             _store = _patient_client(place)
     return _store
+
+
+def _serves() -> bool:
+    """Whether the first rank serves the store: torchrun may do so."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
 def _patient_client(place: Place) -> Any:
@@ -251,14 +279,16 @@ def _patient_client(place: Place) -> Any:
                 ) from error
 
 
-OVER = "over"
-
-
 @contextmanager
 def over_for_all() -> Iterator[None]:
     """In the end tell the ranks that torchrun or Slurm has started that the first one is done, whatever it did."""
     exit_code: Any = 0
     expect_followers()
+    place = Place.of_environment()
+    if place is not None:
+        # Others look for it already; what is wrong with it is said once a run needs it.
+        with suppress(RuntimeError):
+            _own_store(place)
     try:
         yield
     except SystemExit as end:
@@ -268,28 +298,48 @@ def over_for_all() -> Iterator[None]:
         exit_code = 1
         raise
     finally:
-        place = Place.of_environment()
-        if place is not None and place.size > 1:
+        if place is not None:
             with suppress(RuntimeError):
-                _own_store(place).set(OVER, str(exit_code if isinstance(exit_code, int) else int(bool(exit_code))))
+                _say_that_it_is_over(place, exit_code if isinstance(exit_code, int) else int(bool(exit_code)))
+
+
+def _say_that_it_is_over(place: Place, exit_code: int) -> None:
+    """Tell all ranks, and serve the store until they have heard it: they may begin later than this one ends."""
+    store = _own_store(place)
+    store.set(_named("over"), str(exit_code))
+    if _serves():
+        for what, seconds in ("here", SOON.total_seconds()), ("heard", LAST_WORDS):
+            until = monotonic() + seconds
+            words = [_named(f"{what}/{rank}") for rank in range(1, place.size)]
+            # One that a fault has ended hears nothing more.
+            while not store.check(words) and monotonic() < until:
+                sleep(0.05)
 
 
 def follow_runs(follow: Callable[[Place], None]) -> None:
     """What ranks do that torchrun has started: follow the first one from run to run, until it is done."""
-    while True:
-        follow_run(follow)
+    while (exit_code := follow_run(follow)) is None:
+        pass
+    sys.exit(exit_code)
 
 
-def follow_run(follow: Callable[[Place], None]) -> None:
-    """Follow the first rank through its next run; end with its exit code if there is none."""
+def follow_run(follow: Callable[[Place], None]) -> int | None:
+    """Follow the first rank through its next run; return its exit code if there is none."""
     place = Place.of_environment()
     assert place is not None
-    store = _own_store(place)
-    while not store.check([f"run {_runs}"]):
-        if store.check([OVER]):
-            sys.exit(int(store.get(OVER)))
-        sleep(0.1)
+    try:
+        store = _own_store(place)
+        store.set(_named(f"here/{place.rank}"), "")
+        while not store.check([_named(f"run {_runs}")]):
+            if store.check([_named("over")]):
+                exit_code = int(store.get(_named("over")))
+                store.set(_named(f"heard/{place.rank}"), "")
+                return exit_code
+            sleep(0.1)
+    except RuntimeError as error:
+        raise LostRankError(f"processes: the first rank is gone ({described(error)}).") from error
     follow(_next_run(place))
+    return None
 
 
 def be_quiet(place: Place) -> None:

@@ -5,22 +5,24 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from seqrl.errors import LostRankError, NotFiniteError, SeqrlError, described
-from seqrl.machine import monotonic, sleep
+from seqrl.machine import is_at_work, monotonic, sleep, this_machine
+from seqrl.ranks.base import LAST_WORDS, PATIENCE
 from seqrl.text import masked
 
-# Seconds between two beats, and without one until a rank counts as lost: nothing that holds Python's lock takes longer.
+# Seconds between two beats, and without one until a rank counts as lost. One of this machine that holds Python's lock
+# for longer is seen to be at work.
 BEAT, SILENCE = 1.0, 12.0
-# Seconds that a rank whose connection is gone gets to say why, and the first one to say what all have met.
-LAST_WORDS = 3.0
 FAULT = "fault"
+# The place of a rank that has not said it: name and identity of its machine, and its process.
+NOWHERE = ["an unknown machine", "", 0]
 
 
 class Watch:
@@ -50,7 +52,7 @@ class Watch:
         self._next = (rank + 1) % size
         self._over = threading.Event()
         self._lock = threading.Lock()
-        self._set(f"where/{rank}", json.dumps([platform.node(), os.getpid()]))
+        self._set(f"where/{rank}", json.dumps([platform.node(), this_machine(), os.getpid()]))
         self._set(f"beat/{rank}", "0")
         # What the one thread has heard, and the other one judges: a store that is stopped may never answer.
         self._found: LostRankError | None = None
@@ -60,8 +62,15 @@ class Watch:
         for thread in self._threads:
             thread.start()
 
-    def why(self, error: BaseException) -> LostRankError:
-        """What has happened, once the connection to another rank is gone."""
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Where torch fails meanwhile, as the connection to another rank is gone, raise what has happened to that."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._why(error) from error
+
+    def _why(self, error: BaseException) -> LostRankError:
         until = monotonic() + LAST_WORDS
         while monotonic() < until:
             if (found := self._fault() or self._dead()) is not None:
@@ -83,11 +92,17 @@ class Watch:
             thread.join(2 * BEAT)
 
     def await_all(self) -> None:
-        """Return when all ranks are there. Raises LostRankError if one has ended before."""
-        while not self._call("check", [f"{self.name}/where/{rank}" for rank in range(self.size)]):
-            if (found := self._fault() or self._dead()) is not None:
-                raise found
-            sleep(0.05)
+        """Return when all ranks are there. Raises LostRankError if one has ended before, or does not come."""
+        until = monotonic() + PATIENCE
+        for rank in range(self.size):
+            while not self._call("check", [f"{self.name}/where/{rank}"]):
+                if (found := self._fault() or self._dead()) is not None:
+                    raise found
+                if monotonic() > until:
+                    late = f"processes: rank {rank} of {self.size} did not begin within {PATIENCE:.0f} seconds."
+                    raise self._told(LostRankError(late))
+                sleep(0.05)
+        self._look()
 
     def _exchange(self) -> None:
         """Give this rank's beat and hear the next one's, and what anybody says of the end."""
@@ -95,9 +110,7 @@ class Watch:
             while not self._over.wait(BEAT):
                 self._answers += 1
                 self._set(f"beat/{self.rank}", str(self._answers))
-                for rank in {0, self._next} - {*self._places}:
-                    if self._call("check", [f"{self.name}/where/{rank}"]):
-                        self._places[rank] = json.loads(self._get(f"where/{rank}"))
+                self._look()
                 if self._next in self._places:
                     self._beat = self._get(f"beat/{self._next}")
                 self._found = self._found or self._fault()
@@ -105,9 +118,15 @@ class Watch:
             self._found = LostRankError(f"processes: the first rank is gone ({described(error)}).")
             self._end(0)
 
+    def _look(self) -> None:
+        """Note where those are that this rank listens to, once they have begun."""
+        for rank in {0, self._next} - {*self._places}:
+            if self._call("check", [f"{self.name}/where/{rank}"]):
+                self._places[rank] = json.loads(self._get(f"where/{rank}"))
+
     def _judge(self) -> None:
         """Act if the run is lost: somebody says so, or has died, or the next rank or the store is silent."""
-        heard: dict[int, tuple[Any, float]] = {}
+        heard: dict[str, tuple[Any, float]] = {}
         before = monotonic()
         while not self._over.wait(BEAT):
             now = monotonic()
@@ -116,23 +135,29 @@ class Watch:
                 heard.clear()
             before = now
             found = self._found or self._dead()
-            # The first rank holds the store, through which the next one is heard.
-            for rank, sign in (0, self._answers), (self._next, self._beat):
-                was, when = heard.get(rank, (None, now))
-                if sign != was or rank not in self._places:
-                    heard[rank] = sign, now
-                elif now - when > (SILENCE if rank == 0 else SILENCE + 2 * BEAT):
+            # The first rank holds the store, through which the next one is heard. That may be the first one, too.
+            signs = [("store", 0, self._answers, SILENCE), ("beat", self._next, self._beat, SILENCE + 2 * BEAT)]
+            for name, rank, sign, limit in signs:
+                was, when = heard.get(name, (None, now))
+                if sign != was or (name == "beat" and rank not in self._places):
+                    heard[name] = sign, now
+                elif now - when > limit and not self._is_at_work(rank):
                     found = found or self._silent(rank)
             if found is not None and not self._over.is_set():
                 self._lost(found)
                 return
 
+    def _is_at_work(self, rank: int) -> bool:
+        """Whether a rank is seen to be so, on this machine: what it plays may hold Python's lock, and so its beat."""
+        _, machine, process = self._places.get(rank, NOWHERE)
+        return machine == this_machine() and is_at_work(process)
+
     def _silent(self, rank: int) -> LostRankError:
         """What is wrong with a rank that does not answer."""
         self._end(rank)
-        machine, process = self._places[rank]
+        name, _, process = self._places.get(rank, NOWHERE)
         fault = LostRankError(
-            f"processes: rank {rank} of {self.size} (process {process} on {machine}) has not answered for "
+            f"processes: rank {rank} of {self.size} (process {process} on {name}) has not answered for "
             f"{SILENCE:.0f} seconds: it or its machine is stopped."
         )
         # The first one takes no word any more.
@@ -140,8 +165,8 @@ class Watch:
 
     def _end(self, rank: int) -> None:
         """End a rank that does not answer, if it is on this machine."""
-        machine, process = self._places.get(rank, [None, 0])
-        if machine == platform.node() and rank != self.rank:
+        _, machine, process = self._places.get(rank, NOWHERE)
+        if machine == this_machine() and rank != self.rank:
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
 

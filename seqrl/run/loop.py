@@ -114,6 +114,9 @@ def _iterate(run: Run, outputs: Outputs | NoOutputs) -> Row:
     try:
         return run.iterate()
     except NotFiniteError as error:
+        if not run.ranks.is_first:
+            # That one knows how to go on.
+            raise
         dump = outputs.dump("not_finite.pt", error.evidence)
         where = f" What led to it is in {dump}." if dump else ""
         raise NotFiniteError(f"{error} {outputs.advice()}.{where}") from error

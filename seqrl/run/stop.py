@@ -55,7 +55,7 @@ class Stop:
     def error(self, advice: str) -> StoppedError:
         """What ends the run, with the exit code that shells expect of a signal. `advice` says how to go on."""
         assert self.wanted is not None
-        return StoppedError(f"stopped by {self.wanted.name}. {advice}", 128 + self.wanted)
+        return StoppedError(f"stopped by {self.wanted.name}. {advice}".rstrip(), 128 + self.wanted)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._heard is None:

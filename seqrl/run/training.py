@@ -14,12 +14,12 @@ from typing import Protocol
 import torch
 from omegaconf import OmegaConf
 
-from seqrl.config.program import unexpected
+from seqrl.config.program import forgiving_output, unexpected
 from seqrl.config.settle import Settled
 from seqrl.devices.device import Device
-from seqrl.errors import ConfigError, LostRankError, SeqrlError, StoppedError
+from seqrl.errors import ConfigError, LostRankError, NotFiniteError, SeqrlError, StoppedError
 from seqrl.loggers import Row
-from seqrl.machine import forget_peak_memory
+from seqrl.machine import forget_peak_memory, ranks_started
 from seqrl.metrics.display import Display
 from seqrl.ranks import Ranks
 from seqrl.ranks.start import Place, assembled, be_quiet, joined
@@ -29,6 +29,7 @@ from seqrl.run.outputs import NoOutputs, Outputs
 from seqrl.run.run import Run
 from seqrl.run.stop import Stop
 from seqrl.run.summary import introduction, summary
+from seqrl.text import Hidden, hidden, hide
 
 
 class Workers(Protocol):
@@ -77,7 +78,7 @@ def train(
         stack.enter_context(outputs)
         stack.enter_context(display)
         outputs.ranks = ranks = stack.enter_context(assembled(cfg.processes, device.is_cuda, follow))
-        ranks.of_first(_handed(settled))
+        hand(settled, ranks)
         stop = Stop(workers.stop_signal) if workers else Stop()
 
         def finish(run: Run, result: Row, score: float) -> None:
@@ -90,22 +91,40 @@ def train(
         try:
             score = _carried_out(settled, device, outputs, display, stop, ranks, finish, watch)
         except LostRankError as error:
-            if not str(error).startswith("processes:"):
-                raise
-            raise LostRankError(f"{error} {outputs.advice()}", error.exit_code) from error
+            raise _advised(error, outputs) from error
     if point and not workers and (number := stop.wanted):
         # It came too late for this one, and not for those that follow.
         raise StoppedError(f"stopped by {number.name}.", 128 + number)
     return score
 
 
-def _handed(settled: Settled) -> Settled:
-    """What the first rank has settled, as other processes can read it."""
+def _advised(error: LostRankError, outputs: Outputs) -> SeqrlError:
+    """What another rank has said before it ended, with what only the first one knows: how to go on."""
+    said, code = str(error), error.exit_code
+    if code > 128:
+        return StoppedError(f"{said} {outputs.advice(outputs.saved)}", code)
+    knows_no_more = said.startswith("processes:") or code == NotFiniteError.exit_code
+    how = f" {outputs.advice()}" if knows_no_more and outputs.checkpoints.iterations else ""
+    return LostRankError(f"{said}{how}", code)
+
+
+def hand(settled: Settled, ranks: Ranks) -> None:
+    """Tell the other ranks what the first one has settled, as they can read it, and what is to be masked of it."""
+    if ranks.size == 1:
+        return
     cfg = copy.deepcopy(settled.cfg)
     OmegaConf.set_readonly(cfg, False)
     OmegaConf.resolve(cfg)
     OmegaConf.set_readonly(cfg, True)
-    return replace(settled, cfg=cfg)
+    ranks.of_first((replace(settled, cfg=cfg), hidden()))
+
+
+def handed(ranks: Ranks) -> Settled:
+    """What the first rank has settled, in another one."""
+    given: tuple[Settled, Hidden] = ranks.of_first(None)  # type: ignore[assignment]  # the first one gives it
+    settled, masks = given
+    hide(masks)
+    return settled
 
 
 Finish = Callable[[Run, Row, float], None]
@@ -163,7 +182,7 @@ def own_device(device: Device, ranks: Ranks) -> Device:
         raise ConfigError(
             [f"processes: this machine has {gpus} GPUs (got {ranks.here} processes here). Use one for each."]
         )
-    index = int(os.environ.get("LOCAL_RANK", ranks.rank))
+    index = int(os.environ.get("LOCAL_RANK", ranks.rank)) if ranks_started() else ranks.rank
     torch.cuda.set_device(index)
     return replace(device, name=f"cuda:{index}")
 
@@ -171,9 +190,10 @@ def own_device(device: Device, ranks: Ranks) -> Device:
 def follow(place: Place) -> None:
     """What all ranks do but the first one, in a process of their own: the same, without a word or a file."""
     be_quiet(place)
+    forgiving_output()
     try:
         with joined(place) as ranks, _foreseen():
-            settled: Settled = ranks.of_first(None)  # type: ignore[assignment]  # the first one gives it
+            settled = handed(ranks)
             device, outputs = make_device(settled.cfg), NoOutputs(ranks)
             _carried_out(settled, device, outputs, Display(quiet=True), Stop(), ranks, outputs.finish)
     except SeqrlError as error:

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import Tensor
 
+from seqrl.config.program import forgiving_output
 from seqrl.config.settle import with_values
 from seqrl.errors import SeqrlError
 from seqrl.ranks import ALONE, Ranks
@@ -66,6 +67,7 @@ def _learned(cfg: DictConfig, ranks: Ranks) -> tuple[dict[str, Tensor], bool]:
 def follow(place: Place) -> None:
     """What the other processes do."""
     be_quiet(place)
+    forgiving_output()
     try:
         with joined(place) as ranks:
             cfg: DictConfig = ranks.of_first(None)  # type: ignore[assignment]  # the first one gives it

@@ -1,0 +1,92 @@
+"""What a rank makes of another one's silence."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from seqrl.errors import LostRankError
+from seqrl.machine import is_at_work, this_machine
+from seqrl.ranks import watch
+from seqrl.ranks.watch import Watch, client
+
+# Of a test; a real run waits twelve seconds.
+BEAT, SILENCE = 0.02, 0.3
+
+
+@pytest.fixture
+def store(monkeypatch):
+    from torch.distributed import TCPStore
+
+    monkeypatch.setattr(watch, "BEAT", BEAT)
+    monkeypatch.setattr(watch, "SILENCE", SILENCE)
+    return TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+
+
+@contextmanager
+def watching(store, rank, silent, machine, process):
+    """What a rank of two hears, whose only other one began there and gives no beat; a list of what ends the run."""
+    other = client("127.0.0.1", store.port)
+    other.set(f"run/where/{silent}", json.dumps(["node", machine, process]))
+    other.set(f"run/beat/{silent}", "0")
+    lost = []
+    it = Watch("127.0.0.1", store.port, "run", rank, 2, lost.append)
+    try:
+        yield lost
+    finally:
+        it.close()
+
+
+@contextmanager
+def sleeper():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(lost, seconds=5.0):
+    until = time.monotonic() + seconds
+    while not lost and time.monotonic() < until:
+        time.sleep(BEAT)
+    return lost
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_either_of_two_ranks_misses_the_beat_of_the_other(store, rank):
+    with watching(store, rank, silent=1 - rank, machine="elsewhere", process=os.getpid()) as lost:
+        (fault,) = wait_for(lost)
+    assert f"rank {1 - rank} of 2 (process {os.getpid()} on node) has not answered" in str(fault)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process is at")
+def test_a_rank_that_is_at_work_on_this_machine_may_hold_its_beat_and_one_that_is_stopped_is_ended(store):
+    with sleeper() as other, watching(store, 1, silent=0, machine=this_machine(), process=other.pid) as lost:
+        assert wait_for(lost, 4 * SILENCE) == []
+        os.kill(other.pid, signal.SIGSTOP)
+        assert wait_for(lost)
+        assert other.wait(5) == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process is at")
+def test_a_process_of_another_machine_is_no_process_of_this_one_though_their_names_are_the_same(store):
+    with sleeper() as other, watching(store, 1, silent=0, machine="elsewhere", process=other.pid) as lost:
+        assert wait_for(lost)
+        assert is_at_work(other.pid)
+
+
+def test_a_rank_that_never_begins_is_not_awaited_for_ever(store, monkeypatch):
+    monkeypatch.setattr(watch, "PATIENCE", 0.2)
+    it = Watch("127.0.0.1", store.port, "run", 0, 2, lambda fault: None)
+    try:
+        with pytest.raises(LostRankError, match=r"processes: rank 1 of 2 did not begin within 0 seconds\."):
+            it.await_all()
+    finally:
+        it.close()
