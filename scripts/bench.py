@@ -9,6 +9,9 @@ short, and late, when all have 500 steps. Steps per second count collecting and 
 Peers are installed in virtual environments of their own and use as many threads as they like; seqrl runs with its
 defaults. All take turns, so that other load on the machine affects all of them; what counts is the ratio of two
 neighbouring turns. Parts left out of --parts keep their previous results.
+
+--parts returns is another comparison: what policies return after as many environment steps, seed by seed, with seqrl's
+defaults and with the settings that rl-zoo tuned for sb3-contrib. A seed takes two to ten minutes.
 """
 
 import argparse
@@ -236,6 +239,69 @@ def commands_table(results: dict[str, Turns]) -> str:
     return table(["`python -m seqrl.train ...`", "seconds from start to end", "return in evaluation"], rows)
 
 
+# Tasks on which returns are compared: what seqrl is told of each, and the environment steps for which rl-zoo trains.
+RETURNS = {
+    "masked_cartpole": (["env=masked_cartpole"], 100_000),
+    "masked_pendulum": (["env=masked_pendulum"], 100_000),
+    "masked_mountain_car_continuous": (["env.id=MountainCarContinuous-v0", "env.hidden=[1]"], 300_000),
+}
+EPISODES = 200
+
+
+def returns(given: argparse.Namespace) -> dict[str, Turns]:
+    """Policies of seqrl with its defaults, and of sb3-contrib with rl-zoo's settings for the task, seed by seed.
+
+    A run takes minutes: what was measured before is in the folder returns, and is not measured again.
+    """
+    python = installed("sb3-contrib", given.folder.resolve())
+    results: dict[str, Turns] = {}
+    for task in given.tasks:
+        words, steps = RETURNS[task]
+        results[task] = {"seqrl": [], "sb3-contrib": []}
+        for seed in range(given.pairs):
+            settings = {"task": task, "steps": steps, "seed": seed, "episodes": EPISODES}
+            folder = given.folder / "returns" / task / str(seed)
+            contenders = {
+                "seqrl": partial(defaults, folder / "run", *words, f"total_steps={steps}", f"seed={seed}"),
+                "sb3-contrib": partial(turn, python, "peers/sb3_returns.py", settings),
+            }
+            for library, train in contenders.items():
+                measured = once(folder / f"{library}.json", train)
+                results[task][library].append(measured)
+                report(f"{task}, seed {seed}, {library}: {measured['return']:.1f} in {measured['seconds']:.0f} s")
+    return results
+
+
+def defaults(folder: Path, *words: str) -> Measured:
+    """The final policy of a run of an LSTM with nothing else given but a task and a number of steps."""
+    command(folder, *words, "network=lstm", f"evaluation.episodes={EPISODES}")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-2])
+    measured = {"return": manifest["result"], "steps": manifest["env_steps"], "seconds": manifest["seconds"]}
+    return {**measured, "idle": last["time/idle_share"]}
+
+
+def once(path: Path, measure: Callable[[], Measured]) -> Measured:
+    """What a file holds; if there is none yet, measure first."""
+    if not path.exists():
+        measured = measure()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(measured))
+    kept: Measured = json.loads(path.read_text())
+    return kept
+
+
+def returns_table(results: dict[str, Turns]) -> str:
+    rows = []
+    for task, turns in results.items():
+        for library, measured in turns.items():
+            numbers = {name: [it[name] for it in measured] for name in ("return", "steps", "seconds", "idle")}
+            row = [task, library, str(len(measured)), spread(numbers["return"], 1), spread(numbers["steps"], 0)]
+            rows.append([*row, spread(numbers["seconds"], 0), f"{statistics.median(numbers['idle']):.0%}"])
+    head = ["task", "library", "runs", "return of the final policy: median (worst to best)", "steps"]
+    return table([*head, "seconds of learning", "idle"], rows)
+
+
 def scale(given: argparse.Namespace) -> dict[str, Turns]:
     results = {}
     for width in (64, 128, 256):
@@ -354,6 +420,7 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Turns]], Callabl
     "cells": (cells, cells_table),
     "kernels": (kernels, kernels_table),
     "commands": (commands, commands_table),
+    "returns": (returns, returns_table),
     "scale": (scale, scale_table),
     "growth": (growth, growth_table),
     "ranks": (ranks, ranks_table),
@@ -395,12 +462,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder for peers and results, such as outputs/bench")
     parser.add_argument(
-        "--parts", nargs="+", default=list(PARTS), choices=PARTS, help="parts of the benchmark to run (default: all)"
+        "--parts",
+        nargs="+",
+        default=[part for part in PARTS if part != "returns"],
+        choices=PARTS,
+        help="parts of the benchmark to run (default: all but returns)",
     )
-    parser.add_argument("--pairs", type=int, default=5, help="turns of each contender (default: 5)")
+    parser.add_argument("--pairs", type=int, default=5, help="turns of each contender, or seeds (default: 5)")
     parser.add_argument("--seconds", type=float, default=8.0, help="seconds measured in each turn (default: 8)")
     parser.add_argument("--sizes", nargs="+", default=["16:128", "64:128", "100:256"], metavar="N:H")
     parser.add_argument("--peers", nargs="*", default=["sb3-contrib"], choices=PEERS)
+    parser.add_argument(
+        "--tasks", nargs="+", default=list(RETURNS), choices=RETURNS, help="tasks of the part returns (default: all)"
+    )
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     path = given.folder / "bench.json"
