@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from seqrl.errors import LostRankError
 from seqrl.machine import is_at_work, this_machine
-from seqrl.ranks import watch
+from seqrl.ranks import group, watch
+from seqrl.ranks.start import Place, join, joined
 from seqrl.ranks.watch import Watch, client
 
 # Of a test; a real run waits twelve seconds.
@@ -90,3 +93,25 @@ def test_a_rank_that_never_begins_is_not_awaited_for_ever(store, monkeypatch):
             it.await_all()
     finally:
         it.close()
+
+
+@pytest.mark.parametrize(("is_cuda", "backends"), [(False, "gloo"), (True, "cpu:gloo,cuda:nccl")])
+def test_all_ranks_exchange_as_the_first_one_does_though_their_machines_have_gpus(
+    store, monkeypatch, is_cuda, backends
+):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: chosen.append(backend))
+    # The watch alone, which can be closed, too.
+    monkeypatch.setattr(group, "Group", lambda watch, here: watch)
+    places = [Place("127.0.0.1", store.port, rank, 2, 2) for rank in range(2)]
+
+    def follow():
+        with joined(places[1]):
+            pass
+
+    with ThreadPoolExecutor(2) as pool:
+        follower = pool.submit(follow)
+        pool.submit(join, places[0], is_cuda, lambda fault: None).result().close()
+        follower.result()
+    assert chosen == [backends] * 2

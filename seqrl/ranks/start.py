@@ -13,8 +13,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from seqrl.errors import ConfigError, LostRankError, SeqrlError, described
 from seqrl.machine import RANKS_STARTED, end_at_once, end_with_parent, monotonic, ranks_started, sleep
 from seqrl.ranks.base import ALONE, LAST_WORDS, PATIENCE, Ranks
@@ -56,7 +54,10 @@ class Place:
 
 
 def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], died: Any = None) -> Ranks:
-    """Meet the other ranks; returns when all are there."""
+    """Meet the other ranks; returns when all are there.
+
+    is_cuda   whether tensors on GPUs are exchanged; what the first rank says counts for all
+    """
     import torch.distributed as dist
 
     from seqrl.ranks.group import Group
@@ -69,9 +70,11 @@ def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], die
         store = client(place.host, place.port)
         store.set_timeout(SOON)
         with watch.explained():
+            if place.rank == 0:
+                store.set(f"{place.name}/backends", "cpu:gloo,cuda:nccl" if is_cuda else "gloo")
             watch.await_all()
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+                store.get(f"{place.name}/backends").decode(),
                 store=dist.PrefixStore(f"{place.name}/torch", store),  # type: ignore[attr-defined]
                 rank=place.rank,
                 world_size=place.size,
@@ -355,7 +358,7 @@ def be_quiet(place: Place) -> None:
 @contextmanager
 def joined(place: Place) -> Iterator[Ranks]:
     """The ranks of a run that this process follows the first one of; an error that ends the context is told to all."""
-    ranks = join(place, torch.cuda.is_available(), lambda fault: os._exit(fault.exit_code))
+    ranks = join(place, False, lambda fault: os._exit(fault.exit_code))
     try:
         yield ranks
     except SeqrlError as error:
