@@ -109,6 +109,7 @@ def test_every_part_names_what_builds_it_and_its_keys_are_the_parameters_letter_
     cfg = composed(choice)
     filled_in = {"observation_space", "action_space", "batch_size", "seed", "device", "env", "network", "folder"}
     filled_in |= {"state_interval", "state_lead", "generator", "shuffle", "env_steps", "ranks", "first"}
+    filled_in |= {"if_endless"}
     for part in [cfg.env, cfg.network, cfg.algorithm, cfg.device, cfg.runner, *cfg.logger.values()]:
         built = get_object(part._target_)
         # A name for other keys, and what the environment is to show.
@@ -604,3 +605,16 @@ def test_every_key_says_what_it_means_and_every_number_has_a_rule(schema):
 def test_an_algorithm_takes_the_keys_of_its_schema():
     own = {field.name for field in dataclasses.fields(Settings)}
     assert own == set(keys_of(AlgorithmConfig))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["~trust", "+trust=1000000"], "trust: must be a list, such as [a,b] (got 1000000)."),
+        (["~seed", "+seed=[1]"], "seed: must be a whole number (got [1])."),
+        (["~algorithm.gamma", "+algorithm.gamma=high"], "algorithm.gamma: must be a number (got high)."),
+        (["~validate", "+validate=7"], "validate: must be true or false (got 7)."),
+    ],
+)
+def test_a_key_that_is_removed_and_given_anew_keeps_its_type(words, expected):
+    assert faults(composed(*words)) == [expected]

@@ -1,10 +1,10 @@
 """All that can be wrong with a composed configuration, a line each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
-from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, OmegaConf
+from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.paths import choices
@@ -25,6 +25,7 @@ def faults(cfg: DictConfig) -> list[str]:
     return (
         [*_empty(cfg)]
         or [*_unknown_keys(cfg), *_unresolved(cfg)]
+        or [*_misfits(cfg)]
         or [
             *_values(cfg),
             *_wrappers(cfg),
@@ -120,6 +121,25 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
             OmegaConf.select(cfg, key, throw_on_resolution_failure=True)
         except OmegaConfBaseException as error:
             yield f"{key}: {masked(str(error)).splitlines()[0]}."
+
+
+# What a key of each type holds: a test, and the rest of `must be …`.
+KINDS: dict[type[Any], tuple[Callable[[Any], bool], str]] = {
+    ListConfig: (lambda x: isinstance(x, ListConfig), "a list, such as [a,b]"),
+    IntegerNode: (lambda x: isinstance(x, int) and not isinstance(x, bool), "a whole number"),
+    FloatNode: (lambda x: isinstance(x, int | float) and not isinstance(x, bool), "a number"),
+    BooleanNode: (lambda x: isinstance(x, bool), "true or false"),
+}
+
+
+def _misfits(cfg: DictConfig) -> Iterator[str]:
+    """Values of a wrong type. OmegaConf refuses them, unless a key was removed and given anew: `~seed +seed=[1]`."""
+    for prefix, section, schema in _typed_sections(cfg):
+        as_declared = OmegaConf.structured(schema)
+        for name in keys_of(schema):
+            kind = KINDS.get(type(as_declared._get_node(name)))
+            if kind and name in section and (value := section[name]) is not None and not kind[0](value):
+                yield f"{prefix}{name}: must be {kind[1]} (got {masked(str(value))})."
 
 
 def _values(cfg: DictConfig, whole: type[Any] | None = None) -> Iterator[str]:
