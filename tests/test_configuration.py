@@ -611,8 +611,8 @@ def test_an_algorithm_takes_the_keys_of_its_schema():
     ("words", "expected"),
     [
         (["~trust", "+trust=1000000"], "trust: must be a list, such as [a,b] (got 1000000)."),
-        (["~seed", "+seed=[1]"], "seed: must be a whole number (got [1])."),
-        (["~algorithm.gamma", "+algorithm.gamma=high"], "algorithm.gamma: must be a number (got high)."),
+        (["~seed", "+seed=[1]"], "seed: must be 0 or more (got [1])."),
+        (["~algorithm.gamma", "+algorithm.gamma=high"], "algorithm.gamma: must be between 0 and 1 (got 'high')."),
         (["~validate", "+validate=7"], "validate: must be true or false (got 7)."),
     ],
 )

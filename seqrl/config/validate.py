@@ -136,10 +136,11 @@ def _misfits(cfg: DictConfig) -> Iterator[str]:
     """Values of a wrong type. OmegaConf refuses them, unless a key was removed and given anew: `~seed +seed=[1]`."""
     for prefix, section, schema in _typed_sections(cfg):
         as_declared = OmegaConf.structured(schema)
-        for name in keys_of(schema):
+        for name, field in keys_of(schema).items():
             kind = KINDS.get(type(as_declared._get_node(name)))
             if kind and name in section and (value := section[name]) is not None and not kind[0](value):
-                yield f"{prefix}{name}: must be {kind[1]} (got {masked(str(value))})."
+                rule = field.metadata.get("rule")
+                yield f"{prefix}{name}: must be {rule.meaning if rule else kind[1]} (got {masked(repr(value))})."
 
 
 def _values(cfg: DictConfig, whole: type[Any] | None = None) -> Iterator[str]:
@@ -157,10 +158,7 @@ def _value(key: str, value: Any, about: Mapping[str, Any], siblings: list[str]) 
     if rule and isinstance(value, int) and value > LARGEST and key != "seed":
         yield f"{key}: is larger than seqrl can count (got {value}). Use a smaller number."
         return
-    if rule and isinstance(value, str):
-        # A key that was taken away and added again has lost its type.
-        yield f"{key}: must be {rule.meaning} (got {value!r})."
-    elif rule and not rule.holds(value):
+    if rule and not rule.holds(value):
         share = f" Did you mean {value / 100:g}?" if rule is SHARE and 1 < value <= 100 else ""
         yield f"{key}: must be {rule.meaning} (got {value}).{share}"
     if allowed and value not in allowed:
