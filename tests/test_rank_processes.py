@@ -255,8 +255,12 @@ def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(
     assert len(others) == count - 1
     with process:
         os.kill([process.pid, *others][whom], number)
-        # Within twenty seconds.
-        _, said = process.communicate(timeout=20)
+        try:
+            # Within twenty seconds.
+            _, said = process.communicate(timeout=20)
+        finally:
+            # One that was stopped would wait for ever, and the test for it.
+            process.kill()
     assert process.returncode == exit_code
     lines = said.splitlines()
     assert len(lines) == (words is not None)
