@@ -17,7 +17,7 @@ from seqrl.config.command_line import is_true
 from seqrl.config.paths import CONF
 from seqrl.config.program import FAILURES, fail, on_words, started, to_the_end
 from seqrl.config.settle import settle
-from seqrl.ranks.start import Place, follow_run, follow_runs, over_for_all
+from seqrl.ranks.start import Place, follow_apart, follow_runs, over_for_all
 from seqrl.run.refusal import remove_if_empty
 from seqrl.run.rehearsal import rehearse
 from seqrl.run.training import follow, train
@@ -35,8 +35,7 @@ def job(cfg: DictConfig) -> float:
         if "submitit" in context.launcher._target_:
             meet_in_queue()
             if (place := Place.of_environment()) and place.rank:
-                while follow_run(follow) is None:
-                    pass
+                follow_apart(follow)
                 return nan
             with over_for_all():
                 return run_point(cfg, folder, train)

@@ -95,3 +95,13 @@ def test_tasks_of_a_point_that_is_refused_end_with_it(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "0: ConfigError: processes: each plays at least one environment (got 2, and parallel=1)" in done.stdout
+
+
+def test_a_point_that_fails_on_several_tasks_ends_with_its_line(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW.replace("time.sleep(0.05)", "assert self.clock < 5"))
+    two = ["hydra.launcher.tasks_per_node=2", "total_steps=64", "seed=0"]
+    command = [SLURM, sys.executable, "-m", "seqrl.train", "-m", *ARGUMENTS, *two]
+    # The command waits for what each task returns.
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "0: FaultyEnvError: environment" in done.stdout

@@ -345,6 +345,21 @@ def follow_run(follow: Callable[[Place], None]) -> int | None:
     return None
 
 
+def follow_apart(follow: Callable[[Place], None]) -> None:
+    """The same in a process of its own, which a fault may end: submitit waits until each task has returned."""
+    process = multiprocessing.get_context("spawn").Process(target=_follow_runs, args=(follow,), daemon=False)
+    process.start()
+    process.join()
+
+
+def _follow_runs(follow: Callable[[Place], None]) -> None:
+    end_with_parent(signal.SIGKILL)
+    try:
+        follow_runs(follow)
+    except SeqrlError as error:
+        sys.exit(f"seqrl: error: {error}")
+
+
 def be_quiet(place: Place) -> None:
     """Leave it to the first rank what signals mean, and end with the process that started this one."""
     end_with_parent(signal.SIGKILL)
