@@ -132,7 +132,7 @@ def begun(folder, monkeypatch):
         ),
         (
             ["algorithm=bare"],
-            "algorithm: parts.Mine: TypeError: Settings.__init__() missing 17 required keyword-only arguments: ",
+            "algorithm: parts.Mine: TypeError: Settings.__init__() missing 16 required keyword-only arguments: ",
         ),
     ],
 )

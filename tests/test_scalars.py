@@ -13,6 +13,7 @@ from seqrl.loggers import SCALARS
 from seqrl.metrics.display import Display
 from seqrl.run.build import build, constructor, make_evaluator
 from seqrl.run.loop import learn
+from seqrl.run.stop import Stop
 from tests.test_configuration import composed
 
 ROOT = Path(__file__).parent.parent
@@ -95,5 +96,5 @@ def test_a_run_with_everything_turned_on_writes_exactly_these_scalars():
     written = set()
     outputs = SimpleNamespace(write=lambda row, env_steps: written.update(row), save=lambda *_: None)
     with closing(make_evaluator(cfg, device)) as evaluator:
-        learn(cfg, build(cfg, device), evaluator, outputs, Display("quiet"), SimpleNamespace(wanted=False))
+        learn(cfg, build(cfg, device), evaluator, outputs, Display("quiet"), Stop())
     assert written == set(SCALARS)
