@@ -194,15 +194,14 @@ class Of(Ranks):
 def test_a_sum_has_the_same_bits_whoever_adds_up_which_parts(size, count):
     numbers = np.random.default_rng(0).normal(size=count).astype(np.float32)
     single = {(i, i + 1): it for i, it in enumerate(numbers)}
-    whole = tree_sum(single, count, np.add)
+    whole = tree_sum(single, 0, count, np.add)
     shares = [Of(rank, size).share(count) for rank in range(size)]
     assert [i for share in shares for i in share] == list(range(count))
     summed = {}
     for share in shares:
         for first, last in branches(count, share):
-            part = {(i - first, i - first + 1): numbers[i] for i in range(first, last)}
-            summed[first, last] = tree_sum(part, last - first, np.add)
-    assert tree_sum(summed, count, np.add).tobytes() == whole.tobytes()
+            summed[first, last] = tree_sum(single, first, last, np.add)
+    assert tree_sum(summed, 0, count, np.add).tobytes() == whole.tobytes()
 
 
 def test_a_policy_that_draws_for_itself_is_refused(monkeypatch):

@@ -26,6 +26,14 @@ EVALUATED = 20
 # Evaluations play episodes that no training run of few seeds has played.
 FRESH = 1_000_000
 
+# Of more than one task.
+POLICY = {
+    "ortho_init": False,
+    "activation_fn": nn.ReLU,
+    "lstm_hidden_size": 64,
+    "enable_critic_lstm": True,
+    "net_arch": {"pi": [64], "vf": [64]},
+}
 # For each task: the environment, its velocities, how many of them run side by side, and the settings of the algorithm.
 # From hyperparams/ppo_lstm.yml of DLR-RM/rl-baselines3-zoo, commit c94924e5b31bce36920f29d3eb18b975231bdec4, entries
 # CartPoleNoVel-v1, PendulumNoVel-v1 and MountainCarContinuousNoVel-v0, all marked as tuned and with normalize: true.
@@ -44,13 +52,7 @@ TASKS = {
             "ent_coef": 0.0,
             "learning_rate": LinearSchedule(0.001, 0, 1),
             "clip_range": LinearSchedule(0.2, 0, 1),
-            "policy_kwargs": {
-                "ortho_init": False,
-                "activation_fn": nn.ReLU,
-                "lstm_hidden_size": 64,
-                "enable_critic_lstm": True,
-                "net_arch": {"pi": [64], "vf": [64]},
-            },
+            "policy_kwargs": POLICY,
         },
     ),
     "masked_pendulum": (
@@ -67,13 +69,7 @@ TASKS = {
             "clip_range": 0.2,
             "use_sde": True,
             "sde_sample_freq": 4,
-            "policy_kwargs": {
-                "ortho_init": False,
-                "activation_fn": nn.ReLU,
-                "lstm_hidden_size": 64,
-                "enable_critic_lstm": True,
-                "net_arch": {"pi": [64], "vf": [64]},
-            },
+            "policy_kwargs": POLICY,
         },
     ),
     "masked_mountain_car_continuous": (

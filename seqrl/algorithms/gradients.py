@@ -46,19 +46,16 @@ def add_terms(one: Terms, other: Terms) -> Terms:
     return {**one, **{name: one[name] + term if name in one else term for name, term in other.items()}}
 
 
-def tree_sum(parts: Mapping[tuple[int, int], T], count: int, add: Callable[[T, T], T]) -> T:
-    """Sum of so many parts as a binary tree: whoever has added up which branches before, the bits are the same.
+def tree_sum(parts: Mapping[tuple[int, int], T], first: int, last: int, add: Callable[[T, T], T]) -> T:
+    """Sum of a branch of the binary tree of all parts: whoever has added up what before, the bits are the same.
 
-    parts   single ones, or sums of neighbours that are a branch, by the first and the one after the last
+    parts         single ones, or sums of neighbours that are a branch, by the first and the one after the last
+    first, last   the branch; 0 and the number of parts: the whole tree
     """
-
-    def branch(first: int, last: int) -> T:
-        if (first, last) in parts:
-            return parts[first, last]
-        middle = fork(first, last)
-        return add(branch(first, middle), branch(middle, last))
-
-    return branch(0, count)
+    if (first, last) in parts:
+        return parts[first, last]
+    middle = fork(first, last)
+    return add(tree_sum(parts, first, middle, add), tree_sum(parts, middle, last, add))
 
 
 def fork(first: int, last: int) -> int:
@@ -100,12 +97,12 @@ class PartSum:
         mine = self.ranks.share(count)
         single = {(index, index + 1): it for index, it in zip(mine, of_parts, strict=True)}
         if self.ranks.size == 1:
-            return tree_sum(single, count, _both)
+            return tree_sum(single, 0, count, _both)
         if self._names is None:
             names = self.ranks.objects(list(of_parts[0][1]) if of_parts else [])
             self._names = max(names, key=len)
         everywhere = [branches(count, self.ranks.share(count, rank)) for rank in range(self.ranks.size)]
-        flat = [self._flat(*_sum_of(single, *place)) for place in everywhere[self.ranks.rank]]
+        flat = [self._flat(*tree_sum(single, *place, _both)) for place in everywhere[self.ranks.rank]]
         if self._is_balanced(everywhere):
             return self._apart(self._swapped(*flat))
         width = sum(it.numel() for it in self.parameters.values()) + len(self.parameters) + len(self._names)
@@ -113,7 +110,7 @@ class PartSum:
         theirs = self.ranks.rows(whole, list(map(len, everywhere)))
         pairs = zip(everywhere, theirs, strict=True)
         sums = {place: row for places, rows in pairs for place, row in zip(places, rows, strict=True)}
-        return self._apart(tree_sum(sums, count, torch.add))
+        return self._apart(tree_sum(sums, 0, count, torch.add))
 
     def _is_balanced(self, everywhere: Sequence[Sequence[tuple[int, int]]]) -> bool:
         """Whether each of 2, 4, 8, … ranks has one branch, all equally high."""
@@ -156,12 +153,6 @@ class PartSum:
 
 def _both(one: tuple[Terms, Terms], other: tuple[Terms, Terms]) -> tuple[Terms, Terms]:
     return add_terms(one[0], other[0]), add_terms(one[1], other[1])
-
-
-def _sum_of(single: Mapping[tuple[int, int], tuple[Terms, Terms]], first: int, last: int) -> tuple[Terms, Terms]:
-    """The sum of a branch of which every part is there."""
-    shifted = {(begin - first, end - first): it for (begin, end), it in single.items()}
-    return tree_sum(shifted, last - first, _both)
 
 
 class GradientThreads:

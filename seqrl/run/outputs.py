@@ -172,10 +172,9 @@ class Outputs:
         self.saved = self.ranks.of_first(self._attempt("checkpoint", save, OSError))
         return self.saved
 
-    @property
-    def newest(self) -> Callable[[], tuple[dict[str, Any], list[str]]]:
-        """Reads the newest sound state of the run, and what is wrong with newer ones."""
-        return self.checkpoints.newest
+    def newest(self) -> tuple[dict[str, Any], list[str]]:
+        """The newest sound state of the run, and what is wrong with newer ones."""
+        return self.checkpoints.newest()
 
     def finish(self, run: Run, result: Row, score: float) -> None:
         """Say that the run is finished, with what its policy reaches.
