@@ -240,6 +240,18 @@ def test_target_kl_stops_the_epochs_early():
     assert row["train/epochs"] < 50
 
 
+@pytest.mark.parametrize(("spread", "explained"), [(0.0, 0.0), (1.0, -3.0)])
+def test_no_variance_is_explained_where_returns_differ_by_rounding_errors_alone(spread, explained):
+    network, rollout = collected("uneven episodes", "lstm", 0, 0, torch.float32)
+    value = torch.randn(rollout.value.shape, generator=torch.Generator().manual_seed(0))
+    # As a sum of differences of values, of which a return should have nothing left.
+    target = (0.1 + spread * value - 3 * value) + 3 * value
+    sequences = split(rollout, target, target, 0)
+    assert sequences.target.std() > 0
+    row = ppo(network)._summary(dataclasses.replace(rollout, value=3 * value), sequences, target)
+    assert row["train/explained_variance"] == pytest.approx(explained, abs=1e-4)
+
+
 def test_value_predictions_stay_when_the_scale_of_returns_moves():
     network, rollout = collected("uneven episodes", "lstm", 0, 0)
     batch = all_sequences(rollout, 0)

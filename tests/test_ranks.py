@@ -52,14 +52,16 @@ def parameters(run):
     return {name: it.detach() for name, it in run.algorithm.network.state_dict().items()}
 
 
-def check_that_ranks_are_one_process(overrides, updates, sizes=(2, 3), tolerance=1e-10):
+def check_that_ranks_are_one_process(overrides, updates, sizes=(2, 3), tolerance=1e-10, but=()):
     ((alone, expected),) = learned(overrides, 1, updates)
     for size in sizes:
         ranks = learned(overrides, size, updates)
         for run, rows in ranks:
             assert run.budget == alone.budget
             for now, before in zip(rows, expected, strict=True):
-                assert now == pytest.approx(before, rel=1e-6, abs=tolerance, nan_ok=True)
+                compared = {key: it for key, it in before.items() if key not in but}
+                now = {key: it for key, it in now.items() if key not in but}
+                assert now == pytest.approx(compared, rel=1e-6, abs=tolerance, nan_ok=True)
             for name, it in parameters(alone).items():
                 assert torch.allclose(parameters(run)[name], it, rtol=tolerance, atol=tolerance), (size, name)
         for run, _ in ranks[1:]:
@@ -89,8 +91,11 @@ def test_ranks_are_one_process(overrides):
 @pytest.mark.parametrize("overrides", EVERY, ids=named)
 def test_ranks_are_one_process_after_twenty_updates(overrides):
     check_that_ranks_are_one_process(overrides, updates=20)
-    single = ["device.precision=float32", *overrides]
-    check_that_ranks_are_one_process(single, updates=20, tolerance=1e-5)
+    # Sums of other parts are rounded otherwise from the first update on: one process would differ from itself as much.
+    single = ["device.precision=float32", "algorithm.gradient_parts=3", *overrides]
+    # A share of a variance that may be as small as you like has no bound to its rounding errors.
+    share = ["train/explained_variance"]
+    check_that_ranks_are_one_process(single, updates=20, tolerance=1e-5, but=share)
 
 
 @pytest.mark.parametrize(

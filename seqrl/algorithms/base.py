@@ -31,6 +31,8 @@ VALUE_DECAY = 0.99
 MIN_CHUNK_STEPS = 1024
 # Size of rounding errors in advantages, as a share of the largest value target.
 ROUNDING = 1e-8
+# Size of rounding errors in value targets, in the last digit of the largest value.
+SUM_ROUNDING = 16
 # Of the gradient of a minibatch, where nothing else is said: more of them take more time on one core.
 PARTS = 2
 # Fields of a minibatch that are kept as evidence if its gradient is not finite.
@@ -296,11 +298,14 @@ class SequenceAlgorithm(ABC):
             )
 
     def _summary(self, rollout: Rollout, sequences: Sequences, target: Tensor) -> dict[str, float]:
-        spread = sequences.target.var(correction=0)
-        unexplained = (target - rollout.value)[rollout.valid].var(correction=0)
+        target, value = (it[rollout.valid].cpu().double() for it in (target, rollout.value))
+        spread, unexplained = target.var(correction=0), (target - value).var(correction=0)
+        # Targets are sums of differences of values, so that those that are equal differ by rounding errors of values.
+        largest = torch.maximum(target.abs().max(), value.abs().max())
+        rounding = SUM_ROUNDING * torch.finfo(rollout.value.dtype).eps * largest
         scale = {} if self.reward_scale is None else {"train/return_deviation": self.reward_scale.deviation}
         return {
-            "train/explained_variance": float(1 - unexplained / spread) if spread > 0 else 0.0,
+            "train/explained_variance": float(1 - unexplained / spread) if spread.sqrt() > rounding else 0.0,
             "memory/sequences": len(sequences.length),
             "memory/sequence_length": float(sequences.length.mean()),
             "memory/carried": float((sequences.state_index >= 0).mean()),
