@@ -398,7 +398,7 @@ def calculated(results: dict[str, Turns]) -> str:
     alone = 64 * 128 / speed
     took = [results[f"exchange:{width}"]["seqrl"] for width in (64, 512)]
     (small, few), (large, many) = (
-        (statistics.median(it[key] for it in turns) for key in ("megabytes", "milliseconds")) for turns in took
+        [statistics.median(it[key] for it in turns) for key in ("megabytes", "milliseconds")] for turns in took
     )
     for_one = (many - few) / (large - small)
     at_once = few - for_one * small

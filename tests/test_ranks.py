@@ -220,6 +220,21 @@ def test_a_policy_that_draws_for_itself_is_refused(monkeypatch):
         learned(BUILT_IN, 2, 1)
 
 
+def test_a_network_whose_forward_changes_a_buffer_is_refused(monkeypatch):
+    from seqrl.networks.heads import ValueHead
+
+    value_of = ValueHead.forward
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            self.weight += x.mean().item()
+        return value_of(self, x)
+
+    monkeypatch.setattr(ValueHead, "forward", forward)
+    with pytest.raises(ConfigError, match=r"processes: .*value\.weight of the network is no longer the same"):
+        learned([*BUILT_IN, *FIXED], 2, 1)
+
+
 @pytest.mark.parametrize(("size", "parts"), [(2, 2), (2, 4), (4, 4), (4, 6), (4, 8), (3, 3)])
 def test_ranks_learn_the_bits_of_one_from_the_same_rollouts(size, parts):
     """Sums are swapped level by level where each of 2, 4, 8, … ranks has a branch; otherwise they are gathered."""

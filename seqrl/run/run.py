@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 from typing import Any
+from zlib import crc32
+
+import torch
 
 from seqrl.algorithms.base import SequenceAlgorithm
-from seqrl.errors import CheckpointError, OutOfMemoryError, SeqrlError
+from seqrl.errors import CheckpointError, ConfigError, OutOfMemoryError, SeqrlError
 from seqrl.insight import Meters
 from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
@@ -80,6 +83,8 @@ class Run:
         self.clock.lap("inference", environment=self.runner.environment_seconds - before)
         self.algorithm.observer = self.meters.ready_for(self.iterations + 1, self._reaches_half(rollout))
         learned = self._learn(rollout)
+        if self.ranks.size > 1:
+            self._check_that_ranks_agree()
         seen = self.meters.taken()
         self.clock.lap("update", **({"insight": self.meters.seconds} if seen is not None else {}))
         self.budget.count(int(rollout.valid.sum()), len(self.episodes.update(rollout)))
@@ -117,6 +122,22 @@ class Run:
         need = footprint(self.algorithm, rollout, parallel)
         text = advice(need, free_bytes(rollout.reward.device), parallel, self.algorithm.settings.bptt_length)
         raise OutOfMemoryError(f"memory: {text}") from failure
+
+    def _check_that_ranks_agree(self) -> None:
+        """Raise ConfigError if a parameter or a buffer is no longer the same on all ranks, bit by bit."""
+        network = self.algorithm.network
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        sums = [crc32(it.detach().cpu().reshape(-1).view(torch.uint8).numpy()) for it in tensors.values()]
+        found = self.ranks.largest(*sums, *(-it for it in sums))
+        # The largest, and the smallest.
+        if differ := [name for name, a, b in zip(tensors, found, found[len(sums) :], strict=False) if a != -b]:
+            raise ConfigError(
+                [
+                    f"processes: {differ[0]} of the network is no longer the same on all of them. Either its forward "
+                    "changes it, which it must not: change it in adapt. Or the processors are of different kinds: use "
+                    "equal ones. Or use processes=1."
+                ]
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the run goes on; tensors and plain data."""
