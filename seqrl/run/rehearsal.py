@@ -58,7 +58,7 @@ def share(cfg: DictConfig, run: Run) -> str:
     return (
         f"All this is what one process takes. Each of {cfg.processes} plays {plays} of {cfg.parallel} environments, "
         f"holds the whole rollout, and computes 1/{cfg.processes} of each gradient. For every minibatch it sends "
-        f"{megabytes:.2f} MB, and gets as much from each of the others; that time comes on top."
+        f"{megabytes:.3g} MB, and gets as much from each of the others; that time comes on top."
     )
 
 
