@@ -127,15 +127,15 @@ class Run:
         """Raise ConfigError if a parameter or a buffer is no longer the same on all ranks, bit by bit."""
         network = self.algorithm.network
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        sums = [crc32(it.detach().cpu().reshape(-1).view(torch.uint8).numpy()) for it in tensors.values()]
+        sums = [crc32(it.detach().cpu().reshape(-1).view(torch.uint8).numpy().data) for it in tensors.values()]
         found = self.ranks.largest(*sums, *(-it for it in sums))
         # The largest, and the smallest.
         if differ := [name for name, a, b in zip(tensors, found, found[len(sums) :], strict=False) if a != -b]:
             raise ConfigError(
                 [
-                    f"processes: {differ[0]} of the network is no longer the same on all of them. Either its forward "
-                    "changes it, which it must not: change it in adapt. Or the processors are of different kinds: use "
-                    "equal ones. Or use processes=1."
+                    f"processes: {differ[0]} of the network is no longer the same in all of them. If the network's "
+                    "forward changes it, change it in adapt instead; if the processors are of different kinds, use "
+                    "equal ones; or use processes=1."
                 ]
             )
 
