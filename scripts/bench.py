@@ -102,8 +102,10 @@ def against_peers_table(results: dict[str, Turns]) -> str:
             shares = [f"{statistics.median(t[name] for t in measured):.0%}" for name in ("collecting", "idle")]
             peak = statistics.median(t["peak_mb"] for t in measured)
             ratio = "" if library == "seqrl" else ratios(turns, "seqrl", library)
-            rows.append([work, library, spread(speeds(measured), 0), ratio, *shares, f"{peak:.0f}"])
-    return table(["work", "library", "steps/s", "times as fast", "collecting", "idle", "peak MB"], rows)
+            floor = f"{statistics.median(t['floor'] for t in measured):.2f}" if "floor" in measured[0] else ""
+            rows.append([work, library, spread(speeds(measured), 0), ratio, floor, *shares, f"{peak:.0f}"])
+    head = ["work", "library", "steps/s", "times as fast", "share of the floor", "collecting", "idle", "peak MB"]
+    return table(head, rows)
 
 
 # Pairs of ways to do the work: the settings of the one, and of the other.

@@ -1,6 +1,7 @@
 import gc
 import os
 import pickle
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -62,6 +63,18 @@ def once(load, told):
         return pickle.loads(kept[what])
 
     return loaded
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the cases of a test that is marked `thin(n)`, all but the first, the n-th after it, and so on are slow."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("thin"):
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[test] += 1
 
 
 def pytest_collection_finish() -> None:

@@ -48,6 +48,7 @@ def by_reference(rollout, network, bptt_length):
     return torch.stack(log_probs), torch.stack(values)
 
 
+@pytest.mark.thin(7)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("bptt_length", [0, 1, 4, 7])
 @pytest.mark.parametrize("rollout_length", [0, 11])
@@ -62,6 +63,7 @@ def test_ratio_is_one_before_the_first_update(world, kind, rollout_length, bptt_
     assert (value - baseline).abs().max() < 10 * tolerance * baseline.abs().max()
 
 
+@pytest.mark.thin(7)
 @pytest.mark.parametrize("bptt_length", [0, 1, 4])
 @pytest.mark.parametrize("rollout_length", [0, 11])
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -173,6 +173,7 @@ def test_there_is_a_mask_for_each_row():
         policy(batch, policy.initial_state(4), mask=mask)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("observation", "said"),
     [
@@ -358,6 +359,7 @@ def learned(seed):
     return seqrl.learn(*SMALL_TASK, "env=tmaze", f"seed={seed}", quiet=True).score
 
 
+@pytest.mark.slow
 def test_runs_in_a_pool_are_those_of_one_process():
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         assert list(pool.map(learned, [1, 2])) == [learned(1), learned(2)]
@@ -447,6 +449,7 @@ def test_a_folder_of_runs_that_is_not_there_is_refused_with_the_line_of_the_comm
         seqrl.runs()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "odd", [{"started": 10**400}, {"started": float("nan")}, {"env_steps": "many"}, {"env_steps": [1]}]
 )
@@ -460,6 +463,7 @@ def test_a_manifest_that_says_what_no_run_says_is_left_out_and_is_never_the_late
         assert named_run(Path("latest")) == good.relative_to(tmp_path)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("config", ["env: ???\n", "[1]\n", "env: 7\n", "{"])
 def test_a_configuration_that_names_no_task_ends_no_list_of_runs(tmp_path, config):
     folder = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder

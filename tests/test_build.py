@@ -80,6 +80,7 @@ def begun(folder, monkeypatch):
     return begun
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -37,6 +37,7 @@ def what_is_said(*overrides: str) -> list[str]:
         return lines
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(("algorithm", "name"), [("ppo", "PPO"), ("reinforce", "Reinforce")])
 @pytest.mark.parametrize(
     ("overrides", "sequences"),
@@ -80,6 +81,7 @@ GROUPS = {
 }
 
 
+@pytest.mark.thin(7)
 @pytest.mark.parametrize("override", [f"{group}={choice}" for group in GROUPS for choice in GROUPS[group]])
 def test_every_choice_composes_without_a_fault(monkeypatch, override):
     # Loggers that are an extra; that one is missing is another matter.
@@ -158,6 +160,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
     assert (cfg.network.type, cfg.sequence_learning.bptt_length, cfg.total_steps) == ("attention", 50, 9)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -120,6 +120,7 @@ def test_a_dead_run_that_is_still_going_is_not_set_aside(tmp_path):
         assert json.loads((tmp_path / "manifest.json").read_text())["status"] == "running"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_its_final_evaluation_is_interrupted_and_goes_on(tmp_path):
     command = [sys.executable, "-m", "seqrl.train", *TINY, "evaluation.episodes=1000000", "hydra.run.dir=run"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as going:

@@ -243,6 +243,7 @@ def assert_same(tmp_path, *overrides):
         assert torch.equal(tensor, resumed.algorithm.network.state_dict()[name]), name
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("bptt_length", [8, 0])
@@ -282,6 +283,7 @@ def test_one_process_and_a_process_each_make_the_same_run(rollouts):
     assert rows[0] == rows[1]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("env", ["masked_cartpole", "noisy_cartpole", "tmaze", "memory_chain", "repeat_previous"])
 def test_built_in_environments_go_on(tmp_path, env, rollouts):
@@ -310,6 +312,7 @@ def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, back
 AROUND = ["Stacked", "Sticky", "Delayed", "Repeating", "Clipped", "Halved", "Centred", "CentredWander"]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("name", [*AROUND, "Learned", "Lists"])
 def test_what_lies_around_an_environment_goes_on_too(tmp_path, name, backend):

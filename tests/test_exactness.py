@@ -170,6 +170,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_property_holds_in_random_worlds(name):
     @given(WORLDS)

@@ -76,6 +76,7 @@ def proven(env, kind="lstm", hidden=(), **more):
 QUICK = ("lstm", "attention", "separate critic")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("kind", "continuous"),
     [
@@ -142,6 +143,7 @@ def shows(seen=PLACE, acts=TWO, inputs=(), **more):
     return WithInputs(env, inputs) if inputs else env
 
 
+@pytest.mark.thin(2)
 @pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")
 @pytest.mark.parametrize(
     "env",
@@ -242,6 +244,7 @@ def not_flagged(step, patch):
     patch.setattr("seqrl.export.step.remembered", lambda chosen, *_: {"next_previous_action": 1 - chosen[""]})
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("mistake", "found"),
     [
@@ -451,6 +454,7 @@ def test_a_file_that_is_not_seqrls_is_neither_replaced_nor_joined(run, export, t
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "# My project\n")]
 
 
+@pytest.mark.slow
 def test_an_export_is_replaced_by_the_next(run, export, tmp_path):
     for _ in range(2):
         assert export(f"run={run}", f"to={tmp_path}")[0] == 0

@@ -125,6 +125,7 @@ def test_a_template_of_the_guide_is_the_profile_of_that_name(template, profile):
     assert {key: guides[key] for key in keys} == {key: ours[key] for key in keys}
 
 
+@pytest.mark.thin(7)
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
@@ -361,6 +362,7 @@ def test_a_contradiction_is_said_by_the_program_itself(tmp_path):
     assert line.startswith("seqrl: error: network.type: lstm contradicts")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "flags",
     [

@@ -74,6 +74,7 @@ def python(checkout, *arguments):
     return subprocess.run(command, **settings, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_new_task_is_trained_on_checked_listed_and_named_in_the_help(checkout):
     small = ["env=echo", "env.delay=2", "episodes=2", "parallel=4", "network.hidden_size=8", "evaluation.episodes=4"]
     program = (

@@ -153,6 +153,7 @@ def test_odd_rows_are_left_out_and_named_and_the_run_counts(tmp_path, how, said)
     assert len(run.returns) == (0 if callable(how) else 20)
 
 
+@pytest.mark.slow
 def test_of_rows_a_report_keeps_the_numbers_that_it_needs(tmp_path):
     put(tmp_path / "odd", 1.0)
     row = json.dumps(GOOD | {"x": [[]] * 10_000}) + "\n"

@@ -16,6 +16,8 @@ import torch
 from tests.parts import SHARED, small_network
 from tests.worlds import Script
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "own"
 README = (ROOT / "README.md").read_text()

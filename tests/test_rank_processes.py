@@ -236,6 +236,7 @@ def begun(folder, count):
     raise AssertionError(process.communicate()[1])
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("count", "whom", "number", "exit_code", "status", "words"),
     [
@@ -299,6 +300,7 @@ def test_what_another_rank_says_is_masked(tmp_path, monkeypatch):
     assert "hushhush" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"import seqrl\nseqrl.learn(*{[*TINY, *MAZE]}, 'processes=2', 'total_steps=400', quiet=True)\n")
@@ -311,6 +313,7 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path):
     assert len([*tmp_path.glob("outputs/runs/*/*")]) == 1
 
 
+@pytest.mark.slow
 def test_a_script_that_is_no_file_is_refused(tmp_path):
     script = f"import seqrl\nseqrl.learn(*{[*TINY, *MAZE]}, 'processes=2', quiet=True)\n"
     done = subprocess.run(
@@ -334,6 +337,7 @@ def test_torchrun_may_start_all_of_them_again(tmp_path):
     ]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("ends", "exit_code"), [("pass", 0), ("raise SystemExit(5)", 5)])
 def test_ranks_that_begin_after_the_first_one_is_done_hear_of_it(tmp_path, ends, exit_code):
     first = f"from seqrl.ranks.start import over_for_all\nwith over_for_all():\n    {ends}\n"

@@ -82,6 +82,7 @@ def named(overrides):
 
 
 # Of the combinations, those in which every choice occurs with every other.
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("overrides", EVERY[::5], ids=named)
 def test_ranks_are_one_process(overrides):
     check_that_ranks_are_one_process(overrides, updates=3)
@@ -98,6 +99,7 @@ def test_ranks_are_one_process_after_twenty_updates(overrides):
     check_that_ranks_are_one_process(single, updates=20, tolerance=1e-5, but=share)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -235,6 +237,7 @@ def test_a_network_whose_forward_changes_a_buffer_is_refused(monkeypatch):
         learned([*BUILT_IN, *FIXED], 2, 1)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("size", "parts"), [(2, 2), (2, 4), (4, 4), (4, 6), (4, 8), (3, 3)])
 def test_ranks_learn_the_bits_of_one_from_the_same_rollouts(size, parts):
     """Sums are swapped level by level where each of 2, 4, 8, … ranks has a branch; otherwise they are gathered."""

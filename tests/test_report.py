@@ -312,6 +312,7 @@ def test_if_half_of_the_runs_arrive_the_median_is_the_slowest_of_these():
     assert np.isnan(median([]))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("keys", [0, 1, 3])
 def test_runs_are_grouped_by_whatever_was_swept(tmp_path, monkeypatch, keys):
     for number in range(2**keys * 3):
@@ -385,6 +386,7 @@ def test_tasks_are_called_by_their_names_and_those_of_one_name_by_what_tells_the
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_each_task_is_reported_separately(tmp_path, monkeypatch):
     for number in range(12):
         seed, which = divmod(number, 4)
@@ -429,6 +431,7 @@ def test_it_starts_quickly_because_it_does_not_import_torch(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("measured", [True, False])
 def test_what_each_bptt_length_cuts_off_is_drawn_beside_the_returns_if_it_was_measured(tmp_path, measured):
     for bptt, cut, final in ((0, 0.0, 0.9), (5, 0.4, 0.5), (50, 0.02, 0.9)):

@@ -22,6 +22,7 @@ def test_the_bootstrap_resamples_within_each_stratum():
     assert 4 < spread.low < 8 < 11 < spread.high < 15
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_mean_has_its_nominal_coverage():
     random = np.random.default_rng(0)
     of = [mean(random.normal(size=30)) for _ in range(150)]

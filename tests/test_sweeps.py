@@ -133,6 +133,7 @@ def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path,
     assert all(command.startswith("python -m seqrl.train -m --config-dir own") for command in commands)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "launcher",
     [[], SIDE_BY_SIDE, pytest.param(["hydra/launcher=submitit_local"], marks=pytest.mark.slow)],
@@ -218,6 +219,7 @@ def ends(group: int) -> bool:
 
 
 # Ctrl-C goes to every process of a terminal, a cluster's or an operator's signal to the command alone.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "send", "heard"),
     [

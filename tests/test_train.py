@@ -568,6 +568,7 @@ def test_a_refused_command_leaves_nothing_behind(tmp_path, words, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("words", [["env.id=CartPole-v1", "+env.kwargs.nope=1"], ["network.hidden_size=0"]])
 @pytest.mark.parametrize(("folder", "kept"), [(".", []), (".", ["train.log"]), ("mine/run", ["mine"]),
                                               ("mine/run", ["mine", "mine/run", "mine/run/train.log"])])  # fmt: skip

@@ -345,6 +345,7 @@ def test_a_module_beside_the_work_is_not_the_suite_of_its_name(tmp_path, monkeyp
     assert not (tmp_path / "created").exists()
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(
     "text",
     [
@@ -369,6 +370,7 @@ def test_a_file_sets_nothing_of_hydras_own_unless_that_is_trusted(evil, monkeypa
 CALLBACK = "hydra: {callbacks: {evil: {_target_: torch.load, f: payload.pt, weights_only: false}}}"
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -357,6 +357,7 @@ def checked_space(folder: Path, text: str, *words: str) -> list[Dimension]:
     return checked(planned(["search=small", f"--config-dir={folder / 'own'}", *words]))
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("text", "low", "high", "step"),
     [

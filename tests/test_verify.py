@@ -57,11 +57,13 @@ def failed_by_env(make_env):
     return {finding.name for finding in env_checks(make_env, SHORT) if finding.status is not PASS}
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("bptt_length", [0, 1, 5])
 def test_a_sound_network_passes_everything(bptt_length):
     assert failed_by_network("sound", bptt_length) == set()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("ends", ["terminated", "truncated", "both", "mixed"])
 @pytest.mark.parametrize("ghosts", [False, True])
 def test_a_sound_network_passes_with_every_kind_of_end(ends, ghosts):
@@ -93,6 +95,7 @@ REPORTED = {
 OTHERS = [cell for cell in broken.CELLS if cell != "LSTM"]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     "block",
     [
@@ -116,6 +119,7 @@ def test_a_network_with_another_cell_passes_everything(cell, bptt_length):
     assert failed_by_network(f"sound {cell}", bptt_length) == set()
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("block", "bptt_length", "rollout_length", "reported"),
     [
@@ -149,6 +153,7 @@ def test_rows_are_compared_in_batches_as_large_as_those_of_training():
     assert "in batches of 200" in finding.figure
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("steps", [1, 8, 16, 32, 64, 10**9])
 def test_leaks_are_found_whatever_the_length_of_episodes(steps, monkeypatch):
     monkeypatch.setattr(subjects, "PATIENCE", 5)
@@ -212,6 +217,7 @@ PLANTED = [
 ]
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(("name", "check", "said"), PLANTED)
 def test_a_planted_defect_of_an_environment_is_reported(name, check, said):
     finding = check(stage_of(name))
@@ -383,12 +389,14 @@ def test_a_sound_environment_is_the_same_in_another_process():
 SOUND = ["Walk", "Mixed", "Steered", "Asks", "SameStep", "NextStep", "KeepsItsLimit", "SavesAll"]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_environment_passes_everything(name, monkeypatch):
     monkeypatch.setattr(environment, "CHECKS", [it for it in environment.CHECKS if it is not environment.processes])
     assert failed_by_env(partial(broken.make, name)) == set()
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["vector", "sync"])
 def test_a_sound_environment_passes_with_any_backend(backend, monkeypatch):
     monkeypatch.setattr(environment, "CHECKS", [it for it in environment.CHECKS if it is not environment.processes])

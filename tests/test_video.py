@@ -169,6 +169,7 @@ def grey(drawn, **kwargs):
     return GymnasiumEnv("test/Grey-v0", 1, seed=0, kwargs={"render_mode": "rgb_array", "drawn": drawn}, **kwargs)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("drawn", PICTURES)
 def test_whatever_is_a_picture_is_shown(drawn):
     env, said = grey(drawn, backend="sync"), []

@@ -2,7 +2,8 @@
 
 python scripts/measures/work.py '{"parallel": 64, "width": 128, "late": false, "seconds": 10}'
 
-"with" may list more overrides, which are applied last.
+"with" may list more overrides, which are applied last. "floor" is the share of the time that the matrix products of all
+steps alone would take, acting once and learning in each epoch, at the speed of a large product on all cores.
 """
 
 import json
@@ -15,7 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from seqrl.config.paths import CONF
 from seqrl.envs import CartPole
-from seqrl.machine import peak_memory_mb
+from seqrl.machine import cores, peak_memory_mb
 from seqrl.run.build import build, constructor
 from seqrl.run.run import Run
 from seqrl.types import Step
@@ -47,6 +48,29 @@ def common_work(work: dict[str, Any]) -> Run:
     return build(cfg, device)
 
 
+def products(run: Run) -> float:
+    """Floating-point operations of a step in products with weights: acting, and in each epoch forward and backward."""
+    weights = sum(it.numel() for it in run.algorithm.parameters.values() if it.ndim == 2)
+    # A product, and two for the gradients of its factors; each is a multiplication and an addition.
+    return 2.0 * weights * (1 + 3 * run.algorithm.settings.epochs)
+
+
+def reached(seconds: float = 1.0) -> float:
+    """Floating-point operations per second of products of large matrices, on all cores."""
+    threads, size = torch.get_num_threads(), 1024
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    torch.set_num_threads(cores())
+    for _ in range(5):
+        one @ other
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        one @ other
+        done += 1
+    speed = done * 2 * size**3 / (time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    return speed
+
+
 def main() -> None:
     work = json.loads(sys.argv[1])
     run = common_work(work)
@@ -55,8 +79,10 @@ def main() -> None:
     steps, began = run.budget.steps, time.perf_counter()
     while time.perf_counter() - began < work["seconds"]:
         run.iterate()
+    speed = (run.budget.steps - steps) / run.clock.elapsed
     measured = {
-        "steps_per_second": (run.budget.steps - steps) / run.clock.elapsed,
+        "steps_per_second": speed,
+        "floor": speed * products(run) / reached(),
         "collecting": 1 - run.clock.shares["update"],
         "idle": run.clock.idle,
         "peak_mb": peak_memory_mb(),

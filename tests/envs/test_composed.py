@@ -62,6 +62,7 @@ def test_image_bytes_equal_the_environments_own():
         assert not np.array_equal(shown, after.numpy())
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("kind", "bptt_length"), [("lstm", 0), ("separate critic", 3), ("memoryless", 1)])
 def test_learning_is_exact_with_every_kind_of_space(kind, bptt_length):
     with closing(make()) as env:
@@ -240,6 +241,7 @@ def test_inputs_work_with_every_kind_of_action_and_learning_stays_exact():
     assert not [finding for finding in findings if finding.status is not Status.PASS]
 
 
+@pytest.mark.slow
 def test_environment_checks_play_only_allowed_actions():
     assert not [
         finding
@@ -252,6 +254,7 @@ def with_inputs(batch_size, seed):
     return WithInputs(GymnasiumEnv("Blackjack-v1", batch_size, len(seed)), ["previous_action", "first"])
 
 
+@pytest.mark.slow
 def test_an_environment_with_inputs_repeats_and_stays_within_its_space():
     findings = env_checks(with_inputs, Budget(seconds=0, least=100, resets=50))
     assert not [finding for finding in findings if finding.status is not Status.PASS]

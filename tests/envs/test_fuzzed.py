@@ -85,6 +85,7 @@ def test_an_odd_environment_is_named_or_played_to_the_end(tmp_path, **odd):
     check(tmp_path, **odd)
 
 
+@pytest.mark.slow
 @FEWER
 @odd_vector_forms
 def test_an_odd_vector_form_is_named_or_played_to_the_end(tmp_path, **odd):

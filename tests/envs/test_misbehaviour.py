@@ -1151,6 +1151,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 @LINUX
 def test_programs_that_environments_started_end_with_a_killed_run():
     with subprocess.Popen([sys.executable, "-W", "ignore", "-c", PROGRAMS], stdout=subprocess.PIPE, text=True) as run:
@@ -1192,6 +1193,7 @@ def test_a_run_whose_group_has_lost_its_leader_ends_and_so_do_programs(monkeypat
     assert gone(theirs) == []
 
 
+@pytest.mark.thin(2)
 @LINUX
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_a_signal_to_all_processes_of_a_run_saves_it(tmp_path, backend):
