@@ -13,8 +13,8 @@ from PIL import Image
 
 from seqrl.envs import GymnasiumEnv, TMaze
 from seqrl.envs.gym.registry import draws_itself
-from seqrl.evaluate.film import Film, film, gif
-from seqrl.evaluate.pictures import picture
+from seqrl.film.film import Film, film, gif
+from seqrl.film.pictures import picture
 from seqrl.loggers.tensorboard import show
 from seqrl.networks.heads import Categorical
 from seqrl.run.evaluator import play
@@ -181,7 +181,7 @@ def test_whatever_is_a_picture_is_shown(drawn):
 @pytest.mark.parametrize("drawn", NONE)
 def test_what_is_no_picture_is_said_once_and_the_observation_shown(drawn, monkeypatch):
     # Few enough numbers to be curves.
-    monkeypatch.setattr("seqrl.evaluate.film.OBSERVED", [(0, 0, 0)] * 12)
+    monkeypatch.setattr("seqrl.film.film.OBSERVED", [(0, 0, 0)] * 12)
     env, said = grey(drawn, backend="sync"), []
     (filmed,) = film(env, small_network(env), None, 1, say=said.append)
     assert filmed.pictures == [None] * 4

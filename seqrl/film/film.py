@@ -19,7 +19,7 @@ from torch import Tensor
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.tasks.pictures import INK, PALE, SIGN, WIDTH, WOOD, Drawing, Picture
 from seqrl.errors import SeqrlError, described
-from seqrl.evaluate.pictures import NoPictureError, picture
+from seqrl.film.pictures import NoPictureError, picture
 from seqrl.run.evaluator import Forgetful
 from seqrl.runner import Player, Runner
 from seqrl.spaces import Packed
