@@ -471,8 +471,8 @@ def test_a_film_without_pictures_is_made_if_the_environment_cannot_be_built_to_d
 
     said = []
     monkeypatch.setattr(making, "_played", played)
-    assert making.filmed(cfg, None, None, said.append) == ["a film"]
-    assert said == ["warning: the film has no pictures of the environment: env.kwargs: no display."]
+    assert making.filmed(cfg, None, None, None, said.append) == ["a film"]
+    assert said == ["env.kwargs: no display."]
 
 
 def test_envpools_environments_are_not_looked_for_among_gymnasiums():

@@ -29,7 +29,7 @@ from seqrl.devices.device import Device
 from seqrl.errors import SeqrlError, described
 from seqrl.evaluate.request import Request, Words, requested
 from seqrl.files import make_folder, write
-from seqrl.film.film import gif
+from seqrl.film.film import Limits, gif
 from seqrl.film.making import filmed
 from seqrl.loggers.tensorboard import show
 from seqrl.metrics.display import Bar, QuietConsole
@@ -112,7 +112,7 @@ def add_film(cfg: DictConfig, device: Device, network: Network, run: Path, env_s
     """
     with unwritten_named(run, shown):
         try:
-            data = gif(filmed(cfg, device, network, say))
+            data = gif(filmed(cfg, device, network, Limits(), say_undrawn))
         except Exception as error:
             say(f"No film: {error if isinstance(error, SeqrlError) else described(error)}")
             return
@@ -121,6 +121,10 @@ def add_film(cfg: DictConfig, device: Device, network: Network, run: Path, env_s
         make_folder(run / "video")
         show(run / "video", "policy", data, env_steps)
         say(f"Film: {shown / 'policy.gif'}, and in TensorBoard")
+
+
+def say_undrawn(why: str) -> None:
+    say(f"warning: the film has no pictures of the environment: {why}")
 
 
 def main() -> None:

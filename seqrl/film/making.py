@@ -10,33 +10,37 @@ from seqrl.config.settle import with_values
 from seqrl.devices.device import Device
 from seqrl.envs.gym.registry import draws_itself
 from seqrl.errors import SeqrlError
-from seqrl.film.film import Film, film
+from seqrl.film.film import Film, Limits, film
 from seqrl.networks import Network
 from seqrl.run.build import make_env
 from seqrl.run.evaluator import frozen
 
 
-def filmed(cfg: DictConfig, device: Device, network: Network, say: Callable[[str], None]) -> list[Film]:
+def filmed(
+    cfg: DictConfig, device: Device, network: Network, limits: Limits, undrawn: Callable[[str], None]
+) -> list[Film]:
     """A film of some of the episodes that an evaluation plays, with pictures of the environment if it can be drawn.
 
-    say   prints why there are none, if drawing fails
+    undrawn   is told why there are none, if drawing fails
 
     Raises whatever the environment, or the network, raises without being drawn.
     """
     drawn = rendered(cfg)
     try:
-        return _played(drawn, device, network, say)
+        return _played(drawn, device, network, limits, undrawn)
     except SeqrlError as error:
         if drawn is cfg:
             raise
-        say(f"warning: the film has no pictures of the environment: {error}")
-        return _played(cfg, device, network, say)
+        undrawn(str(error))
+        return _played(cfg, device, network, limits, undrawn)
 
 
-def _played(cfg: DictConfig, device: Device, network: Network, say: Callable[[str], None]) -> list[Film]:
+def _played(
+    cfg: DictConfig, device: Device, network: Network, limits: Limits, undrawn: Callable[[str], None]
+) -> list[Film]:
     generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
     with closing(make_env(cfg, device, 1, "evaluation")) as env, frozen(network):
-        return film(env, network, generator, say=say)
+        return film(env, network, generator, limits, undrawn)
 
 
 def rendered(cfg: DictConfig) -> DictConfig:
