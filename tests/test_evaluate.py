@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 
 from seqrl.config.schema import keys_of
 from seqrl.errors import EnvError
-from seqrl.evaluate import __main__ as program
 from seqrl.evaluate.__main__ import main
 from seqrl.evaluate.request import Words, requested
 from seqrl.export import request as export_request
+from seqrl.film import making
 from seqrl.inspect import request as inspect_request
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.results import memory, verdict
@@ -443,7 +443,7 @@ def test_results_are_written_whatever_becomes_of_the_film(run, evaluated, monkey
     def fails(*_, **__):
         raise fault
 
-    monkeypatch.setattr("seqrl.evaluate.film.film", fails)
+    monkeypatch.setattr("seqrl.film.making.film", fails)
     found, printed = evaluated(*GIVEN, "video=true")
     assert found["iterations"] == 2
     assert printed.splitlines()[-1].startswith(line)
@@ -454,30 +454,30 @@ def test_results_are_written_before_the_film_begins(run, monkeypatch):
         assert (run / "evaluation.json").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seqrl.evaluate.film.film", ends)
+    monkeypatch.setattr("seqrl.film.making.film", ends)
     monkeypatch.setattr(sys, "argv", ["evaluate", *GIVEN, "video=true"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
 
 
-def test_a_film_without_pictures_is_made_if_the_environment_cannot_be_built_to_draw_itself(monkeypatch, capsys):
+def test_a_film_without_pictures_is_made_if_the_environment_cannot_be_built_to_draw_itself(monkeypatch):
     cfg = OmegaConf.create({"env": {"_target_": "seqrl.envs.GymnasiumEnv", "id": "CartPole-v1", "backend": "sync"}})
 
-    def film(cfg, *_):
+    def played(cfg, *_):
         if "kwargs" in cfg.env:
             raise EnvError("env.kwargs: no display.")
-        return b"a film"
+        return ["a film"]
 
-    monkeypatch.setattr(program, "animated", film)
-    assert program.filmed(cfg, None, None) == b"a film"
-    said = "warning: the film has no pictures of the environment: env.kwargs: no display.\n"
-    assert capsys.readouterr().out == said
+    said = []
+    monkeypatch.setattr(making, "_played", played)
+    assert making.filmed(cfg, None, None, None, said.append) == ["a film"]
+    assert said == ["env.kwargs: no display."]
 
 
 def test_envpools_environments_are_not_looked_for_among_gymnasiums():
     cfg = OmegaConf.create({"env": {"_target_": "seqrl.envs.GymnasiumEnv", "id": "Pong-v5", "backend": "envpool"}})
-    assert program.rendered(cfg) is cfg
+    assert making.rendered(cfg) is cfg
 
 
 def test_a_reader_that_has_gone_does_not_stop_the_program(run):

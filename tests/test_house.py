@@ -27,6 +27,7 @@ ROOMS = {
     "algorithms": ["networks", "ranks"],
     "insight": ["algorithms", "networks"],
     "run": ["algorithms", "config", "devices", "envs", "insight", "loggers", "metrics", "networks", "ranks", "runner"],
+    "film": ["config", "devices", "envs", "networks", "run", "runner"],
     "sweeps": ["config", "run"],
 }
 PROGRAMS = ["__main__", "train", "evaluate", "inspect", "export", "verify", "report", "tune", "runs"]
@@ -40,7 +41,7 @@ KNOWN_IN = {
     "envpool": ["envs.gym.envpool"],
     "torch.distributed": ["ranks"],
     "rich": ["metrics.display", "report"],
-    "PIL": ["envs.tasks.pictures", "evaluate.film", "evaluate.pictures"],
+    "PIL": ["envs.tasks.pictures", "film"],
     "matplotlib": ["report.figures"],
     "jinja2": ["report.page"],
     "optuna": ["tune"],

@@ -1,16 +1,19 @@
 """`python -m seqrl.inspect` says of policies whose memory is known what their memory is."""
 
+import base64
 import io
 import json
 import math
 import re
 import sys
+from html import escape
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from PIL import Image
 from rich.console import Console
 from torch import nn
 
@@ -18,11 +21,15 @@ from seqrl import text
 from seqrl.config.schema import keys_of
 from seqrl.envs import BatchedEnv, CartPole, RepeatPrevious, TMaze
 from seqrl.envs.inputs import WithInputs
+from seqrl.errors import EnvError
+from seqrl.files import write
+from seqrl.film.film import Film, gif
 from seqrl.insight import NotApplicableError
 from seqrl.inspect import __main__ as program
 from seqrl.inspect import contamination as contaminating
 from seqrl.inspect import influence as influencing
 from seqrl.inspect import probes as probing
+from seqrl.inspect import reel
 from seqrl.inspect.__main__ import main
 from seqrl.inspect.chart import WIDTHS, Chart, Line, nice
 from seqrl.inspect.contamination import Contamination, contamination
@@ -548,8 +555,9 @@ class TestProgram:
         _, page, _ = inspected(*GIVEN)
         assert page.startswith("<!doctype html>")
         assert page.count("<svg") >= 8
-        for outside in ("http", "src=", "href=", "@import", "url(", "<script"):
-            assert outside not in page.replace("http://www.w3.org/2000/svg", ""), outside
+        without_film = re.sub(r'(src|srcset)="data:image/(gif|png);base64,[A-Za-z0-9+/=]+"', "", page)
+        for outside in ("http", "src", "href=", "@import", "url(", "<script"):
+            assert outside not in without_film.replace("http://www.w3.org/2000/svg", ""), outside
         assert "prefers-color-scheme: dark" in page
 
     def test_a_memory_that_is_not_used_is_not_needed(self, inspected):
@@ -629,6 +637,9 @@ class TestProgram:
         assert "other &lt;run&gt;" in page
         assert "<run>" not in page
         assert (other / "inspect.json").exists()
+        # Each has its film on its own page.
+        assert "<img" not in page
+        assert all("<img" in (folder / "inspect.html").read_text() for folder in (run, other))
 
     @pytest.mark.parametrize(
         ("words", "exit_code", "message"),
@@ -681,6 +692,115 @@ class TestProgram:
         done = run_program(tmp_path, "-m", "seqrl.inspect", "--help")
         assert (done.returncode, done.stderr) == (0, "")
         assert all(f"\n  {key}=" in done.stdout for key in keys_of(Words))
+
+
+class TestFilm:
+    """Whatever becomes of the film, the page is complete without it."""
+
+    WORDS = (*GIVEN, "episodes=8")
+
+    def complete(self, run, page):  # noqa: F811
+        found = json.loads((run / "inspect.json").read_text())
+        assert found["window"] == 6
+        assert found["said"] in page
+        assert page.count("<svg") >= 8
+        assert page.endswith("</body></html>\n")
+        return True
+
+    def test_the_page_shows_the_policy_and_says_what_is_to_be_seen(self, run, inspected):  # noqa: F811
+        _, page, _ = inspected(*self.WORDS)
+        assert self.complete(run, page)
+        (gif,) = re.findall(r'<img src="data:image/gif;base64,(.*?)"', page)
+        (png,) = re.findall(r'<source media="\(prefers-reduced-motion\)" srcset="data:image/png;base64,(.*?)"', page)
+        # Three episodes of six steps.
+        assert Image.open(io.BytesIO(base64.b64decode(gif))).n_frames == 18
+        assert Image.open(io.BytesIO(base64.b64decode(png))).size == (480, 200 + 24 + 2 * 84)
+        shows = "3 episodes, 18 steps: the environment, and below it the value and the probability of the action, step"
+        assert f'alt="{shows} by step."' in page
+        assert f"<figcaption>{shows} by step. The value and the action are in blue as the policy has them," in page
+        assert "base64" not in (run / "inspect.json").read_text()
+        # Near the top: before the first chart.
+        assert page.index("<img") < page.index("<svg")
+
+    def test_an_environment_that_cannot_be_drawn_is_shown_by_curves_and_the_page_says_why(
+        self,
+        run,  # noqa: F811
+        inspected,
+        monkeypatch,
+    ):
+        monkeypatch.setattr(text, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
+
+        def render(self):
+            raise RuntimeError("no <display> at hush-hush")
+
+        monkeypatch.setattr(TMaze, "render", render)
+        _, page, _ = inspected(*self.WORDS)
+        assert self.complete(run, page)
+        assert ": the observation, the value and the probability of the action, step by step." in page
+        assert "no pictures of the environment: its render raised RuntimeError: no &lt;display&gt; at ${oc.env:" in page
+        assert "hush-hush" not in page
+
+    @pytest.mark.parametrize(
+        ("fault", "line"),
+        [
+            (EnvError("env.id: <gone>."), "env.id: <gone>."),
+            (RuntimeError("no palette"), "RuntimeError: no palette"),
+            (MemoryError(), "MemoryError"),
+        ],
+    )
+    def test_without_a_film_the_page_is_complete_and_says_why(self, run, inspected, monkeypatch, fault, line):  # noqa: F811
+        def fails(*_):
+            raise fault
+
+        monkeypatch.setattr("seqrl.film.making.film", fails)
+        _, page, printed = inspected(*self.WORDS)
+        assert self.complete(run, page)
+        assert "<img" not in page
+        assert f'<p class="note">There is no film of it. {escape(line)}' in page
+        assert printed.splitlines()[-1].startswith(f"No film: {line}")
+
+    def test_the_page_is_there_before_the_film_begins(self, run, inspected, monkeypatch):  # noqa: F811
+        def ends(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("seqrl.film.making.film", ends)
+        with pytest.raises(SystemExit) as ended:
+            inspected(*self.WORDS)
+        assert ended.value.code == 130
+        page = (run / "inspect.html").read_text()
+        assert self.complete(run, page)
+        assert "There is no film of it. The program ended before it was made." in page
+
+    def test_a_page_that_cannot_be_written_again_stays_as_it_was(self, run, inspected, monkeypatch):  # noqa: F811
+        def full(path, data):
+            if b"<img" in data:
+                raise OSError(28, "No space left on device")
+            write(path, data)
+
+        monkeypatch.setattr(program, "write", full)
+        _, page, printed = inspected(*self.WORDS)
+        assert self.complete(run, page)
+        assert printed.endswith("No film: could not write run/inspect.html again: No space left on device.\n")
+
+    def test_no_film_is_made_if_none_is_wanted(self, run, inspected, monkeypatch):  # noqa: F811
+        monkeypatch.setattr(program, "reel", None)
+        _, page, _ = inspected(*self.WORDS, "video=false")
+        assert self.complete(run, page)
+        assert "film" not in page
+
+    def test_a_film_of_noise_is_thinned_until_it_is_small(self, monkeypatch):
+        monkeypatch.setattr(reel, "MOST_BYTES", 400_000)
+        random = np.random.default_rng(0)
+        noise = [random.integers(0, 256, (100, 480, 3), dtype=np.uint8) for _ in range(40)]
+        films = [Film(noise, np.zeros(40), {"value": np.zeros((40, 2))})]
+        assert len(gif(films)) > 1_000_000
+        data, every = reel.small(films)
+        assert len(data) <= 400_000
+        assert every > 2
+        # What can't be small enough shows how an episode begins and ends.
+        monkeypatch.setattr(reel, "MOST_BYTES", 1000)
+        data, _ = reel.small(films)
+        assert Image.open(io.BytesIO(data)).n_frames == 2
 
 
 SMALL = [

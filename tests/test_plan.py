@@ -10,12 +10,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from seqrl.algorithms.sequences import split, starts
 from seqrl.machine import perf_counter
 from seqrl.run import plan, rehearsal
 from seqrl.run.build import constructor
-from seqrl.run.plan import PeakMemory, Played, Way, recommended, said_of_waiting
+from seqrl.run.plan import PeakMemory, Played, Way, grown, recommended, said_of_waiting
 from seqrl.run.rehearsal import rehearse
+from seqrl.runner import Runner
+from tests.parts import small_network
 from tests.test_configuration import composed
+from tests.worlds import Script
 
 SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "total_steps=3000", "device=cpu"]
 ROW = re.compile(
@@ -121,6 +125,45 @@ def test_the_longest_that_is_hardly_slower_than_the_quickest_is_recommended():
     ]
     assert recommended(found) == found[1]
     assert recommended([Way(0, None, None, True)]) is None
+    # The speed that counts is the one that lasts.
+    assert recommended([Way(8, 1.0, 1000.0, True), Way(0, 1.0, 1000.0, True, grown=700.0)]).bptt_length == 8
+    assert recommended([Way(8, 1.0, 1000.0, True), Way(0, 1.0, 1000.0, True, grown=900.0)]).bptt_length == 0
+
+
+def rollout_of(lengths, steps=12):
+    env = Script(lengths)
+    runner = Runner(env, small_network(env, "gru"), steps, 0, None)
+    runner.collect()
+    return runner.collect()
+
+
+def test_episodes_that_grow_fill_the_rollout_and_those_that_are_equally_long_do_not_grow():
+    rollout = rollout_of([[3, 4], [5]])
+    longer = grown(rollout)
+    assert int(starts(rollout.age, 0).sum()) > 2
+    assert starts(longer.age, 0).sum(0).tolist() == [1, 1]
+    assert torch.equal(longer.valid, rollout.valid)
+    assert grown(rollout_of([[4], [4]])) is None
+    assert grown(rollout_of([[99], [98]])) is None
+
+
+@pytest.mark.parametrize(("for_a_step", "slower"), [(0.0, False), (0.01, True)])
+def test_a_run_that_slows_down_as_its_episodes_grow_says_so_below_the_table(capsys, monkeypatch, for_a_step, slower):
+    def learned(algorithm, rollout, *_):
+        """Seconds that a gradient step takes, by its longest sequence, and megabytes."""
+        sequences = split(rollout, rollout.value, rollout.value, algorithm.settings.bptt_length)
+        return 1 + for_a_step * sequences.length.max(), 100.0
+
+    monkeypatch.setattr(plan, "_learned", learned)
+    rehearse(composed("env=masked_cartpole", *SMALL, "rollout_length=200", "parallel=4"))
+    printed = capsys.readouterr().out
+    said = re.search(
+        r"Where episodes fill a rollout of 200 steps, 0: whole does (\d+) steps/s, .+ for this run", printed
+    )
+    assert (said is not None) == slower
+    if said:
+        # A gradient step takes 3 seconds then; a beginner's episodes are shorter than 120 steps.
+        assert 1.3 * int(said[1]) < int(re.search(r"0: whole +100 MB +(\d+)", printed)[1])
 
 
 def test_what_many_environments_take_is_measured_together_where_they_are_one_program(monkeypatch):

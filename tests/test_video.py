@@ -1,6 +1,7 @@
 """Films show what was played, and what memory did."""
 
 import io
+import itertools
 import re
 import sys
 
@@ -13,8 +14,8 @@ from PIL import Image
 
 from seqrl.envs import GymnasiumEnv, TMaze
 from seqrl.envs.gym.registry import draws_itself
-from seqrl.evaluate.film import Film, film, gif
-from seqrl.evaluate.pictures import picture
+from seqrl.film.film import PIECE, Film, Limits, film, gif, still
+from seqrl.film.pictures import picture
 from seqrl.loggers.tensorboard import show
 from seqrl.networks.heads import Categorical
 from seqrl.run.evaluator import play
@@ -119,7 +120,7 @@ gymnasium.register("test/Undrawn-v0", Undrawn, disable_env_checker=True)
 
 
 def test_curves_part_exactly_where_memory_decides():
-    films = film(TMaze(1, seed=0, corridor_length=5), Remembers(), None, episodes=4)
+    films = film(TMaze(1, seed=0, corridor_length=5), Remembers(), None, Limits(episodes=4))
     assert [episode.reward.tolist() for episode in films] == [[0.0] * 5 + [1.0]] * 4
     signs = [episode.curves["value"][0, 0] for episode in films]
     assert set(signs) == {-1.0, 1.0}
@@ -136,7 +137,7 @@ def test_curves_part_exactly_where_memory_decides():
 @pytest.mark.parametrize(("episodes", "steps", "lengths"), [(3, 500, [3, 60, 3]), (9, 100, [3, 60, 3, None])])
 def test_episodes_are_whole_except_one_that_takes_too_long(ghosts, episodes, steps, lengths):
     env = Script([[3, 60]], ghosts=ghosts)
-    films = film(env, small_network(env), None, episodes, steps)
+    films = film(env, small_network(env), None, Limits(episodes, steps))
     cut = steps - sum(length or 0 for length in lengths) - 3 * ghosts
     assert [len(episode.reward) for episode in films] == [length or cut for length in lengths]
     # Rewards are 1, 2, 3, ... in each episode.
@@ -147,19 +148,19 @@ def test_episodes_are_whole_except_one_that_takes_too_long(ghosts, episodes, ste
 
 def test_without_memory_each_curve_has_one_line():
     env = Script([[3]])
-    with_memory, without = (film(env, small_network(env, kind), None, 1)[0] for kind in ("lstm", "memoryless"))
+    with_memory, without = (film(env, small_network(env, kind), None, Limits(1))[0] for kind in ("lstm", "memoryless"))
     for name in ("value", "probability of the action"):
         assert (with_memory.curves[name].shape[1], without.curves[name].shape[1]) == (2, 1)
 
 
 def test_an_environment_without_pictures_is_shown_by_its_observation():
     env = GymnasiumEnv("test/Grey-v0", 1, seed=0, backend="sync", kwargs={"render_mode": "rgb_array"})
-    (with_pictures,) = film(env, small_network(env), None, 1)
+    (with_pictures,) = film(env, small_network(env), None, Limits(1))
     assert [picture.shape for picture in with_pictures.pictures] == [(240, 480, 3)] * 4
     assert [int(picture.mean()) for picture in with_pictures.pictures] == [0, 10, 20, 30]
     assert list(with_pictures.curves) == ["value", "log-density of the action"]
     env = GymnasiumEnv("CartPole-v1", 1, seed=0, backend="sync")
-    (without,) = film(env, small_network(env), None, 1)
+    (without,) = film(env, small_network(env), None, Limits(1))
     assert set(without.pictures) == {None}
     assert list(without.curves) == ["observation", "value", "probability of the action"]
     assert without.curves["observation"].shape == (len(without.reward), 4)
@@ -173,7 +174,7 @@ def grey(drawn, **kwargs):
 @pytest.mark.parametrize("drawn", PICTURES)
 def test_whatever_is_a_picture_is_shown(drawn):
     env, said = grey(drawn, backend="sync"), []
-    (filmed,) = film(env, small_network(env), None, 1, say=said.append)
+    (filmed,) = film(env, small_network(env), None, Limits(1), undrawn=said.append)
     assert [int(picture.mean()) for picture in filmed.pictures] == [0, 10, 20, 30]
     assert {picture.shape for picture in filmed.pictures} == {(240, 480, 3)}
     assert said == []
@@ -182,13 +183,12 @@ def test_whatever_is_a_picture_is_shown(drawn):
 @pytest.mark.parametrize("drawn", NONE)
 def test_what_is_no_picture_is_said_once_and_the_observation_shown(drawn, monkeypatch):
     # Few enough numbers to be curves.
-    monkeypatch.setattr("seqrl.evaluate.film.OBSERVED", [(0, 0, 0)] * 12)
+    monkeypatch.setattr("seqrl.film.film.OBSERVED", [(0, 0, 0)] * 12)
     env, said = grey(drawn, backend="sync"), []
-    (filmed,) = film(env, small_network(env), None, 1, say=said.append)
+    (filmed,) = film(env, small_network(env), None, Limits(1), undrawn=said.append)
     assert filmed.pictures == [None] * 4
     assert filmed.curves["observation"].shape == (4, 12)
     (line,) = said
-    assert line.startswith("warning: the film has no pictures of the environment: ")
     assert NONE[drawn] in line
 
 
@@ -197,6 +197,7 @@ def test_a_tall_picture_has_room_beside_it():
     assert upright.shape == (640, 480, 3)
     assert (upright[:, 190:290] == 0).all()
     assert (upright[:, :190] == 255).all()
+    assert picture(np.zeros((640, 640, 3), np.uint8), tallest=240).shape == (240, 480, 3)
 
 
 def test_a_film_is_as_tall_as_its_tallest_picture():
@@ -220,16 +221,16 @@ def test_the_first_episode_filmed_is_the_first_evaluated():
     env = GymnasiumEnv("test/Grey-v0", 5, seed=3, backend="sync")
     network = small_network(env)
     returns, _ = play(env, network, 5, None, 100)
-    (filmed,) = film(GymnasiumEnv("test/Grey-v0", 1, seed=3, backend="sync"), network, None, 1)
+    (filmed,) = film(GymnasiumEnv("test/Grey-v0", 1, seed=3, backend="sync"), network, None, Limits(1))
     assert filmed.reward.sum() == pytest.approx(float(returns[0]))
 
 
 def test_an_environment_that_can_draw_itself_is_recognized_and_a_missing_package_named():
     assert [draws_itself(id) for id in ("test/Grey-v0", "CartPole-v1", "test/Undrawn-v0")] == [True, True, True]
     env, said = GymnasiumEnv("test/Undrawn-v0", 1, seed=0, backend="sync", kwargs={"render_mode": "rgb_array"}), []
-    film(env, small_network(env), None, 1, say=said.append)
+    film(env, small_network(env), None, Limits(1), undrawn=said.append)
     (line,) = said
-    assert re.search(r": env.id: drawing test/Undrawn-v0 needs a package that is missing: pencil .*pencil`\.$", line)
+    assert re.search(r"^env.id: drawing test/Undrawn-v0 needs a package that is missing: pencil .*pencil`\.$", line)
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"render_modes": None}, {"render_modes": 3}, "rgb_array"])
@@ -240,7 +241,7 @@ def test_metadata_of_any_kind_say_whether_it_draws_itself(metadata, monkeypatch)
 
 def test_a_film_has_a_frame_for_each_step_and_pauses_at_the_end_of_an_episode():
     env = GymnasiumEnv("test/Grey-v0", 1, seed=0, backend="sync", kwargs={"render_mode": "rgb_array"})
-    image = Image.open(io.BytesIO(gif(film(env, small_network(env), None, 2))))
+    image = Image.open(io.BytesIO(gif(film(env, small_network(env), None, Limits(2)))))
     assert (image.format, image.n_frames, image.info["loop"]) == ("GIF", 8, 0)
     shades, durations = [], []
     for frame in range(8):
@@ -251,10 +252,42 @@ def test_a_film_has_a_frame_for_each_step_and_pauses_at_the_end_of_an_episode():
     assert durations == [200, 200, 200, 1000] * 2
 
 
+def test_a_thinned_film_goes_as_fast_and_shows_how_an_episode_ends():
+    curves = {"value": np.zeros((7, 1))}
+    image = Image.open(io.BytesIO(gif([Film([None] * 7, np.zeros(7), curves)] * 2, every=3)))
+    durations = []
+    for frame in range(image.n_frames):
+        image.seek(frame)
+        durations.append(image.info["duration"])
+    # Steps 1, 4 and 7 of each.
+    assert durations == [600, 600, 1000] * 2
+    image = Image.open(io.BytesIO(gif([Film([None] * 7, np.zeros(7), curves)], every=5)))
+    # Steps 1, 6 and 7.
+    assert image.n_frames == 3
+
+
+def test_a_film_of_a_slow_environment_ends_when_its_time_is_up(monkeypatch):
+    env = Script([[60]])
+    # A second passes with every look at it.
+    clock = itertools.count()
+    monkeypatch.setattr("seqrl.film.film.perf_counter", lambda: next(clock))
+    (short,) = film(env, small_network(env), None, Limits(1, seconds=3))
+    assert len(short.reward) == 3 * PIECE
+    (shortest,) = film(Script([[60]]), small_network(env), None, Limits(1, seconds=0))
+    assert len(shortest.reward) == PIECE
+
+
+def test_the_first_frame_of_a_film_is_a_picture_of_its_own():
+    grown = [np.full((100, 480, 3), shade, np.uint8) for shade in (0, 200)]
+    frame = Image.open(io.BytesIO(still(gif([Film(grown, np.zeros(2), {"value": np.zeros((2, 1))})]))))
+    assert (frame.format, frame.size) == ("PNG", (480, 100 + 24 + 84))
+    assert np.asarray(frame.convert("L"))[50, 50] == pytest.approx(0, abs=4)
+
+
 @pytest.mark.parametrize("steps", [1, 250])
 def test_an_episode_of_any_length_can_be_drawn(steps):
     env = Script([[steps]], continuous=True)
-    image = Image.open(io.BytesIO(gif(film(env, small_network(env), None, 1))))
+    image = Image.open(io.BytesIO(gif(film(env, small_network(env), None, Limits(1)))))
     # A row for the observation, and one each for value and density.
     assert image.size == (480, 24 + 3 * 84)
     assert image.n_frames == steps
@@ -264,7 +297,7 @@ def test_tensorboard_has_only_the_last_film(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     env = Script([[3]])
-    data = gif(film(env, small_network(env), None, 1))
+    data = gif(film(env, small_network(env), None, Limits(1)))
     for env_steps in (5, 7):
         show(tmp_path, "policy", data, env_steps)
     events = EventAccumulator(str(tmp_path))

@@ -22,22 +22,21 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from seqrl import seeds
 from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.settle import with_values
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
-from seqrl.envs.gym.registry import draws_itself
 from seqrl.errors import SeqrlError, described
-from seqrl.evaluate import film as video
 from seqrl.evaluate.request import Request, Words, requested
 from seqrl.files import make_folder, write
+from seqrl.film.film import Limits, gif
+from seqrl.film.making import filmed
 from seqrl.loggers.tensorboard import show
 from seqrl.metrics.display import Bar, QuietConsole
 from seqrl.networks import Network
 from seqrl.run import policy
-from seqrl.run.build import make_device, make_env, make_evaluator, prepare_device
-from seqrl.run.evaluator import frozen, means
+from seqrl.run.build import make_device, make_evaluator, prepare_device
+from seqrl.run.evaluator import means
 from seqrl.run.results import counted, results, table, verdict
 from seqrl.text import masked_data, printable
 
@@ -113,7 +112,7 @@ def add_film(cfg: DictConfig, device: Device, network: Network, run: Path, env_s
     """
     with unwritten_named(run, shown):
         try:
-            data = filmed(cfg, device, network)
+            data = gif(filmed(cfg, device, network, Limits(), say_undrawn))
         except Exception as error:
             say(f"No film: {error if isinstance(error, SeqrlError) else described(error)}")
             return
@@ -124,31 +123,8 @@ def add_film(cfg: DictConfig, device: Device, network: Network, run: Path, env_s
         say(f"Film: {shown / 'policy.gif'}, and in TensorBoard")
 
 
-def filmed(cfg: DictConfig, device: Device, network: Network) -> bytes:
-    """An animation of the policy, with pictures of the environment if it can be drawn."""
-    drawn = rendered(cfg)
-    try:
-        return animated(drawn, device, network)
-    except SeqrlError as error:
-        if drawn is cfg:
-            raise
-        say(f"warning: the film has no pictures of the environment: {error}")
-        return animated(cfg, device, network)
-
-
-def animated(cfg: DictConfig, device: Device, network: Network) -> bytes:
-    """An animation of some episodes, and of what memory does in them."""
-    generator = None if cfg.evaluation.greedy else seeds.generator(cfg.seed, "evaluation policy", device.torch_device)
-    with closing(make_env(cfg, device, 1, "evaluation")) as env, frozen(network):
-        return video.gif(video.film(env, network, generator, say=say))
-
-
-def rendered(cfg: DictConfig) -> DictConfig:
-    """The same configuration, with an environment that renders itself if it can."""
-    is_gymnasium = cfg.env._target_ == "seqrl.envs.GymnasiumEnv" and cfg.env.backend != "envpool"
-    if is_gymnasium and draws_itself(cfg.env.id):
-        return with_values(cfg, {"env": {"backend": "sync", "kwargs": {"render_mode": "rgb_array"}}})
-    return cfg
+def say_undrawn(why: str) -> None:
+    say(f"warning: the film has no pictures of the environment: {why}")
 
 
 def main() -> None:

@@ -27,14 +27,15 @@ from typing import Any
 
 from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.words import usage
-from seqrl.errors import ConfigError, UnsavedError
+from seqrl.errors import ConfigError, SeqrlError, UnsavedError, described
 from seqrl.files import fault, insist_on_own, write
 from seqrl.inspect.earlier import with_earlier
 from seqrl.inspect.measure import measured
 from seqrl.inspect.page import MARK, page
+from seqrl.inspect.reel import Reel, reel
 from seqrl.inspect.request import Request, Words, requested
 from seqrl.inspect.said import paragraph
-from seqrl.inspect.subject import subject
+from seqrl.inspect.subject import Subject, subject
 from seqrl.machine import perf_counter
 from seqrl.metrics.display import Bar, QuietConsole
 from seqrl.text import duration, masked, masked_data, printable
@@ -42,6 +43,8 @@ from seqrl.text import duration, masked, masked_data, printable
 SEVERAL = "inspect_runs.html"
 # In the order in which they are written: the first says whose they are.
 FILES = ["inspect.html", "inspect.json"]
+# What a page says until its film is made, which may take some seconds, or end the process.
+UNFINISHED = "The program ended before it was made."
 
 
 def say(text: str) -> None:
@@ -58,27 +61,48 @@ def inspect(request: Request) -> None:
         _insist_on_own(here / run, FILES)
     if len(request.runs) > 1:
         _insist_on_own(here, [SEVERAL])
+    subjects = []
     for run in request.runs:
-        folder = here / run
-        report = _report(request, run, folder)
+        subjects.append(it := subject(request, run, say))
+        report = _report(it, here / run)
         reports[str(run)] = report
         data = json.dumps(report, allow_nan=False, indent=1).encode()
         # Masked once the configuration has read its variables.
         again = masked(f"python -m seqrl.inspect {shlex.join(given)}")
-        html = page({run.name or str(run): report}, [again]).encode()
+        html = _page(run, report, again, UNFINISHED if request.video else None)
         for name, content in zip(FILES, (html, data), strict=True):
-            _save(folder / name, content, run / name)
+            _save(here / run / name, content, run / name)
         say(f"Page: {run / 'inspect.html'}; figures: {run / 'inspect.json'}")
     if len(reports) > 1:
         _save(here / SEVERAL, page(_short(reports), [again]).encode(), Path(SEVERAL))
         say(f"All of them: {SEVERAL}")
+    # Whatever happens to a film, all figures are there.
+    for it in subjects if request.video else []:
+        film = _film(it)
+        try:
+            write(here / it.run / FILES[0], _page(it.run, reports[str(it.run)], again, film))
+        except OSError as error:
+            say(f"No film: could not write {it.run / FILES[0]} again: {error.strerror}.")
 
 
-def _report(request: Request, run: Path, folder: Path) -> dict[str, Any]:
-    """What inspect.json holds of a run; `folder` is where it is, `run` as the user named it."""
+def _page(run: Path, report: dict[str, Any], again: str, film: Reel | str | None) -> bytes:
+    return page({run.name or str(run): report}, [again], film).encode()
+
+
+def _film(it: Subject) -> Reel | str:
+    """A film of the policy, or why there is none."""
+    try:
+        return reel(it.cfg, it.device, it.network)
+    except Exception as error:
+        why = str(error) if isinstance(error, SeqrlError) else described(error)
+        say(f"No film: {why}")
+        return printable(why)
+
+
+def _report(it: Subject, folder: Path) -> dict[str, Any]:
+    """What inspect.json holds of a run; `folder` is where it is."""
     began = perf_counter()
-    it = subject(request, run, say)
-    say(f"{run}, after {it.about['iterations']} iterations, {it.about['env_steps']:,} steps")
+    say(f"{it.run}, after {it.about['iterations']} iterations, {it.about['env_steps']:,} steps")
     for change in it.about["changed"]:
         say(f"changed: {change}")
     with closing(it.evaluator), Bar() as bar:

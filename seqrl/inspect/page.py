@@ -2,11 +2,13 @@
 
 import json
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from seqrl.inspect.figures import figures
+from seqrl.inspect.reel import Reel
 from seqrl.text import figure
 
 Report = Mapping[str, Any]
@@ -26,6 +28,9 @@ h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.8rem 0 .6rem; }
 .answer { font-size: 1.45rem; line-height: 1.42; font-weight: 500; margin: .5rem 0 1.4rem; }
 .note, figcaption, footer { color: var(--soft); font-size: .88rem; }
 figure { margin: 0; } figcaption { margin-top: .3rem; }
+img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px;
+  margin-bottom: .6rem; }
+@media (prefers-color-scheme: dark) { img { filter: brightness(.88); } }
 svg { width: 100%; height: auto; display: block; font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 svg.narrow { display: none; }
 @media (max-width: 560px) { svg.wide { display: none; } svg.narrow { display: block; } .answer { font-size: 1.2rem; }
@@ -58,11 +63,12 @@ SWATCH = """i { display: inline-block; width: .7rem; height: .7rem; border-radiu
 """
 
 
-def page(reports: Mapping[str, Report], commands: Sequence[str]) -> str:
+def page(reports: Mapping[str, Report], commands: Sequence[str], film: Reel | str | None = None) -> str:
     """HTML of one run's report, or of several beside each other.
 
     reports    what inspect.json holds, by the name of the run
     commands   that made it
+    film       of a single run, or why there is none; None: not asked for
     """
     names = list(reports)
     parts = [
@@ -72,6 +78,7 @@ def page(reports: Mapping[str, Report], commands: Sequence[str]) -> str:
         f"<title>{escape(', '.join(names))} – {MARK}",
         f"<style>{STYLE}{SWATCH}</style></head><body>",
         *(_head(*next(iter(reports.items()))) if len(reports) == 1 else _heads(reports)),
+        *_film(film),
         *(
             f"<section><h2>{escape(it.title)}</h2><figure>{it.chart.legend()}{it.chart.svg(it.title)}"
             f"<figcaption>{escape(it.caption)}</figcaption></figure></section>"
@@ -93,6 +100,18 @@ def _head(name: str, report: Report) -> Iterator[str]:
         yield f"<div><dt>{escape(label)}</dt><dd>{escape(value)}{small}</dd></div>"
     yield "</dl>"
     yield f'<p class="note">{escape(circumstances(report))}</p>'
+
+
+def _film(film: Reel | str | None) -> Iterator[str]:
+    if isinstance(film, str):
+        yield f'<p class="note">There is no film of it. {escape(film)}</p>'
+    elif film is not None:
+        gif, still = (f"data:image/{kind};base64,{b64encode(data).decode()}" for kind, data in film.images.items())
+        yield (
+            f'<section><h2>What does it do?</h2><figure><picture><source media="(prefers-reduced-motion)" '
+            f'srcset="{still}"><img src="{gif}" alt="{escape(film.shows)}"></picture>'
+            f"<figcaption>{escape(film.caption)}</figcaption></figure></section>"
+        )
 
 
 def _heads(reports: Mapping[str, Report]) -> Iterator[str]:

@@ -21,6 +21,7 @@ class Words(OfPlayedPolicy):
         example="<folder>",
     )
     episodes: int = key(64, "episodes of every measurement; more make it slower and its intervals narrower", AT_LEAST_1)
+    video: bool = key(True, "false: no film of the policy on the page")
 
 
 @dataclass(frozen=True)

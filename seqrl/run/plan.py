@@ -26,6 +26,8 @@ TRYING = 0.8
 LENGTHS = (8, 16, 32, 64, 128, 256)
 # Share of the time waited for a core, beyond which speeds are said to be too low.
 BUSY = 0.1
+# Share by which a run that takes longer as its episodes grow is said to do so.
+WORTH_SAYING = 0.1
 # A length is recommended that takes at most so many times as long as the quickest.
 SLOWER = 1.25
 
@@ -35,12 +37,19 @@ class Way:
     """What a run with one bptt_length would take; 0: whole episodes.
 
     megabytes, steps_per_second   None: not measured, because it would not fit, or for want of time
+    grown                         steps per second once episodes are as long as a rollout; None: the same, or not known
     """
 
     bptt_length: int
     megabytes: float | None
     steps_per_second: float | None
     fits: bool
+    grown: float | None = None
+
+    @property
+    def lasting(self) -> float:
+        """Steps per second that the run keeps up, whatever it learns."""
+        return min(it for it in (self.steps_per_second, self.grown, math.inf) if it is not None)
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,16 @@ def ways(run: Run, played: Played, parallel: int, until: float) -> Iterator[Way]
     longest = int(played.rollout.age[played.rollout.valid].max()) + 1
     lengths = [0, *sorted({it for it in (*LENGTHS, own.bptt_length) if 0 < it < longest})]
     memory = PeakMemory(played.rollout.reward.device)
+    longer = grown(played.rollout) if run.runner.rollout_length else None
     # Its own first, as that must be there.
     for length in sorted(lengths, key=lambda it: it != own.bptt_length):
         algorithm.settings = replace(own, bptt_length=length)
         try:
-            yield _way(algorithm, played, parallel, length, until, memory)
+            way = _way(algorithm, played, parallel, length, until, memory)
+            if longer is not None and not length and way.steps_per_second:
+                slower = _way(algorithm, replace(played, rollout=longer), parallel, length, until, memory)
+                way = replace(way, grown=slower.steps_per_second)
+            yield way
         finally:
             algorithm.settings = own
 
@@ -143,6 +157,19 @@ def with_any_memory(algorithm: SequenceAlgorithm, rollout: Rollout, length: int)
     return replace(rollout, state=state, state_index=index)
 
 
+def grown(rollout: Rollout) -> Rollout | None:
+    """A rollout of so many steps as if no episode had ended in it; None if none has, or if all are equally long.
+
+    As a policy learns, its episodes may grow. Memory then walks through longer sequences, and fewer of them side by
+    side, which takes longer: much longer, where a step of memory costs almost the same for one row as for many.
+    """
+    lengths = rollout.age[rollout.ended & rollout.valid]
+    if len(lengths.unique()) < 2:
+        return None
+    age = torch.arange(len(rollout.age), device=rollout.age.device, dtype=rollout.age.dtype)
+    return replace(rollout, age=age.unsqueeze(1).expand_as(rollout.age).contiguous())
+
+
 def bytes_of(rollout: Rollout) -> int:
     tensors = (rollout.observation, rollout.action, *rollout.state.values())
     # Ten more numbers for every step.
@@ -157,10 +184,8 @@ def applies(algorithm: SequenceAlgorithm) -> bool:
 def recommended(found: Iterable[Way]) -> Way | None:
     """The longest that fits and takes little longer than the quickest."""
     measured = [it for it in found if it.fits and it.steps_per_second]
-    if not measured:
-        return None
-    quickest = max(it.steps_per_second or 0 for it in measured)
-    return _longest(it for it in measured if SLOWER * (it.steps_per_second or 0) >= quickest)
+    quickest = max((it.lasting for it in measured), default=0.0)
+    return _longest(it for it in measured if SLOWER * it.lasting >= quickest)
 
 
 def _longest(found: Iterable[Way]) -> Way | None:
@@ -180,6 +205,14 @@ def table(cfg: DictConfig, found: list[Way], played: Played, budget: Budget) -> 
         notes += ["the longest that fits"] if way is fits else []
         notes += ["recommended"] if way is best else []
         lines.append(f"  {name:<13} {memory:>11}   {speed:>7}   {time:>12}   {', '.join(notes)}".rstrip())
+    for way in found:
+        if way.grown and way.steps_per_second and (1 + WORTH_SAYING) * way.grown < way.steps_per_second:
+            # Of so many episodes, nobody knows how many steps they would be then.
+            time = (
+                "" if budget.episodes_to_end else f", {duration(_steps(cfg, played, budget) / way.grown)} for this run"
+            )
+            filled = f"Where episodes fill a rollout of {cfg.rollout_length:,} steps"
+            lines.append(f"  {filled}, 0: whole does {way.grown:,.0f} steps/s{time}.")
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ step with its memory zeroed. Where the two lines part, memory decides.
 """
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,15 +20,16 @@ from torch import Tensor
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.tasks.pictures import INK, PALE, SIGN, WIDTH, WOOD, Drawing, Picture
 from seqrl.errors import SeqrlError, described
-from seqrl.evaluate.pictures import NoPictureError, picture
+from seqrl.film.pictures import TALLEST, NoPictureError, picture
+from seqrl.machine import perf_counter
 from seqrl.run.evaluator import Forgetful
 from seqrl.runner import Player, Runner
 from seqrl.spaces import Packed
 from seqrl.types import Rollout, Step
 
 Array = NDArray[np.float64]
-# Steps played before checking whether enough episodes have ended.
-PIECE = 50
+# Steps played before checking whether it is enough.
+PIECE = 10
 # An episode lasts ten seconds, within these limits of steps per second.
 SECONDS, FASTEST, SLOWEST = 10, 50, 5
 # Of the curves: steps on a page, height of a row, and its margins.
@@ -37,6 +39,21 @@ LARGEST = 1e300
 WITH, ZEROED = SIGN, (222, 128, 46)
 # One colour for each number of an observation; more lines would be a tangle.
 OBSERVED = [INK, WOOD, (76, 153, 90), (176, 80, 132), (120, 110, 190), (140, 140, 146), (60, 160, 170), (214, 96, 77)]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is filmed: whatever is reached first.
+
+    steps     of all episodes together
+    seconds   that playing and drawing them may take
+    tallest   height of a picture of the environment, in pixels
+    """
+
+    episodes: int = 3
+    steps: int = 500
+    seconds: float = math.inf
+    tallest: int = TALLEST
 
 
 @dataclass(frozen=True)
@@ -56,11 +73,12 @@ class Film:
 class Filmed(BatchedEnv):
     """Environments that are rendered before every step, until that fails.
 
-    fault   why they can't be drawn
+    tallest   height of a picture, in pixels
+    fault     why they can't be drawn
     """
 
-    def __init__(self, env: BatchedEnv) -> None:
-        self.env, self.batch_size = env, env.batch_size
+    def __init__(self, env: BatchedEnv, tallest: int) -> None:
+        self.env, self.batch_size, self.tallest = env, env.batch_size, tallest
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self.pictures: list[Picture | None] = []
         self.fault = ""
@@ -75,7 +93,7 @@ class Filmed(BatchedEnv):
     def _drawn(self) -> Picture | None:
         try:
             drawn = self.env.render()
-            return None if drawn is None else picture(drawn)
+            return None if drawn is None else picture(drawn, self.tallest)
         except SeqrlError as error:
             self.fault = str(error)
         except NoPictureError as error:
@@ -92,25 +110,24 @@ def film(
     env: BatchedEnv,
     network: Player,
     generator: torch.Generator | None,
-    episodes: int = 3,
-    steps: int = 500,
-    say: Callable[[str], None] = lambda _: None,
+    limits: Limits = Limits(),
+    undrawn: Callable[[str], None] = lambda why: None,
 ) -> list[Film]:
-    """Play in one environment and film it, for `episodes` episodes or about `steps` steps.
+    """Play in one environment and film it.
 
     generator   draws the actions; None takes the likeliest one
-    say         prints why there are no pictures of the environment, if drawing it fails
+    undrawn     is told why there are no pictures of the environment, if drawing it fails
     """
-    filmed = Filmed(env)
-    played, real = _played(Runner(filmed, network, PIECE, 0, generator), episodes, steps)
+    filmed = Filmed(env, limits.tallest)
+    played, real = _played(Runner(filmed, network, PIECE, 0, generator), limits)
     if filmed.fault:
-        say(f"warning: the film has no pictures of the environment: {filmed.fault}")
+        undrawn(filmed.fault)
     pictures = [None if filmed.fault else filmed.pictures[step] for step in real]
     # The parts of a packed observation are bytes side by side, which would mean nothing as curves.
     shown = all(picture is None for picture in pictures) and not isinstance(env.observation_space, Packed)
     curves = _curves(played, network, isinstance(env.action_space, Discrete), shown)
-    ends = [0, *(played["ended"].nonzero().squeeze(1)[:episodes] + 1).tolist()]
-    if len(ends) <= episodes:
+    ends = [0, *(played["ended"].nonzero().squeeze(1)[: limits.episodes] + 1).tolist()]
+    if len(ends) <= limits.episodes:
         ends.append(len(pictures))
     return [
         Film(
@@ -123,11 +140,11 @@ def film(
     ]
 
 
-def _played(runner: Runner, episodes: int, steps: int) -> tuple[dict[str, Tensor], list[int]]:
+def _played(runner: Runner, limits: Limits) -> tuple[dict[str, Tensor], list[int]]:
     """Columns [T, ...] of the real steps, by name, and which steps they are of all that were taken."""
     pieces: list[Rollout] = []
-    ended = 0
-    while ended < episodes and PIECE * len(pieces) < steps:
+    ended, until = 0, perf_counter() + limits.seconds
+    while not pieces or (ended < limits.episodes and PIECE * len(pieces) < limits.steps and perf_counter() < until):
         pieces.append(runner.collect())
         ended += int((pieces[-1].ended & pieces[-1].valid).sum())
     names = ("observation", "action", "log_prob", "value", "reward", "ended", "valid")
@@ -156,16 +173,25 @@ def _curves(played: dict[str, Tensor], network: Player, choices: bool, observati
     return {name: lines.double().cpu().numpy() for name, lines in curves.items()}
 
 
-def gif(films: Sequence[Film]) -> bytes:
-    """The episodes one after another, in an endless loop."""
-    steps = [(number, step) for number, episode in enumerate(films) for step in range(len(episode.reward))]
+def gif(films: Sequence[Film], every: int = 1) -> bytes:
+    """The episodes one after another, in an endless loop.
+
+    every   shows each so many-th step alone, and the last of an episode, for as long as they take together
+    """
+    lengths = [len(episode.reward) for episode in films]
+    steps = [
+        (number, step)
+        for number, length in enumerate(lengths)
+        for step in range(length)
+        if step % every == 0 or step + 1 == length
+    ]
     pages = [_pages(episode.curves) for episode in films]
     height = max((len(picture) for episode in films for picture in episode.pictures if picture is not None), default=0)
 
     def frame(number: int, step: int) -> Image.Image:
         episode, (page, column) = films[number], divmod(step, PAGE)
         title = f"episode {number + 1}   step {step + 1}   return {episode.reward[: step + 1].sum():.4g}"
-        mark = _x(column, min(PAGE, len(episode.reward)))
+        mark = _x(column, min(PAGE, lengths[number]))
         return _frame(episode.pictures[step], height, pages[number][page], title, mark)
 
     # One palette for all frames, made from a few of them: areas that do not change then cost nothing.
@@ -173,13 +199,20 @@ def gif(films: Sequence[Film]) -> bytes:
     palette = Image.fromarray(np.concatenate(few)).quantize(dither=Image.Dither.NONE)
     first, *others = steps
     frames = (frame(*step).quantize(palette=palette, dither=Image.Dither.NONE) for step in others)
-    pace = round(1000 / min(FASTEST, max(SLOWEST, max(len(episode.reward) for episode in films) / SECONDS)))
+    pace = round(1000 * every / min(FASTEST, max(SLOWEST, max(lengths) / SECONDS)))
     # Pause on the last step of an episode.
-    milliseconds = [1000 if step + 1 == len(films[number].reward) else pace for number, step in steps]
+    milliseconds = [1000 if step + 1 == lengths[number] else pace for number, step in steps]
     data = io.BytesIO()
     begin = frame(*first).quantize(palette=palette, dither=Image.Dither.NONE)
     begin.save(data, "GIF", save_all=True, append_images=frames, duration=milliseconds, loop=0)
     return data.getvalue()
+
+
+def still(data: bytes) -> bytes:
+    """The first frame of a GIF, as a PNG."""
+    frame = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(frame, "PNG")
+    return frame.getvalue()
 
 
 def _frame(picture: Picture | None, height: int, curves: Image.Image, title: str, x: float) -> Image.Image:

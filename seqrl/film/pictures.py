@@ -17,8 +17,8 @@ class NoPictureError(ValueError):
     """What it is instead, in a few words."""
 
 
-def picture(drawn: Any) -> Picture:
-    """A picture [H, W, 3] of at most WIDTH by TALLEST, as large as it can be.
+def picture(drawn: Any, tallest: int = TALLEST) -> Picture:
+    """A picture [H, W, 3], WIDTH wide and at most `tallest` high; white beside what is narrower.
 
     drawn   a picture in colour, with or without transparency, or grey, channels last or first, or a list of pictures,
             of which the last is taken; whole numbers up to 255, or real ones up to 1 or up to 255
@@ -46,7 +46,8 @@ def picture(drawn: Any) -> Picture:
     if pixels.ndim != 3 or pixels.shape[2] not in CHANNELS or not pixels.size:
         raise NoPictureError(f"an array of shape {np.shape(drawn)}, which is no picture")
     colours = _bytes(_thinned(pixels))[:, :, :3]
-    return _fitted(np.broadcast_to(colours, (*colours.shape[:2], 3)), *pixels.shape[:2])
+    height, width, _ = pixels.shape
+    return _fitted(np.broadcast_to(colours, (*colours.shape[:2], 3)), height, width, tallest)
 
 
 def _with_article(thing: Any) -> str:
@@ -68,9 +69,9 @@ def _bytes(pixels: Any) -> Picture:
     return np.clip(255 * numbers if is_share else numbers, 0, 255).round().astype(np.uint8)
 
 
-def _fitted(pixels: Picture, height: int, width: int) -> Picture:
+def _fitted(pixels: Picture, height: int, width: int, tallest: int) -> Picture:
     """A picture of that height and width, as wide as a film, or as tall as one may be, and white beside it."""
-    scale = min(WIDTH / width, TALLEST / height)
+    scale = min(WIDTH / width, tallest / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if image.size != size:
