@@ -18,7 +18,7 @@ train: $(INSTALLED)  ## train on the masked CartPole
 test: $(INSTALLED)  ## run the quick tests, on all cores
 	$(IN_VENV) -m pytest -n auto --dist worksteal $(ARGS)
 
-test-slow: $(INSTALLED)  ## run the slow tests, which train agents
+test-slow: $(INSTALLED)  ## run the slow tests, which train agents, and most cases of tests that have many
 	$(IN_VENV) -m pytest -m slow $(ARGS)
 
 check: $(INSTALLED)  ## check format, lint, types and known weaknesses of dependencies; change nothing
