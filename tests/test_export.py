@@ -1,7 +1,6 @@
 """An exported policy computes, without torch, what the policy computes, or there is none."""
 
 import json
-import resource
 import subprocess
 import sys
 from contextlib import closing
@@ -22,7 +21,7 @@ from seqrl.envs import CountRecall, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
 from seqrl.run.checkpoint import Checkpoints
 from tests.envs.everything import ID
-from tests.parts import NETWORKS, small_network
+from tests.parts import NETWORKS, room, small_network
 from tests.programs import run_program
 from tests.test_evaluate import CONFIG, MINE
 from tests.test_train import TINY, train
@@ -472,12 +471,8 @@ def test_an_export_for_which_there_is_no_room_leaves_the_one_before_as_it_was(ru
     assert export(f"run={run}", f"to={tmp_path}")[0] == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     files(10_000)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
+    with room(1000):
         code, _, line = export(f"run={run}", f"to={tmp_path}")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (code, line.partition(". ")[0]) == (2, f"{tmp_path / 'policy.onnx'}: File too large")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

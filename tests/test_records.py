@@ -2,7 +2,6 @@ import fcntl
 import json
 import math
 import os
-import resource
 import threading
 
 import pytest
@@ -12,6 +11,7 @@ from seqrl.errors import ConfigError
 from seqrl.files import write, write_together
 from seqrl.machine import forget_peak_memory, peak_memory_mb
 from seqrl.run.manifest import Manifest, is_held, standing
+from tests.parts import room
 
 
 def facts(folder):
@@ -184,13 +184,8 @@ def test_a_file_that_cannot_be_written_says_why_in_the_words_of_who_refuses(tmp_
 def test_files_that_belong_together_appear_when_all_of_them_are_there(tmp_path):
     for name in "ab":
         (tmp_path / name).write_text("old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as refused:
-            write_together({tmp_path / "a": b"new", tmp_path / "b": bytes(1000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with room(100), pytest.raises(OSError, match="File too large") as refused:
+        write_together({tmp_path / "a": b"new", tmp_path / "b": bytes(1000)})
     assert refused.value.filename == str(tmp_path / "b")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
     write_together({tmp_path / "a": b"new", tmp_path / "b": b"new"})

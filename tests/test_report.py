@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import yaml
 from seqrl.report.__main__ import main
 from seqrl.report.findings import findings, median
 from seqrl.report.runs import Study, by_task, find
+from tests.parts import room
 from tests.programs import run_program
 
 BPTT = "sequence_learning.bptt_length"
@@ -355,13 +355,8 @@ def test_a_report_for_which_there_was_no_room_leaves_nothing_and_is_written_once
 ):
     put(tmp_path / "a", 1.0)
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with room(limit), pytest.raises(SystemExit) as ended:
+        main()
     assert ended.value.code == 2
     assert "report.html: File too large. Raise the limit on the size of a file" in capsys.readouterr().err
     assert not list((tmp_path / "report").iterdir())

@@ -19,6 +19,7 @@ from seqrl.loggers.tensorboard import show
 from seqrl.report.__main__ import main as report
 from seqrl.text import say
 from seqrl.tune.trials import Claim, Trial
+from tests.parts import room
 from tests.test_report import put
 
 GIF = b"GIF89a" + bytes(4)
@@ -150,6 +151,10 @@ def test_a_film_replaces_only_films_and_goes_through_no_link(tmp_path, victim, c
     names = sorted(path.name for path in (tmp_path / "video").iterdir())
     assert names[0] == "events.out.tfevents.1.curves"
     assert len(names) == 2
+    for more in (1000, 10_000):
+        with room(500), pytest.raises(OSError, match="File too large"):
+            show(tmp_path / "video", "policy", GIF + bytes(more), 3)
+    assert sorted(path.name for path in (tmp_path / "video").iterdir()) == names
     (tmp_path / "linked").symlink_to(victim.parent)
     with unwritten_named(tmp_path, Path("run")):
         make_folder(tmp_path / "linked")
