@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from seqrl.config import resolvers
+from seqrl.machine import begin_quietly
 
 if TYPE_CHECKING:
     from seqrl.api.composing import compose
@@ -34,6 +35,7 @@ __all__ = [
     "runs",
 ]
 
+begin_quietly()
 # Sweep workers and readers of saved configurations need these as soon as the package is there.
 resolvers.register()
 

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -54,36 +54,52 @@ def write(path: Path, data: bytes) -> None:
 
     A link at `path` is replaced, never followed. Raises OSError with the path; a file that was there is then unchanged.
     """
-    temporary = path.with_name(f".seqrl-{secrets.token_hex(8)}.tmp")
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Do the same with several files, which appear in their order: none before all of them are on the disk.
+
+    Raises OSError with the path of the one that cannot be written; all that were there are then unchanged.
+    """
+    waiting: dict[Path, Path] = {}
     try:
-        with open(temporary, "xb", opener=_without_links) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise OSError(error.errno, fault(error), str(path)) from error
+        for path, data in files.items():
+            waiting[path] = path.with_name(f".seqrl-{secrets.token_hex(8)}.tmp")
+            with open(waiting[path], "xb", opener=_without_links) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in waiting.items():
+            os.replace(temporary, path)
+        for folder in {path.parent for path in files}:
+            sync_folder(folder)
+    except BaseException as error:
+        # After Ctrl-C, too.
+        for temporary in waiting.values():
+            with suppress(OSError):
+                temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, fault(error), str(path)) from error
+        raise
 
 
 def insist_on_own(folder: Path, names: Sequence[str], mark: str) -> None:
-    """Raise OSError if a file that would be replaced in a folder is not seqrl's.
+    """Raise OSError if something that would be replaced in a folder is not seqrl's.
 
-    names   of files that are written one after another. The first vouches for the others
+    names   of files that are written together. The first, which appears before the others, vouches for them
     mark    what it holds near its beginning
     """
+    vouched = False
     for name in names:
         path = folder / name
-        # A link is replaced, and what it leads to stays; a folder is not replaced by a file.
-        if path.is_symlink() or not path.is_file():
+        # A link is replaced, and what it leads to stays.
+        if path.is_symlink() or not path.exists():
             continue
-        if name == names[0]:
-            with regular(path) as file:
-                if mark.encode() in file.read(MARKED_BYTES):
-                    return
-        raise OSError(errno.EEXIST, "was not written by seqrl", str(path))
+        with regular(path) as file:
+            vouched = vouched or (name == names[0] and mark.encode() in file.read(MARKED_BYTES))
+        if not vouched:
+            raise OSError(errno.EEXIST, "was not written by seqrl", str(path))
 
 
 class Lines:
@@ -141,7 +157,8 @@ class Lines:
 def read(path: Path, most: int = TEXT_BYTES) -> bytes:
     """All bytes of a regular file of at most so many. Raises OSError for anything else, such as a link or a pipe."""
     with regular(path, most) as file:
-        return file.read(most)
+        # Python reserves as much as it is asked for.
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 def read_text(path: Path, most: int = TEXT_BYTES) -> str:

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from traceback import walk_tb
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from seqrl.errors import SeqrlError
@@ -193,6 +194,20 @@ class OwnHandler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self._handler(number, frame)
+
+
+def begin_quietly() -> None:
+    """Have Ctrl-C end a program of seqrl with a line, not a traceback, while it still imports what it needs."""
+    module = next((word for option, word in pairwise(sys.orig_argv) if option == "-m"), "")
+    if module.partition(".")[0] == "seqrl" or Path(*sys.argv[:1]).name.startswith("seqrl-"):
+        sys.excepthook = _ended_by
+
+
+def _ended_by(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("seqrl: interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def hear(number: int, handler: Handler) -> Any:

@@ -206,6 +206,11 @@ def printable(text: str) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), masked(text))
 
 
+def one_line(text: str) -> str:
+    """The same in one line: line breaks and tabs are spelt out, too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def say(text: str, to: TextIO | None = None) -> None:
     """Print a text as it may be shown; nothing where the stream is closed, which an environment may have done.
 

@@ -1,6 +1,9 @@
 """Small parts with the settings that most tests share."""
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -80,3 +83,14 @@ def refuse(monkeypatch: pytest.MonkeyPatch, path: Path, number: int) -> None:
 
     without_links = files._without_links
     monkeypatch.setattr(files, "_without_links", opened)
+
+
+@contextmanager
+def room(most: int) -> Iterator[None]:
+    """Have the system refuse files of more bytes, as a disk does that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

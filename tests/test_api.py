@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -493,6 +494,47 @@ def test_runs_are_printed_with_task_status_return_steps_and_age(tmp_path):
     )
     (tmp_path / "empty").mkdir()
     assert run_program(tmp_path, "-m", "seqrl.runs", "empty").stdout == "There are no runs in empty.\n"
+
+
+def test_whatever_strangers_call_their_runs_a_line_is_a_run_and_those_left_out_are_named(tmp_path):
+    config = "env: {_target_: seqrl.envs.GymnasiumEnv, id: %s}"
+    for name, told, id in [
+        ("a\nfinished  1.00", {"result": 1e100, "env_steps": 10**99, "started": -1e99}, "x"),
+        ("[b]:smile:", {"started": 1.0}, '"a\\nfinished 1.00"'),
+        ("long", {"started": 2.0}, "x" * 10_000),
+    ]:
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(config % id)
+        (folder / "manifest.json").write_text(json.dumps({"status": "finished"} | told))
+    for name in ("half", "pipe"):
+        (tmp_path / "runs" / name).mkdir()
+    (tmp_path / "runs" / "half" / "manifest.json").write_text('{"status": "fini')
+    os.mkfifo(tmp_path / "runs" / "pipe" / "manifest.json")
+    done = run_program(tmp_path, "-m", "seqrl.runs", "runs")
+    lines = done.stdout.splitlines()
+    assert [line.rpartition("  runs/")[2] for line in lines[1:]] == ["long", "[b]:smile:", r"a\nfinished  1.00"]
+    assert max(map(len, lines)) < 300
+    half, pipe = sorted(done.stderr.splitlines())
+    assert half.startswith("seqrl: warning: runs/half/manifest.json: is not JSON (")
+    assert pipe == "seqrl: warning: runs/pipe/manifest.json: is not a regular file. This run is left out."
+    assert (half.endswith("This run is left out."), done.returncode) == (True, 0)
+
+
+def test_a_refused_run_leaves_the_log_of_the_one_beside_it(tmp_path):
+    def beside():
+        with pytest.raises(seqrl.ConfigError):
+            seqrl.learn(*SMALL_TASK, "env=tmaze", "device=cuda", f"hydra.run.dir={tmp_path / 'refused'}", quiet=True)
+        logging.getLogger("seqrl").warning("goes on")
+
+    def watch(row, policy):
+        thread = threading.Thread(target=beside)
+        thread.start()
+        thread.join()
+
+    run = seqrl.learn(*SMALL_TASK, "env=tmaze", on_iteration=watch, quiet=True)
+    assert "goes on" in (run.folder / "train.log").read_text()
+    assert not (tmp_path / "refused").exists()
 
 
 def test_importing_seqrl_imports_no_torch():

@@ -12,11 +12,12 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
+import seqrl
 from seqrl.config import begun
 from seqrl.config.begun import as_saved
 from seqrl.config.command_line import arguments
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.run import policy
+from seqrl.run import build, policy
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.manifest import Manifest, facts_of
 from tests.parts import refuse
@@ -63,6 +64,37 @@ def test_a_run_whose_manifest_is_damaged_goes_on_by_its_configuration(finished, 
         assert (facts["status"], facts["seed"], facts["id"]) == ("finished", 3, owner)
     rows = [json.loads(line).get("rollout/episodes") for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [it for it in rows if it] == [3, 6, 9, 12, 15, 18]
+
+
+SEALED = "resume: the checkpoint is of another network or algorithm: "
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"runner": None}, {"runner": {}}, {"runner": {"ranks": []}}, {"algorithm": None}, {"algorithm": {}}],
+    ids=str,
+)
+def test_a_sealed_checkpoint_that_lacks_what_a_run_goes_on_from_gets_one_line(finished, tmp_path, monkeypatch, odd):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "run", run=facts_of(tmp_path / "run")["id"])
+    state = {name: it for name, it in (checkpoints.newest()[0] | odd).items() if it is not None}
+    checkpoints.save(state, 9)
+    before = facts_of(tmp_path / "run")["started"]
+    with pytest.raises(CheckpointError, match=SEALED):
+        seqrl.learn("resume=run", "episodes=4", quiet=True)
+    assert facts_of(tmp_path / "run")["started"] == before
+
+
+def test_a_network_that_would_fill_the_memory_is_not_built_to_go_on(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    built = []
+    whole = build.make_network
+    monkeypatch.setattr(build, "make_network", lambda *given: built.append(given) or whole(*given))
+    with pytest.raises(CheckpointError, match=f"{SEALED}size mismatch"):
+        seqrl.learn("resume=run", "network.hidden_size=12", quiet=True)
+    assert not built
 
 
 def test_choices_are_taken_onto_a_saved_configuration_and_others_are_refused():

@@ -4,7 +4,9 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -357,6 +359,22 @@ def test_a_saved_value_out_of_range_gets_one_line(run, refused, values, said):
     line, code = refused(*GIVEN)
     assert code == 2
     assert line.startswith(said)
+
+
+def test_a_network_that_would_fill_the_memory_is_not_built_for_a_small_checkpoint(run, refused):
+    (run / "config.yaml").write_text(
+        yaml.safe_dump({**CONFIG, "network": LSTM | {"lstm_hidden_size": 4000, "layers": 64}})
+    )
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    # A single one of its 64 cells has 512 MB.
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, limits[1]))
+    try:
+        line, code = refused(*GIVEN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert code == 3
+    assert line.startswith("run: its checkpoint is of another network: ")
 
 
 @pytest.mark.parametrize(

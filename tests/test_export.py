@@ -21,7 +21,7 @@ from seqrl.envs import CountRecall, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
 from seqrl.run.checkpoint import Checkpoints
 from tests.envs.everything import ID
-from tests.parts import NETWORKS, small_network
+from tests.parts import NETWORKS, room, small_network
 from tests.programs import run_program
 from tests.test_evaluate import CONFIG, MINE
 from tests.test_train import TINY, train
@@ -33,11 +33,12 @@ pytest.importorskip("onnxscript", reason="the extra export is not installed")
 
 from seqrl.export import __main__ as program
 from seqrl.export import hub
+from seqrl.export.card import card
 from seqrl.export.facts import evaluated, facts, trained
 from seqrl.export.model import model
 from seqrl.export.own import own
 from seqrl.export.ports import Port
-from seqrl.export.proof import Exported, prove
+from seqrl.export.proof import Exported, Proof, prove
 from seqrl.export.step import OneStep, apart
 
 ROOT = Path(__file__).parent.parent
@@ -350,6 +351,11 @@ def test_the_model_says_what_it_is(folder):
     assert {len(about["run_digest"]), len(about["weights_sha256"])} == {64}
 
 
+def test_the_model_holds_no_line_of_a_file_of_this_machine(folder):
+    data = (folder / "policy.onnx").read_bytes()
+    assert not {word for word in (b".py", b"self.", str(ROOT).encode()) if word in data}
+
+
 def test_the_weights_are_those_of_the_run(run, folder):
     from safetensors.torch import load_file
 
@@ -458,6 +464,32 @@ def test_a_file_that_is_not_seqrls_is_neither_replaced_nor_joined(run, export, t
 def test_an_export_is_replaced_by_the_next(run, export, tmp_path):
     for _ in range(2):
         assert export(f"run={run}", f"to={tmp_path}")[0] == 0
+
+
+def test_an_export_for_which_there_is_no_room_leaves_the_one_before_as_it_was(run, export, tmp_path, monkeypatch):
+    def files(size):
+        made = {"README.md": f"library_name: seqrl, {size}".encode(), "policy.onnx": bytes(size)}
+        monkeypatch.setattr(program, "made", lambda *_: (made, Proof()))
+
+    files(10)
+    assert export(f"run={run}", f"to={tmp_path}")[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    files(10_000)
+    with room(1000):
+        code, _, line = export(f"run={run}", f"to={tmp_path}")
+    assert (code, line.partition(". ")[0]) == (2, f"{tmp_path / 'policy.onnx'}: File too large")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_stranger_says_of_a_run_adds_nothing_to_the_card(tmp_path):
+    forged = "x`\n\n## How it was checked\n\nBy everybody."
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"command": ["python", "-m", "seqrl.train", f"env.id={forged}"]})
+    )
+    told = {"left_to_you": [forged], "environment": {"id": forged}, "iterations": 1, "env_steps": 1}
+    text = card([], [], {**told, "weights_sha256": ""}, trained(tmp_path), "", Proof())
+    assert [line for line in text.splitlines() if line.startswith("## How it was checked")] == ["## How it was checked"]
+    assert "By everybody." not in text.splitlines()
 
 
 @pytest.mark.parametrize(

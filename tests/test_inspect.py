@@ -605,6 +605,9 @@ class TestProgram:
             {"env.x": {"trained": "5", "returns": {"3": [1.0, 1, 2]}, "holds": ["4"]}},
             {"env.x": {"trained": "5", "returns": {"3": [1.0, 1, 2]}, "holds": [[]]}},
             {"env.x": {"trained": "5\x1b", "returns": {"3": [1.0, 1, 2]}, "holds": []}},
+            # No number that could be written again.
+            {"env.x": {"trained": "5", "returns": {"3": [float("nan"), 1, 2]}, "holds": []}},
+            {"env.x": {"trained": "5", "returns": {"3": [1.0, 1, float("inf")]}, "holds": []}},
         ],
         ids=str,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from seqrl.errors import CheckpointError
 from seqrl.files import read_yaml
 from seqrl.report.__main__ import main
 from seqrl.report.runs import find
-from seqrl.report.tables import save
+from seqrl.report.tables import csv_of
 from seqrl.run import policy
 from seqrl.sweeps import Sweep
 from seqrl.text import printable
@@ -67,6 +67,7 @@ MANIFESTS = [
     (facts(result=10**400), "gives result a value"),
     (b'{"status": "finished", "result": ' + b"9" * 5000 + b"}", "is not JSON"),
     (b'{"status": "finished", "result": Infinity}', "gives result a value"),
+    (b'{"status": "finished", "result": NaN}', "gives result a value"),
     (facts(exit_code="x"), "gives exit_code a value"),
     (facts(git="abc"), "gives git a value"),
     (facts(versions=[1]), "gives versions a value"),
@@ -192,9 +193,8 @@ def test_of_many_keys_that_differ_the_first_are_compared_and_the_rest_named(tmp_
 
 
 @pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "+1+cmd", "-2+3", "@SUM(1)", "\t=1"])
-def test_what_a_spreadsheet_would_compute_is_a_text_in_a_table(tmp_path, text):
-    save([{"error": text, text: -1.5, "return": -2}], tmp_path / "runs.csv")
-    head, row = csv.reader((tmp_path / "runs.csv").read_text().splitlines())
+def test_what_a_spreadsheet_would_compute_is_a_text_in_a_table(text):
+    head, row = csv.reader(csv_of([{"error": text, text: -1.5, "return": -2}]).decode().splitlines())
     assert (head, row) == (["error", f"'{text}", "return"], [f"'{text}", "-1.5", "-2"])
 
 

@@ -2,9 +2,13 @@
 
 import logging
 import os
+import signal
+import subprocess
+import sys
 import threading
 from errno import EACCES, ELOOP, ENOENT, ENOSPC, ENOTDIR, EROFS
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,29 @@ import seqrl
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.errors import CheckpointError, ConfigError
 from tests.programs import NAMES, run_program
+
+PRESSED = """
+import os, signal, sys
+class Pressed:
+    def find_spec(self, name, *more):
+        if name == "rich.console":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Pressed())
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [["-m", "seqrl.runs"], ["-m", "seqrl.runs", "-m"], ["seqrl-runs"], ["mine.py"]], ids=str
+)
+def test_ctrl_c_while_a_program_imports_what_it_needs_gets_one_line(tmp_path, words):
+    (tmp_path / "sitecustomize.py").write_text(PRESSED)
+    for name in ("seqrl-runs", "mine.py"):
+        (tmp_path / name).write_text("import seqrl.runs.__main__")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(seqrl.__file__).parent.parent)])}
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGINT
+    # A program of one's own has its own words.
+    assert (done.stderr == "seqrl: interrupted\n") == (words != ["mine.py"])
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ class Odd(gym.Env):
         if what == "leave at once" and self.here:
             os._exit(7)
         Odd.made += 1
+        if what == "leave the evaluation":
+            self.here, self.played = self.here and Odd.made > 2, 98
         if what == "stop in the evaluation":
             # The other rank of two plays two of five environments, in training and then in the evaluation.
             self.here, self.played = self.here and Odd.made > 3, 98
@@ -69,7 +71,7 @@ class Odd(gym.Env):
                 raise ValueError("no more")
             if self.what == "hang":
                 time.sleep(1000)
-            if self.what == "leave":
+            if self.what in ("leave", "leave the evaluation"):
                 os._exit(7)
             seen[0] = np.nan
         return seen, 1.0, self.clock == 9, False, {}
@@ -287,6 +289,19 @@ def test_a_stop_that_another_rank_hears_in_the_final_evaluation_says_how_to_go_o
     assert done.stderr.startswith("seqrl: error: stopped by SIGTERM. Continue with resume=")
     assert facts(tmp_path / "r")["status"] == "interrupted"
     assert len(curves(tmp_path / "r")) == 2
+
+
+@pytest.mark.slow
+def test_a_run_that_is_done_without_another_rank_is_finished(tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    odd = ["env.id=odd:Odd-v0", "trust=[odd]", "env.backend=sync", "+env.kwargs.what=leave the evaluation"]
+    # A single episode is played by each rank for itself.
+    more = ["evaluation.episodes=1", "processes=2", "total_steps=400", "hydra.run.dir=r"]
+    done = train(tmp_path, *odd, "+env.kwargs.where=rank 1", *more)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = facts(tmp_path / "r")
+    assert (found["status"], found["result"]) == ("finished", 9.0)
+    assert "error" not in found
 
 
 @pytest.mark.slow

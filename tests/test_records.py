@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from seqrl.errors import ConfigError
-from seqrl.files import write
+from seqrl.files import write, write_together
 from seqrl.machine import forget_peak_memory, peak_memory_mb
 from seqrl.run.manifest import Manifest, is_held, standing
+from tests.parts import room
 
 
 def facts(folder):
@@ -50,6 +51,15 @@ def test_a_result_that_is_not_finite_is_null(tmp_path):
     with Manifest(tmp_path) as manifest:
         manifest.update(result=math.nan, steps_per_second=math.inf)
     assert (facts(tmp_path)["result"], facts(tmp_path)["steps_per_second"]) == (None, None)
+
+
+def test_a_number_that_json_has_not_ends_no_run_that_goes_on(tmp_path):
+    saved(tmp_path)
+    odd = '{"status": "interrupted", "id": "x", "told": {"by": ["others", NaN, 1e999]}}'
+    (tmp_path / "manifest.json").write_text(odd)
+    with Manifest(tmp_path, goes_on=True) as manifest:
+        manifest.begin()
+    assert facts(tmp_path)["told"] == {"by": ["others", None, None]}
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):
@@ -169,3 +179,24 @@ def test_a_file_that_cannot_be_written_says_why_in_the_words_of_who_refuses(tmp_
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(OSError, match="the game has no such file"):
         write(tmp_path / "config.yaml", b"")
+
+
+def test_files_that_belong_together_appear_when_all_of_them_are_there(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text("old")
+    with room(100), pytest.raises(OSError, match="File too large") as refused:
+        write_together({tmp_path / "a": b"new", tmp_path / "b": bytes(1000)})
+    assert refused.value.filename == str(tmp_path / "b")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
+    write_together({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
+
+
+def test_ctrl_c_leaves_no_half_of_a_file(tmp_path, monkeypatch):
+    def interrupted(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "config.yaml", b"")
+    assert not list(tmp_path.iterdir())

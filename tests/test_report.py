@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from seqrl.report.__main__ import main
 from seqrl.report.findings import findings, median
 from seqrl.report.runs import Study, by_task, find
+from tests.parts import room
 from tests.programs import run_program
 
 BPTT = "sequence_learning.bptt_length"
@@ -343,9 +345,54 @@ def test_a_full_disk_gets_one_line_that_names_the_file(tmp_path, monkeypatch, ca
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
-        rf"seqrl: error: {tmp_path}/report/\w+\.png: No space left on device\. Free some space, or .*", line
+        rf"seqrl: error: {tmp_path}/report/report\.html: No space left on device\. Free some space, or .*", line
     )
     assert not list((tmp_path / "report").iterdir())
+
+
+@pytest.mark.parametrize("limit", [1, 70_000], ids=["no file", "all but the page"])
+def test_a_report_for_which_there_was_no_room_leaves_nothing_and_is_written_once_there_is(
+    tmp_path, monkeypatch, capsys, limit
+):
+    put(tmp_path / "a", 1.0)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    with room(limit), pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "report.html: File too large. Raise the limit on the size of a file" in capsys.readouterr().err
+    assert not list((tmp_path / "report").iterdir())
+    main()
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+@pytest.mark.parametrize("files", [0, 1, 6])
+def test_a_report_that_is_killed_while_it_is_written_can_be_written_again(tmp_path, files):
+    put(tmp_path / "a", 1.0)
+    kill = f"""
+import os, signal, sys
+replace, left = os.replace, [{files}]
+def killing(*names):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    replace(*names)
+os.replace = killing
+sys.argv[1:] = [{str(tmp_path)!r}]
+from seqrl.report.__main__ import main
+main()
+"""
+    assert run_program(tmp_path, "-c", kill).returncode == -signal.SIGKILL
+    assert len([it for it in (tmp_path / "report").iterdir() if it.suffix != ".tmp"]) == files
+    assert report(tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("pace", ["nan", "-5", "inf", "0", "often"])
+def test_a_pace_that_is_none_gets_one_line(tmp_path, monkeypatch, capsys, pace):
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path), f"--watch={pace}"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "argument --watch: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_tasks_of_the_same_name_keep_their_own_runs(tmp_path):

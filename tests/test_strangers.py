@@ -19,6 +19,7 @@ from seqrl.loggers.tensorboard import show
 from seqrl.report.__main__ import main as report
 from seqrl.text import say
 from seqrl.tune.trials import Claim, Trial
+from tests.parts import room
 from tests.test_report import put
 
 GIF = b"GIF89a" + bytes(4)
@@ -94,7 +95,7 @@ def test_a_report_replaces_links_and_writes_into_none(tmp_path, victim, monkeypa
     assert (tmp_path / "runs" / "report" / "final_return.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["report.html", "runs.csv"])
+@pytest.mark.parametrize("name", ["report.html", "runs.csv", "final_return.png", "values.pdf"])
 def test_a_report_replaces_nothing_that_is_not_seqrls(tmp_path, monkeypatch, capsys, name):
     put(tmp_path / "runs" / "0", 1.0)
     (tmp_path / "mine").mkdir()
@@ -105,6 +106,23 @@ def test_a_report_replaces_nothing_that_is_not_seqrls(tmp_path, monkeypatch, cap
     assert ended.value.code == 2
     assert f"{tmp_path / 'mine' / name} was not written by seqrl. Choose another folder" in capsys.readouterr().err
     assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("what", [Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize("name", ["report.html", "learning_curves.png"])
+def test_a_report_replaces_no_folder_and_no_pipe_and_leaves_all_as_it_was(tmp_path, monkeypatch, capsys, name, what):
+    put(tmp_path / "runs" / "0", 1.0)
+    to = tmp_path / "runs" / "report"
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs")])
+    report()
+    (to / name).unlink()
+    what(to / name)
+    before = {path.name: path.stat().st_ino for path in to.iterdir()}
+    with pytest.raises(SystemExit) as ended:
+        report()
+    assert ended.value.code == 2
+    assert f"{to / name} is not a regular file. Choose another folder" in capsys.readouterr().err
+    assert {path.name: path.stat().st_ino for path in to.iterdir()} == before
 
 
 @pytest.mark.parametrize("linked", ["report", "report/a"])
@@ -133,6 +151,10 @@ def test_a_film_replaces_only_films_and_goes_through_no_link(tmp_path, victim, c
     names = sorted(path.name for path in (tmp_path / "video").iterdir())
     assert names[0] == "events.out.tfevents.1.curves"
     assert len(names) == 2
+    for more in (1000, 10_000):
+        with room(500), pytest.raises(OSError, match="File too large"):
+            show(tmp_path / "video", "policy", GIF + bytes(more), 3)
+    assert sorted(path.name for path in (tmp_path / "video").iterdir()) == names
     (tmp_path / "linked").symlink_to(victim.parent)
     with unwritten_named(tmp_path, Path("run")):
         make_folder(tmp_path / "linked")

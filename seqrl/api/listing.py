@@ -1,8 +1,7 @@
 """`seqrl.runs`: the runs in a folder, the newest first."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 from seqrl.config.begun import OUTPUTS, loaded, run_folders, started
 from seqrl.config.naming import task_of
 from seqrl.errors import ConfigError
+from seqrl.files import fault
 from seqrl.run.manifest import standing
 
 if TYPE_CHECKING:
@@ -80,7 +80,15 @@ def runs(folder: str | PathLike[str] = OUTPUTS) -> list[RunInfo]:
     """
     if folder is not OUTPUTS or os.path.lexists(folder):
         insist_on_folders([Path(folder)])
-    return sorted(_found(Path(folder)), key=lambda run: (run.started, run.name), reverse=True)
+    return listed([Path(folder)])
+
+
+def listed(folders: Sequence[Path], say: Callable[[str], object] = lambda line: None) -> list[RunInfo]:
+    """The same of several folders.
+
+    say   is told, a line each, what cannot be read and is left out
+    """
+    return sorted(_found(folders, say), key=lambda run: (run.started, run.name), reverse=True)
 
 
 def insist_on_folders(named: Sequence[Path]) -> None:
@@ -89,8 +97,13 @@ def insist_on_folders(named: Sequence[Path]) -> None:
         raise ConfigError([f"runs: {it} is not a folder. Name one that holds runs." for it in wrong])
 
 
-def _found(folder: Path) -> Iterator[RunInfo]:
-    for path in run_folders(folder):
-        with suppress(OSError, ValueError):
+def _found(folders: Sequence[Path], say: Callable[[str], object]) -> Iterator[RunInfo]:
+    for path in (path for folder in folders for path in run_folders(folder)):
+        try:
             facts = standing(path)
             yield RunInfo(path, facts, started(path, facts))
+        except FileNotFoundError:
+            # Removed meanwhile.
+            continue
+        except (OSError, ValueError) as error:
+            say(f"{path / 'manifest.json'}: {fault(error)}. This run is left out.")

@@ -156,6 +156,12 @@ def restrict_imports(trusted: bool) -> None:
         sys.path.append(str(here))
 
 
+def builds_of_own(section: DictConfig, trusted: Sequence[str]) -> bool:
+    """Whether a section of the configuration builds what a module of the user's own has."""
+    parts = OmegaConf.to_container(section, resolve=True)
+    return any(_is_under(str(node.get("_target_", "")), list(trusted)) for _, node in nodes(parts, ""))
+
+
 def _is_under(name: str, modules: list[str]) -> bool:
     return any(f"{name}.".startswith(f"{module}.") for module in modules)
 

@@ -32,7 +32,7 @@ from seqrl.export.own import own
 from seqrl.export.proof import STEPS, TOLERANCE, Proof, prove
 from seqrl.export.request import Request, requested
 from seqrl.export.step import OneStep, apart
-from seqrl.files import insist_on_own, make_folder, write
+from seqrl.files import insist_on_own, make_folder, write_together
 from seqrl.metrics.display import Bar
 from seqrl.networks import Network
 from seqrl.packages import how_to_install, is_installed
@@ -95,8 +95,7 @@ def export(request: Request) -> None:
     files, proof = made(cfg, device, network, run, progress)
     say(f"policy.onnx, {len(files['policy.onnx']) / 1e3:,.0f} kB: {sentence(proof)}")
     make_folder(folder)
-    for name, data in files.items():
-        write(folder / name, data)
+    write_together({folder / name: data for name, data in files.items()})
     say(f"Written to {request.folder}: {', '.join(files)}")
     if request.hub:
         say(f"Uploaded: {hub.upload(folder, list(files), request.hub)}")

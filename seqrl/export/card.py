@@ -5,7 +5,7 @@ from typing import Any
 
 from seqrl.export.ports import STATE, Port
 from seqrl.export.proof import Proof
-from seqrl.text import printable
+from seqrl.text import one_line, printable
 
 # By which seqrl knows its own cards.
 MARK = "library_name: seqrl"
@@ -109,8 +109,8 @@ def card(
         clear=_clear(kept, is_told),
         inputs="\n".join(map(_row, step_inputs)),
         outputs="\n".join(map(_row, step_outputs)),
-        left="\n".join(f"- {it}" for it in left),
-        trained="\n".join(f"- {it}" for it in _lines(facts, trained)),
+        left=_list(left),
+        trained=_list(_lines(facts, trained)),
         evaluated=evaluated,
         proof=sentence(proof),
         digest=facts["weights_sha256"],
@@ -138,9 +138,14 @@ def sentence(proof: Proof) -> str:
 
 def _lines(facts: Mapping[str, Any], trained: Sequence[str]) -> list[str]:
     environment = facts["environment"]
-    name = environment.get("id") or environment.get("_target_")
+    name = str(environment.get("id") or environment.get("_target_")).replace("`", "'")
     done = f"{int(facts['iterations']):,} iterations, {int(facts['env_steps']):,} environment steps"
     return [f"environment: `{name}`", f"trained for {done}", *trained]
+
+
+def _list(lines: Sequence[str]) -> str:
+    """A point for each line, whatever stands in it: a run may be anybody's."""
+    return "\n".join(f"- {one_line(it)}" for it in lines)
 
 
 def _row(port: Port) -> str:

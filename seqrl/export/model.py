@@ -44,6 +44,7 @@ def model(step: OneStep, facts: Mapping[str, Any]) -> bytes:
             assert program is not None
             proto = program.model_proto
             _name_ports(proto.graph, {port.name for port in (*step.inputs, *step.outputs)})
+            _forget_source(proto.graph)
         except Exception as error:
             raise refusal(error) from error
     for name, value in facts.items():
@@ -74,11 +75,24 @@ def _name_ports(graph: Any, names: Set[str]) -> None:
 
     for node in graph.node:
         node.input[:], node.output[:] = map(renamed, node.input), map(renamed, node.output)
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _name_ports(inner, names)
+        for inner in _graphs_of(node):
+            _name_ports(inner, names)
     for it in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
         it.name = renamed(it.name)
+
+
+def _forget_source(graph: Any) -> None:
+    """Leave out where each node comes from: lines of files of this machine, which are nobody's who gets the model."""
+    for node in graph.node:
+        del node.metadata_props[:]
+        for inner in _graphs_of(node):
+            _forget_source(inner)
+
+
+def _graphs_of(node: Any) -> Iterator[Any]:
+    """Graphs within a node, such as the two sides of a condition."""
+    for attribute in node.attribute:
+        yield from (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
 
 
 @contextmanager

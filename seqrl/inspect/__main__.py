@@ -28,7 +28,7 @@ from typing import Any
 from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError, SeqrlError, UnsavedError, described
-from seqrl.files import fault, insist_on_own, write
+from seqrl.files import fault, insist_on_own, write, write_together
 from seqrl.inspect.earlier import with_earlier
 from seqrl.inspect.measure import measured
 from seqrl.inspect.page import MARK, page
@@ -70,11 +70,10 @@ def inspect(request: Request) -> None:
         # Masked once the configuration has read its variables.
         again = masked(f"python -m seqrl.inspect {shlex.join(given)}")
         html = _page(run, report, again, UNFINISHED if request.video else None)
-        for name, content in zip(FILES, (html, data), strict=True):
-            _save(here / run / name, content, run / name)
+        _save({here / run / name: content for name, content in zip(FILES, (html, data), strict=True)}, run)
         say(f"Page: {run / 'inspect.html'}; figures: {run / 'inspect.json'}")
     if len(reports) > 1:
-        _save(here / SEVERAL, page(_short(reports), [again]).encode(), Path(SEVERAL))
+        _save({here / SEVERAL: page(_short(reports), [again]).encode()}, Path())
         say(f"All of them: {SEVERAL}")
     # Whatever happens to a film, all figures are there.
     for it in subjects if request.video else []:
@@ -124,13 +123,14 @@ def _insist_on_own(folder: Path, names: list[str]) -> None:
         raise ConfigError([f"inspect: {error.filename} {fault(error)}. Move it away."]) from error
 
 
-def _save(path: Path, data: bytes, shown: Path) -> None:
-    """Raise UnsavedError if a file cannot be written; `shown` is its path as the user would type it."""
+def _save(files: dict[Path, bytes], shown: Path) -> None:
+    """Raise UnsavedError if a file cannot be written; `shown` is its folder as the user would type it."""
     try:
-        write(path, data)
+        write_together(files)
     except OSError as error:
+        place = shown / Path(error.filename).name
         raise UnsavedError(
-            f"inspect: could not write {shown}: {error.strerror}. Mend that, and inspect again."
+            f"inspect: could not write {place}: {error.strerror}. Mend that, and inspect again."
         ) from error
 
 

@@ -1,12 +1,15 @@
 """TensorBoard: the curves, and a row in the table of its HParams tab."""
 
+import io
 import os
+import platform
+import secrets
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seqrl.files import insist_on_folder
+from seqrl.files import insist_on_folder, write
 from seqrl.loggers.base import About, Logger, Row
 from seqrl.machine import wall_time
 from seqrl.text import dotted
@@ -76,18 +79,29 @@ class TensorBoard(Logger):
 
 
 def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
-    """Put an animation into a new event file of a folder, replacing that of an earlier one."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from torch.utils.tensorboard.writer import FileWriter
+    """Put an animation into a new event file of a folder, replacing that of an earlier one.
 
-    for old in folder.glob("events.out.tfevents.*.film"):
-        old.unlink(missing_ok=True)
+    Raises OSError if it cannot be written; the earlier one then stays.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
     # A GIF's size follows its signature.
     width, height = (int.from_bytes(gif[offset : offset + 2], "little") for offset in (6, 8))
     image = Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)
-    writer = FileWriter(str(folder), filename_suffix=".film")
-    writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), env_steps)
-    writer.close()
+    summary, now = Summary(value=[Summary.Value(tag=name, image=image)]), wall_time()
+    # TensorBoard's own writer writes in a thread, where a full disk is nobody's error.
+    data = io.BytesIO()
+    records = RecordWriter(data)
+    for event in (Event(file_version="brain.Event:2"), Event(step=env_steps, summary=summary)):
+        event.wall_time = now
+        records.write(event.SerializeToString())
+    before = [*folder.glob("events.out.tfevents.*.film")]
+    path = folder / f"events.out.tfevents.{int(now):010d}.{platform.node()}.{secrets.token_hex(4)}.film"
+    write(path, data.getvalue())
+    for old in before:
+        old.unlink(missing_ok=True)
 
 
 def hyperparameters(about: About) -> Hyperparameters:

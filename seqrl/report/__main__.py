@@ -15,7 +15,7 @@ from rich.console import Console
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
-from seqrl.files import fault, insist_on_own, make_folder, write
+from seqrl.files import fault, insist_on_own, make_folder, write_together
 from seqrl.machine import sleep
 from seqrl.text import printable, say
 
@@ -24,6 +24,8 @@ EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install t
 # By which seqrl knows its own reports.
 MARK = "seqrl report</title>"
 TABLES = ("configurations", "comparisons", "runs")
+# Seconds between two reports.
+LONGEST = 1e6
 
 
 def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: float | None) -> bool:
@@ -49,19 +51,22 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     folders_of = {task: to / folder_name(task.replace(" ", "_")) if len(tasks) > 1 else to for task in tasks}
     for folder in dict.fromkeys([to, *folders_of.values()]):
         _make(folder)
-    _insist_on_own(to, list(folders_of.values()))
+    pictures = [f"{name}.{kind}" for name in page.TITLES for kind in figures.KINDS]
+    _insist_on_own(to, list(folders_of.values()), [*(f"{name}.csv" for name in TABLES), *pictures])
+    files: dict[Path, bytes] = {}
     for task, study in tasks.items():
         concluded = findings.findings(study, threshold)
+        drawn = figures.draw(concluded)
+        sections.append(page.Section(task if len(tasks) > 1 else "", concluded, drawn))
         folder = folders_of[task]
-        sections.append(
-            page.Section(task if len(tasks) > 1 else "", concluded, folder, figures.draw(concluded, folder))
-        )
-        for name in TABLES:
-            tables.save(getattr(tables, name)(concluded), folder / f"{name}.csv")
+        files |= {folder / f"{name}.{kind}": data for name, it in drawn.items() for kind, data in it.data.items()}
+        files |= {folder / f"{name}.csv": tables.csv_of(getattr(tables, name)(concluded)) for name in TABLES}
     still_running = any(run.status == "running" for run in records)
     again = ["python", "-m", "seqrl.report", *map(str, folders)]
     again += [f"--threshold={threshold:g}"] if threshold is not None else []
-    write(to / "report.html", page.page(sections, left_out, again, watch if still_running else None).encode())
+    whole = page.page(sections, left_out, again, watch if still_running else None).encode()
+    # The page first: it says whose the others are.
+    write_together({to / "report.html": whole, **files})
     for section in sections:
         if section.task:
             console.print(f"\n{section.task}", style="bold", markup=False)
@@ -78,12 +83,20 @@ def _make(folder: Path) -> None:
         raise ConfigError([f"report: {folder} {fault(error)}. Choose another folder with --to."]) from error
 
 
-def _insist_on_own(to: Path, folders: Sequence[Path]) -> None:
-    csvs = [str(folder.relative_to(to) / f"{name}.csv") for folder in folders for name in TABLES]
+def _insist_on_own(to: Path, folders: Sequence[Path], names: Sequence[str]) -> None:
+    others = [str(folder.relative_to(to) / name) for folder in folders for name in names]
     try:
-        insist_on_own(to, ["report.html", *csvs], MARK)
+        insist_on_own(to, ["report.html", *others], MARK)
     except OSError as error:
         raise ConfigError([f"report: {error.filename} {fault(error)}. Choose another folder with --to."]) from error
+
+
+def _pace(text: str) -> float:
+    """Seconds between two reports."""
+    seconds = float(text)
+    if not 0 < seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {LONGEST:,.0f} seconds (got {text})")
+    return seconds
 
 
 def main() -> None:
@@ -102,7 +115,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--watch",
-        type=float,
+        type=_pace,
         nargs="?",
         const=60.0,
         metavar="SECONDS",

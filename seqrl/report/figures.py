@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import chdir
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from seqrl.files import write
 from seqrl.report.findings import Findings, Group, between, median, number, pooled, probability, scores, shown
 from seqrl.report.runs import Array, RunRecord, short
 from seqrl.statistics import Estimate, estimate
@@ -39,6 +38,8 @@ PANELS = 8
 FEW = 12
 POINTS = 150
 GREY = "#8a8a8a"
+# Of the files of a figure.
+KINDS = ("png", "pdf")
 
 # Numbers of a configuration besides its return: title, value, whether less is better.
 COSTS: list[tuple[str, Callable[[Group], float], bool]] = [
@@ -51,9 +52,17 @@ COSTS: list[tuple[str, Callable[[Group], float], bool]] = [
 ]
 
 
-def draw(findings: Findings, folder: Path) -> dict[str, str]:
-    """Write the figures as PNG and PDF; return their captions by name."""
-    captions: dict[str, str] = {}
+@dataclass(frozen=True)
+class Drawn:
+    """A figure: its caption, and its bytes by the kind of file."""
+
+    caption: str
+    data: dict[str, bytes]
+
+
+def draw(findings: Findings) -> dict[str, Drawn]:
+    """The figures, by name."""
+    found: dict[str, Drawn] = {}
     with mpl.rc_context():
         # The same figures for everybody, whatever their own matplotlibrc says.
         mpl.rcdefaults()
@@ -70,13 +79,16 @@ def draw(findings: Findings, folder: Path) -> dict[str, str]:
             drawn = picture(findings)
             if drawn is None:
                 continue
-            figure, captions[name] = drawn
-            for kind in ("png", "pdf"):
-                data = BytesIO()
-                figure.savefig(data, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
-                write(folder / f"{name}.{kind}", data.getvalue())
+            figure, caption = drawn
+            found[name] = Drawn(caption, {kind: _saved(figure, kind) for kind in KINDS})
             plt.close(figure)
-    return captions
+    return found
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    data = BytesIO()
+    figure.savefig(data, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    return data.getvalue()
 
 
 def learning_curves(findings: Findings) -> tuple[Figure, str] | None:

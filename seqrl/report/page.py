@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from seqrl.files import TEXT_BYTES
 from seqrl.report import tables
+from seqrl.report.figures import Drawn
 from seqrl.report.findings import Findings, between, probability, shown
 from seqrl.report.runs import RunRecord, clean, lines_of, short
 from seqrl.run.manifest import is_number
@@ -33,23 +34,21 @@ TITLES = {
 class Section:
     """The part of the report about one task.
 
-    task        its name; empty if it is the only one
-    folder      holds the figures
-    captions    of the figures drawn, by name
+    task      its name; empty if it is the only one
+    figures   those drawn, by name
     """
 
     task: str
     findings: Findings
-    folder: Path
-    captions: Mapping[str, str]
+    figures: Mapping[str, Drawn]
 
     @property
     def pictures(self) -> list[tuple[str, str, str, int]]:
         """Title, caption, the image as text, and its width on the page."""
         return [
-            (title, self.captions[name], *_embedded((self.folder / f"{name}.png").read_bytes()))
+            (title, drawn.caption, *_embedded(drawn.data["png"]))
             for name, title in TITLES.items()
-            if name in self.captions
+            if (drawn := self.figures.get(name))
         ]
 
     @property

@@ -3,7 +3,6 @@
 import csv
 import io
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from seqrl.files import write
 from seqrl.report.findings import Findings, Group, between, number, probability, shown
 from seqrl.report.runs import MOST_KEYS, RunRecord, short
 from seqrl.text import printable
@@ -88,13 +86,13 @@ def runs(findings: Findings) -> Rows:
     ]
 
 
-def save(rows: Rows, path: Path) -> None:
-    """Write a CSV."""
+def csv_of(rows: Rows) -> bytes:
+    """A table as a file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(_inert, rows[0] if rows else []))
     writer.writerows(map(_inert, row.values()) for row in rows)
-    write(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def _inert(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Builds the parts of a run: everything that the configuration names by a `_target_`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
@@ -12,11 +12,12 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from seqrl import seeds
 from seqrl.config.schema import NetworkConfig
 from seqrl.config.settle import Settled
-from seqrl.config.trust import nodes
+from seqrl.config.trust import builds_of_own, nodes
 from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
@@ -31,17 +32,27 @@ from seqrl.ranks import ALONE, Ranks
 from seqrl.run.evaluator import Evaluator
 from seqrl.run.memory_need import is_out_of_memory
 from seqrl.run.resume import nothing_left
-from seqrl.run.run import Budget, Run
+from seqrl.run.run import Budget, Run, of_checkpoint
 from seqrl.runner import Runner, of_rank
 from seqrl.text import masked, nearest
 
 
-def build(cfg: DictConfig, device: Device, *stream: int, ranks: Ranks = ALONE) -> Run:
+def build(
+    cfg: DictConfig,
+    device: Device,
+    *stream: int,
+    ranks: Ranks = ALONE,
+    saved: Mapping[str, Tensor] | None = None,
+) -> Run:
     """All parts of a run, or a rank's share of them.
 
     stream   tells the environments' random numbers from those of an earlier part of the run
+    saved    parameters that the network will get. Raises CheckpointError if they are those of another one
     """
     env = make_env(cfg, device, cfg.parallel, "training", *stream, ranks=ranks)
+    if saved is not None:
+        with of_checkpoint():
+            insist_on_network(cfg, env, saved)
     network = make_network(cfg, env, device)
     shuffle = np.random.default_rng(seeds.stream(cfg.seed, "shuffle"))
     algorithm = constructor(cfg.algorithm)(network, shuffle, **({} if ranks is ALONE else {"ranks": ranks}))
@@ -80,11 +91,14 @@ def open_run(
     state, passed_over = ranks.of_first(newest() if ranks.is_first else ({}, []))
     for fault in passed_over:
         say(f"warning: checkpoint {fault}; using an older one.")
-    state["runner"] = of_rank(state["runner"], ranks)
+    with of_checkpoint():
+        state["runner"] = of_rank(state["runner"], ranks)
+        saved, iterations = state["algorithm"]["network"], state["iterations"]
     if any(change.startswith(("env.", "parallel:", "seed:")) for change in settled.changes):
         state["runner"]["environment"] = None
     # An environment that cannot go on must not play its first episodes again.
-    run = build(cfg, device, *([] if state["runner"]["environment"] else [state["iterations"]]), ranks=ranks)
+    stream = [] if state["runner"]["environment"] else [iterations]
+    run = build(cfg, device, *stream, ranks=ranks, saved=saved)
     lost = run.load_state_dict(state)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
@@ -296,6 +310,18 @@ def network_builder(cfg: DictConfig) -> Callable[..., Network]:
         return build
     # It waits for the widths.
     return partial(build, memory=constructor(OmegaConf.create({"network": {"memory": memory}}).network.memory))
+
+
+def insist_on_network(cfg: DictConfig, env: BatchedEnv, saved: Mapping[str, Tensor]) -> None:
+    """Raise what `load_state_dict` does if saved parameters are not those of the network, before that takes any memory.
+
+    It may be a stranger who says how large it is. A network of the user's own is not looked at.
+    """
+    if not builds_of_own(cfg.network, cfg.trust):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            like = network_builder(cfg)(env.observation_space, env.action_space)
+        # A copy: torch notes in what it is given that it assigns, and would do so the next time.
+        like.load_state_dict(dict(saved), assign=True)
 
 
 def make_network(cfg: DictConfig, env: BatchedEnv, device: Device) -> Network:

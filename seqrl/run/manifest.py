@@ -106,8 +106,8 @@ class Manifest:
 
     def withdraw(self) -> None:
         """Leave the folder of a refused run as it was."""
-        forget_log()
         folder = self.path.parent
+        forget_log(folder)
         for name in set(BEGUN) - set(self._before):
             (folder / name).unlink(missing_ok=True)
         if self._moved:
@@ -119,9 +119,7 @@ class Manifest:
     def update(self, **facts: Any) -> None:
         """Add or replace facts; a number that is not finite is null. Raises OSError if they cannot be written."""
         self.insist_on_own_folder()
-        self.facts |= {
-            name: None if isinstance(fact, float) and not math.isfinite(fact) else fact for name, fact in facts.items()
-        }
+        self.facts = finite(self.facts | facts)
         write(self.path, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
 
     def is_in_own_folder(self) -> bool:
@@ -241,9 +239,18 @@ def _is_deep(value: object, left: int) -> bool:
     return any(not left or _is_deep(it, left - 1) for it in inner)
 
 
+def finite(value: Any) -> Any:
+    """Plain data with null in the place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(it) for name, it in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(it) for it in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def is_number(value: object) -> bool:
-    """Whether it is a number, as big as results and durations may be."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > LARGEST
+    """Whether it is a number, as big as results and durations may be; NaN is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _is_text(value: object) -> bool:

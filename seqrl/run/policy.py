@@ -23,7 +23,7 @@ from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, may_be_intact
 from seqrl.machine import cores
 from seqrl.networks import Network
-from seqrl.run.build import constructor, make_env, make_network
+from seqrl.run.build import constructor, insist_on_network, make_env, make_network
 from seqrl.run.checkpoint import Checkpoints
 
 
@@ -136,8 +136,9 @@ def network(cfg: DictConfig, device: Device, state: dict[str, Any]) -> Network:
     """
     env = make_env(cfg, device, 1, "probe")
     env.close()
-    made = make_network(cfg, env, device)
     try:
+        insist_on_network(cfg, env, state["algorithm"]["network"])
+        made = make_network(cfg, env, device)
         made.load_state_dict(state["algorithm"]["network"])
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip().rstrip(".")

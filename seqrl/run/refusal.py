@@ -1,6 +1,7 @@
 """Leaves the folder of a refused run as it was found."""
 
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from seqrl.files import LogFile
 _FOUND: set[Path] = set()
 
 
-def forget_log() -> None:
-    """Write no more into the log of a run, whose folder is left as it was."""
+def forget_log(folder: Path) -> None:
+    """Write no more into the log of a run, whose folder is left as it was; others may go on beside it."""
     for logger in (logging.getLogger(), logging.getLogger("seqrl")):
-        for handler in [it for it in logger.handlers if isinstance(it, LogFile)]:
+        logs = [it for it in logger.handlers if isinstance(it, LogFile)]
+        for handler in [it for it in logs if os.path.dirname(it.baseFilename) == os.path.abspath(folder)]:
             logger.removeHandler(handler)
             handler.close()
 
@@ -30,7 +32,7 @@ def remove_if_empty(folder: Path) -> None:
         here, folder = Path.cwd(), folder.absolute()
         if any(folder.iterdir()):
             return
-        forget_log()
+        forget_log(folder)
         for it in [folder, *folder.parents]:
             if it in _FOUND or here.is_relative_to(it) or (it != folder and not it.is_relative_to(here)):
                 return

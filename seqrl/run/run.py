@@ -1,5 +1,7 @@
 """One run: each iteration collects a rollout, learns from it, and counts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
@@ -156,17 +158,23 @@ class Run:
 
         Raises CheckpointError if the state is that of another network or algorithm.
         """
-        try:
+        with of_checkpoint():
             self.algorithm.load_state_dict(state["algorithm"])
             lost = self.runner.load_state_dict(state["runner"])
             self.episodes.load_state_dict(state["episodes"], lost)
             self.clock.load_state_dict(state["clock"])
             self.iterations = state["iterations"]
             self.budget.count(state["steps"], state["ended_episodes"])
-        except (SeqrlError, MemoryError):
-            raise
-        except Exception as error:
-            # Whatever it holds, it comes from a file.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip().rstrip(".")
-            raise CheckpointError(f"resume: the checkpoint is of another network or algorithm: {reason}.") from error
         return int(lost.sum())
+
+
+@contextmanager
+def of_checkpoint() -> Iterator[None]:
+    """Raise CheckpointError where a checkpoint does not hold what is wanted of it: all of that comes from a file."""
+    try:
+        yield
+    except (SeqrlError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip().rstrip(".")
+        raise CheckpointError(f"resume: the checkpoint is of another network or algorithm: {reason}.") from error

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from seqrl.api.listing import RunInfo, insist_on_folders, runs
+from seqrl.api.listing import RunInfo, insist_on_folders, listed
 from seqrl.config.begun import OUTPUTS
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.machine import wall_time
 from seqrl.metrics.display import QuietConsole
-from seqrl.text import duration, figure, printable
+from seqrl.text import duration, figure, one_line, say
 
 COLUMNS = ("task", "status", "return", "steps", "age", "run")
 RIGHT = ("return", "steps", "age")
+WIDEST = 40
 
 
 def table(found: Sequence[RunInfo], now: float) -> str:
@@ -42,7 +43,13 @@ def cells(run: RunInfo, now: float) -> tuple[str, ...]:
     steps = "" if run.env_steps is None else f"{run.env_steps:,}"
     seconds = max(0.0, now - run.started)
     age = duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
-    return tuple(printable(it) for it in (run.task, run.status, score, steps, age, str(run.folder)))
+    short = (_cut(one_line(it)) for it in (run.task, run.status, score, steps, age))
+    return *short, one_line(str(run.folder))
+
+
+def _cut(text: str) -> str:
+    """What may be anybody's, such that it does not push the other columns out of sight."""
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
 def main() -> None:
@@ -54,7 +61,7 @@ def main() -> None:
     with errors_in_one_line(when_interrupted="seqrl: interrupted"):
         folders = [Path(word) for word in words] or [OUTPUTS]
         insist_on_folders(folders if words else [])
-        found = sorted((run for folder in folders for run in runs(folder)), key=lambda run: run.started, reverse=True)
+        found = listed(folders, lambda line: say(f"seqrl: warning: {one_line(line)}", sys.stderr))
         if not found:
             print(f"There are no runs in {', '.join(map(str, folders))}.")
             return
