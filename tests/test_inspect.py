@@ -1,9 +1,11 @@
 """`python -m seqrl.inspect` says of policies whose memory is known what their memory is."""
 
 import base64
+import errno
 import io
 import json
 import math
+import os
 import re
 import sys
 from html import escape
@@ -677,12 +679,25 @@ class TestProgram:
         assert (line[: len(message)], code) == (message, exit_code)
         assert contents(run) == before
 
-    def test_a_page_that_cannot_be_written_ends_the_program_with_one_line(self, run, refused):  # noqa: F811
+    def test_a_folder_where_the_page_belongs_is_refused_before_anything_is_measured(self, run, refused, monkeypatch):  # noqa: F811
+        monkeypatch.delattr(program, "measured")
         (run / "inspect.html").mkdir()
         assert refused(*GIVEN, "episodes=2") == (
-            "inspect: could not write run/inspect.html: Is a directory. Mend that, and inspect again.",
+            f"inspect: {run / 'inspect.html'} is not a regular file. Move it away.",
             2,
         )
+
+    def test_a_page_that_cannot_be_written_ends_the_program_with_one_line(self, run, refused, monkeypatch):  # noqa: F811
+        def full(_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        assert refused(*GIVEN, "episodes=2") == (
+            "inspect: could not write run/inspect.html: No space left on device. Mend that, and inspect again.",
+            2,
+        )
+        assert not (run / "inspect.html").exists()
+        assert not list(run.glob("*.tmp"))
 
     def test_a_single_episode_shows_nothing_and_breaks_nothing(self, inspected):
         found, page, printed = inspected(*GIVEN, "episodes=1")
