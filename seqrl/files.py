@@ -90,6 +90,8 @@ def insist_on_own(folder: Path, names: Sequence[str], mark: str) -> None:
     names   of files that are written together. The first, which appears before the others, vouches for them
     mark    what it holds near its beginning
     """
+    if folder.exists() and not folder.is_dir():
+        raise OSError(errno.ENOTDIR, "is not a folder", str(folder))
     vouched = False
     for name in names:
         path = folder / name

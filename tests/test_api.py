@@ -421,7 +421,7 @@ def test_a_run_of_the_list_loads_its_policy_which_says_in_one_line_whose_it_is(t
     policy = run.policy(checkpoint="last", device="cpu", trust=[])
     assert repr(policy) == f"<seqrl.Policy of tmaze, gru, {run.folder}>"
     assert {*names} == {f"<seqrl.Policy of tmaze, gru, {result.folder}>"}
-    with pytest.raises(CheckpointError, match="holds none after 7 iterations"):
+    with pytest.raises(CheckpointError, match="there is none after 7 iterations"):
         run.policy(7)
 
 

@@ -266,7 +266,11 @@ def contents(folder):
         ([*GIVEN, "video=mp4"], 2, "video: must be true or false (got mp4)."),
         ([*GIVEN, "greedy=1"], 2, "greedy: must be true, false or both (got 1)."),
         ([*GIVEN, "checkpoint=first"], 2, "checkpoint: must be last, best or a number of iterations (got first)."),
-        ([*GIVEN, "checkpoint=7"], 3, "run/checkpoints: holds none after 7 iterations (got 0, 1, 2). Use another one."),
+        (
+            [*GIVEN, "checkpoint=7"],
+            3,
+            "run/checkpoints: there is none after 7 iterations; there are 0, 1, 2. Use one of those.",
+        ),
         ([*GIVEN, "trust=mine"], 2, "trust: must be a list, such as [my_module] (got mine)."),
         ([*GIVEN, "device=gpu"], 2, "device.name: there is no such device (got 'gpu')."),
         (

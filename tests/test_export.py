@@ -452,6 +452,13 @@ def test_a_wrong_word_gets_one_line(export, words, code, said):
     assert (ended, line.startswith(said), "\n" in line) == (code, True, False), line
 
 
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_proved(run, export, tmp_path, monkeypatch):
+    monkeypatch.delattr(program, "made")
+    (tmp_path / "mine").write_text("# My project\n")
+    code, _, line = export(f"run={run}", f"to={tmp_path / 'mine'}")
+    assert (code, f"{tmp_path / 'mine'}: is not a folder" in line) == (2, True), line
+
+
 @pytest.mark.parametrize("name", ["README.md", "policy.onnx", "policy.safetensors"])
 def test_a_file_that_is_not_seqrls_is_neither_replaced_nor_joined(run, export, tmp_path, name):
     (tmp_path / name).write_text("# My project\n")

@@ -662,7 +662,11 @@ class TestProgram:
                 "epsiodes: there is no such key. Did you mean episodes? Keys: run, checkpoint,",
             ),
             ([*GIVEN, "--fast"], 2, "--fast: is not key=value. Run python -m seqrl.inspect --help for the keys."),
-            ([*GIVEN, "checkpoint=7"], 3, "run/checkpoints: holds none after 7 iterations (got 0, 1, 2). Use another"),
+            (
+                [*GIVEN, "checkpoint=7"],
+                3,
+                "run/checkpoints: there is none after 7 iterations; there are 0, 1, 2. Use",
+            ),
             ([*GIVEN, "env.corridor_length=[4]"], 2, "env.corridor_length: list at least two values, and each once"),
             ([*GIVEN, "env.corridor_length=[4,4]"], 2, "env.corridor_length: list at least two values, and each once"),
             ([*GIVEN, "env.corridor_length=[4,0]"], 2, "env.corridor_length: must be a whole number of at least 1"),

@@ -491,3 +491,17 @@ def test_what_each_bptt_length_cuts_off_is_drawn_beside_the_returns_if_it_was_me
     assert ("How far back gradients reach" in page) == measured
     rows = list(csv.DictReader((tmp_path / "report" / "runs.csv").read_text().splitlines()))
     assert {row["gradient_cut"][:4] for row in rows} == ({"0.0", "0.40", "0.02"} if measured else {""})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "the following arguments are required: folders"),
+        (["outputs", "--treshold", "3"], "unrecognized arguments: --treshold 3"),
+        (["outputs", "--watch=nan"], "argument --watch: must be between 0 and 1,000,000 seconds (got nan)"),
+    ],
+)
+def test_a_wrong_word_gets_one_line(tmp_path, words, said):
+    done = run_program(tmp_path, "-m", "seqrl.report", *words)
+    line = f"seqrl: error: report: {said}. Run python -m seqrl.report --help for the arguments.\n"
+    assert (done.returncode, done.stderr) == (2, line)

@@ -38,6 +38,7 @@ def test_every_key_that_is_named_is_there(key):
         ("+max_grad_norm=0.5", "max_grad_norm: there is no such key. Here it is sequence_learning.grad_clip_norm."),
         ("env.num_envs=3", "env.num_envs: there is no such key. Here it is parallel."),
         ("--total-timesteps=9", "--total-timesteps=9: there is no such option. Keys have no dashes: total_steps=9."),
+        ("--experiment", "--experiment: there is no such option. Keys have no dashes: experiment=…."),
         ("--frobnicate", "--frobnicate: there is no such option. Keys have no dashes: frobnicate=…."),
     ],
 )

@@ -180,7 +180,10 @@ def test_the_policy_is_evaluated_at_intervals_and_at_the_end_and_the_best_is_kep
     assert f"best policy   {figure(returns[best])} after {best} of 7 iterations" in said
     assert f" · evaluated {figure(returns[2])} · " in said
     # Of the final policy there is one evaluation, and it is the result.
-    assert json.loads((run / "manifest.json").read_text())["result"] == returns[7]
+    told = json.loads((run / "manifest.json").read_text())
+    assert told["result"] == returns[7]
+    assert told["env_steps"] == rows_of(run)[-1]["env_steps"]
+    assert {"seconds", "steps_per_second", "peak_memory_mb"} <= told.keys()
 
 
 def test_evaluations_have_a_share_of_the_time_and_none_of_the_steps(evaluated):

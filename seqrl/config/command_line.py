@@ -150,7 +150,9 @@ OPTIONS = (
 
 
 def _is_option(word: str) -> bool:
-    return any(option.startswith(word.partition("=")[0]) for option in OPTIONS)
+    name = word.partition("=")[0]
+    # --experiment would be short for --experimental-rerun.
+    return name != "--experiment" and any(option.startswith(name) for option in OPTIONS)
 
 
 def _no_option(word: str) -> str:

@@ -206,12 +206,17 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'$", text, re.MULTILINE):
         key, values = found.groups()
         return f"{key}: has several values (got {values}). For a sweep add -m, for a list write {key}=[{values}]."
+    if found := re.search(r"Sweep parameters '([^=']+)=(.*)' requires", text):
+        key, values = found.groups()
+        return f"{key}: has several values (got {values}). For a sweep add -m."
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown(found.group(1), others)
     if found := re.search(r"^In '([^']+)': .*?^Key '[^']+' not in .*?full_key: (\S+)", text, re.MULTILINE | re.DOTALL):
         return f"{found.group(1)}.yaml: {_unknown(found.group(2), [])}"
     if isinstance(error, OverrideParseException):
-        key, _, value = str(error.override).partition("=")
+        key, equals, value = str(error.override).partition("=")
+        if not equals:
+            return f"{key}: is not key=value. Write {key}=…."
         quoted = value.replace('"', r"\"")
         return f"{key}: its value cannot be read (got {value}). Quote special characters: '{key}=\"{quoted}\"'."
     if not isinstance(error, COMPOSITION):

@@ -159,7 +159,7 @@ def _value(key: str, value: Any, about: Mapping[str, Any], siblings: list[str]) 
         yield f"{key}: is larger than seqrl can count (got {value}). Use a smaller number."
         return
     if rule and not rule.holds(value):
-        share = f" Did you mean {value / 100:g}?" if rule is SHARE and 1 < value <= 100 else ""
+        share = f" Did you mean {value / 100:g}?" if rule is SHARE and 50 <= value <= 100 else ""
         yield f"{key}: must be {rule.meaning} (got {value}).{share}"
     if allowed and value not in allowed:
         names = [str(choice).lower() for choice in allowed]

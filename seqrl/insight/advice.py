@@ -51,7 +51,8 @@ def _gradient(found: GradientCut, settings: Settings) -> Iterator[str]:
             whole = "the rollout" if horizon == settings.rollout_length else "the longest episode"
             better = f"{better}, as many steps as {whole} has"
         yield f"{now} cuts {cut:.0%} of the gradient; {better}."
-    if not settings.bptt_length and found.longest >= LONG and 4 * horizon <= found.longest:
+    # A network that has not learned to remember yet has a horizon of 1.
+    if not settings.bptt_length and found.longest >= LONG and 1 < horizon <= found.longest / 4:
         shorter = f"sequence=truncated {LENGTH}={horizon} cuts {found.cuts[horizon]:.0%} of it, and takes less memory"
         yield f"hardly any gradient comes from more than {horizon} steps back, of {found.longest}: {shorter}."
 

@@ -9,8 +9,6 @@ from seqrl.loggers import Row
 # Updates that a hint about clipping waits for and looks back on.
 WINDOW = 20
 LONG_EPISODE = 100
-# Shorter sequences hardly learn faster.
-LONG_SEQUENCE = 40
 # Fewer updates hardly teach anything; after this share of a run their number can be foretold.
 FEW_UPDATES = 30
 EARLY = 0.1
@@ -74,14 +72,16 @@ class Hints:
 
     def _few(self, row: Row, updates: int, progress: float) -> Iterator[tuple[str, str]]:
         length = row.get("rollout/length_mean", 0)
-        if self.rollout_length or not EARLY <= progress < 1 or length <= LONG_EPISODE:
+        # A rollout of 128 steps is no remedy for episodes that are hardly longer.
+        if self.rollout_length or progress < EARLY or length < 2 * 128:
             return
-        expected = updates / progress
+        expected = updates / min(progress, 1)
         if expected < FEW_UPDATES:
+            has = "has had" if progress >= 1 else "will have about"
             yield (
                 "few",
-                f"this run will have about {expected:.0f} updates, as each waits for whole episodes of {length:.0f} "
-                f"steps. rollout_length=128 makes about {expected * length / 128:.0f}.",
+                f"this run {has} {expected:.0f} update{'s' if round(expected) != 1 else ''}, as each waits for whole "
+                f"episodes of {length:.0f} steps. rollout_length=128 makes about {expected * length / 128:.0f}.",
             )
 
     def _clipping(self) -> Iterator[tuple[str, str]]:
@@ -111,16 +111,10 @@ class Hints:
             )
 
 
-def faster(
-    shares: dict[str, float], sequence_length: float, gradient_parts: int, cores: int, processes: int = 1
-) -> str:
-    """What would speed up the slowest part of a run, given the share of time of each.
-
-    sequence_length   steps of a sequence, on average
-    """
+def faster(shares: dict[str, float], gradient_parts: int, cores: int, processes: int = 1) -> str:
+    """What would speed up the slowest part of a run, given the share of time of each."""
     more = [f"processes={cores}, if that many cores are free"] if processes < cores else []
-    update = ["fewer algorithm.epochs"]
-    update += ["sequence_learning.bptt_length=20"] if sequence_length > LONG_SEQUENCE else []
+    update = ["fewer algorithm.epochs, which learn less from each step"]
     update += [f"algorithm.gradient_parts={cores}, if that many cores are free"] if 1 < gradient_parts < cores else []
     advice = {
         "environment": [*more, "a larger parallel", "env.backend=envpool, if EnvPool supports the environment"],
@@ -130,4 +124,4 @@ def faster(
         "insight": ["a larger insight.interval"],
         "other": ["fewer loggers", "a larger checkpoint_interval"],
     }
-    return "; ".join(advice[max(shares, key=lambda part: shares[part])])
+    return "; or ".join(advice[max(shares, key=lambda part: shares[part])])

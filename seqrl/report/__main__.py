@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -71,7 +72,9 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
         if section.task:
             console.print(f"\n{section.task}", style="bold", markup=False)
         tables.show(section.findings, console)
-    summary = printable(f"\n{len(records)} runs: {tables.statuses(records)}. Page: {to / 'report.html'}")
+    summary = printable(
+        f"\n{len(records)} run{'s' if records[1:] else ''}: {tables.statuses(records)}. Page: {to / 'report.html'}"
+    )
     console.print(summary, markup=False, soft_wrap=True)
     return still_running
 
@@ -99,6 +102,10 @@ def _pace(text: str) -> float:
     return seconds
 
 
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError([f"report: {message}. Run python -m seqrl.report --help for the arguments."])
+
+
 def main() -> None:
     """What `python -m seqrl.report` does; `program` ends the process, too."""
     parser = argparse.ArgumentParser(
@@ -121,9 +128,10 @@ def main() -> None:
         metavar="SECONDS",
         help="write the report again every 60 (or SECONDS) seconds while runs are going",
     )
-    arguments = parser.parse_args()
-    to = arguments.to or arguments.folders[0] / "report"
+    parser.error = _refuse  # type: ignore[method-assign]
     with errors_in_one_line():
+        arguments = parser.parse_args()
+        to = arguments.to or arguments.folders[0] / "report"
         while report(arguments.folders, to, arguments.threshold, arguments.watch) and arguments.watch:
             sleep(arguments.watch)
 

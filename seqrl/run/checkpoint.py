@@ -136,9 +136,9 @@ class Checkpoints:
     def load(self, iteration: int) -> dict[str, Any]:
         """The state after so many iterations. Raises CheckpointError if it is not there, or not sound."""
         if iteration not in self.iterations:
-            known = ", ".join(map(str, self.iterations)) or "nothing"
+            known = ", ".join(map(str, self.iterations)) or "none at all"
             raise CheckpointError(
-                f"{self.folder}: holds none after {iteration} iterations (got {known}). Use another one."
+                f"{self.folder}: there is none after {iteration} iterations; there are {known}. Use one of those."
             )
         try:
             return self._load(iteration)

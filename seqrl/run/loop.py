@@ -71,17 +71,21 @@ def _agreed(run: Run, stop: Stop) -> bool:
     return stop.ask(number)
 
 
-def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs | NoOutputs, display: Display, stop: Stop) -> Row:
-    """Note what the run took, and evaluate the policy that it ended with; {} if no episodes are wanted.
-
-    Raises StoppedError at once if a signal asks to stop: all else is saved, and the evaluation begins anew.
-    """
+def note_cost(run: Run, outputs: Outputs | NoOutputs) -> None:
+    """Note in the manifest what the training took."""
     outputs.note(
         env_steps=run.budget.steps,
         steps_per_second=run.budget.steps / run.clock.elapsed,
         seconds=run.clock.elapsed,
         peak_memory_mb=peak_memory_mb(),
     )
+
+
+def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs | NoOutputs, display: Display, stop: Stop) -> Row:
+    """Evaluate the policy that the run ended with; {} if no episodes are wanted.
+
+    Raises StoppedError at once if a signal asks to stop: all else is saved, and the evaluation begins anew.
+    """
 
     def told(share: float) -> None:
         if stop.wanted:

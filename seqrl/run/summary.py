@@ -45,7 +45,10 @@ def reason(cfg: DictConfig) -> str:
         why = "the network has an LSTM"
     else:
         why = "the network has a memory that gradients can follow"
-    return f"as {why}: gradients reach back {f'{length} steps' if length else 'to the episode start'}"
+    start = (
+        f"of the episode, or of its rollout of {cfg.rollout_length} steps" if cfg.rollout_length else "of the episode"
+    )
+    return f"as {why}: gradients reach back {f'{length} steps' if length else f'to the start {start}'}"
 
 
 def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None, folder: Path, here: Path) -> str:
@@ -70,7 +73,7 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
   played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s; {run.budget.ended_by} ended it
   time went to  {spent}{waited(clock.idle)}
-  faster with   {faster(clock.shares, sequence_length(run), run.algorithm.parts, cores(), run.ranks.size)}
+  faster with   {faster(clock.shares, run.algorithm.parts, cores(), run.ranks.size)}
   run folder    {folder}{kept}
   curves        {curves(folder)}
 """
@@ -86,13 +89,6 @@ def curves(folder: Path) -> str:
     # Whatever was chosen to be written.
     has_events = any(folder.glob("events.out.tfevents.*"))
     return f"tensorboard --logdir {quote(str(folder))}" if has_events else f"{folder}/metrics.jsonl"
-
-
-def sequence_length(run: Run) -> float:
-    """Steps that gradients reach back, on average: to an episode's begin, a cut or the begin of a rollout."""
-    episodes = run.episodes.row().get("rollout/length_mean", 0.0)
-    limits = (episodes, run.algorithm.settings.bptt_length, run.runner.rollout_length)
-    return min(filter(None, limits), default=0.0)
 
 
 def sizes(cfg: DictConfig, run: Run, steps: float, rounds: int, need: Footprint) -> str:

@@ -24,7 +24,7 @@ from seqrl.metrics.display import Display
 from seqrl.ranks import Ranks
 from seqrl.ranks.start import Place, assembled, be_quiet, joined
 from seqrl.run.build import advice_for_evaluation, make_device, make_evaluator, open_run, plays_alike, prepare_device
-from seqrl.run.loop import evaluate_final, learn
+from seqrl.run.loop import evaluate_final, learn, note_cost
 from seqrl.run.outputs import NoOutputs, Outputs
 from seqrl.run.run import Run
 from seqrl.run.stop import Stop
@@ -163,6 +163,7 @@ def _carried_out(
             if outputs.saved:
                 # They may hold what only one can have: a device, a port. What is not saved is tried again at the end.
                 training.close()
+            note_cost(run, outputs)
             # The last one of training is the same, of the same episodes.
             result = result or evaluate_final(run, evaluator, outputs, display, stop)
             score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
