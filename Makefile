@@ -4,6 +4,7 @@ ARGS   ?=
 VENV      := .venv
 IN_VENV   := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+UNFINISHED := $(VENV)/.unfinished
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-slow check docs bench release format clean
@@ -45,7 +46,7 @@ clean:  ## remove .venv, caches and build products; keep outputs/
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find conf scripts seqrl tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp goes first and returns last: where it is missing, an install was interrupted, and .venv is made anew.
+# A .venv of your own is kept; one whose install was interrupted has the mark of it, and is made anew.
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || \
 	    { echo 'seqrl: error: $(PYTHON) is not installed. Install Python 3.11 to 3.13, or name one: make PYTHON=python3.12' >&2; exit 2; }
@@ -53,9 +54,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    { echo "seqrl: error: $(PYTHON) is $$($(PYTHON) -V 2>&1); seqrl needs 3.11 to 3.13. Name one: make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	    { echo 'seqrl: error: $(PYTHON) cannot make a virtual environment. On Debian: apt install python3-venv' >&2; exit 2; }
-	@test -f $@ && $(IN_VENV) -m pip --version >/dev/null 2>&1 || \
-	    { echo 'Making $(VENV) with $(PYTHON)'; rm -f $@; $(PYTHON) -m venv --clear $(VENV); }
-	@rm -f $@
+	@test ! -e $(UNFINISHED) && $(IN_VENV) -m pip --version >/dev/null 2>&1 || \
+	    { echo 'Making $(VENV) with $(PYTHON)'; $(PYTHON) -m venv --clear $(VENV); touch $(UNFINISHED); }
+	@test ! -e $@ || { touch $(UNFINISHED); rm $@; }
 	@echo 'Installing the pinned dependencies into $(VENV); the first time takes minutes'
 	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[dev]'
 	@touch $@
+	@rm -f $(UNFINISHED)

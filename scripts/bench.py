@@ -412,7 +412,7 @@ def calculated(results: dict[str, Turns]) -> str:
         rollouts = others * (at_once + for_one * 64 * 128 * STEP_BYTES / 1e6)
         seconds = alone + (swaps + rollouts) / 1e3
         rows.append([str(processes), f"{processes * 64 * 128 / seconds:,.0f}", f"{alone / seconds:.0%}"])
-    return table(["processes", "steps/s", "of as many single ones"], rows)
+    return table(["processes", "steps/s", "share of the ideal"], rows)
 
 
 # For each part, the function that measures and the one that makes a table of the results.
