@@ -251,7 +251,7 @@ def test_where_no_configuration_gains_more_than_chance_makes_the_report_says_tha
             put(tmp_path / f"{network}{seed}", final / seeds**0.5, seed, first=0.0, network=network)
     said = findings(Study(find([tmp_path]))).recommendation
     if learned:
-        assert said.startswith("Use network = lstm: final return")
+        assert said.startswith("The highest return so far has network = lstm: final return")
     else:
         best = max(finals, key=finals.get)
         assert said.startswith("None learned: no configuration returns more at the end of training than at its beg")
@@ -273,7 +273,7 @@ def test_where_a_curve_does_not_say_how_sure_it_is_nobody_says_that_none_learned
     put(tmp_path / "mlp", 0.1, first=0.0, network="mlp")
     path = tmp_path / "mlp" / "metrics.jsonl"
     path.write_text(path.read_text().replace(told, "other"))
-    assert findings(Study(find([tmp_path]))).recommendation.startswith("Use network = mlp")
+    assert findings(Study(find([tmp_path]))).recommendation.startswith("The highest return so far has network = mlp")
 
 
 def test_runs_whose_every_episode_returns_the_same_have_not_learned(tmp_path):

@@ -131,7 +131,9 @@ class Findings:
             return f"One configuration: {figures}."
         compared = [key for key in self.study.keys if any(c.key == key for c in self.comparisons)]
         clauses = [self._of(key) for key in compared] or [f"the best of {_count(len(self.groups), 'configuration')}"]
-        return f"Use {use}: {figures}; {'; '.join(clauses)}."
+        undecided = [c for c in self.comparisons if c.same < 1]
+        few = undecided and all(c.too_few for c in undecided)
+        return f"{'The highest return so far has' if few else 'Use'} {use}: {figures}; {'; '.join(clauses)}."
 
     @property
     def none_learned(self) -> bool:
