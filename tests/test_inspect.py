@@ -204,8 +204,12 @@ def test_a_policy_that_has_learned_to_remember_a_cue_needs_all_observations_sinc
     network = fresh_network(env)
     algorithm = ppo(network, learning_rate=3e-3, epochs=4, minibatches=4)
     runner = Runner(env, network, 0, 0, torch.Generator().manual_seed(0))
-    for _ in range(40):
-        algorithm.update(runner.collect(), 0.0)
+    # How long it takes depends on how a processor rounds.
+    for _ in range(200):
+        rollout = runner.collect()
+        if rollout.reward[rollout.valid].sum() > 0.97 * env.batch_size:
+            break
+        algorithm.update(rollout, 0.0)
     windows = windows_of(lambda: Cue(16, 1, delay=delay), network)
     assert windows.whole.mean() > 0.95
     assert windows.measure() == delay + 1
