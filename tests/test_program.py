@@ -211,3 +211,32 @@ def test_a_word_that_is_no_option_is_refused_with_the_program_that_was_meant(tmp
     assert refused.stderr == (
         "seqrl: error: trian: is not an option of seqrl. Did you mean train? python -m seqrl lists the programs.\n"
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "words", [["runs", "."], ["evaluate", "--help"], ["runs", "--version"], ["train", "--help"]], ids=" ".join
+)
+def test_a_program_whose_output_a_full_disk_does_not_take_says_so(tmp_path, words, unbuffered):
+    (tmp_path / "manifest.json").write_text('{"status": "finished"}')
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", f"seqrl.{words[0]}", *words[1:]],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    if words[0] == "train" and not unbuffered:
+        # A run is in its files; what it prints may be lost.
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert (done.returncode, done.stderr) == (2, "seqrl: error: No space left on device. Free some space.\n")
+
+
+def test_a_terminal_of_no_width_is_written_to(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"status": "finished"}')
+    done = run_program(tmp_path, "-m", "seqrl.runs", ".", env={**os.environ, "COLUMNS": "0"})
+    assert [line.split() for line in done.stdout.splitlines()][1][0] == "finished"

@@ -491,3 +491,15 @@ def test_what_each_bptt_length_cuts_off_is_drawn_beside_the_returns_if_it_was_me
     assert ("How far back gradients reach" in page) == measured
     rows = list(csv.DictReader((tmp_path / "report" / "runs.csv").read_text().splitlines()))
     assert {row["gradient_cut"][:4] for row in rows} == ({"0.0", "0.40", "0.02"} if measured else {""})
+
+
+def test_a_folder_whose_name_is_not_utf_8_does_not_end_the_report_of_all(tmp_path, monkeypatch, capsys):
+    put(tmp_path / "a", 1.0)
+    odd = tmp_path / os.fsdecode(b"b\xff")
+    put(odd, 1.0, 1)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path), str(odd)])
+    main()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 runs: 2 finished.")
+    page, table = ((tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("report.html", "runs.csv"))
+    assert r"b\udcff" in page
+    assert r"b\udcff" in table
