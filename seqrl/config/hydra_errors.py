@@ -25,7 +25,7 @@ from seqrl.config.synonyms import meant
 from seqrl.config.trust import hydra_distrusted
 from seqrl.config.validate import FOLLOWS, faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError, causes
-from seqrl.files import cure, remedy
+from seqrl.files import remedy
 from seqrl.text import masked, nearest
 
 COMPOSITION = (HydraException, MissingConfigException, OmegaConfBaseException, ValueError)
@@ -58,7 +58,7 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
         return [_file(error)], ConfigError.exit_code
     if isinstance(error, OSError) and error.errno in FULL and not error.filename:
         # Hydra prints, too.
-        return [f"{error.strerror}. {cure(error)}."], ConfigError.exit_code
+        return [f"{error.strerror}. {remedy(error)}"], ConfigError.exit_code
     if _is_composition(error):
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
     if isinstance(error, OSError) and error.filename:
