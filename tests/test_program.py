@@ -251,3 +251,19 @@ def test_a_terminal_of_no_width_is_written_to(tmp_path):
     (tmp_path / "manifest.json").write_text('{"status": "finished"}')
     done = run_program(tmp_path, "-m", "seqrl.runs", ".", env={**os.environ, "COLUMNS": "0"})
     assert [line.split() for line in done.stdout.splitlines()][1][0] == "finished"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_reader_that_has_gone_gets_no_traceback(tmp_path, unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "seqrl.evaluate", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
