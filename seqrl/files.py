@@ -28,6 +28,8 @@ CURES = {
     (errno.EMFILE, errno.ENFILE): "Raise the limit on open files (ulimit -n)",
     (errno.ENAMETOOLONG,): "Choose a shorter name",
 }
+# What a file system says that cannot do something at all: some of those on a network sync no folders, or have no locks.
+UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 # Reasons why nothing can be read at a path that lie in what stands there.
 OF_THE_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG)
 # What an interrupted `write` leaves behind.
@@ -311,10 +313,13 @@ def _known_cure(error: OSError) -> str | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Wait until the names in a folder are on the disk, if its file system can say so."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
     finally:
         os.close(descriptor)
 

@@ -197,10 +197,22 @@ class OwnHandler:
 
 
 def begin_quietly() -> None:
-    """Have Ctrl-C end a program of seqrl with a line, not a traceback, while it still imports what it needs."""
+    """Have signals end a program of seqrl with a line, and no traceback, while it still imports what it needs.
+
+    Ctrl-C raises an exception, and SIGTERM ends it where it is, until a run begins, which saves itself first.
+    """
     module = next((word for option, word in pairwise(sys.orig_argv) if option == "-m"), "")
     if module.partition(".")[0] == "seqrl" or Path(*sys.argv[:1]).name.startswith("seqrl-"):
         sys.excepthook = _ended_by
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            hear(signal.SIGTERM, _end_at_once)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    with suppress(OSError):
+        # Past the stream, which may be in the midst of a line.
+        os.write(2, f"seqrl: ended by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
 
 
 def _ended_by(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -150,8 +150,8 @@ class Runner:
         if state["environment"] is not None:
             continues = self.env.load_state_dict(state["environment"])
         self._unfinished = None
-        # Runs of 0.1.0 had one.
-        self._rounds = state.get("rounds", 1)
+        # Runs of 0.1.0 had one. Each has at least a step; a file may say anything.
+        self._rounds = min(max(1, state.get("rounds", 1)), max(1, self.rollout_steps))
         if state["episodes"] is None:
             return torch.zeros_like(continues)
         if continues.any():

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from base64 import b64encode, urlsafe_b64encode
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from html import escape
@@ -206,9 +207,18 @@ def printable(text: str) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), masked(text))
 
 
+def encoded(text: str) -> bytes:
+    """A text as a file of UTF-8. Halves of characters, which stand for what is not UTF-8 in a name, are spelt out."""
+    return text.encode(errors="backslashreplace")
+
+
 def one_line(text: str) -> str:
     """The same in one line: line breaks and tabs are spelt out, too."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+# Why a console could not print something, the latest reasons.
+UNSAID: deque[OSError] = deque(maxlen=10)
 
 
 def say(text: str, to: TextIO | None = None) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -29,9 +30,11 @@ from omegaconf import OmegaConf
 
 import seqrl
 from seqrl import seeds, text
+from seqrl.api import playing
 from seqrl.config import begun
 from seqrl.config.begun import named_run
 from seqrl.config.paths import CONF
+from seqrl.config.program import masked_warnings
 from seqrl.devices import device
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym.autoreset import episode_seed
@@ -613,3 +616,43 @@ def test_a_run_with_more_threads_than_this_machine_has_cores_is_loaded():
     config.write_text(config.read_text().replace("threads: 1\n", "threads: 4096\n"))
     assert "threads: 4096" in config.read_text()
     assert seqrl.load(run).initial_state().memory
+
+
+def test_the_latest_run_says_which_damaged_one_it_passes_over(tmp_path):
+    good = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
+    older, newer = good.with_name("older"), good.with_name("newer")
+    for folder in (older, newer):
+        folder.mkdir()
+        (folder / "manifest.json").write_text("{")
+    os.utime(older / "manifest.json", (1, 1))
+    said = run_program(tmp_path, "-m", "seqrl.evaluate", "run=latest", "episodes=2")
+    assert said.returncode == 0
+    (line,) = said.stderr.splitlines()
+    assert re.search(r"latest: passed over outputs/\S+/newer/manifest\.json, which is not JSON \(.*\); using out", line)
+
+
+def test_what_a_constructor_warns_of_is_masked_while_a_policy_is_loaded(tmp_path, monkeypatch):
+    folder = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
+    monkeypatch.setattr(text, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
+    monkeypatch.setattr(warnings, "formatwarning", own := lambda message, *more: str(message))
+    shown, made = [], playing.make_env
+
+    def warns(*parts):
+        shown.append(warnings.formatwarning("a weak hush-hush", UserWarning, "x.py", 1))
+        return made(*parts)
+
+    monkeypatch.setattr(playing, "make_env", warns)
+    seqrl.load(folder)
+    assert shown == ["a weak ${oc.env:MY_KEY}"]
+    assert warnings.formatwarning is own
+
+
+def test_warnings_are_masked_until_the_last_of_several_threads_wants_it(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", own := lambda message, *more: str(message))
+    first, second = masked_warnings(), masked_warnings()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert warnings.formatwarning is not own
+    second.__exit__(None, None, None)
+    assert warnings.formatwarning is own

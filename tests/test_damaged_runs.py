@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 import seqrl
@@ -84,6 +85,30 @@ def test_a_sealed_checkpoint_that_lacks_what_a_run_goes_on_from_gets_one_line(fi
     with pytest.raises(CheckpointError, match=SEALED):
         seqrl.learn("resume=run", "episodes=4", quiet=True)
     assert facts_of(tmp_path / "run")["started"] == before
+
+
+@pytest.mark.parametrize(
+    ("where", "odd"),
+    [
+        (["clock", "spent"], {"update": "long"}),
+        (["clock", "busy"], None),
+        (["runner", "environment", "age"], torch.zeros(0, dtype=torch.int64)),
+        (["runner", "rounds"], "many"),
+    ],
+    ids=str,
+)
+def test_a_sealed_checkpoint_with_an_odd_part_within_gets_one_line(finished, tmp_path, monkeypatch, where, odd):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "run", run=facts_of(tmp_path / "run")["id"])
+    part = state = checkpoints.newest()[0]
+    for name in where[:-1]:
+        part = part[name]
+    assert where[-1] in part
+    part[where[-1]] = odd
+    checkpoints.save(state, 9)
+    with pytest.raises(CheckpointError, match=SEALED):
+        seqrl.learn("resume=run", "episodes=12", quiet=True)
 
 
 def test_a_network_that_would_fill_the_memory_is_not_built_to_go_on(finished, tmp_path, monkeypatch):

@@ -433,14 +433,17 @@ def test_a_run_still_going_is_evaluated_and_not_disturbed(run, evaluated):
         os.close(held)
 
 
-def test_results_are_printed_even_if_they_cannot_be_written(run, monkeypatch, capsys):
+def test_results_that_cannot_be_written_are_printed_and_the_exit_code_says_so(run, monkeypatch, capsys):
     # A folder where a file is expected fails for everyone, even root.
     (run / "evaluation.json").mkdir()
     monkeypatch.setattr(sys, "argv", ["evaluate", *GIVEN])
-    main()
-    printed = capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed, said = capsys.readouterr()
     assert "Memory is used" in printed
-    assert printed.splitlines()[-1] == "Could not write run/evaluation.json: Is a directory."
+    where = "run/evaluation.json: could not be written: Is a directory"
+    assert said == f"seqrl: error: {where}. Remove what stands in its way.\n"
     assert not list(run.glob("*.tmp"))
 
 

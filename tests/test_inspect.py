@@ -1034,3 +1034,11 @@ def test_a_bar_shows_what_comes_next(monkeypatch):
     with Bar() as bar:
         bar.show(0.5, "probes of memory")
     assert "50% probes of memory" in re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
+
+
+def test_a_run_in_a_folder_whose_name_is_not_utf_8_is_inspected(run, tmp_path, monkeypatch, capsys):  # noqa: F811
+    odd = run.rename(tmp_path / os.fsdecode(b"b\xff"))
+    monkeypatch.setattr(sys, "argv", ["inspect", f"run={odd}", *GIVEN[1:]])
+    main()
+    assert r"b\udcff" in (odd / "inspect.html").read_text(encoding="utf-8")
+    assert (odd / "inspect.json").exists()

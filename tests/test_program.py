@@ -22,7 +22,7 @@ import os, signal, sys
 class Pressed:
     def find_spec(self, name, *more):
         if name == "rich.console":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.{pressed})
 sys.meta_path.insert(0, Pressed())
 """
 
@@ -31,7 +31,7 @@ sys.meta_path.insert(0, Pressed())
     "words", [["-m", "seqrl.runs"], ["-m", "seqrl.runs", "-m"], ["seqrl-runs"], ["mine.py"]], ids=str
 )
 def test_ctrl_c_while_a_program_imports_what_it_needs_gets_one_line(tmp_path, words):
-    (tmp_path / "sitecustomize.py").write_text(PRESSED)
+    (tmp_path / "sitecustomize.py").write_text(PRESSED.format(pressed="SIGINT"))
     for name in ("seqrl-runs", "mine.py"):
         (tmp_path / name).write_text("import seqrl.runs.__main__")
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(seqrl.__file__).parent.parent)])}
@@ -39,6 +39,16 @@ def test_ctrl_c_while_a_program_imports_what_it_needs_gets_one_line(tmp_path, wo
     assert done.returncode == -signal.SIGINT
     # A program of one's own has its own words.
     assert (done.stderr == "seqrl: interrupted\n") == (words != ["mine.py"])
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_program_that_is_ended_while_it_imports_what_it_needs_says_by_what(tmp_path, own):
+    (tmp_path / "sitecustomize.py").write_text(PRESSED.format(pressed="SIGTERM"))
+    (tmp_path / "mine.py").write_text("import seqrl.runs.__main__")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(seqrl.__file__).parent.parent)])}
+    words = ["mine.py"] if own else ["-m", "seqrl.runs"]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == ((-15, "") if own else (143, "seqrl: ended by SIGTERM\n"))
 
 
 @pytest.mark.parametrize(
@@ -211,3 +221,49 @@ def test_a_word_that_is_no_option_is_refused_with_the_program_that_was_meant(tmp
     assert refused.stderr == (
         "seqrl: error: trian: is not an option of seqrl. Did you mean train? python -m seqrl lists the programs.\n"
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "words", [["runs", "."], ["evaluate", "--help"], ["runs", "--version"], ["train", "--help"]], ids=" ".join
+)
+def test_a_program_whose_output_a_full_disk_does_not_take_says_so(tmp_path, words, unbuffered):
+    (tmp_path / "manifest.json").write_text('{"status": "finished"}')
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", f"seqrl.{words[0]}", *words[1:]],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    if words[0] == "train" and not unbuffered:
+        # A run is in its files; what it prints may be lost.
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        said = "seqrl: error: No space left on device. Free some space, or choose another folder.\n"
+        assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_a_terminal_of_no_width_is_written_to(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"status": "finished"}')
+    done = run_program(tmp_path, "-m", "seqrl.runs", ".", env={**os.environ, "COLUMNS": "0"})
+    assert [line.split() for line in done.stdout.splitlines()][1][0] == "finished"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_reader_that_has_gone_gets_no_traceback(tmp_path, unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "seqrl.evaluate", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import math
@@ -11,6 +12,7 @@ from seqrl.errors import ConfigError
 from seqrl.files import write, write_together
 from seqrl.machine import forget_peak_memory, peak_memory_mb
 from seqrl.run.manifest import Manifest, is_held, standing
+from seqrl.tune.trials import Claim
 from tests.parts import room
 
 
@@ -200,3 +202,40 @@ def test_ctrl_c_leaves_no_half_of_a_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "config.yaml", b"")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_cannot_sync_folders_keeps_a_run(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def of_files_alone(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_alone)
+    with Manifest(tmp_path) as manifest:
+        manifest.update(status="finished")
+    assert facts(tmp_path)["status"] == "finished"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_and_no_run_is_said_to_go_on_there(tmp_path, monkeypatch, number):
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    (killed / "manifest.json").write_text('{"status": "running"}')
+
+    def none(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=rf"its file system has no locks \({os.strerror(number)}\)") as refused:
+        Manifest(folder).__enter__()
+    # A sweep passes over what another process is at, and must not pass over this.
+    assert type(refused.value) is ConfigError
+    assert list(folder.iterdir()) == []
+    assert not is_held(folder)
+    assert standing(killed)["status"] == "killed"
+    with pytest.raises(ConfigError, match=r"study: .*1 cannot be locked: .*study="):
+        Claim(tmp_path / "claims" / "1")

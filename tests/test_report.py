@@ -505,3 +505,15 @@ def test_a_wrong_word_gets_one_line(tmp_path, words, said):
     done = run_program(tmp_path, "-m", "seqrl.report", *words)
     line = f"seqrl: error: report: {said}. Run python -m seqrl.report --help for the arguments.\n"
     assert (done.returncode, done.stderr) == (2, line)
+
+
+def test_a_folder_whose_name_is_not_utf_8_does_not_end_the_report_of_all(tmp_path, monkeypatch, capsys):
+    put(tmp_path / "a", 1.0)
+    odd = tmp_path / os.fsdecode(b"b\xff")
+    put(odd, 1.0, 1)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path), str(odd)])
+    main()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 runs: 2 finished.")
+    page, table = ((tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("report.html", "runs.csv"))
+    assert r"b\udcff" in page
+    assert r"b\udcff" in table

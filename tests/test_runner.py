@@ -51,6 +51,15 @@ def test_short_whole_episodes_are_played_several_times_by_every_environment_to_f
     assert third.valid.sum(0).tolist() == [1 + 2, 1 + 4]
 
 
+def test_a_checkpoint_cannot_ask_for_more_rounds_than_a_rollout_has_steps():
+    play = runner(TMaze(2, seed=1, corridor_length=2), rollout_length=0)
+    play.rollout_steps = 10
+    play.collect()
+    # More than any memory holds.
+    play.load_state_dict(play.state_dict() | {"rounds": 10**15})
+    assert play.state_dict()["rounds"] == 10
+
+
 def test_episodes_of_several_rounds_begin_with_fresh_memory():
     env = Script([[3, 2, 2], [1, 3, 1]])
     play = runner(env, rollout_length=0)

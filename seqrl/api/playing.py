@@ -20,6 +20,7 @@ from seqrl import seeds
 from seqrl.config.begun import named_run
 from seqrl.config.command_line import trusted_by_shell
 from seqrl.config.naming import network_of, task_of
+from seqrl.config.program import masked_warnings
 from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv, Codec
 from seqrl.envs.inputs import Inputs, WithInputs
@@ -257,9 +258,11 @@ def load(
     state, passed_over = saved.checkpoint(folder, checkpoint)
     for fault in passed_over:
         warnings.warn(f"checkpoint {fault}; using an older one.", stacklevel=2)
-    network = saved.network(cfg, make_device(cfg), state)
-    network.eval()
-    return Policy.of(cfg, network, folder)
+    # A constructor may warn of what it was given.
+    with masked_warnings():
+        network = saved.network(cfg, make_device(cfg), state)
+        network.eval()
+        return Policy.of(cfg, network, folder)
 
 
 def _like(observation: Any, action: Any) -> Any:

@@ -4,6 +4,7 @@ The command stands in manifest.json, what it came to in config.yaml, and the ite
 """
 
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, json_of, may_be_intact, read_text, read_yaml, regular
+
+log = logging.getLogger(__name__)
 
 # Where runs are, if nobody says otherwise, and what the newest of them may be called.
 OUTPUTS, LATEST = Path("outputs"), "latest"
@@ -83,17 +86,28 @@ def started(folder: Path, facts: Any = None) -> float:
 def named_run(folder: Path) -> Path:
     """The folder of a run that may be called `latest`: the newest one under outputs.
 
-    Raises CheckpointError if there is none.
+    One that may be newer, and does not say when it was begun, is passed over aloud. Raises CheckpointError if there is
+    none.
     """
     if str(folder) != LATEST or folder.exists():
         return folder
-    found = []
+    found, silent = [], []
     for path in run_folders(OUTPUTS):
-        with suppress(OSError, ValueError):
+        try:
             found.append((started(path), path))
+        except FileNotFoundError:
+            # Removed meanwhile.
+            continue
+        except (OSError, ValueError) as error:
+            silent.append((path / "manifest.json", fault(error)))
     if not found:
         raise CheckpointError(f"{LATEST}: there is no run in {OUTPUTS}. Name the folder of one.")
-    return max(found)[1]
+    begun, newest = max(found)
+    for path, why in silent:
+        with suppress(OSError):
+            if path.lstat().st_mtime >= begun:
+                log.warning("%s: passed over %s, which %s; using %s.", LATEST, path, why, newest)
+    return newest
 
 
 def saved_iterations(folder: Path) -> list[int]:

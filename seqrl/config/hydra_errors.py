@@ -56,11 +56,13 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
         return [str(error)], error.exit_code
     if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
         return [_file(error)], ConfigError.exit_code
+    if isinstance(error, OSError) and error.errno in FULL and not error.filename:
+        # Hydra prints, too.
+        return [f"{error.strerror}. {remedy(error)}"], ConfigError.exit_code
     if _is_composition(error):
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
-    if isinstance(error, OSError) and (error.filename or error.errno in FULL):
-        where = f"{error.filename}: " if error.filename else ""
-        return [f"{where}{error.strerror}. {remedy(error)}"], ConfigError.exit_code
+    if isinstance(error, OSError) and error.filename:
+        return [f"{error.filename}: {error.strerror}. {remedy(error)}"], ConfigError.exit_code
     return None
 
 

@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 
 import seqrl
 from seqrl.config.command_line import TRUST, completed, names_modules, trusted_by_shell, with_trust_of_shell
-from seqrl.config.hydra_errors import message_for
+from seqrl.config.hydra_errors import FULL, message_for
 from seqrl.config.trust import restrict_imports
 from seqrl.errors import SeqrlError, described
 from seqrl.machine import sleep
-from seqrl.text import masked, printable, say
+from seqrl.text import UNSAID, masked, printable, say
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +72,24 @@ _format_warning = warnings.formatwarning
 
 @contextmanager
 def masked_warnings() -> Iterator[None]:
-    """Have warnings masked in a program of one's own, which may show them in its own way."""
-    own = warnings.formatwarning
-    warnings.formatwarning = lambda *told, **also: masked(own(*told, **also))
+    """Have warnings masked in a program of one's own, which may show them in its own way, and in several threads."""
+    with _LOCK:
+        if not _OWN:
+            own = warnings.formatwarning
+            warnings.formatwarning = lambda *told, **also: masked(own(*told, **also))
+        _OWN.append(own if not _OWN else _OWN[0])
     try:
         yield
     finally:
-        warnings.formatwarning = own
+        with _LOCK:
+            own = _OWN.pop()
+            if not _OWN:
+                warnings.formatwarning = own
+
+
+# The program's own way, once for each that wants them masked.
+_OWN: list[Callable[..., str]] = []
+_LOCK = threading.Lock()
 
 
 def hold_standard_descriptors() -> None:
@@ -209,20 +220,43 @@ def to_the_end(main: Callable[[], None]) -> None:
             print(f"seqrl {seqrl.__version__}")
         else:
             main()
+        insist_on_output()
         exit_code = 0
+    except BrokenPipeError:
+        # The reader has gone, as in `--help | head`.
+        exit_code = 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        exit_code = report(error)
+        raise SystemExit(exit_code) from None
     except SystemExit as end:
         exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
     finally:
         for stream in (sys.stdout, sys.stderr):
-            # A slow reader may take its time; one that has gone is met again when Python ends.
-            with suppress(OSError, ValueError, AttributeError):
+            # A slow reader may take its time.
+            try:
                 stream.flush()
+            except OSError:
+                # Python would try once more, and end with an exit code of its own.
+                with suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            except (ValueError, AttributeError):
+                pass
         # Python puts handlers of signals back before it ends: an environment's timer would then kill it.
         for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
             signal.setitimer(timer, 0)
         _done = os.getpid(), exit_code, _outermost_frame()
         threading.Thread(target=_end, args=_done[1:], daemon=True).start()
+
+
+def insist_on_output() -> None:
+    """Raise OSError if what a program was asked to print could not be written, as on a full disk."""
+    with suppress(ValueError, AttributeError):
+        sys.stdout.flush()
+    if full := [error for error in UNSAID if error.errno in FULL]:
+        raise full[0]
 
 
 def _outermost_frame() -> FrameType | None:

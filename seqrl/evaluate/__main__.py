@@ -26,9 +26,9 @@ from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.settle import with_values
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
-from seqrl.errors import SeqrlError, described
+from seqrl.errors import SeqrlError, UnsavedError, described
 from seqrl.evaluate.request import Request, Words, requested
-from seqrl.files import make_folder, write
+from seqrl.files import cure, fault, make_folder, write
 from seqrl.film.film import Limits, gif
 from seqrl.film.making import filmed
 from seqrl.loggers.tensorboard import show
@@ -46,7 +46,7 @@ def say(text: str) -> None:
 
 
 def evaluate(request: Request) -> None:
-    """Play, print the results, and write them to the run's folder."""
+    """Play, print the results, and write them to the run's folder. Raises UnsavedError if they cannot be written."""
     # An environment may change the working folder.
     run = request.run.absolute()
     cfg, changed = policy.chosen(
@@ -62,8 +62,8 @@ def evaluate(request: Request) -> None:
     about: dict[str, Any] = {**policy.progress(state), "seed": cfg.seed, "changed": changed}
     device = prepare_device(make_device(cfg), cfg, say)
     network = policy.network(cfg, device, state)
-    for fault in passed_over:
-        say(f"warning: checkpoint {fault}; using an older one.")
+    for why in passed_over:
+        say(f"warning: checkpoint {why}; using an older one.")
     say(f"{request.run}, after {about['iterations']} iterations, {about['env_steps']:,} steps")
     for change in changed:
         say(f"changed: {change}")
@@ -85,10 +85,16 @@ def evaluate(request: Request) -> None:
     if request.checkpoint == "best" and cfg.evaluation.interval and request.seed is None and not changed:
         say("This checkpoint was chosen as the best on these very episodes, which favours it; seed=1 plays others.")
     data = json.dumps(masked_data(about | measured), allow_nan=False).encode()
-    with unwritten_named(run, request.run):
+    unsaved = None
+    try:
         write(run / "evaluation.json", data)
+    except OSError as error:
+        unsaved = error
     if request.video:
         add_film(cfg, device, network, run, about["env_steps"], request.run)
+    if unsaved:
+        shown = request.run / "evaluation.json"
+        raise UnsavedError(f"{shown}: could not be written: {fault(unsaved)}. {cure(unsaved)}.") from unsaved
 
 
 @contextmanager

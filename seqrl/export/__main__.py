@@ -39,7 +39,7 @@ from seqrl.packages import how_to_install, is_installed
 from seqrl.run import policy
 from seqrl.run.build import make_device, make_env, network_builder
 from seqrl.run.evaluator import frozen
-from seqrl.text import say
+from seqrl.text import encoded, say
 
 NEEDED = ["onnx", "onnxscript", "onnxruntime", "safetensors"]
 # In the order in which they are written: the first says whose they are.
@@ -118,7 +118,7 @@ def made(
     if not proof.holds:
         raise UnequalError(unequal(proof))
     text = card(step.inputs, step.outputs, told, trained(run), evaluated(run, progress), proof)
-    return dict(zip(FILES, (text.encode(), exported, weights), strict=True)), proof
+    return dict(zip(FILES, (encoded(text), exported, weights), strict=True)), proof
 
 
 def beside(cfg: DictConfig, device: Device) -> BatchedEnv:

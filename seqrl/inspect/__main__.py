@@ -38,7 +38,7 @@ from seqrl.inspect.said import paragraph
 from seqrl.inspect.subject import Subject, subject
 from seqrl.machine import perf_counter
 from seqrl.metrics.display import Bar, QuietConsole
-from seqrl.text import duration, masked, masked_data, printable
+from seqrl.text import duration, encoded, masked, masked_data, printable
 
 SEVERAL = "inspect_runs.html"
 # In the order in which they are written: the first says whose they are.
@@ -73,7 +73,7 @@ def inspect(request: Request) -> None:
         _save({here / run / name: content for name, content in zip(FILES, (html, data), strict=True)}, run)
         say(f"Page: {run / 'inspect.html'}; figures: {run / 'inspect.json'}")
     if len(reports) > 1:
-        _save({here / SEVERAL: page(_short(reports), [again]).encode()}, Path())
+        _save({here / SEVERAL: encoded(page(_short(reports), [again]))}, Path())
         say(f"All of them: {SEVERAL}")
     # Whatever happens to a film, all figures are there.
     for it in subjects if request.video else []:
@@ -85,7 +85,7 @@ def inspect(request: Request) -> None:
 
 
 def _page(run: Path, report: dict[str, Any], again: str, film: Reel | str | None) -> bytes:
-    return page({run.name or str(run): report}, [again], film).encode()
+    return encoded(page({run.name or str(run): report}, [again], film))
 
 
 def _film(it: Subject) -> Reel | str:

@@ -60,5 +60,6 @@ class Clock:
         return {"spent": dict(self._spent), "busy": self._busy}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._spent.update(state["spent"])
-        self._busy = state["busy"]
+        # A file may say anything.
+        self._spent.update({str(part): float(seconds) for part, seconds in state["spent"].items()})
+        self._busy = float(state["busy"])

@@ -4,7 +4,8 @@ import logging
 import math
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,12 +14,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from seqrl.loggers import Row
-from seqrl.text import duration, figure, printable
+from seqrl.text import UNSAID, duration, figure, printable
 
 log = logging.getLogger(__name__)
 
 # What a stream raises that cannot be written, or has not the characters; ValueError: an environment may have closed it.
 UNSHOWN = (OSError, ValueError)
+UNKNOWN_WIDTH = 80
 
 
 class QuietConsole(Console):
@@ -30,18 +32,31 @@ class QuietConsole(Console):
 
     def __init__(self, *, quiet: bool = False) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, quiet=quiet)
+        if not self.width:
+            # As COLUMNS=0 has it, or a terminal that does not know; Rich would print nothing.
+            self.width = UNKNOWN_WIDTH
 
     def print(self, *objects: Any, **more: Any) -> None:
-        with suppress(*UNSHOWN):
+        with unshown_noted():
             super().print(*objects, **more)
 
     def __exit__(self, *error: Any) -> None:
-        # The live line writes here.
-        with suppress(*UNSHOWN):
+        # The live line writes here, and what is printed.
+        with unshown_noted():
             super().__exit__(*error)
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def unshown_noted() -> Iterator[None]:
+    """Go on where a stream cannot be written, and remember why."""
+    try:
+        yield
+    except UNSHOWN as error:
+        if isinstance(error, OSError):
+            UNSAID.append(error)
 
 
 class Bar:

@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, insist_on_own, make_folder, write_together
 from seqrl.machine import sleep
-from seqrl.text import printable, say
+from seqrl.metrics.display import QuietConsole
+from seqrl.text import encoded, printable, say
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
 
@@ -46,7 +45,7 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     left_out += [study.warning for study in tasks.values() if study.ignored]
     for line in left_out:
         say(f"seqrl: warning: {line}", sys.stderr)
-    console = Console(highlight=False)
+    console = QuietConsole()
     sections = []
     # Before anything is written.
     folders_of = {task: to / folder_name(task.replace(" ", "_")) if len(tasks) > 1 else to for task in tasks}
@@ -65,7 +64,7 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     still_running = any(run.status == "running" for run in records)
     again = ["python", "-m", "seqrl.report", *map(str, folders)]
     again += [f"--threshold={threshold:g}"] if threshold is not None else []
-    whole = page.page(sections, left_out, again, watch if still_running else None).encode()
+    whole = encoded(page.page(sections, left_out, again, watch if still_running else None))
     # The page first: it says whose the others are.
     write_together({to / "report.html": whole, **files})
     for section in sections:

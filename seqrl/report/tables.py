@@ -12,7 +12,7 @@ from rich.table import Table
 
 from seqrl.report.findings import Findings, Group, between, number, probability, shown
 from seqrl.report.runs import MOST_KEYS, RunRecord, short
-from seqrl.text import printable
+from seqrl.text import encoded, printable
 
 Rows = list[dict[str, Any]]
 
@@ -92,7 +92,7 @@ def csv_of(rows: Rows) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(_inert, rows[0] if rows else []))
     writer.writerows(map(_inert, row.values()) for row in rows)
-    return text.getvalue().encode()
+    return encoded(text.getvalue())
 
 
 def _inert(value: Any) -> Any:

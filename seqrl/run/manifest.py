@@ -133,7 +133,14 @@ class Manifest:
     def _claim(self) -> None:
         # The system lets go of the folder when the process ends, however it ends.
         self._held = keep(os.open(self.path.parent, os.O_RDONLY))
-        if not self._locked():
+        try:
+            locked = self._locked()
+        except OSError as error:
+            self._refuse(
+                f"cannot be kept for one run alone: its file system has no locks ({fault(error)}). Choose a folder on "
+                "another disk with hydra.run.dir=…"
+            )
+        if not locked:
             self._refuse("is in use by a run that is still running.", TakenError)
         folder = self.path.parent
         try:
@@ -171,7 +178,7 @@ class Manifest:
     def _locked(self) -> bool:
         # Who only looks whether a run goes on holds the lock for a moment.
         for _ in range(10):
-            with suppress(OSError):
+            with suppress(BlockingIOError):
                 fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
             sleep(0.05)
@@ -302,8 +309,11 @@ def is_held(folder: Path) -> bool:
     here = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(here, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:
+        # A file system without locks, on which no run begins.
+        return False
     finally:
         os.close(here)
     return False

@@ -157,8 +157,11 @@ class Claim:
         self._file = _appending(path)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BaseException:
+        except BaseException as error:
             self._file.close()
+            if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
+                why = f"cannot be locked: {fault(error)}. Choose a folder on another disk with study=…"
+                raise ConfigError([f"study: {path} {why}"]) from error
             raise
         os.set_inheritable(self._file.fileno(), False)
 

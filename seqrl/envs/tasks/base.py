@@ -56,7 +56,10 @@ class TensorEnv(BatchedEnv):
             begun = 2**32 + zlib.crc32(state["random"].numpy().tobytes())
             state = {**state, "episode": torch.full_like(self._episode, begun), "keys": self._draws.keys}
         for name in (*self._names, "age", "episode"):
-            setattr(self, f"_{name}", state[name].to(getattr(self, f"_{name}")))
+            own = getattr(self, f"_{name}")
+            if state[name].shape != own.shape:
+                raise ValueError(f"{name} is {list(state[name].shape)} and not {list(own.shape)}")
+            setattr(self, f"_{name}", state[name].to(own))
         self._draws.keys = state["keys"].to(self._age)
         return torch.ones_like(self._age, dtype=torch.bool)
 
