@@ -444,7 +444,7 @@ def test_each_task_is_reported_separately(tmp_path, monkeypatch):
     main()
     page = (tmp_path / "report" / "report.html").read_text()
     assert re.findall(r'class="answer"><b>(.*?)</b>', page) == ["corridor_length 10", "corridor_length 20"]
-    assert "Use network = lstm: final return 1.00" in page
+    assert "The highest return so far has network = lstm: final return 1.00" in page
     assert (tmp_path / "report" / "corridor_length_20" / "learning_curves.png").exists()
     with (tmp_path / "report" / "corridor_length_20" / "runs.csv").open() as file:
         assert {row["return"] for row in csv.DictReader(file)} == {"1.0", "0.5"}
