@@ -166,6 +166,11 @@ def causes(error: BaseException) -> list[BaseException]:
     return found
 
 
+def last_line(error: BaseException) -> str:
+    """What an exception says at its end, where torch has its reason; its type, if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip().rstrip(".")
+
+
 def described(error: BaseException) -> str:
     """An exception in a few words, with the line of the user's own file that it comes from, if it does."""
     return error.words if isinstance(error, RaisedError) else _words(error, masked(message_of(error)))

@@ -12,6 +12,8 @@ LONG_EPISODE = 100
 # Fewer updates hardly teach anything; after this share of a run their number can be foretold.
 FEW_UPDATES = 30
 EARLY = 0.1
+# Steps of the rollouts that are proposed instead of whole episodes.
+PROPOSED = 128
 TIGHT = 0.9
 
 
@@ -72,8 +74,8 @@ class Hints:
 
     def _few(self, row: Row, updates: int, progress: float) -> Iterator[tuple[str, str]]:
         length = row.get("rollout/length_mean", 0)
-        # A rollout of 128 steps is no remedy for episodes that are hardly longer.
-        if self.rollout_length or progress < EARLY or length < 2 * 128:
+        # It is no remedy for episodes that are hardly longer.
+        if self.rollout_length or progress < EARLY or length < 2 * PROPOSED:
             return
         expected = updates / min(progress, 1)
         if expected < FEW_UPDATES:
@@ -81,7 +83,8 @@ class Hints:
             yield (
                 "few",
                 f"this run {has} {expected:.0f} update{'s' if round(expected) != 1 else ''}, as each waits for whole "
-                f"episodes of {length:.0f} steps. rollout_length=128 makes about {expected * length / 128:.0f}.",
+                f"episodes of {length:.0f} steps. rollout_length={PROPOSED} makes about "
+                f"{expected * length / PROPOSED:.0f}.",
             )
 
     def _clipping(self) -> Iterator[tuple[str, str]]:

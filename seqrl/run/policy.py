@@ -19,7 +19,7 @@ from seqrl.config.secrets import secrets
 from seqrl.config.settle import changes
 from seqrl.config.validate import faults_of_policy
 from seqrl.devices.device import Device
-from seqrl.errors import CheckpointError, ConfigError
+from seqrl.errors import CheckpointError, ConfigError, last_line
 from seqrl.files import fault, may_be_intact
 from seqrl.machine import cores
 from seqrl.networks import Network
@@ -141,7 +141,7 @@ def network(cfg: DictConfig, device: Device, state: dict[str, Any]) -> Network:
         made = make_network(cfg, env, device)
         made.load_state_dict(state["algorithm"]["network"])
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip().rstrip(".")
+        reason = last_line(error)
         raise CheckpointError(
             f"run: its checkpoint is of another network: {reason}. With other observations or actions than in training "
             "there is nothing to evaluate."

@@ -9,7 +9,7 @@ from zlib import crc32
 import torch
 
 from seqrl.algorithms.base import SequenceAlgorithm
-from seqrl.errors import CheckpointError, ConfigError, OutOfMemoryError, SeqrlError
+from seqrl.errors import CheckpointError, ConfigError, OutOfMemoryError, SeqrlError, last_line
 from seqrl.insight import Meters
 from seqrl.loggers import Row
 from seqrl.machine import peak_memory_mb
@@ -176,5 +176,5 @@ def of_checkpoint() -> Iterator[None]:
     except (SeqrlError, MemoryError):
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip().rstrip(".")
+        reason = last_line(error)
         raise CheckpointError(f"resume: the checkpoint is of another network or algorithm: {reason}.") from error
