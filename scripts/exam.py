@@ -6,6 +6,8 @@ A sweep for each task and network, in a folder of its own:
 `python -m seqrl.train -m env=<task> network=<network> total_steps=<budget>` with several seeds. Each policy plays
 200 fresh episodes, and again with memory zeroed at every step. Finished runs are not repeated; interrupted ones are
 resumed. Then a table says which tasks were passed.
+
+--record FILE keeps what finished runs came to, a line each, so that another machine can go on where this one stopped.
 """
 
 import argparse
@@ -13,10 +15,18 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+
+import seqrl
+from seqrl.report.runs import RunRecord, read
+from seqrl.run.manifest import standing
+
+# Points of a learning curve that a record keeps.
+POINTS = 20
 
 
 @dataclass(frozen=True)
@@ -61,78 +71,163 @@ TASKS = {
 NETWORKS = ["lstm", "attention", "mlp"]
 
 
-def sit(given: argparse.Namespace) -> int:
-    """Train whatever is not trained yet, sweep by sweep; return the worst exit code of the sweeps."""
-    pairs = [(name, network) for name in given.tasks for network in given.networks if network in TASKS[name].networks]
-    return max((run_sweep(name, network, given) for name, network in pairs), default=0)
+@dataclass(frozen=True)
+class Result:
+    """What a finished run came to.
+
+    network          `mingru:2` has two layers
+    result           mean return of its final policy
+    without_memory   the same with memory zeroed at every step
+    curve            mean training return after equal shares of its steps, and the seconds until then
+    """
+
+    task: str
+    network: str
+    seed: int
+    env_steps: int
+    seconds: float
+    result: float
+    without_memory: float | None
+    curve: list[list[float]]
+    version: str = seqrl.__version__
 
 
-def run_sweep(name: str, network: str, given: argparse.Namespace) -> int:
-    task = TASKS[name]
-    last = given.first_seed + min(given.seeds, task.seeds)
-    words = [*task.environment.split(), f"network={network}", f"seed=range({given.first_seed},{last})"]
-    words += [
-        f"total_steps={task.steps}",
-        "evaluation.memoryless_control=true",
-        f"sweep={given.folder / name / network}",
-    ]
-    words += given.overrides
-    if given.jobs > 1:
-        words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={given.jobs}"]
-    return subprocess.run([sys.executable, "-m", "seqrl.train", "-m", *words]).returncode
+Results = dict[tuple[str, str], list[Result]]
 
 
-def finished(sweep: Path) -> list[dict[str, Any]]:
-    """Manifests of the finished runs of a sweep."""
-    manifests = [json.loads(path.read_text()) for path in sorted(sweep.glob("*/manifest.json"))]
-    return [manifest for manifest in manifests if manifest["status"] == "finished"]
+class Sitting:
+    """Sweeps in a folder, and a record of what has finished, here or elsewhere.
+
+    words   further words of every command
+    """
+
+    def __init__(self, folder: Path, record: Path | None, jobs: int, words: Sequence[str]) -> None:
+        self.folder, self.record, self.jobs, self.words = folder, record, jobs, words
+
+    def train(self, name: str, task: Task, network: str, seeds: Iterable[int]) -> int:
+        """Train what has not finished yet; return the exit code of its sweep."""
+        known = {result.seed for result in self.recorded().get((name, network), [])}
+        missing = [str(seed) for seed in seeds if seed not in known]
+        if not missing:
+            return 0
+        cell, _, layers = network.partition(":")
+        words = [*task.environment.split(), f"network={cell}", *([f"network.layers={layers}"] if layers else [])]
+        words += [f"seed={','.join(missing)}", f"total_steps={task.steps}", "evaluation.memoryless_control=true"]
+        words += [f"sweep={self._sweep(name, network)}", *self.words]
+        if self.jobs > 1:
+            words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={self.jobs}"]
+        code = subprocess.run([sys.executable, "-m", "seqrl.train", "-m", *words]).returncode
+        self.note()
+        return code
+
+    def results(self) -> Results:
+        """All that is known, by task and network, in the order of seeds."""
+        known = {(it.task, it.network, it.seed): it for results in self.recorded().values() for it in results}
+        for path in sorted(self.folder.glob("*/*/*/manifest.json")):
+            run, (name, network) = read(path.parent), path.parts[-4:-2]
+            if run.status == "finished":
+                it = result(name, network.replace("_", ":"), run)
+                known[it.task, it.network, it.seed] = it
+        return _grouped(known[key] for key in sorted(known))
+
+    def recorded(self) -> Results:
+        if self.record is None or not self.record.exists():
+            return {}
+        return _grouped(Result(**json.loads(line)) for line in self.record.read_text().splitlines())
+
+    def note(self) -> None:
+        """Bring the record up to date."""
+        if self.record is not None:
+            lines = [json.dumps(asdict(it)) for results in self.results().values() for it in results]
+            self.record.write_text("".join(f"{line}\n" for line in lines))
+
+    def _sweep(self, name: str, network: str) -> Path:
+        return self.folder / name / network.replace(":", "_")
 
 
-def table(exam: Path, tasks: Sequence[str], networks: Sequence[str]) -> str:
+def result(name: str, network: str, run: RunRecord) -> Result:
+    """What a finished run came to."""
+    facts = standing(run.folder)
+    at = np.linspace(0, run.env_steps[-1], POINTS + 1)[1:]
+    rows = np.searchsorted(run.env_steps, at)
+    curve = [[round(float(run.seconds[row]), 1), float(f"{run.returns[row]:.4g}")] for row in rows]
+    without = None if network == "mlp" else facts["evaluation_return_without_memory"]
+    steps, seconds = int(run.env_steps[-1]), round(facts["seconds"], 1)
+    return Result(name, network, run.seed, steps, seconds, facts["result"], without, curve)
+
+
+def _grouped(results: Iterable[Result]) -> Results:
+    grouped: Results = {}
+    for it in results:
+        grouped.setdefault((it.task, it.network), []).append(it)
+    return grouped
+
+
+def table(results: Mapping[tuple[str, str], Sequence[Result]]) -> str:
     """Results as a Markdown table."""
     lines = [
         "| task | network | runs | median (worst to best) | memory zeroed | passes with | steps | seconds | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name in tasks:
-        runs = {network: finished(exam / name / network) for network in networks}
-        lines += [row(name, network, runs[network]) for network in networks if runs[network]]
-    return "\n".join(lines)
+    pairs = [(name, network) for name in TASKS for network in NETWORKS if (name, network) in results]
+    return "\n".join([*lines, *(row(results[pair]) for pair in pairs)])
 
 
-def row(name: str, network: str, runs: Sequence[dict[str, Any]]) -> str:
-    results = sorted(run["result"] for run in runs)
-    median = statistics.median(results)
-    zeroed = statistics.median(run["evaluation_return_without_memory"] for run in runs) if network != "mlp" else None
-    passed_with = TASKS[name].passed_with
-    verdict = "passed" if median >= passed_with else "**not passed**"
-    seconds = statistics.median(run["seconds"] for run in runs)
+def row(runs: Sequence[Result]) -> str:
+    name, network, passed_with = runs[0].task, runs[0].network, TASKS[runs[0].task].passed_with
+    zeroed = [run.without_memory for run in runs if run.without_memory is not None]
+    verdict = "passed" if statistics.median(run.result for run in runs) >= passed_with else "**not passed**"
+    seconds = statistics.median(run.seconds for run in runs)
     return (
-        f"| {name} | {network} | {len(runs)} | {figure(median)} ({figure(results[0])} to {figure(results[-1])}) "
-        f"| {'' if zeroed is None else figure(zeroed)} | {passed_with:g} | {runs[0]['env_steps']:,} | {seconds:.0f} "
-        f"| {'' if network == 'mlp' else verdict} |"
+        f"| {name} | {network} | {len(runs)} | {spread([run.result for run in runs])} "
+        f"| {figure(statistics.median(zeroed)) if zeroed else ''} | {passed_with:g} | {runs[0].env_steps:,} "
+        f"| {seconds:.0f} | {'' if network == 'mlp' else verdict} |"
     )
+
+
+def spread(returns: Sequence[float]) -> str:
+    """Their median, worst and best."""
+    return f"{figure(statistics.median(returns))} ({figure(min(returns))} to {figure(max(returns))})"
 
 
 def figure(number: float) -> str:
     return f"{number:.1f}" if abs(number) >= 10 else f"{number:.3f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Those that every sitting takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the sweeps, such as outputs/exam")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help=", ".join(NETWORKS))
-    parser.add_argument("--seeds", type=int, default=5, help="most runs of each task and network (default: 5)")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="what has finished, here and elsewhere: kept there")
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="most runs of each task and network (default: %(default)s)"
+    )
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first run (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, help="runs in parallel (default: 1); needs seqrl[joblib]")
     parser.add_argument(
-        "--with", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every run"
+        "--with", dest="words", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every run"
     )
+    return parser
+
+
+def sitting(given: argparse.Namespace) -> Sitting:
+    return Sitting(given.folder, given.record, given.jobs, given.words)
+
+
+def seeds(given: argparse.Namespace, most: int) -> range:
+    return range(given.first_seed, given.first_seed + min(given.seeds, most))
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help=", ".join(NETWORKS))
     given = parser.parse_args()
-    code = sit(given)
-    print(table(given.folder, given.tasks, given.networks))
-    sys.exit(code)
+    exam = sitting(given)
+    pairs = [(name, network) for name in given.tasks for network in given.networks if network in TASKS[name].networks]
+    codes = [exam.train(name, TASKS[name], network, seeds(given, TASKS[name].seeds)) for name, network in pairs]
+    print(table(exam.results()))
+    sys.exit(max(codes, default=0))
 
 
 if __name__ == "__main__":
