@@ -18,7 +18,7 @@ from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.outputs import Outputs
 from seqrl.run.run import Budget, Run
 from seqrl.runner import Runner
-from tests.parts import ppo, small_network
+from tests.parts import ppo, room, small_network
 from tests.worlds import Script
 
 
@@ -152,6 +152,22 @@ def test_a_run_whose_folder_was_moved_leaves_the_one_begun_in_its_place_alone(sa
     moved = f"OSError: {folder} was moved away, and nothing more is written there. Training continues and will retry."
     assert said == [f"warning: {name}: {moved}" for name in ("checkpoint", "manifest", "not_finite.pt")]
     assert not folder.exists()
+
+
+def test_a_result_that_cannot_be_saved_is_an_error_though_the_policy_is(said, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = small_run()
+    with Outputs(folder, said.append) as outputs:
+        assert outputs.save(run)
+        why = rf"result could not be saved in {folder}: File too large\..* again with resume={folder}$"
+        with room(10), pytest.raises(UnsavedError, match=why):
+            outputs.finish(run, {}, 1.0)
+        assert json.loads((folder / "manifest.json").read_text())["status"] == "running"
+        folder.rename(tmp_path / "moved")
+        with pytest.raises(UnsavedError, match=r"run folder: .* was moved away, and the result is not saved\.$"):
+            outputs.finish(run, {}, 1.0)
+    assert not said
 
 
 def test_how_to_go_on_says_what_is_saved_and_whether_the_folder_is_still_there(said, tmp_path):

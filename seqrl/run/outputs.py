@@ -16,7 +16,7 @@ from seqrl.config.secrets import public
 from seqrl.config.settle import Settled
 from seqrl.devices.device import Device
 from seqrl.errors import ConfigError, EnvError, UnsavedError, described
-from seqrl.files import cure, write
+from seqrl.files import cure, fault, write
 from seqrl.loggers import About, Logger, Row, adopted
 from seqrl.machine import last_words
 from seqrl.ranks import ALONE, Ranks
@@ -179,7 +179,7 @@ class Outputs:
     def finish(self, run: Run, result: Row, score: float) -> None:
         """Say that the run is finished, with what its policy reaches.
 
-        Raises UnsavedError if that policy could not be saved.
+        Raises UnsavedError if that, or the policy itself, could not be saved.
         """
         if not (self.saved or self.save(run)):
             if not self.manifest.is_in_own_folder():
@@ -188,7 +188,16 @@ class Outputs:
                 f"checkpoint: the final policy could not be saved in {self.folder}. "
                 f"{cure(self._unsaved)} and train the last part again with {self.how_to_go_on}"
             )
-        self.note(status="finished", result=score, **{name.replace("/", "_"): value for name, value in result.items()})
+        scalars = {name.replace("/", "_"): value for name, value in result.items()}
+        try:
+            self.manifest.update(status="finished", result=score, **scalars)
+        except OSError as error:
+            if not self.manifest.is_in_own_folder():
+                raise UnsavedError(f"run folder: {self.folder} was moved away, and the result is not saved.") from error
+            raise UnsavedError(
+                f"manifest: the result could not be saved in {self.folder}: {fault(error)}. {cure(error)} and evaluate "
+                f"the final policy, which is saved, again with {self.how_to_go_on}"
+            ) from error
 
     def advice(self, saved: bool = True) -> str:
         """How to go on with the run that ends now; `saved` with all it has learned, or not."""
