@@ -1,8 +1,10 @@
 """Folders of runs may be anybody's, half written or damaged: the odd ones are named, and the others count."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import sys
 import tracemalloc
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from seqrl.api.listing import listed
 from seqrl.config import begun
 from seqrl.config.resolvers import point_folder
 from seqrl.errors import CheckpointError
@@ -131,6 +134,40 @@ def test_a_run_with_an_odd_manifest_is_left_out_and_named(tmp_path, how, said):
     trial = Trial(0, [], {0: tmp_path / "odd"}, tmp_path / "0.txt")
     assert (trial.results, trial.ticks()) == ([], [])
     assert trial.error[1] in (1, 2)
+
+
+def refuse_to_list(monkeypatch, folder: Path, number: int) -> None:
+    """Have the system not tell what is in a folder, not even root."""
+
+    def scandir(path):
+        if str(path) == str(folder):
+            raise OSError(number, os.strerror(number), str(path))
+        return plain(path)
+
+    plain = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_read_is_named_as_there_may_be_runs_in_it(tmp_path, monkeypatch, number):
+    put(tmp_path / "outputs" / "good", 1.0)
+    put(tmp_path / "outputs" / "hidden" / "newer", 5.0)
+    monkeypatch.chdir(tmp_path)
+    hidden = Path("outputs") / "hidden"
+    refuse_to_list(monkeypatch, hidden, number)
+    why = f"{hidden}: cannot be read ({os.strerror(number)})"
+    for named in (find, listed):
+        left_out: list[str] = []
+        assert [run.folder.name for run in named([Path("outputs")], left_out.append)] == ["good"]
+        assert left_out == [f"{why}. Runs in it are left out."]
+    shutil.rmtree("outputs/good")
+    with pytest.raises(
+        CheckpointError, match=rf"^latest: there is no run in outputs that can be read: {hidden} cannot"
+    ):
+        begun.named_run(Path("latest"))
+    refuse_to_list(monkeypatch, hidden, errno.ENOENT)
+    with pytest.raises(CheckpointError, match=r"^latest: there is no run in outputs\. Name"):
+        begun.named_run(Path("latest"))
 
 
 @pytest.mark.parametrize(("how", "said"), CONFIGURATIONS)

@@ -98,7 +98,10 @@ def insist_on_folders(named: Sequence[Path]) -> None:
 
 
 def _found(folders: Sequence[Path], say: Callable[[str], object]) -> Iterator[RunInfo]:
-    for path in (path for folder in folders for path in run_folders(folder)):
+    def unread(place: Path, why: str) -> None:
+        say(f"{place}: {why}. Runs in it are left out.")
+
+    for path in (path for folder in folders for path in run_folders(folder, unread)):
         try:
             facts = standing(path)
             yield RunInfo(path, facts, started(path, facts))

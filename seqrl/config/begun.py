@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,21 @@ VARIABLE = re.compile(r"\$\{\s*oc\.(?:env|decode|create)\s*:")
 MOST_VARIABLES = 1000
 
 
-def run_folders(folder: Path) -> Iterator[Path]:
-    """The folders of runs in a folder, at any depth."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(it for it in folders if it not in ("checkpoints", ".git", "__pycache__"))
-        if "manifest.json" in files:
+def run_folders(folder: Path, unread: Callable[[Path, str], object]) -> Iterator[Path]:
+    """The folders of runs in a folder, at any depth.
+
+    unread   is told which folder cannot be read, and why: there may be runs in it
+    """
+
+    def note(error: OSError) -> None:
+        # What was removed meanwhile holds none.
+        if may_be_intact(error):
+            unread(Path(error.filename), f"cannot be read ({fault(error)})")
+
+    for place, folders, files in os.walk(folder, onerror=note):
+        is_run = "manifest.json" in (*folders, *files)
+        folders[:] = sorted({*folders} - {".git", "__pycache__", *(["checkpoints"] if is_run else [])})
+        if is_run:
             yield Path(place)
 
 
@@ -91,8 +101,9 @@ def named_run(folder: Path) -> Path:
     """
     if str(folder) != LATEST or folder.exists():
         return folder
-    found, silent = [], []
-    for path in run_folders(OUTPUTS):
+    found: list[tuple[float, Path]] = []
+    silent: list[tuple[Path, str]] = []
+    for path in run_folders(OUTPUTS, lambda *unread: silent.append(unread)):
         try:
             found.append((started(path), path))
         except FileNotFoundError:
@@ -101,7 +112,8 @@ def named_run(folder: Path) -> Path:
         except (OSError, ValueError) as error:
             silent.append((path / "manifest.json", fault(error)))
     if not found:
-        raise CheckpointError(f"{LATEST}: there is no run in {OUTPUTS}. Name the folder of one.")
+        unread = f" that can be read: {silent[0][0]} {silent[0][1]}" if silent else ""
+        raise CheckpointError(f"{LATEST}: there is no run in {OUTPUTS}{unread}. Name the folder of one.")
     begun, newest = max(found)
     for path, why in silent:
         with suppress(OSError):

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from seqrl.config.begun import run_folders
 from seqrl.config.naming import task_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, json_of, lines, read_yaml
@@ -143,23 +144,30 @@ def find(folders: Iterable[Path], say: Callable[[str], object] = lambda line: No
 
     Raises ConfigError if there are none.
     """
-    run_folders: dict[Path, Path] = {}
+    places: dict[Path, Path] = {}
+    left_out: list[str] = []
+
+    def leave_out(line: str) -> None:
+        left_out.append(line)
+        say(line)
+
+    def unread(place: Path, why: str) -> None:
+        leave_out(f"{place}: {why}. Runs in it are left out.")
+
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(
                 [f"report: {folder} is not a folder. Name one that holds runs, such as outputs/sweeps/<name>."]
             )
-        for path in sorted(folder.rglob("manifest.json"), key=_in_order):
+        for path in sorted(run_folders(folder, unread), key=_in_order):
             # A folder may be named twice.
-            run_folders.setdefault(path.parent.resolve(), path.parent)
+            places.setdefault(path.resolve(), path)
     runs: list[RunRecord] = []
-    left_out: list[str] = []
-    for folder in run_folders.values():
+    for folder in places.values():
         try:
             runs.append(read(folder, say))
         except (OSError, ValueError) as error:
-            left_out.append(f"{error}. This run is left out.")
-            say(left_out[-1])
+            leave_out(f"{error}. This run is left out.")
     if not runs:
         named = ", ".join(map(str, folders))
         raise ConfigError(
@@ -399,7 +407,7 @@ def _split(override: str) -> tuple[str, str]:
     return key.lstrip("+~"), value
 
 
-def _in_order(manifest: Path) -> tuple[str, int, str]:
-    name = manifest.parent.name
+def _in_order(folder: Path) -> tuple[str, int, str]:
+    name = folder.name
     number = name.partition("_")[0]
-    return str(manifest.parent.parent), int(number) if number.isdecimal() else 0, name
+    return str(folder.parent), int(number) if number.isdecimal() else 0, name
