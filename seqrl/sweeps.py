@@ -89,6 +89,7 @@ class SweepWorkers:
     def create(cls) -> Self:
         """The workers that this process starts from now on."""
         handle, name = tempfile.mkstemp(prefix="seqrl-sweep-")
+        os.write(handle, b" 0")
         os.close(handle)
         os.environ[cls.VARIABLE] = f"{os.getpid()}:{name}"
         return cls(os.getpid(), Path(name))
@@ -106,8 +107,10 @@ class SweepWorkers:
 
     def stop(self, number: int) -> None:
         """Tell all to stop, and wait until nobody is at work."""
-        self._path.write_text(str(number))
-        with self._path.open() as file:
+        with self._path.open("r+") as file:
+            # Into the room that it has: the disk may be full.
+            file.write(f"{number:2}")
+            file.flush()
             fcntl.flock(file, fcntl.LOCK_EX)
 
     def remove(self) -> None:
@@ -122,12 +125,12 @@ class SweepWorkers:
     def stop_signal(self) -> signal.Signals | None:
         """The signal that the command passed on; SIGHUP if it has gone."""
         try:
-            word = self._path.read_text()
+            number = int(self._path.read_text())
         except FileNotFoundError:
             return signal.SIGHUP
         if self.abandoned:
             return signal.SIGHUP
-        return signal.Signals(int(word)) if word else None
+        return signal.Signals(number) if number else None
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -161,6 +161,18 @@ def test_workers_whose_file_is_gone_say_so(monkeypatch):
         pass
 
 
+def test_workers_are_told_to_stop_in_the_room_that_their_file_has_as_the_disk_may_be_full(monkeypatch):
+    monkeypatch.setenv(SweepWorkers.VARIABLE, "")
+    workers = SweepWorkers.create()
+    monkeypatch.setattr(SweepWorkers, "abandoned", False)
+    before = workers._path.stat().st_size
+    assert workers.stop_signal() is None
+    workers.stop(signal.SIGTERM)
+    assert workers.stop_signal() is signal.SIGTERM
+    assert workers._path.stat().st_size == before
+    workers.remove()
+
+
 def rows(run: Path) -> list[dict]:
     """Whole lines of metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
