@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from seqrl.errors import ConfigError
+from seqrl.errors import ConfigError, UnsavedError
 from seqrl.tune.space import Dimension
 
 pytest.importorskip("optuna")
@@ -79,6 +79,15 @@ def test_a_trial_that_was_proposed_by_half_is_left_out_and_the_next_gets_all_of_
     assert begun(again) == {1: begun(whole)[0]}
     again._end(1, "COMPLETE", -1.0)
     assert "1 finished. Best, trial 1: -1" in again.best()
+
+
+def test_the_best_trial_is_said_where_it_cannot_be_written_down(finished):
+    (finished / "best.yaml").mkdir()
+    again = search(finished, trials=1)
+    again.run()
+    assert "1 finished. Best, trial 0: 1\n\n  python -m seqrl.train algorithm.learning_rate=" in again.best()
+    with pytest.raises(UnsavedError, match=r"best\.yaml: could not be written: Is a directory\. Remove what stands in"):
+        again.keep_best()
 
 
 def test_a_trial_with_some_of_its_values_that_an_older_version_finished_is_not_the_best(finished):

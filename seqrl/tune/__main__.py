@@ -105,6 +105,7 @@ def main() -> None:
         try:
             search.run()
             say(search.best())
+            search.keep_best()
         except Exception:
             search.stop()
             raise

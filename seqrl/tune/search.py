@@ -13,8 +13,8 @@ import yaml
 from seqrl.config.resolvers import folder_name
 from seqrl.config.schema import AT_LEAST_1, Rule, key
 from seqrl.config.settle import GRADIENT_THREADS
-from seqrl.errors import ConfigError, NotFiniteError
-from seqrl.files import write
+from seqrl.errors import ConfigError, NotFiniteError, UnsavedError
+from seqrl.files import cure, fault, write
 from seqrl.machine import cores, sleep, wall_time
 from seqrl.sweeps import note_command
 from seqrl.text import printable
@@ -235,21 +235,34 @@ class Search:
         return max(finished, key=lambda trial: trial.value or 0.0, default=None)
 
     def best(self) -> str:
-        """The best trial, and the command to repeat it; best.yaml holds both."""
+        """The best trial, and the command to repeat it."""
         if (best := self._best_trial) is None:
             going = self._count("RUNNING")
             return f"No trial has finished{f'; {going} running in another process' if going else ''}."
-        values = [override(key, value) for key, value in best.params.items()]
-        command = shlex.join(["python", "-m", "seqrl.train", *self.plan.arguments, *values])
-        content = {"return": best.value, "trial": best.number, "overrides": values, "command": command}
-        write(self.plan.study / "best.yaml", yaml.safe_dump(content, sort_keys=False, width=1000).encode())
         ends = {"finished": "COMPLETE", "stopped early": "PRUNED", "failed": "FAIL"}
         counts = {how: count for how, state in ends.items() if (count := self._count(state))}
         summary = ", ".join(f"{count} {how}" for how, count in counts.items())
         return (
-            f"{summary}. Best, trial {best.number}: {best.value:.4g}\n\n  {command}\n\n"
+            f"{summary}. Best, trial {best.number}: {best.value:.4g}\n\n  {self._command(best)[1]}\n\n"
             f"To see all of them: python -m seqrl.report {self.plan.study}"
         )
+
+    def keep_best(self) -> None:
+        """Write the same to best.yaml. Raises UnsavedError if it cannot be written."""
+        if (best := self._best_trial) is None:
+            return
+        values, command = self._command(best)
+        content = {"return": best.value, "trial": best.number, "overrides": values, "command": command}
+        path = self.plan.study / "best.yaml"
+        try:
+            write(path, yaml.safe_dump(content, sort_keys=False, width=1000).encode())
+        except OSError as error:
+            raise UnsavedError(f"{path}: could not be written: {fault(error)}. {cure(error)}.") from error
+
+    def _command(self, best: "optuna.trial.FrozenTrial") -> tuple[list[str], str]:
+        """The values of a trial as overrides, and the command to repeat it."""
+        values = [override(key, value) for key, value in best.params.items()]
+        return values, shlex.join(["python", "-m", "seqrl.train", *self.plan.arguments, *values])
 
 
 def _shown(key: str, value: Value) -> str:
