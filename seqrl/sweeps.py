@@ -397,9 +397,9 @@ class Sweep(Callback):
     """Says where a sweep is and how its points ended, whoever ran them; and what a single run found of its folder."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        # Its name may hold what Hydra knows, and what cannot be resolved is said when Hydra makes the folder.
+        # Its name may hold what Hydra knows, and what cannot be resolved, or made, is said when Hydra makes the folder.
         HydraConfig.instance().set_config(config)
-        with suppress(OmegaConfBaseException):
+        with suppress(OmegaConfBaseException, OSError):
             note_folder(Path(str(config.hydra.run.dir)))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

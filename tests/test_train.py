@@ -610,3 +610,12 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path):
     done = train(tmp_path, "resume=b", "episodes=3")
     assert done.returncode == 3
     assert "belongs to another run" in done.stderr
+
+
+def test_a_folder_whose_name_is_too_long_gets_one_line(tmp_path):
+    done = train_from_the_start(tmp_path, *TINY, f"hydra.run.dir={'x' * 300}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == f"seqrl: error: {'x' * 300}: File name too long. Choose a shorter name, or choose another folder.\n"
+    )
