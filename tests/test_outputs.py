@@ -198,6 +198,13 @@ def test_a_folder_without_room_is_noticed_before_training(tmp_path, monkeypatch)
         Checkpoints(tmp_path).begin({"weight": torch.zeros(10_000)}, 0)
 
 
+def test_a_run_that_goes_on_notices_before_training_that_its_checkpoints_cannot_be_written(tmp_path, monkeypatch):
+    Checkpoints(tmp_path).begin({"weight": torch.zeros(10)}, 0)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "checkpoints")
+    with pytest.raises(PermissionError, match=rf"Permission denied: '{tmp_path}/checkpoints'"):
+        Checkpoints(tmp_path).begin({"weight": torch.zeros(10)}, 0)
+
+
 def test_tensorboard_writes_again_when_the_disk_can(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -11,6 +11,7 @@ It appears whole, by one rename. What it presumes, the curves and the configurat
 Version 0.1.0 wrote two files, the state in 00000120.pt and its sha256 and returns in 00000120.json. Those still load.
 """
 
+import errno
 import hashlib
 import io
 import itertools
@@ -100,6 +101,9 @@ class Checkpoints:
                 ]
             ) from error
         self.save(state, iteration)
+        # Of a run that goes on, this one is there already, and nothing was written.
+        if not os.access(self.folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
         size = self._path(iteration).stat().st_size
         # The newest and the best, and one more while it is written; logs grow beside them.
         need, free = (self.keep + 1) * size, shutil.disk_usage(self.folder).free
