@@ -203,6 +203,43 @@ def test_a_run_that_was_tampered_with_imports_nothing(evil):
     assert not (evil / "created").exists()
 
 
+# A text without an interpolation once it is resolved; Hydra resolves it again, and builds what it finds.
+LATER = r"\${oc.create:'{_target_: builtins.open, file: created, mode: w}'}"
+
+
+@pytest.mark.parametrize(
+    "place", ["env.kwargs.part", "env.wrappers[0].part", "network.memory.part", "logger.jsonl.part"]
+)
+def test_what_would_be_resolved_once_more_is_refused_wherever_it_stands(place):
+    cfg = composed("env=gymnasium", "env.id=CartPole-v1", "env.wrappers=[{_target_: gymnasium.wrappers.ClipReward}]")
+    OmegaConf.set_struct(cfg, False)
+    section, _, name = place.rpartition(".")
+    OmegaConf.select(cfg, section)[name] = LATER
+    (line,) = faults(cfg)
+    assert line.startswith(f"{place}: still holds ${{ once it is resolved.")
+
+
+def test_a_variable_that_would_be_resolved_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "hush-${hush}")
+    (line,) = faults(composed("env=gymnasium", "env.id=CartPole-v1", "+env.kwargs.key=${oc.env:MY_KEY}"))
+    assert line.startswith("env.kwargs.key: still holds ${ once it is resolved.")
+
+
+def test_a_run_that_was_tampered_with_builds_nothing_later(tmp_path):
+    assert train(tmp_path, *TINY, "hydra.run.dir=run").returncode == 0
+    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    config.network.memory.part = LATER
+    (tmp_path / "run" / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    evaluated = run_program(tmp_path, "-m", "seqrl.evaluate", "run=run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest["overrides"].append(f'+network.memory.part="{LATER}"')
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    for done in (evaluated, train(tmp_path, "resume=run", "episodes=2")):
+        assert done.returncode == 2
+        assert done.stderr.startswith("seqrl: error: network.memory.part: still holds ${")
+    assert not (tmp_path / "created").exists()
+
+
 def test_files_of_ones_own_are_named_again_on_resuming(tmp_path):
     manifest = {"overrides": ["network=own"], "config_dir": "/mine"}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))

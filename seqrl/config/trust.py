@@ -71,18 +71,36 @@ def shipped(section: str, target: str) -> bool:
 
 def distrusted(cfg: DictConfig) -> Iterator[str]:
     """Complaints about all that a composed configuration would build or import, and nobody has named in `trust`."""
+    sections = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(sections, dict)
+    # Whoever builds it resolves it once more, and could make anything of that.
+    for where in _unresolved(sections):
+        yield f"{where}: still holds ${{ once it is resolved. Neither a value nor its variable may hold that."
     trusted = [str(module) for module in cfg.trust]
-    complaints = list(_strangers(cfg, trusted))
+    complaints = list(_strangers(cfg, sections, trusted))
     # One list for all of them, as the last one given counts alone.
     modules = dict.fromkeys([*trusted, *(module.split(".")[0] for _, module in complaints)])
     for complaint, _ in complaints:
         yield f"{complaint}. If you trust it, add trust=[{','.join(modules)}]."
 
 
-def _strangers(cfg: DictConfig, trusted: list[str]) -> Iterator[tuple[str, str]]:
-    """What is neither seqrl's nor trusted: a complaint, and the module."""
-    sections = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(sections, dict)
+def _unresolved(node: Any, where: str = "") -> Iterator[str]:
+    """Places of texts that would be resolved, or resolved again."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield from _unresolved(child, f"{where}.{key}".removeprefix("."))
+    elif isinstance(node, list):
+        for index, child in enumerate(node):
+            yield from _unresolved(child, f"{where}[{index}]")
+    elif isinstance(node, str) and "${" in node:
+        yield where
+
+
+def _strangers(cfg: DictConfig, sections: dict[Any, Any], trusted: list[str]) -> Iterator[tuple[str, str]]:
+    """What is neither seqrl's nor trusted: a complaint, and the module.
+
+    sections   of the configuration, resolved
+    """
     yield from _module(str(OmegaConf.select(cfg, "env.id") or ""), trusted)
     for key, section in sections.items():
         for where, node in nodes(section, str(key)):
