@@ -137,12 +137,23 @@ def test_a_folder_whose_name_hydra_would_replace_is_refused(tmp_path):
         arguments([f"resume={tmp_path}/${{oc.env:HOME}}"])
 
 
+# One that names its address in letters that YAML alone reads, and one that takes itself from elsewhere.
+COMPUTED = r"""+logger.x="${oc.create:'{_target_: seqrl.loggers.Mlflow, \"tracking\x5furi\": evil}'}\""""
+
+
 @pytest.mark.parametrize(
-    "override", ["logger.mlflow.tracking_uri=http://evil", "+logger.x={tracking_uri: 'http://evil'}"]
+    "override",
+    [
+        "logger.mlflow.tracking_uri=http://evil",
+        "+logger.x={tracking_uri: 'http://evil'}",
+        "logger.wandb.entity=evil",
+        COMPUTED,
+        "+logger.x=${env.kwargs.evil}",
+    ],
 )
 def test_a_folder_alone_sends_no_curves_elsewhere(tmp_path, override):
     (tmp_path / "manifest.json").write_text(json.dumps({"overrides": ["logger=mlflow", override], "config_dir": None}))
-    with pytest.raises(ConfigError, match=r"tracking_uri.*, which its folder alone cannot ask for\. Write it again"):
+    with pytest.raises(ConfigError, match=r"evil.*, which its folder alone cannot ask for\. Write it again"):
         arguments([f"resume={tmp_path}"])
     key = override.partition("=")[0]
     read = arguments([f"resume={tmp_path}", f"{key}=mine"])
@@ -160,7 +171,17 @@ def test_a_configuration_alone_sends_no_curves_elsewhere(tmp_path, capsys):
     ):
         arguments([f"resume={tmp_path}"])
     assert arguments([f"resume={tmp_path}", "logger=mlflow"])[1] == "logger=mlflow"
-    (tmp_path / "config.yaml").write_text("logger: {mlflow: {tracking_uri: 'sqlite:///outputs/mlflow.db'}}")
+    for text in (
+        "{x: \"${oc.create:'{_target_: seqrl.loggers.Mlflow, tracking_uri: evil}'}\"}",
+        "'${oc.create:{m: {tracking_uri: evil}}}'",
+        "{wandb: {entity: evil None}}",
+    ):
+        (tmp_path / "config.yaml").write_text(f"logger: {text}")
+        with pytest.raises(ConfigError, match="which its folder alone cannot ask for"):
+            arguments([f"resume={tmp_path}"])
+    (tmp_path / "config.yaml").write_text(
+        "logger: {mlflow: {tracking_uri: 'sqlite:///outputs/mlflow.db'}, wandb: {entity: null}, x: {k: '${oc.env:X}'}}"
+    )
     assert arguments([f"resume={tmp_path}"])
 
 

@@ -17,7 +17,7 @@ from seqrl.config.synonyms import ours
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, may_be_intact
 from seqrl.packages import how_to_install, is_installed
-from seqrl.text import say
+from seqrl.text import dotted, say
 
 KEY = "resume="
 
@@ -34,16 +34,17 @@ def arguments(given: list[str]) -> list[str]:
     if "${" in str(folder):
         raise ConfigError([f"resume: {folder} holds ${{ in its name, which Hydra would replace. Rename the folder."])
     others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]
+    chosen = {_key(argument) for argument in others}
     # A key that is added once more cannot be there already.
-    again = {_key(argument) for argument in others if argument.startswith("+") or _leads_away(argument)}
+    again = {_key(argument) for argument in others if argument.startswith("+")}
     began, config_dir = _beginning(folder)
     if config_dir is not None and not any(word.startswith(("--config-dir", "-cd")) for word in given):
         raise ConfigError(
             [f"resume: this run used configuration files of your own. Add --config-dir {quote(config_dir)}"]
         )
+    again |= {_key(override) for override in began if leads_away(override)} & chosen
     began = [override for override in began if _key(override) not in again and _is_choice(override)]
-    chosen = {_key(argument) for argument in others}
-    if elsewhere := [it for it in [*began, *_addresses(folder, chosen)] if _leads_away(it)]:
+    if elsewhere := [*filter(leads_away, began), *_addresses(folder, chosen)]:
         raise ConfigError(
             [f"resume: this run used {elsewhere[0]}, which its folder alone cannot ask for. Write it again."]
         )
@@ -69,20 +70,29 @@ def _former_defaults(folder: Path, began: Sequence[str], now: Sequence[str]) -> 
     return [override for override in begun.former_defaults(folder) if _key(override) not in keys]
 
 
-def _leads_away(override: str) -> bool:
-    """Whether it chooses a package, or sends the curves somewhere: a folder, which may be anybody's, must not."""
-    return "@" in _key(override) or "tracking_uri" in override
+# Keys of loggers that say where rows go; and what else may stand in one that is not written out.
+ADDRESS, VARIABLE = re.compile(r"\b(tracking_uri|entity)\b"), re.compile(r"\$\{oc\.env:\w+\}")
+
+
+def leads_away(override: str) -> bool:
+    """Whether it chooses a package, or sends the curves somewhere: a folder, which may be anybody's, must not.
+
+    What is computed of a logger could be an address, in letters that nobody knows again.
+    """
+    key = _key(override)
+    is_of_logger = key.partition(".")[0] == "logger"
+    return "@" in key or (is_of_logger and bool(ADDRESS.search(override) or "${" in VARIABLE.sub("", override)))
 
 
 def _addresses(folder: Path, chosen: set[str]) -> Iterator[str]:
     """Where the loggers send their rows in a run that goes by its config.yaml, if nothing chooses that now."""
     if not begun.goes_by_configuration(folder) or "logger" in chosen:
         return
-    loggers = OmegaConf.to_container((begun.saved(folder) or OmegaConf.create()).get("logger") or OmegaConf.create())
-    for name, logger in loggers.items() if isinstance(loggers, dict) else ():
-        address = logger.get("tracking_uri") if isinstance(logger, dict) else None
-        if address not in (None, MlflowConfig.tracking_uri):
-            yield f"logger={name!s} logger.{name!s}.tracking_uri={address}"
+    saved = OmegaConf.to_container(begun.saved(folder) or OmegaConf.create())
+    loggers = saved.get("logger") or {} if isinstance(saved, dict) else {}
+    for key, value in dotted({"logger": loggers}):
+        if value not in (None, MlflowConfig.tracking_uri) and leads_away(override := f"{key}={value}"):
+            yield f"{'='.join(key.split('.')[:2])} {override}"
 
 
 def _key(override: str) -> str:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import yaml
 
 from seqrl.config.begun import can_go_on
-from seqrl.config.command_line import quoted
+from seqrl.config.command_line import leads_away, quoted
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError
 from seqrl.files import LINE_BYTES, appending, fault, json_of, make_folder, read_text, read_yaml, regular, write
@@ -127,7 +127,7 @@ class Trial:
         if can_go_on(folder):
             arguments = [
                 f"resume={folder}",
-                *(a for a in self.arguments if a.startswith(GIVEN_AGAIN) or "tracking_uri" in a),
+                *(a for a in self.arguments if a.startswith(GIVEN_AGAIN) or leads_away(a)),
             ]
         else:
             # Its name tells the values, and a list of them has commas.
