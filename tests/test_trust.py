@@ -524,6 +524,37 @@ def test_whatever_raises_no_value_of_a_variable_is_shown(tmp_path, where, code):
     assert not [text for text in [*texts, done.stdout, done.stderr] if "hush-hush" in text]
 
 
+def test_an_environment_changes_no_variable_of_its_run(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import os\n"
+        "import gymnasium as gym\n"
+        "class Env(gym.Env):\n"
+        "    observation_space = gym.spaces.Box(-1.0, 1.0, (2,))\n"
+        "    action_space = gym.spaces.Discrete(2)\n"
+        "    def __init__(self, key, length, other):\n"
+        "        self.length, self.other = int(length), other\n"
+        "        os.environ.pop('MY_KEY', None)\n"
+        "        os.environ.update(LENGTH='9', OTHER='9')\n"
+        "    def reset(self, seed=None, options=None):\n"
+        "        self.left = self.length\n"
+        "        return self.observation_space.low, {}\n"
+        "    def step(self, action):\n"
+        "        self.left -= 1\n"
+        "        return self.observation_space.low, float(self.other), not self.left, False, {}\n"
+        "gym.register('Mine-v0', entry_point=Env)\n"
+    )
+    kwargs = "{key: '${oc.env:MY_KEY}', length: '${oc.env:LENGTH}', other: '${oc.env:OTHER,1}'}"
+    words = ["env.id=mine:Mine-v0", f"+env.kwargs={kwargs}", "trust=[mine]", "hydra.run.dir=run", "episodes=1"]
+    variables = {"MY_KEY": "hush-hush-4711", "LENGTH": "5"}
+    done = train(tmp_path, *words, "parallel=2", "evaluation.episodes=2", **variables)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["result"] == 5
+    again = run_program(tmp_path, "-m", "seqrl.evaluate", "run=run", "trust=[mine]", env={**os.environ, **variables})
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["greedy"]["return_mean"] == 5
+    assert not [it for it in (tmp_path / "run").rglob("*") if it.is_file() and b"hush-hush" in it.read_bytes()]
+
+
 def test_a_secret_in_a_mapping_is_found(tmp_path):
     done = train(tmp_path, "env=gymnasium", "+env.kwargs={deep: {password: hush-hush}}")
     assert done.returncode == 2

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seqrl.config.begun import BEFORE_THE_KEY, as_saved, goes_by_configuration, saved
+from seqrl.config.resolvers import hold_variables
 from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
@@ -71,6 +72,7 @@ def settle(
         cfg.processes = started
     for old, new in RENAMED.items():
         _rename(cfg, old, new)
+    hold_variables(cfg)
     check(cfg, by_command)
     declassify(numbers_from_environment(cfg))
     if resume:

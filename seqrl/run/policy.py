@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.algorithms.base import SequenceAlgorithm
 from seqrl.config.begun import loaded
+from seqrl.config.resolvers import hold_variables
 from seqrl.config.schema import RunConfig, RunnerConfig, typed
 from seqrl.config.secrets import secrets
 from seqrl.config.settle import changes
@@ -77,6 +78,7 @@ def chosen(
     Raises CheckpointError if there is no run, ConfigError if it cannot, or must not, be played.
     """
     cfg = configuration(run)
+    hold_variables(cfg)
     before = OmegaConf.create({"env": cfg.env})
     cfg.trust = list(trust)
     cfg.seed = cfg.seed if seed is None else seed
