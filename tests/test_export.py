@@ -521,6 +521,21 @@ def test_an_odd_evaluation_is_left_out_of_the_card(tmp_path):
     assert evaluated(tmp_path, {"iterations": 1}).startswith("Not evaluated.")
 
 
+def test_the_card_has_the_return_of_its_own_policy_in_its_own_environment_alone(tmp_path):
+    manifest = {"status": "finished", "env_steps": 200, "evaluation_return_mean": 7.0, "evaluation_episodes": 50}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    last, earlier = {"iterations": 2, "env_steps": 200}, {"iterations": 1, "env_steps": 100}
+    assert evaluated(tmp_path, last).startswith("Mean return 7 over 50 episodes, in the final evaluation")
+    assert evaluated(tmp_path, earlier).startswith("Not evaluated.")
+    measured = {"return_mean": 3.0, "return_interval": [2, 4], "returns": [3.0]}
+    for changed, said in ([], "Mean return 3 "), (["env.corridor_length: 6 -> 40"], "Not evaluated."):
+        found = {"greedy": measured, "iterations": 1, "changed": changed}
+        (tmp_path / "evaluation.json").write_text(json.dumps(found))
+        assert evaluated(tmp_path, earlier).startswith(said)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    assert evaluated(tmp_path, last).startswith("Not evaluated.")
+
+
 def test_a_secret_number_that_is_a_number_of_the_model_too_spoils_no_facts(run, monkeypatch):
     monkeypatch.setattr(text, "_FROM_ENVIRONMENT", {"1234": "MY_PIN"})
     step = SimpleNamespace(inputs=[Port("observation", "float32", (1234,), "a pin of 1234")], outputs=[], more={})

@@ -70,11 +70,12 @@ def trained(run: Path) -> list[str]:
 
 
 def evaluated(run: Path, progress: dict[str, int]) -> str:
-    """The evaluated return, in a sentence."""
+    """The evaluated return of this very policy, in the environment of its run, in a sentence."""
     found = _read(run / "evaluation.json")
+    is_its_own = found.get("iterations") == progress["iterations"] and not found.get("changed")
     for how, words in {"greedy": "likeliest", "sampled": "sampled"}.items():
         measured = found.get(how)
-        if not isinstance(measured, dict) or found.get("iterations") != progress["iterations"]:
+        if not isinstance(measured, dict) or not is_its_own:
             continue
         # Anybody may have written it.
         with suppress(KeyError, TypeError, ValueError, OverflowError):
@@ -87,7 +88,9 @@ def evaluated(run: Path, progress: dict[str, int]) -> str:
     manifest = _manifest(run)
     with suppress(KeyError, TypeError, ValueError, OverflowError):
         mean, episodes = float(manifest["evaluation_return_mean"]), int(manifest["evaluation_episodes"])
-        return f"Mean return {mean:.4g} over {episodes:,} episodes, in the latest evaluation of the run itself."
+        # That was the policy that the run ended with.
+        if manifest["status"] == "finished" and manifest["env_steps"] == progress["env_steps"]:
+            return f"Mean return {mean:.4g} over {episodes:,} episodes, in the final evaluation of the run itself."
     return "Not evaluated. `python -m seqrl.evaluate` measures the return."
 
 
