@@ -157,7 +157,7 @@ class Runner:
         if continues.any():
             # The precision of a resumed run may be another.
             like = self.network.initial_state(1)
-            self._unfinished = Episodes.of(state["episodes"], continues.device, like)
+            self._unfinished = Episodes.of(state["episodes"], self.env, continues.device, like)
             if not continues.all():
                 self._unfinished.replace(~continues, self._reset(~continues))
         return ~continues
@@ -417,8 +417,17 @@ class Episodes:
     age: Tensor
 
     @classmethod
-    def of(cls, state: dict[str, Any], device: torch.device, like: State) -> Self:
-        """Episodes of all environments, restored from a `state_dict`, with a memory of the same dtypes as `like`."""
+    def of(cls, state: dict[str, Any], env: BatchedEnv, device: torch.device, like: State) -> Self:
+        """Episodes of all environments, restored from a `state_dict`, with a memory of the same dtypes as `like`.
+
+        Raises ValueError if they are not as many, or not of such environments or such a memory.
+        """
+        one = {"age": (), "observation": env.observation_space.shape or (), **{it: like[it].shape[1:] for it in like}}
+        for name, tensor in {"age": state["age"], "observation": state["observation"], **state["state"]}.items():
+            if tensor.shape != (env.batch_size, *one.pop(name)):
+                raise ValueError(f"{name} of its episodes is {list(tensor.shape)}")
+        if one:
+            raise ValueError(f"its episodes have no {next(iter(one))}")
         memory = {name: leaf.to(device, like[name].dtype, copy=True) for name, leaf in state["state"].items()}
         age = state["age"].to(device, copy=True)
         return cls(torch.arange(len(age), device=device), state["observation"].to(device), memory, age)

@@ -92,7 +92,13 @@ def test_a_sealed_checkpoint_that_lacks_what_a_run_goes_on_from_gets_one_line(fi
     [
         (["clock", "spent"], {"update": "long"}),
         (["clock", "busy"], None),
+        (["clock", "spent"], {"update": float("nan")}),
         (["runner", "environment", "age"], torch.zeros(0, dtype=torch.int64)),
+        (["runner", "environment", "keys"], torch.zeros(0, dtype=torch.int64)),
+        (["runner", "episodes"], {"age": torch.zeros(1), "observation": torch.zeros(1, 3), "state": {}}),
+        (["episodes", "recent"], [("long", 1)]),
+        (["episodes", "ended"], "many"),
+        (["episodes", "open"], (torch.zeros(0), torch.zeros(0))),
         (["runner", "rounds"], "many"),
     ],
     ids=str,

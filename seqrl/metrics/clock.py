@@ -1,6 +1,7 @@
 """Wall time, and where it goes."""
 
 from collections import defaultdict
+from math import isfinite
 from typing import Any
 
 from seqrl.loggers import Row
@@ -61,5 +62,8 @@ class Clock:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # A file may say anything.
-        self._spent.update({str(part): float(seconds) for part, seconds in state["spent"].items()})
-        self._busy = float(state["busy"])
+        seconds = {**{str(part): float(it) for part, it in state["spent"].items()}, "busy": float(state["busy"])}
+        if odd := [part for part, it in seconds.items() if not isfinite(it)]:
+            raise ValueError(f"its clock says {seconds[odd[0]]} for {odd[0]}")
+        self._busy = seconds.pop("busy")
+        self._spent.update(seconds)

@@ -81,11 +81,17 @@ class EpisodeStatistics:
         return {"recent": list(self.recent), "ended": self.ended, "open": self._open, "info": info}
 
     def load_state_dict(self, state: dict[str, Any], lost: torch.Tensor) -> None:
-        """Continue from a saved state, but forget the episodes in progress where `lost` [B] is true."""
-        self.recent.extend(state["recent"])
+        """Continue from a saved state, but forget the episodes in progress where `lost` [B] is true.
+
+        Raises TypeError or ValueError if it is none.
+        """
+        self.recent.extend((float(episode_return), int(length)) for episode_return, length in state["recent"])
         # Runs of earlier versions had none.
         for name, numbers in state.get("info", {}).items():
             self.note({name: number} for number in numbers)
-        self.ended = state["ended"]
+        self.ended = int(state["ended"])
         if state["open"] is not None and not lost.all():
-            self._open = tuple(s.masked_fill(lost.cpu(), 0) for s in state["open"])
+            returns, lengths = state["open"]
+            if not returns.shape == lengths.shape == lost.shape:
+                raise ValueError(f"its episodes in progress are {len(returns)}, and not {len(lost)}")
+            self._open = returns.masked_fill(lost.cpu(), 0), lengths.masked_fill(lost.cpu(), 0)

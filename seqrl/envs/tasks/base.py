@@ -55,11 +55,11 @@ class TensorEnv(BatchedEnv):
             # Version 0.1.0 saved a generator: go on with episodes that the run cannot have played.
             begun = 2**32 + zlib.crc32(state["random"].numpy().tobytes())
             state = {**state, "episode": torch.full_like(self._episode, begun), "keys": self._draws.keys}
-        for name in (*self._names, "age", "episode"):
-            own = getattr(self, f"_{name}")
+        for name, own in self.state_dict().items():
             if state[name].shape != own.shape:
                 raise ValueError(f"{name} is {list(state[name].shape)} and not {list(own.shape)}")
-            setattr(self, f"_{name}", state[name].to(own))
+        for name in (*self._names, "age", "episode"):
+            setattr(self, f"_{name}", state[name].to(getattr(self, f"_{name}")))
         self._draws.keys = state["keys"].to(self._age)
         return torch.ones_like(self._age, dtype=torch.bool)
 
