@@ -119,7 +119,7 @@ def played(policy, cfg):
             alive, state = [it for it, goes in zip(alive, going, strict=True) if goes], state[torch.tensor(going)]
         longest = max(map(len, rewards))
         table = torch.tensor([[*of_one, *[0.0] * (longest - len(of_one))] for of_one in rewards]).T.contiguous()
-        returns += table.sum(0).double().tolist()
+        returns += table.double().sum(0).tolist()
         steps += [float(len(of_one)) for of_one in rewards]
     return returns, steps
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,20 @@ def test_episodes_are_counted_in_equal_shares_not_by_which_end_first(episodes, l
     assert played.tolist() == lengths
     # Rewards are 1, 2, 3, ...: an episode of n steps returns n (n + 1) / 2.
     assert returns.tolist() == [n * (n + 1) / 2 for n in lengths]
+
+
+class Costly(Script):
+    """Pays halves between a large price and what gives it back."""
+
+    def step(self, action):
+        step = super().step(action)
+        large = {1.0: 1e8, 101.0: -1e8}
+        return replace(step, reward=torch.tensor([large.get(it, 0.5) for it in step.reward.tolist()]))
+
+
+def test_small_rewards_count_beside_large_ones_as_in_training():
+    returns, _ = play(env := Costly([[101]]), small_network(env), 1, None, 200)
+    assert returns.tolist() == [99 * 0.5]
 
 
 def test_scalars_of_an_evaluation():

@@ -92,9 +92,10 @@ def play(
         if infos is not None:
             infos += [numbers for _, numbers in sorted(runner.take_ended_info(), key=itemgetter(0))]
             del infos[episodes:]
-    returns = torch.cat([rollout.reward.where(rollout.valid, 0).sum(0) for rollout in rollouts])
-    lengths = torch.cat([rollout.valid.sum(0) for rollout in rollouts])
-    return returns[:episodes].double().cpu(), lengths[:episodes].double().cpu()
+    # In double precision, as training counts them; some accelerators have none.
+    returns = torch.cat([rollout.reward.where(rollout.valid, 0).cpu().double().sum(0) for rollout in rollouts])
+    lengths = torch.cat([rollout.valid.cpu().double().sum(0) for rollout in rollouts])
+    return returns[:episodes], lengths[:episodes]
 
 
 class Evaluator:
