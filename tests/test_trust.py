@@ -241,6 +241,31 @@ def test_a_run_that_was_tampered_with_builds_nothing_later(tmp_path):
     assert not (tmp_path / "created").exists()
 
 
+# What stands for something else once Hydra adds `_convert_` to the section that it builds.
+OTHERWISE = {
+    "table": {"no": "torch.nn.Tanh", "all": "builtins.open"},
+    "part": {"_target_": "${..table.${oc.select:..._convert_,'no'}}", "file": "created", "mode": "w"},
+}
+
+
+def test_what_is_built_is_what_was_checked(tmp_path):
+    gym = ["env.id=CartPole-v1", "episodes=1", "parallel=2", "evaluation.episodes=0", "env.backend=sync"]
+    assert train(tmp_path, *gym, "hydra.run.dir=run").returncode == 0
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    file = {"defaults": [{"override /env": "gymnasium"}], "env": {"id": "CartPole-v1", "kwargs": OTHERWISE}}
+    text = f"# @package _global_\n{OmegaConf.to_yaml(OmegaConf.create(file))}"
+    (tmp_path / "mine" / "experiment" / "evil.yaml").write_text(text)
+    of_file = train(tmp_path, "--config-dir", "mine", "experiment=evil", *gym[1:])
+    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    # YAML within YAML has other words for a dollar.
+    config.env.kwargs = f"${{oc.create:'{json.dumps(OTHERWISE).replace(chr(39), '').replace('$', chr(92) + 'x24')}'}}"
+    (tmp_path / "run" / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    of_run = run_program(tmp_path, "-m", "seqrl.evaluate", "run=run", "episodes=1")
+    for done in (of_file, of_run):
+        assert (done.returncode, "torch.nn.Tanh" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "created").exists()
+
+
 def test_files_of_ones_own_are_named_again_on_resuming(tmp_path):
     manifest = {"overrides": ["network=own"], "config_dir": "/mine"}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))

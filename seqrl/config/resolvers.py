@@ -87,25 +87,12 @@ def own_choices(sources: Sequence[Mapping[str, str]]) -> str:
     return ", ".join(added) or "a file each, in a folder that --config-dir names"
 
 
-# Of what OmegaConf keeps with a configuration: the variables of one that holds them.
-HELD = "seqrl.variables"
-
-
-def hold_variables(cfg: DictConfig) -> None:
-    """Have a configuration mean the same from now on, whatever an environment makes of the system's variables."""
-    OmegaConf.get_cache(cfg)[HELD] = {}
-
-
-def env(name: str, default: str | None = NO_DEFAULT, *, _root_: DictConfig) -> str | None:
+def env(name: str, default: str | None = NO_DEFAULT) -> str | None:
     """OmegaConf's own oc.env, which remembers what it has read."""
-    held = OmegaConf.get_cache(_root_).get(HELD, {})
-    value: str | None = held.setdefault(name, os.environ.get(name))
-    if value is not None:
-        read_environment(name, value)
-        return value
-    if default is NO_DEFAULT:
-        raise KeyError(f"Environment variable '{name}' not found")
-    return None if default is None else str(default)
+    value = oc.env(name) if default is NO_DEFAULT else oc.env(name, default)
+    if name in os.environ:
+        read_environment(name, os.environ[name])
+    return value
 
 
 def decode(text: str | None, *, _parent_: Any, _node_: Any) -> Any:

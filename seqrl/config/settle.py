@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seqrl.config.begun import BEFORE_THE_KEY, as_saved, goes_by_configuration, saved
-from seqrl.config.resolvers import hold_variables
 from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
@@ -30,7 +30,8 @@ NO_MATTER = re.compile(r"(name|resume|trust|logger|algorithm\.gradient_threads)(
 class Settled:
     """A final configuration, and where it came from.
 
-    cfg          read-only
+    cfg          read-only, and nothing in it is left to be computed
+    words        the same as it is saved: what comes from the system's environment keeps its words
     overrides    of the command line, as they were written: a variable of the system's environment keeps its name;
                  None for a run whose command is not known, and whose configuration says all
     implied      overrides that nobody wrote, which going on with the run needs again
@@ -39,6 +40,7 @@ class Settled:
     """
 
     cfg: DictConfig
+    words: DictConfig
     overrides: list[str] | None
     implied: list[str] = field(default_factory=list)
     config_dir: str | None = None
@@ -72,7 +74,6 @@ def settle(
         cfg.processes = started
     for old, new in RENAMED.items():
         _rename(cfg, old, new)
-    hold_variables(cfg)
     check(cfg, by_command)
     declassify(numbers_from_environment(cfg))
     if resume:
@@ -83,9 +84,26 @@ def settle(
     implied = [] if before is None else _keep_parts(cfg, before)
     if before is not None:
         keep_backend(cfg, before)
-    OmegaConf.set_readonly(cfg, True)
-    changed = [] if before is None else changes(before, public(cfg))
-    return Settled(cfg, command, implied, config_dir(), changed)
+    words = public(cfg)
+    changed = [] if before is None else changes(before, words)
+    return Settled(computed(cfg, faults), words, command, implied, config_dir(), changed)
+
+
+def computed(cfg: DictConfig, faults: Callable[[DictConfig], list[str]]) -> DictConfig:
+    """A configuration with the values that its words stand for, read-only.
+
+    A word may stand for something else later: once Hydra adds a key, a backend is chosen, or a file is written. What is
+    built must be what was checked.
+
+    Raises ConfigError with what `faults` finds in it.
+    """
+    whole = copy.deepcopy(cfg)
+    OmegaConf.set_readonly(whole, False)
+    OmegaConf.resolve(whole)
+    if found := faults(whole):
+        raise ConfigError(found)
+    OmegaConf.set_readonly(whole, True)
+    return whole
 
 
 def with_values(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:

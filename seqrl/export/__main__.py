@@ -110,7 +110,7 @@ def made(
     weights = save({name: it.detach().clone().contiguous() for name, it in network.state_dict().items()})
     with closing(beside(cfg, device)) as env, frozen(network):
         step = OneStep(copied(cfg, env, network), env, own(env, cfg.env.get("hidden") or ()))
-        told = facts(run, cfg, progress, step, weights)
+        told = facts(run, policy.configuration(run), progress, step, weights)
         exported = model(step, told)
         generator = seeds.generator(cfg.seed, "export", device.torch_device)
         with Bar() as bar:

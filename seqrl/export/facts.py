@@ -20,6 +20,7 @@ from seqrl.text import masked_data
 def facts(run: Path, cfg: DictConfig, progress: dict[str, int], step: OneStep, weights: bytes) -> dict[str, Any]:
     """What a model says of itself, by name, as plain data.
 
+    cfg        of the run, in its words
     progress   how far the run was
     weights    the bytes of policy.safetensors
     """

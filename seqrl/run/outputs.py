@@ -1,5 +1,6 @@
 """The run folder: manifest, configuration, checkpoints, loggers. What fails there is retried and ends nothing."""
 
+import copy
 import io
 import logging
 import math
@@ -12,7 +13,6 @@ from typing import Any, Self
 import torch
 from omegaconf import OmegaConf
 
-from seqrl.config.secrets import public
 from seqrl.config.settle import Settled
 from seqrl.devices.device import Device
 from seqrl.errors import ConfigError, EnvError, UnsavedError, described
@@ -114,7 +114,7 @@ class Outputs:
         """Write down what the run is, open its loggers, and save what it begins with."""
         cfg = settled.cfg
         self.how_to_go_on = how_to_go_on(self.folder, cfg.trust, settled.config_dir)
-        config = public(cfg)
+        config = copy.deepcopy(settled.words)
         if cfg.env.get("backend") == "auto":
             # What was measured once is not measured again.
             config.env.backend = run.runner.env.backend

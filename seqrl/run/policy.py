@@ -14,10 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.algorithms.base import SequenceAlgorithm
 from seqrl.config.begun import loaded
-from seqrl.config.resolvers import hold_variables
 from seqrl.config.schema import RunConfig, RunnerConfig, typed
 from seqrl.config.secrets import secrets
-from seqrl.config.settle import changes
+from seqrl.config.settle import changes, computed
 from seqrl.config.validate import faults_of_policy
 from seqrl.devices.device import Device
 from seqrl.errors import CheckpointError, ConfigError, last_line
@@ -78,7 +77,6 @@ def chosen(
     Raises CheckpointError if there is no run, ConfigError if it cannot, or must not, be played.
     """
     cfg = configuration(run)
-    hold_variables(cfg)
     before = OmegaConf.create({"env": cfg.env})
     cfg.trust = list(trust)
     cfg.seed = cfg.seed if seed is None else seed
@@ -91,8 +89,7 @@ def chosen(
         OmegaConf.update(cfg, key, value, force_add=True)
     if faults := [*faults_of_policy(cfg), *secrets(cfg)]:
         raise ConfigError(faults)
-    OmegaConf.set_readonly(cfg, True)
-    return cfg, changes(before, OmegaConf.create({"env": cfg.env}))
+    return computed(cfg, faults_of_policy), changes(before, OmegaConf.create({"env": cfg.env}))
 
 
 def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
@@ -171,8 +168,7 @@ def learner(
         raise CheckpointError(
             f"run: {run / 'config.yaml'} does not say how the run learned: {fault(error)}."
         ) from error
-    if faults := faults_of_policy(whole):
-        raise ConfigError(faults)
+    whole = computed(whole, faults_of_policy)
     made: SequenceAlgorithm = constructor(whole.algorithm)(network, np.random.default_rng(0))
     try:
         made.load_state_dict(state["algorithm"])

@@ -1,6 +1,5 @@
 """One run from its beginning to its end, whoever asks for it: the command, a sweep or Python."""
 
-import copy
 import os
 import signal
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from omegaconf import OmegaConf
 
 from seqrl.config.program import forgiving_output, unexpected
 from seqrl.config.settle import Settled
@@ -109,14 +107,9 @@ def _advised(error: LostRankError, outputs: Outputs) -> SeqrlError:
 
 
 def hand(settled: Settled, ranks: Ranks) -> None:
-    """Tell the other ranks what the first one has settled, as they can read it, and what is to be masked of it."""
-    if ranks.size == 1:
-        return
-    cfg = copy.deepcopy(settled.cfg)
-    OmegaConf.set_readonly(cfg, False)
-    OmegaConf.resolve(cfg)
-    OmegaConf.set_readonly(cfg, True)
-    ranks.of_first((replace(settled, cfg=cfg), hidden()))
+    """Tell the other ranks what the first one has settled, and what is to be masked of it."""
+    if ranks.size > 1:
+        ranks.of_first((settled, hidden()))
 
 
 def handed(ranks: Ranks) -> Settled:
