@@ -466,6 +466,20 @@ def test_the_files_that_come_with_seqrl_are_not_replaced(option):
         completed([option], leave_nothing=False)
 
 
+@pytest.mark.parametrize("program", ["train", "evaluate.__main__", "tune.__main__"])
+def test_no_program_imports_from_the_working_folder(tmp_path, program):
+    lines = [
+        "import sys",
+        f"from seqrl.{program} import main",
+        "sys.path.insert(0, '')",
+        "sys.argv[1:] = ['--nonsense']",
+        "try: main()",
+        "except SystemExit: print('' in sys.path)",
+    ]
+    done = run_program(tmp_path, "-c", "\n".join(lines))
+    assert (done.stdout, done.stderr.startswith("seqrl: error: ")) == ("False\n", True)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "saved"),
     [

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from seqrl.config.command_line import completed, is_override
+from seqrl.config.command_line import completed, is_override, names_modules
 from seqrl.config.hydra_errors import faults_of_run, numbers_of_run
 from seqrl.config.own_files import config_dirs, searchpath
 from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
+from seqrl.config.trust import restrict_imports
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError
@@ -86,6 +87,7 @@ def main() -> None:
         print((__doc__ or "").format(usage=usage(Words)))
         return
     trust_what_the_shell_does()
+    restrict_imports(trusted=names_modules(sys.argv[1:]))
     with errors_in_one_line(sys.argv[1:]):
         plan = planned(sys.argv[1:])
         search = Search(plan, checked(plan))
