@@ -256,11 +256,10 @@ def test_what_is_built_is_what_was_checked(tmp_path):
     text = f"# @package _global_\n{OmegaConf.to_yaml(OmegaConf.create(file))}"
     (tmp_path / "mine" / "experiment" / "evil.yaml").write_text(text)
     of_file = train(tmp_path, "--config-dir", "mine", "experiment=evil", *gym[1:])
-    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
-    # YAML within YAML has other words for a dollar.
-    config.env.kwargs = f"${{oc.create:'{json.dumps(OTHERWISE).replace(chr(39), '').replace('$', chr(92) + 'x24')}'}}"
-    (tmp_path / "run" / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    of_run = run_program(tmp_path, "-m", "seqrl.evaluate", "run=run", "episodes=1")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest["overrides"].append(f"+env.kwargs={json.dumps(OTHERWISE)}")
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    of_run = train(tmp_path, "resume=run", "episodes=2")
     for done in (of_file, of_run):
         assert (done.returncode, "torch.nn.Tanh" in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "created").exists()
@@ -522,6 +521,8 @@ GROWS = "".join(f"  a{n}: '{f'${{.a{n - 1}}}' * 10}'\n" for n in range(1, 9))
         "env: {x: '${oc.env:A,b}${seed}'}",
         # Each makes an interpolation of its parts.
         """env: {x: "${oc.decode:'$${oc.env:NO,\\"{seed}\\"}'}"}""",
+        r"""env: {x: '${oc.create:''{a: "\x24{seed}"}''}'}""",
+        r"""env: {x: '${oc.create:''{a: "\u0024{seed}"}''}'}""",
         """env: {x: "${oc.create:'a: &a [x]\\nb: [*a, *a]'}"}""",
         "env: {x: '" + "${oc.env:HOME}" * 1001 + "'}",
     ],

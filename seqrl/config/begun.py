@@ -54,6 +54,8 @@ OPEN = object()
 NO_MOMENT = 1e100
 # The beginning of what a saved configuration may leave to be read when it is used, and how often it may.
 VARIABLE = re.compile(r"\$\{\s*oc\.(?:env|decode|create)\s*:")
+# What makes something of another value: a dollar, which `oc.create` also reads in other words, or an alias of YAML.
+COMPUTES = re.compile(r"[$*]|\\(x|u00|U000000)24")
 MOST_VARIABLES = 1000
 
 
@@ -230,13 +232,10 @@ def loaded(path: Path) -> DictConfig:
 
 
 def _computing(node: Any) -> Iterator[str]:
-    """Texts that stand for something else than a variable of the system's environment, decoded or with a default.
-
-    An asterisk may be an alias of YAML, which `oc.create` reads.
-    """
+    """Texts that stand for something else than a variable of the system's environment, decoded or with a default."""
     for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         yield from _computing(inner)
-    if isinstance(node, str) and "${" in node and re.search(r"[$*]", VARIABLE.sub("", node)):
+    if isinstance(node, str) and "${" in node and COMPUTES.search(VARIABLE.sub("", node)):
         yield node
 
 
