@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import seqrl
+from seqrl.files import write
 from seqrl.report.runs import RunRecord, read
 from seqrl.run.manifest import standing
 
@@ -92,7 +93,8 @@ class Result:
     version: str = seqrl.__version__
 
 
-Results = dict[tuple[str, str], list[Result]]
+# By task and network.
+Results = Mapping[tuple[str, str], Sequence[Result]]
 
 
 class Sitting:
@@ -139,7 +141,7 @@ class Sitting:
         """Bring the record up to date."""
         if self.record is not None:
             lines = [json.dumps(asdict(it)) for results in self.results().values() for it in results]
-            self.record.write_text("".join(f"{line}\n" for line in lines))
+            write(self.record, "".join(f"{line}\n" for line in lines).encode())
 
     def _sweep(self, name: str, network: str) -> Path:
         return self.folder / name / network.replace(":", "_")
@@ -157,13 +159,13 @@ def result(name: str, network: str, run: RunRecord) -> Result:
 
 
 def _grouped(results: Iterable[Result]) -> Results:
-    grouped: Results = {}
+    grouped: dict[tuple[str, str], list[Result]] = {}
     for it in results:
         grouped.setdefault((it.task, it.network), []).append(it)
     return grouped
 
 
-def table(results: Mapping[tuple[str, str], Sequence[Result]]) -> str:
+def table(results: Results) -> str:
     """Results as a Markdown table."""
     lines = [
         "| task | network | runs | median (worst to best) | memory zeroed | passes with | steps | seconds | |",

@@ -12,16 +12,14 @@ Nothing is tuned for any cell: all of them run with the defaults, which were cho
 
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from exam import TASKS as EXAM
-from exam import Result, Task, arguments, figure, seeds, sitting, spread
+from exam import Result, Results, Task, arguments, figure, seeds, sitting, spread
 
-TASKS = {
-    name: EXAM[name] for name in ("masked_cartpole", "masked_pendulum", "repeat_previous_hard", "memory_chain_100")
-}
-TASKS |= {name: EXAM[name] for name in ("tmaze_100", "noisy_cartpole")}
+AS_IN_THE_EXAM = "masked_cartpole masked_pendulum repeat_previous_hard memory_chain_100 tmaze_100 noisy_cartpole"
+TASKS = {name: EXAM[name] for name in AS_IN_THE_EXAM.split()}
 TASKS |= {
     # With fewer steps than in the exam.
     "repeat_first_medium": Task(EXAM["repeat_first_medium"].environment, 1_000_000, 0.8),
@@ -29,8 +27,6 @@ TASKS |= {
     "autoencode": Task("env=popgym env.id=popgym:popgym-AutoencodeEasy-v0", 1_000_000, -0.283),
 }
 CELLS = ["lstm", "gru", "mingru", "mingru:2", "matrix", "gtrxl", "attention"]
-
-Results = Mapping[tuple[str, str], Sequence[Result]]
 
 
 def at_equal_steps(results: Results) -> str:
