@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from seqrl.config.begun import OUTPUTS, loaded, run_folders, started
+from seqrl.config.begun import OUTPUTS, leaving_out, loaded, run_folders, started
 from seqrl.config.naming import task_of
 from seqrl.errors import ConfigError
 from seqrl.files import fault
@@ -98,10 +98,7 @@ def insist_on_folders(named: Sequence[Path]) -> None:
 
 
 def _found(folders: Sequence[Path], say: Callable[[str], object]) -> Iterator[RunInfo]:
-    def unread(place: Path, why: str) -> None:
-        say(f"{place}: {why}. Runs in it are left out.")
-
-    for path in (path for folder in folders for path in run_folders(folder, unread)):
+    for path in (path for folder in folders for path in run_folders(folder, leaving_out(say))):
         try:
             facts = standing(path)
             yield RunInfo(path, facts, started(path, facts))

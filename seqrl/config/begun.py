@@ -77,6 +77,11 @@ def run_folders(folder: Path, unread: Callable[[Path, str], object]) -> Iterator
             yield Path(place)
 
 
+def leaving_out(say: Callable[[str], object]) -> Callable[[Path, str], object]:
+    """An `unread` of `run_folders` that says, in a line each, what is left out."""
+    return lambda place, why: say(f"{place}: {why}. Runs in it are left out.")
+
+
 def started(folder: Path, facts: Any = None) -> float:
     """When a run was begun, in seconds since 1970; for one that does not say so, when its manifest was last written.
 

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from seqrl.config.begun import run_folders
+from seqrl.config.begun import leaving_out, run_folders
 from seqrl.config.naming import task_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, json_of, lines, read_yaml
@@ -151,15 +151,12 @@ def find(folders: Iterable[Path], say: Callable[[str], object] = lambda line: No
         left_out.append(line)
         say(line)
 
-    def unread(place: Path, why: str) -> None:
-        leave_out(f"{place}: {why}. Runs in it are left out.")
-
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(
                 [f"report: {folder} is not a folder. Name one that holds runs, such as outputs/sweeps/<name>."]
             )
-        for path in sorted(run_folders(folder, unread), key=_in_order):
+        for path in sorted(run_folders(folder, leaving_out(leave_out)), key=_in_order):
             # A folder may be named twice.
             places.setdefault(path.resolve(), path)
     runs: list[RunRecord] = []
