@@ -22,6 +22,7 @@ from seqrl.config.program import completed
 from seqrl.config.secrets import public, secrets
 from seqrl.config.trust import BUILDABLE, _target
 from seqrl.config.validate import faults
+from seqrl.config.words import value_of
 from seqrl.errors import ConfigError
 from seqrl.packages import is_installed
 from tests.programs import run_program
@@ -457,6 +458,30 @@ def test_a_run_folder_cannot_say_where_a_group_goes(tmp_path, override):
     (tmp_path / "manifest.json").write_text(json.dumps({"overrides": [override], "config_dir": None}))
     with pytest.raises(ConfigError, match="which its folder alone cannot ask for"):
         completed([f"resume={tmp_path}"], leave_nothing=False)
+
+
+OVERLONG = {
+    "brackets": (f"+env.kwargs.x={'[' * 3000}{']' * 3000}", "is nested too deeply"),
+    "references": (f"name={'${' * 3000}seed{'}' * 3000}", "is nested too deeply"),
+    "numbers": (f"+env.kwargs.x=[{','.join(map(str, range(10_000)))}]", "has 10,00[0-9] words"),
+    "words": ("name=" + "a " * 10_000, "has 10,001 words"),
+}
+
+
+@pytest.mark.parametrize("what", OVERLONG)
+def test_an_override_that_the_parser_could_not_bear_is_refused_before_it_is_parsed(tmp_path, what):
+    override, said = OVERLONG[what]
+    (tmp_path / "manifest.json").write_text(json.dumps({"overrides": [override], "config_dir": None}))
+    for words in [[override], ["-m", override, "seed=0,1"], [f"resume={tmp_path}"]]:
+        with pytest.raises(ConfigError, match=said):
+            completed(words, leave_nothing=False)
+    with pytest.raises(ConfigError, match=said):
+        value_of(override)
+
+
+def test_brackets_and_words_in_a_quoted_value_are_one_word():
+    override = f"name='{'[' * 60} {'a ' * 10_000}'"
+    assert value_of(override) == override.removeprefix("name=").strip("'")
 
 
 @pytest.mark.parametrize("option", ["--config-name=evil", "-cn=evil", "--config-path", "-cp", "--config-n", "--con"])

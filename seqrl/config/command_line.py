@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
+from seqrl.config.overrides import insist_on_modest, parsed
 from seqrl.config.schema import MlflowConfig
 from seqrl.config.synonyms import ours
 from seqrl.errors import CheckpointError, ConfigError
@@ -132,7 +132,7 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     """
     if unknown := [word for word in given if word.startswith("--") and not _is_option(word)]:
         raise ConfigError([_no_option(word) for word in unknown])
-    words = arguments(given)
+    insist_on_modest(words := arguments(given))
     # `env.id=…` alone can only mean a Gymnasium environment.
     if any(w.startswith("env.id=") for w in words) and not any(w.startswith("env=") for w in words):
         words.append("env=gymnasium")
@@ -237,6 +237,6 @@ def faults_of_launcher(words: Sequence[str]) -> list[str]:
 
 def only_what_is_swept(words: Sequence[str]) -> str:
     """Override that leaves out of the points' names what all of them have in common."""
-    given = OverridesParser.create().parse_overrides([w for w in words if "=" in w and not w.startswith("-")])
+    given = parsed([w for w in words if "=" in w and not w.startswith("-")])
     common = ",".join(f"'{o.key_or_group}'" for o in given if not o.is_sweep_override())
     return f"hydra.job.config.override_dirname.exclude_keys=[{common}]"

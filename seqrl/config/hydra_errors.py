@@ -13,11 +13,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.config.overrides import parsed
 from seqrl.config.own_files import config_dirs, faults_of_folders, searchpath
 from seqrl.config.paths import CONF, choices
 from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
@@ -108,7 +108,7 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     """What is wrong with the points of a sweep, a line each with the points that it is wrong in."""
     if unfit := faults_of_folders(arguments):
         return unfit
-    overrides = OverridesParser.create().parse_overrides(_overrides(arguments))
+    overrides = parsed(_overrides(arguments))
     wrong: dict[str, list[int]] = {}
     # Only where files of the user's own could set more of it.
     hydra = [a for a in arguments if is_hydra(a)] if config_dirs(arguments) else []

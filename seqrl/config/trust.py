@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from seqrl.config.overrides import parsed
 from seqrl.config.paths import PACKAGE
 from seqrl.config.schema import CELLS, SCHEMAS
 from seqrl.machine import is_from_signal
@@ -197,7 +197,7 @@ def nodes(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def trusted_modules(overrides: Sequence[str]) -> list[str]:
     """Modules that a command line trusts; what files say of it does not count."""
-    found = [it for it in OverridesParser.create().parse_overrides(list(overrides)) if it.key_or_group == "trust"]
+    found = [it for it in parsed(overrides) if it.key_or_group == "trust"]
     value = found[-1].value() if found else []
     return [str(it) for it in value] if isinstance(value, list) else []
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
 from seqrl.config.begun import named_run
+from seqrl.config.overrides import parsed
 from seqrl.config.schema import Rule, as_whole, default_of, key, keys_of
 from seqrl.errors import ConfigError
 from seqrl.text import nearest
@@ -107,11 +106,11 @@ def value_of(override: str) -> Any:
 
     Raises HydraException if it cannot be read, ConfigError if there are several.
     """
-    (parsed,) = OverridesParser.create().parse_overrides([override])
-    if parsed.is_sweep_override():
+    (found,) = parsed([override])
+    if found.is_sweep_override():
         key, _, text = override.partition("=")
         raise ConfigError([f"{key}: has several values (got {text}). Give one."])
-    return parsed.value()
+    return found.value()
 
 
 def usage(schema: type[Any]) -> str:

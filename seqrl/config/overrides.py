@@ -1,0 +1,39 @@
+"""Reads overrides, `key=value`, as Hydra does: a command line's, and those of a manifest, which may be anybody's."""
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from seqrl.errors import ConfigError
+
+# Brackets within brackets, which the parser follows with calls of its own, and words of all values: the time for a list
+# grows with the square of its length.
+DEEPEST, MOST_WORDS = 50, 10_000
+QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+WORD = re.compile(r"[^\s,:=\[\]{}()]+")
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """Raises HydraException if one cannot be read, ConfigError if one is too large to be."""
+    insist_on_modest(overrides)
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def insist_on_modest(overrides: Sequence[str]) -> None:
+    """Raise ConfigError, before Hydra parses them, for overrides that are nested too deeply, or too long together."""
+    plain = {override: QUOTED.sub("''", override) for override in overrides}
+    for override, text in plain.items():
+        if max(accumulate((it in "[{(") - (it in ")}]") for it in text), default=0) > DEEPEST:
+            raise ConfigError([f"{_key(override)}: is nested too deeply. Nest at most {DEEPEST} brackets."])
+    words = {override: len(WORD.findall(text)) for override, text in plain.items()}
+    if sum(words.values()) > MOST_WORDS:
+        longest = max(words, key=lambda override: words[override])
+        remedy = f"Put it in a YAML file of your own (--config-dir): a command has at most {MOST_WORDS:,}."
+        raise ConfigError([f"{_key(longest)}: has {words[longest]:,} words. {remedy}"])
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
