@@ -460,6 +460,46 @@ def test_a_run_folder_cannot_say_where_a_group_goes(tmp_path, override):
         completed([f"resume={tmp_path}"], leave_nothing=False)
 
 
+CLIMBS = "../../../../../../../../../.."
+LEADING_OUT = [
+    "profile={climbs}{here}/evil",
+    "+profile='{climbs}{here}/evil'",
+    "experiment=x/{climbs}{here}/evil",
+    "logger=[jsonl,{climbs}{here}/evil]",
+    "network={here}/evil",
+    "env=..",
+    "profile=${{oc.decode:\"'\\x2e\\x2e'\"}}{here}/evil",
+]
+
+
+@pytest.mark.parametrize("override", LEADING_OUT)
+def test_a_choice_does_not_lead_out_of_the_folders_of_configurations(tmp_path, override):
+    (tmp_path / "evil.yaml").write_text("# @package _global_\nhydra: {callbacks: {evil: {_target_: evil.thing}}}\n")
+    word = override.format(climbs=CLIMBS, here=tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"overrides": [word], "config_dir": None}))
+    for words in [[word], ["-m", word, "seed=0,1"], [f"resume={tmp_path}"]]:
+        with pytest.raises(ConfigError, match=r"^\w+: a choice is a name, not a path"):
+            completed(words, leave_nothing=False)
+
+
+def test_a_choice_may_lie_in_a_folder_of_a_group_and_a_key_of_ones_own_may_hold_a_path(tmp_path):
+    (tmp_path / "network" / "mine").mkdir(parents=True)
+    (tmp_path / "network" / "mine" / "v1.2.yaml").write_text("defaults: [/network/lstm@_here_]\n")
+    words = ["--config-dir", str(tmp_path), "network=mine/v1.2", "+data=/mnt/data", "+more=../x", "name=${seed}"]
+    assert completed(words, leave_nothing=False) == words
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [f"/network: {CLIMBS}/tmp/evil", f"{CLIMBS}/tmp/evil", f"override /network: {CLIMBS}/tmp/evil", "'/x/../y@z'"],
+)
+def test_a_list_of_defaults_does_not_lead_out_of_its_folder(tmp_path, entry):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "bad.yaml").write_text(f"# @package _global_\ndefaults:\n  - {entry}\n")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: defaults: a choice is a name, not a path"):
+        completed(["--config-dir", str(tmp_path)], leave_nothing=False)
+
+
 OVERLONG = {
     "brackets": (f"+env.kwargs.x={'[' * 3000}{']' * 3000}", "is nested too deeply"),
     "references": (f"name={'${' * 3000}seed{'}' * 3000}", "is nested too deeply"),

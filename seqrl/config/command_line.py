@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
 from seqrl.config.overrides import insist_on_modest, parsed
+from seqrl.config.own_files import faults_of_choices
 from seqrl.config.schema import MlflowConfig
 from seqrl.config.synonyms import ours
 from seqrl.errors import CheckpointError, ConfigError
@@ -145,8 +146,9 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     if not many and any(w.startswith(FOLDER) for w in given):
         raise ConfigError(["sweep: is the folder of a sweep. Add -m, or use hydra.run.dir=… for a single run."])
     words = for_hydra(words)
-    if found := faults_of_launcher(words) or (faults_of_sweep(words) if many else faults_of_files(words)):
-        raise ConfigError(found)
+    for look in (faults_of_choices, faults_of_launcher, faults_of_sweep if many else faults_of_files):
+        if found := look(words):
+            raise ConfigError(found)
     if many:
         words.append(only_what_is_swept(words))
     return [w for w in words if not is_override(w)] + [w for w in words if is_override(w)]

@@ -1,13 +1,15 @@
-"""Folders of the user's own configuration files: which they are, and what is wrong with the files in them."""
+"""Folders of the user's own configuration files: which they are, what is wrong in them, and what leads out of them."""
 
 import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from seqrl.config.paths import CONF
 from seqrl.errors import ConfigError
 from seqrl.files import YAML_BYTES, fault, insist_on_modest_yaml, read
 from seqrl.text import nearest
@@ -16,6 +18,10 @@ from seqrl.text import nearest
 MOST_FILES, MOST_FOLDERS = 10_000, 100_000
 # Of a file: its bytes, and values that aliases stand for.
 MOST_BYTES, MOST_ALIASED = 4 * YAML_BYTES, 10_000
+# A group on the command line, and where it goes.
+GROUP = re.compile(r"[~+]*([\w/-]+)(@[^=]*)?=(.*)", re.DOTALL)
+# Of a choice: `.` or `..` as a part of it, the root, and a value that is computed.
+LEADS_OUT, COMPUTES = re.compile(r"(^|[^\w.])(\.{1,2}(\W|$)|/)"), re.compile(r"\$\{")
 
 
 def config_dirs(arguments: Sequence[str]) -> list[Path]:
@@ -38,6 +44,18 @@ def config_dirs(arguments: Sequence[str]) -> list[Path]:
 def searchpath(arguments: Sequence[str]) -> list[str]:
     """Override that has these folders searched too."""
     return [f"hydra.searchpath=[file://{folder}]" for folder in config_dirs(arguments)]
+
+
+def faults_of_choices(arguments: Sequence[str]) -> list[str]:
+    """Choices of groups that are no names: Hydra would follow them to files that nobody has looked at."""
+    folders = [CONF, *config_dirs(arguments)]
+    found = [match.group(1, 3) for word in arguments if not word.startswith("-") and (match := GROUP.fullmatch(word))]
+    return [
+        f"{group}: a choice is a name, not a path (got {choice}). For files of your own, add --config-dir <folder>."
+        for group, choice in found
+        if any((folder / group).is_dir() for folder in folders)
+        if LEADS_OUT.search(choice) or COMPUTES.search(choice)
+    ]
 
 
 def faults_of_folders(arguments: Sequence[str]) -> list[str]:
@@ -71,6 +89,26 @@ def _faults_of_file(file: Path) -> Iterator[str]:
         yield f"{file}: {fault(error)}. Fix it, or take it out of the folder that --config-dir names."
         return
     yield from _octal(file, text)
+    yield from _defaults_that_lead_out(file, text)
+
+
+def _defaults_that_lead_out(file: Path, text: str) -> Iterator[str]:
+    """Entries of a list of defaults that name a file by a path, or compute its name."""
+    content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    for name in _texts(defaults):
+        # The root of a list of defaults is that of the folders.
+        if LEADS_OUT.search(name.removeprefix("override ").strip().removeprefix("/")) or ("${" in name and ":" in name):
+            yield f"{file}: defaults: a choice is a name, not a path (got {name}). Put that file into this folder."
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """All texts in data."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for inner in node if isinstance(node, list) else [*node, *node.values()]:
+            yield from _texts(inner)
 
 
 def _octal(file: Path, text: str) -> Iterator[str]:

@@ -212,7 +212,8 @@ def hydra_distrusted(hydra: DictConfig, plain: DictConfig, overrides: Sequence[s
     if "hydra" in trusted_modules(overrides):
         return
     # Hydra adds the command line to what files have put there.
-    if sorted([*hydra.overrides.task, *hydra.overrides.hydra]) != sorted(overrides):
+    known = _plain(hydra.overrides)
+    if sorted([*known["task"], *known["hydra"]]) != sorted(overrides):
         yield "hydra.overrides: a file sets it, and could pass for the command line. Remove it, or add trust=[hydra]."
     now, before = (dict(dotted(_plain(it), "hydra.")) for it in (hydra, plain))
     for key in sorted({*now, *before}):
