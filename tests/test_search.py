@@ -181,3 +181,43 @@ def test_a_search_that_was_recorded_otherwise_is_refused_in_one_line(finished):
     rewrite(finished, [*logs, logs[1] | {"user_attr": {"search": 3}}])
     with pytest.raises(ConfigError, match="was started with a different search"):
         search(finished)
+
+
+CHOICES = [Dimension("network", choices=("lstm", "gru")), *SPACE]
+FORGED = {
+    "a choice": ("network", 2, {"name": "CategoricalDistribution", "attributes": {"choices": ["lstm", "gru", "../x"]}}),
+    "other choices": ("network", 0, {"name": "CategoricalDistribution", "attributes": {"choices": ["lstm", "mlp"]}}),
+    "a number": (
+        "algorithm.epochs",
+        1e9,
+        {"name": "IntDistribution", "attributes": {"low": 1, "high": 10**9, "step": 1, "log": False}},
+    ),
+    "a kind": (
+        "algorithm.epochs",
+        2.5,
+        {"name": "FloatDistribution", "attributes": {"low": 1.0, "high": 4.0, "step": None, "log": False}},
+    ),
+    "choices for a range": (
+        "algorithm.learning_rate",
+        0,
+        {"name": "CategoricalDistribution", "attributes": {"choices": [0.001, 0.002]}},
+    ),
+}
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "FAIL"])
+@pytest.mark.parametrize("what", FORGED)
+def test_a_value_that_the_space_does_not_propose_is_refused_in_one_line_and_never_run(tmp_path, what, state):
+    key, value, distribution = FORGED[what]
+    one = Search(Plan(study=tmp_path), CHOICES)
+    one._begin_next()
+    if state == "FAIL":
+        one._end(0, "FAIL", outcome="failed: x")
+    kill(one)
+    logs = logged(tmp_path)
+    forged = {"param_value_internal": value, "distribution": json.dumps(distribution)}
+    rewrite(tmp_path, [log | forged if log.get("param_name") == key else log for log in logs])
+    again = Search(Plan(study=tmp_path), CHOICES)
+    with pytest.raises(ConfigError, match=rf"trial 0 has {key}=.*, which search=ppo does not propose\. Choose another"):
+        again.run()
+    assert not again.running

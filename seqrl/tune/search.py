@@ -72,9 +72,9 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan, self.space = plan, space
         plan.study.mkdir(parents=True, exist_ok=True)
-        journal = opened(plan.study.absolute() / "journal.log")
-        with journal.damage_named():
-            storage = JournalStorage(journal)
+        self._journal = opened(plan.study.absolute() / "journal.log")
+        with self._journal.damage_named():
+            storage = JournalStorage(self._journal)
         pruner: optuna.pruners.BasePruner = {
             "median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=TICKS // 5),
             "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=TICKS // 5, reduction_factor=2),
@@ -144,9 +144,20 @@ class Search:
         return self.study.ask()
 
     def _trials(self) -> "list[optuna.trial.FrozenTrial]":
-        """All trials but those of which a process that was killed proposed only some of the values."""
+        """All trials but those of which a process that was killed proposed only some of the values.
+
+        Raises ConfigError if one has a value that the space does not propose: the journal may be anybody's.
+        """
+        with self._journal.damage_named():
+            known = self.study.get_trials(deepcopy=False)
         keys = {dimension.key for dimension in self.space}
-        return [trial for trial in self.study.get_trials(deepcopy=False) if keys == set(trial.params)]
+        for trial in known:
+            for dimension in self.space:
+                if dimension.key in trial.params and not dimension.proposed(trial):
+                    value = override(dimension.key, trial.params[dimension.key])
+                    what = f"trial {trial.number} has {value}, which search={self.plan.search} does not propose"
+                    raise ConfigError([f"study: {self.plan.study}: {what}. Choose another study=…"])
+        return [trial for trial in known if keys == set(trial.params)]
 
     def _take(self, known: "optuna.trial.FrozenTrial", proposed: "optuna.Trial | None" = None) -> bool:
         """Start or resume a trial; return False if another process runs it, or has just ended it."""

@@ -54,6 +54,15 @@ class Dimension:
             return trial.suggest_int(self.key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
 
+    def proposed(self, trial: "optuna.trial.FrozenTrial") -> bool:
+        """Whether it proposed the value that a trial has of this key, which a journal only says."""
+        value, choices = trial.params[self.key], getattr(trial.distributions[self.key], "choices", ())
+        if choices or self.choices:
+            return choices == self.choices and any(type(it) is type(value) and it == value for it in choices)
+        assert self.low is not None
+        assert self.high is not None
+        return type(value) is (int if self.is_whole else float) and self.low <= value <= self.high
+
     def of(self, kind: type[int] | type[float] | None) -> Self:
         """The same for a key that takes whole numbers or real ones, however the range is written; None: as written."""
         if kind is float:
