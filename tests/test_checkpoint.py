@@ -300,16 +300,38 @@ def test_a_flipped_bit_in_a_return_does_not_cost_the_best(tmp_path, resumed):
     assert files(tmp_path) == of(2, 4, 5)
 
 
-def test_a_checkpoint_that_grows_when_it_is_read_is_refused(tmp_path):
-    """Ten thousand times as much: zeros, packed."""
-    data = io.BytesIO()
+def packed() -> bytes:
+    """Ten thousand times as much when it is read: zeros, packed."""
+    data, grows = io.BytesIO(), io.BytesIO()
     torch.save({"weight": torch.zeros(10_000)}, data)
-    grows = io.BytesIO()
     with zipfile.ZipFile(data) as plain, zipfile.ZipFile(grows, "w", zipfile.ZIP_DEFLATED) as deflated:
         for entry in plain.infolist():
             deflated.writestr(entry.filename, plain.read(entry))
+    return grows.getvalue()
+
+
+def test_a_checkpoint_that_grows_when_it_is_read_is_refused():
     with pytest.raises(ValueError, match="is packed, and would grow"):
-        unpacked(grows.getvalue())
+        unpacked(packed())
+
+
+def test_of_two_directories_in_a_checkpoint_none_is_believed():
+    """Python's zipfile looks before the end, where nothing is packed; torch where the end says, where all is."""
+    body, end = packed()[:-22], packed()[-22:]
+    size, offset = struct.unpack("<2I", end[12:20])
+    plain, place = bytearray(body[offset:]), 0
+    while place < size:
+        (packed_size,) = struct.unpack_from("<I", plain, place + 20)
+        names = struct.unpack_from("<3H", plain, place + 28)
+        struct.pack_into("<H", plain, place + 10, 0)
+        struct.pack_into("<I", plain, place + 24, packed_size)
+        place += 46 + sum(names)
+    forged = body + bytes(plain) + end
+    entries = zipfile.ZipFile(io.BytesIO(forged)).infolist()
+    assert sum(entry.file_size for entry in entries) < len(forged)
+    assert len(torch._C.PyTorchFileReader(io.BytesIO(forged)).get_record("data/0")) == 40_000
+    with pytest.raises(ValueError, match="is damaged"):
+        unpacked(forged)
 
 
 @pytest.mark.parametrize("where", ["checkpoints", "checkpoints/00000001.pt"])

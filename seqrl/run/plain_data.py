@@ -7,6 +7,7 @@ import io
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -34,6 +35,9 @@ OPERATIONS = {
 MOST_OPERATIONS = 5_000_000
 # What a state may take beyond the size of its file: it may show one tensor, or one text, in several places.
 SLACK_BYTES = 2**28
+# The end of a zip file, which says how large its directory is and where; before it, in a large one and in torch's, the
+# same in 64 bits, and where that is.
+END, LOCATOR, END_64 = struct.Struct("<4s8x2IH"), struct.Struct("<8xQ4x"), struct.Struct("<40x2Q")
 # Of data in data.
 DEEPEST = 100
 
@@ -66,13 +70,26 @@ def _fault_of_file(data: bytes) -> str | None:
     """What is wrong with a file; None if nothing is. Raises anything if it is damaged."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
-    # Anything else torch would read in the form of its earliest versions.
-    if not data.startswith(b"PK\x03\x04"):
+    # Anything else torch would read in the form of its earliest versions; and of two directories, it may read another.
+    if not data.startswith(b"PK\x03\x04") or not _ends_with_its_directory(data):
         return "is damaged"
     if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
         return "is packed, and would grow when it is read"
     # As torch finds it among the entries.
     return _fault(torch._C.PyTorchFileReader(io.BytesIO(data)).get_record("data.pkl"), len(data))
+
+
+def _ends_with_its_directory(data: bytes) -> bool:
+    """Whether the directory of a zip file stands where all readers look for it: where it says, right before its end."""
+    end = len(data) - END.size
+    signature, size, offset, comment = END.unpack_from(data, end)
+    if data[end - LOCATOR.size :].startswith(b"PK\x06\x07"):
+        (record,) = LOCATOR.unpack_from(data, end - LOCATOR.size)
+        end -= LOCATOR.size + END_64.size
+        size, offset = END_64.unpack_from(data, end)
+        if record != end or not data[end:].startswith(b"PK\x06\x06"):
+            return False
+    return bool(signature == b"PK\x05\x06" and not comment and offset + size == end)
 
 
 def _fault(program: bytes, size: int) -> str | None:
