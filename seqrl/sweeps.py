@@ -29,11 +29,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.begun import can_go_on
 from seqrl.config.hydra_errors import is_hydra
-from seqrl.config.program import FAILURES, report
+from seqrl.config.program import FAILURES, fail, report
 from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError
-from seqrl.files import Lines, fault
+from seqrl.files import Lines, fault, links
 from seqrl.machine import cores, hear, keep, let_go, monotonic, ranks_started, wall_time
 from seqrl.run.manifest import ending, facts_of, is_held, standing, words_of
 from seqrl.run.refusal import note_folder
@@ -404,8 +404,13 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._begun = wall_time()
-        show_path(Path(config.hydra.sweep.dir))
-        note_command(Path(config.hydra.sweep.dir), self._begun)
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            insist_on_own_files(folder)
+        except ConfigError as error:
+            fail(error)
+        show_path(folder)
+        note_command(folder, self._begun)
         if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
             Pool.install()
         if "submitit" in config.hydra.launcher._target_:
@@ -449,6 +454,16 @@ class Sweep(Callback):
                 FAILURES.add(facts.get("exit_code", 1))
         if FAILURES.worst:
             say(f"Run the same command with sweep={shlex.quote(str(folder))} to finish the rest.")
+
+
+def insist_on_own_files(folder: Path) -> None:
+    """Raise ConfigError if a folder, which may be anybody's, holds links: Hydra writes wherever they lead."""
+    found = links(folder)
+    if not found and (kept := folder / "multirun.yaml").exists() and not kept.is_file():
+        found = [kept]
+    for path in found:
+        what = "is a link, and could lead anywhere" if path.is_symlink() else "is not a regular file"
+        raise ConfigError([f"sweep: {path} {what}. Remove it, or choose another folder with sweep=…"])
 
 
 def _in_order(name: str) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from seqrl.files import Lines, LogFile, appending, make_folder
 from seqrl.loggers.mlflow import _alone
 from seqrl.loggers.tensorboard import show
 from seqrl.report.__main__ import main as report
+from seqrl.sweeps import insist_on_own_files
 from seqrl.text import say
 from seqrl.tune.trials import Claim, Trial
 from tests.parts import room
@@ -197,6 +199,35 @@ def test_a_point_of_a_sweep_goes_into_no_folder_with_a_name_that_seqrl_does_not_
     assert point_folder(str(tmp_path), 3, "seed-7", ["seed=7"]) == "1_seed-7"
     (tmp_path / "1_seed-7" / "manifest.json").unlink()
     assert point_folder(str(tmp_path), 3, "seed-7", ["seed=7"]) == "3_seed-7"
+
+
+@pytest.mark.parametrize("name", ["multirun.yaml", ".submitit", "0_seed-0"])
+@BOTH
+def test_a_sweep_goes_into_no_folder_where_hydra_would_follow_a_link_or_wait_for_a_pipe(tmp_path, victim, what, name):
+    put_there(tmp_path / "s" / name, what, victim)
+    if what == "pipe" and name != "multirun.yaml":
+        insist_on_own_files(tmp_path / "s")
+        return
+    said = "is a link, and could lead anywhere" if what == "link" else "is not a regular file"
+    with pytest.raises(
+        ConfigError, match=rf"{re.escape(name)} {said}\. Remove it, or choose another folder with sweep="
+    ):
+        insist_on_own_files(tmp_path / "s")
+
+
+def test_a_trial_of_a_search_goes_into_no_linked_folder(tmp_path, victim):
+    pytest.importorskip("optuna")
+    from seqrl.tune.search import Plan, Search
+    from seqrl.tune.space import Dimension
+
+    space = [Dimension("seed", choices=(7,))]
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "0_seed-7").symlink_to(victim.parent)
+    with pytest.raises(
+        ConfigError, match=r"0_seed-7 is a link, and could lead anywhere\. Remove it, or choose another"
+    ):
+        Search(Plan(study=study), space).run()
 
 
 def test_what_a_sweep_says_of_a_point_holds_no_control_character(capsys):

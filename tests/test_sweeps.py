@@ -178,6 +178,21 @@ def rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
 
 
+@pytest.mark.parametrize("launcher", [[], pytest.param(SIDE_BY_SIDE, marks=pytest.mark.slow)])
+def test_a_folder_that_leads_elsewhere_is_refused_before_anything_is_written(tmp_path, launcher):
+    (tmp_path / "bashrc").write_text("precious")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "multirun.yaml").symlink_to(tmp_path / "bashrc")
+    before = everything(tmp_path)
+    refused = sweep(tmp_path, *TINY, *launcher)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "seqrl: error: sweep: s/multirun.yaml is a link, and could lead anywhere. Remove it, or choose another folder "
+        "with sweep=…\n"
+    )
+    assert everything(tmp_path) == before
+
+
 @contextmanager
 def going(folder: Path, *arguments: str, points: int) -> Iterator[Program]:
     """A sweep, once so many of its points have come some way."""

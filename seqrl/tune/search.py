@@ -14,7 +14,7 @@ from seqrl.config.resolvers import folder_name
 from seqrl.config.schema import AT_LEAST_1, Rule, key
 from seqrl.config.settle import GRADIENT_THREADS
 from seqrl.errors import ConfigError, NotFiniteError, UnsavedError
-from seqrl.files import cure, fault, write
+from seqrl.files import cure, fault, refuse_link, write
 from seqrl.machine import cores, sleep, wall_time
 from seqrl.sweeps import note_command
 from seqrl.text import printable
@@ -162,6 +162,8 @@ class Search:
     def _take(self, known: "optuna.trial.FrozenTrial", proposed: "optuna.Trial | None" = None) -> bool:
         """Start or resume a trial; return False if another process runs it, or has just ended it."""
         number, values = known.number, known.params
+        overrides = [override(key, value) for key, value in values.items()]
+        folders = self._folders(number, values)
         try:
             claim = Claim(self.plan.study / "claims" / str(number))
         except BlockingIOError:
@@ -169,14 +171,22 @@ class Search:
         if self.study.get_trials(deepcopy=False)[number].state.is_finished():
             claim.release()
             return False
-        overrides = [override(key, value) for key, value in values.items()]
+        output = self.plan.study / "output" / f"{number}.txt"
+        self.running[number] = Trial(number, [*self._arguments(), *overrides], folders, output), claim, proposed
+        return True
+
+    def _folders(self, number: int, values: dict[str, Any]) -> dict[int, Path]:
+        """Folders of a trial's runs, by seed. Raises ConfigError if a link stands there: the study may be anybody's."""
         named = "_".join(f"{key.rpartition('.')[2]}-{_short(value)}" for key, value in values.items())
         seeds = range(self.plan.seed, self.plan.seed + self.plan.seeds)
         suffixes = {seed: f"_s{seed}" if self.plan.seeds > 1 else "" for seed in seeds}
         folders = {s: self.plan.study / folder_name(f"{number}_{named}{suffix}") for s, suffix in suffixes.items()}
-        output = self.plan.study / "output" / f"{number}.txt"
-        self.running[number] = Trial(number, [*self._arguments(), *overrides], folders, output), claim, proposed
-        return True
+        try:
+            for folder in folders.values():
+                refuse_link(folder)
+        except OSError as error:
+            raise ConfigError([f"study: {folder} {fault(error)}. Remove it, or choose another study=…"]) from error
+        return folders
 
     def _arguments(self) -> list[str]:
         """Arguments of the command, and a fair share of the cores."""
