@@ -142,14 +142,24 @@ def masked(text: str) -> str:
     return re.sub("|".join([r"\$\{oc\.env:\w+\}", *map(_pattern, words)]), _name_of, text)
 
 
-def masked_data(value: Any) -> Any:
-    """The same for all texts in plain data, also those that are keys. Mask data before you write it as JSON."""
+# Sections of data whose keys an environment has chosen, or who configured it; all other keys are seqrl's own.
+FOREIGN = ("info", "probes", "environment")
+
+
+def masked_data(value: Any, foreign: bool = False) -> Any:
+    """The same for all texts in plain data. Mask data before you write it as JSON.
+
+    foreign   mask keys, too, as within the sections FOREIGN; a key of seqrl's own stays, whatever a variable holds
+    """
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, Mapping):
-        return {masked_data(key): masked_data(it) for key, it in value.items()}
+        return {
+            (masked(key) if foreign and isinstance(key, str) else key): masked_data(it, foreign or key in FOREIGN)
+            for key, it in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [masked_data(it) for it in value]
+        return [masked_data(it, foreign) for it in value]
     return value
 
 

@@ -16,7 +16,7 @@ from seqrl.config.resolvers import register
 from seqrl.config.secrets import numbers_from_environment
 from seqrl.errors import ConfigError, EnvError, described
 from seqrl.run.manifest import Manifest
-from seqrl.text import declassify, environment_read, masked, printable, show_path
+from seqrl.text import declassify, environment_read, masked, masked_data, printable, show_path
 from tests.programs import run_program
 from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, sweep
 from tests.test_train import TINY, train
@@ -188,3 +188,15 @@ def test_an_error_that_a_program_of_ones_own_meets_is_masked(monkeypatch):
         for met in (it, pickle.loads(pickle.dumps(it))):
             assert "hush" not in "".join(traceback.format_exception(met)) + repr(met) + str(vars(met))
     assert error.args == ("env.kwargs: X-v0 does not accept {'key': '${oc.env:MY_KEY}'}",)
+
+
+def test_a_key_of_seqrls_own_stays_whatever_a_variable_holds_and_an_environments_is_masked(monkeypatch):
+    read(monkeypatch, "greedy")
+    figures = {"returns": [1.0], "info": {"greedy": 1.0}, "said": "greedy is best"}
+    assert masked_data({"greedy": figures, "list": ({"greedy": 1}, "greedy")}) == {
+        "greedy": {"returns": [1.0], "info": {"${oc.env:MY_KEY}": 1.0}, "said": "${oc.env:MY_KEY} is best"},
+        "list": [{"greedy": 1}, "${oc.env:MY_KEY}"],
+    }
+    assert masked_data({"environment": {"kwargs": {"greedy": 1}}}) == {
+        "environment": {"kwargs": {"${oc.env:MY_KEY}": 1}}
+    }
