@@ -222,7 +222,13 @@ def read_yaml(path: Path) -> str:
 
     Raises OSError if it is no such file, ValueError if it is no such text.
     """
-    text = read_text(path, YAML_BYTES)
+    return loadable_yaml(read_text(path, YAML_BYTES))
+
+
+def loadable_yaml(text: str) -> str:
+    """The text, if it is such a one. Raises ValueError if not."""
+    if len(text.encode()) > YAML_BYTES:
+        raise ValueError(f"is larger than {YAML_BYTES // 2**20} MB")
     try:
         insist_on_modest_yaml(text)
     except yaml.YAMLError as error:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -234,3 +235,53 @@ def test_a_file_of_a_run_that_cannot_be_read_for_now_is_not_taken_for_damaged(tm
             use(tmp_path)
         assert refused.value.filename == str(tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "config.yaml"}
+
+
+DEEP = {"a": 1}
+for _ in range(60):
+    DEEP = {"a": DEEP}
+UNREADABLE = {
+    "deep": (DEEP, r"config\.yaml, which the run would save, is nested too deeply\. Nothing could go on from it\."),
+    "a number": ({"n": 2**2000}, r"looks like a number or a date, and is none"),
+    "large": ({"text": "x" * 2**20}, r"is larger than 1 MB"),
+    "a line break": ({"text": "one\x85two"}, r"env\.kwargs\.text: is another value when it is read again .*'one two'"),
+    "a path": ({"path": Path("/data")}, r"holds a tag of YAML that seqrl does not read \(got .*PosixPath\)"),
+    "computed": ({"text": "$${oc.env:HOME}"}, r"computes a value, which no run saves"),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_configuration_that_could_not_be_read_again_is_refused_before_it_is_saved(what):
+    kwargs, said = UNREADABLE[what]
+    with pytest.raises(ConfigError, match=said):
+        begun.saved_text(OmegaConf.create({"env": {"kwargs": kwargs}, "seed": 10**120}))
+
+
+def test_a_configuration_with_odd_values_is_saved_as_it_is(tmp_path):
+    odd = {
+        "a": "${oc.env:HOME}/*.png",
+        "b": "  two\nlines ",
+        "c": [None, True, 1e-9, "1e-9", "on", "ü"],
+        "d": {},
+        "e": "",
+    }
+    cfg = OmegaConf.create({"env": {"kwargs": odd}, "seed": 10**120})
+    (tmp_path / "config.yaml").write_bytes(begun.saved_text(cfg))
+    assert OmegaConf.to_container(begun.loaded(tmp_path / "config.yaml")) == OmegaConf.to_container(cfg)
+
+
+TINY_GYM = [it for it in TINY if not it.startswith("env.")]
+
+
+def test_a_run_that_nothing_could_go_on_from_leaves_nothing_behind(tmp_path):
+    refused = train(
+        tmp_path, *TINY_GYM, "env.id=CartPole-v1", "+env.kwargs.render_mode='one\x85two'", "hydra.run.dir=run"
+    )
+    assert refused.returncode == 2
+    assert "env.kwargs.render_mode: is another value when it is read again" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_manifest_may_hold_any_seed(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"seed": 10**120}))
+    assert facts_of(tmp_path) == {"seed": 10**120}

@@ -554,6 +554,10 @@ def test_no_program_imports_from_the_working_folder(tmp_path, program):
         ("{x: '${oc.create:{y: \"${oc.env:MY_KEY}\"}}'}", {"x": '${oc.create:{y: "${oc.env:MY_KEY}"}}'}),
         ("{a: '${oc.env:MY_KEY}', b: '${env.kwargs.a}'}", {"a": "${oc.env:MY_KEY}", "b": "${oc.env:MY_KEY}"}),
         ("{seed: '${seed}'}", {"seed": 0}),
+        (
+            "{x: '${oc.env:MY_KEY}/*.png', y: 'costs 5$, ${oc.env:MY_KEY}'}",
+            {"x": "${oc.env:MY_KEY}/*.png", "y": "costs 5$, ${oc.env:MY_KEY}"},
+        ),
     ],
 )
 def test_what_is_saved_keeps_the_words_of_a_variable_and_plays_the_same(monkeypatch, tmp_path, kwargs, saved):
@@ -585,6 +589,9 @@ GROWS = "".join(f"  a{n}: '{f'${{.a{n - 1}}}' * 10}'\n" for n in range(1, 9))
         "env: {x: {y: '${oc.env:${seed}}'}}",
         "env: {x: '${oc.env:A,b}${seed}'}",
         # Each makes an interpolation of its parts.
+        "env: {x: '$${oc.env:NOT_THERE,x}'}",
+        "env: {x: '${oc.env:NOT_THERE,$}{seed}'}",
+        """env: {x: '{$${oc.env:NO,"{seed}"}'}""",
         """env: {x: "${oc.decode:'$${oc.env:NO,\\"{seed}\\"}'}"}""",
         r"""env: {x: '${oc.create:''{a: "\x24{seed}"}''}'}""",
         r"""env: {x: '${oc.create:''{a: "\u0024{seed}"}''}'}""",

@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import fault, json_of, may_be_intact, read_text, read_yaml, regular
+from seqrl.files import fault, json_of, loadable_yaml, may_be_intact, read_text, read_yaml, regular
+from seqrl.text import dotted
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ OPEN = object()
 NO_MOMENT = 1e100
 # The beginning of what a saved configuration may leave to be read when it is used, and how often it may.
 VARIABLE = re.compile(r"\$\{\s*oc\.(?:env|decode|create)\s*:")
-# What makes something of another value: a dollar, which `oc.create` also reads in other words, or an alias of YAML.
+# In a text that is read once more, what makes another value of it: a dollar, also in other words, or an alias of YAML.
+DECODES = re.compile(r"\$\{\s*oc\.(?:decode|create)\s*:")
 COMPUTES = re.compile(r"[$*]|\\(x|u00|U000000)24")
 MOST_VARIABLES = 1000
 
@@ -222,7 +224,34 @@ def loaded(path: Path) -> DictConfig:
     A run saves what its keys came to, and of variables of the system's environment the words. Whatever else could
     compute, such as a text made of ten times another one, is refused.
     """
-    text = read_yaml(path)
+    return _loaded(read_yaml(path))
+
+
+def saved_text(cfg: DictConfig) -> bytes:
+    """config.yaml of a run of this configuration, in its words.
+
+    Raises ConfigError if a run could not be read from it again, or would be another one.
+    """
+    text = OmegaConf.to_yaml(cfg)
+    try:
+        again = dotted_values(_loaded(loadable_yaml(text)))
+    except ValueError as error:
+        raise ConfigError([f"config.yaml, which the run would save, {error}. Nothing could go on from it."]) from error
+    pairs = {key: (repr(value), repr(again.get(key))) for key, value in dotted_values(cfg).items()}
+    if changed := {key: (one[:60], other[:60]) for key, (one, other) in pairs.items() if one != other}:
+        what = "is another value when it is read again from config.yaml"
+        raise ConfigError([f"{key}: {what} (got {one}, and {other} there)." for key, (one, other) in changed.items()])
+    return text.encode()
+
+
+def dotted_values(cfg: DictConfig) -> dict[str, Any]:
+    """The values of a configuration by dotted key, in its words."""
+    sections = OmegaConf.to_container(cfg)
+    assert isinstance(sections, dict)
+    return dict(dotted({str(key): value for key, value in sections.items()}))
+
+
+def _loaded(text: str) -> DictConfig:
     if len(VARIABLE.findall(text)) > MOST_VARIABLES:
         raise ValueError(f"has more than {MOST_VARIABLES} variables")
     try:
@@ -240,8 +269,12 @@ def _computing(node: Any) -> Iterator[str]:
     """Texts that stand for something else than a variable of the system's environment, decoded or with a default."""
     for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         yield from _computing(inner)
-    if isinstance(node, str) and "${" in node and COMPUTES.search(VARIABLE.sub("", node)):
-        yield node
+    if isinstance(node, str) and "${" in node:
+        rest = VARIABLE.sub("", node)
+        # A dollar before a brace would be another variable, wherever either comes from.
+        computes = "$$" in node or ("$" in rest and "{" in rest)
+        if computes or (DECODES.search(node) and COMPUTES.search(rest)):
+            yield node
 
 
 def goes_by_configuration(folder: Path) -> bool:

@@ -10,13 +10,13 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from seqrl.config.begun import BEFORE_THE_KEY, as_saved, goes_by_configuration, saved
+from seqrl.config.begun import BEFORE_THE_KEY, as_saved, dotted_values, goes_by_configuration, saved
 from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 from seqrl.machine import processes_started
 from seqrl.packages import release_hydra
-from seqrl.text import declassify, dotted
+from seqrl.text import declassify
 
 GRADIENT_THREADS, LEARNERS = "algorithm.gradient_threads", "algorithm.learners"
 GRADIENT_PARTS = "algorithm.gradient_parts"
@@ -139,7 +139,7 @@ def config_dir() -> str | None:
 
 def changes(before: DictConfig, now: DictConfig) -> list[str]:
     """What differs between two configurations that were saved, `key: before -> now`, and makes it another run."""
-    old, new = (_dotted(it) for it in (before, now))
+    old, new = (dotted_values(it) for it in (before, now))
     for was, name in RENAMED.items():
         if was in old:
             old[name] = old.pop(was)
@@ -148,12 +148,6 @@ def changes(before: DictConfig, now: DictConfig) -> list[str]:
     old = {key: value for key, value in BEFORE_THE_KEY.items() if key in new} | old
     keys = [key for key in {**old, **new} if not NO_MATTER.match(key) and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
-
-
-def _dotted(cfg: DictConfig) -> dict[str, Any]:
-    sections = OmegaConf.to_container(cfg)
-    assert isinstance(sections, dict)
-    return dict(dotted({str(key): value for key, value in sections.items()}))
 
 
 def _rename(cfg: DictConfig, old: str, new: str) -> None:
@@ -173,7 +167,7 @@ def _share_cores(cfg: DictConfig, cores: int | None) -> None:
 
 def _keep_parts(cfg: DictConfig, before: DictConfig) -> list[str]:
     """Go on with the parts of a gradient that a run of 0.1.0 had: one for each thread. Returns what that implies."""
-    parts = _parts_without_the_key(dict(_dotted(before)))
+    parts = _parts_without_the_key(dotted_values(before))
     if parts is None or OmegaConf.select(cfg, GRADIENT_PARTS, default=0) is not None:
         return []
     OmegaConf.update(cfg, GRADIENT_PARTS, parts)

@@ -289,7 +289,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "sweep": lambda it: it is None or _is_text(it),
     "id": _is_text,
     "started": is_number,
-    "seed": _is_count,
+    "seed": lambda it: isinstance(it, int) and not isinstance(it, bool) and it >= 0,
     "device": _is_text,
     "threads": _is_count,
     "result": _is_number_or_null,

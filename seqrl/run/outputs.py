@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from omegaconf import OmegaConf
 
+from seqrl.config.begun import saved_text
 from seqrl.config.settle import Settled
 from seqrl.devices.device import Device
 from seqrl.errors import ConfigError, EnvError, UnsavedError, described
@@ -118,7 +119,7 @@ class Outputs:
         if cfg.env.get("backend") == "auto":
             # What was measured once is not measured again.
             config.env.backend = run.runner.env.backend
-        write(self.folder / "config.yaml", OmegaConf.to_yaml(config).encode())
+        write(self.folder / "config.yaml", saved_text(config))
         before = self.manifest.begin(self.checkpoints.owner) if self.manifest.goes_on else {}
         self.manifest.update(
             seed=cfg.seed,
