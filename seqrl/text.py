@@ -8,9 +8,10 @@ import os
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from html import escape
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote, quote_plus
@@ -225,6 +226,16 @@ def encoded(text: str) -> bytes:
 def one_line(text: str) -> str:
     """The same in one line: line breaks and tabs are spelt out, too."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def cut(text: str, most: int) -> str:
+    """What may be anybody's, such that it does not push all else out of sight."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def free(name: str, taken: Container[str], numbered: str) -> str:
+    """The name, or if it is taken the first that is not, with a number from 2 on, in the form `numbered`."""
+    return next(it for it in chain([name], (numbered.format(name, n) for n in count(2))) if it not in taken)
 
 
 # Why a console could not print something, the latest reasons.

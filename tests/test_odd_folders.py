@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import struct
 import sys
 import tracemalloc
 from pathlib import Path
@@ -18,7 +19,8 @@ from seqrl.config.resolvers import point_folder
 from seqrl.errors import CheckpointError
 from seqrl.files import read_yaml
 from seqrl.report.__main__ import main
-from seqrl.report.runs import find
+from seqrl.report.findings import shown
+from seqrl.report.runs import by_task, find, short
 from seqrl.report.tables import csv_of
 from seqrl.run import policy
 from seqrl.sweeps import Sweep
@@ -314,3 +316,22 @@ def test_a_value_that_can_be_read_is(tmp_path, value):
 def test_what_is_shown_keeps_its_lines_and_letters():
     assert printable("naïve → 3·4\n\tend") == "naïve → 3·4\n\tend"
     assert printable("a\rb\x1b[0m\x85\ud800") == r"a\rb\x1b[0m\x85\ud800"
+
+
+def test_values_of_a_thousand_characters_or_lines_are_cut_where_they_are_drawn(tmp_path, monkeypatch):
+    for number, value in enumerate(["\n" * 900 + "x", "z" * 1000, "W" * 999, "\t"]):
+        put(tmp_path / f"{number}", 1.0, network__type=value, **{f"network__{'k' * 900}": number})
+    (runs,) = by_task(find([tmp_path])).values()
+    for run in runs:
+        assert run.value("network.type").isprintable()
+        assert len(shown("network.type", run.value("network.type"))) <= 60
+    assert len(short("network." + "k" * 900)) <= 60
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    main()
+    sizes = [png_size(path) for path in (tmp_path / "report").glob("*.png")]
+    assert sizes
+    assert max(max(size) for size in sizes) < 4000
+
+
+def png_size(path):
+    return struct.unpack(">2I", path.read_bytes()[16:24])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from seqrl.report.__main__ import main
+from seqrl.report.__main__ import _folders, main
 from seqrl.report.findings import findings, median
 from seqrl.report.runs import Study, by_task, find
 from tests.parts import room
@@ -378,7 +378,7 @@ def killing(*names):
     replace(*names)
 os.replace = killing
 sys.argv[1:] = [{str(tmp_path)!r}]
-from seqrl.report.__main__ import main
+from seqrl.report.__main__ import _folders, main
 main()
 """
     assert run_program(tmp_path, "-c", kill).returncode == -signal.SIGKILL
@@ -431,6 +431,28 @@ def test_tasks_are_called_by_their_names_and_those_of_one_name_by_what_tells_the
     assert sorted(by_task(find([tmp_path]))) == [
         "Mine-v0", "masked_pendulum", "tmaze corridor_length 10", "tmaze corridor_length 20"
     ]  # fmt: skip
+
+
+def test_each_task_has_a_folder_of_its_own_within_the_reports(tmp_path):
+    tasks = [
+        "Mine-v0 op <",
+        "Mine-v0 op >",
+        "mine-V0 op <",
+        "..",
+        ".",
+        "-",
+        "report.html",
+        "REPORT.html",
+        "ü",
+        "a/../..",
+        "b",
+    ]
+    folders = _folders(tmp_path, tasks)
+    assert {str(folder.relative_to(tmp_path)).casefold() for folder in folders.values()} == {
+        "mine-v0_op_", "mine-v0_op_-2", "mine-v0_op_-3", "task", "task-2", "task-3", "report.html-2", "report.html-3",
+        "task-4", "a-..-", "b",
+    }  # fmt: skip
+    assert _folders(tmp_path, ["a task"]) == {"a task": tmp_path}
 
 
 @pytest.mark.slow

@@ -17,12 +17,13 @@ from seqrl.errors import ConfigError
 from seqrl.files import fault, insist_on_own, make_folder, write_together
 from seqrl.machine import sleep
 from seqrl.metrics.display import QuietConsole
-from seqrl.text import encoded, printable, say
+from seqrl.text import encoded, free, printable, say
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
 
 # By which seqrl knows its own reports.
 MARK = "seqrl report</title>"
+PAGE = "report.html"
 TABLES = ("configurations", "comparisons", "runs")
 # Seconds between two reports.
 LONGEST = 1e6
@@ -48,7 +49,7 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     console = QuietConsole()
     sections = []
     # Before anything is written.
-    folders_of = {task: to / folder_name(task.replace(" ", "_")) if len(tasks) > 1 else to for task in tasks}
+    folders_of = _folders(to, list(tasks))
     for folder in dict.fromkeys([to, *folders_of.values()]):
         _make(folder)
     pictures = [f"{name}.{kind}" for name in page.TITLES for kind in figures.KINDS]
@@ -66,16 +67,31 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     again += [f"--threshold={threshold:g}"] if threshold is not None else []
     whole = encoded(page.page(sections, left_out, again, watch if still_running else None))
     # The page first: it says whose the others are.
-    write_together({to / "report.html": whole, **files})
+    write_together({to / PAGE: whole, **files})
     for section in sections:
         if section.task:
             console.print(f"\n{section.task}", style="bold", markup=False)
         tables.show(section.findings, console)
     summary = printable(
-        f"\n{len(records)} run{'s' if records[1:] else ''}: {tables.statuses(records)}. Page: {to / 'report.html'}"
+        f"\n{len(records)} run{'s' if records[1:] else ''}: {tables.statuses(records)}. Page: {to / PAGE}"
     )
     console.print(summary, markup=False, soft_wrap=True)
     return still_running
+
+
+def _folders(to: Path, tasks: Sequence[str]) -> dict[str, Path]:
+    """Where the files of each task go: the folder itself for a single one, or else one beneath it for each."""
+    if len(tasks) == 1:
+        return {tasks[0]: to}
+    taken, folders = {PAGE}, dict[str, Path]()
+    for task in tasks:
+        # What may be anybody's: it could be nothing but dots, or the same as another in letters that a folder may have.
+        name = folder_name(task.replace(" ", "_"), 200).strip(".") or "task"
+        # Some file systems take letters of either case for the same.
+        own = free(name.casefold(), taken, "{}-{}")
+        taken.add(own)
+        folders[task] = to / (name + own[len(name) :])
+    return folders
 
 
 def _make(folder: Path) -> None:
@@ -88,7 +104,7 @@ def _make(folder: Path) -> None:
 def _insist_on_own(to: Path, folders: Sequence[Path], names: Sequence[str]) -> None:
     others = [str(folder.relative_to(to) / name) for folder in folders for name in names]
     try:
-        insist_on_own(to, ["report.html", *others], MARK)
+        insist_on_own(to, [PAGE, *others], MARK)
     except OSError as error:
         raise ConfigError([f"report: {error.filename} {fault(error)}. Choose another folder with --to."]) from error
 

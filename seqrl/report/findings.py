@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from seqrl.report.learned import Progress, none_learned, progress
-from seqrl.report.runs import Array, RunRecord, Study, short
+from seqrl.report.runs import WIDEST, Array, RunRecord, Study, short
 from seqrl.statistics import Estimate, difference, estimate, holm, least_p, units_to_decide
+from seqrl.text import cut
 
 SIGNIFICANT = 0.05
 
@@ -211,7 +212,7 @@ def shown(key: str, value: Any) -> str:
     """A value in readable form."""
     if short(key) == "bptt_length" and value == 0:
         return "0 (whole episode)"
-    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else cut(str(value), WIDEST)
 
 
 def number(value: float) -> str:

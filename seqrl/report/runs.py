@@ -19,7 +19,7 @@ from seqrl.config.naming import task_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, json_of, lines, read_yaml
 from seqrl.run.manifest import KINDS, is_number, standing
-from seqrl.text import dotted, printable
+from seqrl.text import cut, dotted, free, one_line, printable
 
 Array = NDArray[np.float64]
 # Keys in which runs may differ and still belong to the same configuration of a sweep.
@@ -54,8 +54,8 @@ COLUMNS = (
 MOST_KEYS = 100
 # How facts begin that environments told at the end of the episodes of an evaluation.
 TOLD = "info_evaluation_"
-# Characters of a value that fit into a table.
-LONGEST = 1000
+# Characters of a value that are kept, and that fit into a figure or a line.
+LONGEST, WIDEST = 1000, 60
 
 
 @dataclass(frozen=True)
@@ -223,15 +223,17 @@ def by_task(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
     for short_name, of_name in alike.items():
         named = _telling(of_name)
         for task in of_name:
-            name = " ".join([short_name, *(f"{short(key)} {task[0].value(key)}" for key in named)]).strip()
-            by_name[f"{name} ({len(by_name) + 1})" if name in by_name else name] = task
+            name = " ".join(
+                [short_name, *(f"{short(key)} {cut(str(task[0].value(key)), WIDEST)}" for key in named)]
+            ).strip()
+            by_name[free(name, by_name, "{} ({})")] = task
     return by_name
 
 
 def _task(run: RunRecord) -> str:
     """The short name of what a run plays; "" if it does not say."""
     env = {key.removeprefix("env."): value for key, value in run.settings.items() if key.startswith("env.")}
-    return printable(task_name(env))
+    return one_line(task_name(env))[:LONGEST]
 
 
 def _telling(tasks: list[list[RunRecord]]) -> list[str]:
@@ -304,8 +306,8 @@ def rank(key: str, value: Any) -> tuple[Any, ...]:
 
 
 def short(key: str) -> str:
-    """The last word of a dotted key."""
-    return key.rpartition(".")[2]
+    """The last word of a dotted key, such as fits beside others."""
+    return cut(key.rpartition(".")[2], WIDEST)
 
 
 def _differing(group: list[RunRecord]) -> Iterator[str]:
@@ -386,7 +388,7 @@ def clean(value: Any) -> Any:
         return [clean(it) for it in value]
     if value is None or isinstance(value, bool) or is_number(value):
         return value
-    return printable(str(value))[:LONGEST]
+    return one_line(str(value))[:LONGEST]
 
 
 def _mean(values: Array) -> float:

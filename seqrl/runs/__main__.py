@@ -17,7 +17,7 @@ from seqrl.config.begun import OUTPUTS
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.machine import wall_time
 from seqrl.metrics.display import QuietConsole
-from seqrl.text import duration, figure, one_line, say
+from seqrl.text import cut, duration, figure, one_line, say
 
 COLUMNS = ("task", "status", "return", "steps", "age", "run")
 RIGHT = ("return", "steps", "age")
@@ -43,13 +43,8 @@ def cells(run: RunInfo, now: float) -> tuple[str, ...]:
     steps = "" if run.env_steps is None else f"{run.env_steps:,}"
     seconds = max(0.0, now - run.started)
     age = duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
-    short = (_cut(one_line(it)) for it in (run.task, run.status, score, steps, age))
+    short = (cut(one_line(it), WIDEST) for it in (run.task, run.status, score, steps, age))
     return *short, one_line(str(run.folder))
-
-
-def _cut(text: str) -> str:
-    """What may be anybody's, such that it does not push the other columns out of sight."""
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
 def main() -> None:
