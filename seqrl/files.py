@@ -27,6 +27,7 @@ CURES = {
     (errno.EIO,): "See whether its disk is failing",
     (errno.EMFILE, errno.ENFILE): "Raise the limit on open files (ulimit -n)",
     (errno.ENAMETOOLONG,): "Choose a shorter name",
+    (errno.ENOMEM,): "Free some memory",
 }
 # What a file system says that cannot do something at all: some of those on a network sync no folders, or have no locks.
 UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)

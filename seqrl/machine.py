@@ -119,6 +119,10 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
+# Where Linux says what the processes of this container may use.
+GROUP = Path("/sys/fs/cgroup")
+
+
 def all_memory() -> int:
     """Bytes of memory that the machine has, whoever uses them."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -141,9 +145,15 @@ def _limits() -> list[int]:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         room.append(int(limit - pages * resource.getpagesize()))
     with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        room.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        most, used = (int((GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        room.append(most - used + _of_files(GROUP))
     return room
+
+
+def _of_files(group: Path) -> int:
+    """Bytes of a control group's memory in which files are kept until something else needs them."""
+    facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return sum(int(facts.get(name, 0)) for name in ("inactive_file", "active_file", "slab_reclaimable"))
 
 
 # Limits of a process that its work may run into, and their names.

@@ -8,8 +8,10 @@ import pickle
 import random
 import struct
 import time
+import tracemalloc
 import zipfile
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
@@ -514,3 +516,59 @@ def test_plain_data_of_every_kind_comes_back():
     written = io.BytesIO()
     torch.save(state, written)
     assert repr(unpacked(written.getvalue())) == repr(state)
+
+
+def test_where_memory_is_short_for_a_while_no_older_checkpoint_is_used_and_none_is_removed(tmp_path, monkeypatch):
+    """It says nothing of the checkpoint: neither that it is damaged, nor that the run must begin anew."""
+    saved(tmp_path, 1, 2)
+    size = (tmp_path / "checkpoints" / "00000002.pt").stat().st_size
+    monkeypatch.setattr("seqrl.run.checkpoint.free_memory", lambda: size - 1)
+    for use in (Checkpoints.newest, partial(Checkpoints.load, iteration=2)):
+        with pytest.raises(CheckpointError, match=r"and may be intact\. Free some memory\.") as refused:
+            use(Checkpoints(tmp_path))
+        assert f"cannot be read (needs {size / 1e6:,.0f} MB of memory, and {(size - 1) / 1e6:,.0f} are free)" in str(
+            refused.value
+        )
+    monkeypatch.setattr("seqrl.run.checkpoint.all_memory", lambda: size - 1)
+    with pytest.raises(CheckpointError, match=r"00000002\.pt cannot be read \(is larger than"):
+        Checkpoints(tmp_path).newest()
+    assert files(tmp_path) == of(1, 2)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 GB")])
+def test_a_checkpoint_for_which_the_allocator_has_no_memory_is_not_taken_for_damaged(tmp_path, monkeypatch, error):
+    saved(tmp_path, 1, 2)
+
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(CheckpointError, match=r"\(Cannot allocate memory\), and may be intact\. Free some memory"):
+        Checkpoints(tmp_path).newest()
+
+
+@pytest.mark.parametrize("lack", ["memory", "disk"])
+def test_the_best_checkpoint_is_kept_though_it_cannot_be_read_for_now(tmp_path, monkeypatch, lack):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for iteration, mean in enumerate([5.0, 50.0, 1.0], 1):
+        checkpoints.save({"iterations": iteration}, iteration, mean)
+    again = Checkpoints(tmp_path, keep=1)
+    with monkeypatch.context() as patch:
+        if lack == "memory":
+            patch.setattr("seqrl.run.checkpoint.free_memory", lambda: 0)
+        else:
+            refuse(patch, tmp_path / "checkpoints" / "00000002.pt", errno.EIO)
+        again.save({"iterations": 4}, 4, 2.0)
+    assert files(tmp_path) == of(2, 4)
+    assert again.best == (2, 50.0)
+
+
+def test_a_checkpoint_is_looked_through_in_little_memory(tmp_path):
+    Checkpoints(tmp_path).save({"weight": torch.zeros(10_000_000)}, 1, 1.0)
+    again = Checkpoints(tmp_path)
+    tracemalloc.start()
+    try:
+        assert again.best == (1, 1.0)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()

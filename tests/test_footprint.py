@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqrl import machine
 from seqrl.run.memory_need import USABLE, Footprint, advice, footprint, free_bytes, is_out_of_memory, round_down
 from seqrl.runner import Runner
 from tests.parts import ppo, small_network
@@ -170,3 +171,16 @@ def test_running_out_of_memory_is_distinguished_from_other_errors(error, expecte
 def test_free_memory_is_a_plausible_number():
     free = free_bytes(torch.device("cpu"))
     assert free is None or 0 < free < 2**50
+
+
+def test_what_a_container_keeps_of_files_counts_as_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "GROUP", tmp_path)
+    for name, text in {
+        "memory.max": "4000000\n",
+        "memory.current": "3970000\n",
+        "memory.stat": "file 3700000\ninactive_file 3000000\nactive_file 700000\nslab_reclaimable 100000\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert machine.free_memory() == 4_000_000 - 3_970_000 + 3_800_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.free_memory() > 4_000_000

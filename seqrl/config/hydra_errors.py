@@ -59,6 +59,8 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
     if isinstance(error, OSError) and error.errno in FULL and not error.filename:
         # Hydra prints, too.
         return [f"{error.strerror}. {remedy(error)}"], ConfigError.exit_code
+    if isinstance(error, MemoryError):
+        return ["memory: there is too little. Free some, or raise its limit (ulimit -v)."], ConfigError.exit_code
     if _is_composition(error):
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
     if isinstance(error, OSError) and error.filename:

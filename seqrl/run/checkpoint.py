@@ -20,6 +20,7 @@ import math
 import os
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch
 from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
-from seqrl.machine import free_memory
+from seqrl.machine import all_memory, free_memory
 from seqrl.run.plain_data import loaded
 
 # Returns that are known of a checkpoint, by their names in its facts.
@@ -41,6 +42,8 @@ KINDS: dict[str, type] = {
 }
 # The first two lines are far shorter.
 HEADER_BYTES = 65536
+# Of a checkpoint that is only looked through, at once.
+BLOCK_BYTES = 2**22
 
 
 class Checkpoints:
@@ -200,31 +203,42 @@ class Checkpoints:
 
     def _load(self, iteration: int) -> dict[str, Any]:
         """Raises OSError or ValueError if it cannot be used."""
-        state_bytes, _ = self._checked(iteration)
-        return _of_run(unpacked(state_bytes))
+        path = self._path(iteration)
+        try:
+            state_bytes, _ = self._checked(iteration, keep=True)
+            return _of_run(unpacked(state_bytes))
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from error
 
-    def _checked(self, iteration: int) -> tuple[bytes, dict[str, Any]]:
-        """The state as it was written, and the facts; raises OSError or ValueError if it cannot be used."""
+    def _checked(self, iteration: int, *, keep: bool) -> tuple[bytes, dict[str, Any]]:
+        """The state as it was written, and the facts; raises OSError or ValueError if it cannot be used.
+
+        keep   the state; otherwise it is only looked through, in little memory, and b"" is returned
+        """
         refuse_link(self.folder)
-        free = free_memory()
-        data = read(self._path(iteration), most=2**40 if free is None else free)
-        if not data.startswith(MAGIC):
-            facts = _facts_of_pair(self._path(iteration))
-            # No digest is that of anything.
-            if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
+        path = self._path(iteration)
+        with io.BytesIO(_read_if_it_fits(path)) if keep else regular(path) as file:
+            first = file.readline(HEADER_BYTES)
+            if not first.startswith(MAGIC):
+                facts, start = _facts_of_pair(path), 0
+                # No digest is that of anything.
+                written, content = facts.get("sha256"), hashlib.sha256()
+            else:
+                version, _, digest = first.rstrip(b"\n").removeprefix(MAGIC).partition(b" ")
+                written, content, start = digest.decode(errors="replace"), _digest(version), file.tell()
+            file.seek(start)
+            for block in iter(partial(file.read, BLOCK_BYTES), b""):
+                content.update(block)
+            if content.hexdigest() != written:
                 raise ValueError("is damaged")
-            return data, facts
-        first, _, rest = data.partition(b"\n")
-        version, _, digest = first.removeprefix(MAGIC).partition(b" ")
-        if _digest(version, rest) != digest:
-            raise ValueError("is damaged")
-        if version != str(VERSION).encode():
-            raise ValueError("is of a newer version of seqrl")
-        line, _, state_bytes = rest.partition(b"\n")
-        facts = _facts_of_line(line)
-        if self.run is not None and facts.get("run") != self.run:
-            raise ValueError("belongs to another run")
-        return state_bytes, facts
+            file.seek(start)
+            if start:
+                if version != str(VERSION).encode():
+                    raise ValueError("is of a newer version of seqrl")
+                facts = _facts_of_line(file.readline(HEADER_BYTES))
+                if self.run is not None and facts.get("run") != self.run:
+                    raise ValueError("belongs to another run")
+            return file.read() if keep else b"", facts
 
     def _clean(self, now: int) -> None:
         """Remove checkpoints that are not worth keeping, and what interrupted writes left behind."""
@@ -272,9 +286,10 @@ class Checkpoints:
             return True
         try:
             identity = _identity(self._path(iteration))
-            _, facts = self._checked(iteration)
-        except (OSError, ValueError):
-            return False
+            _, facts = self._checked(iteration, keep=False)
+        except (OSError, ValueError) as error:
+            # What cannot be read for now may be the best, and must not be removed for another.
+            return may_be_intact(error)
         self._sound[iteration] = identity, facts
         return True
 
@@ -314,6 +329,18 @@ class Checkpoints:
         return self.folder / f"{iteration:0{DIGITS}d}.pt"
 
 
+def _read_if_it_fits(path: Path) -> bytes:
+    """The bytes of a checkpoint. Raises OSError for what is none: what is larger than the memory of this machine.
+
+    Where only too little of it is free now, that says nothing of the checkpoint, and the error is ENOMEM.
+    """
+    size, free = path.lstat().st_size, free_memory()
+    if free is not None and free < size <= all_memory():
+        lack = f"needs {size / 1e6:,.0f} MB of memory, and {free / 1e6:,.0f} are free"
+        raise OSError(errno.ENOMEM, lack, str(path))
+    return read(path, most=all_memory())
+
+
 def _try_to_read(path: Path) -> None:
     """Raise OSError if nothing can be read there."""
     with regular(path) as file:
@@ -324,7 +351,9 @@ def packed(state: dict[str, Any], facts: dict[str, Any]) -> bytes:
     """A checkpoint as bytes."""
     rest = json.dumps(facts).encode() + b"\n" + _as_bytes(state)
     version = str(VERSION).encode()
-    return MAGIC + version + b" " + _digest(version, rest) + b"\n" + rest
+    digest = _digest(version)
+    digest.update(rest)
+    return MAGIC + version + b" " + digest.hexdigest().encode() + b"\n" + rest
 
 
 def _as_bytes(state: dict[str, Any]) -> bytes:
@@ -333,8 +362,9 @@ def _as_bytes(state: dict[str, Any]) -> bytes:
     return data.getvalue()
 
 
-def _digest(version: bytes, rest: bytes) -> bytes:
-    return hashlib.sha256(version + b"\n" + rest).hexdigest().encode()
+def _digest(version: bytes) -> "hashlib._Hash":
+    """Of a checkpoint of a version, to be updated with all that follows its first line."""
+    return hashlib.sha256(version + b"\n")
 
 
 def _identity(path: Path) -> tuple[int, ...]:

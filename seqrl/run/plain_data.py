@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from seqrl.run.memory_need import is_out_of_memory
 from seqrl.run.pickled_keys import PickledKeys
 
 # What plain data and tensors are made of. Others that torch would load take a length, `bytearray(6_000_000_000)`.
@@ -59,6 +60,8 @@ def loaded(data: bytes) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError("holds more than plain data") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError from error
         # A pickle that takes what is not there, or calls something with other arguments than torch.save writes.
         raise ValueError("is damaged") from error
     if _size(found, {}) > len(data) + SLACK_BYTES:
