@@ -223,6 +223,8 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("seed=${nope.a}", r"seed: Interpolation key 'nope.a' not found"),
         ("+experiment=masked_cartpole", r"experiment: is already in the configuration. Write experiment=…"),
         ("trust=os", r"trust: must be a list, such as \[a,b\]\."),
+        ("trust=[[os]]", r"trust: must be a list of names, such as \[a,b\] \(got \[\['os'\]\]\)"),
+        ("env=gymnasium env.log_info=[[a]]", r"env.log_info: must be a list of names"),
         ("network.inputs=[first,last]", r"network.inputs: can name previous_action, .* \(got 'last'\)"),
         ("evaluation.interval=-1", r"evaluation.interval: must be 0 or more \(got -1\)"),
         ("evaluation.greedy=maybe", r"evaluation.greedy: must be one of true, false, both \(got 'maybe'\)"),

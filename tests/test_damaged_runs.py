@@ -209,6 +209,12 @@ def test_a_run_that_is_stopped_in_its_final_evaluation_is_interrupted_and_goes_o
         assert len(text.splitlines()) == len(rows.splitlines()) + 1
 
 
+@pytest.mark.parametrize("word", ["resume=", "resume=''"])
+def test_a_resume_of_nothing_gets_one_line(word):
+    with pytest.raises(ConfigError, match=r"^resume: names no run\. Write resume=<folder>"):
+        arguments([word])
+
+
 def test_without_manifest_and_configuration_a_folder_is_no_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"is not a run folder\. Name the one that has manifest\.json in it\.$"):
         arguments([f"resume={tmp_path}"])

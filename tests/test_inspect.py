@@ -614,8 +614,13 @@ class TestProgram:
             # No number that could be written again.
             {"env.x": {"trained": "5", "returns": {"3": [float("nan"), 1, 2]}, "holds": []}},
             {"env.x": {"trained": "5", "returns": {"3": [1.0, 1, float("inf")]}, "holds": []}},
+            # More than a page has room for.
+            {"env.x": {"trained": "5", "returns": {str(n): [1.0, 1, 2] for n in range(51)}, "holds": []}},
+            {"env.x": {"trained": "5", "returns": {"3": [1.0, 1, 2]}, "holds": ["3", "3"]}},
+            {"env.x": {"trained": "5" * 101, "returns": {"3": [1.0, 1, 2]}, "holds": []}},
+            {f"env.{'x' * 100}": {"trained": "5", "returns": {"3": [1.0, 1, 2]}, "holds": []}},
         ],
-        ids=str,
+        ids=range(14),
     )  # fmt: skip
     def test_an_inspection_that_anybody_may_have_written_is_not_believed(self, tmp_path, odd):
         report = {**dict.fromkeys(SAME, 1), "elsewhere": None, "not_measured": {"elsewhere": "not asked for"}}
@@ -626,6 +631,13 @@ class TestProgram:
         for words in ("", "[]", "{"):
             (tmp_path / "inspect.json").write_text(words)
             assert with_earlier(report, tmp_path) == report
+
+    def test_no_more_of_an_earlier_inspection_is_kept_than_a_page_has_room_for(self, tmp_path):
+        report = {**dict.fromkeys(SAME, 1), "elsewhere": None, "not_measured": {}}
+        one = {"trained": "5", "returns": {"3": [1.0, None, None]}, "holds": ["3"]}
+        many = {f"env.x{number}": one for number in range(60_000)}
+        (tmp_path / "inspect.json").write_text(json.dumps(report | {"elsewhere": many}))
+        assert list(with_earlier(report, tmp_path)["elsewhere"]) == list(many)[:20]
 
     def test_a_changed_environment_is_inspected_and_the_change_reported(self, inspected):
         found, _, printed = inspected(*GIVEN, "env.corridor_length=9", "episodes=16")

@@ -29,9 +29,11 @@ def arguments(given: list[str]) -> list[str]:
     Raises CheckpointError if the folder holds no run, ConfigError if it needs configuration that is not named again.
     """
     named = [argument.removeprefix(KEY) for argument in given if argument.startswith(KEY)]
-    if not named or named[-1] in ("", "null"):
+    if not named or named[-1] == "null":
         return given
-    folder = begun.named_run(Path(named[-1].strip("'\""))).resolve()
+    if not (name := named[-1].strip("'\"")):
+        raise ConfigError(["resume: names no run. Write resume=<folder>, or resume=latest for the newest."])
+    folder = begun.named_run(Path(name)).resolve()
     if "${" in str(folder):
         raise ConfigError([f"resume: {folder} holds ${{ in its name, which Hydra would replace. Rename the folder."])
     others = [argument for argument in given if not argument.startswith((KEY, "hydra.run.dir="))]

@@ -1,6 +1,7 @@
 """What an earlier inspection of the same policy found with other values of other keys."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from seqrl.text import printable
 
 # Where these agree, it was the same policy, and the same episodes.
 SAME = ("iterations", "env_steps", "seed", "changed", "episodes", "greedy", "return")
+# Of what is kept: keys, values of each, and characters of a text. A page has no room for more.
+MOST_KEYS, MOST_VALUES, LONGEST = 20, 50, 100
 
 
 def with_earlier(report: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -34,23 +37,24 @@ def _kept(report: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     found, asked = before.get("elsewhere"), report["elsewhere"] or {}
     if not isinstance(found, dict):
         return {}
-    return {key: it for key, it in found.items() if key not in asked and _is_found(key, it)}
+    kept = (pair for pair in found.items() if pair[0] not in asked and _is_found(*pair))
+    return dict(islice(kept, MOST_KEYS))
 
 
 def _is_found(key: str, it: object) -> bool:
     """Whether it is what an inspection finds: anybody may have written the file."""
     return (
         key.startswith("env.")
-        and printable(key) == key
         and isinstance(it, dict)
         and it.keys() == {"trained", "returns", "holds"}
         and isinstance(it["trained"], str)
         and isinstance(it["returns"], dict)
-        and bool(it["returns"])
+        and 0 < len(it["returns"]) <= MOST_VALUES
         and all(_is_estimate(estimate) for estimate in it["returns"].values())
         and isinstance(it["holds"], list)
+        and len(it["holds"]) <= len(it["returns"])
         and all(isinstance(value, str) and value in it["returns"] for value in it["holds"])
-        and all(printable(text) == text for text in (it["trained"], *it["returns"]))
+        and all(printable(text) == text and len(text) <= LONGEST for text in (key, it["trained"], *it["returns"]))
     )
 
 
