@@ -101,6 +101,7 @@ def test_a_sealed_checkpoint_that_lacks_what_a_run_goes_on_from_gets_one_line(fi
         (["episodes", "ended"], "many"),
         (["episodes", "open"], (torch.zeros(0), torch.zeros(0))),
         (["runner", "rounds"], "many"),
+        (["config"], {"seed": torch.ones(2)}),
     ],
     ids=str,
 )

@@ -244,9 +244,9 @@ def saved_text(cfg: DictConfig) -> bytes:
     return text.encode()
 
 
-def dotted_values(cfg: DictConfig) -> dict[str, Any]:
+def dotted_values(cfg: DictConfig | dict[str, Any]) -> dict[str, Any]:
     """The values of a configuration by dotted key, in its words."""
-    sections = OmegaConf.to_container(cfg)
+    sections = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
     assert isinstance(sections, dict)
     return dict(dotted({str(key): value for key, value in sections.items()}))
 

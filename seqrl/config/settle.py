@@ -36,7 +36,7 @@ class Settled:
                  None for a run whose command is not known, and whose configuration says all
     implied      overrides that nobody wrote, which going on with the run needs again
     config_dir   folder of the user's own configuration
-    changes      since the run was begun, if it goes on: `key: before -> now`
+    changes      since config.yaml was written, if the run goes on: `key: before -> now`
     """
 
     cfg: DictConfig
@@ -45,6 +45,17 @@ class Settled:
     implied: list[str] = field(default_factory=list)
     config_dir: str | None = None
     changes: list[str] = field(default_factory=list)
+
+    def saved(self, backend: str) -> dict[str, Any]:
+        """The configuration as it is saved, in sections.
+
+        backend   who plays, where that was left open: what was measured once is not measured again
+        """
+        config = OmegaConf.to_container(self.words, enum_to_str=True)
+        assert isinstance(config, dict)
+        if config["env"].get("backend") == "auto":
+            config["env"]["backend"] = backend
+        return {str(key): value for key, value in config.items()}
 
 
 def settle(
@@ -137,7 +148,7 @@ def config_dir() -> str | None:
     return next((str(source.path) for source in sources if source.provider in own), None)
 
 
-def changes(before: DictConfig, now: DictConfig) -> list[str]:
+def changes(before: DictConfig | dict[str, Any], now: DictConfig) -> list[str]:
     """What differs between two configurations that were saved, `key: before -> now`, and makes it another run."""
     old, new = (dotted_values(it) for it in (before, now))
     for was, name in RENAMED.items():

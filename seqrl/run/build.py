@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seqrl import seeds
 from seqrl.config.schema import NetworkConfig
-from seqrl.config.settle import Settled
+from seqrl.config.settle import Settled, changes
 from seqrl.config.trust import builds_of_own, nodes
 from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
@@ -40,16 +40,17 @@ from seqrl.text import masked, nearest
 def build(
     cfg: DictConfig,
     device: Device,
-    *stream: int,
+    *,
     ranks: Ranks = ALONE,
+    anew_after: int = 0,
     saved: Mapping[str, Tensor] | None = None,
 ) -> Run:
     """All parts of a run, or a rank's share of them.
 
-    stream   tells the environments' random numbers from those of an earlier part of the run
-    saved    parameters that the network will get. Raises CheckpointError if they are those of another one
+    anew_after   iterations after which all episodes begin anew, with other random numbers than before; 0: never
+    saved        parameters that the network will get. Raises CheckpointError if they are those of another one
     """
-    env = make_env(cfg, device, cfg.parallel, "training", *stream, ranks=ranks)
+    env = make_env(cfg, device, cfg.parallel, "training", *[anew_after] * (anew_after > 0), ranks=ranks)
     if saved is not None:
         with of_checkpoint():
             insist_on_network(cfg, env, saved)
@@ -68,7 +69,7 @@ def build(
     budget = Budget(cfg.episodes and cfg.episodes * cfg.parallel, cfg.total_steps)
     # The others would measure the same.
     meters = Meters(cfg.insight.interval if ranks.is_first else 0)
-    return Run(runner, algorithm, budget, EpisodeStatistics(cfg.parallel), meters=meters)
+    return Run(runner, algorithm, budget, EpisodeStatistics(cfg.parallel), meters=meters, anew_after=anew_after)
 
 
 def open_run(
@@ -94,17 +95,21 @@ def open_run(
     with of_checkpoint():
         state["runner"] = of_rank(state["runner"], ranks)
         saved, iterations = state["algorithm"]["network"], state["iterations"]
-    if any(change.startswith(("env.", "parallel:", "seed:")) for change in settled.changes):
+        # config.yaml is that of the latest start, which may have been killed before it saved anything. Earlier versions
+        # saved no configuration.
+        before = state.get("config")
+        changed = changes(before, settled.words) if before else settled.changes
+    if any(change.startswith(("env.", "parallel:", "seed:")) for change in changed):
         state["runner"]["environment"] = None
     # An environment that cannot go on must not play its first episodes again.
-    stream = [] if state["runner"]["environment"] else [iterations]
-    run = build(cfg, device, *stream, ranks=ranks, saved=saved)
+    anew_after = state.get("anew_after", 0) if state["runner"]["environment"] else iterations
+    run = build(cfg, device, ranks=ranks, anew_after=anew_after, saved=saved)
     lost = run.load_state_dict(state)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
-    for change in settled.changes:
+    for change in changed:
         say(f"changed: {change}")
-    if line := nothing_left(cfg, settled.changes, run.budget):
+    if line := nothing_left(cfg, changed, run.budget):
         say(line)
     return run
 

@@ -37,8 +37,8 @@ TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
 MAGIC, VERSION = b"seqrl checkpoint ", 1
 # What a run saves, as far as programs read it by name.
 KINDS: dict[str, type] = {
-    **dict.fromkeys(["iterations", "steps", "ended_episodes"], int),
-    **dict.fromkeys(["algorithm", "runner", "episodes", "clock"], dict),
+    **dict.fromkeys(["iterations", "anew_after", "steps", "ended_episodes"], int),
+    **dict.fromkeys(["config", "algorithm", "runner", "episodes", "clock"], dict),
 }
 # The first two lines are far shorter.
 HEADER_BYTES = 65536

@@ -1,6 +1,5 @@
 """The run folder: manifest, configuration, checkpoints, loggers. What fails there is retried and ends nothing."""
 
-import copy
 import io
 import logging
 import math
@@ -115,11 +114,7 @@ class Outputs:
         """Write down what the run is, open its loggers, and save what it begins with."""
         cfg = settled.cfg
         self.how_to_go_on = how_to_go_on(self.folder, cfg.trust, settled.config_dir)
-        config = copy.deepcopy(settled.words)
-        if cfg.env.get("backend") == "auto":
-            # What was measured once is not measured again.
-            config.env.backend = run.runner.env.backend
-        write(self.folder / "config.yaml", saved_text(config))
+        write(self.folder / "config.yaml", saved_text(OmegaConf.create(run.config)))
         before = self.manifest.begin(self.checkpoints.owner) if self.manifest.goes_on else {}
         self.manifest.update(
             seed=cfg.seed,
@@ -133,8 +128,7 @@ class Outputs:
         for change in circumstances(before, self.manifest.facts):
             self.say(f"changed: {change}; results may differ in the last digits")
         facts = self.manifest.facts
-        sections = {str(key): value for key, value in OmegaConf.to_container(config).items()}  # type: ignore[union-attr]
-        about = About(self.folder.name, facts["sweep"], sections, facts.get("overrides", []))
+        about = About(self.folder.name, facts["sweep"], run.config, facts.get("overrides", []))
         builders = {
             str(name): partial(constructor(it).make, self.folder, run.budget.steps) for name, it in cfg.logger.items()
         }

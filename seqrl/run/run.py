@@ -63,7 +63,12 @@ class Budget:
 
 @dataclass
 class Run:
-    """The parts of a run, and how far it is."""
+    """The parts of a run, and how far it is.
+
+    iterations   done so far
+    config       that its episodes are played by, as it is saved; {}: not known
+    anew_after   iterations after which all episodes began anew the last time; 0: never
+    """
 
     runner: Runner
     algorithm: SequenceAlgorithm
@@ -72,6 +77,8 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     meters: Meters = field(default_factory=Meters)
     iterations: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    anew_after: int = 0
 
     @property
     def ranks(self) -> Ranks:
@@ -145,6 +152,8 @@ class Run:
         """All that decides how the run goes on; tensors and plain data."""
         return {
             "iterations": self.iterations,
+            "config": self.config,
+            "anew_after": self.anew_after,
             "steps": self.budget.steps,
             "ended_episodes": self.budget.episodes,
             "algorithm": self.algorithm.state_dict(),

@@ -140,6 +140,7 @@ def _carried_out(
         device = prepare_device(own_device(device, ranks), cfg, display.say)
         forget_peak_memory()
         run = open_run(settled, device, outputs.newest, display.say, ranks)
+        run.config = settled.saved(run.runner.env.backend)
         training = stack.enter_context(ExitStack())
         training.callback(run.runner.env.close)
         evaluator = make_evaluator(cfg, device, run.runner.env.backend, advice_for_evaluation(cfg), ranks)

@@ -1,0 +1,75 @@
+"""A run that goes on with another configuration, and is interrupted again."""
+
+import json
+import shutil
+import signal
+
+import pytest
+
+from tests.programs import run_program
+
+SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "parallel=3", "rollout_length=8", "algorithm.anneal=[]"]
+SMALL += ["evaluation.episodes=0", "logger=[]"]
+STEPS = 3 * 8
+# The machine fails after an iteration, before anything of it is saved.
+KILLED = "import os, sys, seqrl; seqrl.learn(*sys.argv[1:], on_iteration=lambda *_: os.kill(os.getpid(), 9))"
+
+
+def train(folder, *words):
+    done = run_program(folder, "-m", "seqrl.train", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def kill(folder, *words):
+    assert run_program(folder, "-c", KILLED, *words).returncode == -signal.SIGKILL
+
+
+def rows(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: it for name, it in row.items() if name.startswith(("env_steps", "rollout/", "train/"))} for row in lines
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("parallel=3", "parallel=2", "parallel: 3 -> 2"),
+        ("env.corridor_length=9", "env.corridor_length=5", "env.corridor_length: 9 -> 5"),
+        ("seed=1", "seed=2", "seed: 1 -> 2"),
+    ],
+)
+def test_a_change_counts_until_something_is_saved_with_it(tmp_path, before, now, said):
+    """The configuration in the folder is then the new one already, and the episodes are those of the old one."""
+    train(tmp_path, *SMALL, "env=tmaze", before, f"total_steps={2 * STEPS}", "hydra.run.dir=run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    more = f"total_steps={5 * STEPS}"
+    kill(tmp_path, "resume=run", now, more)
+    went_on = train(tmp_path, "resume=run")
+    assert f"changed: {said}\n" in went_on
+    lost = int(now[-1]) if now.startswith("parallel") else 3
+    assert f"; {lost} episodes in progress could not continue, new ones replace them\n" in went_on
+    train(tmp_path, "resume=copy", now, more)
+    assert rows(tmp_path / "run") == rows(tmp_path / "copy")
+    assert "changed: " not in train(tmp_path, "resume=run")
+
+
+def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_changed(tmp_path):
+    train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
+    kill(tmp_path, "resume=run", "parallel=2", f"total_steps={4 * STEPS}")
+    went_on = train(tmp_path, "resume=run", "parallel=3")
+    assert "could not continue" not in went_on
+    train(tmp_path, *SMALL, "env=tmaze", f"total_steps={4 * STEPS}", "hydra.run.dir=whole")
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("rollout", ["rollout_length=8", "rollout_length=0"])
+def test_a_run_that_went_on_with_other_episodes_goes_on_bit_for_bit_after_that(tmp_path, rollout):
+    cartpole = ["env=gymnasium", "env.id=CartPole-v1", "env.backend=sync", rollout, "rollout_steps=1"]
+    train(tmp_path, *SMALL, *cartpole, "total_steps=50", "hydra.run.dir=run")
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    train(tmp_path, "resume=whole", "env.timeout_seconds=50", "total_steps=400")
+    train(tmp_path, "resume=run", "env.timeout_seconds=50", "total_steps=200")
+    assert "could not continue" not in train(tmp_path, "resume=run", "total_steps=400")
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
