@@ -417,6 +417,17 @@ def test_an_episode_longer_than_is_remembered_begins_anew_and_its_return_with_it
     assert returns == lengths
 
 
+def test_episodes_in_progress_are_lost_where_whole_ones_follow_and_their_returns_with_them(tmp_path):
+    endless = ["env=gymnasium", "env.id=test/Halved-v0"]
+    run = begun(*endless, FIXED)
+    run.iterate()
+    resumed = begun(*endless, "rollout_length=0")
+    assert resumed.load_state_dict(through_a_file(run, tmp_path)) == 3
+    resumed.iterate()
+    # All of them end by the limit.
+    assert {length for _, length in resumed.episodes.recent} == {12}
+
+
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_an_environment_whose_state_is_no_plain_data_is_replayed_and_the_log_says_why(tmp_path, backend, caplog):
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Unspeakable-v0", f"env.backend={backend}", FIXED)
