@@ -16,6 +16,8 @@ from typing import IO, Any
 import yaml
 from omegaconf._utils import get_yaml_loader
 
+log = logging.getLogger(__name__)
+
 # What helps where the system refuses something, by the number of its error.
 CURES = {
     (errno.ENOSPC, errno.EDQUOT): "Free some space",
@@ -111,7 +113,8 @@ class Lines:
     """A text file that grows by whole lines; half a line that was there is ended.
 
     A line that cannot be written waits, and those after it behind it, until all can: on a full disk none is lost, and
-    no half of one stays. Raises OSError if the file is a link, or no regular file.
+    no half of one stays. Where the name goes to another file, as `sed -i` has it, or to none, all lines are written
+    under it again, as long as the folder is the same. Raises OSError if the file is a link, or no regular file.
     """
 
     # Of lines that wait.
@@ -119,7 +122,8 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = regular_only(str(path), os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        self._file = self._open()
+        self._folder = os.open(path.parent, os.O_RDONLY)
         self._size = os.fstat(self._file).st_size
         halved = self._size and os.pread(self._file, 1, self._size - 1) != b"\n"
         self._waiting = [b"\n"] if halved else []
@@ -130,9 +134,16 @@ class Lines:
         del self._waiting[: -self.MOST]
         self._write()
 
+    def replace(self, data: bytes) -> None:
+        """Have other lines in place of all that are there. Raises OSError if that fails; those then stay."""
+        write(self._path, data)
+        before, self._file = self._file, self._open()
+        os.close(before)
+        self._size = os.fstat(self._file).st_size
+
     def insist_on_path(self) -> None:
         """Raise OSError if it is another file now that has the name."""
-        if self._path.is_symlink() or not is_still(self._file, self._path):
+        if not self._has_name():
             raise OSError(f"{self._path} was moved away, or replaced by another")
 
     def sync(self) -> None:
@@ -145,8 +156,25 @@ class Lines:
             self._write()
         finally:
             os.close(self._file)
+            os.close(self._folder)
+
+    def _open(self) -> int:
+        return regular_only(str(self._path), os.O_RDWR | os.O_APPEND | os.O_CREAT)
+
+    def _has_name(self) -> bool:
+        return not self._path.is_symlink() and is_still(self._file, self._path)
+
+    def _keep_name(self) -> None:
+        """Have all lines under the name again, if another file has it, or none."""
+        if self._has_name() or not is_still(self._folder, self._path.parent):
+            return
+        with open(self._file, "rb", closefd=False) as mine:
+            mine.seek(0)
+            self.replace(mine.read())
+        log.warning("%s was replaced or removed; all lines of the run are there again.", self._path)
 
     def _write(self) -> None:
+        self._keep_name()
         while self._waiting:
             line = self._waiting[0]
             try:

@@ -120,6 +120,54 @@ def test_a_table_that_was_replaced_by_another_runs_is_left_alone(tmp_path):
     assert (tmp_path / "run" / "metrics.csv").read_text() == "env_steps,a\n7,7.0\n"
 
 
+def as_an_editor_does(path):
+    copy = path.with_suffix(".edited")
+    copy.write_text(path.read_text().replace("1", "2"))
+    copy.replace(path)
+
+
+def as_a_link(path):
+    as_an_editor_does(path)
+    path.with_suffix(".real").write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(path.with_suffix(".real"))
+
+
+@pytest.mark.parametrize("lose", [as_an_editor_does, as_a_link, Path.unlink])
+@pytest.mark.parametrize("kind", [Csv, Jsonl])
+def test_a_file_that_is_replaced_or_removed_meanwhile_loses_no_row(tmp_path, kind, lose):
+    texts = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        logger = kind(folder)
+        path = folder / f"metrics.{kind.__name__.lower()}"
+        for step, name in enumerate("aabbb"):
+            logger.write({name: 1.0}, step)
+            if folder.name == "b" and step in (0, 1, 3):
+                lose(path)
+        if folder.name == "b":
+            lose(path)
+        logger.close()
+        texts.append(path.read_text())
+        assert not path.is_symlink()
+    assert texts[0] == texts[1]
+    assert len(texts[0].splitlines()) >= 5
+
+
+def test_lines_wait_while_a_folder_stands_in_their_way(tmp_path):
+    logger = Jsonl(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    logger.write({"a": 1.0}, 1)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OSError, match=str(path)):
+        logger.write({"a": 2.0}, 2)
+    path.rmdir()
+    logger.sync()
+    assert [json.loads(line)["env_steps"] for line in path.read_text().splitlines()] == [1, 2]
+    logger.close()
+
+
 @pytest.mark.parametrize("kind", [TensorBoard, Csv, Jsonl])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_no_logger_makes_a_folder_in_place_of_one_that_was_moved_or_writes_into_it(tmp_path, kind, replaced):

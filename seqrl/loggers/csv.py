@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from seqrl.files import Lines, read_text, write
@@ -25,9 +25,9 @@ class Csv(Logger):
         rows = list(self._rows())
         self._columns = list(dict.fromkeys([STEPS, *(name for row in rows for name in row)]))
         kept = [row for row in rows if int(row[STEPS]) <= env_steps]
-        self._replace(kept)
+        write(self._path, table(self._columns, kept))
         # Evaluated once more, a run that is finished already gives the row that is there.
-        self._end = self._line(kept[-1]) if kept else ""
+        self._end = line_of(self._columns, kept[-1]) if kept else ""
         self._lines = Lines(self._path)
 
     def write(self, row: Row, env_steps: int) -> None:
@@ -35,19 +35,13 @@ class Csv(Logger):
             # Pending lines must reach the file before it is rewritten, if it is still the one.
             self._lines.sync()
             self._lines.insist_on_path()
-            rows = list(self._rows())
-            before, self._columns = self._columns, [*self._columns, *new]
-            try:
-                self._replace(rows)
-            except OSError:
-                self._columns = before
-                raise
-            self._lines.close()
-            self._lines = Lines(self._path)
-        line = self._line({STEPS: env_steps, **row})
-        if line != self._end:
-            self._lines.add(line)
-        self._end = line
+            columns = [*self._columns, *new]
+            self._lines.replace(table(columns, self._rows()))
+            self._columns = columns
+        added = line_of(self._columns, {STEPS: env_steps, **row})
+        if added != self._end:
+            self._lines.add(added)
+        self._end = added
 
     def sync(self) -> None:
         self._lines.sync()
@@ -64,11 +58,13 @@ class Csv(Logger):
             if row.get(STEPS, "").isdecimal():
                 yield row
 
-    def _replace(self, rows: list[dict[str, str]]) -> None:
-        lines = [self._line(dict(zip(self._columns, self._columns, strict=True))), *map(self._line, rows)]
-        write(self._path, "".join(lines).encode())
 
-    def _line(self, row: dict[str, float] | dict[str, str]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self._columns, lineterminator="\n").writerow(row)
-        return text.getvalue()
+def table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
+    """A file with these rows, under the names of their columns."""
+    return "".join(line_of(columns, row) for row in [dict(zip(columns, columns, strict=True)), *rows]).encode()
+
+
+def line_of(columns: Sequence[str], row: Mapping[str, object]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, lineterminator="\n").writerow(row)
+    return text.getvalue()
