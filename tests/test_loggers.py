@@ -28,6 +28,7 @@ from seqrl.errors import StoppedError
 from seqrl.loggers import About, Csv, Jsonl, Logger, Mlflow, TensorBoard, Wandb
 from seqrl.loggers.tensorboard import hyperparameters
 from seqrl.run.outputs import Outputs, open_loggers
+from tests.parts import room
 from tests.programs import run_program
 
 TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=4", "parallel=2"]
@@ -154,6 +155,26 @@ def test_a_file_that_is_replaced_or_removed_meanwhile_loses_no_row(tmp_path, kin
     assert len(texts[0].splitlines()) >= 5
 
 
+@pytest.mark.parametrize("kind", [Csv, Jsonl])
+def test_rows_that_a_full_disk_does_not_take_come_later_whatever_columns_they_bring(tmp_path, kind):
+    rows = [{"a": 1.0}, {"b": 2.0}, {"a": 3.0}, {"c": 4.0, "b": 4.5}, {"a": 5.0}]
+    texts = []
+    for folder, full in ((tmp_path / "a", ()), (tmp_path / "b", (1, 2, 3))):
+        folder.mkdir()
+        logger = kind(folder)
+        for step, row in enumerate(rows):
+            with room(10) if step in full else nullcontext():
+                with pytest.raises(OSError, match="large") if step in full else nullcontext():
+                    logger.write(row, step)
+                with pytest.raises(OSError, match="large") if step in full else nullcontext():
+                    logger.sync()
+        logger.close()
+        texts.append((folder / f"metrics.{kind.__name__.lower()}").read_text())
+    assert texts[0] == texts[1]
+    if kind is Csv:
+        assert texts[0] == "env_steps,a,b,c\n0,1.0,,\n1,,2.0,\n2,3.0,,\n3,,4.5,4.0\n4,5.0,,\n"
+
+
 def test_lines_wait_while_a_folder_stands_in_their_way(tmp_path):
     logger = Jsonl(tmp_path)
     path = tmp_path / "metrics.jsonl"
@@ -185,9 +206,9 @@ def test_no_logger_makes_a_folder_in_place_of_one_that_was_moved_or_writes_into_
     for step in (2, 3):
         with pytest.raises(OSError, match="was moved away") if kind is not Jsonl else nullcontext():
             logger.write({"b": 1.0}, step)
-    with suppress(OSError):
-        logger.end("failed")
-    logger.close()
+    for last in (lambda: logger.end("failed"), logger.close):
+        with suppress(OSError):
+            last()
     assert not replaced or not list(folder.iterdir())
     assert replaced or not folder.exists()
 
@@ -215,7 +236,8 @@ def test_csv_keeps_its_rows_if_a_column_cannot_be_added(tmp_path, monkeypatch):
             logger.write({"a": 2.0, "b": 2.0}, 2)
     logger.write({"a": 3.0, "b": 3.0}, 3)
     logger.close()
-    assert [(row["env_steps"], row["b"]) for row in table(tmp_path / "metrics.csv")] == [("1", ""), ("3", "3.0")]
+    found = [(row["env_steps"], row["b"]) for row in table(tmp_path / "metrics.csv")]
+    assert found == [("1", ""), ("2", "2.0"), ("3", "3.0")]
 
 
 def hparams_tab(logdir: Path):

@@ -29,25 +29,41 @@ class Csv(Logger):
         # Evaluated once more, a run that is finished already gives the row that is there.
         self._end = line_of(self._columns, kept[-1]) if kept else ""
         self._lines = Lines(self._path)
+        # Rows that wait for columns of theirs, and those after them.
+        self._waiting: list[dict[str, float]] = []
 
     def write(self, row: Row, env_steps: int) -> None:
-        if new := [name for name in row if name not in self._columns]:
+        self._waiting.append({STEPS: env_steps, **row})
+        del self._waiting[: -Lines.MOST]
+        self._write()
+
+    def sync(self) -> None:
+        self._write()
+        self._lines.sync()
+
+    def close(self) -> None:
+        try:
+            self._write()
+        finally:
+            self._lines.close()
+
+    def _write(self) -> None:
+        while self._waiting:
+            self._add_columns(self._waiting[0])
+            added = line_of(self._columns, self._waiting.pop(0))
+            before, self._end = self._end, added
+            if added != before:
+                # One that has to wait for the disk waits there.
+                self._lines.add(added)
+
+    def _add_columns(self, names: Iterable[str]) -> None:
+        if new := [name for name in names if name not in self._columns]:
             # Pending lines must reach the file before it is rewritten, if it is still the one.
             self._lines.sync()
             self._lines.insist_on_path()
             columns = [*self._columns, *new]
             self._lines.replace(table(columns, self._rows()))
             self._columns = columns
-        added = line_of(self._columns, {STEPS: env_steps, **row})
-        if added != self._end:
-            self._lines.add(added)
-        self._end = added
-
-    def sync(self) -> None:
-        self._lines.sync()
-
-    def close(self) -> None:
-        self._lines.close()
 
     def _rows(self) -> Iterator[dict[str, str]]:
         """Rows in the file, except a last line cut off when a run was killed."""
