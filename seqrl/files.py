@@ -386,11 +386,12 @@ def insist_on_folder(descriptor: int, folder: Path) -> None:
 
 
 def remove_strays(folder: Path) -> None:
-    """Remove what interrupted writes left in a folder, and nothing else."""
+    """Remove what interrupted writes left in a folder, and nothing else; what cannot be removed stays."""
     for entry in folder.iterdir():
         # A folder of that name is none of them.
         if STRAY.fullmatch(entry.name) and (entry.is_symlink() or not entry.is_dir()):
-            entry.unlink(missing_ok=True)
+            with suppress(OSError):
+                entry.unlink()
 
 
 def links(folder: Path) -> list[Path]:

@@ -117,6 +117,15 @@ def test_what_a_run_has_left_behind_does_not_come_back(tmp_path):
     assert checkpoints.newest()[0] == {"iterations": 9, "anew": True}
 
 
+def test_what_a_run_has_left_behind_and_nobody_can_remove_is_not_passed_over(tmp_path, monkeypatch):
+    """It would be taken for the newest, or stand in the way of the one to come."""
+    checkpoints = saved(tmp_path, 8, 9)
+    flip(tmp_path, 9, -1)
+    monkeypatch.setattr(os, "unlink", lambda path, **_: (_ for _ in ()).throw(PermissionError(1, "no", str(path))))
+    with pytest.raises(PermissionError, match="00000009"):
+        checkpoints.begin({"iterations": 8}, 8)
+
+
 def test_what_is_saved_is_never_written_again(tmp_path):
     checkpoints = saved(tmp_path, 8)
     path = tmp_path / "checkpoints" / "00000008.pt"

@@ -97,6 +97,32 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_the_older_one_survives(
     assert Checkpoints(tmp_path).newest()[0]["iterations"] == 1
 
 
+def test_a_checkpoint_that_cannot_be_removed_is_said_once_and_costs_nothing_else(outputs, said, tmp_path, monkeypatch):
+    unlink, stray = os.unlink, f".seqrl-{'0' * 16}.tmp"
+
+    def refused(path, **more):
+        if os.path.basename(path) in ("00000002.pt", stray):
+            raise PermissionError(1, "Operation not permitted", str(path))
+        unlink(path, **more)
+
+    run, folder = small_run(), tmp_path / "checkpoints"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        for _ in range(5):
+            run.iterate()
+            assert outputs.save(run)
+            (folder / stray).touch()
+        best = outputs.checkpoints.best[0]
+        assert {it.name for it in folder.glob("*.pt")} == {f"{it:08d}.pt" for it in (2, best, 4, 5)}
+    (line,) = said
+    assert line.startswith("warning: removing old checkpoints: PermissionError: [Errno 1] Operation not permitted: '")
+    run.iterate()
+    assert outputs.save(run)
+    assert not (folder / "00000002.pt").exists()
+    assert said[1:] == ["removing old checkpoints: works again"]
+    outputs.finish(run, {}, 1.0)
+
+
 def test_the_fault_of_an_environment_is_none_of_the_disk(outputs):
     run = small_run()
 

@@ -19,7 +19,7 @@ import json
 import math
 import os
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,14 @@ class Checkpoints:
         iteration: int,
         return_mean: float = math.nan,
         evaluation_return_mean: float = math.nan,
-    ) -> None:
+    ) -> OSError | None:
         """Write the state after an iteration, as tensors and plain data, unless it is there already.
 
         Older checkpoints survive a failure. Those of later iterations, which the run has left behind by resuming from
         an older one, are removed; what is not of this run is left alone.
+
+        Returns what kept older ones from being removed, if something did: it costs space, and nothing that was learned.
+        Raises OSError if the state is not saved.
         """
         make_folder(self.folder)
         path = self._path(iteration)
@@ -87,7 +90,13 @@ class Checkpoints:
             write(path, packed(state, facts))
             # It was never read, and need not be.
             self._sound[iteration] = _identity(path), facts
-        self._clean(iteration)
+        for later in [it for it in self.iterations if it > iteration and self._is_own(it)]:
+            self._remove(later)
+        try:
+            self._clean()
+        except OSError as error:
+            return error
+        return None
 
     def begin(self, state: dict[str, Any], iteration: int) -> None:
         """Save what a run starts with, so that what is wrong with the folder is noticed before anything is learned.
@@ -240,17 +249,23 @@ class Checkpoints:
                     raise ValueError("belongs to another run")
             return file.read() if keep else b"", facts
 
-    def _clean(self, now: int) -> None:
-        """Remove checkpoints that are not worth keeping, and what interrupted writes left behind."""
+    def _clean(self) -> None:
+        """Remove checkpoints that are not worth keeping, and what interrupted writes left behind.
+
+        Raises OSError if one cannot be removed, once all others are.
+        """
         remove_strays(self.folder)
         there = [iteration for iteration in self.iterations if self._is_own(iteration)]
-        until_now = [iteration for iteration in there if iteration <= now]
-        best = self._best(until_now)
-        kept = {*until_now[-self.keep :], *([best[0]] if best else [])}
-        for iteration in set(there) - kept:
-            for suffix in (".json", ".pt"):
-                self._path(iteration).with_suffix(suffix).unlink(missing_ok=True)
-            self._sound.pop(iteration, None)
+        best = self._best(there)
+        kept = {*there[-self.keep :], *([best[0]] if best else [])}
+        with ExitStack() as each:
+            for iteration in set(there) - kept:
+                each.callback(self._remove, iteration)
+
+    def _remove(self, iteration: int) -> None:
+        for suffix in (".json", ".pt"):
+            self._path(iteration).with_suffix(suffix).unlink(missing_ok=True)
+        self._sound.pop(iteration, None)
 
     def _best(self, iterations: list[int]) -> tuple[int, float] | None:
         # A flipped bit in a return must not make one the best.

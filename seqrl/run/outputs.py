@@ -84,6 +84,8 @@ class Outputs:
         self.ranks = ALONE
         # Why it was not saved the last time.
         self._unsaved = OSError()
+        # Why older ones could not be removed.
+        self._uncleaned: OSError | None = None
         self._failing: set[str] = set()
         self._last_words = last_words(lambda error: self.__exit__(type(error), error, None))
 
@@ -159,12 +161,19 @@ class Outputs:
         def save() -> None:
             self.manifest.insist_on_own_folder()
             try:
-                self.checkpoints.save(state, run.iterations, *returns)
+                self._uncleaned = self.checkpoints.save(state, run.iterations, *returns)
             except OSError as error:
                 self._unsaved = error
                 raise
 
-        self.saved = self.ranks.of_first(self._attempt("checkpoint", save, OSError))
+        def clean() -> None:
+            if self._uncleaned is not None:
+                raise self._uncleaned
+
+        saved = self._attempt("checkpoint", save, OSError)
+        if saved:
+            self._attempt("removing old checkpoints", clean, OSError)
+        self.saved = self.ranks.of_first(saved)
         return self.saved
 
     def newest(self) -> tuple[dict[str, Any], list[str]]:
