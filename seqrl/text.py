@@ -1,7 +1,6 @@
 """Words and numbers, written for people; values from the system's environment are masked."""
 
 import difflib
-import json
 import logging
 import math
 import os
@@ -10,11 +9,11 @@ from base64 import b64encode, urlsafe_b64encode
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from html import escape
+from functools import lru_cache
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import quote, quote_plus
+from unicodedata import normalize
 
 
 def nearest(word: str, words: list[str]) -> str:
@@ -88,7 +87,7 @@ def read_environment(name: str, value: str) -> None:
 
 def read_decoded(text: str, value: Any) -> None:
     """Remember what was decoded from a text, if that came from the system's environment."""
-    found = [name for form, name in _FROM_ENVIRONMENT.items() if form in text]
+    found = [name for form, name in _FROM_ENVIRONMENT.items() if re.search(_pattern(form), text)]
     for name in dict.fromkeys(found):
         for leaf in _leaves(value):
             _remember(name, str(leaf))
@@ -139,8 +138,15 @@ def masked(text: str) -> str:
     if not _FROM_ENVIRONMENT:
         return text
     # The longest that fits; what is masked already stays so.
-    words = sorted({*_FROM_ENVIRONMENT, *_PATHS}, key=len, reverse=True)
-    return re.sub("|".join([r"\$\{oc\.env:\w+\}", *map(_pattern, words)]), _name_of, text)
+    words = tuple(sorted({*_FROM_ENVIRONMENT, *_PATHS}, key=len, reverse=True))
+
+    def name_of(found: re.Match[str]) -> str:
+        assert found.lastindex
+        word = found[0] if found.lastindex == 1 else words[found.lastindex - 2]
+        name = None if word in _PATHS else _FROM_ENVIRONMENT.get(word)
+        return found[0] if name is None else f"${{oc.env:{name}}}"
+
+    return _any_of(words, frozenset(_PATHS)).sub(name_of, text)
 
 
 # Sections of data whose keys an environment has chosen, or who configured it; all other keys are seqrl's own.
@@ -164,39 +170,76 @@ def masked_data(value: Any, foreign: bool = False) -> Any:
     return value
 
 
-def _name_of(found: re.Match[str]) -> str:
-    name = None if found[0] in _PATHS else _FROM_ENVIRONMENT.get(found[0])
-    return found[0] if name is None else f"${{oc.env:{name}}}"
+@lru_cache(maxsize=8)
+def _any_of(words: tuple[str, ...], paths: frozenset[str]) -> re.Pattern[str]:
+    """What is masked already, or one of these words, each a group."""
+    patterns = (_whole(word) if word in paths else _pattern(word) for word in words)
+    return re.compile("|".join(["(" + VARIABLE + ")", *(f"({pattern})" for pattern in patterns)]))
+
+
+VARIABLE = r"\$\{oc\.env:\w+\}"
+# Of a value: from so many characters on, letters of either case are the same; up to so many, it is found however it is
+# written, and beyond that as it is.
+SAME_CASE, MOST_ESCAPED = 8, 2**14
+# Levels of quotes within quotes double the backslashes before a character.
+BACKSLASHES = r"\\{0,16}+"
+SHORT = dict(zip("\n\t\r\x1b\x07\x08\x0b\x0c\0", "ntreabvf0", strict=True))
+ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
+
+
+def _whole(path: str) -> str:
+    return rf"(?<![\w-]){re.escape(path)}(?![\w-])"
 
 
 def _pattern(form: str) -> str:
-    """Of a value or a path; a path, or a number, is one only as a whole."""
-    if form in _PATHS:
-        return rf"(?<![\w-]){re.escape(form)}(?![\w-])"
-    return rf"(?<![\w.]){re.escape(form)}(?!\w|\.\d)" if re.fullmatch(r"-?[\d.]+", form) else re.escape(form)
+    """Of a value, however it is written: quoted once or more, in an address, on a page; a number is one as a whole."""
+    if re.fullmatch(r"-?[\d.]+", form):
+        return rf"(?<![\w.]){re.escape(form)}(?!\w|\.\d)"
+    if len(form) > MOST_ESCAPED:
+        return re.escape(form)
+    pattern = "".join(it if it.isalnum() and it.isascii() else _written(it) for it in re.sub(r"\\+", r"\\", form))
+    return f"(?i:{pattern})" if len(form) >= SAME_CASE else pattern
+
+
+def _written(character: str) -> str:
+    """All ways in which a character that is no ASCII letter or digit may be written."""
+    number, data = ord(character), character.encode(errors="surrogatepass")
+    backslash = BACKSLASHES.replace("0,", "1,")
+    ways = [
+        backslash if character == "\\" else BACKSLASHES + re.escape(character),
+        "".join(f"%{byte:02x}" for byte in data),
+        "".join(rf"{backslash}x{byte:02x}" for byte in data),
+        rf"{backslash}(?:[xu]|U0{{0,4}})0{{0,2}}{number:02x}",
+        rf"&(?:amp;)*#0*{number};",
+        rf"&(?:amp;)*#x0*{number:x};",
+    ]
+    ways += [backslash + SHORT[character]] if character in SHORT else []
+    ways += [rf"&(?:amp;)*{ENTITIES[character]};"] if character in ENTITIES else []
+    ways += {"'": ["'\"'\"'"], " ": [r"\+"]}.get(character, [])
+    hexadecimal = [f"(?i:{way})" for way in ways[1:]]
+    # The longest first.
+    return f"(?:{'|'.join([*reversed(hexadecimal), ways[0]])})"
 
 
 def _remember(name: str, value: str) -> None:
     lines = [line.strip() for line in value.splitlines()]
     for plain in {value, " ".join(value.split()), *lines}:
-        texts = {
-            plain,
-            repr(plain)[1:-1],
-            ascii(plain)[1:-1],
-            *(json.dumps(plain, ensure_ascii=it)[1:-1] for it in (False, True)),
-            *_encoded(plain),
-        }
-        # As a message may hold what was written down before.
-        for text in {*texts, *(json.dumps(text)[1:-1] for text in texts)}:
+        for text in {plain, *(normalize(form, plain) for form in ("NFC", "NFD")), *_encoded(plain)}:
             if len(text) >= SHORTEST_SECRET and text.lower() not in NO_SECRETS:
                 _FROM_ENVIRONMENT.setdefault(text, name)
 
 
 def _encoded(plain: str) -> Iterator[str]:
-    """A text as it may stand in an address, in a header or on a page."""
+    """A text as it may stand in a header, also within a longer one: `user:password` in base64."""
     data = plain.encode(errors="surrogatepass")
-    yield from (quote(data), quote(data, safe=""), quote_plus(data), escape(plain), data.hex())
-    yield from (encode(data).decode().rstrip("=") for encode in (b64encode, urlsafe_b64encode))
+    yield data.hex()
+    for encode in (b64encode, urlsafe_b64encode):
+        yield encode(data).decode().rstrip("=")
+        for before in range(3):
+            # A letter has six bits: those that are the text's alone.
+            known = slice(-(-8 * before // 6), 8 * (before + len(data)) // 6)
+            inside = encode(bytes(before) + data).decode()[known]
+            yield inside if len(inside) >= SAME_CASE else ""
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -4,10 +4,14 @@ import base64
 import html
 import json
 import pickle
+import shlex
+import time
 import traceback
+import unicodedata
 from urllib.parse import quote, quote_plus
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from seqrl import text
@@ -43,6 +47,7 @@ def read(monkeypatch, value, words="${oc.env:MY_KEY}"):
         "hush-line\n  hush-second\nx",
         "\thush\x1b[31m",
         "hush$1.+*",
+        "hush/sh+ush=1&<2>",
     ],
 )
 @pytest.mark.parametrize("written", [
@@ -50,13 +55,44 @@ def read(monkeypatch, value, words="${oc.env:MY_KEY}"):
     lambda it: json.dumps({"x": [it]}, ensure_ascii=False), lambda it: json.dumps(repr(it)),
     lambda it: f"ValueError: {it} is refused".splitlines()[0], lambda it: it.strip().splitlines()[-1],
     lambda it: " ".join(it.split()), html.escape, quote, quote_plus, lambda it: quote(it, safe=""),
-    lambda it: f"https://me:{quote(it, safe='')}@host",
+    lambda it: f"https://me:{quote(it, safe='')}@host", shlex.quote, lambda it: quote(it, safe="").lower(), str.upper,
+    lambda it: repr(it.encode()), lambda it: repr(KeyError(f'no login "{it}"')),
+    lambda it: repr(repr(f"it's \"{it}\"")), lambda it: html.escape(html.escape(it)),
+    lambda it: html.escape(it).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+    lambda it: json.dumps(it).replace("/", "\\/"), lambda it: yaml.safe_dump({"a": f"{it}\x07"}, width=1000),
+    lambda it: unicodedata.normalize("NFD", it), lambda it: it.encode().hex().upper(),
 ])  # fmt: skip
 def test_a_value_is_masked_however_it_is_written(monkeypatch, value, written):
     read(monkeypatch, value)
     shown = printable(written(value))
-    assert not any(part in shown for part in ("hush", "h\\xfcsh", "h\\u00fcsh", "hüsh"))
+    hex_of_it = ("68757368", "68C3BC7368")
+    for part in ("hush", "h\\xfcsh", "h\\u00fcsh", "hüsh", "h\\xc3\\xbcsh", "hu\u0308sh", *hex_of_it):
+        assert part.lower() not in shown.lower()
     assert masked(masked(written(value))) == masked(written(value))
+
+
+@pytest.mark.parametrize("before", ["", "u", "us", "user:", "user"])
+@pytest.mark.parametrize("after", ["", "x", "xy", "xyz"])
+def test_a_value_is_masked_within_a_longer_text_in_base64(monkeypatch, before, after):
+    read(monkeypatch, "hush-hush-hush")
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        shown = masked(encode(f"{before}hush-hush-hush{after}".encode()).decode())
+        assert "${oc.env:MY_KEY}" in shown
+        left = shown.replace("${oc.env:MY_KEY}", "").rstrip("=")
+        # Letters that hold some bits of what is before or after.
+        assert len(left) <= len(f"{before}{after}") * 8 / 6 + 2
+
+
+def test_letters_of_the_other_case_are_the_same_in_a_long_value_alone(monkeypatch):
+    read(monkeypatch, "Hush")
+    assert masked("Hush HUSH hush") == "${oc.env:MY_KEY} HUSH hush"
+
+
+def test_a_text_of_backslashes_is_masked_in_no_time(monkeypatch):
+    read(monkeypatch, "\\'\\\"" * 50)
+    began = time.process_time()
+    masked("\\" * 300_000)
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("how", ["decode", "create"])
