@@ -154,13 +154,14 @@ class Runner:
         self._rounds = min(max(1, state.get("rounds", 1)), max(1, self.rollout_steps))
         if state["episodes"] is None:
             return torch.zeros_like(continues)
-        if not self.rollout_length:
-            # Whole episodes begin with each rollout; those in progress are of rollouts of fixed length.
-            return torch.ones_like(continues)
         if continues.any():
             # The precision of a resumed run may be another.
             like = self.network.initial_state(1)
-            self._unfinished = Episodes.of(state["episodes"], self.env, continues.device, like)
+            episodes = Episodes.of(state["episodes"], self.env, continues.device, like)
+            if not self.rollout_length:
+                # Whole episodes begin with each rollout; those in progress are of rollouts of fixed length.
+                return torch.ones_like(continues)
+            self._unfinished = episodes
             if not continues.all():
                 self._unfinished.replace(~continues, self._reset(~continues))
         return ~continues
