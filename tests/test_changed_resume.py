@@ -52,7 +52,7 @@ def test_a_change_counts_until_something_is_saved_with_it(tmp_path, before, now,
     assert f"; {lost} episodes in progress could not continue, new ones replace them\n" in went_on
     train(tmp_path, "resume=copy", now, more)
     assert rows(tmp_path / "run") == rows(tmp_path / "copy")
-    assert "changed: " not in train(tmp_path, "resume=run")
+    assert f"changed: {said}" not in train(tmp_path, "resume=run")
 
 
 def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_changed(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from hydra import compose, initialize_config_dir
 
+from seqrl import text
 from seqrl.config.paths import CONF
 from seqrl.config.schema import CELLS
 from seqrl.config.validate import faults
@@ -433,6 +434,37 @@ def test_an_environment_whose_state_is_no_plain_data_is_replayed_and_the_log_say
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Unspeakable-v0", f"env.backend={backend}", FIXED)
     if backend == "sync":
         assert "its state_dict raised TypeError: Unspeakable is not plain data. Fix" in caplog.text
+
+
+class Keeps(Told):
+    """Its state is all that it has, and so what it was given."""
+
+    def __init__(self, key):
+        super().__init__()
+        self.key = key
+
+    def state_dict(self):
+        return {**super().state_dict(), "given": [self.key, f"Bearer {self.key}".encode()]}
+
+
+gymnasium.register("test/Keeps-v0", Keeps, max_episode_steps=12, disable_env_checker=True)
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_a_state_that_holds_a_value_of_the_systems_environment_is_replayed_and_not_saved(
+    tmp_path, backend, caplog, monkeypatch
+):
+    for name in ("_FROM_ENVIRONMENT", "_OPEN", "_PATHS"):
+        monkeypatch.setattr(text, name, type(getattr(text, name))())
+    monkeypatch.setenv("MY_KEY", "hush-hush-hush")
+    keeps = ["env=gymnasium", "env.id=test/Keeps-v0", "+env.kwargs.key='${oc.env:MY_KEY}'", f"env.backend={backend}"]
+    assert_same(tmp_path, *keeps, FIXED)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not any(b"hush" in path.read_bytes() for path in files)
+    if backend == "sync":
+        said = "what the configuration took from the system's environment, ${oc.env:MY_KEY}, is not saved"
+        assert said in caplog.text
 
 
 class Lapses(Told):

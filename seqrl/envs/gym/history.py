@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from seqrl.spaces import Array
+from seqrl.text import masked
 
 # Bounds the memory for actions when episodes are very long or never end.
 REMEMBERED_BYTES = 32e6
@@ -102,6 +103,8 @@ def _plain(state: Any) -> Any:
     # A subclass, such as IntEnum, would be loaded as something else, if at all.
     if type(state) not in PLAIN:
         raise TypeError(f"{type(state).__name__} is not plain data")
+    if isinstance(state, str | bytes) and masked(text := str(state)) != text:
+        raise TypeError(f"what the configuration took from the system's environment, {masked(text)[:60]}, is not saved")
     return state
 
 
