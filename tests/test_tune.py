@@ -145,6 +145,79 @@ def test_a_search_whose_trials_all_fail_ends_with_the_reason(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have trials start a program that does as little as this."""
+    program = folder / "program"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(program))
+
+
+def ended(trial: Trial) -> Trial:
+    """A trial that has been polled until there was nothing left to do."""
+    for _ in range(500):
+        if trial.poll():
+            return trial
+        time.sleep(0.01)
+    raise AssertionError("the trial does not end")
+
+
+UNFINISHED = "its process ended with exit code {} before the run was finished"
+
+
+@pytest.mark.parametrize(
+    ("status", "script", "said"),
+    [
+        ("running", "exit 0", UNFINISHED.format(0)),
+        ("running", "exit 3", UNFINISHED.format(3)),
+        ("running", "kill -9 $$", "was killed"),
+        (None, "echo half done; exit 0", UNFINISHED.format(0)),
+        (None, "echo seqrl: error: it is so; exit 2", "it is so"),
+        (None, "echo half done; kill -9 $$", "was killed"),
+    ],
+)
+def test_a_run_whose_process_ends_before_it_is_finished_has_failed_whatever_the_exit_code(
+    tmp_path, monkeypatch, status, script, said
+):
+    stand_in(tmp_path, monkeypatch, f"echo begun >> {tmp_path}/begun; {script}")
+    folders = {seed: tmp_path / f"run{seed}" for seed in (0, 1)}
+    if status:
+        folders[0].mkdir()
+        (folders[0] / "manifest.json").write_text(json.dumps({"status": status}))
+    trial = ended(Trial(0, [], folders, tmp_path / "0.txt"))
+    assert (tmp_path / "begun").read_text() == "begun\n"
+    assert trial.error[0].partition(". If")[0] == said
+
+
+def test_a_run_that_is_finished_has_succeeded_whatever_the_exit_code_of_its_process(tmp_path, monkeypatch):
+    folders = {seed: tmp_path / f"run{seed}" for seed in (0, 1)}
+    for folder in folders.values():
+        folder.mkdir()
+    # A program may fail at its very end, as its environment closes.
+    manifest = '{"status": "finished", "result": 2}'
+    find = 'for last; do :; done; eval "folder=${last#*=}"'
+    stand_in(tmp_path, monkeypatch, f"{find}; echo '{manifest}' > $folder/manifest.json; exit 1")
+    assert ended(Trial(0, [], folders, tmp_path / "0.txt")).results == [2.0, 2.0]
+
+
+@pytest.mark.slow
+def test_a_search_whose_environment_ends_the_process_with_exit_code_0_ends_with_the_reason(tmp_path):
+    (tmp_path / "leaving.py").write_text(
+        "import os\nimport gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Leaving(CartPoleEnv):\n    def step(self, action): os._exit(0)\n"
+        "gym.register('Leaving-v0', Leaving)\n"
+    )
+    space(tmp_path, "algorithm.epochs: {choices: [1, 2]}")
+    arguments = [a for a in TINY if not a.startswith("env.max")]
+    done = tune(tmp_path, *arguments, "env.id=leaving:Leaving-v0", "env.backend=sync", "trust=[leaving]")
+    assert done.returncode == 2
+    assert done.stdout.count(f"failed: {UNFINISHED.format(0)}") == 3
+    assert done.stderr == (
+        f"seqrl: error: search: 3 trials in a row failed, the last with: {UNFINISHED.format(0)}. "
+        "If an environment ends it, env.backend=async names that one\n"
+    )
+
+
 def test_a_trial_reports_its_curve_at_every_twentieth(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

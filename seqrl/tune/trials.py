@@ -45,19 +45,17 @@ class Trial:
     folders: dict[int, Path]
     output: Path
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _begun: int | None = None
     _read: int = 0
     _tick: int = 0
 
     def poll(self) -> bool:
         """Start the next run if none is running; return whether there is nothing left to do."""
-        if self._process is not None:
-            if self._process.poll() is None:
-                return False
-            code, self._process = self._process.returncode, None
-            if code:
-                return True
+        if self._process is not None and self._process.poll() is None:
+            return False
         left = next((seed for seed in self.folders if not self._finished(seed)), None)
-        if left is None:
+        # Its manifest tells whether a run succeeded; whatever ends the process may give any exit code, 0 too.
+        if left is None or left == self._begun:
             return True
         # If the search was killed, its run may still be saving itself.
         if not (self.folders[left].exists() and is_held(self.folders[left])):
@@ -83,13 +81,22 @@ class Trial:
         for folder in self.folders.values():
             facts = facts_of(folder)
             if facts.get("status") not in (None, "finished"):
-                return facts.get("error", "was killed"), facts.get("exit_code", 1)
+                return facts.get("error", self._ending), facts.get("exit_code", 1)
         # The run ended before it had a folder.
-        try:
-            lines = read_text(self.output).strip().splitlines()
-        except OSError:
-            lines = []
-        return (lines[-1] if lines else "was killed").removeprefix("seqrl: error: "), 2
+        lines: list[str] = []
+        if self._process is not None and self._process.returncode > 0:
+            with suppress(OSError):
+                lines = read_text(self.output).strip().splitlines()
+        return (lines[-1] if lines else self._ending).removeprefix("seqrl: error: "), 2
+
+    @property
+    def _ending(self) -> str:
+        """How the process ended that did not say it."""
+        code = self._process.returncode if self._process is not None else -signal.SIGKILL
+        if code < 0:
+            return "was killed"
+        how = f"its process ended with exit code {code} before the run was finished"
+        return f"{how}. If an environment ends it, env.backend=async names that one"
 
     def ticks(self) -> list[tuple[int, float]]:
         """Mean training return of the first run at every twentieth of its budget: those new since the last call."""
@@ -123,7 +130,7 @@ class Trial:
         return facts_of(self.folders[seed]).get("status") == "finished"
 
     def _begin(self, seed: int) -> None:
-        folder = self.folders[seed]
+        folder, self._begun = self.folders[seed], seed
         if can_go_on(folder):
             arguments = [
                 f"resume={folder}",
