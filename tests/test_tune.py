@@ -200,6 +200,37 @@ def test_a_run_that_is_finished_has_succeeded_whatever_the_exit_code_of_its_proc
     assert ended(Trial(0, [], folders, tmp_path / "0.txt")).results == [2.0, 2.0]
 
 
+NO_RETURN = "none of its episodes ended, so it has no return. Raise total_steps or evaluation.episodes"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ('{"status": "finished", "result": 1.5}', (NO_RETURN, 0)),
+        ('{"status": "failed", "error": "EnvError: it is so", "exit_code": 5}', ("EnvError: it is so", 5)),
+    ],
+)
+def test_a_finished_run_without_a_return_is_told_from_one_that_failed(tmp_path, other, said):
+    folders = {seed: tmp_path / f"run{seed}" for seed in (0, 1)}
+    for folder, manifest in zip(folders.values(), ('{"status": "finished", "result": null}', other), strict=True):
+        folder.mkdir()
+        (folder / "manifest.json").write_text(manifest)
+    # What a run says last when it is finished.
+    (tmp_path / "0.txt").write_text("  curves        run0/metrics.jsonl\n")
+    assert Trial(0, [], folders, tmp_path / "0.txt").error == said
+
+
+@pytest.mark.slow
+def test_a_search_whose_runs_have_no_return_says_so(tmp_path):
+    space(tmp_path, "algorithm.epochs: {choices: [1, 2]}")
+    arguments = [a for a in TINY if not a.startswith(("evaluation", "env.max"))]
+    long = ["env=tmaze", "env.corridor_length=30", "total_steps=32", "evaluation.episodes=0", "workers=2"]
+    done = tune(tmp_path, *arguments, *long)
+    assert done.stdout.count(f"failed: {NO_RETURN}; ") == 3
+    assert done.stderr == f"seqrl: error: search: 3 trials in a row failed, the last with: {NO_RETURN}\n"
+    assert {facts["status"] for facts in manifests(tmp_path).values()} <= {"finished", "interrupted"}
+
+
 @pytest.mark.slow
 def test_a_search_whose_environment_ends_the_process_with_exit_code_0_ends_with_the_reason(tmp_path):
     (tmp_path / "leaving.py").write_text(

@@ -77,11 +77,13 @@ class Trial:
 
     @property
     def error(self) -> tuple[str, int]:
-        """The error that ended a run, and its exit code."""
+        """Why a run has no result, and its exit code."""
         for folder in self.folders.values():
             facts = facts_of(folder)
             if facts.get("status") not in (None, "finished"):
                 return facts.get("error", self._ending), facts.get("exit_code", 1)
+        if all(map(self._finished, self.folders)):
+            return "none of its episodes ended, so it has no return. Raise total_steps or evaluation.episodes", 0
         # The run ended before it had a folder.
         lines: list[str] = []
         if self._process is not None and self._process.returncode > 0:
