@@ -65,18 +65,20 @@ def write(path: Path, data: bytes) -> None:
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Do the same with several files, which appear in their order: none before all of them are on the disk.
 
-    Raises OSError with the path of the one that cannot be written; all that were there are then unchanged.
+    Raises OSError with the path of the one that cannot be written, or replaced; all that were there are then unchanged.
+    Only if the process is killed as they appear, new ones may stand beside old ones.
     """
     waiting: dict[Path, Path] = {}
     try:
         for path, data in files.items():
-            waiting[path] = path.with_name(f".seqrl-{secrets.token_hex(8)}.tmp")
+            waiting[path] = _beside(path)
             with open(waiting[path], "xb", opener=_without_links) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        for path, temporary in waiting.items():
-            os.replace(temporary, path)
+        with _all_or_none(waiting):
+            for path, temporary in waiting.items():
+                os.replace(temporary, path)
         for folder in {path.parent for path in files}:
             sync_folder(folder)
     except BaseException as error:
@@ -87,6 +89,35 @@ def write_together(files: Mapping[Path, bytes]) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, fault(error), str(path)) from error
         raise
+
+
+@contextmanager
+def _all_or_none(waiting: Mapping[Path, Path]) -> Iterator[None]:
+    """Put back what was there unless all files that wait get their names, if the file system has hard links."""
+    kept = {path: _beside(path) for path in waiting if len(waiting) > 1 and os.path.lexists(path)}
+    try:
+        for path, old in kept.items():
+            with suppress(OSError):
+                os.link(path, old, follow_symlinks=False)
+        yield
+    except BaseException:
+        replaced = [path for path, temporary in waiting.items() if not temporary.exists()]
+        for path in replaced if len(replaced) < len(waiting) else ():
+            with suppress(OSError):
+                if path in kept:
+                    os.replace(kept[path], path)
+                else:
+                    path.unlink()
+        raise
+    finally:
+        for old in kept.values():
+            with suppress(OSError):
+                old.unlink()
+
+
+def _beside(path: Path) -> Path:
+    """A name in the same folder that nobody can guess."""
+    return path.with_name(f".seqrl-{secrets.token_hex(8)}.tmp")
 
 
 def insist_on_own(folder: Path, names: Sequence[str], mark: str) -> None:

@@ -3,6 +3,7 @@ import fcntl
 import json
 import math
 import os
+import signal
 import threading
 
 import pytest
@@ -192,6 +193,38 @@ def test_files_that_belong_together_appear_when_all_of_them_are_there(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
     write_together({tmp_path / "a": b"new", tmp_path / "b": b"new"})
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
+
+
+def test_files_that_belong_together_stay_as_they_were_if_one_of_them_cannot_be_replaced(tmp_path):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "b").symlink_to("nowhere")
+    (tmp_path / "d").mkdir()
+    with pytest.raises(OSError, match="Is a directory") as refused:
+        write_together({tmp_path / name: b"new" for name in "abcde"})
+    assert refused.value.filename == str(tmp_path / "d")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d"]
+    assert (tmp_path / "a").read_text() == "old"
+    assert os.readlink(tmp_path / "b") == "nowhere"
+
+
+@pytest.mark.parametrize(("renames", "left"), [(0, "old"), (1, "old"), (2, "new")])
+def test_ctrl_c_leaves_files_that_belong_together_all_old_or_all_new(tmp_path, monkeypatch, renames, left):
+    replace, moment = os.replace, iter(range(10))
+
+    def interrupted(one, other):
+        now = next(moment)
+        if now == renames == 0:
+            signal.raise_signal(signal.SIGINT)
+        replace(one, other)
+        if now == renames - 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    for name in "ab":
+        (tmp_path / name).write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_together({tmp_path / name: b"new" for name in "ab"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": left, "b": left}
 
 
 def test_ctrl_c_leaves_no_half_of_a_file(tmp_path, monkeypatch):
