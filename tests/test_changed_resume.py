@@ -64,6 +64,45 @@ def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_cha
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
+UNSAVED = """
+import torch
+from gymnasium import spaces
+from seqrl.types import Step
+
+
+class Batched:
+    \"\"\"Has no state_dict; says which seed it is built with.\"\"\"
+
+    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(2)
+
+    def __init__(self, batch_size, seed, device, hidden=()):
+        self.batch_size = batch_size
+        with open("seeds", "a") as file:
+            file.write(f"{seed}\\n")
+
+    def reset(self, where=None):
+        return torch.zeros(self.batch_size, 1)
+
+    def step(self, action):
+        no, yes = torch.zeros(self.batch_size, dtype=torch.bool), torch.ones(self.batch_size, dtype=torch.bool)
+        return Step(self.reset(), self.reset().sum(1), no, no, yes)
+"""
+
+
+@pytest.mark.parametrize("inputs", ["[]", "[previous_action]"])
+def test_an_environment_that_cannot_be_saved_plays_other_episodes_after_each_resume(tmp_path, inputs):
+    (tmp_path / "unsaved.py").write_text(UNSAVED)
+    (tmp_path / "conf" / "env").mkdir(parents=True)
+    (tmp_path / "conf" / "env" / "mine.yaml").write_text("_target_: unsaved.Batched")
+    mine = ["--config-dir", "conf", "trust=[unsaved]"]
+    train(tmp_path, *mine, *SMALL, "env=mine", f"network.inputs={inputs}", "total_steps=24", "hydra.run.dir=run")
+    for steps in (48, 72):
+        went_on = train(tmp_path, *mine, "resume=run", f"total_steps={steps}")
+        assert "; 3 episodes in progress could not continue, new ones replace them\n" in went_on
+    seeds = (tmp_path / "seeds").read_text().split()
+    assert len(set(seeds)) == len(seeds) == 3
+
+
 @pytest.mark.parametrize("rollout", ["rollout_length=8", "rollout_length=0"])
 def test_a_run_that_went_on_with_other_episodes_goes_on_bit_for_bit_after_that(tmp_path, rollout):
     cartpole = ["env=gymnasium", "env.id=CartPole-v1", "env.backend=sync", rollout, "rollout_steps=1"]

@@ -103,10 +103,12 @@ class WithInputs(BatchedEnv):
         observation = self.inputs.joined(step.observation, self._last)
         return Step(observation, step.reward, step.terminated, step.truncated, step.valid)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"last": self._last, "env": self.env.state_dict()}
+    def state_dict(self) -> dict[str, Any] | None:
+        inner = self.env.state_dict()
+        return None if inner is None else {"last": self._last, "env": inner}
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        # As earlier versions saved it.
         if state["env"] is None:
             return super().load_state_dict(state)
         continues = self.env.load_state_dict(state["env"])
