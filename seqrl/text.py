@@ -181,10 +181,17 @@ VARIABLE = r"\$\{oc\.env:\w+\}"
 # Of a value: from so many characters on, letters of either case are the same; up to so many, it is found however it is
 # written, and beyond that as it is.
 SAME_CASE, MOST_ESCAPED = 8, 2**14
-# Levels of quotes within quotes double the backslashes before a character.
-BACKSLASHES = r"\\{0,16}+"
+# What escapes others may be escaped itself: in an address, on a page; levels of quotes double the backslashes.
+PERCENT = "%(?:25)*"
+AND, END, NUMBER = (rf"(?:{it}|{PERCENT}{ord(it):02x})" for it in "&;#")
+AND = rf"{AND}(?:amp{END})*"
+BACKSLASH = rf"(?:\\|{PERCENT}5c)"
+BACKSLASHES, ANY_BACKSLASHES = (rf"{BACKSLASH}{{{least},16}}+" for least in (1, 0))
+# A quote within quotes becomes several, of either kind. This may give back what belongs to the next character.
+NAMED_QUOTE = rf"{AND}(?:{NUMBER}(?:0*3[49]|x0*2[27])|quot|apos){END}"
+QUOTES = rf"(?:['\"]|{BACKSLASH}|{PERCENT}2[27]|{NAMED_QUOTE}|{BACKSLASH}[xu](?:00)?2[27]){{1,99}}"
 SHORT = dict(zip("\n\t\r\x1b\x07\x08\x0b\x0c\0", "ntreabvf0", strict=True))
-ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
+ENTITIES = {"&": "amp", "<": "lt", ">": "gt"}
 
 
 def _whole(path: str) -> str:
@@ -197,28 +204,29 @@ def _pattern(form: str) -> str:
         return rf"(?<![\w.]){re.escape(form)}(?!\w|\.\d)"
     if len(form) > MOST_ESCAPED:
         return re.escape(form)
-    pattern = "".join(it if it.isalnum() and it.isascii() else _written(it) for it in re.sub(r"\\+", r"\\", form))
+    pattern = "".join(_written(it) for it in re.sub(r"[\\'\"]+", "'", form))
     return f"(?i:{pattern})" if len(form) >= SAME_CASE else pattern
 
 
 def _written(character: str) -> str:
-    """All ways in which a character that is no ASCII letter or digit may be written."""
+    """All ways in which a character may be written; a quote stands for several, and for backslashes."""
+    if character.isascii() and character.isalnum():
+        return character
+    if character == "'":
+        return QUOTES
     number, data = ord(character), character.encode(errors="surrogatepass")
-    backslash = BACKSLASHES.replace("0,", "1,")
+    itself = AND if character == "&" else ANY_BACKSLASHES + re.escape(character)
     ways = [
-        backslash if character == "\\" else BACKSLASHES + re.escape(character),
-        "".join(f"%{byte:02x}" for byte in data),
-        "".join(rf"{backslash}x{byte:02x}" for byte in data),
-        rf"{backslash}(?:[xu]|U0{{0,4}})0{{0,2}}{number:02x}",
-        rf"&(?:amp;)*#0*{number};",
-        rf"&(?:amp;)*#x0*{number:x};",
+        "".join(f"{PERCENT}{byte:02x}" for byte in data),
+        "".join(rf"{BACKSLASHES}x{byte:02x}" for byte in data),
+        rf"{BACKSLASHES}(?:[xu]|U0{{0,4}})0{{0,2}}{number:02x}",
+        rf"{AND}{NUMBER}(?:0*{number}|x0*{number:x}){END}",
     ]
-    ways += [backslash + SHORT[character]] if character in SHORT else []
-    ways += [rf"&(?:amp;)*{ENTITIES[character]};"] if character in ENTITIES else []
-    ways += {"'": ["'\"'\"'"], " ": [r"\+"]}.get(character, [])
-    hexadecimal = [f"(?i:{way})" for way in ways[1:]]
+    ways += [BACKSLASHES + SHORT[character]] if character in SHORT else []
+    ways += [rf"{AND}{ENTITIES[character]}{END}"] if character in ENTITIES else []
+    ways += [rf"(?:\+|{PERCENT}2b)"] if character == " " else []
     # The longest first.
-    return f"(?:{'|'.join([*reversed(hexadecimal), ways[0]])})"
+    return f"(?:(?i:{'|'.join(reversed(ways))})|{itself})"
 
 
 def _remember(name: str, value: str) -> None:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import seqrl
 from seqrl.config import begun
@@ -275,6 +278,27 @@ def test_a_configuration_with_odd_values_is_saved_as_it_is(tmp_path):
     cfg = OmegaConf.create({"env": {"kwargs": odd}, "seed": 10**120})
     (tmp_path / "config.yaml").write_bytes(begun.saved_text(cfg))
     assert OmegaConf.to_container(begun.loaded(tmp_path / "config.yaml")) == OmegaConf.to_container(cfg)
+
+
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("${}*\\ oc.env:XYab'\"\n\tä\x85")
+)
+VALUES = st.recursive(LEAVES, lambda it: st.lists(it) | st.dictionaries(st.text("abC"), it), max_leaves=8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(VALUES)
+def test_what_is_saved_of_a_configuration_is_read_again_as_it_was_or_refused(value):
+    try:
+        cfg = OmegaConf.create({"env": {"kwargs": {"x": value}}})
+    except OmegaConfBaseException:
+        # It begins a reference, and ends none.
+        return
+    try:
+        text = begun.saved_text(cfg).decode()
+    except ConfigError:
+        return
+    assert repr(OmegaConf.to_container(begun._loaded(text))) == repr(OmegaConf.to_container(cfg))
 
 
 TINY_GYM = [it for it in TINY if not it.startswith("env.")]

@@ -12,6 +12,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from seqrl import text
@@ -69,6 +71,24 @@ def test_a_value_is_masked_however_it_is_written(monkeypatch, value, written):
     for part in ("hush", "h\\xfcsh", "h\\u00fcsh", "hüsh", "h\\xc3\\xbcsh", "hu\u0308sh", *hex_of_it):
         assert part.lower() not in shown.lower()
     assert masked(masked(written(value))) == masked(written(value))
+
+
+WAYS = [
+    str, repr, ascii, json.dumps, shlex.quote, html.escape, quote, quote_plus, lambda it: repr(it.encode()),
+    lambda it: yaml.safe_dump({"a": it}, width=10**6), lambda it: json.dumps(it, ensure_ascii=False),
+    lambda it: html.escape(it).replace("&#x27;", "&#39;"), lambda it: f"it's \"{it}\"",
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text("aB0'\"\\/&<> +%$;#äß€\n\t-_", min_size=2, max_size=12), st.lists(st.sampled_from(WAYS), max_size=3))
+def test_a_value_is_masked_though_it_is_escaped_several_times_in_several_ways(middle, ways):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "_FROM_ENVIRONMENT", {})
+        read(patch, value := f"hushQ{middle}Zkept")
+        for way in ways:
+            value = way(value)
+        assert not any(part in masked(value) for part in ("hushQ", "Zkept"))
 
 
 @pytest.mark.parametrize("before", ["", "u", "us", "user:", "user"])
