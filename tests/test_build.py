@@ -10,6 +10,7 @@ from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
 from seqrl.errors import OutOfMemoryError
 from seqrl.run.build import build, constructor
+from tests.test_train import train
 
 PARTS = """
 import torch
@@ -152,8 +153,9 @@ def test_own_parts_that_are_sound_are_built(begun):
     assert sorted(run.algorithm.network.initial_state(2)) == ["actor.lstm.cell", "actor.lstm.hidden"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("memory: no room")])
-def test_what_says_all_itself_is_left_as_it_is(begun, monkeypatch, error):
+def test_what_says_all_itself_is_left_as_it_is(begun, monkeypatch):
+    error = OutOfMemoryError("memory: no room")
+
     def fail(*_):
         raise error
 
@@ -169,6 +171,17 @@ def test_a_part_for_which_there_is_no_memory_is_named_with_a_remedy(begun, monke
 
     monkeypatch.setattr("seqrl.networks.network.Encoder.__init__", fail)
     with pytest.raises(
-        OutOfMemoryError, match=r"^memory: what network asks for does not fit .* Use a smaller network, or"
+        OutOfMemoryError, match=r"^memory: what network asks for does not fit .* Its largest number is "
     ):
         begun("network=sound")
+
+
+@pytest.mark.parametrize("key", ["env.bits=1000000000000", "network.window=1000000000000000"])
+def test_what_is_too_large_for_the_memory_is_named_and_leaves_nothing_behind(tmp_path, key):
+    refused = train(
+        tmp_path, "env=memory_chain", "network=attention", key, "evaluation.episodes=0", "hydra.run.dir=run"
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(f"Its largest number is {key}: use a smaller one.\n")
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()

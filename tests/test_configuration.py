@@ -14,6 +14,7 @@ from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl.algorithms.base import Settings, SingleSteps
+from seqrl.config.command_line import completed
 from seqrl.config.hydra_errors import GROUPS as GROUPS_OF_RUNS
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep, message_for
 from seqrl.config.paths import CONF, choices
@@ -344,6 +345,35 @@ def test_an_argument_of_the_environment_is_mistaken_for_no_key_of_env():
     assert "is written +env.kwargs.length=…" in line
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seed=1", "--config-dir"], "argument --config-dir/-cd: expected one argument. All options: python -m"),
+        (["--config-dir", "seed=1"], "--config-dir: there is no folder seed=1."),
+        (["--config-dir", ""], "--config-dir: names no folder. Write --config-dir=<folder>."),
+        (["--config-dir=", "seed=1"], "--config-dir: names no folder."),
+        (["--cfg", "nope"], "argument --cfg/-c: invalid choice: 'nope' (choose from 'job', 'hydra', 'all')."),
+        (["--info", "nope"], "argument --info/-i: invalid choice: 'nope'"),
+        (["-seed=1"], "unrecognized arguments: -seed=1."),
+        (["--help=1"], "argument --help/-h: ignored explicit argument '1'."),
+    ],
+)
+def test_a_faulty_option_gets_one_line_and_no_usage(words, said, capsys):
+    with pytest.raises(ConfigError) as refused:
+        completed(words, leave_nothing=False)
+    (line,) = refused.value.faults
+    assert line.startswith(said)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_options_may_stand_anywhere_and_a_folder_may_have_any_name(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    words = ["seed=1,2", "--config-dir", str(tmp_path / "a=b"), "parallel=2", "-m"]
+    options, overrides = completed(words, leave_nothing=False)[:2], completed(words, leave_nothing=False)[2:4]
+    assert options == [f"--config-dir={tmp_path / 'a=b'}", "-m"]
+    assert overrides == ["seed=1,2", "parallel=2"]
+
+
 def test_suggestions_come_from_the_groups_that_were_chosen():
     (line,) = what_is_said("env=gymnasium", "env.backend_=sync")
     assert "Did you mean env.backend?" in line
@@ -622,6 +652,8 @@ def test_an_algorithm_takes_the_keys_of_its_schema():
         (["~seed", "+seed=[1]"], "seed: must be 0 or more (got [1])."),
         (["~algorithm.gamma", "+algorithm.gamma=high"], "algorithm.gamma: must be between 0 and 1 (got 'high')."),
         (["~validate", "+validate=7"], "validate: must be true or false (got 7)."),
+        (["~seed"], "seed: was removed, and is needed. Give it a value, seed=…"),
+        (["~algorithm.gamma"], "algorithm.gamma: was removed, and is needed. Give it a value, algorithm.gamma=…"),
     ],
 )
 def test_a_key_that_is_removed_and_given_anew_keeps_its_type(words, expected):

@@ -485,7 +485,7 @@ def test_a_choice_does_not_lead_out_of_the_folders_of_configurations(tmp_path, o
 def test_a_choice_may_lie_in_a_folder_of_a_group_and_a_key_of_ones_own_may_hold_a_path(tmp_path):
     (tmp_path / "network" / "mine").mkdir(parents=True)
     (tmp_path / "network" / "mine" / "v1.2.yaml").write_text("defaults: [/network/lstm@_here_]\n")
-    words = ["--config-dir", str(tmp_path), "network=mine/v1.2", "+data=/mnt/data", "+more=../x", "name=${seed}"]
+    words = [f"--config-dir={tmp_path}", "network=mine/v1.2", "+data=/mnt/data", "+more=../x", "name=${seed}"]
     assert completed(words, leave_nothing=False) == words
 
 

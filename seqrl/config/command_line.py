@@ -6,13 +6,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
-from seqrl.config.overrides import insist_on_modest, parsed
-from seqrl.config.own_files import faults_of_choices
+from seqrl.config.overrides import insist_on_modest, parsed, quoted
+from seqrl.config.own_files import faults_of_choices, refuse_other_files
 from seqrl.config.schema import MlflowConfig
 from seqrl.config.synonyms import ours
 from seqrl.errors import CheckpointError, ConfigError
@@ -53,13 +55,6 @@ def arguments(given: list[str]) -> list[str]:
         )
     here = quoted(str(folder))
     return [*_former_defaults(folder, began, others), *began, *others, f"hydra.run.dir={here}", f"{KEY}{here}"]
-
-
-def quoted(text: str) -> str:
-    """A text in the form of the command line, where nothing of it has a meaning."""
-    # Backslashes count double before a quote, and so at the end.
-    escaped = re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", text))
-    return f"'{escaped}'"
 
 
 def _former_defaults(folder: Path, began: Sequence[str], now: Sequence[str]) -> list[str]:
@@ -135,6 +130,9 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     """
     if unknown := [word for word in given if word.startswith("--") and not _is_option(word)]:
         raise ConfigError([_no_option(word) for word in unknown])
+    refuse_other_files(given)
+    insist_on_options(given)
+    given = _with_their_folders(given)
     insist_on_modest(words := arguments(given))
     # `env.id=…` alone can only mean a Gymnasium environment.
     if any(w.startswith("env.id=") for w in words) and not any(w.startswith("env=") for w in words):
@@ -161,6 +159,26 @@ OPTIONS = (
     "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun",
     "--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun", "--info",
 )  # fmt: skip
+
+
+def insist_on_options(words: Sequence[str]) -> None:
+    """Raise ConfigError, in one line, for options that Hydra's own parser would answer with its usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError([f"{message}. All options: python -m seqrl.train --hydra-help."])
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_intermixed_args(words)
+
+
+def _with_their_folders(words: Sequence[str]) -> list[str]:
+    """The words with each folder of configuration in one of them, as `--config-dir=<folder>`, whatever it is called."""
+    joined: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        joined.append(f"--config-dir={next(rest)}" if word in ("--config-dir", "-cd") else word)
+    return joined
 
 
 def _is_option(word: str) -> bool:

@@ -35,5 +35,12 @@ def insist_on_modest(overrides: Sequence[str]) -> None:
         raise ConfigError([f"{_key(longest)}: has {words[longest]:,} words. {remedy}"])
 
 
+def quoted(text: str) -> str:
+    """A text in the form of the command line, where nothing of it has a meaning."""
+    # Backslashes count double before a quote, and so at the end.
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", text))
+    return f"'{escaped}'"
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from seqrl.config.overrides import quoted
 from seqrl.config.paths import CONF
 from seqrl.errors import ConfigError
 from seqrl.files import YAML_BYTES, fault, insist_on_modest_yaml, read
@@ -24,17 +25,21 @@ GROUP = re.compile(r"[~+]*([\w/-]+)(@[^=]*)?=(.*)", re.DOTALL)
 LEADS_OUT, COMPUTES = re.compile(r"(^|[^\w.])(\.{1,2}(\W|$)|/)"), re.compile(r"\$\{")
 
 
-def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """Folders of the user's own configuration.
-
-    Raises ConfigError if there is no such folder, or for an option that would take the place of seqrl's own files.
-    """
+def refuse_other_files(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for an option that would have Hydra read other files than seqrl's own."""
     for word in arguments:
         name = word.partition("=")[0]
         if re.match(r"--config-[^d]|-c[npd].|-cn$|-cp$|--con?f?i?g?$|--config-d?i?$", name) and name not in ("--cfg",):
             raise ConfigError([f"{name}: seqrl has its own. A folder with files of yours: --config-dir <folder>."])
+
+
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """Folders of the user's own configuration. Raises ConfigError if there is no such folder."""
+    refuse_other_files(arguments)
     folders = [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")]
     folders += [a.partition("=")[2] for a in arguments if a.startswith(("--config-dir=", "-cd="))]
+    if "" in folders:
+        raise ConfigError(["--config-dir: names no folder. Write --config-dir=<folder>."])
     if missing := [folder for folder in folders if not Path(folder).is_dir()]:
         there = [path.name for path in Path.cwd().iterdir() if path.is_dir()]
         raise ConfigError([f"--config-dir: there is no folder {it}.{nearest(it, there)}" for it in missing])
@@ -43,7 +48,7 @@ def config_dirs(arguments: Sequence[str]) -> list[Path]:
 
 def searchpath(arguments: Sequence[str]) -> list[str]:
     """Override that has these folders searched too."""
-    return [f"hydra.searchpath=[file://{folder}]" for folder in config_dirs(arguments)]
+    return [f"hydra.searchpath=[{quoted(f'file://{folder}')}]" for folder in config_dirs(arguments)]
 
 
 def faults_of_choices(arguments: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ def faults(cfg: DictConfig) -> list[str]:
     """Everything that is wrong with a composed configuration, a line each: key, fault, value, remedy."""
     return (
         [*_empty(cfg)]
-        or [*_unknown_keys(cfg), *_unresolved(cfg)]
+        or [*_unknown_keys(cfg), *_removed(cfg), *_unresolved(cfg)]
         or [*_misfits(cfg)]
         or [
             *_values(cfg),
@@ -111,6 +111,14 @@ def _unknown_keys(cfg: DictConfig) -> Iterator[str]:
             if key not in known and key != "_target_":
                 remedy = meant(key) or f"{nearest(key, known)} Keys here: {', '.join(known)}."
                 yield f"{prefix}{key}: there is no such key.{remedy}"
+
+
+def _removed(cfg: DictConfig) -> Iterator[str]:
+    """Keys that somebody took away, as with ~seed."""
+    for prefix, section, schema in _typed_sections(cfg):
+        for name in keys_of(schema):
+            if name not in section:
+                yield f"{prefix}{name}: was removed, and is needed. Give it a value, {prefix}{name}=…"
 
 
 def _unresolved(cfg: DictConfig) -> Iterator[str]:

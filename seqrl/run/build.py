@@ -150,15 +150,20 @@ class Constructor:
     def __call__(self, *given: Any, **named: Any) -> Any:
         try:
             return self.make(*given, **named)
-        except (SeqrlError, MemoryError):
+        except SeqrlError:
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                raise OutOfMemoryError(
-                    f"memory: what {self.where} asks for does not fit ({described(error)}). "
-                    "Use a smaller network, or an environment that shows less."
-                ) from error
+                asked = f"memory: what {self.where} asks for does not fit ({described(error)})."
+                raise OutOfMemoryError(f"{asked} {self._smaller()}") from error
             raise self.fault(error) from error
+
+    def _smaller(self) -> str:
+        """What would need less memory: most likely the largest number."""
+        numbers = {key: it for key, it in self.make.keywords.items() if isinstance(it, int | float)}
+        if (largest := max(numbers, key=lambda key: numbers[key], default=None)) is None:
+            return "Use a smaller network, or an environment that shows less."
+        return f"Its largest number is {self.where}.{largest}={numbers[largest]}: use a smaller one."
 
     def fault(self, error: Exception) -> ConfigError:
         key = re.search(r"unexpected keyword argument '(\w+)'", message_of(error))

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from seqrl.config.begun import saved_text
 from seqrl.config.settle import Settled
 from seqrl.devices.device import Device
-from seqrl.errors import ConfigError, EnvError, UnsavedError, described
+from seqrl.errors import ConfigError, EnvError, OutOfMemoryError, UnsavedError, described
 from seqrl.files import cure, fault, write
 from seqrl.loggers import About, Logger, Row, adopted
 from seqrl.machine import last_words
@@ -110,7 +110,7 @@ class Outputs:
     def _is_refusal(self, error: BaseException | None) -> bool:
         """Whether the run was refused before it began; one that goes on, or a point of a sweep, keeps what it has."""
         mine = bool(self.manifest.facts) and not self.manifest.goes_on and self.sweep is None
-        return isinstance(error, ConfigError | EnvError) and mine and not self.checkpoints.iterations
+        return isinstance(error, ConfigError | EnvError | OutOfMemoryError) and mine and not self.checkpoints.iterations
 
     def begin(self, settled: Settled, run: Run, device: Device) -> None:
         """Write down what the run is, open its loggers, and save what it begins with."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from omegaconf import OmegaConf
 
-from seqrl.config.command_line import quoted
+from seqrl.config.overrides import quoted
 from seqrl.config.paths import CONF
 from seqrl.errors import ConfigError
 from seqrl.text import nearest

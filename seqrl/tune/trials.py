@@ -16,7 +16,8 @@ from typing import IO, Any
 import yaml
 
 from seqrl.config.begun import can_go_on
-from seqrl.config.command_line import leads_away, quoted
+from seqrl.config.command_line import leads_away
+from seqrl.config.overrides import quoted
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError
 from seqrl.files import LINE_BYTES, appending, fault, json_of, make_folder, read_text, read_yaml, regular, write
