@@ -240,9 +240,10 @@ def hear(number: int, handler: Handler) -> Any:
 def is_from_signal(error: BaseException) -> bool:
     """Whether the handler of a signal raised it, and not the code that the signal interrupted.
 
-    Alarms do not count: environments set them for themselves.
+    Timers do not count: environments set them for themselves.
     """
-    handlers = (signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGALRM})
+    of_timers = {signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF}
+    handlers = (signal.getsignal(number) for number in signal.valid_signals() - of_timers)
     codes = {OwnHandler.__call__.__code__, *(getattr(handler, "__code__", None) for handler in handlers)}
     return any(frame.f_code in codes for frame, _ in walk_tb(error.__traceback__))
 

@@ -245,6 +245,13 @@ def set_an_alarm(env):
     signal.setitimer(signal.ITIMER_REAL, 0.02)
 
 
+def leave_timers(env):
+    """As a profiler does, or a limit of time that nobody lifts."""
+    for timer, number in ((signal.ITIMER_VIRTUAL, signal.SIGVTALRM), (signal.ITIMER_PROF, signal.SIGPROF)):
+        signal.signal(number, late)
+        signal.setitimer(timer, 0.02, 0.02)
+
+
 def wait_when_collected(env):
     env.lock = Undying()
 
@@ -333,6 +340,7 @@ DEEDS = {
     "use a pool": use_a_pool,
     "die": lambda env: os._exit(0),
     "set an alarm": set_an_alarm,
+    "leave timers": leave_timers,
     "wait when collected": wait_when_collected,
     "set limits": set_limits,
     "lower depth": lower_depth,
@@ -811,6 +819,42 @@ def test_an_alarm_of_an_environment_does_not_ring_outside_its_calls(backend):
             env.step(torch.zeros(2, 2))
             time.sleep(0.05)
     assert (signal.getitimer(signal.ITIMER_REAL), signal.getsignal(signal.SIGALRM)) == ((0, 0), signal.SIG_DFL)
+
+
+def busy(seconds):
+    began = time.process_time()
+    while time.process_time() - began < seconds:
+        pass
+
+
+@pytest.mark.parametrize("seconds", [None, 20])
+@BOTH
+def test_a_timer_of_processor_time_that_an_environment_leaves_ends_with_its_call(backend, seconds):
+    numbers = (signal.SIGVTALRM, signal.SIGPROF)
+    with closing(made(backend, "leave timers at step", timeout_seconds=seconds)) as env:
+        env.reset()
+        for _ in range(2):
+            env.step(torch.zeros(2, 2))
+            busy(0.1)
+            assert [signal.getsignal(number) for number in numbers] == [signal.SIG_DFL] * 2
+
+
+def test_a_timer_of_processor_time_rings_within_a_call_and_one_of_the_run_outlives_it(monkeypatch):
+    monkeypatch.setitem(DEEDS, "work", lambda env: (leave_timers(env), busy(1)))
+    said = "episode 1 (seed 1139743562), step 1: it raised TimeoutError: the simulator is late"
+    assert said in fault(made("sync", "work at step", batch_size=1))
+    rings = []
+    before = signal.signal(signal.SIGPROF, lambda *_: rings.append(1))
+    try:
+        with closing(made("sync")) as env:
+            env.reset()
+            signal.setitimer(signal.ITIMER_PROF, 0.05)
+            env.step(torch.zeros(2, 2))
+            busy(0.1)
+        assert rings == [1]
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def test_an_alarm_of_an_environment_rings_within_its_calls(monkeypatch):

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from _signal import getsignal, pthread_sigmask, setitimer  # type: ignore[import-not-found]
+from _signal import getitimer, getsignal, pthread_sigmask, setitimer  # type: ignore[import-not-found]
 from _signal import signal as set_handler
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -39,6 +39,8 @@ CTRL_C = OwnHandler(signal.default_int_handler)
 FINDERS = ("path", "meta_path")
 # As setitimer has it.
 NO_ALARM = (0.0, 0.0)
+# Timers that count processor time; the run has none.
+OF_PROCESSOR = (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 # Of float64.
 TINIEST = 5e-324
 # Adding the second to the first, or taking it away, changes nothing unless the processor rounds up, or down.
@@ -107,8 +109,9 @@ def _flushes_denormal() -> bool:
     return TINIEST * 1.0 == 0
 
 
-# Handlers of signals that Python or the run relies on: to meet a reader that has gone, and to wait for a process.
-RELIED_ON = (signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD)
+# Handlers of signals that Python or the run relies on: to meet a reader that has gone, and to wait for a process. Those
+# of timers may be a profiler's.
+RELIED_ON = (signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD, signal.SIGVTALRM, signal.SIGPROF)
 
 
 def _handlers() -> list[Any]:
@@ -330,7 +333,8 @@ class Guard:
 
     Within it, torch computes gradients, torch and NumPy have the settings that the environments left behind, and the
     working folder and what sys.stdout names are theirs; afterwards all are the run's again, and it hears its signals.
-    Without a limit an alarm that they set goes on within it alone; with one there is none but that of the limit.
+    Without a limit an alarm that they set goes on within it alone; with one there is none but that of the limit. Timers
+    of processor time that they leave end with it.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -383,6 +387,7 @@ class Guard:
         if self._depth:
             self.deepen()
             return
+        late = self._stop_timers()
         self._take_over()
         _entered.remove(self)
         self._process = 0
@@ -409,8 +414,8 @@ class Guard:
         if pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
             pthread_sigmask(signal.SIG_SETMASK, self._mask)
             self.put_back.add("which signals are blocked")
-        if fault is not None:
-            raise fault
+        if (last := fault or late) is not None:
+            raise last
 
     def begin_anew(self) -> None:
         """Count the limit anew for what is asked next."""
@@ -505,6 +510,21 @@ class Guard:
         if handler is not None:
             set_handler(signal.SIGALRM, handler)
         self._alarm_before = setitimer(signal.ITIMER_REAL, *alarm)
+        self._timers_before = list(map(getitimer, OF_PROCESSOR))
+
+    def _stop_timers(self) -> BaseException | None:
+        """Stop timers that environments left; return what a handler of theirs raises that is due right now."""
+        if not self._in_main_thread:
+            return None
+        left = [it for it, before in zip(OF_PROCESSOR, self._timers_before, strict=True) if before == NO_ALARM]
+        try:
+            for timer in left:
+                setitimer(timer, 0)
+        except BaseException as raised:
+            for timer in left:
+                setitimer(timer, 0)
+            return raised
+        return None
 
     def _stop_the_clock(self) -> None:
         if not self._in_main_thread:
