@@ -159,7 +159,7 @@ def _of_files(group: Path) -> int:
 # Limits of a process that its work may run into, and their names.
 LIMITS = {
     getattr(resource, name): name
-    for name in ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_NPROC")
+    for name in [f"RLIMIT_{it}" for it in ("AS", "DATA", "STACK", "CPU", "FSIZE", "NOFILE", "NPROC")]
     if hasattr(resource, name)
 }
 Limits = list[tuple[int, int]]

@@ -174,6 +174,14 @@ def test_a_program_ends_with_its_exit_code_whatever_is_left_behind(tmp_path, dee
     assert done.stderr == said
 
 
+def test_a_program_ends_with_its_exit_code_where_no_thread_can_be_started(tmp_path):
+    deed = "import resource as r; r.setrlimit(r.RLIMIT_DATA, (2**20, r.getrlimit(r.RLIMIT_DATA)[1]))"
+    command = [sys.executable, "-c", LEAVES.format(deed=deed, seconds=30)]
+    env = os.environ | {"PYTHONPATH": str(Path(seqrl.__file__).parent.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")
+
+
 def test_what_fails_when_it_is_collected_gets_a_line(tmp_path):
     fails = "program.forgiving_output(); type('It', (), {'__del__': lambda it: 1 / 0})()"
     done = run_program(tmp_path, "-c", LEAVES.format(deed=fails, seconds=30))

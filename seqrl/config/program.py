@@ -248,7 +248,9 @@ def to_the_end(main: Callable[[], None]) -> None:
         for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
             signal.setitimer(timer, 0)
         _done = os.getpid(), exit_code, _outermost_frame()
-        threading.Thread(target=_end, args=_done[1:], daemon=True).start()
+        # Without memory for a thread there is no limit of time.
+        with suppress(RuntimeError):
+            threading.Thread(target=_end, args=_done[1:], daemon=True).start()
 
 
 def insist_on_output() -> None:

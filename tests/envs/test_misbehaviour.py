@@ -270,7 +270,7 @@ def compute(env):
     torch.ones(1_000_000).exp().sum()
 
 
-LOWER = {"AS": 2**20, "CPU": 10**6, "FSIZE": 1, "NOFILE": 3, "NPROC": 1}
+LOWER = {"AS": 2**20, "DATA": 2**20, "STACK": 2**16, "CPU": 10**6, "FSIZE": 1, "NOFILE": 3, "NPROC": 1}
 
 
 def set_limit(name, value):
@@ -302,6 +302,11 @@ def quieten(env):
 
 def run_out_of_memory(env):
     set_limit("AS", 2**20)
+    bytearray(10**8)
+
+
+def run_out_of_data(env):
+    set_limit("DATA", 2**20)
     bytearray(10**8)
 
 
@@ -347,6 +352,7 @@ DEEDS = {
     "lose modules": lose_modules,
     "quieten": quieten,
     "run out of memory": run_out_of_memory,
+    "run out of data": run_out_of_data,
     "run out of time": run_out_of_time,
 }
 
@@ -559,7 +565,12 @@ def test_what_an_environment_adds_to_where_modules_are_found_stays_where_it_is(m
 @LINUX
 @BOTH
 @pytest.mark.parametrize(
-    ("deed", "error"), [("run out of memory", "MemoryError"), ("run out of time", "CpuTimeError: the process has used")]
+    ("deed", "error"),
+    [
+        ("run out of memory", "MemoryError"),
+        ("run out of data", "MemoryError"),
+        ("run out of time", "CpuTimeError: the process has used"),
+    ],
 )
 def test_an_environment_that_meets_a_limit_of_its_own_is_named(backend, deed, error):
     before = limits()
@@ -579,8 +590,9 @@ def test_limits_that_cannot_be_as_before_are_as_high_as_they_can_be(monkeypatch)
 
     monkeypatch.setattr(resource, "getrlimit", now.__getitem__)
     monkeypatch.setattr(resource, "setrlimit", put)
-    lift([(20, resource.RLIM_INFINITY), (resource.RLIM_INFINITY, resource.RLIM_INFINITY), (5, 50), (40, 40), (10, 60)])
-    assert list(now.values()) == [(20, 50), (50, 50), (10, 50), (40, 50), (10, 50)]
+    endless = resource.RLIM_INFINITY
+    lift([(20, endless), (endless, endless), (5, 50), (40, 40), (10, 60), (10, 50), (10, 50)])
+    assert list(now.values()) == [(20, 50), (50, 50), (10, 50), (40, 50), *[(10, 50)] * 3]
 
 
 @pytest.mark.parametrize("of_the_run", ["ieee", "tf32"])
