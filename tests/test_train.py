@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,18 @@ def test_who_plays_is_measured_once_said_saved_and_kept(tmp_path):
     # Since the checkpoint, which the one that was chosen first has played.
     assert re.findall("^changed: (env.*) ->", done.stdout, re.MULTILINE) == ["env.backend: " + first]
     assert OmegaConf.load(run / "config.yaml").env.backend == before.env.backend
+
+
+def test_a_rollout_in_which_nothing_was_played_teaches_nothing(tmp_path):
+    """The vector form spends the only step of it on a reset."""
+    small = [*TINY[3:], "env.id=CartPole-v1", "env.backend=vector", "parallel=1", "rollout_length=1", "total_steps=80"]
+    done = train(tmp_path, *small, "algorithm.normalize_reward=true", "hydra.run.dir=run")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][:-1]
+    played = [row["env_steps"] - before["env_steps"] for before, row in pairwise(rows)]
+    assert set(played) == {0, 1}
+    assert ["train/policy_loss" in row for row in rows[1:]] == [bool(steps) for steps in played]
+    assert all(row.get("train/skipped", 0) == 0 for row in rows)
 
 
 # A device that only one can have, as a lock.

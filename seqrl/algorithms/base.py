@@ -164,7 +164,13 @@ class SequenceAlgorithm(ABC):
         self._rounding = ROUNDING * float(target.abs().max())
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
-        """Update the network from one rollout; `progress` is the completed share of the run. Returns scalars to log."""
+        """Update the network from one rollout; `progress` is the completed share of the run. Returns scalars to log.
+
+        A rollout without a real step, as where all environments spend its only one on their resets, teaches nothing:
+        returns {}.
+        """
+        if not rollout.valid.any():
+            return {}
         if self.reward_scale is not None:
             rollout = self.reward_scale.divided(rollout)
         advantage = gae(rollout, self.settings.gamma, self.settings.gae_lambda)

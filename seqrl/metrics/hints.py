@@ -40,6 +40,9 @@ class Hints:
         updates    of the run so far
         progress   share of the run that is done
         """
+        if "memory/sequences" not in row:
+            # Nothing was played that could be learned from.
+            return []
         self._rows.append(row)
         found = [*self._all(row), *self._few(row, updates, progress)]
         hints = {topic: text for topic, text in found if topic not in self._given}
