@@ -1,5 +1,6 @@
 """What is wrong with a part of the user's own is said in one line, with the section that names it."""
 
+import signal
 import sys
 
 import pytest
@@ -8,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
-from seqrl.errors import OutOfMemoryError
+from seqrl.errors import CheckpointError, ConfigError, OutOfMemoryError, StoppedError
+from seqrl.machine import hear
 from seqrl.run.build import build, constructor
 from tests.test_train import train
 
@@ -163,6 +165,27 @@ def test_what_says_all_itself_is_left_as_it_is(begun, monkeypatch):
     with pytest.raises(type(error)) as caught:
         begun("network=sound")
     assert caught.value is error
+
+
+@pytest.mark.parametrize("error", [CheckpointError("resume: mine"), StoppedError("stopped by SIGTERM.", 143)])
+def test_an_error_of_seqrl_that_an_own_part_meets_does_not_pass_as_the_run_s_own(begun, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("seqrl.networks.network.Encoder.__init__", fail)
+    with pytest.raises(ConfigError, match=rf"^network: parts\.network: {type(error).__name__}: {error.args[0][:-1]}"):
+        begun("network=sound")
+
+
+def test_what_a_signal_raises_while_a_part_is_built_is_no_fault_of_the_part(begun, monkeypatch):
+    def stopped(number, frame):
+        raise StoppedError("stopped by SIGUSR1.", 138)
+
+    before = hear(signal.SIGUSR1, stopped)
+    monkeypatch.setattr("seqrl.networks.network.Encoder.__init__", lambda *_: signal.raise_signal(signal.SIGUSR1))
+    with pytest.raises(StoppedError):
+        begun("network=sound")
+    signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_part_for_which_there_is_no_memory_is_named_with_a_remedy(begun, monkeypatch):

@@ -22,7 +22,7 @@ from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
 from seqrl.envs.inputs import WithInputs
-from seqrl.errors import ConfigError, EnvError, FaultyEnvError, OutOfMemoryError, SeqrlError, described, message_of
+from seqrl.errors import ConfigError, EnvError, FaultyEnvError, OutOfMemoryError, described, message_of
 from seqrl.insight import Meters
 from seqrl.machine import is_from_signal
 from seqrl.metrics.episodes import EpisodeStatistics
@@ -35,6 +35,9 @@ from seqrl.run.resume import nothing_left
 from seqrl.run.run import Budget, Run, of_checkpoint
 from seqrl.runner import Runner, of_rank
 from seqrl.text import masked, nearest
+
+# What parts raise that say all themselves.
+SAID_BY_PARTS = (ConfigError, EnvError, FaultyEnvError, OutOfMemoryError, MemoryError)
 
 
 def build(
@@ -150,9 +153,12 @@ class Constructor:
     def __call__(self, *given: Any, **named: Any) -> Any:
         try:
             return self.make(*given, **named)
-        except SeqrlError:
+        except SAID_BY_PARTS:
             raise
         except Exception as error:
+            # Any other of seqrl's own is what a part of the user's met, which may load a policy.
+            if is_from_signal(error):
+                raise
             if is_out_of_memory(error):
                 asked = f"memory: what {self.where} asks for does not fit ({described(error)})."
                 raise OutOfMemoryError(f"{asked} {self._smaller()}") from error

@@ -31,9 +31,9 @@ from seqrl.devices import Device
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
 from seqrl.envs.gym import calls, watchdog
 from seqrl.envs.gym.calls import Guard, _round_so, _rounds
-from seqrl.errors import links
+from seqrl.errors import CheckpointError, StoppedError, TakenError, links
 from seqrl.machine import LIMITS as LIMITS_OF_PROCESS
-from seqrl.machine import keep, last_words, let_go, lift, limits
+from seqrl.machine import hear, keep, last_words, let_go, lift, limits
 from seqrl.run.stop import Stop
 from seqrl.runner import Runner
 from seqrl.types import Step
@@ -92,6 +92,13 @@ def raises(kind):
     def deed(env):
         if env.episode == 2:
             raise kind("the window was closed")
+
+    return deed
+
+
+def raises_this(error):
+    def deed(env):
+        raise error
 
     return deed
 
@@ -426,6 +433,63 @@ def test_a_constructor_that_ends_the_program_is_named(backend, monkeypatch):
     monkeypatch.setitem(DEEDS, "exit", lambda env: sys.exit("no licence"))
     with pytest.raises(FaultyEnvError, match=r"^environment 0, constructor: it raised SystemExit: no licence"):
         made(backend, "exit at init")
+
+
+# An environment may load a policy of seqrl, an opponent perhaps, or learn one.
+ERRORS_OF_SEQRL = [CheckpointError("resume: mine"), StoppedError("stopped by SIGTERM.", 143), TakenError(["mine"])]
+
+
+@pytest.mark.parametrize("error", ERRORS_OF_SEQRL, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("backend", ["sync", "async", "auto"])
+def test_an_error_of_seqrl_in_a_constructor_does_not_pass_as_the_run_s_own(backend, error, monkeypatch):
+    monkeypatch.setitem(DEEDS, "mine", raises_this(error))
+    said = (
+        rf"^env\.id: test/Plain-v0 cannot be built: {type(error).__name__}: \S+.* \(test_misbehaviour\.py:\d+\)\. Fix"
+    )
+    with pytest.raises(EnvError, match=said):
+        made(backend, "mine at init")
+
+
+@BOTH
+def test_an_error_of_seqrl_in_a_space_does_not_pass_as_the_run_s_own(backend, monkeypatch):
+    monkeypatch.setattr(Plain, "observation_space", property(raises_this(CheckpointError("resume: mine"))))
+    with pytest.raises(EnvError, match=r"^env\.id: test/Plain-v0 cannot be built: CheckpointError: resume: mine \("):
+        made(backend)
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "said"),
+    [
+        ("init", EnvError, r"^env\.id: test/OwnForm-v0 cannot be built: CheckpointError: resume: mine \("),
+        ("reset", FaultyEnvError, r"^environments: raised CheckpointError: resume: mine \("),
+        ("step", FaultyEnvError, r"^environments: raised CheckpointError: resume: mine \("),
+    ],
+)
+def test_an_error_of_seqrl_in_an_own_vector_form_does_not_pass_as_the_run_s_own(place, kind, said, monkeypatch):
+    monkeypatch.setitem(DEEDS, "mine", raises_this(CheckpointError("resume: mine")))
+    with pytest.raises(kind, match=said):
+        played(made("vector", f"mine at {place}", id="test/OwnForm-v0"))
+
+
+def test_an_error_of_seqrl_in_the_close_of_an_own_vector_form_is_said_and_the_run_goes_on(monkeypatch, caplog):
+    monkeypatch.setitem(DEEDS, "mine", raises_this(CheckpointError("resume: mine")))
+    with closing(made("vector", "mine at close", id="test/OwnForm-v0")) as env:
+        played(env)
+    assert "closing: environments: raised CheckpointError: resume: mine" in caplog.text
+
+
+@pytest.mark.parametrize("id", ["test/Plain-v0", "test/OwnForm-v0"])
+def test_what_a_signal_raises_in_a_constructor_is_no_fault_of_the_environment(id, monkeypatch):
+    def stopped(number, frame):
+        raise StoppedError("stopped by SIGTERM.", 143)
+
+    monkeypatch.setitem(DEEDS, "mine", lambda env: signal.raise_signal(signal.SIGTERM))
+    before = hear(signal.SIGTERM, stopped)
+    try:
+        with pytest.raises(StoppedError):
+            made("vector" if "Own" in id else "sync", "mine at init", id=id)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_ctrl_c_is_no_fault_of_the_environment(monkeypatch):

@@ -21,7 +21,7 @@ from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.lasting import note
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.gym.translate import actions, observations
-from seqrl.errors import ActionNotFiniteError, EnvError, FaultyEnvError, OutsideEnvError, SeqrlError, raised
+from seqrl.errors import ActionNotFiniteError, EnvError, FaultyEnvError, OutsideEnvError, raised
 from seqrl.spaces import Array, Packed, masked_alternatives, numbers, unused_mask
 from seqrl.types import Step
 
@@ -269,7 +269,7 @@ class GymnasiumEnv(BatchedEnv):
         """Turn any other exception, such as those of an own vector form, into a FaultyEnvError of one line."""
         try:
             yield
-        except SeqrlError:
+        except (EnvError, FaultyEnvError):
             raise
         except OverdueError as error:
             raise FaultyEnvError(f"environments: {error}. Fix the environment, or raise the limit.") from error

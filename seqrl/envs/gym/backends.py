@@ -23,7 +23,7 @@ from seqrl.envs.gym.processes import VECTOR_OPTIONS, ProcessEach
 from seqrl.envs.gym.registry import explained, find
 from seqrl.envs.gym.resets import UnfitError, autoreset_mode
 from seqrl.envs.gym.translate import actions, observations
-from seqrl.errors import EnvError, FaultyEnvError, SeqrlError, message_of, raised
+from seqrl.errors import EnvError, FaultyEnvError, message_of, raised
 from seqrl.packages import same_hydra_for_each
 
 # Copies of a vector form that does not declare when it resets, to see what it does.
@@ -281,7 +281,7 @@ def _constructor_named(request: EnvRequest, who: str, id: str = "") -> Iterator[
                     # It takes memory to say what is wrong.
                     request.guard.lift()
                 request.guard.check()
-        except SeqrlError:
+        except (EnvError, FaultyEnvError):
             raise
         except OverdueError as error:
             raise FaultyEnvError(f"{who}, constructor: {error}. Fix the environment, or raise the limit.") from error

@@ -10,13 +10,12 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from seqrl.envs.gym.calls import Guard, OverdueError
+from seqrl.envs.gym.calls import Guard, OverdueError, is_own_fault
 from seqrl.errors import (
     EnvError,
     FaultyEnvError,
     MissingPackageError,
     RaisedError,
-    SeqrlError,
     first_line,
     line_of,
     raised,
@@ -86,9 +85,12 @@ def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         # Its module may be imported only now.
         with without_arguments():
             yield
-    except (SeqrlError, OverdueError, MemoryError):
+    except (EnvError, FaultyEnvError, OverdueError, MemoryError):
         raise
     except Exception as error:
+        # Any other of seqrl's own is the environment's too, which may load a policy; but not what a signal raises.
+        if not is_own_fault(error):
+            raise
         told = raised(error)
         raise _fault_of(id, kwargs, error, told) from told
 

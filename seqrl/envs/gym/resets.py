@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from seqrl.envs.gym.calls import OverdueError
+from seqrl.envs.gym.calls import OverdueError, is_own_fault
 from seqrl.errors import EnvError, FaultyEnvError, described
 from seqrl.spaces import Array
 
@@ -55,7 +55,7 @@ def autoreset_mode(
         try:
             against = contradiction(make, anew)
         except Exception as error:
-            if isinstance(error, OverdueError | FaultyEnvError):
+            if isinstance(error, OverdueError | FaultyEnvError) or not is_own_fault(error):
                 raise
             against = f"played, it raised {described(error)}"
         if against:
