@@ -90,6 +90,97 @@ def test_csv_resumes_after_the_checkpoint_and_drops_a_line_that_was_cut_off(tmp_
     ]
 
 
+def rows_of(logger: type[Jsonl] | type[Csv], folder: Path) -> Path:
+    """A file of five rows, after 10 to 50 steps."""
+    first = logger(folder)
+    for step in (10, 20, 30, 40, 50):
+        first.write({"a": step / 10, "b": 0.5}, step)
+    first.close()
+    return folder / ("metrics.jsonl" if logger is Jsonl else "metrics.csv")
+
+
+DAMAGES = {
+    "a name": ("env_steps", "env_stepz"),
+    "a word": (None, "garbage"),
+    "nothing": (None, ""),
+    "half": (None, '{"env_steps": 20, "a'),
+    "zeros": (None, "\0" * 20),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_rows_of_metrics_jsonl_are_named_when_they_are_left_out(tmp_path, damage):
+    path = rows_of(Jsonl, tmp_path)
+    lines = path.read_text().splitlines(keepends=True)
+    old, new = DAMAGES[damage]
+    lines[1] = lines[1].replace(old, new) if old else f"{new}\n"
+    path.write_text("".join(lines))
+    resumed = Jsonl(tmp_path, 40)
+    assert resumed.begin(ABOUT) == "warning: metrics.jsonl: line 2 is not a row of scalars. 1 of 5 lines are left out"
+    resumed.close()
+    assert [json.loads(line)["env_steps"] for line in path.read_text().splitlines()] == [10, 30, 40]
+
+
+@pytest.mark.parametrize(
+    "line", ["garbage", "", "20,2.0", "20,2.0,0.5,1.0", "2o,2.0,0.5", '20,"2.0,0.5', "2" * 200_000]
+)
+def test_damaged_rows_of_metrics_csv_are_named_when_they_are_left_out(tmp_path, line):
+    path = rows_of(Csv, tmp_path)
+    lines = path.read_text().splitlines()
+    lines[2] = line
+    path.write_text("\n".join([*lines, "garbage\n"]))
+    resumed = Csv(tmp_path, 40)
+    assert resumed.begin(ABOUT) == "warning: metrics.csv: line 3 is not a row of scalars. 2 of 7 lines are left out"
+    resumed.close()
+    assert [row["env_steps"] for row in table(path)] == ["10", "30", "40"]
+    assert list(table(path)[0]) == ["env_steps", "a", "b"]
+
+
+def test_damaged_rows_of_metrics_csv_are_named_when_a_new_column_leaves_them_out(tmp_path, caplog):
+    logger = Csv(tmp_path)
+    logger.write({"a": 1.0}, 10)
+    with (tmp_path / "metrics.csv").open("r+") as file:
+        file.write("env_steps,a\n1o")
+    logger.write({"b": 2.0}, 20)
+    logger.close()
+    assert table(tmp_path / "metrics.csv") == [{"env_steps": "20", "a": "", "b": "2.0"}]
+    assert caplog.messages == ["warning: metrics.csv: line 2 is not a row of scalars. 1 of 2 lines are left out"]
+
+
+def test_damage_and_a_hole_are_both_said(tmp_path):
+    path = rows_of(Jsonl, tmp_path)
+    with path.open("a") as file:
+        file.write("garbage\n")
+    resumed = Jsonl(tmp_path, 60)
+    assert resumed.begin(ABOUT) == (
+        "warning: metrics.jsonl: line 6 is not a row of scalars. 1 of 6 lines are left out\n"
+        "warning: metrics.jsonl ends at 50 steps and the run resumes at 60: the rows between are lost"
+    )
+    resumed.close()
+
+
+@pytest.mark.parametrize("logger", [Jsonl, Csv])
+@pytest.mark.parametrize("bytes_left", [1, 5])
+def test_half_a_line_at_the_end_is_no_damage(tmp_path, logger, bytes_left):
+    path = rows_of(logger, tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines()[-1][:bytes_left])
+    resumed = logger(tmp_path, 50)
+    resumed.close()
+    assert path.read_bytes() == whole
+    assert resumed.begin(ABOUT) is None
+
+
+def test_a_last_row_of_metrics_jsonl_that_nothing_ends_is_kept(tmp_path):
+    path = rows_of(Jsonl, tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    resumed = Jsonl(tmp_path, 50)
+    resumed.close()
+    assert path.read_bytes() == whole
+    assert resumed.begin(ABOUT) is None
+
+
 @pytest.mark.parametrize(("logger", "name"), [(Jsonl, "metrics.jsonl"), (Csv, "metrics.csv")])
 def test_a_row_that_the_file_ends_with_already_is_not_written_once_more(tmp_path, logger, name):
     first = logger(tmp_path)

@@ -1,6 +1,7 @@
 """What a logger is, what it may know about the run, and the scalars that it gets."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +102,13 @@ class Logger(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Flush and release."""
+
+
+def left_out(name: str, odd: Sequence[int], lines: int) -> list[str]:
+    """A line for the user about lines of a file that are no rows, if there are any: nothing keeps them."""
+    if not odd:
+        return []
+    return [f"warning: {name}: line {odd[0]} is not a row of scalars. {len(odd)} of {lines} lines are left out"]
 
 
 class Adopted(Logger):

@@ -2,11 +2,15 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from seqrl.files import Lines, read_text, write
-from seqrl.loggers.base import Logger, Row
+from seqrl.loggers.base import About, Logger, Row, left_out
+
+log = logging.getLogger(__name__)
 
 STEPS = "env_steps"
 # Far more than any run writes.
@@ -22,7 +26,7 @@ class Csv(Logger):
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
         self._path = folder / "metrics.csv"
         self._columns = [STEPS]
-        rows = list(self._rows())
+        rows, self._said = self._read()
         self._columns = list(dict.fromkeys([STEPS, *(name for row in rows for name in row)]))
         kept = [row for row in rows if int(row[STEPS]) <= env_steps]
         write(self._path, table(self._columns, kept))
@@ -31,6 +35,9 @@ class Csv(Logger):
         self._lines = Lines(self._path)
         # Rows that wait for columns of theirs, and those after them.
         self._waiting: list[dict[str, float]] = []
+
+    def begin(self, about: About) -> str | None:
+        return "\n".join(self._said) or None
 
     def write(self, row: Row, env_steps: int) -> None:
         self._waiting.append({STEPS: env_steps, **row})
@@ -62,17 +69,31 @@ class Csv(Logger):
             self._lines.sync()
             self._lines.insist_on_path()
             columns = [*self._columns, *new]
-            self._lines.replace(table(columns, self._rows()))
+            rows, said = self._read()
+            self._lines.replace(table(columns, rows))
             self._columns = columns
+            for line in said:
+                log.warning(line)
 
-    def _rows(self) -> Iterator[dict[str, str]]:
-        """Rows in the file, except a last line cut off when a run was killed."""
+    def _read(self) -> tuple[list[dict[str, str]], list[str]]:
+        """Rows in the file, except a last line cut off when a run was killed; and what is to be said of other lines."""
         if not self._path.exists():
-            return
-        lines = read_text(self._path, MOST_BYTES).splitlines(keepends=True)
-        for row in csv.DictReader(line for line in lines if line.endswith("\n")):
-            if row.get(STEPS, "").isdecimal():
-                yield row
+            return [], []
+        text = io.StringIO(read_text(self._path, MOST_BYTES), newline="\n")
+        lines = (line for line in text if line.endswith("\n"))
+        columns = next(csv.reader(lines), [])
+        rows, odd, number = [], [], 1
+        # Each by itself: a quote that is damage would take all that follow for its own.
+        for number, line in enumerate(lines, 2):
+            values: list[str] = []
+            with suppress(csv.Error):
+                values = next(csv.reader([line]), [])
+            row = dict(zip(columns, values, strict=False))
+            if len(values) == len(columns) and row.get(STEPS, "").isdecimal():
+                rows.append(row)
+            else:
+                odd.append(number)
+        return rows, left_out(self._path.name, odd, number)
 
 
 def table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:

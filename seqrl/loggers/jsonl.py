@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from seqrl.files import Lines, json_of, read_text, write
-from seqrl.loggers.base import About, Logger, Row
+from seqrl.loggers.base import About, Logger, Row, left_out
 
 # Far more than any run writes.
 MOST_BYTES = 2**33
@@ -18,9 +18,16 @@ class Jsonl(Logger):
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
         path = folder / "metrics.jsonl"
         kept: list[str] = []
+        self._said: list[str] = []
         if path.exists() or path.is_symlink():
-            lines = read_text(path, MOST_BYTES).splitlines()
-            kept = [line for line in lines if 0 <= _steps(line) <= env_steps]
+            *lines, last = read_text(path, MOST_BYTES).split("\n")
+            if _steps(last) >= 0:
+                # Whole, though nothing ends it; otherwise it was cut off when the run was killed.
+                lines.append(last)
+            steps = [_steps(line) for line in lines]
+            kept = [line for line, at in zip(lines, steps, strict=True) if 0 <= at <= env_steps]
+            odd = [number for number, at in enumerate(steps, 1) if at < 0]
+            self._said = left_out(path.name, odd, len(lines))
             write(path, "".join(f"{line}\n" for line in kept).encode())
         # Evaluated once more, a run that is finished already gives the row that is there.
         self._end = kept[-1] if kept else ""
@@ -28,10 +35,10 @@ class Jsonl(Logger):
         self._lines = Lines(path)
 
     def begin(self, about: About) -> str | None:
-        if self._last == self._now:
-            return None
-        gap = f"ends at {self._last:,} steps and the run resumes at {self._now:,}"
-        return f"warning: metrics.jsonl {gap}: the rows between are lost"
+        if self._last != self._now:
+            gap = f"ends at {self._last:,} steps and the run resumes at {self._now:,}"
+            self._said.append(f"warning: metrics.jsonl {gap}: the rows between are lost")
+        return "\n".join(self._said) or None
 
     def write(self, row: Row, env_steps: int) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
@@ -48,7 +55,7 @@ class Jsonl(Logger):
 
 
 def _steps(line: str) -> int:
-    """Environment steps of a line; -1 if it is incomplete."""
+    """Environment steps of a line; -1 if it is no row."""
     with suppress(ValueError, KeyError, TypeError, OverflowError):
         return int(json_of(line)["env_steps"])
     return -1
