@@ -140,6 +140,18 @@ def insist_on_own(folder: Path, names: Sequence[str], mark: str) -> None:
             raise OSError(errno.EEXIST, "was not written by seqrl", str(path))
 
 
+def is_foreign(path: Path, mark: str) -> bool:
+    """Whether a file is there that seqrl did not write: it can be read, and does not hold `mark` near its beginning.
+
+    A link is replaced, and what it leads to stays.
+    """
+    try:
+        with regular(path) as file:
+            return mark.encode() not in file.read(MARKED_BYTES)
+    except OSError:
+        return False
+
+
 class Lines:
     """A text file that grows by whole lines; half a line that was there is ended.
 

@@ -164,6 +164,19 @@ def test_a_run_of_which_nothing_was_saved_is_begun_again_in_its_folder(finished,
     assert (run / "manifest_before_1.json").read_text() == manifest
 
 
+@pytest.mark.parametrize("taken", [(1,), (2,), (1, 2, 4)])
+def test_a_manifest_of_a_run_that_is_begun_again_takes_a_name_that_is_free(tmp_path, taken):
+    (tmp_path / "manifest.json").write_text('{"status": "failed"}')
+    for number in taken:
+        (tmp_path / f"manifest_before_{number}.json").write_text("precious")
+    with Manifest(tmp_path):
+        pass
+    (new,) = {path.name for path in tmp_path.glob("manifest_before*")} - {f"manifest_before_{n}.json" for n in taken}
+    assert (tmp_path / new).read_text() == '{"status": "failed"}'
+    for number in taken:
+        assert (tmp_path / f"manifest_before_{number}.json").read_text() == "precious"
+
+
 @pytest.mark.parametrize(
     ("manifest", "said"),
     [

@@ -447,6 +447,33 @@ def test_results_that_cannot_be_written_are_printed_and_the_exit_code_says_so(ru
     assert not list(run.glob("*.tmp"))
 
 
+@pytest.mark.parametrize(
+    ("name", "foreign"),
+    [
+        ("evaluation.json", b"my own notes"),
+        ("evaluation.json", b""),
+        ("policy.gif", b"GIF89a my own film"),
+        # Its evaluation.json says nothing of a film.
+        ("policy.gif", b""),
+    ],
+)
+def test_a_file_that_seqrl_did_not_write_is_refused_before_anything_is_played(run, evaluated, refused, name, foreign):
+    evaluated(*GIVEN)
+    (run / name).write_bytes(foreign)
+    before = contents(run)
+    said = f"evaluate: run/{name} was not written by seqrl. Move it away."
+    assert refused(*GIVEN, "video=true") == (said, 2)
+    assert contents(run) == before
+
+
+def test_what_seqrl_wrote_is_replaced_and_a_foreign_film_disturbs_no_evaluation_without_one(run, evaluated):
+    for seed in (1, 2):
+        assert evaluated(*GIVEN, "video=true", f"seed={seed}")[0]["seed"] == seed
+    (run / "policy.gif").write_text("my own film")
+    assert evaluated(*GIVEN, "seed=3")[0]["seed"] == 3
+    assert (run / "policy.gif").read_text() == "my own film"
+
+
 def test_a_film_is_written_to_the_run_folder(run, evaluated):
     _, printed = evaluated(*GIVEN, "video=true")
     assert printed.endswith("Film: run/policy.gif, and in TensorBoard\n")

@@ -448,6 +448,17 @@ def test_values_out_of_bounds_are_reported_before_the_first_trial(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+def test_a_file_of_somebody_else_called_best_yaml_stays(tmp_path):
+    space(tmp_path)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "best.yaml").write_text("my: own\n")
+    done = tune(tmp_path, *TINY, "total_steps=320")
+    assert done.returncode == 2
+    assert done.stderr == "seqrl: error: study: s/best.yaml was not written by seqrl. Choose another study=…\n"
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["best.yaml"]
+    assert (tmp_path / "s" / "best.yaml").read_text() == "my: own\n"
+
+
 def test_values_are_written_as_the_command_line_reads_them():
     assert [override("a.b", value) for value in (None, 0.00012345678, 3, True, "lstm")] == [
         "a.b=null", "a.b=0.000123457", "a.b=3", "a.b=True", "a.b=lstm",

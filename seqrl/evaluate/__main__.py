@@ -26,10 +26,10 @@ from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.settle import with_values
 from seqrl.config.words import usage
 from seqrl.devices.device import Device
-from seqrl.errors import SeqrlError, UnsavedError, described
+from seqrl.errors import ConfigError, SeqrlError, UnsavedError, described
 from seqrl.evaluate.request import Request, Words, requested
-from seqrl.files import cure, fault, make_folder, write
-from seqrl.film.film import Limits, gif
+from seqrl.files import cure, fault, is_foreign, make_folder, write
+from seqrl.film.film import MARK, Limits, gif
 from seqrl.film.making import filmed
 from seqrl.loggers.tensorboard import show
 from seqrl.metrics.display import Bar, QuietConsole
@@ -40,13 +40,23 @@ from seqrl.run.evaluator import means
 from seqrl.run.results import counted, results, table, verdict
 from seqrl.text import masked_data, printable
 
+# What is written to the run's folder, by which seqrl knows its own.
+RESULTS, FILM = "evaluation.json", "policy.gif"
+MARKS = {RESULTS: '{"iterations": ', FILM: MARK}
+
 
 def say(text: str) -> None:
     QuietConsole().print(printable(text), soft_wrap=True)
 
 
 def evaluate(request: Request) -> None:
-    """Play, print the results, and write them to the run's folder. Raises UnsavedError if they cannot be written."""
+    """Play, print the results, and write them to the run's folder.
+
+    Raises ConfigError if a file that is not seqrl's stands there, UnsavedError if they cannot be written.
+    """
+    for name in (RESULTS, FILM) if request.video else (RESULTS,):
+        if is_foreign(request.run / name, MARKS[name]):
+            raise ConfigError([f"evaluate: {request.run / name} was not written by seqrl. Move it away."])
     # An environment may change the working folder.
     run = request.run.absolute()
     cfg, changed = policy.chosen(
@@ -87,13 +97,13 @@ def evaluate(request: Request) -> None:
     data = json.dumps(masked_data(about | measured), allow_nan=False).encode()
     unsaved = None
     try:
-        write(run / "evaluation.json", data)
+        write(run / RESULTS, data)
     except OSError as error:
         unsaved = error
     if request.video:
         add_film(cfg, device, network, run, about["env_steps"], request.run)
     if unsaved:
-        shown = request.run / "evaluation.json"
+        shown = request.run / RESULTS
         raise UnsavedError(f"{shown}: could not be written: {fault(unsaved)}. {cure(unsaved)}.") from unsaved
 
 
@@ -122,11 +132,11 @@ def add_film(cfg: DictConfig, device: Device, network: Network, run: Path, env_s
         except Exception as error:
             say(f"No film: {error if isinstance(error, SeqrlError) else described(error)}")
             return
-        write(run / "policy.gif", data)
+        write(run / FILM, data)
         # In a folder of its own, because TensorBoard reads only the newest event file of a folder.
         make_folder(run / "video")
         show(run / "video", "policy", data, env_steps)
-        say(f"Film: {shown / 'policy.gif'}, and in TensorBoard")
+        say(f"Film: {shown / FILM}, and in TensorBoard")
 
 
 def say_undrawn(why: str) -> None:

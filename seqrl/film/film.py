@@ -36,6 +36,8 @@ SECONDS, FASTEST, SLOWEST = 10, 50, 5
 PAGE, ROW, LEFT, RIGHT, TOP, BOTTOM = 100, 84, 48, 12, 24, 10
 # Of what is drawn, so that its range is a number, too.
 LARGEST = 1e300
+# A comment near the beginning of a film's file, by which seqrl knows its own.
+MARK = "a film by seqrl"
 WITH, ZEROED = SIGN, (222, 128, 46)
 # One colour for each number of an observation; more lines would be a tangle.
 OBSERVED = [INK, WOOD, (76, 153, 90), (176, 80, 132), (120, 110, 190), (140, 140, 146), (60, 160, 170), (214, 96, 77)]
@@ -204,7 +206,7 @@ def gif(films: Sequence[Film], every: int = 1) -> bytes:
     milliseconds = [1000 if step + 1 == lengths[number] else pace for number, step in steps]
     data = io.BytesIO()
     begin = frame(*first).quantize(palette=palette, dither=Image.Dither.NONE)
-    begin.save(data, "GIF", save_all=True, append_images=frames, duration=milliseconds, loop=0)
+    begin.save(data, "GIF", save_all=True, append_images=frames, duration=milliseconds, loop=0, comment=MARK)
     return data.getvalue()
 
 

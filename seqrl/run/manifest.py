@@ -1,6 +1,7 @@
 """manifest.json of a run folder: where the run came from, and how it ended."""
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -173,7 +174,8 @@ class Manifest:
             self._refuse(f"holds a manifest.json that seqrl did not write. {other.capitalize()}")
         if status == "finished":
             self._refuse(f"already holds a run that is finished. {other.capitalize()}", TakenError)
-        self._moved = self.path.rename(folder / f"manifest_before_{len(list(folder.glob('manifest*')))}.json")
+        names = (folder / f"manifest_before_{number}.json" for number in itertools.count(1))
+        self._moved = self.path.rename(next(name for name in names if not os.path.lexists(name)))
 
     def _locked(self) -> bool:
         # Who only looks whether a run goes on holds the lock for a moment.

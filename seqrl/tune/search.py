@@ -14,7 +14,7 @@ from seqrl.config.resolvers import folder_name
 from seqrl.config.schema import AT_LEAST_1, Rule, key
 from seqrl.config.settle import GRADIENT_THREADS
 from seqrl.errors import ConfigError, NotFiniteError, UnsavedError
-from seqrl.files import cure, fault, refuse_link, write
+from seqrl.files import cure, fault, is_foreign, refuse_link, write
 from seqrl.machine import cores, sleep, wall_time
 from seqrl.sweeps import note_command
 from seqrl.text import printable
@@ -29,6 +29,8 @@ PRUNERS = ["median", "halving", "none"]
 # Failed trials in a row after which the search ends: they all fail for the same reason.
 PATIENCE = 3
 POLL_SECONDS = 0.5
+# The best trial, and by what seqrl knows its own file.
+BEST, MARK = "best.yaml", "\ntrial: "
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan, self.space = plan, space
         plan.study.mkdir(parents=True, exist_ok=True)
+        if is_foreign(plan.study / BEST, MARK):
+            raise ConfigError([f"study: {plan.study / BEST} was not written by seqrl. Choose another study=…"])
         self._journal = opened(plan.study.absolute() / "journal.log")
         with self._journal.damage_named():
             storage = JournalStorage(self._journal)
@@ -274,7 +278,7 @@ class Search:
             return
         values, command = self._command(best)
         content = {"return": best.value, "trial": best.number, "overrides": values, "command": command}
-        path = self.plan.study / "best.yaml"
+        path = self.plan.study / BEST
         try:
             write(path, yaml.safe_dump(content, sort_keys=False, width=1000).encode())
         except OSError as error:
