@@ -37,7 +37,7 @@ from seqrl.runner import Runner, of_rank
 from seqrl.text import masked, nearest
 
 # What parts raise that say all themselves.
-SAID_BY_PARTS = (ConfigError, EnvError, FaultyEnvError, OutOfMemoryError, MemoryError)
+SAID_BY_PARTS = (ConfigError, EnvError, FaultyEnvError, OutOfMemoryError)
 
 
 def build(
