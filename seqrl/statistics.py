@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,13 +62,34 @@ def estimate(strata: Sequence[Array]) -> Estimate:
 
 
 def mean(values: Array) -> Estimate:
-    """Mean of independent values [n], with a bootstrap interval."""
+    """Mean of independent values [n], with a bootstrap interval, widened as few values spread less than all would.
+
+    Source: Hesterberg (2015), "What teachers should know about the bootstrap", on percentile intervals.
+    """
     random = np.random.default_rng(0)
     if len(values) == 1:
         return Estimate(values[0], np.array(np.nan), np.array(np.nan))
     # One resample at a time, because there may be many values.
     drawn = [values[random.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    return Estimate(values.mean(), *_interval(np.array(drawn)))
+    ends, middle = np.array(_interval(np.array(drawn))), values.mean()
+    return Estimate(middle, *(middle + _widened(len(values)) * (ends - middle)))
+
+
+def _widened(count: int) -> float:
+    """How much wider an interval of a mean must be for so few values: Student's quantile over the normal one, and more.
+
+    Source: Abramowitz & Stegun (1964), 26.7.5; within 0.1 % for ten values, 1 % for three.
+    """
+    z, freedom = NormalDist().inv_cdf((1 + LEVEL) / 2), count - 1
+    terms = [
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    ]
+    student = sum(term / freedom**power for power, term in enumerate(terms))
+    return float(student / z * (count / freedom) ** 0.5)
 
 
 def difference(a: Array, b: Array) -> tuple[Estimate, float]:

@@ -261,7 +261,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 # What a terminal obeys, or what turns the order of letters round; and halves of characters, which nothing can write.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

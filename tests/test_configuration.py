@@ -582,6 +582,8 @@ def test_the_help_lists_what_the_users_own_folder_adds(tmp_path):
         (tmp_path / file).touch()
     sources.append({"provider": "command-line", "path": str(tmp_path)})
     assert own_choices(sources) == "algorithm=mine, hydra/launcher=mine, network=big"
+    (tmp_path / "network" / "x\x1b]0;owned\x07\u200f.yaml").touch()
+    assert own_choices(sources).endswith(r"network=big, network=x\x1b]0;owned\x07\u200f")
 
 
 def test_the_help_names_every_group_and_choice():

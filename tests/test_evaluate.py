@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from seqrl.config.schema import keys_of
-from seqrl.errors import EnvError
+from seqrl.errors import ConfigError, EnvError
 from seqrl.evaluate.__main__ import main
 from seqrl.evaluate.request import Words, requested
 from seqrl.export import request as export_request
@@ -242,6 +242,14 @@ def contents(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+@pytest.mark.parametrize("key", ["seed", "episodes", "greedy", "device"])
+def test_null_leaves_a_key_to_the_run(key):
+    assert getattr(requested(["run=here", f"{key}=null"]), key) is None
+    assert export_request.requested(["run=here", "hub=null"]).hub is None
+    with pytest.raises(ConfigError, match=r"^checkpoint: must be last, best or a number"):
+        requested(["run=here", "checkpoint=null"])
 
 
 @pytest.mark.parametrize(

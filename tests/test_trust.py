@@ -314,7 +314,15 @@ def test_variables_keep_their_names_in_what_is_saved(monkeypatch):
     assert cfg.env.kwargs.key == "hush-hush"
 
 
-@pytest.mark.parametrize("words", [["+env.kwargs.token=hush"], ["-m", "+env.kwargs.api_key=hush,hum"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["+env.kwargs.token=hush"],
+        ["-m", "+env.kwargs.api_key=hush,hum"],
+        ["+hydra.job.env_set.MY_API_KEY=hush"],
+        ["-m", "+hydra.job.env_set.MY_API_KEY=hush", "seed=0,1"],
+    ],
+)
 def test_a_secret_that_is_typed_is_refused_before_it_is_written_down(tmp_path, words):
     done = train(tmp_path, "env=gymnasium", *words)
     assert done.returncode == 2

@@ -73,10 +73,11 @@ def faults_of_files(arguments: Sequence[str]) -> list[str]:
     overrides = _overrides(arguments)
     if wrong := faults_of_folders(arguments):
         return wrong
-    if not (own := searchpath(arguments)) and not any(SECRET_SOMEWHERE.search(o) for o in overrides):
+    words = [*filter(is_hydra, arguments), *overrides]
+    if not (own := searchpath(arguments)) and not any(map(SECRET_SOMEWHERE.search, words)):
         return []
     try:
-        whole = [*own, *(a for a in arguments if is_hydra(a)), *overrides]
+        whole = [*own, *words]
         return _of_hydra(composed_by_hydra(whole, return_hydra_config=True), whole)
     except (*COMPOSITION, *FILES) as error:
         # Hydra would build what files of the user's own name before it says the same.
@@ -112,8 +113,9 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
         return unfit
     overrides = parsed(_overrides(arguments))
     wrong: dict[str, list[int]] = {}
-    # Only where files of the user's own could set more of it.
-    hydra = [a for a in arguments if is_hydra(a)] if config_dirs(arguments) else []
+    hydra = [*filter(is_hydra, arguments)]
+    # Only where files of the user's own could set more of it, or it sets a secret.
+    hydra = hydra if config_dirs(arguments) or any(map(SECRET_SOMEWHERE.search, hydra)) else []
     for number, point in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
         for line in faults_of_run([*searchpath(arguments), *hydra, *point]):
             wrong.setdefault(line, []).append(number)

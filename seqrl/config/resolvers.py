@@ -19,7 +19,7 @@ from seqrl.config.paths import CONF, choices
 from seqrl.config.schema import OPEN, SCHEMAS
 from seqrl.files import json_of, read_text
 from seqrl.machine import processes_started
-from seqrl.text import read_decoded, read_environment
+from seqrl.text import one_line, read_decoded, read_environment
 
 NO_DEFAULT: Any = object()
 # What a folder's name does not hold: a shell or a file system may mind it, Hydra replace it, or a terminal obey it.
@@ -83,7 +83,8 @@ def own_choices(sources: Sequence[Mapping[str, str]]) -> str:
     """What a folder of the user's own adds to the groups, or how to have one."""
     folders = [Path(source["path"]) for source in sources if source["provider"] == "command-line"]
     files = sorted(file.relative_to(folder) for folder in folders for file in folder.glob("*/**/*.yaml"))
-    added = [f"{file.parent.as_posix()}={file.stem}" for file in files]
+    # The terminal obeys what a name may hold.
+    added = [one_line(f"{file.parent.as_posix()}={file.stem}") for file in files]
     return ", ".join(added) or "a file each, in a folder that --config-dir names"
 
 

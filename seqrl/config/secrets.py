@@ -32,6 +32,9 @@ def secrets(cfg: DictConfig) -> Iterator[str]:
     for key in map(str, cfg):
         if key != "hydra":
             yield from _secrets(cfg, key, key, cfg)
+    # Variables that Hydra sets: the rest of its section holds none.
+    if (job := OmegaConf.select(cfg, "hydra.job")) is not None and "env_set" in job:
+        yield from _secrets(job, "env_set", "hydra.job.env_set", cfg)
 
 
 def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]:

@@ -132,6 +132,8 @@ def _fits(value: Any, kind: Any, about: Mapping[str, Any]) -> bool:
     # Not isinstance: True is an int.
     if type(value) not in kinds and not (_is_path(kind) and isinstance(value, Path)):
         return False
+    if value is None:
+        return True
     if about["choices"] and not any(type(value) is type(it) and value == it for it in about["choices"]):
         return False
     return about["rule"] is None or bool(about["rule"].holds(value))

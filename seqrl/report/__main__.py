@@ -17,7 +17,7 @@ from seqrl.errors import ConfigError
 from seqrl.files import fault, insist_on_own, make_folder, write_together
 from seqrl.machine import sleep
 from seqrl.metrics.display import QuietConsole
-from seqrl.text import encoded, free, printable, say
+from seqrl.text import encoded, free, one_line, printable, say
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
 
@@ -41,7 +41,7 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     from seqrl.report import findings, runs, tables
 
     left_out: list[str] = []
-    records = runs.find(folders, lambda line: left_out.append(printable(line)))
+    records = runs.find(folders, lambda line: left_out.append(one_line(line)))
     tasks = {task: runs.Study(of_task) for task, of_task in runs.by_task(records).items()}
     left_out += [study.warning for study in tasks.values() if study.ignored]
     for line in left_out:
