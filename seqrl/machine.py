@@ -55,6 +55,15 @@ def processes_started() -> int:
     return int(ranks_started().get("WORLD_SIZE", 1))
 
 
+def processor() -> dict[str, str]:
+    """What Linux says of the first processor, such as its `vendor_id`; {} elsewhere."""
+    with suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+        fields = (line.partition(":") for line in first.splitlines())
+        return {name.strip(): value.strip() for name, _, value in fields}
+    return {}
+
+
 def this_machine() -> str:
     """What tells this machine from others, as far as it sees processes: two may have one name."""
     with suppress(OSError):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
 from seqrl.machine import all_memory
+from seqrl.networks.product import product
 
 # A deviation smaller than this share of the mean is a rounding error.
 ROUNDING = 1e-6
@@ -48,9 +49,16 @@ class Tanh(nn.Module):
         return tanh_(x)
 
 
-def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+class Linear(nn.Linear):
+    """Linear layer that learns by way of `product`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
+
+
+def linear(inputs: int, outputs: int, gain: float) -> Linear:
     """Linear layer with orthogonal weights of the given gain and zero bias."""
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer

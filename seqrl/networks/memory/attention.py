@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from seqrl.networks.layers import Linear
 from seqrl.networks.memory.base import Block
 from seqrl.types import State
 
@@ -34,11 +35,11 @@ class Attention(Block):
         if input_size % heads:
             raise ValueError(f"{heads} heads do not divide the width {input_size}")
         self.output_size, self.window, self.heads = input_size, window, heads
-        self.query = nn.Linear(input_size, input_size, bias=False)
+        self.query = Linear(input_size, input_size, bias=False)
         # A bias on the keys would cancel in the softmax.
-        self.key = nn.Linear(input_size, input_size, bias=False)
-        self.value = nn.Linear(input_size, input_size, bias=False)
-        self.output = nn.Linear(input_size, input_size)
+        self.key = Linear(input_size, input_size, bias=False)
+        self.value = Linear(input_size, input_size, bias=False)
+        self.output = Linear(input_size, input_size)
         self.distance_bias = nn.Parameter(torch.zeros(heads, window + 1))
         for projection in (self.query, self.key, self.value, self.output):
             nn.init.orthogonal_(projection.weight)

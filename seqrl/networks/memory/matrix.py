@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from seqrl.networks.layers import linear
 from seqrl.networks.memory.base import Block
+from seqrl.networks.product import product
 from seqrl.types import State
 
 # Steps of a chunk.
@@ -100,7 +101,7 @@ class Matrix(Block):
 
     def _products(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries, keys and values [..., heads, D], and what opens the output [..., H]."""
-        sums = nn.functional.linear(x, self.weight).to(self.weight.dtype)
+        sums = product(x, self.weight).to(self.weight.dtype)
         *projected, gate = sums.chunk(4, -1)
         query, key, value = (it.unflatten(-1, (self.heads, -1)) for it in projected)
         return query, key / math.sqrt(key.shape[-1]), value, torch.sigmoid(gate + self.gate_bias)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from seqrl.networks.layers import linear
 from seqrl.networks.memory.base import Block, Unreal, chrono, spread
+from seqrl.networks.product import product
 from seqrl.types import State
 
 # Numbers in a piece of a tensor: a dozen pieces fit in a cache of a megabyte or two.
@@ -61,7 +62,7 @@ class MinGRU(Block):
 
     def _products(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of the gates and what is written, and what the highway passes: sums over time keep their precision."""
-        sums = nn.functional.linear(x, self.weight, self.bias)
+        sums = product(x, self.weight, self.bias)
         return sums.to(self.bias.dtype), self.highway(x).to(self.bias.dtype)
 
 
