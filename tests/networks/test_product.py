@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from seqrl.networks import Attention, GTrXL, Matrix, MinGRU, product
+from seqrl.networks import GRU, Attention, GTrXL, Matrix, MinGRU, product
 from seqrl.networks.layers import Linear
 
 INPUTS, OUTPUTS = 24, 40
@@ -24,8 +24,11 @@ def calls(monkeypatch):
         return multiply(x, *rest)
 
     monkeypatch.setattr(product, "onednn", noted)
+    monkeypatch.setattr("seqrl.networks.memory.gru.onednn", noted)
     monkeypatch.setattr(product, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(product, "ENOUGH_FOR_A_LAYER", 1)
+    # The loop asks for fewer.
+    monkeypatch.setattr(product.pays, "__defaults__", (1,))
     return done
 
 
@@ -187,13 +190,14 @@ def test_numbers_of_rows_recur():
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: (GRU(8, 8), 8),
         lambda: (MinGRU(8, 8), 8),
         lambda: (MinGRU(4, 8), 4),
         lambda: (Matrix(8, 8, heads=2), 8),
         lambda: (GTrXL(8, 8, window=4, heads=2), 8),
         lambda: (Attention(8, window=4, heads=2), 8),
     ],
-    ids=["mingru", "mingru, another width", "matrix", "gtrxl", "attention"],
+    ids=["gru", "mingru", "mingru, another width", "matrix", "gtrxl", "attention"],
 )
 def test_memory_learns_the_same_with_either(calls, make):
     torch.manual_seed(0)
@@ -219,3 +223,11 @@ def test_memory_learns_the_same_with_either(calls, make):
     for mine, true in zip(fast, learned(torch.float64), strict=True):
         torch.testing.assert_close(mine.double(), true, rtol=1e-4, atol=1e-4)
     assert len(calls) == count
+
+
+def test_loop_of_the_gru_multiplies_with_either(calls):
+    block, mask = GRU(8, 8), torch.ones(23, 5, dtype=torch.bool)
+    block.unroll(numbers(23, 5, 8), block.initial_state(5), mask).sum().backward()
+    # Once for each step and back, and three for what is no loop; of the gradient of x, nobody asked.
+    assert calls.count(5) == 2 * 23
+    assert len(calls) == 2 * 23 + 3

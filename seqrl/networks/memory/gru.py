@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from seqrl.networks.memory.base import Block, Unreal, chrono, spread
 from seqrl.networks.memory.lstm import CLOSED
+from seqrl.networks.product import onednn, pays, product, summed
 from seqrl.types import State
 
 
@@ -64,9 +65,9 @@ class GRU(Block):
     def _loop(self, x: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         gates, candidate = self.bias.split([2 * self.output_size, self.output_size])
         # In the candidate, the reset gate multiplies the bias.
-        product = nn.functional.linear(x, self.weight_input, torch.cat([gates, torch.zeros_like(candidate)]))
-        weights = (self.weight_hidden.to(product.dtype), candidate.to(product.dtype))
-        output: Tensor = Recurrence.apply(product, hidden.to(product.dtype), *weights, Unreal(mask))  # type: ignore[no-untyped-call]
+        sums = product(x, self.weight_input, torch.cat([gates, torch.zeros_like(candidate)]))
+        weights = (self.weight_hidden.to(sums.dtype), candidate.to(sums.dtype))
+        output: Tensor = Recurrence.apply(sums, hidden.to(sums.dtype), *weights, Unreal(mask))  # type: ignore[no-untyped-call]
         return output
 
     def _kernel(self, x: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -93,11 +94,14 @@ class Recurrence(torch.autograd.Function):
         output, inner = (gates.new_empty(len(gates), rows, size) for _ in range(2))
         # Views take as long as the arithmetic, so all are made at once; and a transposed product twice as long.
         both, candidates = (part.unbind() for part in gates.split([2 * size, size], -1))
-        transposed, product = weight.t().contiguous(), gates.new_empty(rows, 3 * size)
-        of_gates, of_candidate = product.split([2 * size, size], -1)
-        h = hidden
+        transposed, of_hidden = weight.t().contiguous(), gates.new_empty(rows, 3 * size)
+        of_gates, of_candidate = of_hidden.split([2 * size, size], -1)
+        fast, h = pays(hidden, weight), hidden
         for t, (rz, n, u, after) in enumerate(zip(both, candidates, inner.unbind(), output.unbind(), strict=True)):
-            torch.mm(h, transposed, out=product)
+            if fast:
+                of_hidden.copy_(onednn(h, weight))
+            else:
+                torch.mm(h, transposed, out=of_hidden)
             r, z = rz.add_(of_gates).sigmoid_().chunk(2, -1)
             n.addcmul_(r, torch.add(of_candidate, bias, out=u)).tanh_()
             h = torch.lerp(n, h, z, out=after)
@@ -115,6 +119,7 @@ class Recurrence(torch.autograd.Function):
         steps = list(zip(*(it.unbind() for it in in_turn), strict=True))
         earlier = [hidden, *output.unbind()]
         of_h, v = torch.zeros_like(hidden), torch.empty_like(hidden)
+        fast = pays(hidden, weight)
         for t in reversed(range(len(steps))):
             of_y, u, of_candidate, of_sum, r, z, n, of_r, of_z, of_u = steps[t]
             of_h += of_y
@@ -127,8 +132,8 @@ class Recurrence(torch.autograd.Function):
             torch.mul(of_candidate, r, out=of_u)
             torch.mul(of_u, u, out=v)
             torch.addcmul(v, v, r, value=-1, out=of_r)
-            of_h = kept.addmm_(of_sum, weight)
-        of_weight = sums[1:].flatten(0, 1).t() @ output[:-1].flatten(0, 1)
+            of_h = kept.add_(onednn(of_sum, weight.t())) if fast else kept.addmm_(of_sum, weight)
+        of_weight = summed(sums[1:].flatten(0, 1), output[:-1].flatten(0, 1))
         of_weight.addmm_(sums[0].t(), hidden)
         of_bias = sums[..., 2 * hidden.shape[-1] :].sum((0, 1))
         sums[..., 2 * hidden.shape[-1] :] = of_n
