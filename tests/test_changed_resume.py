@@ -5,7 +5,10 @@ import shutil
 import signal
 
 import pytest
+import torch
 
+from seqrl.run.checkpoint import Checkpoints
+from seqrl.run.manifest import facts_of
 from tests.programs import run_program
 
 SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "parallel=3", "rollout_length=8", "algorithm.anneal=[]"]
@@ -62,6 +65,22 @@ def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_cha
     assert "could not continue" not in went_on
     train(tmp_path, *SMALL, "env=tmaze", f"total_steps={4 * STEPS}", "hydra.run.dir=whole")
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_a_run_that_began_on_another_kind_of_device_goes_on_and_draws_other_actions(tmp_path):
+    """The state of a generator on a GPU: its seed, and how far it is."""
+    train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
+    checkpoints = Checkpoints(tmp_path / "run", run=facts_of(tmp_path / "run")["id"])
+    state = checkpoints.newest()[0]
+    state["runner"]["generator"] = torch.zeros(16, dtype=torch.uint8)
+    checkpoints.save(state | {"iterations": 3}, 3)
+    for name in ("other", "again"):
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+        went_on = train(tmp_path, f"resume={name}", f"total_steps={4 * STEPS}")
+        assert "changed: the kind of device that draws the actions; from here on they are others\n" in went_on
+        assert "could not continue" not in went_on
+        assert "changed: the kind" not in train(tmp_path, f"resume={name}", f"total_steps={6 * STEPS}")
+    assert rows(tmp_path / "other") == rows(tmp_path / "again")
 
 
 UNSAVED = """

@@ -107,14 +107,30 @@ def open_run(
     # An environment that cannot go on must not play its first episodes again.
     anew_after = state.get("anew_after", 0) if state["runner"]["environment"] else iterations
     run = build(cfg, device, ranks=ranks, anew_after=anew_after, saved=saved)
+    with of_checkpoint():
+        draws_anew = _draw_here(state["runner"], run.runner.generator, cfg.seed, iterations)
     lost = run.load_state_dict(state)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
     for change in changed:
         say(f"changed: {change}")
+    if draws_anew:
+        say("changed: the kind of device that draws the actions; from here on they are others")
     if line := nothing_left(cfg, changed, run.budget):
         say(line)
     return run
+
+
+def _draw_here(state: dict[str, Any], generator: torch.Generator | None, seed: int, iterations: int) -> bool:
+    """Give a runner's state a generator of actions that is of this kind of device; return whether it was another's.
+
+    Each kind draws in its own way, and cannot go on where another one was.
+    """
+    if generator is None or state["generator"].shape == generator.get_state().shape:
+        return False
+    generator.manual_seed(seeds.stream(seed, "policy", iterations))
+    state["generator"] = generator.get_state()
+    return True
 
 
 def make_device(cfg: DictConfig) -> Device:
