@@ -644,6 +644,23 @@ def test_an_environment_that_meets_a_limit_of_its_own_is_named(backend, deed, er
 
 
 @LINUX
+def test_where_no_more_processes_can_be_started_no_environment_is_blamed():
+    """Each takes two files. A number of them stays: others are opened on the way."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    said = (
+        r"^env\.backend: async cannot start 40 processes \(Too many open files\)\. Use .* or raise .*\(ulimit -n\)\.$"
+    )
+    gc.collect()
+    set_limit("NOFILE", len(os.listdir("/proc/self/fd")) + 40)
+    try:
+        with pytest.raises(EnvError, match=said):
+            made("async", batch_size=40)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert not multiprocessing.active_children()
+
+
+@LINUX
 def test_limits_that_cannot_be_as_before_are_as_high_as_they_can_be(monkeypatch):
     now = dict.fromkeys(LIMITS_OF_PROCESS, (10, 50))
 

@@ -1,5 +1,6 @@
 """Environments with a process each, which ends with this one, however it ends."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -24,7 +25,8 @@ from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 from seqrl.envs.gym.calls import PARTS, LostError, OverdueError
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.watchdog import WATCHDOG
-from seqrl.errors import FaultyEnvError, described
+from seqrl.errors import EnvError, FaultyEnvError, described
+from seqrl.files import fault as reason
 from seqrl.machine import end_with_parent, forget_handlers, hear, keep, let_go, monotonic
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,11 @@ VECTOR_OPTIONS: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode
 SAY_SECONDS = 10.0
 # Limit for an environment to close where no other is set.
 CLOSE_SECONDS = 5.0
+# What helps where a limit of the system is met, by the number of its error.
+LIMITED = {
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EAGAIN: "raise the limit on processes (ulimit -u)",
+}
 
 
 class ProcessEach(AsyncVectorEnv):
@@ -45,7 +52,7 @@ class ProcessEach(AsyncVectorEnv):
     streams           tells the global random numbers of these processes from those of others
 
     All are in one process group, with whatever programs they start, and all of it ends with this process, however it
-    ends. Raises LostError if a process dies or does not answer in time.
+    ends. Raises LostError if a process dies or does not answer in time, EnvError if the system starts no more of them.
     """
 
     def __init__(
@@ -57,23 +64,24 @@ class ProcessEach(AsyncVectorEnv):
     ) -> None:
         self.timeout_seconds = timeout_seconds
         self.parent_pipes, self.processes = [], []
-        self._group = ProcessGroup()
-        # At the exit of this process too, which would otherwise wait for the others.
-        self._end_group = Finalize(self, self._group.end, exitpriority=1)
-        try:
-            model = _modelled(singles[0], self._group, timeout_seconds)
-            check(model)
-            super().__init__(
-                [partial(_model_here, os.getpid(), model, single) for single in singles],
-                # An environment may have set another way for this process.
-                context="fork",
-                daemon=False,
-                worker=partial(_work, self._group.number, streams),
-                **VECTOR_OPTIONS,
-            )
-        except BaseException:
-            self._kill()
-            raise
+        with _started(len(singles)):
+            self._group = ProcessGroup()
+            # At the exit of this process too, which would otherwise wait for the others.
+            self._end_group = Finalize(self, self._group.end, exitpriority=1)
+            try:
+                model = _modelled(singles[0], self._group, timeout_seconds)
+                check(model)
+                super().__init__(
+                    [partial(_model_here, os.getpid(), model, single) for single in singles],
+                    # An environment may have set another way for this process.
+                    context="fork",
+                    daemon=False,
+                    worker=partial(_work, self._group.number, streams),
+                    **VECTOR_OPTIONS,
+                )
+            except BaseException:
+                self._kill()
+                raise
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         with self._lost_process_named():
@@ -165,6 +173,19 @@ class ProcessEach(AsyncVectorEnv):
             # It would not answer a request to close, either.
             self.processes[silent].kill()
             raise _silent(silent, self.timeout_seconds) from error
+
+
+@contextmanager
+def _started(number: int) -> Iterator[None]:
+    """Say what the system lacks that cannot start so many processes: what an environment raises is no OSError here."""
+    try:
+        yield
+    except OSError as error:
+        more = f", or {LIMITED[error.errno]}" if error.errno in LIMITED else ""
+        raise EnvError(
+            f"env.backend: async cannot start {number} processes ({reason(error)}). Use a smaller parallel or "
+            f"env.backend=sync{more}."
+        ) from error
 
 
 def _silent(index: int, seconds: float) -> LostError:
