@@ -13,10 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from seqrl.config.command_line import is_true
+from seqrl.config.command_line import is_true, names_modules
 from seqrl.config.paths import CONF
-from seqrl.config.program import FAILURES, fail, on_words, started, to_the_end
+from seqrl.config.program import FAILURES, fail, forgiving_output, on_words, started, to_the_end
 from seqrl.config.settle import settle
+from seqrl.config.trust import restrict_imports
 from seqrl.ranks.start import Place, follow_apart, follow_runs, over_for_all
 from seqrl.run.refusal import remove_if_empty
 from seqrl.run.rehearsal import rehearse
@@ -29,6 +30,9 @@ from seqrl.text import show_path
 def job(cfg: DictConfig) -> float:
     """One run, alone or as a point of a sweep."""
     context = HydraConfig.get()
+    # A launcher calls this in processes of its own, which have nothing of what the command's has.
+    forgiving_output()
+    restrict_imports(trusted=names_modules([str(override) for override in context.overrides.task]))
     folder = Path(context.runtime.output_dir)
     show_path(folder)
     if context.mode is RunMode.MULTIRUN:

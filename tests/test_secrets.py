@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import pickle
 import shlex
 import time
@@ -24,7 +25,7 @@ from seqrl.errors import ConfigError, EnvError, described
 from seqrl.run.manifest import Manifest
 from seqrl.text import declassify, environment_read, masked, masked_data, printable, show_path
 from tests.programs import run_program
-from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, sweep
+from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, SIDE_BY_SIDE, sweep
 from tests.test_train import TINY, train
 
 
@@ -148,6 +149,59 @@ gymnasium.logger.warn("no %s", "hush-hush")
     assert "UserWarning: is ${oc.env:MY_KEY} old?" in said
     assert "no ${oc.env:MY_KEY}" in said
     assert "hush" not in said
+
+
+TELLS = """
+import threading
+import warnings
+import gymnasium as gym
+import numpy as np
+
+class Tells(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (1,)), gym.spaces.Discrete(2)
+
+    def __init__(self, key):
+        warnings.warn(f"deprecated key {key}")
+        thread = threading.Thread(target=lambda: {}[key])
+        thread.start()
+        thread.join()
+        self.key = key
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.clock += 1
+        return np.zeros(1, np.float32), 1.0, self.clock == 5, False, {}
+
+    def __del__(self):
+        raise RuntimeError(f"still logged in with {self.key}")
+
+gym.register("Tells-v0", entry_point=Tells)
+"""
+TELLING = [*MOODY_ARGUMENTS[:-4], "env.id=tells:Tells-v0", "trust=[tells]", "episodes=1", "env.backend=sync"]
+PROCESSES = {
+    "one": ["seqrl.train", *TELLING],
+    "a sweep's": ["seqrl.train", "-m", "seed=0,1", *SIDE_BY_SIDE, *TELLING, "sweep=s"],
+    "ranks": ["seqrl.train", "processes=2", *TELLING],
+    "verify's": ["seqrl.verify", "env.id=tells:Tells-v0", "trust=[tells]"],
+}
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("whose", PROCESSES)
+def test_no_process_that_seqrl_starts_shows_a_secret_or_a_traceback(tmp_path, whose):
+    (tmp_path / "tells.py").write_text(TELLS)
+    words = ["-m", *PROCESSES[whose], "+env.kwargs.key='${oc.env:MY_KEY}'"]
+    done = run_program(tmp_path, *words, env={**os.environ, "MY_KEY": "hush-hush-hush"})
+    said = done.stdout + done.stderr
+    assert "deprecated key ${oc.env:MY_KEY}" in said
+    assert "hush" not in said
+    assert "Traceback" not in said
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"hush" in path.read_bytes() for path in files)
 
 
 def test_a_message_is_masked_before_it_is_cut_and_before_its_spaces_go(monkeypatch):

@@ -107,10 +107,13 @@ def hold_standard_descriptors() -> None:
 
 
 def forgiving_output() -> None:
-    """Print `?` for a character that the terminal's encoding has not, and no traceback, whoever logs one."""
+    """Print `?` for a character that the terminal's encoding has not, no traceback, whoever logs one, and no secret."""
     hold_standard_descriptors()
     warnings.formatwarning = masked_warning
     threading.excepthook = thread_failed
+    sys.unraisablehook = collection_failed
+    # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
+    logging.raiseExceptions = False
     if logging.lastResort:
         logging.lastResort.setFormatter(OneLine())
     for stream in (sys.stdout, sys.stderr):
@@ -135,8 +138,6 @@ def started(job: Callable[[], Any], leave_nothing: bool = False) -> None:
     forgiving_output()
     trust_what_the_shell_does()
     restrict_imports(trusted=names_modules(sys.argv[1:]))
-    # A reader that has gone, as in `--info defaults-tree | head`, is no reason for tracebacks.
-    logging.raiseExceptions = False
     # Hydra then hands its errors over as they are.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -213,7 +214,6 @@ def to_the_end(main: Callable[[], None]) -> None:
     """
     global _done
     exit_code = 1
-    sys.unraisablehook = collection_failed
     vars(os)["_exit"] = _exit_as_done
     try:
         if sys.argv[1:2] == ["--version"]:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from seqrl.config.program import forgiving_output
 from seqrl.envs import BatchedEnv
 from seqrl.envs.gym.processes import ProcessGroup
 from seqrl.errors import described
 from seqrl.machine import perf_counter
+from seqrl.text import Hidden, hidden, hide
 from seqrl.verify.findings import UncheckedError
 from seqrl.verify.play import BATCH, Budget, MakeEnv, Play
 
@@ -102,7 +104,7 @@ def elsewhere(make_env: MakeEnv, answers: int) -> tuple[list[bytes], str]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     group = ProcessGroup()
-    process = context.Process(target=_tell, args=(theirs, make_env, answers, group.number))
+    process = context.Process(target=_tell, args=(theirs, make_env, answers, group.number, hidden()))
     try:
         process.start()
         theirs.close()
@@ -126,7 +128,9 @@ def elsewhere(make_env: MakeEnv, answers: int) -> tuple[list[bytes], str]:
     return answered, fault
 
 
-def _tell(pipe: Connection, make_env: MakeEnv, answers: int, group: int) -> None:
+def _tell(pipe: Connection, make_env: MakeEnv, answers: int, group: int, masks: Hidden) -> None:
+    forgiving_output()
+    hide(masks)
     with suppress(OSError):
         os.setpgid(0, group)
     torch.set_num_threads(1)
