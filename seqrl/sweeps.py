@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import secrets
 import shlex
 import signal
 import sys
@@ -24,7 +25,7 @@ from typing import Any, NoReturn, Self
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.begun import can_go_on
@@ -33,7 +34,7 @@ from seqrl.config.program import FAILURES, fail, report
 from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError
-from seqrl.files import Lines, fault, links
+from seqrl.files import Lines, fault, insist_on_own, links, refuse_link
 from seqrl.machine import cores, hear, keep, let_go, monotonic, ranks_started, wall_time
 from seqrl.run.manifest import ending, facts_of, is_held, standing, words_of
 from seqrl.run.refusal import note_folder
@@ -415,6 +416,10 @@ class Sweep(Callback):
             Pool.install()
         if "submitit" in config.hydra.launcher._target_:
             listen_to_queue()
+            # submitit unpickles the results that it finds there, and who gave the folder may have left some.
+            with read_write(config.hydra.launcher):
+                place = Path(config.hydra.launcher.submitit_folder)
+                config.hydra.launcher.submitit_folder = str(place.parent / secrets.token_hex(4) / place.name)
         workers = SweepWorkers.create()
         atexit.register(workers.remove)
 
@@ -457,13 +462,18 @@ class Sweep(Callback):
 
 
 def insist_on_own_files(folder: Path) -> None:
-    """Raise ConfigError if a folder, which may be anybody's, holds links: Hydra writes wherever they lead."""
-    found = links(folder)
-    if not found and (kept := folder / "multirun.yaml").exists() and not kept.is_file():
-        found = [kept]
-    for path in found:
-        what = "is a link, and could lead anywhere" if path.is_symlink() else "is not a regular file"
-        raise ConfigError([f"sweep: {path} {what}. Remove it, or choose another folder with sweep=…"])
+    """Raise ConfigError if a folder, which may be anybody's, holds links, or something else that Hydra would replace.
+
+    Hydra writes wherever a link leads.
+    """
+    try:
+        for link in links(folder):
+            refuse_link(link)
+        insist_on_own(folder, ["multirun.yaml"], "hydra:")
+    except OSError as error:
+        raise ConfigError(
+            [f"sweep: {error.filename} {fault(error)}. Remove it, or choose another folder with sweep=…"]
+        ) from error
 
 
 def _in_order(name: str) -> tuple[int, str]:

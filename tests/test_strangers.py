@@ -215,6 +215,16 @@ def test_a_sweep_goes_into_no_folder_where_hydra_would_follow_a_link_or_wait_for
         insist_on_own_files(tmp_path / "s")
 
 
+def test_a_sweep_replaces_no_multirun_yaml_that_hydra_did_not_write(tmp_path):
+    kept = tmp_path / "multirun.yaml"
+    insist_on_own_files(tmp_path)
+    kept.write_text("hydra:\n  run: {}\n")
+    insist_on_own_files(tmp_path)
+    kept.write_text("precious")
+    with pytest.raises(ConfigError, match=rf"^sweep: {kept} was not written by seqrl\. Remove it, or choose another"):
+        insist_on_own_files(tmp_path)
+
+
 def test_a_trial_of_a_search_goes_into_no_linked_folder(tmp_path, victim):
     pytest.importorskip("optuna")
     from seqrl.tune.search import Plan, Search

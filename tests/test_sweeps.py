@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -344,7 +345,12 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(tmp_path, laun
 def test_points_run_in_processes_of_a_queue(tmp_path):
     (tmp_path / "moody.py").write_text(MOODY)
     (tmp_path / "b.broken").touch()
-    done = sweep(tmp_path, *MOODY_ARGUMENTS, "+env.kwargs.name=a,b", "hydra/launcher=submitit_local")
-    assert done.returncode == 5, done.stderr
+    for command in range(2):
+        done = sweep(tmp_path, *MOODY_ARGUMENTS, "+env.kwargs.name=a,b", "hydra/launcher=submitit_local")
+        assert done.returncode == 5, done.stderr
+        # Nobody can have left results there, which would be unpickled.
+        names = [it.name for it in (tmp_path / "s" / ".submitit").iterdir()]
+        assert len(names) == command + 1
+        assert all(re.fullmatch("[0-9a-f]{8}", it) for it in names)
     assert [facts["status"] for facts in manifests(tmp_path).values()] == ["finished", "failed"]
     assert "sweep: 1 finished, 1 failed, in s" in done.stdout
