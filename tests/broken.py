@@ -72,6 +72,36 @@ class FirstForFinal(Walk):
         return np.full(3, 0.5 if self.clock in (0, self.length) else 0.1, np.float32)
 
 
+class StaleFinal(Walk):
+    """Ends with what the step before had shown."""
+
+    def seen(self):
+        return np.array([min(self.clock, self.length - 1) / 20, self.length / 20, 0], np.float32)
+
+
+class BlankFinal(Walk):
+    """Shows zeros where a time limit ends it."""
+
+    def seen(self):
+        told = [self.clock / 20, self.length / 20, self.random().random() / 2]
+        return np.array(told if self.clock < self.length else [0, 0, 0], np.float32)
+
+
+class KnowsTwoSeeds(Walk):
+    """Is seeded with one of two numbers, whatever the seed."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed and seed % 2, options=options)
+
+
+class OrdersASet(Walk):
+    """Its reward is the order of a set."""
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, float([*{"a", "b", "c", "d"}].index("a")), *rest
+
+
 class Blind(Walk):
     """Shows the same always: sound."""
 
@@ -686,7 +716,7 @@ SINGLE = (
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
     LeaksAfterLong, EndlessCurriculum,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
-    DimBits, Bits,
+    DimBits, Bits, StaleFinal, BlankFinal, KnowsTwoSeeds, OrdersASet,
     Exits, Raises, Lasts, Normalizes, Simulates, SavesAll,
     FailsWithCompany, FailsElsewhere,
     SavesItsLeak, SavesNoRandom, SavesNothing, SavesAtFirst, LoadsItsOwn, Rounds, SharesItsArray, ChangesItsSpace,

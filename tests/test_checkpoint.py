@@ -572,6 +572,20 @@ def test_the_best_checkpoint_is_kept_though_it_cannot_be_read_for_now(tmp_path, 
     assert again.best == (2, 50.0)
 
 
+def test_a_sparse_file_in_the_place_of_a_checkpoint_takes_no_memory(tmp_path):
+    saved(tmp_path, 1)
+    path = tmp_path / "checkpoints" / "00000002.pt"
+    path.write_bytes(b"seqrl checkpoint 1 abc\n{}\n")
+    os.truncate(path, 10**8)
+    tracemalloc.start()
+    try:
+        state, damaged = Checkpoints(tmp_path).newest()
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    assert (state["iterations"], damaged) == (1, ["00000002.pt is damaged"])
+
+
 def test_a_checkpoint_is_looked_through_in_little_memory(tmp_path):
     Checkpoints(tmp_path).save({"weight": torch.zeros(10_000_000)}, 1, 1.0)
     again = Checkpoints(tmp_path)

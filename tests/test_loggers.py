@@ -3,9 +3,11 @@
 import csv
 import json
 import math
+import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -633,3 +635,18 @@ def test_mlflow_keeps_a_run_and_resumes_it(tmp_path, monkeypatch):
     assert run.data.tags["sweep"] == "how_far_back"
     history = client.get_metric_history(run.info.run_id, "time/elapsed_seconds")
     assert [metric.value for metric in history if metric.step != 3] == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("kind", [Jsonl, Csv])
+def test_a_sparse_file_of_rows_takes_no_memory(tmp_path, kind):
+    path = tmp_path / ("metrics.jsonl" if kind is Jsonl else "metrics.csv")
+    row = '{"env_steps": 1}' if kind is Jsonl else "env_steps\n1"
+    path.write_text(f"{row}\n")
+    os.truncate(path, 10**8)
+    tracemalloc.start()
+    try:
+        kind(tmp_path, env_steps=1).close()
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    assert path.read_text().splitlines() == row.splitlines()

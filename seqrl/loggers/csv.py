@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from seqrl.files import Lines, read_text, write
+from seqrl.files import Lines, lines, write
 from seqrl.loggers.base import About, Logger, Row, left_out
 
 log = logging.getLogger(__name__)
@@ -79,12 +79,11 @@ class Csv(Logger):
         """Rows in the file, except a last line cut off when a run was killed; and what is to be said of other lines."""
         if not self._path.exists():
             return [], []
-        text = io.StringIO(read_text(self._path, MOST_BYTES), newline="\n")
-        lines = (line for line in text if line.endswith("\n"))
-        columns = next(csv.reader(lines), [])
+        whole = (line for line in lines(self._path, MOST_BYTES) if line.endswith("\n"))
+        columns = next(csv.reader(whole), [])
         rows, odd, number = [], [], 1
         # Each by itself: a quote that is damage would take all that follow for its own.
-        for number, line in enumerate(lines, 2):
+        for number, line in enumerate(whole, 2):
             values: list[str] = []
             with suppress(csv.Error):
                 values = next(csv.reader([line]), [])

@@ -5,7 +5,7 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from seqrl.files import Lines, json_of, read_text, write
+from seqrl.files import Lines, json_of, lines, write
 from seqrl.loggers.base import About, Logger, Row, left_out
 
 # Far more than any run writes.
@@ -20,14 +20,15 @@ class Jsonl(Logger):
         kept: list[str] = []
         self._said: list[str] = []
         if path.exists() or path.is_symlink():
-            *lines, last = read_text(path, MOST_BYTES).split("\n")
-            if _steps(last) >= 0:
-                # Whole, though nothing ends it; otherwise it was cut off when the run was killed.
-                lines.append(last)
-            steps = [_steps(line) for line in lines]
-            kept = [line for line, at in zip(lines, steps, strict=True) if 0 <= at <= env_steps]
-            odd = [number for number, at in enumerate(steps, 1) if at < 0]
-            self._said = left_out(path.name, odd, len(lines))
+            odd, number = list[int](), 0
+            for number, line in enumerate(lines(path, MOST_BYTES), 1):
+                at = _steps(line)
+                if 0 <= at <= env_steps:
+                    kept.append(line.rstrip("\n"))
+                # One that nothing ends was cut off when the run was killed.
+                elif at < 0 and line.endswith("\n"):
+                    odd.append(number)
+            self._said = left_out(path.name, odd, number)
             write(path, "".join(f"{line}\n" for line in kept).encode())
         # Evaluated once more, a run that is finished already gives the row that is there.
         self._end = kept[-1] if kept else ""

@@ -22,7 +22,7 @@ import shutil
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -222,11 +222,11 @@ class Checkpoints:
     def _checked(self, iteration: int, *, keep: bool) -> tuple[bytes, dict[str, Any]]:
         """The state as it was written, and the facts; raises OSError or ValueError if it cannot be used.
 
-        keep   the state; otherwise it is only looked through, in little memory, and b"" is returned
+        keep   the state, once it is known to be what was written; otherwise b"" is returned
         """
         refuse_link(self.folder)
         path = self._path(iteration)
-        with io.BytesIO(_read_if_it_fits(path)) if keep else regular(path) as file:
+        with regular(path, all_memory()) as file:
             first = file.readline(HEADER_BYTES)
             if not first.startswith(MAGIC):
                 facts, start = _facts_of_pair(path), 0
@@ -247,7 +247,7 @@ class Checkpoints:
                 facts = _facts_of_line(file.readline(HEADER_BYTES))
                 if self.run is not None and facts.get("run") != self.run:
                     raise ValueError("belongs to another run")
-            return file.read() if keep else b"", facts
+            return _read_if_it_fits(file, path) if keep else b"", facts
 
     def _clean(self) -> None:
         """Remove checkpoints that are not worth keeping, and what interrupted writes left behind.
@@ -344,16 +344,13 @@ class Checkpoints:
         return self.folder / f"{iteration:0{DIGITS}d}.pt"
 
 
-def _read_if_it_fits(path: Path) -> bytes:
-    """The bytes of a checkpoint. Raises OSError for what is none: what is larger than the memory of this machine.
-
-    Where only too little of it is free now, that says nothing of the checkpoint, and the error is ENOMEM.
-    """
-    size, free = path.lstat().st_size, free_memory()
-    if free is not None and free < size <= all_memory():
+def _read_if_it_fits(file: IO[bytes], path: Path) -> bytes:
+    """The rest of a file. Raises OSError where too little memory is free now, which says nothing of the file."""
+    size, free = os.fstat(file.fileno()).st_size, free_memory()
+    if free is not None and free < size:
         lack = f"needs {size / 1e6:,.0f} MB of memory, and {free / 1e6:,.0f} are free"
         raise OSError(errno.ENOMEM, lack, str(path))
-    return read(path, most=all_memory())
+    return file.read()
 
 
 def _try_to_read(path: Path) -> None:

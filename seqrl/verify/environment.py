@@ -23,8 +23,10 @@ from seqrl.verify.replay import opened
 from seqrl.verify.stage import LIMIT_IT, Stage
 from seqrl.verify.vector import apart, ghosts, limited, varied
 
-# Bytes that use no more than this share of their range are hardly seen.
+# Bytes that use no more than this share of their range are hardly seen, and what so few do is no habit.
 SMALL = 0.1
+# Ends by a time limit from which on they show a habit, and seeds to compare.
+FEW_CUTS, FEW_SEEDS = 5, 8
 
 
 def env_checks(make_env: MakeEnv, budget: Budget | None = None, whole_episodes: bool = True) -> Iterator[Finding]:
@@ -208,14 +210,39 @@ def ends(stage: Stage) -> Measured | None:
     "from it. If the two look alike by design, ignore this.",
 )
 def final(stage: Stage) -> Measured | None:
-    """An episode ends with an observation that the next one does not begin with."""
+    """An episode ends with an observation of its own: not the next one's first, nor the one before, nor a blank."""
     play = stage.longest
     if not play.own + play.alike:
         raise UncheckedError(f"no episode ended within {play.steps:,} random steps", LIMIT_IT)
     figure = f"{play.alike:,} of {play.own + play.alike:,} equal the next episode's first one"
     if not play.own and play.common:
         return Measured(Status.WARN, f"{figure}, and so do others: nothing can be concluded")
+    cuts, others = play.truncated, play.steps - play.ends
+    if cuts >= FEW_CUTS and play.stale == cuts and play.still <= SMALL * others:
+        of_others = f"and {play.still:,} of {others:,} other steps do"
+        return holds(False, f"all {cuts:,} that a time limit ends show what the step before showed, {of_others}")
+    if cuts >= FEW_CUTS and len(play.cut_finals) == 1 and len(play.shown) > cuts:
+        figure = f"all {cuts:,} that a time limit ends show one and the same, other steps {len(play.shown):,} others"
+        return Measured(Status.WARN, figure)
     return holds(play.own > 0, figure)
+
+
+@check(
+    "every seed has its own random stream",
+    "Give reset's seed to super().reset(seed=seed) as it is, or runs and evaluations play the same few episodes.",
+)
+def seeds(stage: Stage) -> Measured | None:
+    """Environments with different seeds draw from different states of self.np_random."""
+    states = []
+    for number in range(FEW_SEEDS // BATCH):
+        with stage.new(f"verify seed {number}") as env:
+            opened(env)
+            streams = [vars(it.unwrapped).get("_np_random") for it in getattr(beneath(env), "envs", [])]
+            states += [str(stream.bit_generator.state) for stream in streams if stream is not None]
+    if not states:
+        return None
+    alike = len(states) - len(set(states))
+    return Measured(Status.WARN if alike else Status.PASS, f"{alike} of {len(states)} seeds draw what another one does")
 
 
 CHECKS: list[Check] = [
@@ -238,4 +265,5 @@ CHECKS: list[Check] = [
     ghosts,
     ends,
     final,
+    seeds,
 ]

@@ -55,6 +55,10 @@ class Play:
     own         episodes whose final observation is not the first of the next
     alike       episodes whose final observation is the first of the next
     common      of these, those whose observation before the final one is the same, too
+    still       steps within episodes that showed what the step before had shown
+    stale       the same of steps that a time limit ended
+    shown       digests of what steps within episodes showed
+    cut_finals  digests of what steps showed that a time limit ended
     ghosts      steps that were spent on a reset
     ghost_rewards   what they gave
     ghost_firsts    digests of what they showed
@@ -78,6 +82,10 @@ class Play:
     own: int = 0
     alike: int = 0
     common: int = 0
+    still: int = 0
+    stale: int = 0
+    shown: set[bytes] = field(default_factory=set)
+    cut_finals: set[bytes] = field(default_factory=set)
     ghosts: int = 0
     ghost_rewards: list[float] = field(default_factory=list)
     ghost_firsts: set[bytes] = field(default_factory=set)
@@ -129,6 +137,7 @@ class Play:
             self._see(step.observation)
             self._compare_finals(step)
             self._count(step)
+            self._compare(before, step)
             if step.ended.any() and not self.holds:
                 self._reset(step, before)
         return not self.fault
@@ -160,6 +169,15 @@ class Play:
         self.ghosts += int((~step.valid).sum())
         self.ghost_firsts |= set(map(_digest, step.observation[~step.valid]))
         self.ghost_rewards += step.reward[~step.valid & (step.reward != 0)].tolist()
+
+    def _compare(self, before: Tensor, step: Step) -> None:
+        within, cut = step.valid & ~step.ended, step.valid & step.truncated & ~step.terminated
+        if before.shape == step.observation.shape:
+            same = (before == step.observation).reshape(len(before), -1).all(1)
+            self.still += int((same & within).sum())
+            self.stale += int((same & cut).sum())
+        self.shown |= set(map(_digest, step.observation[within]))
+        self.cut_finals |= set(map(_digest, step.observation[cut]))
 
     def _reset(self, step: Step, before: Tensor) -> None:
         final, ended = step.observation.clone(), step.ended

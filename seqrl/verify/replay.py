@@ -96,17 +96,20 @@ def stopped_early(whole: Play, replayed: Play | list[bytes], fault: str) -> str:
     return f"it went on for {len(answers):,} of {len(whole.answers):,} answers{fault and f': {fault}'}"
 
 
-def elsewhere(make_env: MakeEnv, answers: int) -> tuple[list[bytes], str]:
+def elsewhere(make_env: MakeEnv, answers: int, hash_seed: int) -> tuple[list[bytes], str]:
     """What the same play in a new process answered, and what ended it early; "" if nothing did.
 
     The process ends with all programs that it starts.
+
+    hash_seed   by which it hashes texts, and so orders sets of them
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     group = ProcessGroup()
     process = context.Process(target=_tell, args=(theirs, make_env, answers, group.number, hidden()))
     try:
-        process.start()
+        with _variable("PYTHONHASHSEED", str(hash_seed)):
+            process.start()
         theirs.close()
         if not ours.poll(PATIENCE):
             raise UncheckedError(f"another process has not answered for {PATIENCE} seconds")
@@ -126,6 +129,19 @@ def elsewhere(make_env: MakeEnv, answers: int) -> tuple[list[bytes], str]:
         raise UncheckedError(f"another process could not play it: {replayed}")
     answered, fault = replayed
     return answered, fault
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Have processes that are started meanwhile find a variable of the system's environment so."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _tell(pipe: Connection, make_env: MakeEnv, answers: int, group: int, masks: Hidden) -> None:
