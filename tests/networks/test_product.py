@@ -1,11 +1,13 @@
 """oneDNN's products against exact ones, on any processor that has oneDNN; which of the two is faster, not here."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from seqrl.export.model import _one_precision
 from seqrl.networks import GRU, Attention, GTrXL, Matrix, MinGRU, product
 from seqrl.networks.layers import Linear
 
@@ -134,7 +136,8 @@ def test_threads_beside_each_other_compute_the_same_bits(calls):
         return with_gradients(product.product, numbers(1001, OUTPUTS, seed=3), x, weight)
 
     alone = once(0)
-    with ThreadPoolExecutor(2) as threads:
+    # As gradient threads are: a new thread does not inherit the setting.
+    with ThreadPoolExecutor(2, initializer=partial(torch.set_num_threads, 1)) as threads:
         for beside in threads.map(once, range(8)):
             assert all(torch.equal(one, other) for one, other in zip(alone, beside, strict=True))
     assert calls
@@ -155,7 +158,8 @@ def test_torch_multiplies_where_nothing_else_was_measured(calls, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(product, "onednn_is_faster", lambda: False)
         product.product(x, weight)
-    torch.export.export(Linear(INPUTS, OUTPUTS), (x,))
+    with _one_precision():
+        torch.export.export(Linear(INPUTS, OUTPUTS), (x,))
     assert calls == []
     product.product(x, weight)
     assert calls == [68]
