@@ -186,7 +186,7 @@ PROCESSES = {
     "one": ["seqrl.train", *TELLING],
     "a sweep's": ["seqrl.train", "-m", "seed=0,1", *SIDE_BY_SIDE, *TELLING, "sweep=s"],
     "ranks": ["seqrl.train", "processes=2", *TELLING],
-    "verify's": ["seqrl.verify", "env.id=tells:Tells-v0", "trust=[tells]"],
+    "verify's": ["seqrl.verify", "env.id=tells:Tells-v0", "trust=[tells]", "env.backend=sync", "processes=2"],
 }
 
 

@@ -13,6 +13,7 @@ from seqrl.errors import SeqrlError
 from seqrl.ranks import ALONE, Ranks
 from seqrl.ranks.start import Place, assembled, be_quiet, joined
 from seqrl.run.build import build, make_device, plays_alike
+from seqrl.text import Hidden, hidden, hide
 from seqrl.verify.findings import Check, Measured, Status, small
 
 # Updates that are compared, and steps of each environment for one of them.
@@ -42,7 +43,7 @@ def _measured(cfg: DictConfig) -> Measured:
     brief = with_values(cfg, small_one)
     alone, alike = _learned(brief, ALONE)
     with assembled(cfg.processes, False, follow) as ranks:
-        ranks.of_first(brief)
+        ranks.of_first((brief, hidden()))
         together, _ = _learned(brief, ranks)
     apart = max(float((together[name] - it).abs().max()) for name, it in alone.items() if it.numel())
     if not alike:
@@ -70,7 +71,9 @@ def follow(place: Place) -> None:
     forgiving_output()
     try:
         with joined(place) as ranks:
-            cfg: DictConfig = ranks.of_first(None)  # type: ignore[assignment]  # the first one gives it
+            given: tuple[DictConfig, Hidden] = ranks.of_first(None)  # type: ignore[assignment]  # the first one gives it
+            cfg, masks = given
+            hide(masks)
             _learned(cfg, ranks)
     except SeqrlError as error:
         sys.exit(error.exit_code)
