@@ -122,6 +122,54 @@ def test_a_sealed_checkpoint_with_an_odd_part_within_gets_one_line(finished, tmp
         seqrl.learn("resume=run", "episodes=12", quiet=True)
 
 
+@pytest.fixture(scope="module")
+def of_gymnasium(tmp_path_factory):
+    """A tiny run with episodes in progress."""
+    folder = tmp_path_factory.mktemp("gymnasium")
+    tiny = [argument for argument in TINY if not argument.startswith(("env.", "episodes"))]
+    choices = ["env.id=CartPole-v1", "env.backend=sync", "rollout_length=8", "total_steps=48", "logger=[]"]
+    done = train(folder, *tiny, *choices, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("where", "odd"),
+    [
+        (["number"], b"abc"),
+        (["number"], torch.tensor([1, 1])),
+        (["number"], torch.tensor([0, 0, 0])),
+        (["clock"], torch.tensor([-1, 0, 0])),
+        (["observation"], None),
+        (["observation"], torch.zeros(3, 5)),
+        (["history", "first"], torch.tensor([900, 0, 0])),
+        (["history", "first"], torch.tensor([0.5, 0, 0])),
+        (["history", "told"], torch.ones(20, 3)),
+        (["history", "told"], torch.ones(20, 2, dtype=torch.int64)),
+        (["digest"], [[], 1, 2]),
+        (["digest"], 3),
+        (["said"], [{}, {}, {}]),
+        (["said"], "no"),
+    ],
+    ids=str,
+)
+def test_an_odd_state_of_environments_in_a_sealed_checkpoint_is_no_fault_of_theirs(
+    of_gymnasium, tmp_path, monkeypatch, where, odd
+):
+    shutil.copytree(of_gymnasium / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "run", run=facts_of(tmp_path / "run")["id"])
+    state = checkpoints.newest()[0]
+    part = state["runner"]["environment"]
+    for name in where[:-1]:
+        part = part[name]
+    assert where[-1] in part
+    part[where[-1]] = odd
+    checkpoints.save(state, 9)
+    with pytest.raises(CheckpointError, match=SEALED):
+        seqrl.learn("resume=run", "total_steps=96", quiet=True)
+
+
 def test_a_network_that_would_fill_the_memory_is_not_built_to_go_on(finished, tmp_path, monkeypatch):
     shutil.copytree(finished / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)

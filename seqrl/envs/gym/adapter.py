@@ -164,6 +164,8 @@ class GymnasiumEnv(BatchedEnv):
             self.notes.append(said)
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        # What is wrong with it is no fault of the environments.
+        state = self._episodes.checked(state)
         with self._faults_named():
             continues = self._tensor(self._episodes.load_state_dict(state))
         if self._episodes.begins_anew:

@@ -49,6 +49,10 @@ class VectorEpisodes(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
 
+    def checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A saved state as `load_state_dict` takes it; it may be anybody's. Raises an error if it is none of these."""
+        ...
+
     def load_state_dict(self, state: dict[str, Any]) -> Array: ...
 
     def render(self) -> Any: ...
@@ -68,6 +72,23 @@ class VectorEpisodes(Protocol):
 def episode_seed(seed: int, *index: int) -> int:
     """Seed of one episode, 31 bits: many generators that environments use take no more."""
     return seeds.stream(seed, "environment", *index) >> 32
+
+
+def insist_on(name: str, found: Any, like: Array, least: int | None = None) -> None:
+    """Raise ValueError if something saved is no array like another one, with whole numbers where that has them.
+
+    least   number that may be in it
+    """
+    is_array = isinstance(found, np.ndarray) and found.shape == like.shape
+    if not is_array or (found.dtype.kind in "biu") != (like.dtype.kind in "biu") or found.dtype.kind not in "biuf":
+        raise ValueError(f"{name} of its environments is odd")
+    if least is not None and found.size and found.min() < least:
+        raise ValueError(f"{name} of its environments is below {least}")
+
+
+def _says(state: Any) -> bool:
+    """Whether it may be what an environment has saved of itself; None: it could not."""
+    return state is None or (isinstance(state, dict) and "env" in state and isinstance(state.get("elapsed", []), list))
 
 
 class SeededEpisodes:
@@ -133,13 +154,32 @@ class SeededEpisodes:
             "digest": as_tensors(digests),
         }
 
+    def checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        read = {name: as_arrays(state[name]) for name in ("number", "clock", "history", "observation")}
+        first, actions = read["history"]["first"], read["history"]["told"]
+        space, shown = self.envs.action_space, self.envs.observation_space
+        insist_on("number", read["number"], self._number, least=0)
+        insist_on("clock", read["clock"], self._clock, least=0)
+        insist_on("history", first, self._number, least=-1)
+        if first.max() > len(actions) or (first.max() >= 0 and not read["number"][first >= 0].all()):
+            raise ValueError("the history of its environments is odd")
+        if len(actions):
+            insist_on("history", actions[0], np.empty(space.shape or (), space.dtype))
+        said, digests = state["said"], state.get("digest")
+        if said is not None or first.max() >= 0:
+            insist_on("observation", read["observation"], np.empty(shown.shape or (), shown.dtype))
+        for name, told, is_right in (("said", said, _says), ("digest", digests, lambda it: isinstance(it, int))):
+            if told is not None and not (len(told) == len(first) and all(map(is_right, told))):
+                raise ValueError(f"{name} of its environments is odd")
+        return {**read, "said": said, "digest": digests}
+
     def load_state_dict(self, state: dict[str, Any]) -> Array:
-        self._number = as_arrays(state["number"])
-        self._history.load_state_dict(as_arrays(state["history"]))
+        self._number = state["number"]
+        self._history.load_state_dict(state["history"])
         playing = self._history.playing
         if not playing.any() and state["said"] is None:
             return playing
-        number, clock, saved = self._number.copy(), as_arrays(state["clock"]), as_arrays(state["observation"])
+        number, clock, saved = self._number.copy(), state["clock"], state["observation"]
         everywhere = np.ones_like(playing)
         observation = np.array(self._begin(everywhere))
         if state["said"] is not None and self._restore_themselves:
@@ -152,7 +192,7 @@ class SeededEpisodes:
             inexact = np.issubdtype(observation.dtype, np.inexact)
             same = [np.array_equal(a, b, equal_nan=inexact) for a, b in zip(observation, saved, strict=True)]
             # Version 0.1.0 saved no digests.
-            if (digests := state.get("digest")) is not None:
+            if (digests := state["digest"]) is not None:
                 same = np.equal(self._call("digest"), digests) & same
             self._history.end(~(np.array(same) & (played == clock)))
         self._clock, self._observation = clock, saved
@@ -271,6 +311,10 @@ class OwnEpisodes:
 
     def state_dict(self) -> dict[str, Any]:
         return {"resets": self._resets}
+
+    def checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        insist_on("resets", np.array(state["resets"]), np.array(0), least=0)
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> Array:
         """Restore the number of full resets, which seeds the next one: an own vector form does not expose its state."""
