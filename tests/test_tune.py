@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +16,7 @@ from seqrl.errors import ConfigError
 from seqrl.tune.__main__ import checked, planned
 from seqrl.tune.space import Dimension, override, read
 from seqrl.tune.trials import Claim, Trial
+from tests.parts import room
 from tests.programs import Program, run_program
 
 pytest.importorskip("optuna")
@@ -187,6 +189,47 @@ def test_a_run_whose_process_ends_before_it_is_finished_has_failed_whatever_the_
     trial = ended(Trial(0, [], folders, tmp_path / "0.txt"))
     assert (tmp_path / "begun").read_text() == "begun\n"
     assert trial.error[0].partition(". If")[0] == said
+
+
+def going_on(tmp_path):
+    """A trial of one run, which has a checkpoint and was stopped before."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "00000001.pt").write_bytes(b"x")
+    (run / "manifest.json").write_text(json.dumps({"status": "interrupted", "error": "stopped", "exit_code": 143}))
+    return Trial(0, [], {0: run}, tmp_path / "0.txt")
+
+
+def test_a_run_whose_process_is_killed_goes_on_up_to_twice(tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, f"echo begun >> {tmp_path}/begun; kill -9 $$")
+    trial = ended(going_on(tmp_path))
+    assert (tmp_path / "begun").read_text() == "begun\n" * 3
+    assert trial.error == ("was killed", 1)
+
+
+def test_what_a_run_said_before_its_latest_process_is_not_why_that_ended(tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, "exit 2")
+    assert ended(going_on(tmp_path)).error[0].startswith(UNFINISHED.format(2))
+    later = json.dumps({"status": "failed", "error": "loss: not finite", "exit_code": 4})
+    stand_in(tmp_path, monkeypatch, f"echo '{later}' > {tmp_path}/run/manifest.json; exit 4")
+    trial = Trial(0, [], {0: tmp_path / "run"}, tmp_path / "0.txt")
+    assert ended(trial).error == ("loss: not finite", 4)
+
+
+def test_on_a_full_disk_no_trial_has_failed(tmp_path, monkeypatch):
+    from seqrl.tune.search import Search
+
+    told, stopped = [], []
+    trial = SimpleNamespace(poll=lambda: True, results=[], folders={0: tmp_path}, error=("was killed", 1))
+    search = SimpleNamespace(plan=SimpleNamespace(study=tmp_path), running={0: (trial, None, None)}, _failed=0)
+    search._end, search.stop = (lambda *_, **__: told.append(1)), lambda: stopped.append(1)
+    search._insist_on_room = lambda: Search._insist_on_room(search)
+    with room(10), pytest.raises(OSError, match=rf"File too large: '{tmp_path}'"):
+        Search._check(search, 0)
+    assert (told, stopped) == ([], [1])
+    Search._check(search, 0)
+    assert told == [1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_is_finished_has_succeeded_whatever_the_exit_code_of_its_process(tmp_path, monkeypatch):

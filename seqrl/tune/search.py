@@ -1,6 +1,7 @@
 """A search for good hyperparameters: proposes trials, runs them, and learns from the results."""
 
 import shlex
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ PRUNERS = ["median", "halving", "none"]
 # Failed trials in a row after which the search ends: they all fail for the same reason.
 PATIENCE = 3
 POLL_SECONDS = 0.5
+# What a trial needs at least to say how it ended.
+ROOM_BYTES = 2**16
 # The best trial, and by what seqrl knows its own file.
 BEST, MARK = "best.yaml", "\ntrial: "
 
@@ -217,11 +220,24 @@ class Search:
             # Values to avoid, not an error.
             self._end(number, "PRUNED", outcome="diverged")
             return
+        self._insist_on_room()
         self._failed += 1
         self._end(number, "FAIL", outcome=f"failed: {error}")
         if self._failed == PATIENCE:
             self.stop()
             raise ConfigError([f"search: {PATIENCE} trials in a row failed, the last with: {error}"])
+
+    def _insist_on_room(self) -> None:
+        """Raise OSError, once all trials have ended, if nothing can be written to the study.
+
+        On a full disk no trial can save itself, or say what became of it. All go on when the search does.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self.plan.study) as file:
+                file.write(bytes(ROOM_BYTES))
+        except OSError as error:
+            self.stop()
+            raise OSError(error.errno, fault(error), str(self.plan.study)) from error
 
     def _lags(self, trial: Trial, proposed: "optuna.Trial") -> bool:
         """Report a trial's progress to Optuna; return whether the pruner gives up on it."""

@@ -28,6 +28,8 @@ from seqrl.run.manifest import facts_of, is_held, is_number
 GIVEN_AGAIN = ("trust=", "--config-dir=")
 # The working folder comes into the path only where its modules are trusted, or where seqrl itself is run from it.
 SAFELY = [] if PACKAGE.parent == Path.cwd() else ["-P"]
+# Processes of a run, until one that is killed again and again is given up.
+ATTEMPTS = 3
 # Points in a run at which it is compared with others.
 TICKS = 20
 
@@ -47,6 +49,9 @@ class Trial:
     output: Path
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _begun: int | None = None
+    # Of the manifest, before the latest process.
+    _before: dict[str, Any] = field(default_factory=dict)
+    _killed: int = 0
     _read: int = 0
     _tick: int = 0
 
@@ -56,12 +61,18 @@ class Trial:
             return False
         left = next((seed for seed in self.folders if not self._finished(seed)), None)
         # Its manifest tells whether a run succeeded; whatever ends the process may give any exit code, 0 too.
-        if left is None or left == self._begun:
+        if left is None or (left == self._begun and not self._goes_on(left)):
             return True
         # If the search was killed, its run may still be saving itself.
         if not (self.folders[left].exists() and is_held(self.folders[left])):
             self._begin(left)
         return False
+
+    def _goes_on(self, seed: int) -> bool:
+        """Whether a run goes on that is there, and whose process was killed, perhaps because memory ran out."""
+        killed = self._process is not None and self._process.returncode < 0 and can_go_on(self.folders[seed])
+        self._killed += killed
+        return killed and self._killed < ATTEMPTS
 
     def stop(self) -> None:
         """Ask the current run to save itself and end, and wait until it has."""
@@ -82,6 +93,8 @@ class Trial:
         for folder in self.folders.values():
             facts = facts_of(folder)
             if facts.get("status") not in (None, "finished"):
+                # What it said before its latest process is none of its reasons.
+                facts = {} if facts == self._before else facts
                 return facts.get("error", self._ending), facts.get("exit_code", 1)
         if all(map(self._finished, self.folders)):
             return "none of its episodes ended, so it has no return. Raise total_steps or evaluation.episodes", 0
@@ -133,7 +146,9 @@ class Trial:
         return facts_of(self.folders[seed]).get("status") == "finished"
 
     def _begin(self, seed: int) -> None:
+        self._killed = self._killed if seed == self._begun else 0
         folder, self._begun = self.folders[seed], seed
+        self._before = facts_of(folder)
         if can_go_on(folder):
             arguments = [
                 f"resume={folder}",
