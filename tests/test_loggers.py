@@ -28,7 +28,7 @@ from seqrl.config.settle import changes
 from seqrl.config.validate import faults
 from seqrl.errors import StoppedError
 from seqrl.loggers import About, Csv, Jsonl, Logger, Mlflow, TensorBoard, Wandb
-from seqrl.loggers.tensorboard import hyperparameters
+from seqrl.loggers.tensorboard import hyperparameters, show
 from seqrl.run.outputs import Outputs, open_loggers
 from tests.parts import room
 from tests.programs import run_program
@@ -331,6 +331,19 @@ def test_csv_keeps_its_rows_if_a_column_cannot_be_added(tmp_path, monkeypatch):
     logger.close()
     found = [(row["env_steps"], row["b"]) for row in table(tmp_path / "metrics.csv")]
     assert found == [("1", ""), ("2", "2.0"), ("3", "3.0")]
+
+
+def test_tensorboard_removes_no_file_that_only_has_the_name_of_its_own(tmp_path):
+    names = [tmp_path / f"events.out.tfevents.mine.{kind}" for kind in ("hparams", "film")]
+    for name in names:
+        name.write_text("precious")
+    for _ in range(2):
+        logger = TensorBoard(tmp_path)
+        logger.begin(ABOUT)
+        logger.close()
+        show(tmp_path, "film", b"GIF89a" + bytes(10), 1)
+    assert [name.read_text() for name in names] == ["precious"] * 2
+    assert len(list(tmp_path.glob("*.hparams"))) == len(list(tmp_path.glob("*.film"))) == 2
 
 
 def hparams_tab(logdir: Path):

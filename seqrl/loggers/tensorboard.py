@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seqrl.files import insist_on_folder, write
+from seqrl.files import insist_on_folder, is_foreign, write
 from seqrl.loggers.base import About, Logger, Row
 from seqrl.machine import wall_time
 from seqrl.text import dotted
@@ -19,6 +19,9 @@ SECTIONS = ["algorithm", "env", "network", "sequence_learning"]
 KEYS = ["parallel", "rollout_length", "seed"]
 NO_HYPERPARAMETERS = ["hydra", "logger", "resume", "trust", "validate"]
 METRICS = ["rollout/return_mean", "evaluation/return_mean", "time/steps_per_second"]
+
+# What an event file begins with.
+MARK = "brain.Event:2"
 
 Hyperparameters = dict[str, bool | float | str | None]
 
@@ -41,7 +44,7 @@ class TensorBoard(Logger):
 
     def begin(self, about: About) -> None:
         # If a run has several such files, TensorBoard believes the first it reads: the old ones must go.
-        for old in self._folder.glob("events.out.tfevents.*.hparams"):
+        for old in _written(self._folder, "hparams"):
             old.unlink(missing_ok=True)
         self._hparams = self._open_hparams()
         for summary in _began(hyperparameters(about), about):
@@ -78,6 +81,11 @@ class TensorBoard(Logger):
             insist_on_folder(self._held, self._folder)
 
 
+def _written(folder: Path, kind: str) -> list[Path]:
+    """Event files of a kind in a folder; what only has such a name is somebody else's."""
+    return [path for path in folder.glob(f"events.out.tfevents.*.{kind}") if not is_foreign(path, MARK)]
+
+
 def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
     """Put an animation into a new event file of a folder, replacing that of an earlier one.
 
@@ -94,10 +102,10 @@ def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
     # TensorBoard's own writer writes in a thread, where a full disk is nobody's error.
     data = io.BytesIO()
     records = RecordWriter(data)
-    for event in (Event(file_version="brain.Event:2"), Event(step=env_steps, summary=summary)):
+    for event in (Event(file_version=MARK), Event(step=env_steps, summary=summary)):
         event.wall_time = now
         records.write(event.SerializeToString())
-    before = [*folder.glob("events.out.tfevents.*.film")]
+    before = _written(folder, "film")
     path = folder / f"events.out.tfevents.{int(now):010d}.{platform.node()}.{secrets.token_hex(4)}.film"
     write(path, data.getvalue())
     for old in before:
