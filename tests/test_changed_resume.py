@@ -65,6 +65,12 @@ def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_cha
     assert "could not continue" not in went_on
     train(tmp_path, *SMALL, "env=tmaze", f"total_steps={4 * STEPS}", "hydra.run.dir=whole")
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    one, other = (
+        Checkpoints(folder, run=facts_of(folder)["id"]).newest()[0] for folder in (tmp_path / "run", tmp_path / "whole")
+    )
+    # Neither says where it was resumed, nor anything else that decides nothing.
+    assert one["config"] == other["config"]
+    assert not {"resume", "name", "trust", "logger"} & set(one["config"])
 
 
 def test_a_run_that_began_on_another_kind_of_device_goes_on_and_draws_other_actions(tmp_path):

@@ -161,6 +161,15 @@ def changes(before: DictConfig | dict[str, Any], now: DictConfig) -> list[str]:
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
 
 
+def that_matters(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What decides something of what is learned, of a configuration in sections."""
+    return {
+        key: that_matters(it, f"{prefix}{key}.") if isinstance(it, dict) else it
+        for key, it in config.items()
+        if not NO_MATTER.match(f"{prefix}{key}")
+    }
+
+
 def _rename(cfg: DictConfig, old: str, new: str) -> None:
     section, _, name = old.rpartition(".")
     part = cfg.get(section)

@@ -202,9 +202,11 @@ def _too_large(cfg: DictConfig) -> Iterator[str]:
     widths = [network.get(name) for name in ("hidden_size", "lstm_hidden_size")]
     # A network of the user's own may say it otherwise.
     width = max([it for it in widths if isinstance(it, int)], default=0)
-    # A step holds a dozen numbers, an environment its memory; a weight has a gradient and two moments.
+    # A step holds a dozen numbers, an environment its memory and a stream of random numbers, which takes a kilobyte; a
+    # weight has a gradient and two moments.
+    steps = 12 * max(1, cfg.get("rollout_length", 1))
     needs = {
-        "parallel and rollout_length": 4 * cfg.parallel * (12 * max(1, cfg.get("rollout_length", 1)) + 2 * width),
+        "parallel and rollout_length": cfg.parallel * (4 * (steps + 2 * width) + 1000),
         "rollout_steps": 4 * 12 * (0 if cfg.get("rollout_length") else cfg.get("rollout_steps", 1)),
         "network.hidden_size and lstm_hidden_size": 4 * 4 * 4 * width**2,
     }

@@ -9,6 +9,7 @@ from zlib import crc32
 import torch
 
 from seqrl.algorithms.base import SequenceAlgorithm
+from seqrl.config.settle import that_matters
 from seqrl.errors import CheckpointError, ConfigError, OutOfMemoryError, SeqrlError, last_line
 from seqrl.insight import Meters
 from seqrl.loggers import Row
@@ -152,7 +153,7 @@ class Run:
         """All that decides how the run goes on; tensors and plain data."""
         return {
             "iterations": self.iterations,
-            "config": self.config,
+            "config": that_matters(self.config),
             "anew_after": self.anew_after,
             "steps": self.budget.steps,
             "ended_episodes": self.budget.episodes,
