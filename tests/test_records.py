@@ -3,7 +3,9 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import signal
+import subprocess
 import threading
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from seqrl.errors import ConfigError
 from seqrl.files import write, write_together
 from seqrl.machine import forget_peak_memory, peak_memory_mb
+from seqrl.run import manifest
 from seqrl.run.manifest import Manifest, is_held, standing
 from seqrl.tune.trials import Claim
 from tests.parts import room
@@ -272,3 +275,23 @@ def test_a_file_system_without_locks_is_named_and_no_run_is_said_to_go_on_there(
     assert standing(killed)["status"] == "killed"
     with pytest.raises(ConfigError, match=r"study: .*1 cannot be locked: .*study="):
         Claim(tmp_path / "claims" / "1")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_to_look_for_the_revision_writes_nothing_into_the_repository(tmp_path, monkeypatch):
+    """Git would refresh its index, under a lock that stays if it is killed."""
+    repository = tmp_path / "checkout"
+    (repository / "seqrl").mkdir(parents=True)
+    file, index = repository / "seqrl" / "code.py", repository / ".git" / "index"
+    file.write_text("x = 1\n")
+    name = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "first"]):
+        subprocess.run(["git", *words], cwd=repository, check=True)
+    os.utime(file, (1e9, 1e9))
+    os.utime(index, (2e9, 2e9))
+    before = index.read_bytes()
+    monkeypatch.setattr(manifest, "PACKAGE", repository / "seqrl")
+    told = manifest.git_revision()
+    assert told is not None
+    assert told["dirty"] is False
+    assert (index.read_bytes(), index.stat().st_mtime) == (before, 2e9)

@@ -346,5 +346,6 @@ def git_revision() -> dict[str, Any] | None:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(PACKAGE.parent), *arguments]
+    # A lock would stay in the repository if this process were killed meanwhile, and stop every other git.
+    command = ["git", "--no-optional-locks", "-C", str(PACKAGE.parent), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
