@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +41,15 @@ def finished(tmp_path_factory):
     done = train(folder, *tiny, *choices, "logger=csv", "seed=3", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def put_into(part: Any, where: Sequence[Any], odd: object) -> None:
+    """Replace what is deep within plain data, and is there."""
+    *ways, last = where
+    for way in ways:
+        part = part[way]
+    assert last in part
+    part[last] = odd
 
 
 def flip(data: bytes) -> bytes:
@@ -112,11 +123,8 @@ def test_a_sealed_checkpoint_with_an_odd_part_within_gets_one_line(finished, tmp
     shutil.copytree(finished / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     checkpoints = Checkpoints(tmp_path / "run", run=facts_of(tmp_path / "run")["id"])
-    part = state = checkpoints.newest()[0]
-    for name in where[:-1]:
-        part = part[name]
-    assert where[-1] in part
-    part[where[-1]] = odd
+    state = checkpoints.newest()[0]
+    put_into(state, where, odd)
     checkpoints.save(state, 9)
     with pytest.raises(CheckpointError, match=SEALED):
         seqrl.learn("resume=run", "episodes=12", quiet=True)
@@ -160,11 +168,7 @@ def test_an_odd_state_of_environments_in_a_sealed_checkpoint_is_no_fault_of_thei
     monkeypatch.chdir(tmp_path)
     checkpoints = Checkpoints(tmp_path / "run", run=facts_of(tmp_path / "run")["id"])
     state = checkpoints.newest()[0]
-    part = state["runner"]["environment"]
-    for name in where[:-1]:
-        part = part[name]
-    assert where[-1] in part
-    part[where[-1]] = odd
+    put_into(state["runner"]["environment"], where, odd)
     checkpoints.save(state, 9)
     with pytest.raises(CheckpointError, match=SEALED):
         seqrl.learn("resume=run", "total_steps=96", quiet=True)

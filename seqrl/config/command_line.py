@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
 from seqrl.config.overrides import insist_on_modest, parsed, quoted
-from seqrl.config.own_files import faults_of_choices, refuse_other_files
+from seqrl.config.own_files import faults_of_choices, joined, refuse_other_files
 from seqrl.config.schema import MlflowConfig
 from seqrl.config.synonyms import ours
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, may_be_intact
 from seqrl.packages import how_to_install, is_installed
-from seqrl.text import dotted, say
+from seqrl.text import VARIABLE, dotted, say
 
 KEY = "resume="
 
@@ -69,7 +69,7 @@ def _former_defaults(folder: Path, began: Sequence[str], now: Sequence[str]) -> 
 
 
 # Keys of loggers that say where rows go; and what else may stand in one that is not written out.
-ADDRESS, VARIABLE = re.compile(r"\b(tracking_uri|entity)\b"), re.compile(r"\$\{oc\.env:\w+\}")
+ADDRESS, WRITTEN_OUT = re.compile(r"\b(tracking_uri|entity)\b"), re.compile(VARIABLE)
 
 
 def leads_away(override: str) -> bool:
@@ -79,7 +79,7 @@ def leads_away(override: str) -> bool:
     """
     key = _key(override)
     is_of_logger = key.partition(".")[0] == "logger"
-    return "@" in key or (is_of_logger and bool(ADDRESS.search(override) or "${" in VARIABLE.sub("", override)))
+    return "@" in key or (is_of_logger and bool(ADDRESS.search(override) or "${" in WRITTEN_OUT.sub("", override)))
 
 
 def _addresses(folder: Path, chosen: set[str]) -> Iterator[str]:
@@ -132,7 +132,7 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
         raise ConfigError([_no_option(word) for word in unknown])
     refuse_other_files(given)
     insist_on_options(given)
-    given = _with_their_folders(given)
+    given = joined(given)
     insist_on_modest(words := arguments(given))
     # `env.id=…` alone can only mean a Gymnasium environment.
     if any(w.startswith("env.id=") for w in words) and not any(w.startswith("env=") for w in words):
@@ -170,15 +170,6 @@ def insist_on_options(words: Sequence[str]) -> None:
 
     parser.error = refuse  # type: ignore[method-assign]
     parser.parse_intermixed_args(words)
-
-
-def _with_their_folders(words: Sequence[str]) -> list[str]:
-    """The words with each folder of configuration in one of them, as `--config-dir=<folder>`, whatever it is called."""
-    joined: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        joined.append(f"--config-dir={next(rest)}" if word in ("--config-dir", "-cd") else word)
-    return joined
 
 
 def _is_option(word: str) -> bool:

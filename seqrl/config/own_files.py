@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,21 @@ def refuse_other_files(arguments: Sequence[str]) -> None:
             raise ConfigError([f"{name}: seqrl has its own. A folder with files of yours: --config-dir <folder>."])
 
 
+def joined(arguments: Sequence[str]) -> list[str]:
+    """The same words, with each option and its folder joined into one word, whatever the folder is called."""
+    words: list[str] = []
+    for word in arguments:
+        if words and words[-1] in ("--config-dir", "-cd"):
+            words[-1] = f"--config-dir={word}"
+        else:
+            words.append(word)
+    return words
+
+
 def config_dirs(arguments: Sequence[str]) -> list[Path]:
     """Folders of the user's own configuration. Raises ConfigError if there is no such folder."""
     refuse_other_files(arguments)
-    folders = [value for name, value in pairwise(arguments) if name in ("--config-dir", "-cd")]
-    folders += [a.partition("=")[2] for a in arguments if a.startswith(("--config-dir=", "-cd="))]
+    folders = [a.partition("=")[2] for a in joined(arguments) if a.startswith(("--config-dir=", "-cd="))]
     if "" in folders:
         raise ConfigError(["--config-dir: names no folder. Write --config-dir=<folder>."])
     if missing := [folder for folder in folders if not Path(folder).is_dir()]:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from seqrl.config.command_line import completed, is_override, names_modules
 from seqrl.config.hydra_errors import faults_of_run, numbers_of_run
-from seqrl.config.own_files import config_dirs, searchpath
+from seqrl.config.own_files import config_dirs, joined, searchpath
 from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
 from seqrl.config.trust import restrict_imports
 from seqrl.config.words import read as read_words
@@ -35,7 +35,7 @@ def planned(given: Sequence[str]) -> Plan:
 
     Raises ConfigError with all of its faults.
     """
-    values, others, wrong = read_words(Words, _joined(given))
+    values, others, wrong = read_words(Words, joined(given))
     for word in others:
         key = word.partition("=")[0]
         if key in ("resume", "validate", "sweep", "hydra.run.dir") or word in ("-m", "--multirun"):
@@ -45,17 +45,6 @@ def planned(given: Sequence[str]) -> Plan:
     if wrong:
         raise ConfigError(wrong)
     return Plan(**values, arguments=tuple(completed(others, leave_nothing=False)))
-
-
-def _joined(given: Sequence[str]) -> list[str]:
-    """The same words, with each option and its folder joined into one word."""
-    words: list[str] = []
-    for word in given:
-        if words and words[-1] in ("--config-dir", "-cd"):
-            words[-1] = f"--config-dir={word}"
-        else:
-            words.append(word)
-    return words
 
 
 def checked(plan: Plan) -> list[Dimension]:
