@@ -36,7 +36,8 @@ from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError
 from seqrl.files import Lines, fault, insist_on_own, links, refuse_link
 from seqrl.machine import cores, hear, keep, let_go, monotonic, ranks_started, wall_time
-from seqrl.run.manifest import ending, facts_of, is_held, standing, words_of
+from seqrl.run.hold import is_held
+from seqrl.run.manifest import ending, facts_of, standing, words_of
 from seqrl.run.refusal import note_folder
 from seqrl.run.stop import HEARD
 from seqrl.text import duration, figure, masked, say, show_path

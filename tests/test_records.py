@@ -5,17 +5,19 @@ import math
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import threading
 
 import pytest
 import torch
 
-from seqrl.errors import ConfigError
-from seqrl.files import write, write_together
+from seqrl.errors import ConfigError, TakenError
+from seqrl.files import regular_only, write, write_together
 from seqrl.machine import forget_peak_memory, peak_memory_mb
 from seqrl.run import manifest
-from seqrl.run.manifest import Manifest, is_held, standing
+from seqrl.run.hold import LOCK, Hold, is_held
+from seqrl.run.manifest import Manifest, standing
 from seqrl.tune.trials import Claim
 from tests.parts import room
 
@@ -83,6 +85,84 @@ def test_a_run_that_still_goes_on_is_not_disturbed(tmp_path, goes_on):
         with pytest.raises(ConfigError, match="in use"), Manifest(tmp_path, goes_on=goes_on):
             pass
         assert facts(tmp_path)["status"] == "running"
+
+
+def local_locks_of_folders(monkeypatch):
+    """As on NFS: a folder's lock is granted to everyone, for no machine is told of another's."""
+    flock = fcntl.flock
+
+    def as_on_nfs(descriptor, operation):
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_run_is_not_disturbed_from_a_machine_that_does_not_see_locks_of_folders(tmp_path, monkeypatch, goes_on):
+    local_locks_of_folders(monkeypatch)
+    with Manifest(tmp_path):
+        saved(tmp_path)
+        with pytest.raises(TakenError, match="in use"), Manifest(tmp_path, goes_on=goes_on):
+            pass
+        assert is_held(tmp_path)
+        assert standing(tmp_path)["status"] == "running"
+    assert not is_held(tmp_path)
+    with Manifest(tmp_path, goes_on=True):
+        pass
+
+
+def test_a_lock_that_was_removed_before_it_could_be_had_is_none(tmp_path, monkeypatch):
+    local_locks_of_folders(monkeypatch)
+    first, others = Hold(tmp_path), []
+    once = iter([True])
+
+    def meanwhile(name, flags):
+        descriptor = regular_only(name, flags)
+        if next(once, False):
+            # Between the opening of the file and its lock, one run ends and another begins.
+            first.let_go()
+            others.append(Hold(tmp_path))
+        return descriptor
+
+    monkeypatch.setattr("seqrl.run.hold.regular_only", meanwhile)
+    with pytest.raises(TakenError):
+        Hold(tmp_path)
+    assert is_held(tmp_path)
+    others[0].let_go()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_files_have_no_locks_a_run_is_kept_on_its_machine_and_says_so(tmp_path, monkeypatch, caplog):
+    flock = fcntl.flock
+
+    def of_folders_alone(descriptor, operation):
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_folders_alone)
+    with Manifest(tmp_path):
+        assert "is kept for this run on this machine alone: its file system has no locks of files" in caplog.text
+        assert is_held(tmp_path)
+        with pytest.raises(TakenError, match="in use"), Manifest(tmp_path, goes_on=True):
+            pass
+    assert not is_held(tmp_path)
+
+
+def test_what_a_killed_run_left_of_its_lock_keeps_nobody_out_and_a_file_of_somebody_else_stays(tmp_path):
+    (tmp_path / LOCK).touch()
+    with Manifest(tmp_path):
+        pass
+    assert not (tmp_path / LOCK).exists()
+    (tmp_path / LOCK).write_text("precious")
+    with Manifest(tmp_path, goes_on=True):
+        assert is_held(tmp_path)
+    assert (tmp_path / LOCK).read_text() == "precious"
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(ConfigError, match=rf"{LOCK} in it cannot be opened: .*hydra.run.dir="):
+        Hold(tmp_path)
 
 
 def test_who_only_looks_whether_a_run_goes_on_does_not_keep_it_from_its_folder(tmp_path):

@@ -1,6 +1,5 @@
 """manifest.json of a run folder: where the run came from, and how it ended."""
 
-import fcntl
 import itertools
 import json
 import math
@@ -33,7 +32,8 @@ from seqrl.files import (
     remove_strays,
     write,
 )
-from seqrl.machine import keep, let_go, sleep, wall_time
+from seqrl.machine import wall_time
+from seqrl.run.hold import Hold, is_held
 from seqrl.run.refusal import forget_log, remove_if_empty
 from seqrl.text import masked
 
@@ -103,7 +103,7 @@ class Manifest:
                     exit_code = getattr(error, "exit_code", 130 if status == "interrupted" else 1)
                     self.update(status=status, error=words_of(error), exit_code=exit_code)
         finally:
-            let_go(self._held)
+            self._hold.let_go()
 
     def withdraw(self) -> None:
         """Leave the folder of a refused run as it was."""
@@ -125,29 +125,19 @@ class Manifest:
 
     def is_in_own_folder(self) -> bool:
         """Whether the folder is still where the run began, and none has been begun in its place."""
-        return is_still(self._held, self.path.parent)
+        return is_still(self._hold.folder, self.path.parent)
 
     def insist_on_own_folder(self) -> None:
         """Raise OSError if what is written there would be another run's."""
-        insist_on_folder(self._held, self.path.parent)
+        insist_on_folder(self._hold.folder, self.path.parent)
 
     def _claim(self) -> None:
-        # The system lets go of the folder when the process ends, however it ends.
-        self._held = keep(os.open(self.path.parent, os.O_RDONLY))
-        try:
-            locked = self._locked()
-        except OSError as error:
-            self._refuse(
-                f"cannot be kept for one run alone: its file system has no locks ({fault(error)}). Choose a folder on "
-                "another disk with hydra.run.dir=…"
-            )
-        if not locked:
-            self._refuse("is in use by a run that is still running.", TakenError)
+        self._hold = Hold(self.path.parent)
         folder = self.path.parent
         try:
             facts_of(folder)
         except OSError:
-            let_go(self._held)
+            self._hold.let_go()
             raise
         if found := [*links(folder), *links(folder / "checkpoints")]:
             self._refuse(f"holds a link, {found[0].name}, which could lead anywhere. Remove it.")
@@ -177,17 +167,8 @@ class Manifest:
         names = (folder / f"manifest_before_{number}.json" for number in itertools.count(1))
         self._moved = self.path.rename(next(name for name in names if not os.path.lexists(name)))
 
-    def _locked(self) -> bool:
-        # Who only looks whether a run goes on holds the lock for a moment.
-        for _ in range(10):
-            with suppress(BlockingIOError):
-                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            sleep(0.05)
-        return False
-
     def _refuse(self, why: str, kind: type[ConfigError] = ConfigError) -> NoReturn:
-        let_go(self._held)
+        self._hold.let_go()
         raise kind([f"run folder: {self.path.parent} {why}"])
 
 
@@ -304,21 +285,6 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "versions": lambda it: isinstance(it, dict) and all(map(_is_text, it.values())),
     "git": lambda it: it is None or (isinstance(it, dict) and _is_text(it.get("commit")) and "dirty" in it),
 }
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a run goes on there."""
-    here = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(here, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        # A file system without locks, on which no run begins.
-        return False
-    finally:
-        os.close(here)
-    return False
 
 
 def provenance() -> dict[str, Any]:

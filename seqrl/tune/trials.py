@@ -22,7 +22,8 @@ from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError
 from seqrl.files import LINE_BYTES, appending, fault, json_of, make_folder, read_text, read_yaml, regular, write
 from seqrl.machine import end_with_parent
-from seqrl.run.manifest import facts_of, is_held, is_number
+from seqrl.run.hold import is_held
+from seqrl.run.manifest import facts_of, is_number
 
 # Arguments that must be given again when a run is resumed.
 GIVEN_AGAIN = ("trust=", "--config-dir=")

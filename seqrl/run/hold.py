@@ -1,0 +1,128 @@
+"""A run folder belongs to one run at a time, whichever machine it runs on."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from seqrl.errors import ConfigError, TakenError
+from seqrl.files import fault, is_still, regular, regular_only
+from seqrl.machine import keep, let_go, sleep
+
+log = logging.getLogger(__name__)
+
+# There while a run goes on. One that is killed leaves it, without a lock.
+LOCK = ".seqrl-lock"
+
+
+class Hold:
+    """A run folder that this process alone has, until it lets go of it or ends, however it ends.
+
+    Both the folder and a file in it are locked: most file systems of networks tell no other machine of a folder's lock.
+
+    Raises TakenError if another process has it, ConfigError if nobody could be kept from it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+        self._file: int | None = None
+        # The system lets go of both when the process ends.
+        self.folder = keep(os.open(folder, os.O_RDONLY))
+        try:
+            with _refusing(folder):
+                of_folder, of_file = _lock(self.folder), self._lock_file()
+                if of_folder and of_file:
+                    raise of_folder
+        except BaseException:
+            self.let_go()
+            raise
+        if of_file:
+            log.warning(
+                "%s is kept for this run on this machine alone: its file system has no locks of files (%s). "
+                "Do not go on with the run on another machine meanwhile.",
+                folder,
+                fault(of_file),
+            )
+
+    def let_go(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                # Of that name and with something in it, it is somebody else's.
+                if is_still(self._file, self._path) and not os.fstat(self._file).st_size:
+                    self._path.unlink()
+            let_go(self._file)
+        let_go(self.folder)
+
+    def _lock_file(self) -> OSError | None:
+        """Why the file cannot be locked; None if it is."""
+        while True:
+            file = keep(regular_only(str(self._path), os.O_RDWR | os.O_CREAT))
+            try:
+                unable = _lock(file)
+            except BlockingIOError:
+                let_go(file)
+                raise
+            # Whoever had it may have removed it before it could be locked.
+            if unable or is_still(file, self._path):
+                self._file = file
+                return unable
+            let_go(file)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a run goes on there."""
+    here = os.open(folder, os.O_RDONLY)
+    try:
+        if _is_locked(here):
+            return True
+    finally:
+        os.close(here)
+    # Where it cannot be read, nor can the run.
+    with suppress(OSError), regular(folder / LOCK) as file:
+        return _is_locked(file.fileno())
+    return False
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # A file system without locks.
+        return False
+    return False
+
+
+def _lock(descriptor: int) -> OSError | None:
+    """Lock it; return why its file system cannot. Raises BlockingIOError if another process has locked it."""
+    for _ in range(10):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            # Who only looks whether a run goes on holds the lock for a moment.
+            sleep(0.05)
+        except OSError as error:
+            return error
+    raise BlockingIOError
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise TakenError([f"run folder: {folder} is in use by a run that is still running."]) from None
+    except OSError as error:
+        why = f"its file system has no locks ({fault(error)})"
+        if error.filename is not None:
+            why = f"{LOCK} in it cannot be opened: {fault(error)}"
+        raise ConfigError(
+            [
+                f"run folder: {folder} cannot be kept for one run alone: {why}. "
+                "Choose a folder on another disk with hydra.run.dir=…"
+            ]
+        ) from error
