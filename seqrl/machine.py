@@ -1,6 +1,7 @@
 """Cores and RAM, what this process may use and has used, its clocks, signal handlers and locks. Imports no torch."""
 
 import ctypes
+import math
 import os
 import platform
 import resource
@@ -32,9 +33,14 @@ sleep = partial(time.sleep)
 _descriptors: set[int] = set()
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def processors() -> int:
+    """Processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores() -> int:
+    """As many of them as it may keep busy: a container may have less of their time."""
+    return min(processors(), _share_of_processors() or processors())
 
 
 # What torchrun tells a process that is one of several of a run, and submitit in its name under Slurm.
@@ -128,10 +134,6 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-# Where Linux says what the processes of this container may use.
-GROUP = Path("/sys/fs/cgroup")
-
-
 def all_memory() -> int:
     """Bytes of memory that the machine has, whoever uses them."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -139,30 +141,84 @@ def all_memory() -> int:
 
 def free_memory() -> int | None:
     """Bytes of memory that this process can still use; None if the system does not tell."""
+    available = _of_machine("MemAvailable")
+    return None if available is None else min([available, *_limits()])
+
+
+def free_swap() -> int:
+    """Bytes that the system can still move from its memory to a disk."""
+    return _of_machine("SwapFree") or 0
+
+
+def _of_machine(name: str) -> int | None:
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(line for line in lines if line.startswith("MemAvailable"))
-        return min([int(available.split()[1]) * 1024, *_limits()])
+        return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
     return None
 
 
 def _limits() -> list[int]:
-    """Bytes left under the limits of this process and of its control group."""
+    """Bytes left under the limits of this process and of its control groups."""
     room: list[int] = []
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         room.append(int(limit - pages * resource.getpagesize()))
+    left = _memory_left()
+    return room if left is None else [*room, left]
+
+
+# Linux's control groups, and where it says which ones this process is in. Containers, Slurm's jobs and systemd's units
+# are such groups.
+GROUPS = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
+# Files of version 2 and of version 1: the limit, what is used of it, and the parts of `memory.stat` that are given up
+# when something else needs them.
+MEMORY = (
+    ("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable")),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+)
+
+
+def _memory_left() -> int | None:
+    """Bytes of memory that are left to this process; None if no group has a limit."""
+    rooms = []
+    for group in _groups("memory"):
+        for limit, usage, kept in MEMORY:
+            with suppress(OSError, ValueError):
+                most, used = (int((group / name).read_text()) for name in (limit, usage))
+                facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                rooms.append(most - used + sum(int(facts.get(name, 0)) for name in kept))
+    return min(rooms, default=None)
+
+
+def _share_of_processors() -> int | None:
+    """How many processors' time this process may use, rounded up; None if no group has a limit."""
+    shares = []
+    for group in _groups("cpu"):
+        with suppress(OSError, ValueError):
+            quota, period = map(int, (group / "cpu.max").read_text().split())
+            shares.append(quota / period)
+        with suppress(OSError, ValueError):
+            quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+            # -1: no limit.
+            shares += [quota / period] if quota > 0 else []
+    return max(1, math.ceil(min(shares))) if shares else None
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Folders of the groups that limit this process, each one's parents among them."""
+    # A container may see its own group as the uppermost, whatever it is called outside.
+    inside = {GROUPS, GROUPS / "unified", GROUPS / controller}
     with suppress(OSError, ValueError):
-        most, used = (int((GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        room.append(most - used + _of_files(GROUP))
-    return room
-
-
-def _of_files(group: Path) -> int:
-    """Bytes of a control group's memory in which files are kept until something else needs them."""
-    facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    return sum(int(facts.get(name, 0)) for name in ("inactive_file", "active_file", "slab_reclaimable"))
+        for line in OWN.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            # Those of version 2 have no controllers there.
+            for top in (GROUPS / controller,) if controllers else (GROUPS, GROUPS / "unified"):
+                if not controllers or controller in controllers.split(","):
+                    group = top / path.strip("/")
+                    inside |= {it for it in (group, *group.parents) if it.is_relative_to(top)}
+    return (it for it in inside if it.is_dir())
 
 
 # Limits of a process that its work may run into, and their names.

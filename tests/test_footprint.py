@@ -173,14 +173,53 @@ def test_free_memory_is_a_plausible_number():
     assert free is None or 0 < free < 2**50
 
 
-def test_what_a_container_keeps_of_files_counts_as_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "GROUP", tmp_path)
-    for name, text in {
-        "memory.max": "4000000\n",
-        "memory.current": "3970000\n",
-        "memory.stat": "file 3700000\ninactive_file 3000000\nactive_file 700000\nslab_reclaimable 100000\n",
-    }.items():
-        (tmp_path / name).write_text(text)
+VERSION_2, VERSION_1 = (
+    ["memory.max", "memory.current", "inactive_file"],
+    (["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"]),
+)
+
+
+@pytest.mark.parametrize(
+    ("of_group", "path", "names"),
+    [
+        ("0::/", ".", VERSION_2),  # a container that sees its own group alone
+        ("0::/job_7/step_0", "job_7", VERSION_2),  # Slurm limits the job above
+        ("0::/user.slice/x", "user.slice/x", VERSION_2),
+        ("0::/x", "unified/x", VERSION_2),
+        ("4:memory:/job_7/step_0", "memory/job_7", VERSION_1),
+        ("4:cpu,memory:/docker/1b2", "memory", VERSION_1),  # a container whose group is called otherwise outside
+    ],
+)
+def test_what_a_control_group_keeps_of_files_counts_as_free(tmp_path, monkeypatch, of_group, path, names):
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    own.write_text(f"1:name=systemd:/x\n{of_group}\n")
+    monkeypatch.setattr(machine, "GROUPS", groups)
+    monkeypatch.setattr(machine, "OWN", own)
+    group = groups / path
+    group.mkdir(parents=True)
+    limit, usage, kept = names
+    (group / limit).write_text("4000000\n")
+    (group / usage).write_text("3970000\n")
+    (group / "memory.stat").write_text(f"file 3700000\n{kept} 3700000\n{kept.replace('in', '')} 100000\n")
     assert machine.free_memory() == 4_000_000 - 3_970_000 + 3_800_000
-    (tmp_path / "memory.max").write_text("max\n")
+    (group / limit).write_text("max\n")
     assert machine.free_memory() > 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "count"),
+    [
+        ("cpu.max", "150000 100000\n", 2),
+        ("cpu.max", "50000 100000\n", 1),
+        ("cpu.max", "max 100000\n", 8),
+        ("cpu/cpu.cfs_quota_us", "300000\n", 3),
+        ("cpu/cpu.cfs_quota_us", "-1\n", 8),
+    ],
+)
+def test_a_share_of_the_processors_time_counts_as_so_many_cores(tmp_path, monkeypatch, file, text, count):
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
+    monkeypatch.setattr(machine, "processors", lambda: 8)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / file).write_text(text)
+    assert machine.cores() == count

@@ -63,6 +63,22 @@ def test_running_out_of_memory_is_reported_wherever_it_occurs(monkeypatch, error
         run.iterate()
 
 
+def test_an_update_that_the_system_would_kill_for_its_memory_is_refused_before_it(monkeypatch):
+    run = begun(Script([[3], [4]]))
+    run._weighed = 0
+    random = torch.get_rng_state()
+    monkeypatch.setattr("seqrl.run.run.free_swap", lambda: 0)
+    monkeypatch.setattr("seqrl.run.run.free_memory", lambda: 100)
+    monkeypatch.setattr(run.algorithm, "update", lambda *_: pytest.fail("killed"))
+    with pytest.raises(OutOfMemoryError, match=r"^memory: an update of .* Use "):
+        run.iterate()
+    assert torch.equal(torch.get_rng_state(), random)
+    monkeypatch.setattr("seqrl.run.run.free_swap", lambda: 10**9)
+    monkeypatch.setattr(run.algorithm, "update", lambda *_: {})
+    run._weighed = 0
+    run.iterate()
+
+
 def test_the_budget_is_spent_by_episodes_or_steps_whichever_comes_first():
     budget = Budget(10, 100)
     budget.count(30, 5)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 
-from seqrl.machine import cores
+from seqrl.machine import processors
 
 # Of steps and sizes: beyond it, 64 bits and real numbers no longer hold them. A seed may be any number.
 LARGEST = 2**53
@@ -52,7 +52,7 @@ AT_LEAST_0 = Rule(lambda x: x >= 0, "0 or more")
 POSITIVE = Rule(lambda x: math.isfinite(x) and x > 0, "a finite number above 0")
 NOT_NEGATIVE = Rule(lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0")
 SHARE = Rule(lambda x: 0 <= x <= 1, "between 0 and 1")
-THREADS = Rule(lambda x: 1 <= x <= cores(), f"1 to {cores()}, the processors of this machine")
+THREADS = Rule(lambda x: 1 <= x <= processors(), f"1 to {processors()}, the processors of this machine")
 
 
 def key(

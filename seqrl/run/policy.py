@@ -21,7 +21,7 @@ from seqrl.config.validate import faults_of_policy
 from seqrl.devices.device import Device
 from seqrl.errors import CheckpointError, ConfigError, last_line
 from seqrl.files import fault, may_be_intact
-from seqrl.machine import cores
+from seqrl.machine import processors
 from seqrl.networks import Network
 from seqrl.run.build import constructor, insist_on_network, make_env, make_network
 from seqrl.run.checkpoint import Checkpoints
@@ -84,7 +84,7 @@ def chosen(
     cfg.evaluation.greedy = cfg.evaluation.greedy if greedy is None else greedy
     cfg.device.name = device or cfg.device.name
     # This machine may have fewer.
-    cfg.device.threads = min(cfg.device.threads, cores())
+    cfg.device.threads = min(cfg.device.threads, processors())
     for key, value in values.items():
         OmegaConf.update(cfg, key, value, force_add=True)
     if faults := [*faults_of_policy(cfg), *secrets(cfg)]:

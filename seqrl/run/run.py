@@ -13,13 +13,18 @@ from seqrl.config.settle import that_matters
 from seqrl.errors import CheckpointError, ConfigError, OutOfMemoryError, SeqrlError, last_line
 from seqrl.insight import Meters
 from seqrl.loggers import Row
-from seqrl.machine import peak_memory_mb
+from seqrl.machine import free_memory, free_swap, peak_memory_mb
 from seqrl.metrics.clock import Clock
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.ranks import Ranks
-from seqrl.run.memory_need import advice, footprint, free_bytes, is_out_of_memory
+from seqrl.run.memory_need import Footprint, advice, footprint, free_bytes, is_out_of_memory
 from seqrl.runner import Runner
 from seqrl.types import Rollout
+
+# A rollout of fewer steps is not weighed before it is learned from.
+FEW_STEPS = 50_000
+# Times as much memory as there is, that nothing can need and live: estimates are rough.
+HOPELESS = 1.5
 
 
 @dataclass
@@ -80,6 +85,8 @@ class Run:
     iterations: int = 0
     config: dict[str, Any] = field(default_factory=dict)
     anew_after: int = 0
+    # Real steps of the largest rollout that was seen to fit.
+    _weighed: int = FEW_STEPS // 2
 
     @property
     def ranks(self) -> Ranks:
@@ -120,6 +127,7 @@ class Run:
             ) from error
 
     def _learn(self, rollout: Rollout) -> Row:
+        self._weigh(rollout)
         try:
             return self.algorithm.update(rollout, self.budget.progress)
         except (RuntimeError, MemoryError) as error:
@@ -130,8 +138,26 @@ class Run:
         self.algorithm.optimizer.zero_grad()
         parallel = rollout.valid.shape[1]
         need = footprint(self.algorithm, rollout, parallel)
-        text = advice(need, free_bytes(rollout.reward.device), parallel, self.algorithm.settings.bptt_length)
-        raise OutOfMemoryError(f"memory: {text}") from failure
+        raise self._too_large(need, parallel, free_bytes(rollout.valid.device)) from failure
+
+    def _weigh(self, rollout: Rollout) -> None:
+        """Raise OutOfMemoryError if an update needs so much more memory than there is that the system would kill it.
+
+        A processor's memory is promised before it is there, so that no error says that it is not.
+        """
+        steps, parallel = int(rollout.valid.sum()), rollout.valid.shape[1]
+        if rollout.valid.device.type != "cpu" or steps < 2 * self._weighed:
+            return
+        self._weighed = steps
+        # A network may draw random numbers.
+        with torch.random.fork_rng(devices=[]):
+            need = footprint(self.algorithm, rollout, parallel)
+        free = free_memory()
+        if free is not None and need.megabytes * 1e6 > HOPELESS * (free + free_swap()):
+            raise self._too_large(need, parallel, free)
+
+    def _too_large(self, need: Footprint, parallel: int, free: int | None) -> OutOfMemoryError:
+        return OutOfMemoryError(f"memory: {advice(need, free, parallel, self.algorithm.settings.bptt_length)}")
 
     def _check_that_ranks_agree(self) -> None:
         """Raise ConfigError if a parameter or a buffer is no longer the same on all ranks, bit by bit."""
