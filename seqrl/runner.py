@@ -120,10 +120,27 @@ class Runner:
             steps_a_round = recorder.steps / self._rounds
             # Known before the rollout begins: to stop when it is long enough would favour short episodes.
             self._rounds = rounds(self.rollout_steps, steps_a_round)
+        self._gather_info()
+        return rollout
+
+    def play(self) -> tuple[Tensor, Tensor]:
+        """Play one whole episode in every environment, and keep nothing of them but this.
+
+        Returns their rewards [T, B], and which of these steps were played [T, B].
+        """
+        recorder = Recorder(self.batch_size, 0, 0, self._first, scores_alone=True)
+        with torch.inference_mode():
+            self._play_whole_episodes(recorder)
+            self._check_finite()
+        columns, _ = recorder.grids(self.ranks)
+        self._gather_info()
+        return columns["reward"], columns["valid"]
+
+    def _gather_info(self) -> None:
+        """What all ranks were told of the episodes that have ended, in the order in which they did."""
         if self.env.logs_info:
             told = [told for those in self.ranks.objects(self._ended_info) for told in those]
             self._ended_info = sorted(told, key=itemgetter(0))
-        return rollout
 
     def state_dict(self) -> dict[str, Any]:
         """State of the action generator and of the episodes in progress, those of all ranks."""
@@ -485,13 +502,16 @@ def of_rank(state: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 class Recorder:
     """Records a rollout step by step, for the environments that are still playing.
 
-    batch_size   B, of all ranks
-    first        index of the first environment here
+    batch_size     B, of all ranks
+    first          index of the first environment here
+    scores_alone   keep rewards alone: all that was seen, in all episodes of an evaluation, may not fit into memory
     """
 
-    def __init__(self, batch_size: int, state_interval: int, state_lead: int, first: int = 0) -> None:
+    def __init__(
+        self, batch_size: int, state_interval: int, state_lead: int, first: int = 0, scores_alone: bool = False
+    ) -> None:
         self.batch_size, self.state_interval, self.state_lead = batch_size, state_interval, state_lead
-        self.first = first
+        self.first, self.scores_alone = first, scores_alone
         # Of all ranks, once they are gathered.
         self.steps = 0
         self.places: list[Tensor] = []
@@ -505,10 +525,11 @@ class Recorder:
     ) -> None:
         """Add one step of `episodes`: what the policy saw and did, and the result; all [n, ...]."""
         place = len(self.places) * self.batch_size + self.first + episodes.rows
-        self._store_state(episodes, place)
+        if not self.scores_alone:
+            self._store_state(episodes, place)
         self.places.append(place)
         self.values.append(value)
-        for name, column in {
+        columns = {
             "observation": episodes.observation,
             "action": action,
             "log_prob": log_prob,
@@ -518,8 +539,9 @@ class Recorder:
             "truncated": step.truncated,
             "valid": step.valid,
             "age": episodes.age,
-        }.items():
-            self._columns.setdefault(name, []).append(column)
+        }
+        for name in ("reward", "valid") if self.scores_alone else columns:
+            self._columns.setdefault(name, []).append(columns[name])
 
     def _store_state(self, episodes: Episodes, place: Tensor) -> None:
         """Store memory where a sequence may begin with it; at an episode's start there is none."""
@@ -545,21 +567,24 @@ class Recorder:
 
         last_value   value of the observation after the last step, of the environments here
         """
+        columns, (last_value,) = self.grids(ranks, last_value)
+        following = torch.cat([columns["value"][1:], last_value.unsqueeze(0)])
+        next_value = columns.pop("final_value").where(columns["terminated"] | columns["truncated"], following)
+        state, state_index = self._stored(columns["age"], ranks)
+        return Rollout(**columns, next_value=next_value, state=state, state_index=state_index)
+
+    def grids(self, ranks: Ranks, *also: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """What was recorded, of all ranks, by name, all [T, B, ...]; and other tensors, those of all ranks together."""
         length = len(self.places)
-        mine = [last_value, *(torch.cat(it) for it in (self.places, self.values, *self._columns.values()))]
-        last_value, place, *flats = ranks.joined(mine)
+        flats = {"value": self.values, **self._columns}
+        place, *joined = ranks.joined([torch.cat(self.places), *map(torch.cat, flats.values()), *also])
         self.steps = len(place)
 
         def grid(flat: Tensor) -> Tensor:
             whole = flat.new_zeros(length * self.batch_size, *flat.shape[1:])
             return whole.index_copy_(0, place, flat).view(length, self.batch_size, *flat.shape[1:])
 
-        value, *columns_there = map(grid, flats)
-        columns = dict(zip(self._columns, columns_there, strict=True))
-        following = torch.cat([value[1:], last_value.unsqueeze(0)])
-        next_value = columns.pop("final_value").where(columns["terminated"] | columns["truncated"], following)
-        state, state_index = self._stored(columns["age"], ranks)
-        return Rollout(**columns, value=value, next_value=next_value, state=state, state_index=state_index)
+        return {name: grid(flat) for name, flat in zip(flats, joined, strict=False)}, joined[len(flats) :]
 
     def _stored(self, age: Tensor, ranks: Ranks) -> tuple[State, Tensor]:
         """Stored memory, and its row before each step [T, B]; -1 where none is stored."""

@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -33,6 +34,30 @@ class Costly(Script):
 def test_small_rewards_count_beside_large_ones_as_in_training():
     returns, _ = play(env := Costly([[101]]), small_network(env), 1, None, 200)
     assert returns.tolist() == [99 * 0.5]
+
+
+class Weighty(Script):
+    """Counts those of its observations that somebody still holds."""
+
+    def __init__(self, lengths):
+        super().__init__(lengths)
+        self.shown, self.most = [], 0
+
+    def observation(self):
+        # A step may compute with a shallow copy, so that the numbers themselves are watched.
+        observation = super().observation()
+        self.shown = [it for it in self.shown if it() is not None] + [weakref.ref(observation.untyped_storage())]
+        self.most = max(self.most, len(self.shown))
+        return observation
+
+
+def test_an_evaluation_holds_no_more_observations_however_long_it_plays():
+    held = []
+    for length in (3, 40):
+        env = Weighty([[length]] * 4)
+        play(env, small_network(env, "lstm"), 12, None, 100)
+        held.append(env.most)
+    assert held[0] == held[1] < 8
 
 
 def test_scalars_of_an_evaluation():

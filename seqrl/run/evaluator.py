@@ -16,7 +16,7 @@ from seqrl.metrics.episodes import mean
 from seqrl.networks import Distribution, Network
 from seqrl.ranks import ALONE, Ranks
 from seqrl.runner import LIMIT_EPISODES, Player, Runner
-from seqrl.types import Rollout, State
+from seqrl.types import State
 
 # How episodes are played.
 GREEDY, SAMPLED, WITHOUT_MEMORY = "greedy", "sampled", "without_memory"
@@ -72,10 +72,11 @@ def play(
 
     Which are counted is decided by the environment, never by who ends first: that would favour short episodes.
     """
-    rollouts: list[Rollout] = []
+    returns: list[Tensor] = []
+    lengths: list[Tensor] = []
     batch_size = env.batch_size if batch_size is None else batch_size
     rounds = math.ceil(episodes / batch_size)
-    watched = Watched(player, lambda: told(len(rollouts) / rounds))
+    watched = Watched(player, lambda: told(len(returns) / rounds))
     runner = Runner(
         env,
         watched,
@@ -87,15 +88,15 @@ def play(
         batch_size=batch_size,
         if_endless=IF_ENDLESS,
     )
-    while len(rollouts) < rounds:
-        rollouts.append(runner.collect())
+    while len(returns) < rounds:
+        reward, valid = runner.play()
+        # In double precision, as training counts them; some accelerators have none.
+        returns.append(reward.where(valid, 0).cpu().double().sum(0))
+        lengths.append(valid.cpu().double().sum(0))
         if infos is not None:
             infos += [numbers for _, numbers in sorted(runner.take_ended_info(), key=itemgetter(0))]
             del infos[episodes:]
-    # In double precision, as training counts them; some accelerators have none.
-    returns = torch.cat([rollout.reward.where(rollout.valid, 0).cpu().double().sum(0) for rollout in rollouts])
-    lengths = torch.cat([rollout.valid.cpu().double().sum(0) for rollout in rollouts])
-    return returns[:episodes], lengths[:episodes]
+    return torch.cat(returns)[:episodes], torch.cat(lengths)[:episodes]
 
 
 class Evaluator:
