@@ -11,8 +11,11 @@ What goes wrong is a SeqrlError with the line that the command would print; a wr
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seqrl.config import resolvers
 from seqrl.machine import begin_quietly
+
+begin_quietly()
+
+from seqrl.config import resolvers  # noqa: E402 - takes half a second
 
 if TYPE_CHECKING:
     from seqrl.api.composing import compose
@@ -35,7 +38,6 @@ __all__ = [
     "runs",
 ]
 
-begin_quietly()
 # Sweep workers and readers of saved configurations need these as soon as the package is there.
 resolvers.register()
 

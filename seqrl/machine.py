@@ -265,28 +265,42 @@ class OwnHandler:
     """Handler of a signal for this process alone: in a forked child the signal does what it does by default."""
 
     def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+        self.handler = handler
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self._handler(number, frame)
+        self.handler(number, frame)
 
 
 def begin_quietly() -> None:
     """Have signals end a program of seqrl with a line, and no traceback, while it still imports what it needs.
 
-    Ctrl-C raises an exception, and SIGTERM ends it where it is, until a run begins, which saves itself first.
+    Both Ctrl-C and SIGTERM end it where it is: within an import, some libraries take an exception for one of theirs.
+    Ctrl-C raises one again as soon as `all_is_imported`; SIGTERM ends it until a run begins, which saves itself first.
     """
     module = next((word for option, word in pairwise(sys.orig_argv) if option == "-m"), "")
     if module.partition(".")[0] == "seqrl" or Path(*sys.argv[:1]).name.startswith("seqrl-"):
         sys.excepthook = _ended_by
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            hear(signal.SIGTERM, _end_at_once)
+        for number, usual in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+            if signal.getsignal(number) is usual:
+                hear(number, _end_at_once)
+
+
+def all_is_imported() -> None:
+    """Have Ctrl-C raise an exception, as usual."""
+    before = signal.getsignal(signal.SIGINT)
+    if isinstance(before, OwnHandler) and before.handler is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     with suppress(OSError):
         # Past the stream, which may be in the midst of a line.
-        os.write(2, f"seqrl: ended by {signal.Signals(number).name}\n".encode())
+        os.write(2, f"seqrl: {how}\n".encode())
+    if number == signal.SIGINT:
+        # As Python ends then: a shell sees by that what ended it, and does not go on with its script.
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
     os._exit(128 + number)
 
 

@@ -21,17 +21,23 @@ PRESSED = """
 import os, signal, sys
 class Pressed:
     def find_spec(self, name, *more):
-        if name == "rich.console":
-            os.kill(os.getpid(), signal.{pressed})
+        if name == "{name}":
+            try:
+                os.kill(os.getpid(), signal.{pressed})
+            except KeyboardInterrupt:
+                # As libraries do that must do without something.
+                {caught}
 sys.meta_path.insert(0, Pressed())
 """
 
 
+@pytest.mark.parametrize("where", ["rich.console", "omegaconf"])
 @pytest.mark.parametrize(
     "words", [["-m", "seqrl.runs"], ["-m", "seqrl.runs", "-m"], ["seqrl-runs"], ["mine.py"]], ids=str
 )
-def test_ctrl_c_while_a_program_imports_what_it_needs_gets_one_line(tmp_path, words):
-    (tmp_path / "sitecustomize.py").write_text(PRESSED.format(pressed="SIGINT"))
+def test_ctrl_c_while_a_program_imports_what_it_needs_gets_one_line(tmp_path, words, where):
+    caught = "raise" if words == ["mine.py"] else "raise ImportError('no such thing')"
+    (tmp_path / "sitecustomize.py").write_text(PRESSED.format(pressed="SIGINT", name=where, caught=caught))
     for name in ("seqrl-runs", "mine.py"):
         (tmp_path / name).write_text("import seqrl.runs.__main__")
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(seqrl.__file__).parent.parent)])}
@@ -43,7 +49,7 @@ def test_ctrl_c_while_a_program_imports_what_it_needs_gets_one_line(tmp_path, wo
 
 @pytest.mark.parametrize("own", [False, True])
 def test_a_program_that_is_ended_while_it_imports_what_it_needs_says_by_what(tmp_path, own):
-    (tmp_path / "sitecustomize.py").write_text(PRESSED.format(pressed="SIGTERM"))
+    (tmp_path / "sitecustomize.py").write_text(PRESSED.format(pressed="SIGTERM", name="omegaconf", caught="raise"))
     (tmp_path / "mine.py").write_text("import seqrl.runs.__main__")
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(seqrl.__file__).parent.parent)])}
     words = ["mine.py"] if own else ["-m", "seqrl.runs"]

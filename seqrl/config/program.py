@@ -20,7 +20,7 @@ from seqrl.config.command_line import TRUST, completed, names_modules, trusted_b
 from seqrl.config.hydra_errors import FULL, message_for
 from seqrl.config.trust import restrict_imports
 from seqrl.errors import SeqrlError, described
-from seqrl.machine import sleep
+from seqrl.machine import all_is_imported, sleep
 from seqrl.text import UNSAID, masked, printable, say
 
 log = logging.getLogger(__name__)
@@ -216,6 +216,7 @@ def to_the_end(main: Callable[[], None]) -> None:
     exit_code = 1
     vars(os)["_exit"] = _exit_as_done
     try:
+        all_is_imported()
         if sys.argv[1:2] == ["--version"]:
             print(f"seqrl {seqrl.__version__}")
         else:
