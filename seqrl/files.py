@@ -41,6 +41,8 @@ STRAY = re.compile(r"\.seqrl-[0-9a-f]{16}\.tmp")
 TEXT_BYTES = 16 * 2**20
 # The same of a configuration, which takes long to read, and of a line.
 YAML_BYTES, LINE_BYTES = 2**20, 2**20
+# The same of a file that grows, where it has to be copied.
+GROWN_BYTES = 2**30
 # Where a file says that it is seqrl's.
 MARKED_BYTES = 2**16
 # Far deeper than any configuration.
@@ -157,7 +159,8 @@ class Lines:
 
     A line that cannot be written waits, and those after it behind it, until all can: on a full disk none is lost, and
     no half of one stays. Where the name goes to another file, as `sed -i` has it, or to none, all lines are written
-    under it again, as long as the folder is the same. Raises OSError if the file is a link, or no regular file.
+    under it again, as long as the folder is the same; so they are where the file has other names, too. Raises OSError
+    if the file is a link, or no regular file.
     """
 
     # Of lines that wait.
@@ -208,13 +211,15 @@ class Lines:
         return not self._path.is_symlink() and is_still(self._file, self._path)
 
     def _keep_name(self) -> None:
-        """Have all lines under the name again, if another file has it, or none."""
-        if self._has_name() or not is_still(self._folder, self._path.parent):
+        """Have all lines under the name again, and in a file that has no other: a snapshot of it stays as it is."""
+        named = self._has_name()
+        if (named and os.fstat(self._file).st_nlink == 1) or not is_still(self._folder, self._path.parent):
             return
         with open(self._file, "rb", closefd=False) as mine:
             mine.seek(0)
             self.replace(mine.read())
-        log.warning("%s was replaced or removed; all lines of the run are there again.", self._path)
+        if not named:
+            log.warning("%s was replaced or removed; all lines of the run are there again.", self._path)
 
     def _write(self) -> None:
         self._keep_name()
@@ -253,7 +258,21 @@ def regular(path: Path, most: int = 2**40) -> Iterator[IO[bytes]]:
 
 def appending(path: Path) -> IO[bytes]:
     """A regular file, open for adding to its end; a new one if there is none. Raises OSError for anything else."""
+    return open(path, "ab", opener=_with_one_name)
+
+
+def locking(path: Path) -> IO[bytes]:
+    """The same of a file that is only locked: a copy would be another lock."""
     return open(path, "ab", opener=regular_only)
+
+
+def detach(path: Path) -> None:
+    """Copy a file that is to be changed and has other names, too, which may be anybody's, or those of a snapshot that
+    was made of hard links: what has them stays as it is.
+    """
+    with suppress(FileNotFoundError):
+        if path.lstat().st_nlink > 1:
+            write(path, read(path, GROWN_BYTES))
 
 
 class LogFile(logging.FileHandler):
@@ -263,7 +282,7 @@ class LogFile(logging.FileHandler):
     """
 
     def _open(self) -> TextIOWrapper:
-        return open(self.baseFilename, "a", encoding="utf-8", errors="backslashreplace", opener=regular_only)
+        return open(self.baseFilename, "a", encoding="utf-8", errors="backslashreplace", opener=_with_one_name)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -455,6 +474,12 @@ def regular_only(name: str, flags: int) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "is not a regular file", name)
     return descriptor
+
+
+def _with_one_name(name: str, flags: int) -> int:
+    """Opener of regular files that grow."""
+    detach(Path(name))
+    return regular_only(name, flags)
 
 
 def _without_links(name: str, flags: int) -> int:

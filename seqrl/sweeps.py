@@ -34,7 +34,7 @@ from seqrl.config.program import FAILURES, fail, report
 from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError
-from seqrl.files import Lines, fault, insist_on_own, links, refuse_link
+from seqrl.files import Lines, detach, fault, insist_on_own, links, refuse_link
 from seqrl.machine import cores, hear, keep, let_go, monotonic, ranks_started, wall_time
 from seqrl.run.hold import is_held
 from seqrl.run.manifest import ending, facts_of, standing, words_of
@@ -465,12 +465,13 @@ class Sweep(Callback):
 def insist_on_own_files(folder: Path) -> None:
     """Raise ConfigError if a folder, which may be anybody's, holds links, or something else that Hydra would replace.
 
-    Hydra writes wherever a link leads.
+    Hydra writes wherever a link leads, and through a hard link, which is detached.
     """
     try:
         for link in links(folder):
             refuse_link(link)
         insist_on_own(folder, ["multirun.yaml"], "hydra:")
+        detach(folder / "multirun.yaml")
     except OSError as error:
         raise ConfigError(
             [f"sweep: {error.filename} {fault(error)}. Remove it, or choose another folder with sweep=…"]

@@ -71,6 +71,45 @@ def test_the_log_of_a_run_is_a_regular_file_or_none(tmp_path, victim, what, monk
     assert (tmp_path / "train.log").read_text() == "written\\ud800\n"
 
 
+def test_what_grows_leaves_its_other_names_as_they_are(tmp_path, victim):
+    """A stranger's hard link to a file of the user's own, or a snapshot that `cp -al` made of an honest run."""
+    added = {"train.log": "a line\n", "metrics.jsonl": "a line\n", "output": "a line\n", "multirun.yaml": ""}
+    for name in added:
+        os.link(victim, tmp_path / name)
+    handler = LogFile(tmp_path / "train.log", delay=True)
+    handler.emit(logging.makeLogRecord({"msg": "a line"}))
+    handler.close()
+    grown = Lines(tmp_path / "metrics.jsonl")
+    grown.add("a line\n")
+    with appending(tmp_path / "output") as output:
+        output.write(b"a line\n")
+    victim.write_text("hydra:\n")
+    insist_on_own_files(tmp_path)
+    (tmp_path / "multirun.yaml").write_text("")
+    assert victim.read_text() == "hydra:\n"
+    victim.write_text("precious\n")
+    assert {name: (tmp_path / name).read_text() for name in added} == {
+        name: f"precious\n{line}" if line else "" for name, line in added.items()
+    }
+    # A snapshot of a run that goes on.
+    os.link(tmp_path / "metrics.jsonl", tmp_path / "snapshot")
+    grown.add("and another\n")
+    grown.close()
+    assert (tmp_path / "snapshot").read_text() == "precious\na line\n"
+    assert (tmp_path / "metrics.jsonl").read_text() == "precious\na line\nand another\n"
+
+
+def test_a_search_that_goes_on_leaves_a_snapshot_of_its_journal_as_it_is(tmp_path):
+    pytest.importorskip("optuna")
+    from seqrl.tune.journal import opened
+
+    line = {"op_code": 0, "worker_id": "w", "study_name": "s", "directions": [2]}
+    opened(tmp_path / "journal.log").append_logs([line])
+    os.link(tmp_path / "journal.log", tmp_path / "snapshot")
+    opened(tmp_path / "journal.log").append_logs([line])
+    assert [len((tmp_path / name).read_text().splitlines()) for name in ("snapshot", "journal.log")] == [1, 2]
+
+
 def test_hydra_opens_logs_with_nothing_else():
     handler = OmegaConf.load(CONF / "config.yaml").hydra.job_logging.handlers.file
     assert handler == {"class": "seqrl.files.LogFile", "delay": True}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seqrl.files import appending, read_text, write
+from seqrl.files import locking, read_text, write
 from seqrl.loggers.base import About, Logger, Row
 from seqrl.machine import wall_time
 from seqrl.text import dotted
@@ -30,7 +30,7 @@ def _alone(uri: str | None) -> Iterator[None]:
         return
     path = Path(uri.removeprefix(FILE))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with appending(path.with_name(f"{path.name}.lock")) as lock:
+    with locking(path.with_name(f"{path.name}.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from seqrl.errors import ConfigError, SeqrlError
-from seqrl.files import LINE_BYTES, cure, fault, json_of, read
+from seqrl.files import LINE_BYTES, cure, detach, fault, json_of, read
 from seqrl.machine import monotonic, sleep
 from seqrl.run.manifest import is_number
 
@@ -97,9 +97,10 @@ class Journal(JournalFileBackend):
             raise self._damage(self._line) from error
 
     def _cut(self) -> int:
-        """Remove half a line at the end; return its bytes."""
+        """Remove half a line at the end, of a file that has no other name; return its bytes."""
         self._mutex.acquire()
         try:
+            detach(self._path)
             with self._path.open("r+b") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - LINE_BYTES))

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,18 @@ from seqrl.config.command_line import leads_away
 from seqrl.config.overrides import quoted
 from seqrl.config.paths import PACKAGE
 from seqrl.errors import ConfigError
-from seqrl.files import LINE_BYTES, appending, fault, json_of, make_folder, read_text, read_yaml, regular, write
+from seqrl.files import (
+    LINE_BYTES,
+    appending,
+    fault,
+    json_of,
+    locking,
+    make_folder,
+    read_text,
+    read_yaml,
+    regular,
+    write,
+)
 from seqrl.machine import end_with_parent
 from seqrl.run.hold import is_held
 from seqrl.run.manifest import facts_of, is_number
@@ -158,7 +169,7 @@ class Trial:
         else:
             # Its name tells the values, and a list of them has commas.
             arguments = [*self.arguments, f"seed={seed}", f"hydra.run.dir={quoted(str(folder))}"]
-        with _appending(self.output) as output:
+        with _opened(self.output, appending) as output:
             self._process = subprocess.Popen(
                 [sys.executable, *SAFELY, "-m", "seqrl.train", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -180,7 +191,7 @@ class Claim:
 
     def __init__(self, path: Path, wait: bool = False) -> None:
         # The system releases the lock when the process ends, however it ends.
-        self._file = _appending(path)
+        self._file = _opened(path, locking)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BaseException as error:
@@ -195,11 +206,11 @@ class Claim:
         self._file.close()
 
 
-def _appending(path: Path) -> IO[bytes]:
-    """A file of a study, which may be anybody's, open for adding to its end."""
+def _opened(path: Path, how: Callable[[Path], IO[bytes]]) -> IO[bytes]:
+    """A file of a study, which may be anybody's, opened for adding to its end."""
     try:
         make_folder(path.parent)
-        return appending(path)
+        return how(path)
     except OSError as error:
         place = error.filename or path
         raise ConfigError([f"study: {place} {fault(error)}. Remove it, or choose another study=…"]) from error
