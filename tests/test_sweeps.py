@@ -186,7 +186,7 @@ def test_a_folder_that_leads_elsewhere_is_refused_before_anything_is_written(tmp
     (tmp_path / "s" / "multirun.yaml").symlink_to(tmp_path / "bashrc")
     before = everything(tmp_path)
     refused = sweep(tmp_path, *TINY, *launcher)
-    assert refused.returncode == 2
+    assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == (
         "seqrl: error: sweep: s/multirun.yaml is a link, and could lead anywhere. Remove it, or choose another folder "
         "with sweep=…\n"

@@ -298,7 +298,7 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
     where   what failed, if there is more than one run
     """
     lines, exit_code = message_for(error, arguments) or ([unexpected(error)], 1)
-    if isinstance(error, SeqrlError) and (error.__cause__ or where) and log.hasHandlers():
+    if isinstance(error, SeqrlError) and (error.__cause__ or where) and _log_files():
         # The folder of a refused run is gone, and its log with it.
         with suppress(OSError):
             log.error("%s", lines[0], exc_info=error)
@@ -307,9 +307,14 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
     return exit_code
 
 
+def _log_files() -> list[logging.FileHandler]:
+    """Logs that are open; what Hydra says of a sweep goes to the terminal."""
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+
+
 def unexpected(error: Exception) -> str:
     """Line about an error that nobody foresaw; its traceback goes to the run's log, or else to a file of its own."""
-    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    handlers = _log_files()
     if handlers:
         log.error("unexpected", exc_info=error)
     # One that cannot be written, as the folder of a refused run is gone, has no stream.
