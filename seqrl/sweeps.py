@@ -203,7 +203,12 @@ class Pool:
 
     @classmethod
     def install(cls) -> None:
-        """Have Hydra's launcher take it; Hydra takes no launcher from outside its own packages."""
+        """Have Hydra's launcher take it; Hydra takes no launcher from outside its own packages.
+
+        Raises ConfigError if the system has no locks that processes share.
+        """
+        with _started():
+            multiprocessing.get_context("fork").Lock()
         from hydra_plugins.hydra_joblib_launcher import _core
 
         _core.Parallel = cls
@@ -234,9 +239,11 @@ class Pool:
 
         run, given, named = point
         for attempt in range(self.ATTEMPTS):
-            process = self._process()
+            with _started():
+                process = self._process()
+                promise = process.submit(run, *given, **named)
             try:
-                done: JobReturn = process.submit(run, *given, **named).result()
+                done: JobReturn = promise.result()
             except TerminatedWorkerError:
                 then = "It goes on in a new one." if attempt < self.ATTEMPTS - 1 else "Giving it up."
                 say(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", sys.stderr)
@@ -257,6 +264,20 @@ class Pool:
         threads = {f"{name}_NUM_THREADS": str(max(1, cores() // self._jobs)) for name in self.LIBRARIES}
         env = {name: os.environ.get(name, count) for name, count in threads.items()}
         return ProcessPoolExecutor(1, timeout=60, env=env, initializer=_start_processes_as_python_does)
+
+
+@contextmanager
+def _started() -> Iterator[None]:
+    """Raise ConfigError if the system starts no process for points."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            [
+                f"hydra/launcher: joblib cannot start processes ({fault(error)}). They need /dev/shm, mounted for "
+                "writing, and what ulimit allows. Give them that, or leave hydra/launcher=joblib out."
+            ]
+        ) from error
 
 
 def _killed(number: int, overrides: Sequence[str], _: Any, config: DictConfig, *others: Any) -> Failed:
@@ -409,12 +430,12 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             insist_on_own_files(folder)
+            if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
+                Pool.install()
         except ConfigError as error:
             fail(error)
         show_path(folder)
         note_command(folder, self._begun)
-        if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
-            Pool.install()
         if "submitit" in config.hydra.launcher._target_:
             listen_to_queue()
             # submitit unpickles the results that it finds there, and who gave the folder may have left some.

@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl import sweeps
 from seqrl.config.program import FAILURES
+from seqrl.errors import ConfigError
 from seqrl.sweeps import Pool
+from tests.parts import room
 from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, manifests, sweep
 
 pytest.importorskip("joblib")
@@ -70,3 +72,11 @@ def test_a_point_that_is_killed_again_and_again_is_given_up_and_named_and_the_ex
 
 def test_one_job_runs_in_the_process_itself(tmp_path):
     assert Pool(n_jobs=1)([(lambda it: (it, os.getpid()), (1,), {})]) == [(1, os.getpid())]
+
+
+def test_where_no_process_can_be_started_a_line_says_so(tmp_path):
+    """Their locks are files in /dev/shm."""
+    said = r"^hydra/launcher: joblib cannot start processes \(File too large\)\. They need /dev/shm, .* or leave hydra/"
+    for begin in (Pool.install, lambda: Pool(n_jobs=2)([(len, ("",), {})])):
+        with room(0), pytest.raises(ConfigError, match=said):
+            begin()
