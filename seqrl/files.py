@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -43,7 +43,7 @@ TEXT_BYTES = 16 * 2**20
 YAML_BYTES, LINE_BYTES = 2**20, 2**20
 # The same of a file that grows, where it has to be copied.
 GROWN_BYTES = 2**30
-# Where a file says that it is seqrl's.
+# At the beginning or the end of a file, where it says that it is seqrl's.
 MARKED_BYTES = 2**16
 # Far deeper than any configuration.
 DEEPEST = 50
@@ -122,36 +122,38 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".seqrl-{secrets.token_hex(8)}.tmp")
 
 
-def insist_on_own(folder: Path, names: Sequence[str], mark: str) -> None:
+def insist_on_own(folder: Path, marks: Mapping[str, str]) -> None:
     """Raise OSError if something that would be replaced in a folder is not seqrl's.
 
-    names   of files that are written together. The first, which appears before the others, vouches for them
-    mark    what it holds near its beginning
+    marks   what each file holds near its beginning or its end if it is, by name
     """
     if folder.exists() and not folder.is_dir():
         raise OSError(errno.ENOTDIR, "is not a folder", str(folder))
-    vouched = False
-    for name in names:
+    for name, mark in marks.items():
         path = folder / name
         # A link is replaced, and what it leads to stays.
-        if path.is_symlink() or not path.exists():
-            continue
-        with regular(path) as file:
-            vouched = vouched or (name == names[0] and mark.encode() in file.read(MARKED_BYTES))
-        if not vouched:
+        if not path.is_symlink() and path.exists() and not _is_marked(path, mark):
             raise OSError(errno.EEXIST, "was not written by seqrl", str(path))
 
 
 def is_foreign(path: Path, mark: str) -> bool:
-    """Whether a file is there that seqrl did not write: it can be read, and does not hold `mark` near its beginning.
+    """Whether a file is there that seqrl did not write: it can be read, and does not hold `mark` in such a place.
 
     A link is replaced, and what it leads to stays.
     """
     try:
-        with regular(path) as file:
-            return mark.encode() not in file.read(MARKED_BYTES)
+        return not _is_marked(path, mark)
     except OSError:
         return False
+
+
+def _is_marked(path: Path, mark: str) -> bool:
+    """Whether a file holds a mark, or nothing that could be lost."""
+    with regular(path) as file:
+        ends = [file.read(MARKED_BYTES)]
+        file.seek(-min(MARKED_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        ends.append(file.read())
+    return any(mark.encode() in end for end in ends) or not ends[0].strip()
 
 
 class Lines:

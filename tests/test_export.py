@@ -1,6 +1,7 @@
 """An exported policy computes, without torch, what the policy computes, or there is none."""
 
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -19,6 +20,7 @@ import seqrl
 from seqrl import text
 from seqrl.envs import CountRecall, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
+from seqrl.files import insist_on_own
 from seqrl.run.checkpoint import Checkpoints
 from tests.envs.everything import ID
 from tests.parts import NETWORKS, room, small_network
@@ -465,6 +467,16 @@ def test_a_file_that_is_not_seqrls_is_neither_replaced_nor_joined(run, export, t
     code, _, line = export(f"run={run}", f"to={tmp_path}")
     assert (code, f"{tmp_path / name}: was not written by seqrl. Remove what stands in its way" in line) == (2, True)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "# My project\n")]
+
+
+def test_each_file_of_an_export_is_known_by_itself(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    insist_on_own(tmp_path, program.FILES)
+    for name in program.FILES:
+        (tmp_path / name).write_text("# My project\n")
+        with pytest.raises(OSError, match="was not written by seqrl"):
+            insist_on_own(tmp_path, program.FILES)
+        shutil.copy(folder / name, tmp_path)
 
 
 @pytest.mark.slow

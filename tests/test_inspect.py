@@ -541,13 +541,15 @@ class TestProgram:
             assert not any(it in written for it in variables)
         assert "${oc.env:MY_WORD}" in page
 
-    def test_a_page_that_is_not_seqrls_is_not_replaced(self, run, inspected, capsys):  # noqa: F811
-        (run / "inspect.html").write_text("mine")
-        with pytest.raises(SystemExit) as ended:
-            inspected(*GIVEN)
-        assert ended.value.code == 2
-        assert "inspect.html was not written by seqrl. Move it away." in capsys.readouterr().err
-        assert (run / "inspect.html").read_text() == "mine"
+    def test_what_is_not_seqrls_is_not_replaced_not_even_beside_its_own(self, run, inspected, capsys):  # noqa: F811
+        inspected(*GIVEN)
+        for name in ("inspect.json", "inspect.html"):
+            (run / name).write_text("mine")
+            with pytest.raises(SystemExit) as ended:
+                inspected(*GIVEN)
+            assert ended.value.code == 2
+            assert f"{name} was not written by seqrl. Move it away." in capsys.readouterr().err
+            assert (run / name).read_text() == "mine"
 
     def test_every_key_without_a_value_has_a_reason(self, inspected):
         found, page, _ = inspected(*GIVEN)

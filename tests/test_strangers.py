@@ -149,6 +149,24 @@ def test_a_report_replaces_nothing_that_is_not_seqrls(tmp_path, monkeypatch, cap
     assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["precious"]
 
 
+def test_a_report_replaces_each_of_its_files_and_a_foreign_one_not_even_beside_them(tmp_path, monkeypatch, capsys):
+    for seed in (0, 1):
+        put(tmp_path / "runs" / str(seed), 1.0, seed=seed)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs")])
+    report()
+    report()
+    there = sorted((tmp_path / "runs" / "report").iterdir())
+    assert {path.suffix for path in there} == {".html", ".csv", ".png", ".pdf"}
+    for path in there:
+        data = path.read_bytes()
+        path.write_text("precious")
+        with pytest.raises(SystemExit):
+            report()
+        assert f"{path} was not written by seqrl. Choose another folder" in capsys.readouterr().err
+        assert path.read_text() == "precious"
+        path.write_bytes(data)
+
+
 @pytest.mark.parametrize("what", [Path.mkdir, os.mkfifo])
 @pytest.mark.parametrize("name", ["report.html", "learning_curves.png"])
 def test_a_report_replaces_no_folder_and_no_pipe_and_leaves_all_as_it_was(tmp_path, monkeypatch, capsys, name, what):

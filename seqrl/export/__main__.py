@@ -18,6 +18,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+import seqrl
 from seqrl import seeds
 from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.words import usage
@@ -26,7 +27,7 @@ from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.export import hub
 from seqrl.export.card import MARK, card, sentence
-from seqrl.export.facts import evaluated, facts, trained
+from seqrl.export.facts import VERSION, evaluated, facts, trained
 from seqrl.export.model import model
 from seqrl.export.own import own
 from seqrl.export.proof import STEPS, TOLERANCE, Proof, prove
@@ -42,8 +43,8 @@ from seqrl.run.evaluator import frozen
 from seqrl.text import encoded, say
 
 NEEDED = ["onnx", "onnxscript", "onnxruntime", "safetensors"]
-# In the order in which they are written: the first says whose they are.
-FILES = ["README.md", "policy.onnx", "policy.safetensors"]
+# By which seqrl knows its own, in the order in which they are written.
+FILES = {"README.md": MARK, "policy.onnx": VERSION, "policy.safetensors": VERSION}
 # Environments that the proof plays side by side; of those that are played one by one no more than the run had.
 ROWS = 50
 
@@ -79,7 +80,7 @@ def export(request: Request) -> None:
     insist_on_packages(request)
     # An environment may change the working folder.
     run, folder = request.run.absolute(), request.folder.absolute()
-    insist_on_own(folder, FILES, MARK)
+    insist_on_own(folder, FILES)
     precision = policy.configuration(request.run).device.precision
     cfg = configuration(request)
     state, passed_over = policy.checkpoint(request.run, request.checkpoint)
@@ -107,7 +108,8 @@ def made(
     """The files, by name, and what shows that they are right. Raises UnequalError if they are not."""
     from safetensors.torch import save
 
-    weights = save({name: it.detach().clone().contiguous() for name, it in network.state_dict().items()})
+    tensors = {name: it.detach().clone().contiguous() for name, it in network.state_dict().items()}
+    weights = save(tensors, {VERSION: seqrl.__version__})
     with closing(beside(cfg, device)) as env, frozen(network):
         step = OneStep(copied(cfg, env, network), env, own(env, cfg.env.get("hidden") or ()))
         told = facts(run, policy.configuration(run), progress, step, weights)

@@ -16,6 +16,9 @@ from seqrl.files import json_of, read, read_text
 from seqrl.run.manifest import is_number, read_facts
 from seqrl.text import masked_data
 
+# Says of a model, and of its weights, that they are seqrl's, and of which version.
+VERSION = "seqrl_version"
+
 
 def facts(run: Path, cfg: DictConfig, progress: dict[str, int], step: OneStep, weights: bytes) -> dict[str, Any]:
     """What a model says of itself, by name, as plain data.
@@ -25,7 +28,7 @@ def facts(run: Path, cfg: DictConfig, progress: dict[str, int], step: OneStep, w
     weights    the bytes of policy.safetensors
     """
     told = {
-        "seqrl_version": seqrl.__version__,
+        VERSION: seqrl.__version__,
         "torch_version": torch.__version__,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "run_digest": hashlib.sha256(read(run / "config.yaml") + weights).hexdigest(),

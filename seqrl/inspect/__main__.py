@@ -20,6 +20,7 @@ Examples:
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -41,8 +42,9 @@ from seqrl.metrics.display import Bar, QuietConsole
 from seqrl.text import duration, encoded, masked, masked_data, printable
 
 SEVERAL = "inspect_runs.html"
-# In the order in which they are written: the first says whose they are.
-FILES = ["inspect.html", "inspect.json"]
+PAGE = "inspect.html"
+# By which seqrl knows its own, in the order in which they are written.
+FILES = {PAGE: MARK, "inspect.json": '{\n "said": '}
 # What a page says until its film is made, which may take some seconds, or end the process.
 UNFINISHED = "The program ended before it was made."
 
@@ -60,7 +62,7 @@ def inspect(request: Request) -> None:
     for run in request.runs:
         _insist_on_own(here / run, FILES)
     if len(request.runs) > 1:
-        _insist_on_own(here, [SEVERAL])
+        _insist_on_own(here, {SEVERAL: MARK})
     subjects = []
     for run in request.runs:
         subjects.append(it := subject(request, run, say))
@@ -79,9 +81,9 @@ def inspect(request: Request) -> None:
     for it in subjects if request.video else []:
         film = _film(it)
         try:
-            write(here / it.run / FILES[0], _page(it.run, reports[str(it.run)], again, film))
+            write(here / it.run / PAGE, _page(it.run, reports[str(it.run)], again, film))
         except OSError as error:
-            say(f"No film: could not write {it.run / FILES[0]} again: {error.strerror}.")
+            say(f"No film: could not write {it.run / PAGE} again: {error.strerror}.")
 
 
 def _page(run: Path, report: dict[str, Any], again: str, film: Reel | str | None) -> bytes:
@@ -116,9 +118,9 @@ def _report(it: Subject, folder: Path) -> dict[str, Any]:
     return masked_data(report)  # type: ignore[no-any-return]
 
 
-def _insist_on_own(folder: Path, names: list[str]) -> None:
+def _insist_on_own(folder: Path, marks: Mapping[str, str]) -> None:
     try:
-        insist_on_own(folder, names, MARK)
+        insist_on_own(folder, marks)
     except OSError as error:
         raise ConfigError([f"inspect: {error.filename} {fault(error)}. Move it away."]) from error
 

@@ -6,7 +6,7 @@ summary. Each folder may hold one sweep, several, or a single run; runs still go
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -21,10 +21,14 @@ from seqrl.text import encoded, free, one_line, printable, say
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
 
-# By which seqrl knows its own reports.
-MARK = "seqrl report</title>"
 PAGE = "report.html"
-TABLES = ("configurations", "comparisons", "runs")
+# By which seqrl knows its own pages and tables; their columns that no other has.
+MARK = "seqrl report</title>"
+TABLES = {
+    "configurations": "runs,finished,return_iqm,return_low",
+    "comparisons": "key,value,against,difference",
+    "runs": ",status,return,env_steps,seconds",
+}
 # Seconds between two reports.
 LONGEST = 1e6
 
@@ -52,8 +56,9 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     folders_of = _folders(to, list(tasks))
     for folder in dict.fromkeys([to, *folders_of.values()]):
         _make(folder)
-    pictures = [f"{name}.{kind}" for name in page.TITLES for kind in figures.KINDS]
-    _insist_on_own(to, list(folders_of.values()), [*(f"{name}.csv" for name in TABLES), *pictures])
+    marks = {f"{name}.csv": mark for name, mark in TABLES.items()}
+    marks |= {f"{name}.{kind}": figures.MARK for name in page.TITLES for kind in figures.KINDS}
+    _insist_on_own(to, list(folders_of.values()), marks)
     files: dict[Path, bytes] = {}
     for task, study in tasks.items():
         concluded = findings.findings(study, threshold)
@@ -66,7 +71,6 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
     again = ["python", "-m", "seqrl.report", *map(str, folders)]
     again += [f"--threshold={threshold:g}"] if threshold is not None else []
     whole = encoded(page.page(sections, left_out, again, watch if still_running else None))
-    # The page first: it says whose the others are.
     write_together({to / PAGE: whole, **files})
     for section in sections:
         if section.task:
@@ -101,10 +105,11 @@ def _make(folder: Path) -> None:
         raise ConfigError([f"report: {folder} {fault(error)}. Choose another folder with --to."]) from error
 
 
-def _insist_on_own(to: Path, folders: Sequence[Path], names: Sequence[str]) -> None:
-    others = [str(folder.relative_to(to) / name) for folder in folders for name in names]
+def _insist_on_own(to: Path, folders: Sequence[Path], marks: Mapping[str, str]) -> None:
     try:
-        insist_on_own(to, [PAGE, *others], MARK)
+        insist_on_own(to, {PAGE: MARK})
+        for folder in folders:
+            insist_on_own(folder, marks)
     except OSError as error:
         raise ConfigError([f"report: {error.filename} {fault(error)}. Choose another folder with --to."]) from error
 

@@ -38,8 +38,8 @@ PANELS = 8
 FEW = 12
 POINTS = 150
 GREY = "#8a8a8a"
-# Of the files of a figure.
-KINDS = ("png", "pdf")
+# Of the files of a figure, and by which seqrl knows its own.
+KINDS, MARK = ("png", "pdf"), "seqrl report"
 
 # Numbers of a configuration besides its return: title, value, whether less is better.
 COSTS: list[tuple[str, Callable[[Group], float], bool]] = [
@@ -87,7 +87,8 @@ def draw(findings: Findings) -> dict[str, Drawn]:
 
 def _saved(figure: Figure, kind: str) -> bytes:
     data = BytesIO()
-    figure.savefig(data, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    says = {"CreationDate": None, "Creator": MARK} if kind == "pdf" else {"Software": MARK}
+    figure.savefig(data, format=kind, metadata=says)
     return data.getvalue()
 
 
