@@ -198,10 +198,13 @@ def message_of(error: BaseException) -> str:
 
 def line_of(error: BaseException) -> str:
     """The line of the user's own file that an exception comes from, as ` (file.py:12)`; "" if it comes from none."""
-    files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     # Gymnasium raises an error of a constructor again, from the original.
-    if error.__cause__ is not None:
-        files += [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__cause__.__traceback__)]
+    return _own_line(error, *([] if error.__cause__ is None else [error.__cause__]))
+
+
+def _own_line(*errors: BaseException) -> str:
+    frames = [frame for error in errors for frame in traceback.extract_tb(error.__traceback__)]
+    files = [(Path(frame.filename), frame.lineno) for frame in frames]
     # Before seqrl stands whoever called it.
     called = next((n for n, (file, _) in enumerate(files) if file.is_relative_to(PACKAGE)), len(files))
     own = [f" ({file.name}:{line})" for file, line in files[called:] if _is_own(file)]
@@ -230,3 +233,8 @@ class FaultyEnvError(SeqrlError):
 
 class OutsideEnvError(FaultyEnvError):
     """An environment showed what its observation space does not have."""
+
+
+def names_environment(error: BaseException) -> bool:
+    """Whether an error says all of an environment: one that a file of the user's own raised or met does not name it."""
+    return isinstance(error, EnvError | FaultyEnvError) and not _own_line(error)

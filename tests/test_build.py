@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
-from seqrl.errors import CheckpointError, ConfigError, OutOfMemoryError, StoppedError
+from seqrl.errors import CheckpointError, ConfigError, EnvError, OutOfMemoryError, StoppedError
 from seqrl.machine import hear
 from seqrl.run.build import build, constructor
 from tests.test_train import train
@@ -167,7 +167,15 @@ def test_what_says_all_itself_is_left_as_it_is(begun, monkeypatch):
     assert caught.value is error
 
 
-@pytest.mark.parametrize("error", [CheckpointError("resume: mine"), StoppedError("stopped by SIGTERM.", 143)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        CheckpointError("resume: mine"),
+        StoppedError("stopped by SIGTERM.", 143),
+        EnvError("env.k: mine."),
+        SystemExit("0."),
+    ],
+)
 def test_an_error_of_seqrl_that_an_own_part_meets_does_not_pass_as_the_run_s_own(begun, monkeypatch, error):
     def fail(*_):
         raise error

@@ -1,7 +1,8 @@
 """The interface between environments and everything else."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from seqrl.errors import EnvError
+from seqrl.errors import EnvError, FaultyEnvError, names_environment, raised
+from seqrl.machine import is_from_signal
 from seqrl.spaces import Array, dtype
 from seqrl.types import Step
+
+log = logging.getLogger(__name__)
 
 
 class Codec:
@@ -110,37 +114,70 @@ class BatchedEnv(ABC):
 
 
 class Adopted(BatchedEnv):
-    """Wraps an environment that has the methods of a BatchedEnv without inheriting from it."""
+    """Wraps an environment of the user's own, which need not inherit from BatchedEnv: what it raises names it.
+
+    Who asks for its picture, or its info, names it himself.
+    """
 
     def __init__(self, env: Any) -> None:
+        self.env = env
         self.batch_size, self.observation_space, self.action_space = (
             env.batch_size,
             env.observation_space,
             env.action_space,
         )
-        self.env = env
         for together in (
-            ["close"],
-            ["state_dict", "load_state_dict"],
+            ["backend", "backend_reason"],
+            ["notes"],
+            ["codec"],
             ["render"],
             ["info"],
+            ["state_dict", "load_state_dict"],
             ["ended_info", "logs_info"],
         ):
             if all(hasattr(env, name) for name in together):
                 vars(self).update({name: getattr(env, name) for name in together})
+        for name in ("state_dict", "ended_info"):
+            vars(self)[name] = self._named(getattr(self, name))
 
     def reset(self, where: Tensor | None = None) -> Tensor:
-        observation: Tensor = self.env.reset(where)
+        observation: Tensor = self._named(self.env.reset)(where)
         return observation
 
     def step(self, action: Tensor) -> Step:
-        step: Step = self.env.step(action)
+        step: Step = self._named(self.env.step)(action)
         return step
+
+    def close(self) -> None:
+        try:
+            self._named(getattr(self.env, "close", super().close))()
+        except FaultyEnvError as error:
+            # Everything played so far is still valid.
+            log.warning("closing: %s", error, exc_info=error)
+
+    def _named(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The same, which raises FaultyEnvError for all but what a signal raises, and too little memory."""
+
+        def named(*given: Any) -> Any:
+            try:
+                return method(*given)
+            except (KeyboardInterrupt, MemoryError, torch.OutOfMemoryError):
+                raise
+            except BaseException as error:
+                if names_environment(error) or is_from_signal(error):
+                    raise
+                told, kind = raised(error), type(self.env)
+                who = f"{kind.__module__}.{kind.__qualname__}"
+                raise FaultyEnvError(f"env: {who} raised {told.words}. Fix the environment.") from told
+
+        return named
 
 
 def adopted(env: Any) -> BatchedEnv:
-    """The environment as a BatchedEnv. The optional methods may be missing."""
-    return env if isinstance(env, BatchedEnv) else Adopted(env)
+    """The environment as a BatchedEnv. One of the user's own may lack the optional methods."""
+    # Gymnasium's have guards of their own.
+    is_guarded = any(it.__module__.startswith("seqrl.envs.gym.") for it in type(env).__mro__)
+    return env if is_guarded or type(env).__module__.startswith("seqrl.") else Adopted(env)
 
 
 def visible(size: int, hidden: Sequence[Any]) -> list[int]:

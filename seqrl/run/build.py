@@ -22,7 +22,15 @@ from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
 from seqrl.envs.base import BatchedEnv, adopted
 from seqrl.envs.inputs import WithInputs
-from seqrl.errors import ConfigError, EnvError, FaultyEnvError, OutOfMemoryError, described, message_of
+from seqrl.errors import (
+    ConfigError,
+    EnvError,
+    FaultyEnvError,
+    OutOfMemoryError,
+    described,
+    message_of,
+    names_environment,
+)
 from seqrl.insight import Meters
 from seqrl.machine import is_from_signal
 from seqrl.metrics.episodes import EpisodeStatistics
@@ -36,8 +44,10 @@ from seqrl.run.run import Budget, Run, of_checkpoint
 from seqrl.runner import Runner, of_rank
 from seqrl.text import masked, nearest
 
-# What parts raise that say all themselves.
-SAID_BY_PARTS = (ConfigError, EnvError, FaultyEnvError, OutOfMemoryError)
+
+def says_all(error: BaseException) -> bool:
+    """Whether a part that cannot be built says all itself."""
+    return isinstance(error, ConfigError | OutOfMemoryError) or names_environment(error)
 
 
 def build(
@@ -169,11 +179,9 @@ class Constructor:
     def __call__(self, *given: Any, **named: Any) -> Any:
         try:
             return self.make(*given, **named)
-        except SAID_BY_PARTS:
-            raise
-        except Exception as error:
+        except BaseException as error:
             # Any other of seqrl's own is what a part of the user's met, which may load a policy.
-            if is_from_signal(error):
+            if says_all(error) or isinstance(error, KeyboardInterrupt) or is_from_signal(error):
                 raise
             if is_out_of_memory(error):
                 asked = f"memory: what {self.where} asks for does not fit ({described(error)})."
@@ -187,7 +195,7 @@ class Constructor:
             return "Use a smaller network, or an environment that shows less."
         return f"Its largest number is {self.where}.{largest}={numbers[largest]}: use a smaller one."
 
-    def fault(self, error: Exception) -> ConfigError:
+    def fault(self, error: BaseException) -> ConfigError:
         key = re.search(r"unexpected keyword argument '(\w+)'", message_of(error))
         if isinstance(error, TypeError) and key and key[1] in self.make.keywords:
             others = [name for name in self.make.keywords if name != key[1]]

@@ -29,6 +29,7 @@ from gymnasium import spaces
 
 from seqrl.devices import Device
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
+from seqrl.envs.base import adopted
 from seqrl.envs.gym import calls, watchdog
 from seqrl.envs.gym.calls import Guard, _round_so, _rounds
 from seqrl.errors import CheckpointError, StoppedError, TakenError, links
@@ -97,7 +98,7 @@ def raises(kind):
 
 
 def raises_this(error):
-    def deed(env):
+    def deed(*given):
         raise error
 
     return deed
@@ -436,7 +437,13 @@ def test_a_constructor_that_ends_the_program_is_named(backend, monkeypatch):
 
 
 # An environment may load a policy of seqrl, an opponent perhaps, or learn one.
-ERRORS_OF_SEQRL = [CheckpointError("resume: mine"), StoppedError("stopped by SIGTERM.", 143), TakenError(["mine"])]
+ERRORS_OF_SEQRL = [
+    CheckpointError("resume: mine"),
+    StoppedError("stopped by SIGTERM.", 143),
+    TakenError(["mine"]),
+    EnvError("env.k: must be 3."),
+    FaultyEnvError("environment 0, episode 1 (seed 2), step 3: mine."),
+]
 
 
 @pytest.mark.parametrize("error", ERRORS_OF_SEQRL, ids=lambda error: type(error).__name__)
@@ -448,6 +455,35 @@ def test_an_error_of_seqrl_in_a_constructor_does_not_pass_as_the_run_s_own(backe
     )
     with pytest.raises(EnvError, match=said):
         made(backend, "mine at init")
+
+
+@pytest.mark.parametrize("error", ERRORS_OF_SEQRL, ids=lambda error: type(error).__name__)
+@BOTH
+def test_an_error_of_seqrl_in_a_step_does_not_pass_as_the_run_s_own(backend, error, monkeypatch):
+    monkeypatch.setitem(DEEDS, "mine", raises_this(error))
+    said = rf"it raised {type(error).__name__}: \S+.* \(test_misbehaviour\.py:\d+\)\. Fix the environment\.$"
+    assert re.match(rf"environment 0, episode 1 \(seed \d+\), step 1: {said}", fault(made(backend, "mine at step")))
+
+
+@pytest.mark.parametrize("error", [*ERRORS_OF_SEQRL, ValueError("oh"), SystemExit(0)], ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize("place", ["reset", "step", "state_dict", "close"])
+def test_whatever_an_own_batch_of_environments_raises_names_it(place, error, monkeypatch, caplog):
+    monkeypatch.setattr(Script, place, raises_this(error))
+    env = adopted(Script([[3]]))
+    words = rf"env: tests\.worlds\.Script raised {type(error).__name__}: \S+.* \(test_misbehaviour\.py:\d+\)\. Fix"
+    if place == "close":
+        env.close()
+        assert re.search(words, caplog.text)
+        return
+    with pytest.raises(FaultyEnvError, match=words):
+        env.state_dict() if place == "state_dict" else played(env)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+def test_an_own_batch_of_environments_is_not_blamed_for_too_little_memory_or_for_ctrl_c(error, monkeypatch):
+    monkeypatch.setattr(Script, "step", raises_this(error))
+    with pytest.raises(type(error)):
+        played(adopted(Script([[3]])))
 
 
 @BOTH

@@ -21,7 +21,7 @@ from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.lasting import note
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.gym.translate import actions, observations
-from seqrl.errors import ActionNotFiniteError, EnvError, FaultyEnvError, OutsideEnvError, raised
+from seqrl.errors import ActionNotFiniteError, EnvError, FaultyEnvError, OutsideEnvError, names_environment, raised
 from seqrl.spaces import Array, Packed, masked_alternatives, numbers, unused_mask
 from seqrl.types import Step
 
@@ -271,12 +271,10 @@ class GymnasiumEnv(BatchedEnv):
         """Turn any other exception, such as those of an own vector form, into a FaultyEnvError of one line."""
         try:
             yield
-        except (EnvError, FaultyEnvError):
-            raise
         except OverdueError as error:
             raise FaultyEnvError(f"environments: {error}. Fix the environment, or raise the limit.") from error
         except BaseException as error:
-            if not is_own_fault(error):
+            if names_environment(error) or not is_own_fault(error):
                 raise
             # It takes memory to say what is wrong.
             self._episodes.guard.lift()

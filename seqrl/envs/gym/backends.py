@@ -281,12 +281,10 @@ def _constructor_named(request: EnvRequest, who: str, id: str = "") -> Iterator[
                     # It takes memory to say what is wrong.
                     request.guard.lift()
                 request.guard.check()
-        except (EnvError, FaultyEnvError):
-            raise
         except OverdueError as error:
             raise FaultyEnvError(f"{who}, constructor: {error}. Fix the environment, or raise the limit.") from error
         except BaseException as error:
-            if not is_own_fault(error):
+            if isinstance(error, EnvError | FaultyEnvError) or not is_own_fault(error):
                 raise
             told = raised(error)
             raise FaultyEnvError(f"{who}, constructor: it raised {told.words}. Fix the environment.") from told

@@ -20,7 +20,7 @@ from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting, layers
 from seqrl.envs.gym.registry import MISSING_PACKAGE
-from seqrl.errors import FaultyEnvError, OutsideEnvError, RaisedError, raised
+from seqrl.errors import FaultyEnvError, OutsideEnvError, RaisedError, names_environment, raised
 from seqrl.machine import monotonic
 from seqrl.spaces import ACTION_MASK, Array, Packed
 
@@ -118,10 +118,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             # What it returns may do anything when it is read.
             observation = self._read(observation)
             self.guard.check()
-        except FaultyEnvError:
-            raise
         except BaseException as error:
-            if not is_own_fault(error):
+            if names_environment(error) or not is_own_fault(error):
                 raise
             self._blame(error)
         if terminated or truncated:
@@ -305,12 +303,10 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             yield
             self.guard.check()
-        except FaultyEnvError:
-            raise
         except besides:
             raise
         except BaseException as error:
-            if not is_own_fault(error):
+            if names_environment(error) or not is_own_fault(error):
                 raise
             self._blame(error, what)
 

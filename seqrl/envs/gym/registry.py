@@ -18,6 +18,7 @@ from seqrl.errors import (
     RaisedError,
     first_line,
     line_of,
+    names_environment,
     raised,
 )
 from seqrl.machine import is_from_signal
@@ -85,11 +86,11 @@ def explained(id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         # Its module may be imported only now.
         with without_arguments():
             yield
-    except (EnvError, FaultyEnvError, OverdueError, MemoryError):
+    except (OverdueError, MemoryError):
         raise
     except Exception as error:
         # Any other of seqrl's own is the environment's too, which may load a policy; but not what a signal raises.
-        if not is_own_fault(error):
+        if names_environment(error) or not is_own_fault(error):
             raise
         told = raised(error)
         raise _fault_of(id, kwargs, error, told) from told

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from seqrl.envs.gym.calls import OverdueError, is_own_fault
-from seqrl.errors import EnvError, FaultyEnvError, described
+from seqrl.errors import EnvError, FaultyEnvError, described, names_environment
 from seqrl.spaces import Array
 
 Make = Callable[[], VectorEnv[Any, Any, Any]]
@@ -55,7 +55,8 @@ def autoreset_mode(
         try:
             against = contradiction(make, anew)
         except Exception as error:
-            if isinstance(error, OverdueError | FaultyEnvError) or not is_own_fault(error):
+            is_told = isinstance(error, FaultyEnvError) and names_environment(error)
+            if isinstance(error, OverdueError) or is_told or not is_own_fault(error):
                 raise
             against = f"played, it raised {described(error)}"
         if against:
