@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from seqrl.envs import GymnasiumEnv
 from seqrl.seeds import stream
 from seqrl.verify import environment, network, ranks
 from seqrl.verify import subject as subjects
-from seqrl.verify.__main__ import main, table
+from seqrl.verify.__main__ import count_of, line_of, main
 from seqrl.verify.cut import Cut
 from seqrl.verify.environment import env_checks, is_playable
 from seqrl.verify.findings import Finding, Status
@@ -508,9 +509,20 @@ def test_a_time_limit_ends_slow_episodes():
 
 def test_the_last_line_counts_what_holds_and_what_was_not_checked():
     findings = [Finding("a", PASS, "1"), Finding("b", FAIL, "2", "mend"), Finding("c", UNCHECKED, "3", "wait")]
-    lines = table([*findings, Finding("d", WARN, "4", "look")]).splitlines()
-    assert lines[-1] == "  2 of 4 hold, 1 failed, 1 not checked, 1 with a warning"
-    assert [line.strip() for line in lines if "->" in line] == ["-> mend", "-> wait", "-> look"]
+    findings.append(Finding("d", WARN, "4", "look"))
+    assert count_of(findings) == "  2 of 4 hold, 1 failed, 1 not checked, 1 with a warning"
+    remedies = [line_of(finding).partition("-> ")[2] for finding in findings]
+    assert remedies == ["", "mend", "wait", "look"]
+
+
+def test_what_is_found_is_told_before_the_next_check_begins():
+    make, told = partial(broken.make, "Walk"), []
+    for finding in islice(env_checks(make, SHORT, begin=lambda name: told.append(f"{name}?")), 3):
+        told.append(finding.name)
+    assert told[0] == "it plays?"
+    for at, name in enumerate(told):
+        if not name.endswith("?"):
+            assert told[at - 1] == f"{name}?"
 
 
 def test_help_is_about_the_checks(monkeypatch, capsys):

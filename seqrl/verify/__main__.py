@@ -24,19 +24,21 @@ from omegaconf import DictConfig
 from seqrl.config.paths import CONF
 from seqrl.config.program import FAILURES, fail, started, to_the_end
 from seqrl.config.settle import settle
-from seqrl.text import say
+from seqrl.metrics.display import Bar, QuietConsole
+from seqrl.text import printable
 from seqrl.verify import environment, network
 from seqrl.verify.findings import Check, Finding, Status
 from seqrl.verify.run import verify
 
 
-def table(findings: Sequence[Finding]) -> str:
-    """A line for each finding, with the remedy below those that did not pass, and a line that counts them."""
-    lines = []
-    for finding in findings:
-        lines.append(f"  {finding.status:11}  {finding.name:42}  {finding.figure}")
-        if finding.status is not Status.PASS:
-            lines.append(f"               -> {finding.remedy}")
+def line_of(finding: Finding) -> str:
+    """A line, with the remedy below one that did not pass."""
+    remedy = "" if finding.status is Status.PASS else f"\n               -> {finding.remedy}"
+    return f"  {finding.status:11}  {finding.name:42}  {finding.figure}{remedy}"
+
+
+def count_of(findings: Sequence[Finding]) -> str:
+    """A line that counts them."""
     count = Counter(finding.status for finding in findings)
     good = count[Status.PASS] + count[Status.WARN]
     others = [
@@ -48,7 +50,7 @@ def table(findings: Sequence[Finding]) -> str:
         }.items()
         if count[status]
     ]
-    return "\n".join([*lines, f"\n  {good} of {len(findings)} hold{''.join(others)}"])
+    return f"  {good} of {len(findings)} hold{''.join(others)}"
 
 
 def usage() -> str:
@@ -62,11 +64,21 @@ def usage() -> str:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> None:
-    try:
-        findings = verify(settle(cfg).cfg)
-    except Exception as error:
-        fail(error)
-    say(table(findings))
+    findings = []
+    checks = [it.name for it in (*environment.CHECKS, *network.CHECKS)]
+    with Bar(console := QuietConsole()) as bar:
+
+        def begin(name: str) -> None:
+            bar.show((checks.index(name) if name in checks else len(checks)) / len(checks), name)
+
+        try:
+            for finding in verify(settle(cfg).cfg, begin):
+                # At once: environments may be slow.
+                console.print(printable(line_of(finding)), soft_wrap=True)
+                findings.append(finding)
+        except Exception as error:
+            fail(error)
+    console.print(printable(f"\n{count_of(findings)}"), soft_wrap=True)
     FAILURES.add(not all(finding.is_good for finding in findings))
 
 

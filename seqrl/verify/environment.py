@@ -15,7 +15,7 @@ from seqrl.envs import BatchedEnv
 from seqrl.envs.gym.lasting import REMEDY as LASTING_REMEDY
 from seqrl.envs.gym.resets import REMEDY, AutoresetError
 from seqrl.spaces import Packed, masked_alternatives, unused_mask
-from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds
+from seqrl.verify.findings import Begin, Check, Finding, Measured, Status, UncheckedError, check, found, holds
 from seqrl.verify.layers import beneath, episodes, time_limit, witnesses
 from seqrl.verify.play import BATCH, Budget, MakeEnv
 from seqrl.verify.repetition import copies, processes, repeats, repeats_later, restores
@@ -29,15 +29,21 @@ SMALL = 0.1
 FEW_CUTS, FEW_SEEDS = 5, 8
 
 
-def env_checks(make_env: MakeEnv, budget: Budget | None = None, whole_episodes: bool = True) -> Iterator[Finding]:
+def env_checks(
+    make_env: MakeEnv,
+    budget: Budget | None = None,
+    whole_episodes: bool = True,
+    begin: Begin = lambda name: None,
+) -> Iterator[Finding]:
     """Whether the environment is repeatable and fit to learn from."""
     stage = Stage(make_env, budget or Budget(), whole_episodes)
+    begin(plays.name)
     try:
         can_be_stepped = stage.play.last is not None
     except AutoresetError as error:
         return iter([Finding(ghosts.name, Status.FAIL, str(error).removesuffix(f" {REMEDY}"), ghosts.remedy)])
     # Nothing else can be said about what can't be stepped.
-    return found(CHECKS if can_be_stepped else [plays, observations], stage)
+    return found(CHECKS if can_be_stepped else [plays, observations], stage, begin)
 
 
 def is_playable(findings: list[Finding]) -> bool:

@@ -89,9 +89,14 @@ def check(name: str, remedy: str) -> Callable[[Callable[[Any], Measured | None]]
     return lambda measure: Check(name, remedy, measure)
 
 
-def found(checks: Iterable[Check], subject: Any) -> Iterator[Finding]:
+Begin = Callable[[str], None]
+"""Is told the name of each check as it begins."""
+
+
+def found(checks: Iterable[Check], subject: Any, begin: Begin = lambda name: None) -> Iterator[Finding]:
     """The findings of all checks that apply."""
     for each in checks:
+        begin(each.name)
         if finding := each(subject):
             yield finding
 

@@ -15,16 +15,16 @@ from torch import Tensor
 from seqrl.algorithms.sequences import Sequences, split, step_in_sequence
 from seqrl.machine import perf_counter
 from seqrl.types import Rollout, SequenceBatch, State
-from seqrl.verify.findings import Check, Finding, Measured, Status, UncheckedError, check, found, holds, small
+from seqrl.verify.findings import Begin, Check, Finding, Measured, Status, UncheckedError, check, found, holds, small
 from seqrl.verify.subject import BATCH, MOST_ROWS, SHORT, Subject
 
 # Seconds that the steps of a long sequence may take one by one.
 STEPPING = 3.0
 
 
-def network_checks(subject: Subject) -> Iterator[Finding]:
+def network_checks(subject: Subject, begin: Begin = lambda name: None) -> Iterator[Finding]:
     """Whether the network computes the same either way, and uses nothing that it must not."""
-    return found(CHECKS, subject)
+    return found(CHECKS, subject, begin)
 
 
 @check(

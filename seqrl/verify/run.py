@@ -1,5 +1,6 @@
 """Checks what a configuration names."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -12,14 +13,14 @@ from seqrl.envs import BatchedEnv
 from seqrl.envs.gym.resets import AutoresetError
 from seqrl.run.build import constructor, make_device, make_env, make_network
 from seqrl.verify.environment import env_checks, is_playable
-from seqrl.verify.findings import Finding, Status, found
+from seqrl.verify.findings import Begin, Finding, Status, found
 from seqrl.verify.network import network_checks
 from seqrl.verify.ranks import processes_check
 from seqrl.verify.subject import Subject
 
 
-def verify(cfg: DictConfig) -> list[Finding]:
-    """Check the environment and the network of a configuration, on the CPU."""
+def verify(cfg: DictConfig, begin: Begin) -> Iterator[Finding]:
+    """Check the environment and the network of a configuration, on the CPU; what is found, as it is found."""
     device = replace(make_device(cfg), name="cpu")
     device.prepare()
     if cfg.env.get("backend") == "async":
@@ -29,18 +30,20 @@ def verify(cfg: DictConfig) -> list[Finding]:
         cfg = merged
 
     make = partial(_make, cfg, device, _backend(cfg, device))
-    findings = list(env_checks(make, whole_episodes=not cfg.runner.rollout_length))
+    findings = []
+    for finding in env_checks(make, whole_episodes=not cfg.runner.rollout_length, begin=begin):
+        findings.append(finding)
+        yield finding
     if not is_playable(findings):
-        why = "the environment must be fixed first"
-        return [*findings, Finding("the network", Status.UNCHECKED, why, "Then run this again.")]
+        yield Finding("the network", Status.UNCHECKED, "the environment must be fixed first", "Then run this again.")
+        return
     with closing(make(1, "verify")) as env:
         checked = make_network(cfg, env, device)
     bptt_length = constructor(cfg.algorithm)(checked, np.random.default_rng(0)).settings.bptt_length
     subject = Subject(make, checked, bptt_length, cfg.parallel, cfg.runner.rollout_length)
-    findings += network_checks(subject)
+    yield from network_checks(subject, begin)
     if cfg.processes > 1:
-        findings += found([processes_check(cfg)], None)
-    return findings
+        yield from found([processes_check(cfg)], None, begin)
 
 
 def _backend(cfg: DictConfig, device: Device) -> str:
