@@ -6,7 +6,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from seqrl.config.program import forgiving_output
 from seqrl.envs import BatchedEnv
-from seqrl.envs.gym.processes import ProcessGroup
+from seqrl.envs.gym.processes import ProcessGroup, join_group
 from seqrl.errors import described
 from seqrl.machine import perf_counter
 from seqrl.text import Hidden, hidden, hide
@@ -147,8 +147,7 @@ def _variable(name: str, value: str) -> Iterator[None]:
 def _tell(pipe: Connection, make_env: MakeEnv, answers: int, group: int, masks: Hidden) -> None:
     forgiving_output()
     hide(masks)
-    with suppress(OSError):
-        os.setpgid(0, group)
+    join_group(group)
     torch.set_num_threads(1)
     told: tuple[list[bytes], str] | str
     try:

@@ -10,11 +10,13 @@ import logging.config
 import multiprocessing
 import os
 import platform
+import pty
 import re
 import resource
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -1519,3 +1521,52 @@ def test_an_interrupt_that_an_environment_raises_when_it_closes_is_none_of_the_u
         played(env)
     # The processes log it themselves.
     assert backend == "async" or "environment 0 failed to close: KeyboardInterrupt" in caplog.text
+
+
+ON_A_TERMINAL = """
+import os, sys, termios
+from contextlib import closing
+import gymnasium, torch
+from seqrl.envs import GymnasiumEnv
+from tests.envs.test_misbehaviour import Plain
+
+class Loud(Plain):
+    def reset(self, *, seed=None, options=None):
+        os.write(1, b"begins\\n")
+        termios.tcsetattr(1, termios.TCSANOW, termios.tcgetattr(1))
+        return super().reset(seed=seed)
+
+if __name__ == "__main__":
+    settings = termios.tcgetattr(1)
+    settings[3] |= termios.TOSTOP
+    termios.tcsetattr(1, termios.TCSANOW, settings)
+    gymnasium.register("test/Loud-v0", Loud)
+    with closing(GymnasiumEnv("test/Loud-v0", 2, 0, backend="async", timeout_seconds=5)) as env:
+        env.reset()
+    print("played")
+"""
+
+
+@LINUX
+def test_an_environment_that_prints_to_the_terminal_or_sets_it_is_not_stopped_by_it(tmp_path):
+    """The terminal stops whoever does so in its background, where a process group of environments is."""
+    (tmp_path / "loud.py").write_text(ON_A_TERMINAL)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ours, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "loud.py"],
+        cwd=tmp_path,
+        env=environment,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    said = b""
+    with contextlib.suppress(OSError):
+        while more := os.read(ours, 4096):
+            said += more
+    os.close(ours)
+    assert (process.wait(60), said.split()) == (0, [b"begins", b"begins", b"played"])

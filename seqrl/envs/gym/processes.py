@@ -251,6 +251,15 @@ class ProcessGroup:
         let_go(self._ours)
 
 
+def join_group(number: int) -> None:
+    """Make this process a member of a process group that the terminal, if there is one, knows nothing of."""
+    with suppress(OSError):
+        os.setpgid(0, number)
+    # It would stop who writes to it (`stty tostop`), sets it or reads from it, as such a group is in its background.
+    for stops in (signal.SIGTTOU, signal.SIGTTIN):
+        signal.signal(stops, signal.SIG_IGN)
+
+
 def _end_with(waiting: int) -> None:
     """Lead a process group, and kill it once nobody holds the other end of the pipe `waiting`."""
     _be_deaf()
@@ -343,8 +352,7 @@ def _be_of(group: int) -> None:
     # The parent counts the time.
     WATCHDOG.leave_it()
     end_with_parent(signal.SIGKILL)
-    with suppress(OSError):
-        os.setpgid(0, group)
+    join_group(group)
     # Threads that the parent had do not exist here, and OpenMP would wait for them.
     torch.set_num_threads(1)
 
