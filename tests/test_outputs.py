@@ -1,5 +1,6 @@
 """What fails beside the training is said once and does not end it."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from seqrl.run import checkpoint
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.outputs import Outputs
 from seqrl.run.run import Budget, Run
+from seqrl.run.summary import curves
 from seqrl.runner import Runner
 from tests.parts import ppo, room, small_network
 from tests.worlds import Script
@@ -62,7 +64,7 @@ def test_a_logger_that_fails_is_said_once_and_tried_again(outputs, said):
         outputs.write({"x": 1.0}, step)
     for logger in outputs.loggers.values():
         outputs._attempt(f"logger {'fickle' if logger is fickle else 'firm'}", logger.close)
-    failed = "logger fickle: RuntimeError: no connection (test_outputs.py:33)"
+    failed = "logger fickle: RuntimeError: no connection (test_outputs.py:35)"
     warning = f"warning: {failed}. Training continues and will retry."
     assert said == [warning, "logger fickle: works again", warning]
     assert [step for step, _ in fickle.rows] == [0, 3, 4]
@@ -209,6 +211,35 @@ def test_how_to_go_on_says_what_is_saved_and_whether_the_folder_is_still_there(s
             assert f"resume={folder}" not in outputs.advice()
             # One begun in its place is none to go on with.
             folder.mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_folder_that_is_out_of_reach_was_not_moved_and_how_to_go_on_is_said(said, tmp_path, monkeypatch, number):
+    run, stat = small_run(), os.stat
+
+    def unreachable(path, *more, **also):
+        if str(path).startswith(str(tmp_path)):
+            raise OSError(number, os.strerror(number), str(path))
+        return stat(path, *more, **also)
+
+    with Outputs(tmp_path, said.append) as outputs:
+        assert outputs.save(run)
+        run.iterate()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", unreachable)
+            assert not outputs.save(run)
+            with pytest.raises(UnsavedError, match=r"the final policy could not be saved .* again with resume="):
+                outputs.finish(run, {}, 1.0)
+            assert outputs.advice() == f"Continue with resume={tmp_path}"
+            assert curves(tmp_path) == f"{tmp_path}/metrics.jsonl"
+
+
+def test_a_logger_that_fails_does_not_work_again_because_the_run_ends(said, tmp_path):
+    fickle = Fickle()
+    with Outputs(tmp_path, said.append) as outputs:
+        outputs.loggers, fickle.fails = {"fickle": fickle}, True
+        outputs.write({"x": 1.0}, 0)
+    assert len(said) == 1
 
 
 def test_a_failure_is_dumped_as_plain_data(outputs, tmp_path):

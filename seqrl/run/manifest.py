@@ -125,7 +125,11 @@ class Manifest:
 
     def is_in_own_folder(self) -> bool:
         """Whether the folder is still where the run began, and none has been begun in its place."""
-        return is_still(self._hold.folder, self.path.parent)
+        try:
+            return is_still(self._hold.folder, self.path.parent)
+        except OSError:
+            # What cannot be reached for now has not moved.
+            return True
 
     def insist_on_own_folder(self) -> None:
         """Raise OSError if what is written there would be another run's."""

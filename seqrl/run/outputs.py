@@ -101,7 +101,7 @@ class Outputs:
     ) -> None:
         self._last_words.__exit__(None, None, None)
         for name, logger in self.loggers.items():
-            self._attempt(f"logger {name}", partial(logger.end, ending(error)))
+            self._attempt(f"logger {name}", partial(logger.end, ending(error)), recovers=False)
             self._attempt(f"logger {name}", logger.close, recovers=False)
         self.manifest.__exit__(kind, error, traceback)
         if self._is_refusal(error):

@@ -1,5 +1,6 @@
 """What a run says at its beginning and at its end."""
 
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 
@@ -86,8 +87,10 @@ def waited(idle: float) -> str:
 
 def curves(folder: Path) -> str:
     """Where to look at them: the command that shows them, as a shell takes it, or a file."""
-    # Whatever was chosen to be written.
-    has_events = any(folder.glob("events.out.tfevents.*"))
+    # Whatever was chosen to be written; the folder may be out of reach.
+    has_events = False
+    with suppress(OSError):
+        has_events = any(folder.glob("events.out.tfevents.*"))
     return f"tensorboard --logdir {quote(str(folder))}" if has_events else f"{folder}/metrics.jsonl"
 
 
