@@ -239,6 +239,12 @@ def test_a_refused_run_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("run", [None, 3, [], ["a"], "", b"run", {}])
+def test_what_names_no_run_is_said_to_be_none(run):
+    with pytest.raises(seqrl.ConfigError, match=r"^run: must be the folder of a run, such as .* \(got "):
+        seqrl.load(run)
+
+
 def test_what_is_not_trusted_is_not_loaded(tmp_path):
     run = seqrl.learn(*SMALL, "env.id=CartPole-v1", quiet=True).folder
     config = run / "config.yaml"

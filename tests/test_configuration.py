@@ -189,6 +189,9 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("network.use_lstm=off", r"network.type: lstm contradicts.*Use network=mlp"),
         ("network.memory._target_=seqrl.networks.GRU", r"network.type: lstm contradicts .* gru\. Use network=gru"),
         ("network.memory._target_=my.Cell", r"network.memory._target_: my.Cell is not of seqrl.* trust=\[my\]"),
+        ("network._target_=''", r"network\._target_: must be a class and its module, my_module\.MyClass \(got ''\)\.$"),
+        ("algorithm._target_=mine", r"algorithm\._target_: must be a class and its module, .* \(got 'mine'\)\.$"),
+        ("env._target_=a..b", r"env\._target_: must be a class and its module, .* \(got 'a\.\.b'\)\.$"),
         ("~network.memory._target_", r"network.memory: must name a class \(got {}\). Write network.memory._target_="),
         ("network.memory=null", r"network.memory: needs a value"),
         ("network.layers=0", r"network.layers: must be a whole number from 1 to 64 \(got 0\)"),
@@ -237,7 +240,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
     ],
 )
 def test_a_fault_is_one_line_with_key_value_and_remedy(override, said):
-    lines = what_is_said(override)
+    lines = what_is_said(*re.split(" (?=env)", override))
     assert len(lines) == 1
     assert re.search(said, lines[0])
     assert "\n" not in lines[0]
@@ -364,6 +367,32 @@ def test_a_faulty_option_gets_one_line_and_no_usage(words, said, capsys):
     (line,) = refused.value.faults
     assert line.startswith(said)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("word", ["hydra.run.dir=", "hydra.run.dir=''", "-m sweep=", "-m hydra.sweep.subdir=' '"])
+def test_a_folder_without_a_name_is_not_the_working_folder(word):
+    with pytest.raises(ConfigError, match=r": names no folder\. Write .*=<folder>, or leave it out\.$"):
+        completed([*word.split(" ", 1), "seed=0,1"], leave_nothing=False)
+
+
+@pytest.mark.parametrize(
+    ("swept", "said"),
+    [
+        (["seed=range(10001)"], "sweep: has more than 10,000 points. Make several of it."),
+        (["seed=shuffle(range(1e5))"], "sweep: has more than 10,000 points. Make several of it."),
+        (["seed=range(101)", "parallel=range(1,101)"], "sweep: has more than 10,000 points. Make several of it."),
+        (["seed=range(0,1,0)"], "seed: has no values to sweep over (got range(0,1,0)). Write them, seed=…,…, or a"),
+        (["seed=range(3,0)"], "seed: has no values to sweep over (got range(3,0))."),
+        (["seed=range(0,nan)"], "seed: has no values to sweep over (got range(0,nan))."),
+        (["network=glob(*)"], "network: has no values to sweep over (got glob(*))."),
+        (["seed=interval(0,1)"], "seed: has no values to sweep over (got interval(0,1))."),
+    ],
+)
+def test_a_sweep_that_has_no_points_or_too_many_is_refused_before_a_list_of_them_is_made(swept, said):
+    with pytest.raises(ConfigError) as refused:
+        completed(["-m", *swept], leave_nothing=False)
+    (line,) = refused.value.faults
+    assert line.startswith(said)
 
 
 def test_options_may_stand_anywhere_and_a_folder_may_have_any_name(tmp_path):

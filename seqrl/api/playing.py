@@ -1,5 +1,6 @@
 """`seqrl.load`: the policy of a run, which takes what the environment shows and returns what it takes."""
 
+import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -21,6 +22,7 @@ from seqrl.config.begun import named_run
 from seqrl.config.command_line import trusted_by_shell
 from seqrl.config.naming import network_of, task_of
 from seqrl.config.program import masked_warnings
+from seqrl.config.words import FOLDER
 from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv, Codec
 from seqrl.envs.inputs import Inputs, WithInputs
@@ -252,6 +254,8 @@ def load(
     """
     if isinstance(checkpoint, bool) or not (checkpoint in ("last", "best") or isinstance(checkpoint, int)):
         raise ConfigError([f"checkpoint: must be last, best or a number of iterations (got {checkpoint!r})."])
+    if not isinstance(run, str | PathLike) or not str(run):
+        raise ConfigError([f"run: must be {FOLDER} (got {reprlib.repr(run)})."])
     folder = named_run(Path(run))
     named = [trust] if isinstance(trust, str) else list(trust)
     cfg, _ = saved.chosen(folder, trust=[*named, *trusted_by_shell()], device=device)

@@ -143,6 +143,7 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     for key in ("resume", "validate"):
         if many and any(w.startswith(f"{key}=") for w in given):
             raise ConfigError([f"{key}: works for a single run only. Remove {key}=… or -m."])
+    insist_on_folders(words)
     if not many and any(w.startswith(FOLDER) for w in given):
         raise ConfigError(["sweep: is the folder of a sweep. Add -m, or use hydra.run.dir=… for a single run."])
     words = for_hydra(words)
@@ -152,6 +153,14 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     if many:
         words.append(only_what_is_swept(words))
     return [w for w in words if not is_override(w)] + [w for w in words if is_override(w)]
+
+
+def insist_on_folders(words: Sequence[str]) -> None:
+    """Raise ConfigError for a folder without a name, which would be the working folder."""
+    for word in words:
+        key, equals, name = word.lstrip("+").partition("=")
+        if equals and key in FOLDERS and not name.strip("'\" "):
+            raise ConfigError([f"{key}: names no folder. Write {key}=<folder>, or leave it out."])
 
 
 # Hydra's own, which may be shortened.
@@ -228,8 +237,9 @@ LAUNCHER = "hydra/launcher="
 # Launchers as their plugin has them, and what conf/hydra/launcher makes of them.
 PRESETS = {f"{LAUNCHER}submitit_slurm": f"{LAUNCHER}slurm", f"{LAUNCHER}submitit_local": f"{LAUNCHER}slurm_local"}
 
-# Folder of a sweep, short for Hydra's name of it.
+# Folder of a sweep, short for Hydra's name of it; and all that is written to.
 FOLDER = "sweep="
+FOLDERS = ("sweep", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir")
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:

@@ -5,7 +5,9 @@ import inspect
 import re
 import traceback
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import hydra
 import omegaconf
@@ -13,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +37,8 @@ FILES = (yaml.YAMLError, OSError)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where what they raise comes from.
 COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
+# Of a sweep. Each is composed before the first begins.
+MOST_POINTS = 10_000
 GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "search"})
 
 
@@ -112,6 +117,8 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     if unfit := faults_of_folders(arguments):
         return unfit
     overrides = parsed(_overrides(arguments))
+    if unfit := [*_faults_of_sizes(overrides)]:
+        return unfit
     wrong: dict[str, list[int]] = {}
     hydra = [*filter(is_hydra, arguments)]
     # Only where files of the user's own could set more of it, or it sets a secret.
@@ -120,6 +127,25 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
         for line in faults_of_run([*searchpath(arguments), *hydra, *point]):
             wrong.setdefault(line, []).append(number)
     return [f"point {_few(points)} of the sweep: {line}" for line, points in wrong.items()]
+
+
+def _faults_of_sizes(overrides: Sequence[Override]) -> Iterator[str]:
+    """What is wrong with the values of a sweep, before anybody makes a list of them."""
+    points = 1
+    for it in overrides:
+        if not it.is_sweep_override():
+            continue
+        key, _, text = (it.input_line or "").partition("=")
+        try:
+            value: Any = it.value()
+            values = value.range() if isinstance(value, RangeSweep) else value.list
+            if not (count := sum(1 for _ in islice(values, MOST_POINTS + 1))):
+                raise ValueError
+            points *= count
+        except (AttributeError, ArithmeticError, ValueError):
+            yield f"{key}: has no values to sweep over (got {text}). Write them, {key}=…,…, or a range, {key}=range(3)."
+    if points > MOST_POINTS:
+        yield f"sweep: has more than {MOST_POINTS:,} points. Make several of it."
 
 
 def faults_of_run(overrides: list[str]) -> list[str]:

@@ -63,6 +63,8 @@ HYDRA_OPEN = re.compile(
     r"|runtime\.(choices|config_sources)|overrides)\b"
 )
 
+CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
 
 def shipped(section: str, target: str) -> bool:
     """Whether what a section of the configuration builds is seqrl's own."""
@@ -76,6 +78,9 @@ def distrusted(cfg: DictConfig) -> Iterator[str]:
     # Whoever builds it resolves it once more, and could make anything of that.
     for where in _unresolved(sections):
         yield f"{where}: still holds ${{ once it is resolved. Neither a value nor its variable may hold that."
+    if odd := [*_unnamed(sections)]:
+        yield from odd
+        return
     trusted = [str(module) for module in cfg.trust]
     complaints = list(_strangers(cfg, sections, trusted))
     # One list for all of them, as the last one given counts alone.
@@ -94,6 +99,14 @@ def _unresolved(node: Any, where: str = "") -> Iterator[str]:
             yield from _unresolved(child, f"{where}[{index}]")
     elif isinstance(node, str) and "${" in node:
         yield where
+
+
+def _unnamed(sections: dict[Any, Any]) -> Iterator[str]:
+    """Complaints about what should name a class, and cannot."""
+    for key, section in sections.items():
+        for where, node in nodes(section, str(key)):
+            if not CLASS.fullmatch(target := str(node.get("_target_", "module.Class"))):
+                yield f"{where}._target_: must be a class and its module, my_module.MyClass (got {target!r})."
 
 
 def _strangers(cfg: DictConfig, sections: dict[Any, Any], trusted: list[str]) -> Iterator[tuple[str, str]]:

@@ -185,7 +185,8 @@ def visible(size: int, hidden: Sequence[Any]) -> list[int]:
 
     Raises EnvError if an index is out of range or listed twice, or if none are left.
     """
-    if unknown := [index for index in hidden if index not in range(size)]:
+    # True would be 1.
+    if unknown := [index for index in hidden if type(index) is not int or index not in range(size)]:
         raise EnvError(f"env.hidden: an observation of size {size} has no index {unknown[0]}. Use 0 to {size - 1}.")
     if twice := [index for index in hidden if list(hidden).count(index) > 1]:
         raise EnvError(f"env.hidden: index {twice[0]} is listed twice (got {list(hidden)}). List each index once.")

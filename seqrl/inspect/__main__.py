@@ -39,6 +39,7 @@ from seqrl.inspect.said import paragraph
 from seqrl.inspect.subject import Subject, subject
 from seqrl.machine import perf_counter
 from seqrl.metrics.display import Bar, QuietConsole
+from seqrl.run import policy
 from seqrl.text import duration, encoded, masked, masked_data, printable
 
 SEVERAL = "inspect_runs.html"
@@ -60,6 +61,8 @@ def inspect(request: Request) -> None:
     given = sys.argv[1:]
     reports: dict[str, dict[str, Any]] = {}
     for run in request.runs:
+        # Before the first is measured.
+        policy.configuration(run)
         _insist_on_own(here / run, FILES)
     if len(request.runs) > 1:
         _insist_on_own(here, {SEVERAL: MARK})

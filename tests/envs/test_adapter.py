@@ -467,6 +467,10 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
             "env.hidden: an observation of size 4 has no index 7. Use 0 to 3.",
         ),
         (
+            partial(GymnasiumEnv, "CartPole-v1", hidden=[True]),
+            "env.hidden: an observation of size 4 has no index True. Use 0 to 3.",
+        ),
+        (
             partial(GymnasiumEnv, "CartPole-v1", hidden=[1, 3, 1]),
             "env.hidden: index 1 is listed twice (got [1, 3, 1]). List each index once.",
         ),
