@@ -87,7 +87,7 @@ def read_environment(name: str, value: str) -> None:
 
 def read_decoded(text: str, value: Any) -> None:
     """Remember what was decoded from a text, if that came from the system's environment."""
-    found = [name for form, name in _FROM_ENVIRONMENT.items() if re.search(_pattern(form), text)]
+    found = [_FROM_ENVIRONMENT[form] for form in _perhaps_in(text) if re.search(_pattern(form), text)]
     for name in dict.fromkeys(found):
         for leaf in _leaves(value):
             _remember(name, str(leaf))
@@ -135,10 +135,10 @@ def masked(text: str) -> str:
 
     Mask a text before you cut it: half a secret is found no more.
     """
-    if not _FROM_ENVIRONMENT:
+    if not (forms := _perhaps_in(text)):
         return text
     # The longest that fits; what is masked already stays so.
-    words = tuple(sorted({*_FROM_ENVIRONMENT, *_PATHS}, key=len, reverse=True))
+    words = tuple(sorted({*forms, *_PATHS}, key=len, reverse=True))
 
     def name_of(found: re.Match[str]) -> str:
         assert found.lastindex
@@ -170,7 +170,19 @@ def masked_data(value: Any, foreign: bool = False) -> Any:
     return value
 
 
-@lru_cache(maxsize=8)
+def _perhaps_in(text: str) -> list[str]:
+    """Values that a text may hold, each in one of its forms. To look for all ways to write one takes long."""
+    lower = text.lower()
+    return [form for form in _FROM_ENVIRONMENT if all(run in lower for run in _runs(form))]
+
+
+@lru_cache(maxsize=2**16)
+def _runs(form: str) -> list[str]:
+    """The longest runs of letters and digits in a value, in lower case: they stay together however it is written."""
+    return sorted({run.lower() for run in re.findall("[a-zA-Z0-9]+", form)}, key=len)[-4:]
+
+
+@lru_cache(maxsize=64)
 def _any_of(words: tuple[str, ...], paths: frozenset[str]) -> re.Pattern[str]:
     """What is masked already, or one of these words, each a group."""
     patterns = (_whole(word) if word in paths else _pattern(word) for word in words)

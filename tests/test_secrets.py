@@ -310,3 +310,13 @@ def test_a_key_of_seqrls_own_stays_whatever_a_variable_holds_and_an_environments
     assert masked_data({"environment": {"kwargs": {"greedy": 1}}}) == {
         "environment": {"kwargs": {"${oc.env:MY_KEY}": 1}}
     }
+
+
+def test_a_text_that_holds_nothing_of_a_long_value_is_not_searched_for_all_ways_to_write_it(monkeypatch):
+    lines = [f"{number:x}+{number**9:x}/{number**7:x}" for number in range(10**6, 10**6 + 1000)]
+    read(monkeypatch, "\n".join(lines))
+    before = text._any_of.cache_info().misses
+    other = "[2026-01-01 00:00:00][INFO] step 4,096: return 21.0, /home/me/outputs/runs/x\n" * 100
+    assert masked(other) == other
+    assert text._any_of.cache_info().misses == before
+    assert masked(f"{other}{quote(lines[5], safe='')} is refused").removeprefix(other) == "${oc.env:MY_KEY} is refused"
