@@ -1,6 +1,7 @@
 """Words and numbers, written for people; values from the system's environment are masked."""
 
 import difflib
+import json
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 from unicodedata import normalize
+from urllib.parse import unquote
 
 
 def nearest(word: str, words: list[str]) -> str:
@@ -206,6 +208,12 @@ SHORT = dict(zip("\n\t\r\x1b\x07\x08\x0b\x0c\0", "ntreabvf0", strict=True))
 ENTITIES = {"&": "amp", "<": "lt", ">": "gt"}
 
 
+# Of a value in parts: what is long for one, where it is taken apart, what no word has, and its password: that of an
+# address, or behind a name.
+LONG_PART, APART, NO_WORD = 8, re.compile(r"[\s:@,;=|\"'(){}\[\]]+"), re.compile(r"[\d+&!$%*^~#?\\]")
+PASSWORD = re.compile(r"://[^\s/@:]*:([^\s/@]{4,})@|^[^\s/@:]+:([^\s/:@][^\s:@]{7,})$")
+
+
 def _whole(path: str) -> str:
     return rf"(?<![\w-]){re.escape(path)}(?![\w-])"
 
@@ -243,10 +251,22 @@ def _written(character: str) -> str:
 
 def _remember(name: str, value: str) -> None:
     lines = [line.strip() for line in value.splitlines()]
-    for plain in {value, " ".join(value.split()), *lines}:
+    for plain in {value, " ".join(value.split()), *lines, *_parts(value)}:
         for text in {plain, *(normalize(form, plain) for form in ("NFC", "NFD")), *_encoded(plain)}:
             if len(text) >= SHORTEST_SECRET and text.lower() not in NO_SECRETS:
                 _FROM_ENVIRONMENT.setdefault(text, name)
+
+
+def _parts(value: str) -> Iterator[str]:
+    """What others take a value apart into that may be secret alone: fields of JSON, a password, no words."""
+    with suppress(ValueError, RecursionError):
+        yield from (it for it in _leaves(json.loads(value)) if isinstance(it, str) and len(it) >= LONG_PART)
+    if found := PASSWORD.search(value):
+        password = found[1] or found[2]
+        yield from (password, unquote(password))
+    for part in APART.split(value):
+        if len(part) >= LONG_PART and NO_WORD.search(part) and not os.path.lexists(part):
+            yield part
 
 
 def _encoded(plain: str) -> Iterator[str]:

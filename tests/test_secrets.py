@@ -320,3 +320,20 @@ def test_a_text_that_holds_nothing_of_a_long_value_is_not_searched_for_all_ways_
     assert masked(other) == other
     assert text._any_of.cache_info().misses == before
     assert masked(f"{other}{quote(lines[5], safe='')} is refused").removeprefix(other) == "${oc.env:MY_KEY} is refused"
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("hunter:Tr0ub4dor&3xyz", "Tr0ub4dor&3xyz"),
+        ("me:correct-horse", "correct-horse"),
+        ("postgres://bob:pass@db.example.org/main", "pass"),
+        ("postgres://bob:p%40ss%2Fword@db.example.org/main", "p@ss/word"),
+        (json.dumps({"type": "service_account", "keys": [{"private_key": "hush hush hush"}]}), "hush hush hush"),
+        ("server=db;password=s3cretw0rd;port=1", "s3cretw0rd"),
+    ],
+)
+def test_a_part_that_a_value_is_taken_apart_into_is_masked_if_it_may_be_secret_alone(monkeypatch, value, part):
+    read(monkeypatch, value)
+    assert masked(f"ValueError: {part!r} is refused") == "ValueError: '${oc.env:MY_KEY}' is refused"
+    assert masked("postgres, example.org and server: main") == "postgres, example.org and server: main"
