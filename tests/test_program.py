@@ -111,11 +111,10 @@ def test_an_unexpected_error_gets_its_line_where_no_file_can_be_written(capsys, 
     assert "The traceback is in" not in line
 
 
-@pytest.mark.parametrize(("when_interrupted", "printed"), [("", ""), ("stopped", "stopped\n")])
-def test_ctrl_c_ends_with_130(capsys, when_interrupted, printed):
-    with pytest.raises(SystemExit) as ended, errors_in_one_line(when_interrupted=when_interrupted):
+def test_ctrl_c_ends_with_130_and_a_line(capsys):
+    with pytest.raises(SystemExit) as ended, errors_in_one_line():
         raise KeyboardInterrupt
-    assert (ended.value.code, capsys.readouterr().err) == (130, printed)
+    assert (ended.value.code, capsys.readouterr().err) == (130, "seqrl: interrupted\n")
 
 
 def test_without_an_error_the_program_continues(capsys):

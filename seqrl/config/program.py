@@ -169,23 +169,21 @@ def on_words(run: Callable[[Sequence[str]], None]) -> None:
     """Run a program, once it is settled what it may import."""
     trust_what_the_shell_does()
     restrict_imports(trusted=names_modules(sys.argv[1:]))
-    with errors_in_one_line(when_interrupted="seqrl: interrupted"):
+    with errors_in_one_line():
         run(sys.argv[1:])
 
 
 @contextmanager
-def errors_in_one_line(arguments: Sequence[str] = (), when_interrupted: str = "") -> Iterator[None]:
-    """End the program with one line for each fault; exit code 130 after Ctrl-C.
+def errors_in_one_line(arguments: Sequence[str] = ()) -> Iterator[None]:
+    """End the program with one line for each fault; exit code 130 after Ctrl-C, with a line that says so.
 
-    arguments          the program's own, where Hydra reads them
-    when_interrupted   line to print after Ctrl-C
+    arguments   the program's own, where Hydra reads them
     """
     forgiving_output()
     try:
         yield
     except KeyboardInterrupt:
-        if when_interrupted:
-            print(when_interrupted, file=sys.stderr)
+        print("seqrl: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         fail(error, arguments)

@@ -53,7 +53,7 @@ def main() -> None:
     if {"-h", "--help"} & set(words):
         print(__doc__)
         return
-    with errors_in_one_line(when_interrupted="seqrl: interrupted"):
+    with errors_in_one_line():
         folders = [Path(word) for word in words] or [OUTPUTS]
         insist_on_folders(folders if words else [])
         found = listed(folders, lambda line: say(f"seqrl: warning: {one_line(line)}", sys.stderr))
