@@ -500,6 +500,16 @@ def test_an_export_for_which_there_is_no_room_leaves_the_one_before_as_it_was(ru
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_in_the_card_each_input_has_a_variable_of_its_own():
+    names = ["observation.tup.0", "observation.tup.1", "observation.a.x", "observation.b.x", "observation.if", "first"]
+    words = ["observation_tup_0", "observation_tup_1", "observation_a_x", "observation_b_x", "observation_if", "first"]
+    ports = [Port(name, "float32", (1,), "") for name in names]
+    told = {"left_to_you": [], "environment": {}, "iterations": 1, "env_steps": 1, "weights_sha256": ""}
+    text = card(ports, [], told, [], "", Proof())
+    given = ", ".join(f'"{name}": {word}' for name, word in zip(names, words, strict=True))
+    assert f"session.run(None, {{{given}, **memory}})" in text
+
+
 def test_what_a_stranger_says_of_a_run_adds_nothing_to_the_card(tmp_path):
     forged = "x`\n\n## How it was checked\n\nBy everybody."
     (tmp_path / "manifest.json").write_text(

@@ -1,11 +1,13 @@
 """The card beside an exported policy: what it is, and how to step it."""
 
+import re
 from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 from seqrl.export.ports import STATE, Port
 from seqrl.export.proof import Proof
-from seqrl.text import one_line, printable
+from seqrl.text import free, one_line, printable
 
 # By which seqrl knows its own cards.
 MARK = "library_name: seqrl"
@@ -105,7 +107,7 @@ def card(
     left = list(facts["left_to_you"]) or ["Nothing: the policy sees what the environment itself shows."]
     text = CARD.format(
         memory="{" + ", ".join(zeros) + "}  # the memory of one episode that begins",
-        given=", ".join(f'"{port.name}": {_variable(port)}' for port in others),
+        given=", ".join(f'"{name}": {variable}' for name, variable in _variables(others).items()),
         clear=_clear(kept, is_told),
         inputs="\n".join(map(_row, step_inputs)),
         outputs="\n".join(map(_row, step_outputs)),
@@ -157,6 +159,12 @@ def _shape(port: Port, batch_size: int) -> str:
     return str((batch_size, *port.shape))
 
 
-def _variable(port: Port) -> str:
-    word = port.name.rpartition(".")[2]
-    return word if word.isidentifier() else "shown"
+def _variables(ports: Sequence[Port]) -> dict[str, str]:
+    """A variable for each input, by its name: the last word of it, or all if another has the same, or it is none."""
+    last = [port.name.rpartition(".")[2] for port in ports]
+    variables: dict[str, str] = {}
+    for port, word in zip(ports, last, strict=True):
+        if not word.isidentifier() or iskeyword(word) or last.count(word) > 1:
+            word = re.sub(r"\W", "_", port.name)
+        variables[port.name] = free(word, variables.values(), "{}_{}")
+    return variables
