@@ -371,6 +371,9 @@ def test_to_look_for_the_revision_writes_nothing_into_the_repository(tmp_path, m
     os.utime(index, (2e9, 2e9))
     before = index.read_bytes()
     monkeypatch.setattr(manifest, "PACKAGE", repository / "seqrl")
+    # As in a hook of another repository.
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", ".git/other")
     told = manifest.git_revision()
     assert told is not None
     assert told["dirty"] is False

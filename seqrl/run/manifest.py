@@ -318,4 +318,6 @@ def git_revision() -> dict[str, Any] | None:
 def _git(*arguments: str) -> str:
     # A lock would stay in the repository if this process were killed meanwhile, and stop every other git.
     command = ["git", "--no-optional-locks", "-C", str(PACKAGE.parent), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    # As in a hook of git, they may name another repository.
+    own = {name: it for name, it in os.environ.items() if not name.startswith("GIT_") or name.startswith("GIT_CONFIG")}
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10, env=own).stdout.strip()
