@@ -17,6 +17,7 @@ import seqrl
 from seqrl.config.begun import loaded
 from seqrl.config.command_line import arguments
 from seqrl.config.hydra_errors import message_for
+from seqrl.config.own_files import faults_of_choices
 from seqrl.config.paths import CONF
 from seqrl.config.program import completed
 from seqrl.config.secrets import public, secrets
@@ -488,6 +489,14 @@ def test_a_choice_does_not_lead_out_of_the_folders_of_configurations(tmp_path, o
     for words in [[word], ["-m", word, "seed=0,1"], [f"resume={tmp_path}"]]:
         with pytest.raises(ConfigError, match=r"^\w+: a choice is a name, not a path"):
             completed(words, leave_nothing=False)
+
+
+def test_a_folder_that_is_called_as_a_key_is_named_where_hydra_takes_the_key_for_its_choices(tmp_path):
+    (tmp_path / "resume").mkdir()
+    words = [f"--config-dir={tmp_path}", "hydra.run.dir=run"]
+    assert completed([*words, "seed=1"], leave_nothing=False)
+    (line,) = faults_of_choices([*words, "resume=/runs/1"])
+    assert line.startswith(f"resume: Hydra takes {tmp_path / 'resume'} for choices of it (got /runs/1). Keep ")
 
 
 def test_a_choice_may_lie_in_a_folder_of_a_group_and_a_key_of_ones_own_may_hold_a_path(tmp_path):

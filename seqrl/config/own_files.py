@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from seqrl.config.overrides import quoted
 from seqrl.config.paths import CONF
+from seqrl.config.schema import RunConfig
 from seqrl.errors import ConfigError
 from seqrl.files import YAML_BYTES, fault, insist_on_modest_yaml, read
 from seqrl.text import nearest
@@ -20,6 +22,8 @@ MOST_FILES, MOST_FOLDERS = 10_000, 100_000
 MOST_BYTES, MOST_ALIASED = 4 * YAML_BYTES, 10_000
 # A group on the command line, and where it goes.
 GROUP = re.compile(r"[~+]*([\w/-]+)(@[^=]*)?=(.*)", re.DOTALL)
+# Keys of a run beside its groups, whose values may be paths.
+KEYS = {it.name for it in fields(RunConfig)} - {it.name for it in CONF.iterdir()}
 # Of a choice: `.` or `..` as a part of it, the root, and a value that is computed.
 LEADS_OUT, COMPUTES = re.compile(r"(^|[^\w.])(\.{1,2}(\W|$)|/)"), re.compile(r"\$\{")
 
@@ -65,11 +69,20 @@ def faults_of_choices(arguments: Sequence[str]) -> list[str]:
     folders = [CONF, *config_dirs(arguments)]
     found = [match.group(1, 3) for word in arguments if not word.startswith("-") and (match := GROUP.fullmatch(word))]
     return [
-        f"{group}: a choice is a name, not a path (got {choice}). For files of your own, add --config-dir <folder>."
+        _fault_of_choice(group, choice, folder)
         for group, choice in found
-        if any((folder / group).is_dir() for folder in folders)
         if LEADS_OUT.search(choice) or COMPUTES.search(choice)
+        if (folder := next((it for it in folders if (it / group).is_dir()), None))
     ]
+
+
+def _fault_of_choice(group: str, choice: str, folder: Path) -> str:
+    if "/" not in group and group in KEYS:
+        return (
+            f"{group}: Hydra takes {folder / group} for choices of it (got {choice}). Keep configuration files in a "
+            "folder of their own, without one of that name, and name that with --config-dir."
+        )
+    return f"{group}: a choice is a name, not a path (got {choice}). For files of your own, add --config-dir <folder>."
 
 
 def faults_of_folders(arguments: Sequence[str]) -> list[str]:
