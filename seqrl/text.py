@@ -8,7 +8,7 @@ import os
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, count
@@ -311,9 +311,19 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+# Of what is listed that may be anybody's.
+MOST_LINES, LONGEST_LINE = 40, 500
+
+
 def cut(text: str, most: int) -> str:
     """What may be anybody's, such that it does not push all else out of sight."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def few(lines: Sequence[str]) -> list[str]:
+    """The first lines of what may be anybody's, each cut, and how many more there are."""
+    more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
+    return [*(cut(masked(line), LONGEST_LINE) for line in lines[:MOST_LINES]), *more]
 
 
 def free(name: str, taken: Container[str], numbered: str) -> str:

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from seqrl.run.checkpoint import Checkpoints
+from seqrl.run.checkpoint import Checkpoints, packed
 from seqrl.run.manifest import facts_of
 from tests.programs import run_program
 
@@ -137,3 +137,17 @@ def test_a_run_that_went_on_with_other_episodes_goes_on_bit_for_bit_after_that(t
     train(tmp_path, "resume=run", "env.timeout_seconds=50", "total_steps=200")
     assert "could not continue" not in train(tmp_path, "resume=run", "total_steps=400")
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_a_configuration_in_a_checkpoint_that_is_not_seqrls_floods_nothing(tmp_path):
+    train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
+    saved = Checkpoints(tmp_path / "run", run=facts_of(tmp_path / "run")["id"])
+    state, _ = saved.newest()
+    state["config"].update({f"k{number}": "x" * 1000 for number in range(5000)})
+    path = max((tmp_path / "run" / "checkpoints").glob("*.pt"))
+    path.write_bytes(packed(state, {"run": facts_of(tmp_path / "run")["id"]}))
+    lines = train(tmp_path, "resume=run", f"total_steps={3 * STEPS}").splitlines()
+    changed = [line for line in lines if line.startswith("changed: ")]
+    assert len(changed) < 50
+    assert max(map(len, changed)) < 600
+    assert changed[-1].startswith("changed: and ")

@@ -42,7 +42,7 @@ from seqrl.run.memory_need import is_out_of_memory
 from seqrl.run.resume import nothing_left
 from seqrl.run.run import Budget, Run, of_checkpoint
 from seqrl.runner import Runner, of_rank
-from seqrl.text import masked, nearest
+from seqrl.text import few, masked, nearest
 
 
 def says_all(error: BaseException) -> bool:
@@ -122,7 +122,7 @@ def open_run(
     lost = run.load_state_dict(state)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
-    for change in changed:
+    for change in few(changed):
         say(f"changed: {change}")
     if draws_anew:
         say("changed: the kind of device that draws the actions; from here on they are others")

@@ -25,6 +25,7 @@ from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.manifest import Manifest, ending, facts_of
 from seqrl.run.resume import circumstances, how_to_go_on
 from seqrl.run.run import Run
+from seqrl.text import few
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class Outputs:
             implied=settled.implied or before.get("implied", []),
             config_dir=settled.config_dir,
         )
-        for change in circumstances(before, self.manifest.facts):
+        for change in few(circumstances(before, self.manifest.facts)):
             self.say(f"changed: {change}; results may differ in the last digits")
         facts = self.manifest.facts
         about = About(self.folder.name, facts["sweep"], run.config, facts.get("overrides", []))
