@@ -586,6 +586,31 @@ def test_words_that_are_no_texts_and_checkpoints_that_are_none_are_refused():
     for checkpoint in (True, "newest", 1.5):
         with pytest.raises(seqrl.ConfigError, match="checkpoint: must be last, best"):
             seqrl.load(run, checkpoint=checkpoint)
+    # As NumPy counts.
+    assert seqrl.load(run, checkpoint=np.int64(2)).network
+
+
+@pytest.mark.parametrize(
+    ("put", "other"), [(torch.set_default_device, "meta"), (torch.set_default_dtype, torch.float64)]
+)
+def test_a_policy_is_loaded_as_it_was_saved_whatever_a_program_has_set_in_torch(put, other):
+    run = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
+    before = {"meta": None, torch.float64: torch.float32}[other]
+    put(other)
+    try:
+        policy = seqrl.load(run)
+        assert torch.get_default_dtype() == other or torch.get_default_device().type == other
+    finally:
+        put(before)
+    assert {(it.device.type, it.dtype) for it in policy.network.parameters()} == {("cpu", torch.float32)}
+
+
+def test_a_state_of_no_rows_has_none_and_is_equal_to_itself_alone():
+    policy = seqrl.load(seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder)
+    state = policy.initial_state(3)
+    assert state[np.zeros(3, bool)].rows == 0
+    assert state == state
+    assert state != policy.initial_state(3)
 
 
 def test_a_long_name_is_cut_and_an_odd_one_is_written_plainly():

@@ -1,9 +1,8 @@
 """`seqrl.learn`: one run, as the command does it."""
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import nan
 from os import PathLike
@@ -17,10 +16,9 @@ from torch import Tensor
 
 from seqrl.api.composing import words
 from seqrl.api.playing import Policy, load
+from seqrl.api.settings import put_back, settings_of_a_command
 from seqrl.config.composition import composed, errors_of_seqrl
-from seqrl.config.program import masked_warnings
 from seqrl.config.settle import Settled, settle
-from seqrl.envs.gym.calls import NEW, OF_TORCH
 from seqrl.files import LogFile, json_of, lines
 from seqrl.loggers import Row
 from seqrl.ranks.start import refuse_to_begin_anew
@@ -109,55 +107,15 @@ def _learn(settled: Settled, folder: Path, on_iteration: OnIteration | None, qui
             return True
         if not policy:
             policy.append(Policy.of(settled.cfg, run.algorithm.network, folder, run.runner.env))
-        with _put_back(), torch.enable_grad():
+        with put_back(), torch.enable_grad():
             return not _is_false(on_iteration(row, policy[0]))
 
     try:
-        with _settings_of_a_command(), _logged(folder / f"{LOG}.log"):
+        with settings_of_a_command(), _logged(folder / f"{LOG}.log"):
             return Result(folder, train(settled, folder, quiet=quiet, watch=watch))
     except Exception:
         remove_if_empty(folder)
         raise
-
-
-@contextmanager
-def _put_back() -> Iterator[None]:
-    """Have the settings of torch afterwards that there were before."""
-    before = [get() for _, get, _ in OF_TORCH]
-    try:
-        yield
-    finally:
-        for (_, get, put), was in zip(OF_TORCH, before, strict=True):
-            if get() != was:
-                put(was)
-
-
-# Runs may go on side by side in threads. The first to begin finds the program's own settings, the last puts them back.
-_SETTINGS, _LOCK, _RUNNING = ExitStack(), threading.Lock(), [0]
-
-
-@contextmanager
-def _settings_of_a_command() -> Iterator[None]:
-    """Compute as the command does, whatever the program has set in torch for itself, which it has again afterwards.
-
-    Warnings are masked meanwhile, as the command masks them.
-    """
-    with _LOCK:
-        if not _RUNNING[0]:
-            _SETTINGS.enter_context(_put_back())
-            _SETTINGS.enter_context(masked_warnings())
-            for put, value in NEW:
-                put(value)
-        _RUNNING[0] += 1
-    try:
-        # These are the thread's own.
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        with _LOCK:
-            _RUNNING[0] -= 1
-            if not _RUNNING[0]:
-                _SETTINGS.close()
 
 
 def _is_false(answer: object) -> bool:

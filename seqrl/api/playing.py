@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from seqrl import seeds
+from seqrl.api.settings import settings_of_a_command
 from seqrl.config.begun import named_run
 from seqrl.config.command_line import trusted_by_shell
 from seqrl.config.naming import network_of, task_of
-from seqrl.config.program import masked_warnings
 from seqrl.config.words import FOLDER
 from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv, Codec
@@ -35,7 +35,7 @@ from seqrl.text import printable
 from seqrl.types import State
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PolicyState:
     """What a policy remembers, of one environment or of B.
 
@@ -50,7 +50,7 @@ class PolicyState:
 
     @property
     def rows(self) -> int:
-        return self.batch_size or 1
+        return 1 if self.batch_size is None else self.batch_size
 
     def __getitem__(self, which: Any) -> "PolicyState":
         """The state of some of B environments, by a mask or by their indices."""
@@ -252,18 +252,17 @@ def load(
 
     Raises CheckpointError if there is no sound checkpoint, ConfigError if the run would build what you do not trust.
     """
-    if isinstance(checkpoint, bool) or not (checkpoint in ("last", "best") or isinstance(checkpoint, int)):
+    if isinstance(checkpoint, bool) or not (checkpoint in ("last", "best") or isinstance(checkpoint, int | np.integer)):
         raise ConfigError([f"checkpoint: must be last, best or a number of iterations (got {checkpoint!r})."])
     if not isinstance(run, str | PathLike) or not str(run):
         raise ConfigError([f"run: must be {FOLDER} (got {reprlib.repr(run)})."])
     folder = named_run(Path(run))
     named = [trust] if isinstance(trust, str) else list(trust)
     cfg, _ = saved.chosen(folder, trust=[*named, *trusted_by_shell()], device=device)
-    state, passed_over = saved.checkpoint(folder, checkpoint)
+    state, passed_over = saved.checkpoint(folder, checkpoint if isinstance(checkpoint, str) else int(checkpoint))
     for fault in passed_over:
         warnings.warn(f"checkpoint {fault}; using an older one.", stacklevel=2)
-    # A constructor may warn of what it was given.
-    with masked_warnings():
+    with settings_of_a_command():
         network = saved.network(cfg, make_device(cfg), state)
         network.eval()
         return Policy.of(cfg, network, folder)

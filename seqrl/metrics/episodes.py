@@ -85,13 +85,21 @@ class EpisodeStatistics:
 
         Raises TypeError or ValueError if it is none.
         """
-        self.recent.extend((float(episode_return), int(length)) for episode_return, length in state["recent"])
+        self.recent.extend((float(episode_return), _count(length)) for episode_return, length in state["recent"])
         # Runs of earlier versions had none.
         for name, numbers in state.get("info", {}).items():
             self.note({name: number} for number in numbers)
-        self.ended = int(state["ended"])
+        self.ended = _count(state["ended"])
         if state["open"] is not None and not lost.all():
             returns, lengths = state["open"]
             if not returns.shape == lengths.shape == lost.shape:
                 raise ValueError(f"its episodes in progress are {len(returns)}, and not {len(lost)}")
             self._open = returns.masked_fill(lost.cpu(), 0), lengths.masked_fill(lost.cpu(), 0)
+
+
+def _count(number: Any) -> int:
+    """A count of a saved state. Raises TypeError or ValueError if it is none."""
+    # Beyond, torch has no whole numbers.
+    if not 0 <= number < 2**63:
+        raise ValueError("holds a count that no run has")
+    return int(number)
