@@ -251,7 +251,7 @@ def test_a_failure_is_dumped_as_plain_data(outputs, tmp_path):
 def test_a_folder_without_room_is_noticed_before_training(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage(10_000))
-    with pytest.raises(ConfigError, match=r"^run folder: 0\.0 MB are free in .*, and its checkpoints need 0\.1 MB\."):
+    with pytest.raises(ConfigError, match=r"^run folder: 0\.0 MB are free in .*, and its checkpoints need 0\.2 MB\."):
         Checkpoints(tmp_path).begin({"weight": torch.zeros(10_000)}, 0)
 
 

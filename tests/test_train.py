@@ -578,6 +578,7 @@ train.main()
         (["env.id=Nope-v0"], "env.id: "),
         (["env.id=CartPole-v1", "+env.kwargs.nope=1"], "env.kwargs: "),
         (["env.k=52", "env=repeat_previous"], "env.k: must be less"),
+        ([f"checkpoint_keep={2**53}"], "run folder: "),
     ],
 )
 def test_a_refused_command_leaves_nothing_behind(tmp_path, words, message):

@@ -101,10 +101,11 @@ class Checkpoints:
     def begin(self, state: dict[str, Any], iteration: int) -> None:
         """Save what a run starts with, so that what is wrong with the folder is noticed before anything is learned.
 
-        Raises OSError if it cannot be written, ConfigError if there is no room for those to come.
+        Raises OSError if it cannot be written; ConfigError, before it is, if there is no room for those to come.
         """
+        data = _as_bytes(state)
         try:
-            _of_run(unpacked(_as_bytes(state)))
+            _of_run(unpacked(data))
         except ValueError as error:
             raise ConfigError(
                 [
@@ -112,13 +113,9 @@ class Checkpoints:
                     "may hold numbers, text, lists, dicts and tensors alone."
                 ]
             ) from error
-        self.save(state, iteration)
-        # Of a run that goes on, this one is there already, and nothing was written.
-        if not os.access(self.folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
-        size = self._path(iteration).stat().st_size
         # The newest and the best, and one more while it is written; logs grow beside them.
-        need, free = (self.keep + 1) * size, shutil.disk_usage(self.folder).free
+        more = self.keep + (1 if self._path(iteration).exists() else 2)
+        need, free = more * len(data), shutil.disk_usage(self.folder.parent).free
         if free < need:
             raise ConfigError(
                 [
@@ -126,6 +123,10 @@ class Checkpoints:
                     f"{need / 1e6:.1f} MB. Free some space, or choose another folder with hydra.run.dir=…"
                 ]
             )
+        self.save(state, iteration)
+        # Of a run that goes on, this one is there already, and nothing was written.
+        if not os.access(self.folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
 
     def newest(self) -> tuple[dict[str, Any], list[str]]:
         """The newest sound state, and what is wrong with the newer ones.

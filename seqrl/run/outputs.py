@@ -131,15 +131,16 @@ class Outputs:
         for change in few(circumstances(before, self.manifest.facts)):
             self.say(f"changed: {change}; results may differ in the last digits")
         facts = self.manifest.facts
+        # First: a run that it refuses leaves nothing of its loggers.
+        self.checkpoints.run, self.checkpoints.seed = facts.get("id"), cfg.seed
+        self.checkpoints.begin(run.state_dict(), run.iterations)
+        if foreign := self.checkpoints.foreign:
+            self.say(f"left alone in checkpoints/, as it may not be of this run: {', '.join(foreign)}")
         about = About(self.folder.name, facts["sweep"], run.config, facts.get("overrides", []))
         builders = {
             str(name): partial(constructor(it).make, self.folder, run.budget.steps) for name, it in cfg.logger.items()
         }
         self.loggers = open_loggers(builders, about, self.say)
-        self.checkpoints.run, self.checkpoints.seed = facts.get("id"), cfg.seed
-        self.checkpoints.begin(run.state_dict(), run.iterations)
-        if foreign := self.checkpoints.foreign:
-            self.say(f"left alone in checkpoints/, as it may not be of this run: {', '.join(foreign)}")
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
