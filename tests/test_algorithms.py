@@ -166,12 +166,25 @@ def test_the_standard_algorithm_sees_single_steps():
     assert algorithm.update(rollout, 0.0)["memory/sequence_length"] == 1
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing_and_the_third_ends_the_run():
+RATE = r"algorithm\.learning_rate \(got 0\.001\)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, RATE),
+        ({"learning_rate": 1e30}, r"algorithm\.learning_rate \(got 1e\+30\)"),
+        ({"grad_clip_norm": 5.0}, rf"sequence_learning\.grad_clip_norm \(got 5\.0\) or {RATE}"),
+        ({"grad_clip_norm": None}, rf"sequence_learning\.grad_clip_norm \(got null\) or {RATE}"),
+        ({"entropy_coefficient": 1e30}, rf"algorithm\.entropy_coefficient \(got 1e\+30\) or {RATE}"),
+    ],
+)
+def test_a_gradient_that_is_not_finite_changes_nothing_and_the_third_ends_the_run(settings, said):
     network, rollout = collected("uneven episodes", "lstm", 0, 0)
     rollout.reward[0, 0] = torch.nan
-    algorithm = ppo(network, minibatches=1, epochs=3)
+    algorithm = ppo(network, minibatches=1, epochs=3, **settings)
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(NotFiniteError, match="grad_clip_norm"):
+    with pytest.raises(NotFiniteError, match=rf"all skipped\. Reduce {said}\.$"):
         algorithm.update(rollout, 0.0)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 

@@ -557,7 +557,8 @@ train.main()
     (line,) = done.stderr.splitlines()
     run = the_run(tmp_path)
     assert re.search(
-        r"^seqrl: error: loss: .* 3 times in a row, all skipped\. Reduce sequence_learning\.grad_clip_norm", line
+        r"^seqrl: error: loss: .* 3 times in a row, all skipped\. Reduce .*algorithm\.learning_rate \(got \S+\)\. ",
+        line,
     )
     assert line.endswith(f"Continue with resume={run}. What led to it is in {run / 'not_finite.pt'}.")
     import torch

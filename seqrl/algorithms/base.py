@@ -298,10 +298,23 @@ class SequenceAlgorithm(ABC):
             }
             raise NotFiniteError(
                 f"loss: the gradient was NaN or infinite {PATIENCE} times in a row, all skipped. Reduce "
-                f"sequence_learning.grad_clip_norm (got {self.settings.grad_clip_norm}), for example to 2.0, "
-                f"or algorithm.learning_rate (got {self.settings.learning_rate}).",
+                f"{' or '.join(self._too_large())}.",
                 evidence,
             )
+
+    def _too_large(self) -> list[str]:
+        """Keys whose values may have made a gradient that is not finite, the most unusual first."""
+        most = {
+            "algorithm.learning_rate": 0.01,
+            "algorithm.entropy_coefficient": 1.0,
+            "algorithm.value_coefficient": 10.0,
+            "sequence_learning.grad_clip_norm": 2.0,
+        }
+        values = {key: getattr(self.settings, key.rpartition(".")[2]) for key in most}
+        # Without a limit.
+        shares = {key: 1.5 if it is None else it / most[key] for key, it in values.items()}
+        named = [key for key in sorted(shares, key=lambda it: -shares[it]) if shares[key] > 1 or "rate" in key]
+        return [f"{key} (got {'null' if values[key] is None else values[key]})" for key in named]
 
     def _summary(self, rollout: Rollout, sequences: Sequences, target: Tensor) -> dict[str, float]:
         target, value = (it[rollout.valid].cpu().double() for it in (target, rollout.value))
