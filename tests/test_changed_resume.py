@@ -1,8 +1,10 @@
 """A run that goes on with another configuration, and is interrupted again."""
 
 import json
+import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,6 +73,15 @@ def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_cha
     # Neither says where it was resumed, nor anything else that decides nothing.
     assert one["config"] == other["config"]
     assert not {"resume", "name", "trust", "logger"} & set(one["config"])
+
+
+def test_a_run_goes_on_whose_folder_is_called_what_no_yaml_can_say(tmp_path):
+    """An old disk or an archive has names in other encodings than UTF-8."""
+    here = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    here.mkdir()
+    train(here, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
+    assert "resumed after 2 iterations" in train(here, "resume=run", f"total_steps={4 * STEPS}")
+    assert "resumed after 4 iterations" in train(here, "resume=run", f"total_steps={5 * STEPS}")
 
 
 def test_a_run_that_began_on_another_kind_of_device_goes_on_and_draws_other_actions(tmp_path):

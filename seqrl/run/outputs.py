@@ -117,7 +117,9 @@ class Outputs:
         """Write down what the run is, open its loggers, and save what it begins with."""
         cfg = settled.cfg
         self.how_to_go_on = how_to_go_on(self.folder, cfg.trust, settled.config_dir)
-        write(self.folder / "config.yaml", saved_text(OmegaConf.create(run.config)))
+        # Where it goes on now says nothing of the run, and may be called what no YAML can say.
+        config = {key: None if key == "resume" else value for key, value in run.config.items()}
+        write(self.folder / "config.yaml", saved_text(OmegaConf.create(config)))
         before = self.manifest.begin(self.checkpoints.owner) if self.manifest.goes_on else {}
         self.manifest.update(
             seed=cfg.seed,
