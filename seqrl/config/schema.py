@@ -5,7 +5,6 @@ from here.
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, dataclass, field, fields
@@ -17,6 +16,8 @@ from seqrl.machine import processors
 
 # Of steps and sizes: beyond it, 64 bits and real numbers no longer hold them. A seed may be any number.
 LARGEST = 2**53
+# Of real numbers: tensors hold it, and its square, as float32.
+LARGEST_REAL = 1e15
 
 
 def as_whole(value: Any) -> Any:
@@ -49,8 +50,10 @@ class Rule:
 
 AT_LEAST_1 = Rule(lambda x: x >= 1, "a whole number of at least 1")
 AT_LEAST_0 = Rule(lambda x: x >= 0, "0 or more")
-POSITIVE = Rule(lambda x: math.isfinite(x) and x > 0, "a finite number above 0")
-NOT_NEGATIVE = Rule(lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0")
+POSITIVE = Rule(lambda x: 0 < x <= LARGEST_REAL, "a number above 0, at most 1e15")
+NOT_NEGATIVE = Rule(lambda x: 0 <= x <= LARGEST_REAL, "a number from 0 to 1e15")
+# Timers of the system know no others.
+SECONDS = Rule(lambda x: 0.01 <= x <= 1e6, "0.01 to 1,000,000 seconds")
 SHARE = Rule(lambda x: 0 <= x <= 1, "between 0 and 1")
 THREADS = Rule(lambda x: 1 <= x <= processors(), f"1 to {processors()}, the processors of this machine")
 
@@ -185,7 +188,7 @@ class SequenceLearningConfig:
     grad_clip_norm: float | None = key(
         5.0,
         "largest global gradient norm; null: no clipping",
-        POSITIVE.saying("a finite number above 0, such as 5.0, or null for no clipping"),
+        POSITIVE.saying(f"{POSITIVE.meaning}, such as 5.0, or null for no clipping"),
     )
     stale_state: str = key(
         "keep",
@@ -376,7 +379,7 @@ class GymnasiumConfig:
     timeout_seconds: float | None = key(
         60.0,
         "seconds that one, or a vector form, may take to begin, reset, step, save, draw or close; null: for ever",
-        POSITIVE,
+        SECONDS.saying(f"{SECONDS.meaning}, or null for no limit"),
     )
 
 
@@ -425,7 +428,7 @@ class WandbConfig:
         choices=["online", "offline", "disabled"],
     )
     timeout_seconds: float = key(
-        20.0, "seconds that the network may take to begin a run, and three times that to end it", POSITIVE
+        20.0, "seconds that the network may take to begin a run, and three times that to end it", SECONDS
     )
 
 
