@@ -11,7 +11,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from seqrl.config.command_line import is_true, names_modules
 from seqrl.config.paths import CONF
@@ -32,7 +32,10 @@ def job(cfg: DictConfig) -> float:
     context = HydraConfig.get()
     # A launcher calls this in processes of its own, which have nothing of what the command's has.
     forgiving_output()
-    restrict_imports(trusted=names_modules([str(override) for override in context.overrides.task]))
+    # As they were written: what they refer to may not be there.
+    words = OmegaConf.to_container(context.overrides.task, resolve=False)
+    assert isinstance(words, list)
+    restrict_imports(trusted=names_modules([str(word) for word in words]))
     folder = Path(context.runtime.output_dir)
     show_path(folder)
     if context.mode is RunMode.MULTIRUN:

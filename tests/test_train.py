@@ -339,6 +339,7 @@ def test_all_points_of_a_sweep_are_checked_before_the_first_begins(tmp_path):
         (["sequence_learning.bptt_length=-1"], "sequence_learning.bptt_length: must be 0"),
         (["device=cuda", "device.name=cuda:99"], "device.name: "),
         (["hydra.run.dir=${nope.a}"], "hydra.run.dir: Interpolation key 'nope.a' not found"),
+        (["name='a${nope}'"], "name: Interpolation key 'nope' not found"),
         (["-m", "network=lstm,mlpp"], "network: there is no network=mlpp"),
         (["-m", "seed=0,1", "validate=true"], "validate: works for a single run only"),
     ],
