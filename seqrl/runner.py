@@ -450,7 +450,7 @@ class Episodes:
         if one:
             raise ValueError(f"its episodes have no {next(iter(one))}")
         memory = {name: leaf.to(device, like[name].dtype, copy=True) for name, leaf in state["state"].items()}
-        age = state["age"].to(device, copy=True)
+        age = state["age"].to(device, torch.int64, copy=True)
         return cls(torch.arange(len(age), device=device), state["observation"].to(device), memory, age)
 
     def state_dict(self) -> dict[str, Any]:

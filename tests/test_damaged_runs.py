@@ -176,6 +176,16 @@ def test_an_odd_state_of_environments_in_a_sealed_checkpoint_is_no_fault_of_thei
         seqrl.learn("resume=run", "total_steps=96", quiet=True)
 
 
+def test_ages_of_episodes_in_a_sealed_checkpoint_may_be_whole_numbers_of_any_size(of_gymnasium, tmp_path, monkeypatch):
+    shutil.copytree(of_gymnasium / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "run", run=facts_of(tmp_path / "run")["id"])
+    state = checkpoints.newest()[0]
+    state["runner"]["episodes"]["age"] = state["runner"]["episodes"]["age"].to(torch.uint8)
+    checkpoints.save(state, 9)
+    seqrl.learn("resume=run", "total_steps=96", quiet=True)
+
+
 def test_a_network_that_would_fill_the_memory_is_not_built_to_go_on(finished, tmp_path, monkeypatch):
     shutil.copytree(finished / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
