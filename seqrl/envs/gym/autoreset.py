@@ -88,7 +88,10 @@ def insist_on(name: str, found: Any, like: Array, least: int | None = None) -> N
 
 def _says(state: Any) -> bool:
     """Whether it may be what an environment has saved of itself; None: it could not."""
-    return state is None or (isinstance(state, dict) and "env" in state and isinstance(state.get("elapsed", []), list))
+    if state is None or not (isinstance(state, dict) and "env" in state):
+        return state is None
+    elapsed = state.get("elapsed", [])
+    return isinstance(elapsed, list) and all(isinstance(it, int) for it in [state.get("clock"), *elapsed])
 
 
 class SeededEpisodes:
