@@ -469,14 +469,17 @@ def test_a_file_that_seqrl_did_not_write_is_refused_before_anything_is_played(ru
     evaluated(*GIVEN)
     (run / name).write_bytes(foreign)
     before = contents(run)
-    said = f"evaluate: run/{name} was not written by seqrl. Move it away."
+    said = f"evaluate: run/{name} does not say that seqrl wrote it. Move it away."
     assert refused(*GIVEN, "video=true") == (said, 2)
     assert contents(run) == before
 
 
 def test_what_seqrl_wrote_is_replaced_and_a_foreign_film_disturbs_no_evaluation_without_one(run, evaluated):
     for seed in (1, 2):
-        assert evaluated(*GIVEN, "video=true", f"seed={seed}")[0]["seed"] == seed
+        written, _ = evaluated(*GIVEN, "video=true", f"seed={seed}")
+        assert written["seed"] == seed
+        # As an editor or jq lays it out.
+        (run / "evaluation.json").write_text(json.dumps(written, indent=2))
     (run / "policy.gif").write_text("my own film")
     assert evaluated(*GIVEN, "seed=3")[0]["seed"] == 3
     assert (run / "policy.gif").read_text() == "my own film"

@@ -42,7 +42,7 @@ from seqrl.text import masked_data, printable
 
 # What is written to the run's folder, by which seqrl knows its own.
 RESULTS, FILM = "evaluation.json", "policy.gif"
-MARKS = {RESULTS: '{"iterations": ', FILM: MARK}
+MARKS = {RESULTS: '"env_steps"', FILM: MARK}
 
 
 def say(text: str) -> None:
@@ -56,7 +56,7 @@ def evaluate(request: Request) -> None:
     """
     for name in (RESULTS, FILM) if request.video else (RESULTS,):
         if is_foreign(request.run / name, MARKS[name]):
-            raise ConfigError([f"evaluate: {request.run / name} was not written by seqrl. Move it away."])
+            raise ConfigError([f"evaluate: {request.run / name} does not say that seqrl wrote it. Move it away."])
     # An environment may change the working folder.
     run = request.run.absolute()
     cfg, changed = policy.chosen(
