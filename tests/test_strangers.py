@@ -112,7 +112,8 @@ def test_a_search_that_goes_on_leaves_a_snapshot_of_its_journal_as_it_is(tmp_pat
 
 def test_hydra_opens_logs_with_nothing_else():
     handler = OmegaConf.load(CONF / "config.yaml").hydra.job_logging.handlers.file
-    assert handler == {"class": "seqrl.files.LogFile", "delay": True}
+    own = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
+    assert OmegaConf.to_container(handler) == {"class": "seqrl.files.LogFile", "delay": True, "filename": own}
 
 
 def test_where_the_log_cannot_be_written_a_traceback_goes_to_a_file_of_its_own(tmp_path, monkeypatch):

@@ -350,7 +350,13 @@ def test_a_wrong_argument_ends_in_one_line_and_exit_code_2(tmp_path, arguments, 
     (line,) = done.stderr.splitlines()
     assert line.startswith("seqrl: error: ")
     assert said in line
-    assert not list(tmp_path.glob("**/manifest.json"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_logs_whatever_hydra_is_told_to_log(tmp_path):
+    done = train(tmp_path, *TINY, "evaluation.episodes=0", "hydra/job_logging=none", "hydra.run.dir=run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "run" / "train.log").is_file()
 
 
 @pytest.mark.parametrize(

@@ -547,6 +547,12 @@ def test_the_files_that_come_with_seqrl_are_not_replaced(option):
         completed([option], leave_nothing=False)
 
 
+@pytest.mark.parametrize("option", ["--experimental-rerun=config.pickle", "--exp=config.pickle"])
+def test_a_run_that_hydra_would_read_from_a_pickle_is_refused(option):
+    with pytest.raises(ConfigError, match="seqrl saves no such file"):
+        completed([option], leave_nothing=False)
+
+
 @pytest.mark.parametrize("program", ["train", "evaluate.__main__", "tune.__main__"])
 def test_no_program_imports_from_the_working_folder(tmp_path, program):
     lines = [

@@ -29,11 +29,13 @@ LEADS_OUT, COMPUTES = re.compile(r"(^|[^\w.])(\.{1,2}(\W|$)|/)"), re.compile(r"\
 
 
 def refuse_other_files(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for an option that would have Hydra read other files than seqrl's own."""
+    """Raise ConfigError for an option that would have Hydra read other files than seqrl's own, pickles among them."""
     for word in arguments:
         name = word.partition("=")[0]
         if re.match(r"--config-[^d]|-c[npd].|-cn$|-cp$|--con?f?i?g?$|--config-d?i?$", name) and name not in ("--cfg",):
             raise ConfigError([f"{name}: seqrl has its own. A folder with files of yours: --config-dir <folder>."])
+        if name.startswith("--e"):
+            raise ConfigError([f"{name}: seqrl saves no such file. To go on with a run: resume=<its folder>."])
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
