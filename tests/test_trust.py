@@ -536,6 +536,14 @@ def test_an_override_that_the_parser_could_not_bear_is_refused_before_it_is_pars
         value_of(override)
 
 
+@pytest.mark.parametrize("override", ["hydra.run.dir=/tmp/bad\udcff", "hydra.run.dir='/tmp/bad\udcff'", "name=\udcff"])
+def test_a_name_that_is_no_text_is_refused_before_it_is_parsed(override):
+    with pytest.raises(
+        ConfigError, match=r"^[\w.]+: is not UTF-8 \(got .*\udcff'?\)\. Use a name that is; a folder can"
+    ):
+        completed([override], leave_nothing=False)
+
+
 def test_brackets_and_words_in_a_quoted_value_are_one_word():
     override = f"name='{'[' * 60} {'a ' * 10_000}'"
     assert value_of(override) == override.removeprefix("name=").strip("'")

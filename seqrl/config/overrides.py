@@ -13,6 +13,8 @@ from seqrl.errors import ConfigError
 # grows with the square of its length.
 DEEPEST, MOST_WORDS = 50, 10_000
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+# Bytes that are not UTF-8, as Python reads them.
+NO_TEXT = re.compile("[\ud800-\udfff]")
 WORD = re.compile(r"[^\s,:=\[\]{}()]+")
 
 
@@ -23,7 +25,14 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def insist_on_modest(overrides: Sequence[str]) -> None:
-    """Raise ConfigError, before Hydra parses them, for overrides that are nested too deeply, or too long together."""
+    """Raise ConfigError, before Hydra parses them, for overrides that are nested too deeply, too long, or no text.
+
+    A file name may be any bytes; config.yaml, which a run goes on from, cannot hold it.
+    """
+    for override in overrides:
+        if NO_TEXT.search(override) and not override.startswith("-"):
+            key, _, value = override.partition("=")
+            raise ConfigError([f"{key}: is not UTF-8 (got {value}). Use a name that is; a folder can be renamed."])
     plain = {override: QUOTED.sub("''", override) for override in overrides}
     for override, text in plain.items():
         if max(accumulate((it in "[{(") - (it in ")}]") for it in text), default=0) > DEEPEST:
