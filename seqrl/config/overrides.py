@@ -27,14 +27,15 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
 def insist_on_modest(overrides: Sequence[str]) -> None:
     """Raise ConfigError, before Hydra parses them, for overrides that are nested too deeply, too long, or no text.
 
-    A file name may be any bytes; config.yaml, which a run goes on from, cannot hold it.
+    A file name may be any bytes, which the parser reads within quotes alone.
     """
-    for override in overrides:
-        if NO_TEXT.search(override) and not override.startswith("-"):
-            key, _, value = override.partition("=")
-            raise ConfigError([f"{key}: is not UTF-8 (got {value}). Use a name that is; a folder can be renamed."])
     plain = {override: QUOTED.sub("''", override) for override in overrides}
     for override, text in plain.items():
+        if NO_TEXT.search(text) and not override.startswith("-"):
+            value = override.partition("=")[2]
+            raise ConfigError(
+                [f"{_key(override)}: is not UTF-8 (got {value}). Use a name that is, or rename the folder."]
+            )
         if max(accumulate((it in "[{(") - (it in ")}]") for it in text), default=0) > DEEPEST:
             raise ConfigError([f"{_key(override)}: is nested too deeply. Nest at most {DEEPEST} brackets."])
     words = {override: len(WORD.findall(text)) for override, text in plain.items()}
