@@ -459,10 +459,8 @@ def test_results_that_cannot_be_written_are_printed_and_the_exit_code_says_so(ru
     ("name", "foreign"),
     [
         ("evaluation.json", b"my own notes"),
-        ("evaluation.json", b""),
-        ("policy.gif", b"GIF89a my own film"),
         # Its evaluation.json says nothing of a film.
-        ("policy.gif", b""),
+        ("policy.gif", b"GIF89a my own film"),
     ],
 )
 def test_a_file_that_seqrl_did_not_write_is_refused_before_anything_is_played(run, evaluated, refused, name, foreign):
