@@ -41,6 +41,32 @@ class Walk(gymnasium.Env):
         return self.random().uniform(-1, 1, 3).astype(np.float32)
 
 
+class Drawn(Walk):
+    """Can be drawn: sound."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  # as Gymnasium has it
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+class DrawnByChance(Drawn):
+    """Draws a flickering picture."""
+
+    def render(self):
+        return self.np_random.integers(0, 255, (4, 4, 3), np.uint8)
+
+
+class Undrawable(Drawn):
+    """Says that it can be drawn, and cannot."""
+
+    def render(self):
+        raise RuntimeError("no display")
+
+
 class Unseeded(Walk):
     """Draws from a stream that no seed reaches."""
 
@@ -717,7 +743,7 @@ SINGLE = (
     LeaksAfterLong, EndlessCurriculum,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
     DimBits, Bits, StaleFinal, BlankFinal, KnowsTwoSeeds, OrdersASet,
-    Exits, Raises, Lasts, Normalizes, Simulates, SavesAll,
+    Exits, Raises, Lasts, Normalizes, Simulates, SavesAll, Drawn, DrawnByChance, Undrawable,
     FailsWithCompany, FailsElsewhere,
     SavesItsLeak, SavesNoRandom, SavesNothing, SavesAtFirst, LoadsItsOwn, Rounds, SharesItsArray, ChangesItsSpace,
 )  # fmt: skip

@@ -228,6 +228,14 @@ def test_a_planted_defect_of_an_environment_is_reported(name, check, said):
     assert finding.remedy
 
 
+def test_drawing_that_changes_what_is_played_is_reported():
+    stages = (stage_of(name, render_mode="rgb_array") for name in ("DrawnByChance", "Drawn", "Undrawable"))
+    moves, only_looks, fails = map(environment.drawing, stages)
+    assert (moves.status, moves.figure) == (FAIL, "the answer to step 1 differs if it is drawn")
+    assert (only_looks.status, only_looks.figure) == (PASS, "none of 61 answers differs")
+    assert fails is environment.drawing(stage_of("Drawn")) is None
+
+
 @pytest.mark.filterwarnings("ignore:.*missing AutoresetMode")
 @pytest.mark.parametrize(
     ("name", "said"),
@@ -554,7 +562,7 @@ def test_the_program_passes_sound_parts_and_writes_no_files(beside_the_work):
     done = verified(beside_the_work, *sound)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("  pass  ") == 26
-    assert done.stdout.endswith("  25 of 25 hold\n")
+    assert done.stdout.endswith("  26 of 26 hold\n")
     assert sorted(beside_the_work.rglob("*.y*")) == before
     assert not (beside_the_work / "outputs").exists()
 

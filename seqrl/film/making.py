@@ -1,9 +1,10 @@
 """Makes the film of a policy from a configuration."""
 
+import copy
 from collections.abc import Callable
 from contextlib import closing
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from seqrl import seeds
 from seqrl.config.settle import with_values
@@ -47,5 +48,8 @@ def rendered(cfg: DictConfig) -> DictConfig:
     """The same configuration, with an environment that renders itself if it can."""
     is_gymnasium = cfg.env._target_ == "seqrl.envs.GymnasiumEnv" and cfg.env.backend != "envpool"
     if is_gymnasium and draws_itself(cfg.env.id):
+        cfg = copy.deepcopy(cfg)
+        # Arguments of an environment are anybody's.
+        OmegaConf.set_struct(cfg, False)
         return with_values(cfg, {"env": {"backend": "sync", "kwargs": {"render_mode": "rgb_array"}}})
     return cfg

@@ -18,7 +18,7 @@ from seqrl.spaces import Packed, masked_alternatives, unused_mask
 from seqrl.verify.findings import Begin, Check, Finding, Measured, Status, UncheckedError, check, found, holds
 from seqrl.verify.layers import beneath, episodes, time_limit, witnesses
 from seqrl.verify.play import BATCH, Budget, MakeEnv
-from seqrl.verify.repetition import copies, processes, repeats, repeats_later, restores
+from seqrl.verify.repetition import copies, drawing, processes, repeats, repeats_later, restores
 from seqrl.verify.replay import opened
 from seqrl.verify.stage import LIMIT_IT, Stage
 from seqrl.verify.vector import apart, ghosts, limited, varied
@@ -34,9 +34,10 @@ def env_checks(
     budget: Budget | None = None,
     whole_episodes: bool = True,
     begin: Begin = lambda name: None,
+    make_drawn: MakeEnv | None = None,
 ) -> Iterator[Finding]:
     """Whether the environment is repeatable and fit to learn from."""
-    stage = Stage(make_env, budget or Budget(), whole_episodes)
+    stage = Stage(make_env, budget or Budget(), whole_episodes, make_drawn)
     begin(plays.name)
     try:
         can_be_stepped = stage.play.last is not None
@@ -261,6 +262,7 @@ CHECKS: list[Check] = [
     statistics,
     fixed,
     copies,
+    drawing,
     varied,
     apart,
     limited,

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 import torch
 
-from seqrl.envs import BatchedEnv
+from seqrl.envs import BatchedEnv, EnvError, FaultyEnvError
 from seqrl.machine import perf_counter
 from seqrl.verify.findings import Measured, UncheckedError, check, holds
 from seqrl.verify.layers import beneath, episodes
@@ -198,6 +199,33 @@ def copies(stage: Stage) -> Measured:
     if (step := _differs_alone(stage)) is not None:
         return holds(False, f"the answer to step {step:,} differs from that of an environment that is alone")
     return holds(True, f"none of {len(replayed.answers):,} answers differs beside a copy with another seed")
+
+
+@check(
+    "drawing changes nothing",
+    "Let render only look: it must neither draw from self.np_random nor move anything, or films show other episodes "
+    "than those that are evaluated.",
+)
+def drawing(stage: Stage) -> Measured | None:
+    """It answers the same while it is drawn before each step; left out if it cannot be drawn."""
+    stage.require_repetition()
+    make = partial(stage.make_drawn or stage.make_env, BATCH, "verify")
+    try:
+        with closing(make()) as env, closing(make()) as other:
+            undrawn, pictures = retold(env, FEW_DRAWN), list[object]()
+            drawn = retold(other, FEW_DRAWN, beside=lambda: pictures.append(other.render()))
+    except (EnvError, FaultyEnvError):
+        # A film says why there is none.
+        return None
+    if all(picture is None for picture in pictures):
+        return None
+    if (index := difference(undrawn, drawn)) is not None or drawn.fault:
+        return holds(False, drawn.fault if index is None else f"{_when(undrawn, index)} differs if it is drawn")
+    return holds(True, f"none of {len(drawn.answers):,} answers differs")
+
+
+# Answers with a picture before each; to draw them may be slow.
+FEW_DRAWN = 60
 
 
 def _differs_alone(stage: Stage) -> int | None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl.devices.device import Device
 from seqrl.envs import BatchedEnv
 from seqrl.envs.gym.resets import AutoresetError
+from seqrl.film.making import rendered
 from seqrl.run.build import constructor, make_device, make_env, make_network
 from seqrl.verify.environment import env_checks, is_playable
 from seqrl.verify.findings import Begin, Finding, Status, found
@@ -29,9 +30,10 @@ def verify(cfg: DictConfig, begin: Begin) -> Iterator[Finding]:
         assert isinstance(merged, DictConfig)
         cfg = merged
 
-    make = partial(_make, cfg, device, _backend(cfg, device))
+    backend = _backend(cfg, device)
+    make, drawn = (partial(_make, it, device, backend) for it in (cfg, rendered(cfg)))
     findings = []
-    for finding in env_checks(make, whole_episodes=not cfg.runner.rollout_length, begin=begin):
+    for finding in env_checks(make, None, not cfg.runner.rollout_length, begin, drawn):
         findings.append(finding)
         yield finding
     if not is_playable(findings):

@@ -21,11 +21,13 @@ class Stage:
     make_env         builds environments from their number and the name of their random stream
     budget           how long to play
     whole_episodes   whether a run waits for episodes to end
+    make_drawn       builds those that films show; None: the same
     """
 
     make_env: MakeEnv
     budget: Budget = field(default_factory=Budget)
     whole_episodes: bool = True
+    make_drawn: MakeEnv | None = None
 
     @cached_property
     def play(self) -> Play:
