@@ -276,6 +276,7 @@ def begin_quietly() -> None:
 
     Both Ctrl-C and SIGTERM end it where it is: within an import, some libraries take an exception for one of theirs.
     Ctrl-C raises one again as soon as `all_is_imported`; SIGTERM ends it until a run begins, which saves itself first.
+    Without a working folder it ends here: the libraries beneath torch would end the process in words of theirs.
     """
     module = next((word for option, word in pairwise(sys.orig_argv) if option == "-m"), "")
     if module.partition(".")[0] == "seqrl" or Path(*sys.argv[:1]).name.startswith("seqrl-"):
@@ -283,6 +284,11 @@ def begin_quietly() -> None:
         for number, usual in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
             if signal.getsignal(number) is usual:
                 hear(number, _end_at_once)
+        try:
+            os.getcwd()
+        except OSError as error:
+            print(f"seqrl: error: the working folder is not there ({error.strerror}). Go to another.", file=sys.stderr)
+            sys.exit(2)
 
 
 def all_is_imported() -> None:

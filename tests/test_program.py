@@ -111,6 +111,15 @@ def test_an_unexpected_error_gets_its_line_where_no_file_can_be_written(capsys, 
     assert "The traceback is in" not in line
 
 
+def test_a_program_whose_working_folder_is_gone_says_so(tmp_path):
+    (tmp_path / "gone").mkdir()
+    env = os.environ | {"PYTHONPATH": str(Path(seqrl.__file__).parent.parent)}
+    words = ["sh", "-c", f"rmdir ../gone; exec {sys.executable} -m seqrl.train"]
+    done = subprocess.run(words, cwd=tmp_path / "gone", env=env, capture_output=True, text=True, timeout=60)
+    said = "seqrl: error: the working folder is not there (No such file or directory). Go to another.\n"
+    assert (done.returncode, done.stdout, done.stderr.splitlines(keepends=True)[-1]) == (2, "", said)
+
+
 def test_ctrl_c_ends_with_130_and_a_line(capsys):
     with pytest.raises(SystemExit) as ended, errors_in_one_line():
         raise KeyboardInterrupt
