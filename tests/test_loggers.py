@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -663,3 +664,17 @@ def test_a_sparse_file_of_rows_takes_no_memory(tmp_path, kind):
     finally:
         tracemalloc.stop()
     assert path.read_text().splitlines() == row.splitlines()
+
+
+def test_curves_of_a_run_that_goes_on_where_the_clock_is_behind_stay_in_order(tmp_path, monkeypatch):
+    for now, step in ((2e9, 1), (1e9, 2), (1e9, 3)):
+        clock = SimpleNamespace(time=lambda now=now: now)
+        monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.time", clock)
+        monkeypatch.setattr("seqrl.loggers.tensorboard.wall_time", clock.time)
+        logger = TensorBoard(tmp_path, step - 1)
+        logger.begin(About("run"))
+        logger.write({"train/loss": 0.0}, step)
+        logger.close()
+    assert [event.step for event in EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")] == [1, 2, 3]
+    show(tmp_path, "film", b"GIF89a" + bytes(4), 3)
+    assert max(path.name for path in tmp_path.glob("events.*")).endswith(".film")

@@ -3,10 +3,12 @@
 import io
 import os
 import platform
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from seqrl.files import insist_on_folder, is_foreign, write
@@ -20,6 +22,8 @@ KEYS = ["parallel", "rollout_length", "seed"]
 NO_HYPERPARAMETERS = ["hydra", "logger", "resume", "trust", "validate"]
 METRICS = ["rollout/return_mean", "evaluation/return_mean", "time/steps_per_second"]
 
+# How event files are called, and the last moment that their names can tell.
+NAMED, LATEST = re.compile(r"events\.out\.tfevents\.(\d{10})\."), 9_999_999_999
 # What an event file begins with.
 MARK = "brain.Event:2"
 
@@ -34,8 +38,8 @@ class TensorBoard(Logger):
         from torch.utils.tensorboard.writer import FileWriter
 
         self._folder = folder
-        self._open = partial(SummaryWriter, str(folder))
-        self._open_hparams = partial(FileWriter, str(folder), filename_suffix=".hparams")
+        self._open = partial(_opened, SummaryWriter, folder)
+        self._open_hparams = partial(_opened, FileWriter, folder, filename_suffix=".hparams")
         # The run will write again whatever it wrote after the checkpoint that it resumes from.
         self._writer: SummaryWriter | None = self._open(purge_step=env_steps + 1 if env_steps else None)
         # A writer opens its file by name for every event, and a new one makes a folder that is not there.
@@ -81,6 +85,24 @@ class TensorBoard(Logger):
             insist_on_folder(self._held, self._folder)
 
 
+def _opened(kind: Callable[..., Any], folder: Path, **more: Any) -> Any:
+    """A writer, whose event file is called after the moment at which it comes."""
+    from tensorboard.summary.writer import event_file_writer
+
+    clock = event_file_writer.time
+    event_file_writer.time = SimpleNamespace(time=partial(_moment, folder))
+    try:
+        return kind(str(folder), **more)
+    finally:
+        event_file_writer.time = clock
+
+
+def _moment(folder: Path) -> float:
+    """The time, or one behind all event files: TensorBoard reads them by their names, and the clock may be behind."""
+    there = [int(found[1]) for path in folder.glob("events.*") if (found := NAMED.match(path.name))]
+    return max([wall_time(), *(moment + 1 for moment in there if moment < LATEST)])
+
+
 def _written(folder: Path, kind: str) -> list[Path]:
     """Event files of a kind in a folder; what only has such a name is somebody else's."""
     return [path for path in folder.glob(f"events.out.tfevents.*.{kind}") if not is_foreign(path, MARK)]
@@ -98,7 +120,7 @@ def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:
     # A GIF's size follows its signature.
     width, height = (int.from_bytes(gif[offset : offset + 2], "little") for offset in (6, 8))
     image = Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)
-    summary, now = Summary(value=[Summary.Value(tag=name, image=image)]), wall_time()
+    summary, now = Summary(value=[Summary.Value(tag=name, image=image)]), _moment(folder)
     # TensorBoard's own writer writes in a thread, where a full disk is nobody's error.
     data = io.BytesIO()
     records = RecordWriter(data)
