@@ -31,6 +31,7 @@ from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import all_memory, free_memory
 from seqrl.run.plain_data import loaded
+from seqrl.text import free
 
 # Returns that are known of a checkpoint, by their names in its facts.
 TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
@@ -325,9 +326,8 @@ class Checkpoints:
             if may_be_intact(error):
                 raise
         for old in (path, path.with_suffix(".json")):
-            names = (old.with_name(f"{old.name}.aside{number or ''}") for number in itertools.count())
             if os.path.lexists(old):
-                old.rename(next(name for name in names if not os.path.lexists(name)))
+                old.rename(old.with_name(free(f"{old.name}.aside", os.listdir(self.folder), "{}{}")))
 
     def _facts(self, iteration: int) -> dict[str, Any]:
         """What the second line of a checkpoint says; {} if that cannot be read."""

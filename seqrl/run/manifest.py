@@ -1,6 +1,5 @@
 """manifest.json of a run folder: where the run came from, and how it ended."""
 
-import itertools
 import json
 import math
 import os
@@ -35,7 +34,7 @@ from seqrl.files import (
 from seqrl.machine import wall_time
 from seqrl.run.hold import Hold, is_held
 from seqrl.run.refusal import forget_log, remove_if_empty
-from seqrl.text import masked
+from seqrl.text import free, masked
 
 PACKAGES = ["torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "tensorboard"]
 
@@ -168,8 +167,8 @@ class Manifest:
             self._refuse(f"holds a manifest.json that seqrl did not write. {other.capitalize()}")
         if status == "finished":
             self._refuse(f"already holds a run that is finished. {other.capitalize()}", TakenError)
-        names = (folder / f"manifest_before_{number}.json" for number in itertools.count(1))
-        self._moved = self.path.rename(next(name for name in names if not os.path.lexists(name)))
+        name = free("manifest_before_1.json", os.listdir(folder), "manifest_before_{1}.json")
+        self._moved = self.path.rename(folder / name)
 
     def _refuse(self, why: str, kind: type[ConfigError] = ConfigError) -> NoReturn:
         self._hold.let_go()

@@ -190,22 +190,25 @@ class Outputs:
         Raises UnsavedError if that, or the policy itself, could not be saved.
         """
         if not (self.saved or self.save(run)):
-            if not self.manifest.is_in_own_folder():
-                raise UnsavedError(f"run folder: {self.folder} was moved away, and the final policy is not saved.")
-            raise UnsavedError(
+            raise self._lost(
+                "the final policy",
                 f"checkpoint: the final policy could not be saved in {self.folder}. "
-                f"{cure(self._unsaved)} and train the last part again with {self.how_to_go_on}"
+                f"{cure(self._unsaved)} and train the last part again with {self.how_to_go_on}",
             )
         scalars = {name.replace("/", "_"): value for name, value in result.items()}
         try:
             self.manifest.update(status="finished", result=score, **scalars)
         except OSError as error:
-            if not self.manifest.is_in_own_folder():
-                raise UnsavedError(f"run folder: {self.folder} was moved away, and the result is not saved.") from error
-            raise UnsavedError(
+            raise self._lost(
+                "the result",
                 f"manifest: the result could not be saved in {self.folder}: {fault(error)}. {cure(error)} and evaluate "
-                f"the final policy, which is saved, again with {self.how_to_go_on}"
+                f"the final policy, which is saved, again with {self.how_to_go_on}",
             ) from error
+
+    def _lost(self, what: str, why: str) -> UnsavedError:
+        """What is not saved, and why, unless the folder was moved away."""
+        moved = f"run folder: {self.folder} was moved away, and {what} is not saved."
+        return UnsavedError(why if self.manifest.is_in_own_folder() else moved)
 
     def advice(self, saved: bool = True) -> str:
         """How to go on with the run that ends now; `saved` with all it has learned, or not."""
