@@ -487,7 +487,7 @@ def test_an_export_is_replaced_by_the_next(run, export, tmp_path):
 
 def test_an_export_for_which_there_is_no_room_leaves_the_one_before_as_it_was(run, export, tmp_path, monkeypatch):
     def files(size):
-        made = {"README.md": f"library_name: seqrl, {size}".encode(), "policy.onnx": bytes(size)}
+        made = {"README.md": f"library_name: seqrl, {size}".encode(), "policy.onnx": b"seqrl_version" + bytes(size)}
         monkeypatch.setattr(program, "made", lambda *_: (made, Proof()))
 
     files(10)

@@ -255,11 +255,11 @@ def set_an_alarm(env):
     signal.setitimer(signal.ITIMER_REAL, 0.02)
 
 
-def leave_timers(env):
+def leave_timers(env, every=0.02):
     """As a profiler does, or a limit of time that nobody lifts."""
     for timer, number in ((signal.ITIMER_VIRTUAL, signal.SIGVTALRM), (signal.ITIMER_PROF, signal.SIGPROF)):
         signal.signal(number, late)
-        signal.setitimer(timer, 0.02, 0.02)
+        signal.setitimer(timer, 0.02, every)
 
 
 def wait_when_collected(env):
@@ -971,7 +971,7 @@ def test_a_timer_of_processor_time_that_an_environment_leaves_ends_with_its_call
 
 
 def test_a_timer_of_processor_time_rings_within_a_call_and_one_of_the_run_outlives_it(monkeypatch):
-    monkeypatch.setitem(DEEDS, "work", lambda env: (leave_timers(env), busy(1)))
+    monkeypatch.setitem(DEEDS, "work", lambda env: (leave_timers(env, every=9), busy(1)))
     said = "episode 1 (seed 1139743562), step 1: it raised TimeoutError: the simulator is late"
     assert said in fault(made("sync", "work at step", batch_size=1))
     rings = []
