@@ -199,10 +199,10 @@ def figure(number: float) -> str:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """Those that every sitting takes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of the sweeps, such as outputs/exam")
+    parser.add_argument("folder", type=Path, help="folder of the sweeps")
     parser.add_argument("--record", type=Path, metavar="FILE", help="what has finished, here and elsewhere: kept there")
     parser.add_argument(
-        "--seeds", type=int, default=5, help="most runs of each task and network (default: %(default)s)"
+        "--seeds", type=int, default=5, help="at most so many runs of each network on each task (default: %(default)s)"
     )
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first run (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, help="runs in parallel (default: 1); needs seqrl[joblib]")
