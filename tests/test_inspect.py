@@ -1032,7 +1032,11 @@ class TestPage:
             ),
             ({"influence": {"policy": {"reach": 0}}}, "No earlier observation influences an action."),
             ({"influence": {"policy": {"reach": 1}}}, "Nothing beyond 1 step back influences an action."),
+            ({"influence": {"policy": {"reach": 7}}}, "Nothing beyond 7 steps back influences an action."),
+            ({"influence": {"policy": {"reach": 8}}}, "as long as its longest episode shows, 8 steps back."),
             ({"need": {"is_there": True}}, "The task needs memory: the past foretells what the present"),
+            ({"need": {"is_there": False, "share": 0.0}}, "The task shows no need of memory."),
+            ({"need": {"is_there": False, "share": 0.13}}, "Whether the task itself needs memory, one rollout could"),
             ({"bptt_length": 5, "gradient_horizon": 8}, "The gradient of its last checkpoint reaches back 8 steps."),
         ],
     )

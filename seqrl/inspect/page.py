@@ -146,7 +146,9 @@ def facts(report: Report) -> Iterator[tuple[str, str, str]]:
         value = figure(report["temporal_range"]["value"])
         yield "temporal range", figure(report["temporal_range"]["policy"]), f"steps; of the value {value}"
     if report["influence"]:
-        yield "influence ends", str(report["influence"]["policy"]["reach"]), "steps back"
+        reach = report["influence"]["policy"]["reach"]
+        ends = reach < report["length_max"] - 1
+        yield f"influence {'ends' if ends else 'lasts'}", str(reach), "steps back" if ends else "steps, a whole episode"
     if report["contamination_half_life"] is not None:
         yield "a wrong observation's half-life", figure(report["contamination_half_life"]), "steps"
     if report["bptt_length"] is not None:

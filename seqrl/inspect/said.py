@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seqrl.insight.gradient_cut import NEGLIGIBLE
+from seqrl.insight.need import MATTERS
 from seqrl.text import figure
 
 Report = Mapping[str, Any]
@@ -66,6 +67,8 @@ def _of_influence(report: Report) -> Iterator[str]:
         yield f"Small changes of what it saw more than {steps} no longer move an action: that memory is saturated."
     elif reach == 0:
         yield "No earlier observation influences an action."
+    elif reach >= report["length_max"] - 1:
+        yield f"What it saw influences its actions for as long as its longest episode shows, {steps}."
     else:
         yield f"Nothing beyond {steps} influences an action."
 
@@ -93,10 +96,11 @@ def _of_the_task(report: Report) -> Iterator[str]:
     if need := report["need"]:
         if need["is_there"]:
             yield "The task needs memory: the past foretells what the present observation does not."
-        elif report["memory_is_used"] is None or not report["memory_is_used"]["used"]:
-            yield "The task shows no need of memory."
+        elif need["share"] > MATTERS or (report["memory_is_used"] and report["memory_is_used"]["used"]):
+            # Enough to matter, or needed by this policy, and still no more than chance might make.
+            yield "Whether the task itself needs memory, one rollout could not tell."
         else:
-            yield "Whether the task itself needs it, one rollout could not tell."
+            yield "The task shows no need of memory."
 
 
 def _of_elsewhere(report: Report) -> Iterator[str]:
