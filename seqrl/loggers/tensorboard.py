@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from threading import get_ident
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,8 +90,9 @@ def _opened(kind: Callable[..., Any], folder: Path, **more: Any) -> Any:
     """A writer, whose event file is called after the moment at which it comes."""
     from tensorboard.summary.writer import event_file_writer
 
-    clock = event_file_writer.time
-    event_file_writer.time = SimpleNamespace(time=partial(_moment, folder))
+    clock, moment, opener = event_file_writer.time, _moment(folder), get_ident()
+    # The writer's own thread asks for the time, too.
+    event_file_writer.time = SimpleNamespace(time=lambda: moment if get_ident() == opener else wall_time())
     try:
         return kind(str(folder), **more)
     finally:
