@@ -252,7 +252,7 @@ class ProcessGroup:
 
 
 def join_group(number: int) -> None:
-    """Make this process a member of a process group that the terminal, if there is one, knows nothing of."""
+    """Make this process a member of a process group, or with 0 the leader of a new one, in a terminal's background."""
     with suppress(OSError):
         os.setpgid(0, number)
     # It would stop who writes to it (`stty tostop`), sets it or reads from it, as such a group is in its background.
@@ -263,8 +263,7 @@ def join_group(number: int) -> None:
 def _end_with(waiting: int) -> None:
     """Lead a process group, and kill it once nobody holds the other end of the pipe `waiting`."""
     _be_deaf()
-    with suppress(OSError):
-        os.setpgid(0, 0)
+    join_group(0)
     os.read(waiting, 1)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
