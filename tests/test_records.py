@@ -165,6 +165,22 @@ def test_what_a_killed_run_left_of_its_lock_keeps_nobody_out_and_a_file_of_someb
         Hold(tmp_path)
 
 
+@pytest.mark.parametrize("copied", [["-al"], ["-a"]])
+def test_a_copy_of_a_run_that_goes_on_or_was_killed_is_a_run_of_its_own(tmp_path, copied):
+    (run := tmp_path / "run").mkdir()
+    first = Hold(run)
+    subprocess.run(["cp", *copied, run, copy := tmp_path / "copy"], check=True)
+    assert (copy / LOCK).exists()
+    assert (is_held(run), is_held(copy)) == (True, False)
+    second = Hold(copy)
+    assert is_held(copy)
+    with pytest.raises(TakenError):
+        Hold(run)
+    second.let_go()
+    assert (is_held(run), [*copy.iterdir()]) == (True, [])
+    first.let_go()
+
+
 def test_who_only_looks_whether_a_run_goes_on_does_not_keep_it_from_its_folder(tmp_path):
     looking = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(looking, fcntl.LOCK_SH)

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ log = logging.getLogger(__name__)
 
 # There while a run goes on. One that is killed leaves it, without a lock.
 LOCK = ".seqrl-lock"
+# What it says: the number of the folder's inode. A copy of the folder, which may be one of hard links, has another.
+MARK = re.compile(rb"[0-9]{1,20}\n")
 
 
 class Hold:
@@ -30,6 +33,7 @@ class Hold:
         self._file: int | None = None
         # The system lets go of both when the process ends.
         self.folder = keep(os.open(folder, os.O_RDONLY))
+        self._mark = _mark(self.folder)
         try:
             with _refusing(folder):
                 of_folder, of_file = _lock(self.folder), self._lock_file()
@@ -49,8 +53,7 @@ class Hold:
     def let_go(self) -> None:
         if self._file is not None:
             with suppress(OSError):
-                # Of that name and with something in it, it is somebody else's.
-                if is_still(self._file, self._path) and not os.fstat(self._file).st_size:
+                if is_still(self._file, self._path) and _says(self._file) in (b"", self._mark):
                     self._path.unlink()
             let_go(self._file)
         let_go(self.folder)
@@ -59,6 +62,10 @@ class Hold:
         """Why the file cannot be locked; None if it is."""
         while True:
             file = keep(regular_only(str(self._path), os.O_RDWR | os.O_CREAT))
+            if _is_of_another(file, self._mark):
+                let_go(file)
+                self._path.unlink(missing_ok=True)
+                continue
             try:
                 unable = _lock(file)
             except BlockingIOError:
@@ -67,6 +74,10 @@ class Hold:
             # Whoever had it may have removed it before it could be locked.
             if unable or is_still(file, self._path):
                 self._file = file
+                # On a full disk it says nothing, and is a lock all the same.
+                with suppress(OSError):
+                    if not _says(file):
+                        os.pwrite(file, self._mark, 0)
                 return unable
             let_go(file)
 
@@ -77,12 +88,26 @@ def is_held(folder: Path) -> bool:
     try:
         if _is_locked(here):
             return True
+        # Where it cannot be read, nor can the run.
+        with suppress(OSError), regular(folder / LOCK) as file:
+            return not _is_of_another(file.fileno(), _mark(here)) and _is_locked(file.fileno())
     finally:
         os.close(here)
-    # Where it cannot be read, nor can the run.
-    with suppress(OSError), regular(folder / LOCK) as file:
-        return _is_locked(file.fileno())
     return False
+
+
+def _mark(folder: int) -> bytes:
+    return b"%d\n" % os.fstat(folder).st_ino
+
+
+def _says(file: int) -> bytes:
+    return os.pread(file, 32, 0)
+
+
+def _is_of_another(file: int, mark: bytes) -> bool:
+    """Whether a lock came with what was copied from another folder: a run may go on there. It may be removed here."""
+    says = _says(file)
+    return says != mark and bool(MARK.fullmatch(says))
 
 
 def _is_locked(descriptor: int) -> bool:
