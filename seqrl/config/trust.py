@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.config.overrides import parsed
 from seqrl.config.paths import PACKAGE
-from seqrl.config.schema import CELLS, SCHEMAS
+from seqrl.config.schema import CELLS, SCHEMAS, MlflowConfig
 from seqrl.machine import is_from_signal
 from seqrl.packages import without_arguments
 from seqrl.text import dotted
@@ -63,6 +63,8 @@ HYDRA_OPEN = re.compile(
     r"|runtime\.(choices|config_sources)|overrides)\b"
 )
 
+# What says in a section of a logger where its rows go.
+ADDRESSES = ("tracking_uri", "entity")
 CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -234,6 +236,24 @@ def hydra_distrusted(hydra: DictConfig, plain: DictConfig, overrides: Sequence[s
             yield (
                 f"{key}: a file sets it (got {now.get(key)}), and could run anything with it. Set it on the command "
                 "line, or add trust=[hydra]."
+            )
+
+
+def loggers_distrusted(loggers: Any, overrides: Sequence[str]) -> Iterator[str]:
+    """Complaints about loggers that would send their rows where a file of the user's own says.
+
+    loggers     section `logger` as it is composed
+    overrides   of the command line
+    """
+    if "logger" in trusted_modules(overrides) or not isinstance(loggers, DictConfig):
+        return
+    given = [it.key_or_group for it in parsed(overrides)]
+    for key, value in dotted(_plain(loggers), "logger."):
+        is_given = any(f"{key}.".startswith(f"{it}.") for it in given if it.startswith("logger."))
+        if key.rpartition(".")[2] in ADDRESSES and value not in (None, MlflowConfig.tracking_uri) and not is_given:
+            yield (
+                f"{key}: a file sets it (got {value}), and curves would go there. Set it on the command line, or add "
+                "trust=[logger]."
             )
 
 
