@@ -588,7 +588,8 @@ class TestProgram:
         inspected(*words, "env.corridor_length=[3,5]")
         # As if that had been found with another key.
         path = run / "inspect.json"
-        path.write_text(path.read_text().replace('"env.corridor_length": {', '"env.other": {'))
+        # Laid out anew, it is seqrl's all the same.
+        path.write_text(json.dumps(json.loads(path.read_text().replace('"env.corridor_length": {', '"env.other": {'))))
         found, page, printed = inspected(*words, "env.corridor_length=[5,9]")
         assert list(found["elsewhere"]) == ["env.other", "env.corridor_length"]
         assert list(found["elsewhere"]["env.corridor_length"]["returns"]) == ["5", "9"]

@@ -45,7 +45,7 @@ from seqrl.text import duration, encoded, masked, masked_data, printable
 SEVERAL = "inspect_runs.html"
 PAGE = "inspect.html"
 # By which seqrl knows its own, in the order in which they are written.
-FILES = {PAGE: MARK, "inspect.json": '{\n "said": '}
+FILES = {PAGE: MARK, "inspect.json": '"said":'}
 # What a page says until its film is made, which may take some seconds, or end the process.
 UNFINISHED = "The program ended before it was made."
 
