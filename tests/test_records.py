@@ -165,6 +165,20 @@ def test_what_a_killed_run_left_of_its_lock_keeps_nobody_out_and_a_file_of_someb
         Hold(tmp_path)
 
 
+@pytest.mark.parametrize("fails", ["links", "remove_strays", "facts_of", "write"])
+def test_a_folder_that_cannot_be_claimed_for_now_is_let_go_of(tmp_path, monkeypatch, fails):
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))
+
+    with monkeypatch.context() as for_now:
+        for_now.setattr(f"seqrl.run.manifest.{fails}", refused)
+        with pytest.raises(PermissionError), Manifest(tmp_path):
+            pass
+    assert [*tmp_path.iterdir()] == []
+    with Manifest(tmp_path):
+        assert is_held(tmp_path)
+
+
 @pytest.mark.parametrize("copied", [["-al"], ["-a"]])
 def test_a_copy_of_a_run_that_goes_on_or_was_killed_is_a_run_of_its_own(tmp_path, copied):
     (run := tmp_path / "run").mkdir()

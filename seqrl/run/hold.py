@@ -62,24 +62,20 @@ class Hold:
         """Why the file cannot be locked; None if it is."""
         while True:
             file = keep(regular_only(str(self._path), os.O_RDWR | os.O_CREAT))
-            if _is_of_another(file, self._mark):
-                let_go(file)
-                self._path.unlink(missing_ok=True)
-                continue
             try:
-                unable = _lock(file)
-            except BlockingIOError:
-                let_go(file)
-                raise
-            # Whoever had it may have removed it before it could be locked.
-            if unable or is_still(file, self._path):
-                self._file = file
-                # On a full disk it says nothing, and is a lock all the same.
-                with suppress(OSError):
-                    if not _says(file):
-                        os.pwrite(file, self._mark, 0)
-                return unable
-            let_go(file)
+                if _is_of_another(file, self._mark):
+                    self._path.unlink(missing_ok=True)
+                # Whoever had it may have removed it before it could be locked.
+                elif (unable := _lock(file)) or is_still(file, self._path):
+                    # On a full disk it says nothing, and is a lock all the same.
+                    with suppress(OSError):
+                        if not _says(file):
+                            os.pwrite(file, self._mark, 0)
+                    self._file = file
+                    return unable
+            finally:
+                if self._file != file:
+                    let_go(file)
 
 
 def is_held(folder: Path) -> bool:

@@ -73,9 +73,14 @@ class Manifest:
         self._moved: Path | None = None
 
     def __enter__(self) -> Self:
-        self._claim()
-        if not self.goes_on:
-            self.begin()
+        self._hold = Hold(self.path.parent)
+        try:
+            self._claim()
+            if not self.goes_on:
+                self.begin()
+        except BaseException:
+            self._hold.let_go()
+            raise
         return self
 
     def begin(self, owner: str | None = None) -> dict[str, Any]:
@@ -135,13 +140,9 @@ class Manifest:
         insist_on_folder(self._hold.folder, self.path.parent)
 
     def _claim(self) -> None:
-        self._hold = Hold(self.path.parent)
         folder = self.path.parent
-        try:
-            facts_of(folder)
-        except OSError:
-            self._hold.let_go()
-            raise
+        # Raises OSError if it may be intact.
+        facts_of(folder)
         if found := [*links(folder), *links(folder / "checkpoints")]:
             self._refuse(f"holds a link, {found[0].name}, which could lead anywhere. Remove it.")
         remove_strays(folder)
@@ -171,7 +172,6 @@ class Manifest:
         self._moved = self.path.rename(folder / name)
 
     def _refuse(self, why: str, kind: type[ConfigError] = ConfigError) -> NoReturn:
-        self._hold.let_go()
         raise kind([f"run folder: {self.path.parent} {why}"])
 
 
