@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,8 @@ class BatchedEnv(ABC):
 class Adopted(BatchedEnv):
     """Wraps an environment of the user's own, which need not inherit from BatchedEnv: what it raises names it.
 
+    So does an answer of another form than it should have: FaultyEnvError.
+
     Who asks for its picture, or its info, names it himself.
     """
 
@@ -142,11 +145,37 @@ class Adopted(BatchedEnv):
 
     def reset(self, where: Tensor | None = None) -> Tensor:
         observation: Tensor = self._named(self.env.reset)(where)
+        self._insist_on_tensor("reset returned an observation", observation, self.observation_space.shape)
         return observation
 
     def step(self, action: Tensor) -> Step:
         step: Step = self._named(self.env.step)(action)
+        names = [it.name for it in fields(Step)]
+        if not all(hasattr(step, name) for name in names):
+            raise self._odd("step returned its answer", type(step).__name__, "a seqrl.types.Step")
+        for name in names:
+            inner = self.observation_space.shape if name == "observation" else ()
+            is_bool = name in ("terminated", "truncated", "valid")
+            self._insist_on_tensor(f"step returned {name}", getattr(step, name), inner, is_bool)
         return step
+
+    def _insist_on_tensor(
+        self, said: str, answer: Any, inner: tuple[int, ...] | None = (), is_bool: bool = False
+    ) -> None:
+        """Raise FaultyEnvError if an answer is no tensor [B, *inner], or should be of bool and is not."""
+        shape = (self.batch_size, *(inner or ()))
+        wanted = f"a tensor of shape {shape}{' and torch.bool' if is_bool else ''}"
+        match answer:
+            case Tensor() if answer.shape == shape and (not is_bool or answer.dtype == torch.bool):
+                return
+            case Tensor():
+                got = f"shape {tuple(answer.shape)} and {answer.dtype}"
+            case _:
+                got = type(answer).__name__
+        raise self._odd(said, got, wanted)
+
+    def _odd(self, said: str, got: str, wanted: str) -> FaultyEnvError:
+        return FaultyEnvError(f"env: {self._who}.{said} as {got}, not as {wanted}. Fix the environment.")
 
     def close(self) -> None:
         try:
@@ -166,11 +195,14 @@ class Adopted(BatchedEnv):
             except BaseException as error:
                 if names_environment(error) or is_from_signal(error):
                     raise
-                told, kind = raised(error), type(self.env)
-                who = f"{kind.__module__}.{kind.__qualname__}"
-                raise FaultyEnvError(f"env: {who} raised {told.words}. Fix the environment.") from told
+                told = raised(error)
+                raise FaultyEnvError(f"env: {self._who} raised {told.words}. Fix the environment.") from told
 
         return named
+
+    @property
+    def _who(self) -> str:
+        return f"{type(self.env).__module__}.{type(self.env).__qualname__}"
 
 
 def adopted(env: Any) -> BatchedEnv:

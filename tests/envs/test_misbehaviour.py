@@ -21,6 +21,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -479,6 +480,27 @@ def test_whatever_an_own_batch_of_environments_raises_names_it(place, error, mon
         return
     with pytest.raises(FaultyEnvError, match=words):
         env.state_dict() if place == "state_dict" else played(env)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"reward": torch.ones(2, 1)}, r"reward as shape \(2, 1\) and torch\.float32, not as a tensor of shape \(2,\)"),
+        ({"reward": [0.0, 1.0]}, "reward as list, not as a tensor"),
+        ({"observation": torch.zeros(1, 4)}, r"observation as shape \(1, 4\) .*, not as a tensor of shape \(2, 4\)"),
+        ({"terminated": torch.zeros(2)}, r"terminated as shape \(2,\) and torch\.float32, not as .* and torch\.bool"),
+        ({"valid": None}, "valid as NoneType, not as a tensor"),
+        (None, r"its answer as NoneType, not as a seqrl\.types\.Step"),
+    ],
+)
+def test_an_own_batch_of_environments_that_answers_in_another_form_is_named(changed, said, monkeypatch):
+    step, env = Script.step, adopted(Script([[3], [3]]))
+    monkeypatch.setattr(Script, "step", lambda *given: changed and replace(step(*given), **changed))
+    with pytest.raises(FaultyEnvError, match=rf"^env: tests\.worlds\.Script\.step returned {said}.*\. Fix the envi"):
+        played(env)
+    monkeypatch.setattr(Script, "reset", lambda *_: torch.zeros(2, 4, 1))
+    with pytest.raises(FaultyEnvError, match=r"^env: tests\.worlds\.Script\.reset returned an observation as shape "):
+        played(env)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
