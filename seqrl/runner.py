@@ -20,6 +20,8 @@ from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
 from seqrl.types import Rollout, State, Step
 
 LIMIT_EPISODES = "Set a limit, such as +env.kwargs.max_episode_steps=1000"
+# A rollout may have so many times the steps that it should, if it has too few rewards.
+LONGER = 8
 
 
 class Player(Protocol):
@@ -37,9 +39,16 @@ def waits(answer: Tensor) -> bool:
     return answer.device.type != "cpu"
 
 
-def rounds(rollout_steps: int, steps_a_round: float) -> int:
-    """How often each environment plays a whole episode in a rollout that should have so many steps; at least once."""
-    return max(1, round(rollout_steps / steps_a_round))
+def rounds(rollout_steps: int, rollout_rewards: int, steps: float, rewards: float, episodes: int) -> int:
+    """How often each environment plays a whole episode in a rollout that should have so many steps, and rewards.
+
+    A rollout gets more steps than it should have for want of rewards, up to `LONGER` times as many. An episode without
+    a reward tells something, too: it counts as one.
+
+    steps, rewards, episodes   of a round, in which each environment plays one episode
+    """
+    rewarding = min(math.ceil(rollout_rewards / max(rewards, episodes)), int(LONGER * rollout_steps / steps))
+    return max(1, round(rollout_steps / steps), rewarding)
 
 
 class Runner:
@@ -55,6 +64,7 @@ class Runner:
                      carry over from rollout to rollout
     rollout_steps    environment steps of a rollout of whole episodes, roughly: each environment plays one episode, or
                      as many as that takes if they are as long as those of the rollout before
+    rollout_rewards  rewards other than 0 of such a rollout, if up to `LONGER` times as many steps are enough for that
     state_interval   store memory every so many steps of an episode; 0: only where the rollout begins
     state_lead       store it also this many steps before each of those
     generator        draws the actions; None: take the most likely action
@@ -76,6 +86,7 @@ class Runner:
         generator: torch.Generator | None,
         state_lead: int = 0,
         rollout_steps: int = 1,
+        rollout_rewards: int = 0,
         episode_limit: int = 100_000,
         ranks: Ranks = ALONE,
         batch_size: int | None = None,
@@ -86,6 +97,7 @@ class Runner:
         # Index of the first environment here.
         self._first = ranks.share(self.batch_size).start
         self.rollout_length, self.rollout_steps = rollout_length, rollout_steps
+        self.rollout_rewards = rollout_rewards
         self.state_interval, self.state_lead = state_interval, state_lead
         self.generator, self.episode_limit, self._if_endless = generator, episode_limit, if_endless
         # Seconds spent in the environment so far.
@@ -117,9 +129,10 @@ class Runner:
         # Outside inference mode, because learning computes gradients from these tensors.
         rollout = recorder.rollout(last_value, self.ranks)
         if not self.rollout_length:
-            steps_a_round = recorder.steps / self._rounds
+            steps = recorder.steps / self._rounds
+            rewards = int(((rollout.reward != 0) & rollout.valid).sum()) / self._rounds
             # Known before the rollout begins: to stop when it is long enough would favour short episodes.
-            self._rounds = rounds(self.rollout_steps, steps_a_round)
+            self._rounds = rounds(self.rollout_steps, self.rollout_rewards, steps, rewards, self.batch_size)
         self._gather_info()
         return rollout
 
@@ -168,7 +181,7 @@ class Runner:
             continues = self.env.load_state_dict(state["environment"])
         self._unfinished = None
         # Runs of 0.1.0 had one. Each has at least a step; a file may say anything.
-        self._rounds = min(max(1, state.get("rounds", 1)), max(1, self.rollout_steps))
+        self._rounds = min(max(1, state.get("rounds", 1)), LONGER * self.rollout_steps)
         if state["episodes"] is None:
             return torch.zeros_like(continues)
         if continues.any():

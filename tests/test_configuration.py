@@ -331,6 +331,7 @@ def test_a_budget_of_steps_alone_is_not_cut_short_by_episodes(given, episodes):
 )
 def test_with_a_budget_of_episodes_alone_each_of_them_is_a_rollout(given, steps):
     assert composed(*given).rollout_steps == steps
+    assert composed(*given).runner.rollout_rewards == (0 if steps == 1 else 64)
     assert composed(*given, "rollout_steps=7").runner.rollout_steps == 7
 
 

@@ -64,8 +64,9 @@ algorithm:
 
 def test_a_run_keeps_the_defaults_that_it_began_with_but_for_what_is_chosen(folder):
     (folder / "config.yaml").write_text(FORMER)
-    assert arguments([f"resume={folder}", "algorithm.epochs=3"])[:7] == [
+    assert arguments([f"resume={folder}", "algorithm.epochs=3"])[:8] == [
         "rollout_steps=1",
+        "rollout_rewards=0",
         "algorithm.learning_rate=0.001",
         "algorithm.minibatches=4",
         "algorithm.exploration=entropy",
@@ -83,7 +84,7 @@ def test_an_algorithm_of_ones_own_gets_no_keys_that_it_may_not_have(folder):
 @pytest.mark.parametrize("value", ["'1,2'", "[a, 'b] trust=[os']", "{a: 1}", "'x hydra.run.dir=y'", "'${oc.env:HOME}'"])
 def test_what_a_folder_says_of_its_defaults_is_one_value_or_nothing(folder, value):
     (folder / "config.yaml").write_text(f"algorithm: {{epochs: {value}, anneal: {value}, exploration: {value}}}")
-    assert arguments([f"resume={folder}"])[:2] == ["rollout_steps=1", "network=attention"]
+    assert arguments([f"resume={folder}"])[:3] == ["rollout_steps=1", "rollout_rewards=0", "network=attention"]
 
 
 def test_a_key_that_is_added_again_is_added_once(folder):
@@ -170,7 +171,7 @@ def test_a_configuration_alone_sends_no_curves_elsewhere(tmp_path, capsys):
         ConfigError, match=r"logger=mlflow logger\.mlflow\.tracking_uri=sqlite:////home/me/x\.db, which"
     ):
         arguments([f"resume={tmp_path}"])
-    assert arguments([f"resume={tmp_path}", "logger=mlflow"])[1] == "logger=mlflow"
+    assert arguments([f"resume={tmp_path}", "logger=mlflow"])[2] == "logger=mlflow"
     for text in (
         "{x: \"${oc.create:'{_target_: seqrl.loggers.Mlflow, tracking_uri: evil}'}\"}",
         "'${oc.create:{m: {tracking_uri: evil}}}'",

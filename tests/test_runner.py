@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqrl.envs import CartPole, TMaze
+from seqrl.envs import CartPole, MemoryChain, TMaze
 from seqrl.errors import ActionNotFiniteError, FaultyEnvError
-from seqrl.runner import Runner
+from seqrl.runner import Runner, rounds
 from tests.parts import small_network
 from tests.worlds import Script
 
@@ -51,13 +51,42 @@ def test_short_whole_episodes_are_played_several_times_by_every_environment_to_f
     assert third.valid.sum(0).tolist() == [1 + 2, 1 + 4]
 
 
-def test_a_checkpoint_cannot_ask_for_more_rounds_than_a_rollout_has_steps():
+def test_rare_rewards_are_gathered_in_longer_rollouts_of_which_episodes_count_as_well():
+    # Two chains of five steps, each with one reward at its end.
+    env = MemoryChain(2, seed=1, length=4)
+    play = runner(env, rollout_length=0)
+    play.rollout_steps, play.rollout_rewards = 10, 7
+    assert [int(play.collect().ended.sum()) for _ in range(2)] == [2, 8]
+    # Eight times the steps are the most.
+    play.rollout_rewards = 1000
+    play.collect()
+    assert int(play.collect().ended.sum()) == 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("steps", "rewards", "expected"),
+    [
+        (500, 500, 4),  # a reward at every step
+        (1600, 16, 4),  # one in an episode
+        (1600, 0, 4),  # none
+        (1600, 32, 2),
+        (3000, 16, 4),
+        (5000, 16, 3),  # eight times 2,048 steps
+        (20_000, 16, 1),
+    ],
+)
+def test_a_rollout_has_enough_steps_and_rewards_or_episodes(steps, rewards, expected):
+    assert rounds(2048, 64, steps, rewards, episodes=16) == expected
+    assert rounds(1, 0, steps, rewards, episodes=16) == 1
+
+
+def test_a_checkpoint_cannot_ask_for_more_rounds_than_a_rollout_may_have_steps():
     play = runner(TMaze(2, seed=1, corridor_length=2), rollout_length=0)
     play.rollout_steps = 10
     play.collect()
     # More than any memory holds.
     play.load_state_dict(play.state_dict() | {"rounds": 10**15})
-    assert play.state_dict()["rounds"] == 10
+    assert play.state_dict()["rounds"] == 80
 
 
 def test_episodes_of_several_rounds_begin_with_fresh_memory():

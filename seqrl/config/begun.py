@@ -31,6 +31,7 @@ DIGITS = 8
 CHANGED_DEFAULTS = [
     "episodes",
     "rollout_steps",
+    "rollout_rewards",
     "algorithm.learning_rate",
     "algorithm.epochs",
     "algorithm.minibatches",
@@ -43,6 +44,8 @@ BEFORE_THE_KEY = {
     "processes": 1,
     "rollout_steps": 1,
     "runner.rollout_steps": 1,
+    "rollout_rewards": 0,
+    "runner.rollout_rewards": 0,
     "algorithm.minibatch_steps": 512,
     "algorithm.exploration": "entropy",
     "env.log_info": [],
@@ -304,8 +307,9 @@ def as_saved(cfg: DictConfig, before: DictConfig, overrides: Sequence[str]) -> D
                 for key in unclear
             ]
         )
+    first = {key: BEFORE_THE_KEY[key] for key in ("rollout_steps", "rollout_rewards")}
     with open_dict(whole):
-        for key, value in {"rollout_steps": BEFORE_THE_KEY["rollout_steps"], **before}.items():
+        for key, value in [*first.items(), *before.items()]:
             if key in ("resume", "trust", "validate", *chosen):
                 continue
             if isinstance(value, DictConfig) and OmegaConf.get_type(whole.get(key)) is not dict and key not in ANY:

@@ -56,6 +56,11 @@ def default_rollout_steps(total_steps: int | None) -> int:
     return 1 if total_steps is None else 2048
 
 
+def default_rollout_rewards(rollout_steps: int) -> int:
+    """Rewards of a rollout of whole episodes; none where each episode is to be a rollout of its own."""
+    return 0 if rollout_steps == 1 else 64
+
+
 def folder_name(overrides: str, most: int = 240) -> str:
     """Overrides as a part of a folder's name, at most so long: nothing that a shell or a file system minds."""
     name = UNFIT.sub("-", overrides).rstrip("-")
@@ -151,6 +156,7 @@ def register() -> None:
         "default_episodes": default_episodes,
         "processes": processes_started,
         "default_rollout_steps": default_rollout_steps,
+        "default_rollout_rewards": default_rollout_rewards,
         "folder_name": folder_name,
         # The time comes before it.
         "run_name": lambda *, _root_: folder_name(run_name(_root_), 200),

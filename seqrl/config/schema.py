@@ -439,6 +439,7 @@ class RunnerConfig:
     _target_: str = "seqrl.runner.Runner"
     rollout_length: int = key("${rollout_length}")
     rollout_steps: int = key("${rollout_steps}")
+    rollout_rewards: int = key("${rollout_rewards}")
     episode_limit: int = key(
         100_000,
         "steps after which a whole episode counts as one that never ends: the run stops and says so",
@@ -517,6 +518,12 @@ class RunConfig:
         "with whole episodes: environment steps that a rollout should have. Every environment plays one episode, or as "
         "many as that takes; 1: always one. Default: 2048 with a `total_steps`, else 1",
         AT_LEAST_1,
+    )
+    rollout_rewards: int = key(
+        "${default_rollout_rewards:${rollout_steps}}",
+        "with whole episodes: rewards other than 0 that a rollout should have, or as many episodes. Where rewards are "
+        "rarer, rollouts get up to eight times `rollout_steps`; 0: never. Default: 64, or 0 with `rollout_steps=1`",
+        AT_LEAST_0,
     )
     total_steps: int | None = key(
         None, "budget in environment steps; with `episodes` too, the first to come ends the run; null: none", AT_LEAST_1

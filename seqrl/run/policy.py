@@ -47,7 +47,8 @@ def configuration(run: Path) -> DictConfig:
         whole = OmegaConf.merge(OmegaConf.structured(RunConfig), parts)
         assert isinstance(whole, DictConfig)
         found = OmegaConf.masked_copy(whole, [*parts, "trust"])
-        limit = {"rollout_length": 0, "rollout_steps": 1, "episode_limit": cfg.runner.episode_limit}
+        limit = {"rollout_length": 0, "rollout_steps": 1, "rollout_rewards": 0}
+        limit["episode_limit"] = cfg.runner.episode_limit
         found.runner = OmegaConf.merge(OmegaConf.structured(RunnerConfig), limit)
         return found
     except (FileNotFoundError, NotADirectoryError):

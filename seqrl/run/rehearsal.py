@@ -33,7 +33,9 @@ def rehearse(cfg: DictConfig) -> None:
         rollout = run.runner.collect()
         played = Played(rollout, perf_counter() - playing)
         steps = float(rollout.valid.sum()) / rollout.valid.shape[1] * cfg.parallel
-        again = 1 if cfg.rollout_length else rounds(cfg.rollout_steps, steps)
+        rewards = int((rollout.reward != 0)[rollout.valid].sum()) / few * cfg.parallel
+        whole = (cfg.rollout_steps, cfg.rollout_rewards, steps, rewards, cfg.parallel)
+        again = 1 if cfg.rollout_length else rounds(*whole)
         need = footprint(run.algorithm, rollout, cfg.parallel, again)
         run.algorithm.update(rollout, 0.0)
     finally:

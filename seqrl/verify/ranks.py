@@ -39,7 +39,7 @@ def _measured(cfg: DictConfig) -> Measured:
     if cfg.rollout_length:
         small_one["rollout_length"] = min(cfg.rollout_length, STEPS)
     else:
-        small_one["rollout_steps"] = 1
+        small_one |= {"rollout_steps": 1, "rollout_rewards": 0}
     brief = with_values(cfg, small_one)
     alone, alike = _learned(brief, ALONE)
     with assembled(cfg.processes, False, follow) as ranks:
