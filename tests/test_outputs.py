@@ -248,6 +248,14 @@ def test_a_failure_is_dumped_as_plain_data(outputs, tmp_path):
     assert torch.load(path, weights_only=True)["gradients"]["a"].tolist() == [1, 1]
 
 
+def test_a_run_that_a_full_disk_ends_before_anything_is_saved_leaves_nothing(said, tmp_path):
+    (folder := tmp_path / "run").mkdir()
+    with pytest.raises(OSError, match="No space"), Outputs(folder, said.append):
+        (folder / "config.yaml").write_text("seed: 1")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not folder.exists()
+
+
 def test_a_folder_without_room_is_noticed_before_training(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage(10_000))

@@ -79,6 +79,9 @@ class Manifest:
             if not self.goes_on:
                 self.begin()
         except BaseException:
+            if self._moved:
+                with suppress(OSError):
+                    self._moved.replace(self.path)
             self._hold.let_go()
             raise
         return self

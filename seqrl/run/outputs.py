@@ -111,7 +111,8 @@ class Outputs:
     def _is_refusal(self, error: BaseException | None) -> bool:
         """Whether the run was refused before it began; one that goes on, or a point of a sweep, keeps what it has."""
         mine = bool(self.manifest.facts) and not self.manifest.goes_on and self.sweep is None
-        return isinstance(error, ConfigError | EnvError | OutOfMemoryError) and mine and not self.checkpoints.iterations
+        is_refusal = isinstance(error, ConfigError | EnvError | OutOfMemoryError | OSError)
+        return is_refusal and mine and not self.checkpoints.iterations
 
     def begin(self, settled: Settled, run: Run, device: Device) -> None:
         """Write down what the run is, open its loggers, and save what it begins with."""
