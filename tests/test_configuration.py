@@ -14,14 +14,14 @@ from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl.algorithms.base import Settings, SingleSteps
-from seqrl.config.command_line import completed
+from seqrl.config.command_line import completed, is_true
 from seqrl.config.hydra_errors import GROUPS as GROUPS_OF_RUNS
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep, message_for
 from seqrl.config.paths import CONF, choices
 from seqrl.config.resolvers import folder_name, learns_sequences, own_choices, tasks
 from seqrl.config.schema import CELLS, SCHEMAS, AlgorithmConfig, EvaluationConfig, RunConfig, RunnerConfig, keys_of
 from seqrl.config.validate import faults
-from seqrl.errors import ConfigError
+from seqrl.errors import CheckpointError, ConfigError
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -374,6 +374,17 @@ def test_a_faulty_option_gets_one_line_and_no_usage(words, said, capsys):
     (line,) = refused.value.faults
     assert line.startswith(said)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("sign", ["+", "++"])
+def test_what_is_to_be_done_with_a_run_may_be_written_as_if_it_were_added(sign, tmp_path):
+    for word in ("resume=null", "validate=true", f"hydra.run.dir={tmp_path}"):
+        assert completed([f"{sign}{word}"], leave_nothing=False)[-1].lstrip("+") == word
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        completed([f"{sign}resume={tmp_path}"], leave_nothing=False)
+    with pytest.raises(ConfigError, match="validate: works for a single run only"):
+        completed(["-m", f"{sign}validate=true", "seed=0,1"], leave_nothing=False)
+    assert is_true("validate", [f"{sign}validate=true"])
 
 
 @pytest.mark.parametrize("word", ["hydra.run.dir=", "hydra.run.dir=''", "-m sweep=", "-m hydra.sweep.subdir=' '"])

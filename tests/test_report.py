@@ -332,6 +332,17 @@ def test_runs_are_grouped_by_whatever_was_swept(tmp_path, monkeypatch, keys):
         assert "One configuration: final return" in page
 
 
+@pytest.mark.parametrize("words", [[""], ["runs", "--to", " "], ["runs", "--to="]])
+def test_a_folder_without_a_name_is_not_the_working_folder(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert re.fullmatch(r"seqrl: error: report: argument \S+: names no folder\. .*\n", capsys.readouterr().err)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_full_disk_gets_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
     put(tmp_path / "a", 1.0)
 

@@ -24,6 +24,8 @@ from seqrl.packages import how_to_install, is_installed
 from seqrl.text import VARIABLE, dotted, say
 
 KEY = "resume="
+# Keys that say what is to be done with a run.
+SWITCHES = ("resume", "validate")
 
 
 def arguments(given: list[str]) -> list[str]:
@@ -129,6 +131,7 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
 
     Raises ConfigError or CheckpointError if it makes no sense.
     """
+    given = [_as_set(word) for word in given]
     if unknown := [word for word in given if word.startswith("--") and not _is_option(word)]:
         raise ConfigError([_no_option(word) for word in unknown])
     refuse_other_files(given)
@@ -141,7 +144,7 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     if leave_nothing:
         words += LEAVE_NOTHING
     many = {"-m", "--multirun"} & set(given)
-    for key in ("resume", "validate"):
+    for key in SWITCHES:
         if many and any(w.startswith(f"{key}=") for w in given):
             raise ConfigError([f"{key}: works for a single run only. Remove {key}=… or -m."])
     insist_on_folders(words)
@@ -154,6 +157,12 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     if many:
         words.append(only_what_is_swept(words))
     return [w for w in words if not is_override(w)] + [w for w in words if is_override(w)]
+
+
+def _as_set(word: str) -> str:
+    """Without the sign of what is added, where it can only mean that it is set: keys that seqrl itself reads."""
+    bare = word.lstrip("+")
+    return bare if bare.startswith((*(f"{key}=" for key in SWITCHES), FOLDER)) else word
 
 
 def insist_on_folders(words: Sequence[str]) -> None:
@@ -222,7 +231,7 @@ def is_override(word: str) -> bool:
 
 def is_true(key: str, words: Sequence[str]) -> bool:
     """Whether a switch is set on the command line, however it is spelt."""
-    return any(w.lower() in (f"{key}=true", f"{key}=yes", f"{key}=on", f"{key}=1") for w in words)
+    return any(w.lower().lstrip("+") in (f"{key}=true", f"{key}=yes", f"{key}=on", f"{key}=1") for w in words)
 
 
 # Launchers that come with an extra: where they are, and which.

@@ -22,6 +22,8 @@ GRADIENT_THREADS, LEARNERS = "algorithm.gradient_threads", "algorithm.learners"
 GRADIENT_PARTS = "algorithm.gradient_parts"
 # Keys of seqrl 0.1.0 that have another name now; the old one is accepted until 0.3.0.
 RENAMED = {LEARNERS: GRADIENT_THREADS}
+# Keys that only a command line may set.
+BY_COMMAND = ("trust", "resume", "validate")
 # Keys that decide nothing of what is learned.
 NO_MATTER = re.compile(r"(name|resume|trust|logger|algorithm\.gradient_threads)(\.|$)")
 
@@ -126,18 +128,23 @@ def with_values(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:
 
 def check(cfg: DictConfig, by_command: bool = True) -> None:
     """Raise ConfigError with all that is wrong with the configuration of a job."""
-    if by_command and cfg.trust and not any(override.lstrip("+").startswith("trust=") for override in overrides()):
-        modules = ",".join(map(str, cfg.trust))
-        raise ConfigError([f"trust: works only on the command line, not in a file. Add trust=[{modules}] there."])
+    given = {override.lstrip("+").partition("=")[0] for override in _task()} if by_command else BY_COMMAND
+    for key in [key for key in BY_COMMAND if cfg.get(key) and key not in given]:
+        value = f"[{','.join(map(str, cfg.trust))}]" if key == "trust" else cfg[key]
+        raise ConfigError([f"{key}: works only on the command line, not in a file. Add {key}={value} there."])
     if found := [*faults(cfg), *secrets(cfg)]:
         raise ConfigError(found)
 
 
 def overrides() -> list[str]:
     """Those of a job but for `resume`, as they were written."""
+    return [override for override in _task() if not override.startswith("resume=")]
+
+
+def _task() -> list[str]:
     task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     assert isinstance(task, list)
-    return [override for override in map(str, task) if not override.startswith("resume=")]
+    return [*map(str, task)]
 
 
 def config_dir() -> str | None:

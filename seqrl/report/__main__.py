@@ -122,6 +122,12 @@ def _pace(text: str) -> float:
     return seconds
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("names no folder")
+    return Path(text)
+
+
 def _refuse(message: str) -> NoReturn:
     raise ConfigError([f"report: {message}. Run python -m seqrl.report --help for the arguments."])
 
@@ -132,9 +138,9 @@ def main() -> None:
         prog="python -m seqrl.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folders", type=Path, nargs="+", help="folders that hold runs, such as outputs/sweeps/how_far_back"
+        "folders", type=_folder, nargs="+", help="folders that hold runs, such as outputs/sweeps/how_far_back"
     )
-    parser.add_argument("--to", type=Path, help="folder to write to; default: `report` in the first folder")
+    parser.add_argument("--to", type=_folder, help="folder to write to; default: `report` in the first folder")
     parser.add_argument(
         "--threshold",
         type=float,
