@@ -250,9 +250,14 @@ def test_a_failure_is_dumped_as_plain_data(outputs, tmp_path):
 
 def test_a_run_that_a_full_disk_ends_before_anything_is_saved_leaves_nothing(said, tmp_path):
     (folder := tmp_path / "run").mkdir()
-    with pytest.raises(OSError, match="No space"), Outputs(folder, said.append):
-        (folder / "config.yaml").write_text("seed: 1")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def begin():
+        with Outputs(folder, said.append):
+            (folder / "config.yaml").write_text("seed: 1")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space"):
+        begin()
     assert not folder.exists()
 
 
