@@ -146,8 +146,8 @@ def free_memory() -> int | None:
 
 
 def free_swap() -> int:
-    """Bytes that the system can still move from its memory to a disk."""
-    return _of_machine("SwapFree") or 0
+    """Bytes that the system can still move from this process's memory to a disk."""
+    return min([_of_machine("SwapFree") or 0, *_swap_left()])
 
 
 def _of_machine(name: str) -> int | None:
@@ -190,6 +190,22 @@ def _memory_left() -> int | None:
                 facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
                 rooms.append(most - used + sum(int(facts.get(name, 0)) for name in kept))
     return min(rooms, default=None)
+
+
+def _swap_left() -> Iterator[int]:
+    """Bytes of swap that each group leaves which has a limit of it."""
+    for group in _groups("memory"):
+        with suppress(OSError, ValueError):
+            most, used = (int((group / f"memory.swap.{name}").read_text()) for name in ("max", "current"))
+            yield max(0, most - used)
+        with suppress(OSError, ValueError):
+            # In version 1 it has one limit together with memory.
+            most, used = (
+                int((group / f"memory.memsw.{name}_in_bytes").read_text())
+                - int((group / f"memory.{name}_in_bytes").read_text())
+                for name in ("limit", "usage")
+            )
+            yield max(0, most - used)
 
 
 def _share_of_processors() -> int | None:

@@ -207,6 +207,30 @@ def test_what_a_control_group_keeps_of_files_counts_as_free(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
+    ("files", "swap"),
+    [
+        ({"memory.swap.max": 0, "memory.swap.current": 0}, 0),
+        ({"memory.swap.max": 5000, "memory.swap.current": 2000}, 3000),
+        ({"memory.swap.max": "max", "memory.swap.current": 2000}, 8_000_000),
+        ({"memory.swap.max": 10**12, "memory.swap.current": 0}, 8_000_000),
+        # In version 1, of both together.
+        ({"memory.memsw.limit_in_bytes": 4000, "memory.memsw.usage_in_bytes": 3000}, 0),
+        ({"memory.memsw.limit_in_bytes": 9000, "memory.memsw.usage_in_bytes": 4500}, 3500),
+        ({}, 8_000_000),
+    ],
+)
+def test_no_more_swap_is_free_than_a_control_group_leaves(tmp_path, monkeypatch, files, swap):
+    (own := tmp_path / "own").write_text("0::/job/step\n")
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
+    monkeypatch.setattr(machine, "OWN", own)
+    monkeypatch.setattr(machine, "_of_machine", {"SwapFree": 8_000_000}.get)
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    for name, number in ({"memory.limit_in_bytes": 4000, "memory.usage_in_bytes": 3000} | files).items():
+        (tmp_path / "job" / name).write_text(f"{number}\n")
+    assert machine.free_swap() == swap
+
+
+@pytest.mark.parametrize(
     ("file", "text", "count"),
     [
         ("cpu.max", "150000 100000\n", 2),
