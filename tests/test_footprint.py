@@ -6,6 +6,7 @@ import torch
 
 from seqrl import machine
 from seqrl.run.memory_need import USABLE, Footprint, advice, footprint, free_bytes, is_out_of_memory, round_down
+from seqrl.run.summary import fitness
 from seqrl.runner import Runner
 from tests.parts import ppo, small_network
 from tests.programs import run_program
@@ -166,6 +167,13 @@ def test_a_number_that_fits_is_rounded_down_to_two_digits(number, rounded):
 )
 def test_running_out_of_memory_is_distinguished_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+def test_what_does_not_fit_is_not_called_valid():
+    need = Footprint(steps=1000, bytes_per_step=2000, longest=100, minibatch=1000)
+    assert fitness(need, 2_000_000).startswith("valid ")
+    assert fitness(need, None).startswith("valid ")
+    assert fitness(need, 1_999_999).startswith("too large ")
 
 
 def test_free_memory_is_a_plausible_number():

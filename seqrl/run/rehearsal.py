@@ -10,7 +10,7 @@ from seqrl.devices.device import Device
 from seqrl.machine import core_seconds, perf_counter
 from seqrl.metrics.display import Display
 from seqrl.run.build import build, make_device, prepare_device
-from seqrl.run.memory_need import footprint
+from seqrl.run.memory_need import footprint, free_bytes
 from seqrl.run.plan import PLAYING, SECONDS, Played, applies, said_of_waiting, table, ways
 from seqrl.run.run import Run
 from seqrl.run.summary import introduction, notes, sizes
@@ -37,13 +37,14 @@ def rehearse(cfg: DictConfig) -> None:
         whole = (cfg.rollout_steps, cfg.rollout_rewards, steps, rewards, cfg.parallel)
         again = 1 if cfg.rollout_length else rounds(*whole)
         need = footprint(run.algorithm, rollout, cfg.parallel, again)
+        free = free_bytes(rollout.valid.device)
         run.algorithm.update(rollout, 0.0)
     finally:
         run.runner.env.close()
     display.say(introduction(cfg, run, device))
     for note in notes(run.runner.env):
         display.say(note)
-    display.console.print(sizes(cfg, run, steps, again, need), soft_wrap=True)
+    display.console.print(sizes(cfg, run, steps, again, need, free), soft_wrap=True)
     if applies(run.algorithm):
         larger = cfg.parallel / few * again
         small = Played(rollout, played.seconds, larger, run.runner.env.backend)

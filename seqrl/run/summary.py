@@ -43,7 +43,7 @@ def reason(cfg: DictConfig) -> str:
     if "use_lstm" not in cfg.network:
         why = "sequence_learning.enabled is true"
     elif OmegaConf.select(cfg, "network.memory._target_", default=CELLS["lstm"]) == CELLS["lstm"]:
-        why = "the network has an LSTM"
+        why = f"the network has an LSTM{' beneath its attention' if cfg.network.get('use_attention') else ''}"
     else:
         why = "the network has a memory that gradients can follow"
     start = (
@@ -94,11 +94,12 @@ def curves(folder: Path) -> str:
     return f"tensorboard --logdir {quote(str(folder))}" if has_events else f"{folder}/metrics.jsonl"
 
 
-def sizes(cfg: DictConfig, run: Run, steps: float, rounds: int, need: Footprint) -> str:
+def sizes(cfg: DictConfig, run: Run, steps: float, rounds: int, need: Footprint, free: int | None) -> str:
     """What validation found, as a table.
 
     steps    of all environments, each playing one episode or `rollout_length` steps
     rounds   episodes of each environment in a rollout
+    free     bytes of memory on the device; None: unknown
     """
     env, network = run.runner.env, run.algorithm.network
     mean_length = steps / cfg.parallel
@@ -121,8 +122,18 @@ def sizes(cfg: DictConfig, run: Run, steps: float, rounds: int, need: Footprint)
   parameters    {parameters(network):,}
   iteration     {rounds * steps:,.0f} steps: {cfg.parallel} environments, {played}
   update        {need.megabytes:,.0f} MB for {need.steps:,} steps at once{later}
-  valid         without validate=true, this command trains
+  {fitness(need, free)}
 """
+
+
+def fitness(need: Footprint, free: int | None) -> str:
+    """Whether the command would train.
+
+    free   bytes of memory on the device; None: unknown
+    """
+    if free is None or need.megabytes * 1e6 <= free:
+        return "valid         without validate=true, this command trains"
+    return f"too large     of memory, {free / 1e6:,.0f} MB are free: use a smaller parallel, or a bptt_length that fits"
 
 
 def parameters(network: Network) -> int:
