@@ -521,6 +521,14 @@ def test_what_a_stranger_says_of_a_run_adds_nothing_to_the_card(tmp_path):
     assert "By everybody." not in text.splitlines()
 
 
+def test_the_card_of_a_run_that_was_resumed_has_the_command_that_began_it(tmp_path):
+    resumed = {"command": ["python", "-m", "seqrl.train", "resume=latest"]}
+    began = {"overrides": ["env=tmaze", "trust=[a b]"], "config_dir": "/my conf"}
+    (tmp_path / "manifest.json").write_text(json.dumps(resumed | began))
+    said = "command: `python -m seqrl.train '--config-dir=/my conf' env=tmaze 'trust=[a b]'`"
+    assert trained(tmp_path) == [said]
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import shlex
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,10 +65,14 @@ def trained(run: Path) -> list[str]:
     """How a run was trained, a line each: its command, and what its manifest says."""
     manifest = _manifest(run)
     lines = []
-    command = manifest.get("command")
+    command, began = manifest.get("command"), manifest.get("overrides")
+    if isinstance(began, list):
+        # Its latest command may only have gone on with it.
+        own = [f"--config-dir={manifest['config_dir']}"] if manifest.get("config_dir") else []
+        command = [sys.executable, "-m", "seqrl.train", *own, *began]
     if isinstance(command, list) and command:
         # Where Python lies on this machine is of no use elsewhere.
-        lines.append("command: `" + " ".join(["python", *map(str, command[1:])]).replace("`", "'") + "`")
+        lines.append("command: `" + shlex.join(["python", *map(str, command[1:])]).replace("`", "'") + "`")
     for key, name in {"env_steps": "environment steps of the whole run", "seconds": "seconds"}.items():
         if is_number(manifest.get(key)):
             lines.append(f"{name}: {manifest[key]:,.0f}")

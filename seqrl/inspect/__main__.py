@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from seqrl.config.begun import LATEST
 from seqrl.config.program import run_on_words, to_the_end
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError, SeqrlError, UnsavedError, described
@@ -58,7 +59,8 @@ def inspect(request: Request) -> None:
     """Measure each run, write what was found to its folder, and a page of all of them if there are several."""
     # An environment may change the working folder.
     here = Path.cwd()
-    given = sys.argv[1:]
+    # Another run may be the latest soon.
+    words = [f"run={request.runs[0]}" if word == f"run={LATEST}" else word for word in sys.argv[1:]]
     reports: dict[str, dict[str, Any]] = {}
     for run in request.runs:
         # Before the first is measured.
@@ -73,7 +75,7 @@ def inspect(request: Request) -> None:
         reports[str(run)] = report
         data = json.dumps(report, allow_nan=False, indent=1).encode()
         # Masked once the configuration has read its variables.
-        again = masked(f"python -m seqrl.inspect {shlex.join(given)}")
+        again = masked(f"python -m seqrl.inspect {shlex.join(words)}")
         html = _page(run, report, again, UNFINISHED if request.video else None)
         _save({here / run / name: content for name, content in zip(FILES, (html, data), strict=True)}, run)
         say(f"Page: {run / 'inspect.html'}; figures: {run / 'inspect.json'}")
