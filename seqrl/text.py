@@ -67,6 +67,24 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
+# Ends of names whose values are secrets. Tokens are also what a network reads: a number of them is no secret.
+SECRET = re.compile(
+    r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|authorization|cookie|"
+    r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key)s?$"
+)
+NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_tokens?$")
+
+
+def plain_name(key: object) -> str:
+    """A key as words in lower case, `access_token` for `accessToken`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", str(key)).lower()
+
+
+def names_secret(key: object) -> bool:
+    """Whether what has such a name is a secret."""
+    return bool(SECRET.search(name := plain_name(key))) and not NO_SECRET.search(name)
+
+
 # How values that were read from the system's environment may be written, and the variable's name of each.
 _FROM_ENVIRONMENT: dict[str, str] = {}
 _READ: list[set[str]] = []
@@ -211,7 +229,9 @@ ENTITIES = {"&": "amp", "<": "lt", ">": "gt"}
 # Of a value in parts: what is long for one, where it is taken apart, what no word has, and its password: that of an
 # address, or behind a name.
 LONG_PART, APART, NO_WORD = 8, re.compile(r"[\s:@,;=|\"'(){}\[\]]+"), re.compile(r"[\d+&!$%*^~#?\\]")
-PASSWORD = re.compile(r"://[^\s/@:]*:([^\s/@]{4,})@|^[^\s/@:]+:([^\s/:@][^\s:@]{7,})$")
+PASSWORD = re.compile(r"://[^\s/@:]*:([^\s/]{4,})@|^[^\s/@:]+:([^\s/]\S{3,})$")
+# What a text calls by a name: `Pwd=hunter2`, `token: …`.
+NAMED = re.compile(r"([\w.-]+)[\"']?\s*[=:]\s*[\"']?(?=([^\s;,&\"']+))")
 
 
 def _whole(path: str) -> str:
@@ -260,10 +280,15 @@ def _remember(name: str, value: str) -> None:
 def _parts(value: str) -> Iterator[str]:
     """What others take a value apart into that may be secret alone: fields of JSON, a password, no words."""
     with suppress(ValueError, RecursionError):
-        yield from (it for it in _leaves(json.loads(value)) if isinstance(it, str) and len(it) >= LONG_PART)
+        fields = json.loads(value)
+        yield from (it for it in _leaves(fields) if isinstance(it, str) and len(it) >= LONG_PART)
+        named = dotted(fields) if isinstance(fields, Mapping) else ()
+        yield from (it for name, it in named if isinstance(it, str) and names_secret(name))
+    yield from (it for name, it in NAMED.findall(value) if names_secret(name))
     if found := PASSWORD.search(value):
         password = found[1] or found[2]
-        yield from (password, unquote(password))
+        if found[1] or len(password) >= LONG_PART or (NO_WORD.search(password) and not password.isdecimal()):
+            yield from (password, unquote(password))
     for part in APART.split(value):
         if len(part) >= LONG_PART and NO_WORD.search(part) and not os.path.lexists(part):
             yield part

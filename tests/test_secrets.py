@@ -331,9 +331,24 @@ def test_a_text_that_holds_nothing_of_a_long_value_is_not_searched_for_all_ways_
         ("postgres://bob:p%40ss%2Fword@db.example.org/main", "p@ss/word"),
         (json.dumps({"type": "service_account", "keys": [{"private_key": "hush hush hush"}]}), "hush hush hush"),
         ("server=db;password=s3cretw0rd;port=1", "s3cretw0rd"),
+        # Shorter ones, that a name or a digit shows to be secret.
+        ("alice:hunter2", "hunter2"),
+        ("alice:pa:ss@9", "pa:ss@9"),
+        ("hunter:Tr0ub4dor@3xyz", "Tr0ub4dor@3xyz"),
+        (json.dumps({"user": "main", "db": {"password": "hush it"}}), "hush it"),
+        ("Server=db;Uid=bob;Pwd=hush;", "hush"),
+        ("https://example.org/?accessToken=hush&user=main", "hush"),
+        ("postgres://bob:p@ssword@db.example.org/main", "p@ssword"),
     ],
 )
 def test_a_part_that_a_value_is_taken_apart_into_is_masked_if_it_may_be_secret_alone(monkeypatch, value, part):
     read(monkeypatch, value)
     assert masked(f"ValueError: {part!r} is refused") == "ValueError: '${oc.env:MY_KEY}' is refused"
     assert masked("postgres, example.org and server: main") == "postgres, example.org and server: main"
+
+
+@pytest.mark.parametrize("value", ["localhost:8080", "gpu:auto", json.dumps({"region": "east", "zone": "four"})])
+def test_a_part_that_is_short_and_plain_stays(monkeypatch, value):
+    read(monkeypatch, value)
+    text = "8080, auto, east, four"
+    assert masked(text) == text

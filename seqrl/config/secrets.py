@@ -8,14 +8,8 @@ from typing import Any
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seqrl.text import environment_read
+from seqrl.text import environment_read, names_secret, plain_name
 
-# Ends of names whose values are secrets. Tokens are also what a network reads: a number of them is no secret.
-SECRET = re.compile(
-    r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|authorization|cookie|"
-    r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key)s?$"
-)
-NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_tokens?$")
 # http://me:hush@host, and what git takes, https://hush@host.
 USERINFO = re.compile(r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE)
 # A command line without any of these sets no secret, and need not be composed to look for one.
@@ -39,10 +33,13 @@ def secrets(cfg: DictConfig) -> Iterator[str]:
 
 def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]:
     child = node._get_node(key)
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", str(key)).lower()
-    is_secret = isinstance(key, str) and bool(SECRET.search(name)) and not NO_SECRET.search(name)
+    name = plain_name(key)
     typed = [*_typed(child, root)]
-    if is_secret and any(not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed):
+    if (
+        isinstance(key, str)
+        and names_secret(key)
+        and any(not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed)
+    ):
         yield (
             f"{where}: looks like a secret, and would be saved with the run. Export it as a variable, and write "
             f"'{where}=${{oc.env:{name.upper().replace('PWD', 'PASSWORD')}}}'."
