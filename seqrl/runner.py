@@ -17,7 +17,7 @@ from seqrl.networks import Distribution
 from seqrl.ranks import ALONE, Ranks
 from seqrl.seeds import Generator
 from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
-from seqrl.types import Rollout, State, Step
+from seqrl.types import Rollout, State, Step, change_of_form
 
 LIMIT_EPISODES = "Set a limit, such as +env.kwargs.max_episode_steps=1000"
 # A rollout may have so many times the steps that it should, if it has too few rewards.
@@ -107,6 +107,8 @@ class Runner:
         self._unfinished: Episodes | None = None
         # The latest one: what it draws is drawn for all environments.
         self._policy: Distribution | None = None
+        # Whether a step was played.
+        self._played = False
         # Whole episodes that each environment plays in the next rollout.
         self._rounds = 1
         # What shows whether an answer is wrong, and what says where.
@@ -244,6 +246,10 @@ class Runner:
     def _play(self, episodes: "Episodes", recorder: "Recorder") -> Step:
         """Take one step in every episode in progress."""
         policy, value, state = self.network.step(episodes.observation, episodes.state)
+        if not self._played and (change := change_of_form(episodes.state, state)):
+            # Nothing could go on from what would be saved.
+            raise ConfigError([f"network: its memory must keep its form, but {change}."])
+        self._played = True
         action = policy.mode() if self.generator is None else self._sampled(policy, episodes.rows)
         self._check_action(episodes, action)
         began = perf_counter()

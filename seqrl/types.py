@@ -8,6 +8,15 @@ State = dict[str, Tensor]
 """A network's memory: leaves [B, ...], batch first; {} if it is memoryless. Zeros at an episode's start."""
 
 
+def change_of_form(before: State, after: State) -> str:
+    """Which leaf of a memory has another form after a step, in a sentence; "" if none has."""
+    for name in dict.fromkeys((*before, *after)):
+        was, now = (f"of {list(it[name].shape[1:])}" if name in it else "missing" for it in (before, after))
+        if was != now:
+            return f"{name} is {was} in initial_state, and {now} after a step"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Result of one action in each environment.

@@ -39,6 +39,7 @@ from seqrl.devices import device
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.gym.autoreset import episode_seed
 from seqrl.errors import ActionNotFiniteError, CheckpointError, StoppedError
+from seqrl.networks import Network
 from seqrl.run import manifest
 from seqrl.run import policy as saved
 from seqrl.run.build import make_device, make_evaluator
@@ -355,6 +356,22 @@ def test_what_a_watcher_raises_arrives_and_the_run_can_go_on():
     (run,) = seqrl.runs()
     assert run.status == "failed"
     assert seqrl.learn(f"resume={run.folder}", quiet=True).facts["status"] == "finished"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_that_ends_the_program_fails_its_run(monkeypatch, training):
+    step = Network.step
+
+    def ends(network, *given):
+        # In the final evaluation it no longer trains.
+        if network.training == training:
+            sys.exit(0)
+        return step(network, *given)
+
+    monkeypatch.setattr(Network, "step", ends)
+    with pytest.raises(RuntimeError, match=r"^a part of the run raised SystemExit\(0\)$"):
+        seqrl.learn(*SMALL_TASK, "env=tmaze", "evaluation.episodes=1", quiet=True)
+    assert [run.status for run in seqrl.runs()] == ["failed"]
 
 
 def test_a_run_in_a_thread_hears_no_signals():

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqrl.envs import CartPole, MemoryChain, TMaze
-from seqrl.errors import ActionNotFiniteError, FaultyEnvError
+from seqrl.errors import ActionNotFiniteError, ConfigError, FaultyEnvError
 from seqrl.runner import Runner, rounds
 from tests.parts import small_network
 from tests.worlds import Script
@@ -87,6 +87,28 @@ def test_a_checkpoint_cannot_ask_for_more_rounds_than_a_rollout_may_have_steps()
     # More than any memory holds.
     play.load_state_dict(play.state_dict() | {"rounds": 10**15})
     assert play.state_dict()["rounds"] == 80
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (
+            lambda state: state | {"extra": torch.zeros(2, 3)},
+            r"extra is missing in initial_state, and of \[3\] ",
+        ),
+        (lambda state: dict(list(state.items())[1:]), "missing after a step"),
+        (
+            lambda state: {name: leaf.repeat(1, 2) for name, leaf in state.items()},
+            r"is of \[\d\] .* and of \[\d+\] ",
+        ),
+    ],
+)
+def test_a_memory_that_changes_its_form_is_refused_as_nothing_could_go_on_from_it(form, said):
+    play = runner(Script([[3], [2]]), rollout_length=0, kind="lstm")
+    step = play.network.step
+    play.network.step = lambda *given: (*(answer := step(*given))[:2], form(answer[2]))
+    with pytest.raises(ConfigError, match=rf"^network: its memory must keep its form, but .*{said}"):
+        play.collect()
 
 
 def test_episodes_of_several_rounds_begin_with_fresh_memory():

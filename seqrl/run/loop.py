@@ -1,6 +1,7 @@
 """The loop: iterate until the budget is spent, or somebody asks to stop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from omegaconf import DictConfig
 
@@ -8,7 +9,7 @@ from seqrl.algorithms.base import SingleSteps
 from seqrl.errors import NotFiniteError
 from seqrl.insight.advice import Settings, advice
 from seqrl.loggers import Row
-from seqrl.machine import peak_memory_mb
+from seqrl.machine import is_from_signal, peak_memory_mb
 from seqrl.metrics.display import Display
 from seqrl.metrics.hints import Hints
 from seqrl.run.evaluator import Evaluator
@@ -92,9 +93,22 @@ def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs | NoOutputs,
             raise stop.error(outputs.advice(outputs.saved))
         display.evaluating(share)
 
-    if result := evaluator.row(run.algorithm.network, told):
+    with _exits_are_faults():
+        result = evaluator.row(run.algorithm.network, told)
+    if result:
         outputs.write(result, run.budget.steps)
     return result
+
+
+@contextmanager
+def _exits_are_faults() -> Iterator[None]:
+    """A network or an algorithm of the user's own that ends the program, with whatever exit code, fails the run."""
+    try:
+        yield
+    except SystemExit as error:
+        if is_from_signal(error):
+            raise
+        raise RuntimeError(f"a part of the run raised SystemExit({error.code!r})") from error
 
 
 def _say_notes(run: Run, display: Display, said: int) -> int:
@@ -116,7 +130,8 @@ def _settings(run: Run) -> Settings:
 
 def _iterate(run: Run, outputs: Outputs | NoOutputs) -> Row:
     try:
-        return run.iterate()
+        with _exits_are_faults():
+            return run.iterate()
     except NotFiniteError as error:
         if not run.ranks.is_first:
             # That one knows how to go on.
@@ -134,7 +149,8 @@ def _is_due(interval: int, run: Run) -> bool:
 def _evaluate(run: Run, evaluator: Evaluator, outputs: Outputs | NoOutputs) -> Row:
     """Evaluate the policy as it is now, on a clock of its own; its scalars."""
     run.clock.lap("other")
-    result = evaluator.row(run.algorithm.network)
+    with _exits_are_faults():
+        result = evaluator.row(run.algorithm.network)
     outputs.write(result, run.budget.steps)
     run.clock.lap("evaluation")
     return result
