@@ -60,6 +60,14 @@ class DrawnByChance(Drawn):
         return self.np_random.integers(0, 255, (4, 4, 3), np.uint8)
 
 
+class DrawsColours(Drawn):
+    """Draws the colours of its pictures when it begins, if it is to be drawn."""
+
+    def reset(self, *, seed=None, options=None):
+        first = super().reset(seed=seed)
+        return first if self.render_mode is None else (self.seen(), {})
+
+
 class Undrawable(Drawn):
     """Says that it can be drawn, and cannot."""
 
@@ -743,7 +751,7 @@ SINGLE = (
     LeaksAfterLong, EndlessCurriculum,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
     DimBits, Bits, StaleFinal, BlankFinal, KnowsTwoSeeds, OrdersASet,
-    Exits, Raises, Lasts, Normalizes, Simulates, SavesAll, Drawn, DrawnByChance, Undrawable,
+    Exits, Raises, Lasts, Normalizes, Simulates, SavesAll, Drawn, DrawnByChance, DrawsColours, Undrawable,
     FailsWithCompany, FailsElsewhere,
     SavesItsLeak, SavesNoRandom, SavesNothing, SavesAtFirst, LoadsItsOwn, Rounds, SharesItsArray, ChangesItsSpace,
 )  # fmt: skip

@@ -229,9 +229,12 @@ def test_a_planted_defect_of_an_environment_is_reported(name, check, said):
 
 
 def test_drawing_that_changes_what_is_played_is_reported():
-    stages = (stage_of(name, render_mode="rgb_array") for name in ("DrawnByChance", "Drawn", "Undrawable"))
-    moves, only_looks, fails = map(environment.drawing, stages)
+    names = ("DrawnByChance", "DrawsColours", "Drawn", "Undrawable")
+    drawn = {name: partial(broken.make, name, render_mode="rgb_array") for name in names}
+    stages = [Stage(partial(broken.make, name), SHORT, make_drawn=make) for name, make in drawn.items()]
+    moves, begins_otherwise, only_looks, fails = map(environment.drawing, stages)
     assert (moves.status, moves.figure) == (FAIL, "the answer to step 1 differs if it is drawn")
+    assert (begins_otherwise.status, begins_otherwise.figure) == (FAIL, "the first observation differs if it is drawn")
     assert (only_looks.status, only_looks.figure) == (PASS, "none of 61 answers differs")
     assert fails is environment.drawing(stage_of("Drawn")) is None
 

@@ -13,8 +13,8 @@ from seqrl.loggers.base import About, Logger, Row, left_out
 log = logging.getLogger(__name__)
 
 STEPS = "env_steps"
-# Far more than any run writes.
-MOST_BYTES = 2**33
+# Far more than any run writes. Numbers take some fifty times as much memory as they have digits.
+MOST_BYTES, MOST_VALUES = 2**29, 2 * 10**7
 
 
 class Csv(Logger):
@@ -82,6 +82,7 @@ class Csv(Logger):
         whole = (line for line in lines(self._path, MOST_BYTES) if line.endswith("\n"))
         columns = next(csv.reader(whole), [])
         rows, odd, number = [], [], 1
+        most_rows = MOST_VALUES // max(1, len(columns))
         # Each by itself: a quote that is damage would take all that follow for its own.
         for number, line in enumerate(whole, 2):
             values: list[str] = []
@@ -90,6 +91,8 @@ class Csv(Logger):
             row = dict(zip(columns, values, strict=False))
             if len(values) == len(columns) and row.get(STEPS, "").isdecimal():
                 rows.append(row)
+                if len(rows) > most_rows:
+                    raise OSError(f"{self._path.name} has more than {most_rows:,} rows")
             else:
                 odd.append(number)
         return rows, left_out(self._path.name, odd, number)

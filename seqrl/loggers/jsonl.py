@@ -8,8 +8,8 @@ from pathlib import Path
 from seqrl.files import Lines, json_of, lines, write
 from seqrl.loggers.base import About, Logger, Row, left_out
 
-# Far more than any run writes.
-MOST_BYTES = 2**33
+# Far more than any run writes, and no more than a machine can hold twice.
+MOST_BYTES = 2**30
 
 
 class Jsonl(Logger):
@@ -17,22 +17,23 @@ class Jsonl(Logger):
 
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
         path = folder / "metrics.jsonl"
-        kept: list[str] = []
+        kept, end = bytearray(), ""
         self._said: list[str] = []
         if path.exists() or path.is_symlink():
             odd, number = list[int](), 0
             for number, line in enumerate(lines(path, MOST_BYTES), 1):
                 at = _steps(line)
                 if 0 <= at <= env_steps:
-                    kept.append(line.rstrip("\n"))
+                    end = line.rstrip("\n")
+                    kept += f"{end}\n".encode()
                 # One that nothing ends was cut off when the run was killed.
                 elif at < 0 and line.endswith("\n"):
                     odd.append(number)
             self._said = left_out(path.name, odd, number)
-            write(path, "".join(f"{line}\n" for line in kept).encode())
+            write(path, bytes(kept))
         # Evaluated once more, a run that is finished already gives the row that is there.
-        self._end = kept[-1] if kept else ""
-        self._last, self._now = (_steps(kept[-1]) if kept else 0), env_steps
+        self._end = end
+        self._last, self._now = (_steps(end) if end else 0), env_steps
         self._lines = Lines(path)
 
     def begin(self, about: About) -> str | None:

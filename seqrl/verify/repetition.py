@@ -203,16 +203,18 @@ def copies(stage: Stage) -> Measured:
 
 @check(
     "drawing changes nothing",
-    "Let render only look: it must neither draw from self.np_random nor move anything, or films show other episodes "
-    "than those that are evaluated.",
+    "Let render only look: neither it nor a render_mode may draw from self.np_random or move anything, or films show "
+    "other episodes than those that are evaluated.",
 )
 def drawing(stage: Stage) -> Measured | None:
-    """It answers the same while it is drawn before each step; left out if it cannot be drawn."""
+    """It answers the same built to be drawn, and drawn before each step; left out if it cannot be drawn."""
     stage.require_repetition()
-    make = partial(stage.make_drawn or stage.make_env, BATCH, "verify")
+    plain = partial(stage.make_env, BATCH, "verify")
+    make = partial(stage.make_drawn, BATCH, "verify") if stage.make_drawn else plain
     try:
-        with closing(make()) as env, closing(make()) as other:
-            undrawn, pictures = retold(env, FEW_DRAWN), list[object]()
+        with closing(plain()) as env, closing(make()) as other, closing(make()) as another:
+            # Another backend may play other episodes.
+            undrawn, pictures = retold(env if env.backend == other.backend else another, FEW_DRAWN), list[object]()
             drawn = retold(other, FEW_DRAWN, beside=lambda: pictures.append(other.render()))
     except (EnvError, FaultyEnvError):
         # A film says why there is none.
