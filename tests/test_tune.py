@@ -425,6 +425,9 @@ def test_a_search_goes_on_after_half_a_line_of_its_journal(tmp_path):
 
 def test_only_one_process_runs_a_trial(tmp_path):
     mine = Claim(tmp_path / "claims" / "0")
+    # A copy of the study is another one.
+    subprocess.run(["cp", "-al", tmp_path / "claims", tmp_path / "copy"], check=True)
+    Claim(tmp_path / "copy" / "0").release()
     with pytest.raises(BlockingIOError):
         Claim(tmp_path / "claims" / "0")
     mine.release()

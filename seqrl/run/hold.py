@@ -3,21 +3,18 @@
 import fcntl
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from seqrl.errors import ConfigError, TakenError
-from seqrl.files import fault, is_still, regular, regular_only
+from seqrl.files import fault, is_of_another, is_still, mark_of_folder, regular, regular_only, signed
 from seqrl.machine import keep, let_go, sleep
 
 log = logging.getLogger(__name__)
 
 # There while a run goes on. One that is killed leaves it, without a lock.
 LOCK = ".seqrl-lock"
-# What it says: the number of the folder's inode. A copy of the folder, which may be one of hard links, has another.
-MARK = re.compile(rb"[0-9]{1,20}\n")
 
 
 class Hold:
@@ -33,7 +30,7 @@ class Hold:
         self._file: int | None = None
         # The system lets go of both when the process ends.
         self.folder = keep(os.open(folder, os.O_RDONLY))
-        self._mark = _mark(self.folder)
+        self._mark = mark_of_folder(self.folder)
         try:
             with _refusing(folder):
                 of_folder, of_file = _lock(self.folder), self._lock_file()
@@ -53,7 +50,7 @@ class Hold:
     def let_go(self) -> None:
         if self._file is not None:
             with suppress(OSError):
-                if is_still(self._file, self._path) and _says(self._file) in (b"", self._mark):
+                if is_still(self._file, self._path) and signed(self._file, self._mark):
                     self._path.unlink()
             let_go(self._file)
         let_go(self.folder)
@@ -63,14 +60,11 @@ class Hold:
         while True:
             file = keep(regular_only(str(self._path), os.O_RDWR | os.O_CREAT))
             try:
-                if _is_of_another(file, self._mark):
+                if is_of_another(file, self._mark):
                     self._path.unlink(missing_ok=True)
                 # Whoever had it may have removed it before it could be locked.
                 elif (unable := _lock(file)) or is_still(file, self._path):
-                    # On a full disk it says nothing, and is a lock all the same.
-                    with suppress(OSError):
-                        if not _says(file):
-                            os.pwrite(file, self._mark, 0)
+                    signed(file, self._mark)
                     self._file = file
                     return unable
             finally:
@@ -86,24 +80,10 @@ def is_held(folder: Path) -> bool:
             return True
         # Where it cannot be read, nor can the run.
         with suppress(OSError), regular(folder / LOCK) as file:
-            return not _is_of_another(file.fileno(), _mark(here)) and _is_locked(file.fileno())
+            return not is_of_another(file.fileno(), mark_of_folder(here)) and _is_locked(file.fileno())
     finally:
         os.close(here)
     return False
-
-
-def _mark(folder: int) -> bytes:
-    return b"%d\n" % os.fstat(folder).st_ino
-
-
-def _says(file: int) -> bytes:
-    return os.pread(file, 32, 0)
-
-
-def _is_of_another(file: int, mark: bytes) -> bool:
-    """Whether a lock came with what was copied from another folder: a run may go on there. It may be removed here."""
-    says = _says(file)
-    return says != mark and bool(MARK.fullmatch(says))
 
 
 def _is_locked(descriptor: int) -> bool:
