@@ -17,11 +17,14 @@ from seqrl.algorithms.base import Settings, SingleSteps
 from seqrl.config.command_line import completed, is_true
 from seqrl.config.hydra_errors import GROUPS as GROUPS_OF_RUNS
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep, message_for
+from seqrl.config.own_files import config_dirs
 from seqrl.config.paths import CONF, choices
 from seqrl.config.resolvers import folder_name, learns_sequences, own_choices, tasks
 from seqrl.config.schema import CELLS, SCHEMAS, AlgorithmConfig, EvaluationConfig, RunConfig, RunnerConfig, keys_of
 from seqrl.config.validate import faults
+from seqrl.config.words import read as words_of_program
 from seqrl.errors import CheckpointError, ConfigError
+from seqrl.evaluate.request import Request
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -385,6 +388,16 @@ def test_what_is_to_be_done_with_a_run_may_be_written_as_if_it_were_added(sign, 
     with pytest.raises(ConfigError, match="validate: works for a single run only"):
         completed(["-m", f"{sign}validate=true", "seed=0,1"], leave_nothing=False)
     assert is_true("validate", [f"{sign}validate=true"])
+
+
+@pytest.mark.parametrize("word", ["hydra.run.dir=~/a b", "+hydra.run.dir='~/a b'", 'sweep="~/a b"'])
+def test_a_folder_in_ones_home_is_found_there_and_none_is_called_so(word, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = completed([*["-m"] * word.startswith("sweep"), word, "seed=0"], leave_nothing=False)
+    assert [it.partition(".dir=")[2] for it in words if ".dir=" in it] == [f"'{tmp_path}/a b'"]
+    (tmp_path / "mine").mkdir()
+    assert config_dirs(["--config-dir=~/mine"]) == [tmp_path / "mine"]
+    assert words_of_program(Request, ["run=~/mine"])[0] == {"run": tmp_path / "mine"}
 
 
 @pytest.mark.parametrize("word", ["hydra.run.dir=", "hydra.run.dir=''", "-m sweep=", "-m hydra.sweep.subdir=' '"])

@@ -131,7 +131,7 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
 
     Raises ConfigError or CheckpointError if it makes no sense.
     """
-    given = [_as_set(word) for word in given]
+    given = [_with_home(_as_set(word)) for word in given]
     if unknown := [word for word in given if word.startswith("--") and not _is_option(word)]:
         raise ConfigError([_no_option(word) for word in unknown])
     refuse_other_files(given)
@@ -163,6 +163,14 @@ def _as_set(word: str) -> str:
     """Without the sign of what is added, where it can only mean that it is set: keys that seqrl itself reads."""
     bare = word.lstrip("+")
     return bare if bare.startswith((*(f"{key}=" for key in SWITCHES), FOLDER)) else word
+
+
+def _with_home(word: str) -> str:
+    """With the home folder in place of ~, which shells leave as it is behind most keys."""
+    key, _, name = word.partition("=")
+    if key.lstrip("+") in ("resume", *FOLDERS) and (bare := name.strip("'\"")).startswith("~"):
+        return f"{key}={quoted(os.path.expanduser(bare))}"
+    return word
 
 
 def insist_on_folders(words: Sequence[str]) -> None:

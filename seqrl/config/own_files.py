@@ -39,11 +39,16 @@ def refuse_other_files(arguments: Sequence[str]) -> None:
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """The same words, with each option and its folder joined into one word, whatever the folder is called."""
+    """The same words, with each option and its folder joined into one word, whatever the folder is called.
+
+    A home is written out: shells leave ~ as it is behind an option.
+    """
     words: list[str] = []
     for word in arguments:
         if words and words[-1] in ("--config-dir", "-cd"):
-            words[-1] = f"--config-dir={word}"
+            words[-1] = f"--config-dir={os.path.expanduser(word)}"
+        elif word.startswith(("--config-dir=~", "-cd=~")):
+            words.append(f"--config-dir={os.path.expanduser(word.partition('=')[2])}")
         else:
             words.append(word)
     return words

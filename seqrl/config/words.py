@@ -1,5 +1,6 @@
 """Reads words `key=value` of programs that compose no configuration, such as seqrl.evaluate, by a schema."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def read(schema: type[Any], words: Sequence[str]) -> tuple[dict[str, Any], list[
             others.append(word)
             continue
         # A folder may be called anything, but not nothing.
-        values[key] = (text and Path(text)) if _is_path(kinds[key]) else value_of(word)
+        values[key] = (text and Path(os.path.expanduser(text))) if _is_path(kinds[key]) else value_of(word)
         if int in (kinds[key], *get_args(kinds[key])):
             values[key] = as_whole(values[key])
         if not _fits(values[key], kinds[key], keys[key].metadata):

@@ -5,6 +5,7 @@ summary. Each folder may hold one sweep, several, or a single run; runs still go
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -125,7 +126,7 @@ def _pace(text: str) -> float:
 def _folder(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("names no folder")
-    return Path(text)
+    return Path(os.path.expanduser(text))
 
 
 def _refuse(message: str) -> NoReturn:

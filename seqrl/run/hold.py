@@ -118,12 +118,7 @@ def _refusing(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         raise TakenError([f"run folder: {folder} is in use by a run that is still running."]) from None
     except OSError as error:
-        why = f"its file system has no locks ({fault(error)})"
+        why = f"its file system has no locks ({fault(error)}). Choose a folder on another disk with hydra.run.dir=…"
         if error.filename is not None:
-            why = f"{LOCK} in it cannot be opened: {fault(error)}"
-        raise ConfigError(
-            [
-                f"run folder: {folder} cannot be kept for one run alone: {why}. "
-                "Choose a folder on another disk with hydra.run.dir=…"
-            ]
-        ) from error
+            why = f"{LOCK} in it cannot be opened: {fault(error)}. Remove it, if no run goes on there."
+        raise ConfigError([f"run folder: {folder} cannot be kept for one run alone: {why}"]) from error
