@@ -10,6 +10,7 @@ from seqrl.config.schema import NetworkConfig, schema_of
 from seqrl.errors import CheckpointError
 from seqrl.run import policy
 from seqrl.run.checkpoint import Checkpoints
+from tests.programs import run_program
 from tests.test_configuration import composed
 
 CONFIG = {
@@ -30,6 +31,29 @@ def test_every_part_that_plays_gets_its_types_back(choice):
     cfg = composed(choice)
     for part in (cfg.env, cfg.network):
         assert schema_of(part._target_) is OmegaConf.get_type(part)
+
+
+# Builds every network, for pictures too, as those are built whose parameters have sizes alone.
+SIZES_ALONE = """
+import sys
+import torch
+from gymnasium import spaces
+from seqrl.config.paths import choices
+from seqrl.run.build import network_builder
+from tests.test_configuration import composed
+
+for name in choices("network"):
+    build = network_builder(composed(f"network={name}", "network.normalize_observations=true"))
+    for shape in ((3, 40, 40), (8, 9)):
+        with torch.device("meta"):
+            build(spaces.Box(0, 255, shape, "uint8"), spaces.Discrete(2))
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_what_the_parameters_of_a_saved_policy_must_be_is_known_without_torchs_compiler(tmp_path):
+    """Its import takes seconds."""
+    assert run_program(tmp_path, "-c", SIZES_ALONE).stdout == "False\n"
 
 
 def test_parts_that_an_older_version_did_not_know_get_their_defaults(tmp_path):

@@ -1,5 +1,6 @@
 """The encoder: from one observation, of any composition, to features of one width."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -213,12 +214,16 @@ class Image(nn.Module):
         if self.dimensions == STACKED:
             channels *= shape[0]
         if min(size) >= SMALLEST_PICTURE:
-            layers = [convolution(channels, 32, 8, 4), convolution(32, 64, 4, 2), convolution(64, 64, 3, 1)]
+            shapes = [(32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0)]
         else:
-            layers = [convolution(channels, 32, 3, 1, padding=1), convolution(32, 64, 3, 2, padding=1)]
+            shapes = [(32, 3, 1, 1), (64, 3, 2, 1)]
+        layers = []
+        for outputs, kernel, stride, padding in shapes:
+            layers.append(convolution(channels, outputs, kernel, stride, padding))
+            channels, size = outputs, [(pixels + 2 * padding - kernel) // stride + 1 for pixels in size]
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        with torch.no_grad():
-            self.output_size = self.layers(torch.zeros(1, channels, *size)).shape[1]
+        # Computed: to see it where tensors have sizes alone, torch would import its compiler, for seconds.
+        self.output_size = channels * math.prod(size)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         ahead = x.shape[: x.dim() - self.dimensions]
@@ -245,7 +250,7 @@ def are_channels_last(shape: tuple[int, ...]) -> bool:
     return last <= first
 
 
-def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int = 0) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
     """Convolution with orthogonal weights, then ReLU."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding)
     nn.init.orthogonal_(layer.weight, 2**0.5)

@@ -54,8 +54,10 @@ class LSTM(Block):
     @torch.no_grad()
     def _remember(self, forget: Tensor) -> None:
         """Begin with these biases of the forget gate in as many units, and their negatives of the input gate."""
-        write, keep, _, _ = self.bias.chunk(4)
-        write[: len(forget)], keep[: len(forget)] = -forget, forget
+        # To negate what has a size alone, torch would import its compiler, for seconds.
+        if not forget.is_meta:
+            write, keep, _, _ = self.bias.chunk(4)
+            write[: len(forget)], keep[: len(forget)] = -forget, forget
 
     def initial_state(self, batch_size: int) -> State:
         zeros = self.bias.new_zeros(batch_size, self.size)

@@ -44,7 +44,9 @@ class MinGRU(Block):
     @torch.no_grad()
     def _remember(self, keep: Tensor) -> None:
         """Begin with these biases of what is kept, in as many units: their negatives for the gate that writes."""
-        self.bias[: len(keep)] = -keep
+        # To negate what has a size alone, torch would import its compiler, for seconds.
+        if not keep.is_meta:
+            self.bias[: len(keep)] = -keep
 
     def initial_state(self, batch_size: int) -> State:
         return {"hidden": self.bias.new_zeros(batch_size, self.output_size)}
