@@ -26,20 +26,46 @@ NAMES = (
 )
 # What comes after `serve` is done by the forks.
 SERVER = f"""
-import importlib, runpy, sys, types
-import tests.programs
+import atexit, contextlib, importlib, runpy, sys, types
+from os import _exit
+
+# Registered before all others, and so called after them: Python would now take every module apart, which takes a third
+# of a second, as each page of memory that processes share is copied. What cannot be written is for Python to say.
+code = 0
+
+@atexit.register
+def end():
+    with contextlib.suppress(Exception):
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            if stream is not None and not stream.closed:
+                stream.flush()
+        _exit(code)
+
+import tests.programs, tests.remembered
 import rich._emoji_codes, tensorboard.plugins.hparams.api_pb2, torch.utils.tensorboard
 for name in {NAMES}:
     importlib.import_module(name)
     del sys.modules[name]
+tests.remembered.begin()
 words = tests.programs.serve(int(sys.argv[1]))
-if words[0] == "-m":
-    runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-elif words[0] == "-c":
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    exec(compile(words[1], "<string>", "exec"), vars(sys.modules["__main__"]))
-else:
-    runpy.run_path(words[0], run_name="__main__")
+try:
+    if words[0] == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(words[1], "<string>", "exec"), vars(sys.modules["__main__"]))
+    else:
+        runpy.run_path(words[0], run_name="__main__")
+except SystemExit as error:
+    code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    raise
+except KeyboardInterrupt:
+    # Python ends by the signal.
+    code = None
+    raise
+except BaseException:
+    code = 1
+    raise
 """
 # Length of what is told of a program: that it has begun, or ended.
 TOLD = 20
