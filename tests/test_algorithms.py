@@ -48,7 +48,7 @@ def by_reference(rollout, network, bptt_length):
     return torch.stack(log_probs), torch.stack(values)
 
 
-@pytest.mark.thin(7)
+@pytest.mark.thin(13)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("bptt_length", [0, 1, 4, 7])
 @pytest.mark.parametrize("rollout_length", [0, 11])
@@ -63,7 +63,7 @@ def test_ratio_is_one_before_the_first_update(world, kind, rollout_length, bptt_
     assert (value - baseline).abs().max() < 10 * tolerance * baseline.abs().max()
 
 
-@pytest.mark.thin(7)
+@pytest.mark.thin(11)
 @pytest.mark.parametrize("bptt_length", [0, 1, 4])
 @pytest.mark.parametrize("rollout_length", [0, 11])
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -95,6 +95,7 @@ def test_a_missed_reset_would_be_noticed():
     assert (log_probs[0] - log_probs[1]).abs().max() > 1e-3
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_full_equals_truncated_at_the_episode_length_but_not_one_step_below(kind):
     gradients = []
@@ -135,6 +136,7 @@ def test_nan_where_nothing_was_played_changes_neither_loss_nor_gradient():
     assert all(torch.equal(clean, poisoned) for clean, poisoned in zip(*gradients, strict=True))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("max_tokens", [1, 7, 25, 1000])
 @pytest.mark.parametrize("bptt_length", [0, 4])
 def test_accumulated_gradients_equal_those_of_the_minibatch_at_once(bptt_length, max_tokens):
@@ -281,7 +283,7 @@ def test_the_same_seed_gives_the_same_bits():
     def parameters(seed):
         network, rollout = collected("uneven episodes", "lstm+attention", 11, 4, torch.float32)
         algorithm = ppo(network, bptt_length=4, seed=seed)
-        for _ in range(10):
+        for _ in range(3):
             algorithm.update(rollout, 0.0)
         return torch.cat([p.detach().flatten() for p in network.parameters()])
 
@@ -347,6 +349,7 @@ def test_reinforce_centres_advantages_only_with_a_baseline(baseline, centred):
     assert unit.square().mean().item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("max_tokens", [None, 16])
 @pytest.mark.parametrize("parts", [2, 3, 5, 100])
 def test_the_sum_of_parts_is_the_gradient_whoever_computes_them(parts, max_tokens):
@@ -365,6 +368,7 @@ def test_the_sum_of_parts_is_the_gradient_whoever_computes_them(parts, max_token
     assert logs[1] == pytest.approx(logs[0], rel=1e-9)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_parts_of_a_gradient_take_the_steps_of_one(kind):
     """Including gradients that are slices of larger tensors, like those of an LSTM with separators."""
@@ -405,6 +409,7 @@ def test_when_a_gradient_thread_fails_the_others_finish_first():
     assert sorted(done) == [1, 2]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_bfloat16_autocast_gives_nearly_the_same_gradient_and_keeps_everything_else_in_float32(kind):
     gradients = []

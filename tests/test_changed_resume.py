@@ -37,6 +37,7 @@ def rows(folder):
     ]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
@@ -125,6 +126,7 @@ class Batched:
 """
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("inputs", ["[]", "[previous_action]"])
 def test_an_environment_that_cannot_be_saved_plays_other_episodes_after_each_resume(tmp_path, inputs):
     (tmp_path / "unsaved.py").write_text(UNSAVED)
@@ -139,6 +141,7 @@ def test_an_environment_that_cannot_be_saved_plays_other_episodes_after_each_res
     assert len(set(seeds)) == len(seeds) == 3
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("rollout", ["rollout_length=8", "rollout_length=0"])
 def test_a_run_that_went_on_with_other_episodes_goes_on_bit_for_bit_after_that(tmp_path, rollout):
     cartpole = ["env=gymnasium", "env.id=CartPole-v1", "env.backend=sync", rollout, "rollout_steps=1"]

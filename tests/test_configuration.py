@@ -41,7 +41,7 @@ def what_is_said(*overrides: str) -> list[str]:
         return lines
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("algorithm", "name"), [("ppo", "PPO"), ("reinforce", "Reinforce")])
 @pytest.mark.parametrize(
     ("overrides", "sequences"),
@@ -108,6 +108,7 @@ def issubclass_of(built, parent):
     return isinstance(built, type) and issubclass(built, parent)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "choice", [f"{group}={choice}" for group in ("env", "network", "algorithm", "logger") for choice in GROUPS[group]]
 )
@@ -164,7 +165,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
     assert (cfg.network.type, cfg.sequence_learning.bptt_length, cfg.total_steps) == ("attention", 50, 9)
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -255,6 +256,7 @@ def test_a_fault_is_one_line_with_key_value_and_remedy(override, said):
     assert "\n" not in lines[0]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("overrides", "type"),
     [
@@ -271,6 +273,7 @@ def test_attention_and_cells_are_chosen_independently(overrides, type):
     assert cfg.network.type == type
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("override", "means"),
     [
@@ -290,6 +293,7 @@ def test_a_whole_number_may_be_written_as_a_real_one(override, means):
     assert faults(cfg) == []
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("number", ["1.5", "1e-3", "1e17", "inf", "nan"])
 def test_a_real_number_where_a_whole_one_belongs_is_refused_in_one_line(number):
     assert what_is_said(f"total_steps={number}") == [f"total_steps: must be a whole number (got {float(number)})."]
@@ -707,6 +711,7 @@ def test_an_algorithm_takes_the_keys_of_its_schema():
     assert own == set(keys_of(AlgorithmConfig))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

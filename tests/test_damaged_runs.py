@@ -102,6 +102,7 @@ def test_a_sealed_checkpoint_that_lacks_what_a_run_goes_on_from_gets_one_line(fi
     assert facts_of(tmp_path / "run")["started"] == before
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("where", "odd"),
     [
@@ -143,6 +144,7 @@ def of_gymnasium(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("where", "odd"),
     [

@@ -244,7 +244,7 @@ def assert_same(tmp_path, *overrides):
         assert torch.equal(tensor, resumed.algorithm.network.state_dict()[name]), name
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(11)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("bptt_length", [8, 0])
@@ -274,6 +274,7 @@ def test_a_stack_of_another_cell_goes_on_bit_for_bit(tmp_path):
     assert_same(tmp_path, "env=tmaze", *cell, "sequence_learning.bptt_length=4", FIXED)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 def test_one_process_and_a_process_each_make_the_same_run(rollouts):
     rows = []
@@ -284,13 +285,14 @@ def test_one_process_and_a_process_each_make_the_same_run(rollouts):
     assert rows[0] == rows[1]
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("env", ["masked_cartpole", "noisy_cartpole", "tmaze", "memory_chain", "repeat_previous"])
 def test_built_in_environments_go_on(tmp_path, env, rollouts):
     assert_same(tmp_path, f"env={env}", rollouts)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_every_kind_of_space_goes_on_with_inputs_and_normalised(tmp_path, backend):
     env = ["env=gymnasium", f"env.id={everything.ID}", "env.hidden=[mission]", f"env.backend={backend}"]
@@ -298,12 +300,14 @@ def test_every_kind_of_space_goes_on_with_inputs_and_normalised(tmp_path, backen
     assert_same(tmp_path, *env, *network, FIXED)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("env", ["masked_cartpole", "env.id=test/Wander-v0"])
 def test_inputs_go_on_with_tensor_programs_and_others(tmp_path, env):
     which = [f"env={env}"] if "=" not in env else ["env=gymnasium", env]
     assert_same(tmp_path, *which, "network.inputs=[previous_action,previous_reward,first]", FIXED)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, backend, monkeypatch):
     monkeypatch.setattr(restore.History, "episodes", None)
@@ -313,7 +317,7 @@ def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, back
 AROUND = ["Stacked", "Sticky", "Delayed", "Repeating", "Clipped", "Halved", "Centred", "CentredWander"]
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("name", [*AROUND, "Learned", "Lists"])
 def test_what_lies_around_an_environment_goes_on_too(tmp_path, name, backend):
@@ -331,12 +335,14 @@ def test_an_environment_restores_itself_only_if_nothing_in_it_or_around_it_is_lo
     assert env._episodes._restore_themselves == itself
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 def test_what_an_environment_knows_of_earlier_episodes_goes_on_if_it_saves_it(tmp_path, rollouts, backend):
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Harder-v0", f"env.backend={backend}", rollouts)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize(("rollouts", "lost"), [("rollout_length=0", 0), (FIXED, 3)])
 def test_an_environment_that_cannot_load_what_it_saved_begins_anew_and_the_run_knows(tmp_path, rollouts, lost, backend):
@@ -355,6 +361,7 @@ def test_a_replay_may_take_longer_than_one_answer_may(tmp_path, monkeypatch):
     assert_same(tmp_path / "again", "env=gymnasium", "env.id=test/Wander-v0", "env.backend=sync", FIXED)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_an_episode_that_is_rewarded_otherwise_than_before_cannot_go_on(tmp_path, backend):
     drained = ["env=gymnasium", "env.id=test/Drained-v0", FIXED, f"env.backend={backend}"]
@@ -362,6 +369,7 @@ def test_an_episode_that_is_rewarded_otherwise_than_before_cannot_go_on(tmp_path
     assert interrupted_and_whole(tmp_path, *drained)[2] > 0
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
 def test_the_scale_of_rewards_goes_on(tmp_path, algorithm, rollouts):
@@ -429,6 +437,7 @@ def test_episodes_in_progress_are_lost_where_whole_ones_follow_and_their_returns
     assert {length for _, length in resumed.episodes.recent} == {12}
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_an_environment_whose_state_is_no_plain_data_is_replayed_and_the_log_says_why(tmp_path, backend, caplog):
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Unspeakable-v0", f"env.backend={backend}", FIXED)
@@ -450,6 +459,7 @@ class Keeps(Told):
 gymnasium.register("test/Keeps-v0", Keeps, max_episode_steps=12, disable_env_checker=True)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_a_state_that_holds_a_value_of_the_systems_environment_is_replayed_and_not_saved(
     tmp_path, backend, caplog, monkeypatch
@@ -480,6 +490,7 @@ class Lapses(Told):
 gymnasium.register("test/Lapses-v0", Lapses, max_episode_steps=12, disable_env_checker=True)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_an_environment_whose_state_can_no_longer_be_saved_begins_anew_on_resume_and_it_is_said_once(
     tmp_path, backend, caplog

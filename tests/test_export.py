@@ -76,7 +76,7 @@ def proven(env, kind="lstm", hidden=(), **more):
     return proof
 
 
-QUICK = ("lstm", "attention", "separate critic")
+QUICK = ("lstm", "attention")
 
 
 @pytest.mark.thin(3)
@@ -146,15 +146,16 @@ def shows(seen=PLACE, acts=TWO, inputs=(), **more):
     return WithInputs(env, inputs) if inputs else env
 
 
-@pytest.mark.thin(2)
 @pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")
 @pytest.mark.parametrize(
     "env",
     [
-        lambda: shows(spaces.Dict(SEEN), spaces.Dict(ACTS), INPUTS),
+        pytest.param(lambda: shows(spaces.Dict(SEEN), spaces.Dict(ACTS), INPUTS), marks=pytest.mark.slow),
         pytest.param(lambda: shows(SEEN["choices"], ACTS["choices"]), marks=pytest.mark.slow),
-        pytest.param(lambda: shows(SEEN["stack of images"], ACTS["bounded"], INPUTS), marks=pytest.mark.slow),
-        lambda: GymnasiumEnv(ID, 3, 0, backend="sync", hidden=["mission", "body.0"]),
+        lambda: shows(SEEN["stack of images"], ACTS["bounded"], INPUTS),
+        pytest.param(
+            lambda: GymnasiumEnv(ID, 3, 0, backend="sync", hidden=["mission", "body.0"]), marks=pytest.mark.slow
+        ),
         pytest.param(lambda: WithInputs(CountRecall(3, 0), INPUTS), marks=pytest.mark.slow),
         pytest.param(lambda: GymnasiumEnv("CartPole-v1", 3, 0), marks=pytest.mark.slow),
     ],

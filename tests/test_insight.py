@@ -132,6 +132,7 @@ def worlds_of_lengths() -> Script:
     return Script([[5, 9, 3], [12, 4], [7], [1, 8]])
 
 
+@pytest.mark.thin(7)
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("make", [ppo, reinforce])
 @pytest.mark.parametrize(("bptt_length", "rollout_length"), [(0, 0), (4, 0), (4, 16)])
@@ -265,6 +266,7 @@ def test_stale_memory_is_not_taken_for_a_cut(aged):
     assert gradient_cut(probe, [1, 2, 4, 8]).cuts == pytest.approx({1: 0, 2: 0, 4: 0, 8: 0}, abs=1e-12)
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "memoryless"])
 @pytest.mark.parametrize("rollout_length", [0, 16])
 def test_memory_is_stale_only_once_the_network_has_learned(kind, rollout_length):
@@ -307,6 +309,7 @@ def test_staleness_is_the_divergence_at_the_first_and_last_steps(continuous):
         assert found.kl > 0
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("ghosts", [False, True])
 def test_recomputed_memory_is_that_of_acting(kind, ghosts):

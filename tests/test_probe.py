@@ -100,6 +100,7 @@ def test_a_wrong_number_is_named(fault, sentence):
     assert probe.fault(partial(Faulty, fault=fault), BOX, DISCRETE, CPU, torch.float64) == sentence
 
 
+@pytest.mark.thin(7)
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("action_space", [DISCRETE, BOX])
 @pytest.mark.parametrize(

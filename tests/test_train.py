@@ -332,6 +332,7 @@ def test_all_points_of_a_sweep_are_checked_before_the_first_begins(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -359,6 +360,7 @@ def test_a_run_logs_whatever_hydra_is_told_to_log(tmp_path):
     assert (tmp_path / "run" / "train.log").is_file()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("option", "shown"),
     [
@@ -478,6 +480,7 @@ def test_a_reader_that_has_gone_does_not_end_the_run(tmp_path):
     assert json.loads((the_run(tmp_path) / "manifest.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_with_a_checkpoint_at_the_iterations_edge(tmp_path, number, backend):
@@ -579,6 +582,7 @@ train.main()
     assert train(tmp_path, f"resume={run}", "episodes=2").returncode == 0
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

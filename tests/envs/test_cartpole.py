@@ -163,12 +163,14 @@ def popgym_cartpole(noise, batch_size=1000):
     return CartPole(batch_size, seed=0, hidden=[1, 3], max_episode_steps=200, noise=noise, best_return=1.0)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("noise", "reached"), [(0.0, 1.0), (0.1, 0.99), (0.2, 0.61), (0.3, 0.37)])
 def test_a_kalman_filter_reaches_the_documented_return(noise, reached):
     filter = Kalman(1000, max(noise, 1e-6))
     assert mean_return(popgym_cartpole(noise), filter) == pytest.approx(reached, abs=0.02)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("noise", "reached"), [(0.0, 0.22), (0.1, 0.25), (0.2, 0.20), (0.3, 0.17)])
 def test_a_memoryless_push_towards_the_lean_reaches_the_documented_return(noise, reached):
     shares = [

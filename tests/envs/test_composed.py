@@ -62,7 +62,7 @@ def test_image_bytes_equal_the_environments_own():
         assert not np.array_equal(shown, after.numpy())
 
 
-@pytest.mark.thin(3)
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "bptt_length"), [("lstm", 0), ("separate critic", 3), ("memoryless", 1)])
 def test_learning_is_exact_with_every_kind_of_space(kind, bptt_length):
     with closing(make()) as env:

@@ -115,6 +115,7 @@ OUTSIDE = [
 ]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("space", "odd", "message"), OUTSIDE)
 @pytest.mark.parametrize("at", [0, 3])
 def test_what_the_space_does_not_have_is_named_with_environment_episode_and_step(space, odd, message, at):
@@ -126,6 +127,7 @@ def test_what_the_space_does_not_have_is_named_with_environment_episode_and_step
     assert it.value.exit_code == 5
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("space", "odd", "expected"),
     [

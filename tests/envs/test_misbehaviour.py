@@ -650,6 +650,7 @@ def test_limits_of_the_process_that_an_environment_lowers_are_as_before(id, plac
     assert limits() == before
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(("id", "backend"), [("Plain", "sync"), ("Plain", "async"), ("OwnForm", "vector")])
 @pytest.mark.parametrize("place", ["init", "reset", "step", "close"])
 @pytest.mark.parametrize("deed", ["lower depth", "lose modules"])

@@ -111,6 +111,7 @@ CARDS = {
 }
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", CARDS)
 def test_a_card_game_plays_as_popgym_does(name):
     env, twins = make_env(*configured(*CARDS[name]), B, "training"), [getattr(popgym, name)() for _ in range(B)]
@@ -138,6 +139,7 @@ CARTPOLES = {
 }
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("name", CARTPOLES)
 def test_a_cart_pole_plays_as_popgym_does(name):
     env, twins = make_env(*configured(*CARTPOLES[name]), B, "training"), [getattr(popgym, name)() for _ in range(B)]

@@ -151,6 +151,7 @@ def test_an_info_for_each_environment_tells_as_much_as_one_for_all(says, does, s
         ends(made(does=does, says=says))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("told", SAID)
 @pytest.mark.parametrize("mode", [*AutoresetMode.__members__, None])
 def test_ends_count_whatever_type_says_them(mode, told):

@@ -31,6 +31,7 @@ def rollouts(play, network):
     yield play.collect()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("rollout_length", [0, 40])
 def test_a_captured_network_acts_as_without_a_graph(kind, rollout_length):
