@@ -315,6 +315,12 @@ def folder(run, tmp_path_factory):
     return to
 
 
+@pytest.fixture
+def exported_before(folder, monkeypatch):
+    """The policy need not be exported again."""
+    monkeypatch.setattr(program, "model", lambda step, told: (folder / "policy.onnx").read_bytes())
+
+
 def session(folder):
     import onnxruntime
 
@@ -429,6 +435,7 @@ def test_wrong_input_is_named_by_onnxruntime(folder, changed, said):
         session(folder).run(None, inputs)
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_a_step_that_differs_is_not_written(run, export, tmp_path, monkeypatch):
     monkeypatch.setattr("seqrl.export.proof.TOLERANCE", 0.0)
     code, _, said = export(f"run={run}", f"to={tmp_path / 'to'}")
@@ -612,6 +619,7 @@ class Hub:
         return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_the_files_and_nothing_else_are_uploaded(run, export, tmp_path, monkeypatch):
     there = Hub()
     monkeypatch.setattr(hub, "insist_on_package", lambda: None)
