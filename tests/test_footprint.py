@@ -21,6 +21,7 @@ def rollout_of(lengths, bptt_length):
     return network, Runner(env, network, 0, bptt_length, torch.Generator().manual_seed(0)).collect()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("bptt_length", "max_tokens", "minibatches", "at_once"),
     [

@@ -84,7 +84,7 @@ def _nowhere(tmp_path, monkeypatch):
 
 
 FEW = settings(
-    max_examples=12,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     database=None,

@@ -94,6 +94,7 @@ FRAGMENTS = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("fragment", FRAGMENTS)
 def test_a_fragment_of_the_guide_stands_for_overrides_without_a_fault(fragment, tmp_path):
     content, expected = FRAGMENTS[fragment]
@@ -178,6 +179,7 @@ def test_a_setting_stands_for_an_override(setting, expected, tmp_path):
     assert said(setting, tmp_path).replace("sequence=off ", "") == expected
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("others", "flags", "expected"),
     [

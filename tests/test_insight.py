@@ -398,6 +398,7 @@ def state_of(run):
 LIVE = ["parallel=8", "rollout_length=24", "algorithm.minibatches=2"]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "more",
     [

@@ -31,6 +31,7 @@ sys.meta_path.insert(0, Pressed())
 """
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("where", ["rich.console", "omegaconf"])
 @pytest.mark.parametrize(
     "words", [["-m", "seqrl.runs"], ["-m", "seqrl.runs", "-m"], ["seqrl-runs"], ["mine.py"]], ids=str
@@ -245,6 +246,7 @@ def test_a_word_that_is_no_option_is_refused_with_the_program_that_was_meant(tmp
     )
 
 
+@pytest.mark.thin(3)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(

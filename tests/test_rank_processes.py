@@ -21,6 +21,7 @@ from seqrl.ranks import Ranks
 from seqrl.ranks.start import Place
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.training import own_device
+from tests.programs import run_program
 
 TINY = [
     "network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=8", "rollout_length=40", "parallel=5",
@@ -112,7 +113,8 @@ def same(one, other):
 
 def test_a_run_over_processes_is_the_run_of_one(tmp_path):
     for count in (1, 2):
-        done = train(tmp_path, *MAZE, "total_steps=1000", f"processes={count}", f"hydra.run.dir=r{count}")
+        words = [*MAZE, "total_steps=1000", f"processes={count}", f"hydra.run.dir=r{count}"]
+        done = train(tmp_path, *words) if count > 1 else run_program(tmp_path, *command(*words)[1:])
         assert (done.returncode, done.stderr) == (0, "")
     for one, other in zip(curves(tmp_path / "r1"), curves(tmp_path / "r2"), strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
@@ -242,13 +244,16 @@ def begun(folder, count):
 @pytest.mark.parametrize(
     ("count", "whom", "number", "exit_code", "status", "words"),
     [
-        (3, 1, signal.SIGKILL, 1, "failed", "was killed by SIGKILL. Continue with resume="),
+        (2, 1, signal.SIGKILL, 1, "failed", "was killed by SIGKILL. Continue with resume="),
         (3, 0, signal.SIGTERM, 143, "interrupted", "stopped by SIGTERM. Continue with resume="),
         pytest.param(3, 0, signal.SIGKILL, -9, "running", None, marks=pytest.mark.slow),
         pytest.param(3, 1, signal.SIGSTOP, 1, "failed", "has not answered for 12 seconds", marks=pytest.mark.slow),
         pytest.param(3, 0, signal.SIGSTOP, -9, "running", None, marks=pytest.mark.slow),
         # The first rank is the next one of the last one.
         pytest.param(2, 0, signal.SIGSTOP, -9, "running", None, marks=pytest.mark.slow),
+        pytest.param(
+            3, 1, signal.SIGKILL, 1, "failed", "was killed by SIGKILL. Continue with resume=", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(
@@ -274,8 +279,7 @@ def test_a_rank_that_dies_or_stops_ends_all_and_the_run_goes_on_later(
         time.sleep(0.1)
     assert not any(map(goes_on, others))
     steps = curves(tmp_path / "r")[-1]["env_steps"]
-    go_on = [sys.executable, "-m", "seqrl.train", "resume=r", f"total_steps={steps + 400}"]
-    done = subprocess.run(go_on, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = run_program(tmp_path, "-m", "seqrl.train", "resume=r", f"total_steps={steps + 400}")
     assert (done.returncode, done.stderr) == (0, "")
     assert "could not continue" not in done.stdout
 

@@ -643,7 +643,7 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path):
 
 
 def test_a_folder_whose_name_is_too_long_gets_one_line(tmp_path):
-    done = train_from_the_start(tmp_path, *TINY, f"hydra.run.dir={'x' * 300}")
+    done = train(tmp_path, *TINY, f"hydra.run.dir={'x' * 300}")
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr

@@ -43,6 +43,7 @@ from seqrl.runner import Runner
 from seqrl.types import Step
 from tests.envs import oddities
 from tests.parts import small_network
+from tests.programs import Program
 from tests.worlds import Script
 
 # The parent of the forked processes has run OpenMP threads; the processes only play.
@@ -1397,9 +1398,7 @@ def test_a_run_whose_group_has_lost_its_leader_ends_and_so_do_programs(monkeypat
 def test_a_signal_to_all_processes_of_a_run_saves_it(tmp_path, backend):
     arguments = ["env=gymnasium", "env.id=CartPole-v1", f"env.backend={backend}", "parallel=2", "rollout_length=16"]
     arguments += ["network.hidden_size=8", "network.lstm_hidden_size=8", "episodes=1000000", "logger=jsonl"]
-    command = [sys.executable, "-m", "seqrl.train", *arguments, f"hydra.run.dir={tmp_path}/run"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as run:
+    with Program(tmp_path, "-m", "seqrl.train", *arguments, f"hydra.run.dir={tmp_path}/run") as run:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("run/checkpoints/*[1-9].pt")) and time.monotonic() < deadline:
             time.sleep(0.1)
