@@ -831,13 +831,13 @@ class TestFilm:
         assert "film" not in page
 
     def test_a_film_of_noise_is_thinned_until_it_is_small(self, monkeypatch):
-        monkeypatch.setattr(reel, "MOST_BYTES", 400_000)
+        monkeypatch.setattr(reel, "MOST_BYTES", 100_000)
         random = np.random.default_rng(0)
-        noise = [random.integers(0, 256, (100, 480, 3), dtype=np.uint8) for _ in range(40)]
+        noise = [random.integers(0, 256, (50, 240, 3), dtype=np.uint8) for _ in range(40)]
         films = [Film(noise, np.zeros(40), {"value": np.zeros((40, 2))})]
-        assert len(gif(films)) > 1_000_000
+        assert len(gif(films)) > 250_000
         data, every = reel.small(films)
-        assert len(data) <= 400_000
+        assert len(data) <= 100_000
         assert every > 2
         # What can't be small enough shows how an episode begins and ends.
         monkeypatch.setattr(reel, "MOST_BYTES", 1000)

@@ -1,7 +1,6 @@
 """An LSTM learns what a memoryless policy cannot: a positive and a negative control."""
 
 from functools import partial
-from statistics import median
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from tests.worlds import Cue
 LONG_WINDOW = partial(GTrXL, window=8, heads=2)
 
 
-def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterations=80):
+def mean_return_after_training(kind, rollout_length, bptt_length, iterations, seed=0):
     torch.manual_seed(seed)
     env = Cue(batch_size=64, seed=seed)
     network = recurrent_network(
@@ -40,10 +39,13 @@ def mean_return_after_training(kind, rollout_length, bptt_length, seed=0, iterat
     "kind", ["lstm", *(pytest.param(it, marks=pytest.mark.slow) for it in NETWORKS if it not in ("lstm", "memoryless"))]
 )
 def test_a_network_with_memory_learns_to_remember_a_cue(kind, rollout_length):
-    # The median of three seeds, as in the exam: a policy may settle before it discovers the use of the cue.
-    returns = [mean_return_after_training(kind, rollout_length, 0, seed=seed, iterations=40) for seed in range(3)]
-    assert median(returns) > 0.95
+    # The median of three seeds, as in the exam: a policy may settle before it discovers the use of the cue. Where two
+    # have learned, the third need not be trained.
+    learned = (
+        mean_return_after_training(kind, rollout_length, 0, seed=seed, iterations=40) > 0.95 for seed in range(3)
+    )
+    assert [any(learned), any(learned)] == [True, True]
 
 
 def test_a_memoryless_network_cannot_learn_to_remember():
-    assert abs(mean_return_after_training("memoryless", 0, bptt_length=1)) < 0.3
+    assert abs(mean_return_after_training("memoryless", 0, bptt_length=1, iterations=40)) < 0.3
