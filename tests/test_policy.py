@@ -26,6 +26,7 @@ CONFIG = {
 }  # fmt: skip
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in ("env", "network") for name in choices(group)])
 def test_every_part_that_plays_gets_its_types_back(choice):
     cfg = composed(choice)

@@ -24,6 +24,7 @@ def begun(task, precision, kind):
     )
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("before", "after"),
     [("float32", "float64"), ("float64", "float32"), ("float32", "bf16"), ("bf16", "float64"), ("float64", "bf16")],

@@ -277,6 +277,7 @@ def test_a_terminal_of_no_width_is_written_to(tmp_path):
     assert [line.split() for line in done.stdout.splitlines()][1][0] == "finished"
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 def test_a_reader_that_has_gone_gets_no_traceback(tmp_path, unbuffered):
     read, write = os.pipe()
