@@ -29,7 +29,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 import seqrl
-from seqrl import seeds, text
+from seqrl import seeds
 from seqrl.api import playing
 from seqrl.config import begun
 from seqrl.config.begun import named_run
@@ -43,6 +43,7 @@ from seqrl.networks import Network
 from seqrl.run import manifest
 from seqrl.run import policy as saved
 from seqrl.run.build import make_device, make_evaluator
+from seqrl.text import masks
 from tests.envs import everything
 from tests.programs import run_program
 
@@ -330,7 +331,7 @@ def test_an_error_arrives_whole_from_a_process_of_a_pool(error):
 
 
 def test_warnings_are_masked_while_a_run_goes_on(monkeypatch):
-    monkeypatch.setattr(text, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
+    monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
     shown = []
 
     def before(message, *more):
@@ -681,7 +682,7 @@ def test_the_latest_run_says_which_damaged_one_it_passes_over(tmp_path):
 
 def test_what_a_constructor_warns_of_is_masked_while_a_policy_is_loaded(tmp_path, monkeypatch):
     folder = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
-    monkeypatch.setattr(text, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
+    monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
     monkeypatch.setattr(warnings, "formatwarning", own := lambda message, *more: str(message))
     shown, made = [], playing.make_env
 

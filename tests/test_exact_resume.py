@@ -9,7 +9,6 @@ import torch
 from gymnasium import spaces
 from hydra import compose, initialize_config_dir
 
-from seqrl import text
 from seqrl.config.paths import CONF
 from seqrl.config.schema import CELLS
 from seqrl.config.validate import faults
@@ -18,6 +17,7 @@ from seqrl.envs.gym import autoreset, guard
 from seqrl.envs.gym import history as restore
 from seqrl.run.build import build, constructor
 from seqrl.run.checkpoint import Checkpoints
+from seqrl.text import masks
 from tests.envs import everything
 
 # Processes are forked from one that has run OpenMP threads; they only play.
@@ -465,7 +465,7 @@ def test_a_state_that_holds_a_value_of_the_systems_environment_is_replayed_and_n
     tmp_path, backend, caplog, monkeypatch
 ):
     for name in ("_FROM_ENVIRONMENT", "_OPEN", "_PATHS"):
-        monkeypatch.setattr(text, name, type(getattr(text, name))())
+        monkeypatch.setattr(masks, name, type(getattr(masks, name))())
     monkeypatch.setenv("MY_KEY", "hush-hush-hush")
     keeps = ["env=gymnasium", "env.id=test/Keeps-v0", "+env.kwargs.key='${oc.env:MY_KEY}'", f"env.backend={backend}"]
     assert_same(tmp_path, *keeps, FIXED)

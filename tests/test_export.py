@@ -17,11 +17,11 @@ from gymnasium import spaces
 from omegaconf import OmegaConf
 
 import seqrl
-from seqrl import text
 from seqrl.envs import CountRecall, GymnasiumEnv
 from seqrl.envs.inputs import WithInputs
 from seqrl.files import insist_on_own
 from seqrl.run.checkpoint import Checkpoints
+from seqrl.text import masks
 from tests.envs.everything import ID
 from tests.parts import NETWORKS, room, small_network
 from tests.programs import run_program
@@ -575,7 +575,7 @@ def test_the_card_has_the_return_of_its_own_policy_in_its_own_environment_alone(
 
 
 def test_a_secret_number_that_is_a_number_of_the_model_too_spoils_no_facts(run, monkeypatch):
-    monkeypatch.setattr(text, "_FROM_ENVIRONMENT", {"1234": "MY_PIN"})
+    monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"1234": "MY_PIN"})
     step = SimpleNamespace(inputs=[Port("observation", "float32", (1234,), "a pin of 1234")], outputs=[], more={})
     cfg = OmegaConf.create({"env": {"id": "X-v0"}})
     (told,) = facts(run, cfg, {"iterations": 1}, step, b"")["inputs"]

@@ -19,7 +19,6 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from seqrl import text
 from seqrl.config.schema import keys_of
 from seqrl.envs import BatchedEnv, CartPole, RepeatPrevious, TMaze
 from seqrl.envs.inputs import WithInputs
@@ -50,6 +49,7 @@ from seqrl.networks import recurrent_network
 from seqrl.networks.heads import Categorical, Gaussian
 from seqrl.run.evaluator import Evaluator, Forgetful
 from seqrl.runner import Runner
+from seqrl.text import masks
 from tests.parts import NETWORKS, ppo, small_network
 from tests.programs import Program, run_program
 from tests.test_evaluate import GIVEN, contents, run  # noqa: F401  # a fixture
@@ -533,7 +533,7 @@ class TestProgram:
 
     def test_no_value_of_a_variable_reaches_a_file(self, run, inspected, monkeypatch):  # noqa: F811
         variables = {"hush-hush": "MY_KEY", "checkpoint=last": "MY_WORD"}
-        monkeypatch.setattr(text, "_FROM_ENVIRONMENT", variables)
+        monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", variables)
         monkeypatch.setattr(program, "paragraph", lambda report: "Memory holds hush-hush.")
         _, page, printed = inspected(*GIVEN, "checkpoint=last")
         for written in (page, (run / "inspect.json").read_text(), printed):
@@ -770,7 +770,7 @@ class TestFilm:
         inspected,
         monkeypatch,
     ):
-        monkeypatch.setattr(text, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
+        monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
 
         def render(self):
             raise RuntimeError("no <display> at hush-hush")

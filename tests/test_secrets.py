@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from seqrl import text
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.resolvers import register
 from seqrl.config.secrets import numbers_from_environment
 from seqrl.errors import ConfigError, EnvError, described
 from seqrl.run.manifest import Manifest
-from seqrl.text import declassify, environment_read, masked, masked_data, printable, show_path
+from seqrl.text import masks, printable
+from seqrl.text.masks import declassify, environment_read, masked, masked_data, show_path
 from tests.programs import run_program
 from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, SIDE_BY_SIDE, sweep
 from tests.test_train import TINY, train
@@ -33,7 +33,7 @@ from tests.test_train import TINY, train
 def _forgets(monkeypatch):
     register()
     for name in ("_FROM_ENVIRONMENT", "_OPEN", "_PATHS"):
-        monkeypatch.setattr(text, name, type(getattr(text, name))())
+        monkeypatch.setattr(masks, name, type(getattr(masks, name))())
 
 
 def read(monkeypatch, value, words="${oc.env:MY_KEY}"):
@@ -85,7 +85,7 @@ WAYS = [
 @given(st.text("aB0'\"\\/&<> +%$;#äß€\n\t-_", min_size=2, max_size=12), st.lists(st.sampled_from(WAYS), max_size=3))
 def test_a_value_is_masked_though_it_is_escaped_several_times_in_several_ways(middle, ways):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "_FROM_ENVIRONMENT", {})
+        patch.setattr(masks, "_FROM_ENVIRONMENT", {})
         read(patch, value := f"hushQ{middle}Zkept")
         for way in ways:
             value = way(value)
@@ -139,7 +139,7 @@ def test_a_warning_of_an_environment_is_masked(tmp_path):
     code = """
 import warnings, gymnasium
 from seqrl.config.program import forgiving_output
-from seqrl.text import read_environment
+from seqrl.text.masks import read_environment
 read_environment("MY_KEY", "hush-hush")
 forgiving_output()
 warnings.warn("is hush-hush old?")
@@ -312,13 +312,20 @@ def test_a_key_of_seqrls_own_stays_whatever_a_variable_holds_and_an_environments
     }
 
 
+def test_a_long_value_without_spaces_is_taken_apart_at_once(monkeypatch):
+    """Looked through anew from each of its characters, it would take an hour."""
+    value = "x" * 200_000 + "=token=hush"
+    read(monkeypatch, value)
+    assert masked(f"{value} and hush") == "${oc.env:MY_KEY} and ${oc.env:MY_KEY}"
+
+
 def test_a_text_that_holds_nothing_of_a_long_value_is_not_searched_for_all_ways_to_write_it(monkeypatch):
     lines = [f"{number:x}+{number**9:x}/{number**7:x}" for number in range(10**6, 10**6 + 1000)]
     read(monkeypatch, "\n".join(lines))
-    before = text._any_of.cache_info().misses
+    before = masks._any_of.cache_info().misses
     other = "[2026-01-01 00:00:00][INFO] step 4,096: return 21.0, /home/me/outputs/runs/x\n" * 100
     assert masked(other) == other
-    assert text._any_of.cache_info().misses == before
+    assert masks._any_of.cache_info().misses == before
     assert masked(f"{other}{quote(lines[5], safe='')} is refused").removeprefix(other) == "${oc.env:MY_KEY} is refused"
 
 
@@ -335,7 +342,7 @@ def test_a_text_that_holds_nothing_of_a_long_value_is_not_searched_for_all_ways_
         ("alice:hunter2", "hunter2"),
         ("alice:pa:ss@9", "pa:ss@9"),
         ("hunter:Tr0ub4dor@3xyz", "Tr0ub4dor@3xyz"),
-        (json.dumps({"user": "main", "db": {"password": "hush it"}}), "hush it"),
+        (json.dumps({"user": "main", "dbs": [{"password": "hush it"}]}), "hush it"),
         ("Server=db;Uid=bob;Pwd=hush;", "hush"),
         ("https://example.org/?accessToken=hush&user=main", "hush"),
         ("postgres://bob:p@ssword@db.example.org/main", "p@ssword"),

@@ -1,71 +1,16 @@
-"""Words and numbers, written for people; values from the system's environment are masked."""
+"""What comes from the system's environment is not shown: how it is known again, however it is written."""
 
-import difflib
 import json
-import logging
-import math
 import os
 import re
 from base64 import b64encode, urlsafe_b64encode
-from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from itertools import chain, count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from unicodedata import normalize
 from urllib.parse import unquote
-
-
-def nearest(word: str, words: list[str]) -> str:
-    """` Did you mean …?` if a word is close to one of `words`, otherwise nothing."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f" Did you mean {close[0]}?" if close else ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds in readable form: 4 s, 2 min 05 s, 3 h 20 min."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
-
-
-def figure(number: float) -> str:
-    """A return, rounded to its meaningful digits: 481.3, 0.97; `-` if it is NaN, as before the first episode ends."""
-    if math.isnan(number):
-        return "-"
-    return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
-
-
-def percentages(shares: Mapping[str, float]) -> dict[str, int]:
-    """Shares of a whole as whole percentages that add up to 100, the largest first; those that round to 0 are left out.
-
-    What rounding takes away goes to where it took most.
-    """
-    whole = sum(shares.values())
-    if not whole:
-        return {}
-    exact = {name: 100 * share / whole for name, share in shares.items()}
-    rounded = {name: int(number) for name, number in exact.items()}
-    most_cut = sorted(exact, key=lambda name: rounded[name] - exact[name])
-    for name in most_cut[: 100 - sum(rounded.values())]:
-        rounded[name] += 1
-    return {name: number for name, number in sorted(rounded.items(), key=lambda it: -it[1]) if number}
-
-
-def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All values in nested mappings, by dotted key; a list counts as one value."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
 
 # Ends of names whose values are secrets. Tokens are also what a network reads: a number of them is no secret.
 SECRET = re.compile(
@@ -109,7 +54,7 @@ def read_decoded(text: str, value: Any) -> None:
     """Remember what was decoded from a text, if that came from the system's environment."""
     found = [_FROM_ENVIRONMENT[form] for form in _perhaps_in(text) if re.search(_pattern(form), text)]
     for name in dict.fromkeys(found):
-        for leaf in _leaves(value):
+        for _, leaf in _leaves(value):
             _remember(name, str(leaf))
 
 
@@ -231,7 +176,7 @@ ENTITIES = {"&": "amp", "<": "lt", ">": "gt"}
 LONG_PART, APART, NO_WORD = 8, re.compile(r"[\s:@,;=|\"'(){}\[\]]+"), re.compile(r"[\d+&!$%*^~#?\\]")
 PASSWORD = re.compile(r"://[^\s/@:]*:([^\s/]{4,})@|^[^\s/@:]+:([^\s/]\S{3,})$")
 # What a text calls by a name: `Pwd=hunter2`, `token: …`.
-NAMED = re.compile(r"([\w.-]+)[\"']?\s*[=:]\s*[\"']?(?=([^\s;,&\"']+))")
+NAMED, WORD = re.compile(r"(?<![\w.-])([\w.-]+)[\"']?\s*[=:]\s*[\"']?"), re.compile(r"[^\s;,&\"']+")
 
 
 def _whole(path: str) -> str:
@@ -280,11 +225,11 @@ def _remember(name: str, value: str) -> None:
 def _parts(value: str) -> Iterator[str]:
     """What others take a value apart into that may be secret alone: fields of JSON, a password, no words."""
     with suppress(ValueError, RecursionError):
-        fields = json.loads(value)
-        yield from (it for it in _leaves(fields) if isinstance(it, str) and len(it) >= LONG_PART)
-        named = dotted(fields) if isinstance(fields, Mapping) else ()
-        yield from (it for name, it in named if isinstance(it, str) and names_secret(name))
-    yield from (it for name, it in NAMED.findall(value) if names_secret(name))
+        for name, it in _leaves(json.loads(value)):
+            if isinstance(it, str) and (len(it) >= LONG_PART or names_secret(name)):
+                yield it
+    named = (it.end() for it in NAMED.finditer(value) if names_secret(it[1]))
+    yield from (it[0] for end in named if (it := WORD.match(value, end)))
     if found := PASSWORD.search(value):
         password = found[1] or found[2]
         if found[1] or len(password) >= LONG_PART or (NO_WORD.search(password) and not password.isdecimal()):
@@ -307,70 +252,13 @@ def _encoded(plain: str) -> Iterator[str]:
             yield inside if len(inside) >= SAME_CASE else ""
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in nested data, each with the key that it has, or that the list has which it is in."""
     if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
+        for key, it in value.items():
+            yield from _leaves(it, str(key))
+    elif isinstance(value, list | tuple):
         for it in value:
-            yield from _leaves(it)
+            yield from _leaves(it, name)
     else:
-        yield value
-
-
-# What a terminal obeys, or what turns the order of letters round; and halves of characters, which nothing can write.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """A text as it may be shown: masked, and control characters but line breaks and tabs spelt out, such as \\x1b."""
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), masked(text))
-
-
-def encoded(text: str) -> bytes:
-    """A text as a file of UTF-8. Halves of characters, which stand for what is not UTF-8 in a name, are spelt out."""
-    return text.encode(errors="backslashreplace")
-
-
-def one_line(text: str) -> str:
-    """The same in one line: line breaks and tabs are spelt out, too."""
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
-# Of what is listed that may be anybody's.
-MOST_LINES, LONGEST_LINE = 40, 500
-
-
-def cut(text: str, most: int) -> str:
-    """What may be anybody's, such that it does not push all else out of sight."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def few(lines: Sequence[str]) -> list[str]:
-    """The first lines of what may be anybody's, each cut, and how many more there are."""
-    more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
-    return [*(cut(masked(line), LONGEST_LINE) for line in lines[:MOST_LINES]), *more]
-
-
-def free(name: str, taken: Container[str], numbered: str) -> str:
-    """The name, or if it is taken the first that is not, with a number from 2 on, in the form `numbered`."""
-    return next(it for it in chain([name], (numbered.format(name, n) for n in count(2))) if it not in taken)
-
-
-# Why a console could not print something, the latest reasons.
-UNSAID: deque[OSError] = deque(maxlen=10)
-
-
-def say(text: str, to: TextIO | None = None) -> None:
-    """Print a text as it may be shown; nothing where the stream is closed, which an environment may have done.
-
-    to   a stream; None: the standard output
-    """
-    with suppress(ValueError):
-        print(printable(text), file=to)
-
-
-class MaskedFormatter(logging.Formatter):
-    """Of a log: tracebacks included, no value from the system's environment is written."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return masked(super().format(record))
+        yield name, value

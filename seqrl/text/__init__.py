@@ -1,0 +1,39 @@
+"""Words and numbers, written for people, and without what must not be shown."""
+
+from seqrl.text.masks import (
+    VARIABLE,
+    Hidden,
+    declassify,
+    environment_read,
+    hidden,
+    hide,
+    masked,
+    masked_data,
+    names_secret,
+    plain_name,
+    read_decoded,
+    read_environment,
+    show_path,
+)
+from seqrl.text.words import (
+    UNSAID,
+    MaskedFormatter,
+    cut,
+    dotted,
+    duration,
+    encoded,
+    few,
+    figure,
+    free,
+    nearest,
+    one_line,
+    percentages,
+    printable,
+    say,
+)
+
+__all__ = [
+    "UNSAID", "VARIABLE", "Hidden", "MaskedFormatter", "cut", "declassify", "dotted", "duration", "encoded",
+    "environment_read", "few", "figure", "free", "hidden", "hide", "masked", "masked_data", "names_secret", "nearest",
+    "one_line", "percentages", "plain_name", "printable", "read_decoded", "read_environment", "say", "show_path",
+]  # fmt: skip
