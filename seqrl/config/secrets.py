@@ -34,12 +34,9 @@ def secrets(cfg: DictConfig) -> Iterator[str]:
 def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]:
     child = node._get_node(key)
     name = plain_name(key)
+    is_secret = isinstance(key, str) and names_secret(key)
     typed = [*_typed(child, root)]
-    if (
-        isinstance(key, str)
-        and names_secret(key)
-        and any(not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed)
-    ):
+    if is_secret and any(not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed):
         yield (
             f"{where}: looks like a secret, and would be saved with the run. Export it as a variable, and write "
             f"'{where}=${{oc.env:{name.upper().replace('PWD', 'PASSWORD')}}}'."
