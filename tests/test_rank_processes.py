@@ -21,7 +21,7 @@ from seqrl.ranks import Ranks
 from seqrl.ranks.start import Place
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.training import own_device
-from tests.programs import run_program
+from tests.programs import Program, run_program
 
 TINY = [
     "network.hidden_size=8", "network.lstm_hidden_size=8", "evaluation.episodes=8", "rollout_length=40", "parallel=5",
@@ -365,15 +365,15 @@ def test_ranks_that_begin_after_the_first_one_is_done_hear_of_it(tmp_path, ends,
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    with subprocess.Popen([sys.executable, "-c", first], env={**group, "RANK": "0"}) as leader:
+    with Program(tmp_path, "-c", first, env={**group, "RANK": "0"}) as leader:
         until = time.monotonic() + 60
         while time.monotonic() < until:
             # Its store is there.
             with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
         time.sleep(1)
-        follower = subprocess.run([sys.executable, "-c", other], env={**group, "RANK": "1"}, timeout=60)
-        assert leader.wait(60) == follower.returncode == exit_code
+        follower = run_program(tmp_path, "-c", other, env={**group, "RANK": "1"})
+        assert leader.wait() == follower.returncode == exit_code
 
 
 def test_one_process_of_torchrun_may_start_more(monkeypatch):

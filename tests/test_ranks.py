@@ -82,7 +82,7 @@ def named(overrides):
 
 
 # Of the combinations, those in which every choice occurs with every other.
-@pytest.mark.thin(3)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("overrides", EVERY[::5], ids=named)
 def test_ranks_are_one_process(overrides):
     check_that_ranks_are_one_process(overrides, updates=3)
@@ -99,7 +99,7 @@ def test_ranks_are_one_process_after_twenty_updates(overrides):
     check_that_ranks_are_one_process(single, updates=20, tolerance=1e-5, but=share)
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -157,6 +157,7 @@ def test_fewer_episodes_than_ranks_are_evaluated_by_all():
     assert together(3, evaluated) == [evaluated(ALONE)] * 3
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("rollout", [WHOLE, FIXED], ids=named)
 @pytest.mark.parametrize("env", [BUILT_IN, GYM], ids=named)
 def test_a_resumed_run_goes_on_to_the_last_bit_with_as_many_ranks(rollout, env):
