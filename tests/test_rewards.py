@@ -40,6 +40,7 @@ class Plain:
         return statistics.pstdev(self.every)
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("rollout_length", [0, 1, 7])
 @pytest.mark.parametrize("ghosts", [False, True])
@@ -101,6 +102,7 @@ def updated(factor, **changes):
     return after, float((after - before).norm())
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("normalize_value", [False, True])
 @pytest.mark.parametrize("build", [ppo, reinforce])
 def test_the_unit_of_the_reward_changes_no_update(build, normalize_value):

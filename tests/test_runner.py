@@ -246,6 +246,7 @@ def test_a_fixed_length_rollout_on_an_accelerator_waits_once_at_its_end(monkeypa
     assert waits.operations == ["_local_scalar_dense"]  # the check that everything is finite
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("ghosts", [False, True])
 @pytest.mark.parametrize(("rollout_length", "state_interval"), [(0, 0), (0, 3), (16, 0), (16, 3)])
 def test_an_accelerator_plays_the_same_rollouts(monkeypatch, rollout_length, state_interval, ghosts):

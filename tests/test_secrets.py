@@ -41,6 +41,7 @@ def read(monkeypatch, value, words="${oc.env:MY_KEY}"):
     return OmegaConf.create({"key": words}).key
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "value",
     [
