@@ -79,6 +79,27 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def of_all(tmp_path_factory):
+    """A run of the T-maze and one of CartPole, which several tests begin with."""
+    folder, words = tmp_path_factory.mktemp("of_all"), {"tmaze": (*SMALL_TASK, "env=tmaze")}
+    for task, given in {**words, "cartpole": (*SMALL, "env.id=CartPole-v1")}.items():
+        seqrl.learn(*given, f"hydra.run.dir={folder / task}", quiet=True)
+    return folder
+
+
+@pytest.fixture
+def tmaze(of_all, tmp_path):
+    """A copy of the one, to do with as one likes."""
+    return shutil.copytree(of_all / "tmaze", tmp_path / "outputs" / "runs" / "2026-01-01" / "tmaze")
+
+
+@pytest.fixture
+def cartpole(of_all, tmp_path):
+    """A copy of the other."""
+    return shutil.copytree(of_all / "cartpole", tmp_path / "outputs" / "runs" / "2026-01-01" / "cartpole")
+
+
 QUICK = ("a bounded number", "everything, and what went before", "a mask in info", "wrappers")
 
 
@@ -191,8 +212,8 @@ def test_there_is_a_mask_for_each_row():
         ([0, 0, -np.inf, 0], "is -inf somewhere"),
     ],
 )
-def test_an_observation_of_another_shape_is_refused_in_one_line(observation, said):
-    policy = seqrl.load(seqrl.learn(*SMALL, "env.id=CartPole-v1", quiet=True).folder)
+def test_an_observation_of_another_shape_is_refused_in_one_line(cartpole, observation, said):
+    policy = seqrl.load(cartpole)
     with pytest.raises(ValueError, match="Give what reset and step return") as refused:
         policy(observation, policy.initial_state())
     assert str(refused.value).startswith(f"observation: {said}.")
@@ -247,12 +268,11 @@ def test_what_names_no_run_is_said_to_be_none(run):
         seqrl.load(run)
 
 
-def test_what_is_not_trusted_is_not_loaded(tmp_path):
-    run = seqrl.learn(*SMALL, "env.id=CartPole-v1", quiet=True).folder
-    config = run / "config.yaml"
+def test_what_is_not_trusted_is_not_loaded(cartpole, tmp_path):
+    config = cartpole / "config.yaml"
     config.write_text(config.read_text().replace("id: CartPole-v1", "id: stranger:CartPole-v1"))
     with pytest.raises(seqrl.ConfigError, match=r"add trust=\[stranger\]"):
-        seqrl.load(run)
+        seqrl.load(cartpole)
 
 
 def test_whoever_watches_a_run_may_end_it_and_sees_its_policy():
@@ -270,12 +290,14 @@ def test_whoever_watches_a_run_may_end_it_and_sees_its_policy():
     assert watched[-1][1] == final(np.zeros(4, np.float32), final.initial_state())[0]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("answer", [False, np.bool_(False), np.array(False), torch.tensor(False)])
 def test_a_comparison_with_numbers_of_numpy_or_torch_ends_the_training_too(answer):
     result = seqrl.learn(*SMALL_TASK, "env=tmaze", "episodes=9", on_iteration=lambda *_: answer, quiet=True)
     assert sum("train/policy_loss" in row for row in result.metrics) == 1
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("answer", [None, True, 0, [], np.zeros(2)])
 def test_what_is_no_answer_ends_no_training(answer):
     result = seqrl.learn(*SMALL_TASK, "env=tmaze", "episodes=2", on_iteration=lambda *_: answer, quiet=True)
@@ -452,8 +474,8 @@ def test_a_run_of_the_list_loads_its_policy_which_says_in_one_line_whose_it_is(t
         run.policy(7)
 
 
-def test_a_manifest_is_read_once_for_each_run_of_the_list(tmp_path, monkeypatch):
-    seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True)
+@pytest.mark.usefixtures("tmaze")
+def test_a_manifest_is_read_once_for_each_run_of_the_list(monkeypatch):
     read = []
     for module in (begun, manifest):
         whole = module.read_text
@@ -481,21 +503,19 @@ def test_a_folder_of_runs_that_is_not_there_is_refused_with_the_line_of_the_comm
 @pytest.mark.parametrize(
     "odd", [{"started": 10**400}, {"started": float("nan")}, {"env_steps": "many"}, {"env_steps": [1]}]
 )
-def test_a_manifest_that_says_what_no_run_says_is_left_out_and_is_never_the_latest(tmp_path, odd):
-    good = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
-    shutil.copytree(good, good.with_name("odd"))
-    manifest = good.with_name("odd") / "manifest.json"
+def test_a_manifest_that_says_what_no_run_says_is_left_out_and_is_never_the_latest(tmaze, tmp_path, odd):
+    shutil.copytree(tmaze, tmaze.with_name("odd"))
+    manifest = tmaze.with_name("odd") / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | odd))
-    assert [run.folder for run in seqrl.runs(tmp_path / "outputs")] == [good]
+    assert [run.folder for run in seqrl.runs(tmp_path / "outputs")] == [tmaze]
     if "started" in odd:
-        assert named_run(Path("latest")) == good.relative_to(tmp_path)
+        assert named_run(Path("latest")) == tmaze.relative_to(tmp_path)
 
 
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("config", ["env: ???\n", "[1]\n", "env: 7\n", "{"])
-def test_a_configuration_that_names_no_task_ends_no_list_of_runs(tmp_path, config):
-    folder = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
-    (folder / "config.yaml").write_text(config)
+def test_a_configuration_that_names_no_task_ends_no_list_of_runs(tmaze, tmp_path, config):
+    (tmaze / "config.yaml").write_text(config)
     ((run),) = seqrl.runs(tmp_path / "outputs")
     assert run.task == ""
     assert run_program(tmp_path, "-m", "seqrl.runs").returncode == 0
@@ -597,34 +617,32 @@ def test_in_another_thread_a_run_says_that_nothing_ends_an_environment_that_hang
     assert [note.partition(":")[0] for note in notes] == ["env.timeout_seconds has no effect here"]
 
 
-def test_words_that_are_no_texts_and_checkpoints_that_are_none_are_refused():
+def test_words_that_are_no_texts_and_checkpoints_that_are_none_are_refused(tmaze):
     with pytest.raises(TypeError, match="an override is a text"):
         seqrl.compose(3)
-    run = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
     for checkpoint in (True, "newest", 1.5):
         with pytest.raises(seqrl.ConfigError, match="checkpoint: must be last, best"):
-            seqrl.load(run, checkpoint=checkpoint)
+            seqrl.load(tmaze, checkpoint=checkpoint)
     # As NumPy counts.
-    assert seqrl.load(run, checkpoint=np.int64(2)).network
+    assert seqrl.load(tmaze, checkpoint=np.int64(2)).network
 
 
 @pytest.mark.parametrize(
     ("put", "other"), [(torch.set_default_device, "meta"), (torch.set_default_dtype, torch.float64)]
 )
-def test_a_policy_is_loaded_as_it_was_saved_whatever_a_program_has_set_in_torch(put, other):
-    run = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
+def test_a_policy_is_loaded_as_it_was_saved_whatever_a_program_has_set_in_torch(tmaze, put, other):
     before = {"meta": None, torch.float64: torch.float32}[other]
     put(other)
     try:
-        policy = seqrl.load(run)
+        policy = seqrl.load(tmaze)
         assert torch.get_default_dtype() == other or torch.get_default_device().type == other
     finally:
         put(before)
     assert {(it.device.type, it.dtype) for it in policy.network.parameters()} == {("cpu", torch.float32)}
 
 
-def test_a_state_of_no_rows_has_none_and_is_equal_to_itself_alone():
-    policy = seqrl.load(seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder)
+def test_a_state_of_no_rows_has_none_and_is_equal_to_itself_alone(tmaze):
+    policy = seqrl.load(tmaze)
     state = policy.initial_state(3)
     assert state[np.zeros(3, bool)].rows == 0
     assert state == state
@@ -638,8 +656,8 @@ def test_a_long_name_is_cut_and_an_odd_one_is_written_plainly():
     assert odd.name.endswith("_my-run-2")
 
 
-def test_what_is_no_state_and_what_reset_returns_are_named():
-    policy = seqrl.load(seqrl.learn(*SMALL, "env.id=CartPole-v1", quiet=True).folder)
+def test_what_is_no_state_and_what_reset_returns_are_named(cartpole):
+    policy = seqrl.load(cartpole)
     with pytest.raises(TypeError, match=r"begin an episode with policy\.initial_state\(\) \(got NoneType\)"):
         policy(np.zeros(4), None)
     with pytest.raises(ValueError, match="this is what reset returns, observation and info"):
@@ -659,17 +677,15 @@ def test_python_trusts_what_the_shell_does(tmp_path, monkeypatch):
     assert seqrl.load(seqrl.learn(*words, quiet=True).folder).action_space.n == 2
 
 
-def test_a_run_with_more_threads_than_this_machine_has_cores_is_loaded():
-    run = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
-    config = run / "config.yaml"
+def test_a_run_with_more_threads_than_this_machine_has_cores_is_loaded(tmaze):
+    config = tmaze / "config.yaml"
     config.write_text(config.read_text().replace("threads: 1\n", "threads: 4096\n"))
     assert "threads: 4096" in config.read_text()
-    assert seqrl.load(run).initial_state().memory
+    assert seqrl.load(tmaze).initial_state().memory
 
 
-def test_the_latest_run_says_which_damaged_one_it_passes_over(tmp_path):
-    good = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
-    older, newer = good.with_name("older"), good.with_name("newer")
+def test_the_latest_run_says_which_damaged_one_it_passes_over(tmaze, tmp_path):
+    older, newer = tmaze.with_name("older"), tmaze.with_name("newer")
     for folder in (older, newer):
         folder.mkdir()
         (folder / "manifest.json").write_text("{")
@@ -680,8 +696,7 @@ def test_the_latest_run_says_which_damaged_one_it_passes_over(tmp_path):
     assert re.search(r"latest: passed over outputs/\S+/newer/manifest\.json, which is not JSON \(.*\); using out", line)
 
 
-def test_what_a_constructor_warns_of_is_masked_while_a_policy_is_loaded(tmp_path, monkeypatch):
-    folder = seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).folder
+def test_what_a_constructor_warns_of_is_masked_while_a_policy_is_loaded(tmaze, tmp_path, monkeypatch):
     monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
     monkeypatch.setattr(warnings, "formatwarning", own := lambda message, *more: str(message))
     shown, made = [], playing.make_env
@@ -691,7 +706,7 @@ def test_what_a_constructor_warns_of_is_masked_while_a_policy_is_loaded(tmp_path
         return made(*parts)
 
     monkeypatch.setattr(playing, "make_env", warns)
-    seqrl.load(folder)
+    seqrl.load(tmaze)
     assert shown == ["a weak ${oc.env:MY_KEY}"]
     assert warnings.formatwarning is own
 

@@ -377,7 +377,7 @@ def test_a_report_for_which_there_was_no_room_leaves_nothing_and_is_written_once
     assert (tmp_path / "report" / "report.html").exists()
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("files", [0, 1, 6])
 def test_a_report_that_is_killed_while_it_is_written_can_be_written_again(tmp_path, files):
     put(tmp_path / "a", 1.0)
