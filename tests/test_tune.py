@@ -476,6 +476,7 @@ def test_a_faulty_space_gets_one_line(tmp_path, text, message):
         (["pruner=medium"], "pruner: must be median, halving or none (got medium). Did you mean median?"),
         (["tmaze"], "tmaze: is not key=value. Run python -m seqrl.tune --help for the keys."),
         (["-m"], "-m: does not apply to a search. Remove it; study=<folder> continues a search."),
+        (["+resume=r"], "resume: does not apply to a search. Remove it; study=<folder> continues a search."),
     ],
 )
 def test_a_faulty_command_gets_one_line(words, message):

@@ -37,7 +37,7 @@ def planned(given: Sequence[str]) -> Plan:
     """
     values, others, wrong = read_words(Words, joined(given))
     for word in others:
-        key = word.partition("=")[0]
+        key = word.lstrip("+").partition("=")[0]
         if key in ("resume", "validate", "sweep", "hydra.run.dir") or word in ("-m", "--multirun"):
             wrong.append(f"{key}: does not apply to a search. Remove it; study=<folder> continues a search.")
         elif not (is_override(word) or key == "--config-dir"):
