@@ -264,39 +264,8 @@ def appending(path: Path) -> IO[bytes]:
 
 
 def locking(path: Path) -> IO[bytes]:
-    """The same of a file that is only locked. It belongs to its folder: one that came with a copy is replaced."""
-    mark = mark_of_folder(path.parent)
-    while True:
-        file = open(path, "a+b", opener=regular_only)  # noqa: SIM115  # the caller closes it
-        if not is_of_another(file.fileno(), mark):
-            signed(file.fileno(), mark)
-            return file
-        file.close()
-        path.unlink(missing_ok=True)
-
-
-# What a lock says: the number of its folder's inode. A copy of the folder, which may be one of hard links, has another.
-LOCK_MARK = re.compile(rb"[0-9]{1,20}\n")
-
-
-def mark_of_folder(folder: Path | int) -> bytes:
-    """What a lock in a folder, or in one that is open, says."""
-    return b"%d\n" % os.stat(folder).st_ino
-
-
-def signed(lock: int, mark: bytes) -> bool:
-    """Whether a lock, which is open, says so; one that says nothing is made to, or is a lock all the same."""
-    says = os.pread(lock, len(mark) + 1, 0)
-    if not says:
-        with suppress(OSError):
-            os.write(lock, mark)
-    return says in (b"", mark)
-
-
-def is_of_another(lock: int, mark: bytes) -> bool:
-    """Whether a lock came with what was copied from another folder, where somebody may have it. It may be removed."""
-    says = os.pread(lock, 32, 0)
-    return says != mark and bool(LOCK_MARK.fullmatch(says))
+    """The same of a file that is only locked: a copy would be another lock."""
+    return open(path, "ab", opener=regular_only)
 
 
 def detach(path: Path) -> None:

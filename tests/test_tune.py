@@ -13,6 +13,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from seqrl.errors import ConfigError
+from seqrl.run import hold
 from seqrl.tune.__main__ import checked, planned
 from seqrl.tune.space import Dimension, override, read
 from seqrl.tune.trials import Claim, Trial
@@ -421,6 +422,23 @@ def test_a_search_goes_on_after_half_a_line_of_its_journal(tmp_path):
     assert "2 finished. Best, trial" in done.stdout
     lines = (tmp_path / "s" / "commands.jsonl").read_text().splitlines()
     assert [line.endswith("}") for line in lines] == [True, True, False, True, True]
+
+
+def test_a_claim_that_another_process_has_made_in_a_copy_meanwhile_is_its_own(tmp_path, monkeypatch):
+    (tmp_path / "claims").mkdir()
+    # Of another folder.
+    (path := tmp_path / "claims" / "0").write_text("1\n")
+    remove, others, once = hold._remove_lock_of_another, [], iter([True])
+
+    def meanwhile(*given):
+        if next(once, False):
+            others.append(Claim(path))
+        remove(*given)
+
+    monkeypatch.setattr(hold, "_remove_lock_of_another", meanwhile)
+    with pytest.raises(BlockingIOError):
+        Claim(path)
+    others[0].release()
 
 
 def test_only_one_process_runs_a_trial(tmp_path):

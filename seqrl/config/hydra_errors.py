@@ -109,7 +109,7 @@ def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
         )
     except COMPOSITION as error:
         return [f"{_composition(error)} A file of your own needs trust=[hydra]."]
-    distrusted = [*hydra_distrusted(cfg.hydra, plain.hydra, overrides), *loggers_distrusted(cfg.logger, overrides)]
+    distrusted = [*hydra_distrusted(cfg.hydra, plain.hydra, overrides), *loggers_distrusted(cfg, overrides)]
     return [*distrusted, *secrets(cfg)]
 
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -239,22 +240,37 @@ def hydra_distrusted(hydra: DictConfig, plain: DictConfig, overrides: Sequence[s
             )
 
 
-def loggers_distrusted(loggers: Any, overrides: Sequence[str]) -> Iterator[str]:
+def loggers_distrusted(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
     """Complaints about loggers that would send their rows where a file of the user's own says.
 
-    loggers     section `logger` as it is composed
+    cfg         as it is composed
     overrides   of the command line
     """
-    if "logger" in trusted_modules(overrides) or not isinstance(loggers, DictConfig):
+    given = parsed(overrides)
+    if "logger" in trusted_modules(overrides):
         return
-    given = [it.key_or_group for it in parsed(overrides)]
-    for key, value in dotted(_plain(loggers), "logger."):
-        is_given = any(f"{key}.".startswith(f"{it}.") for it in given if it.startswith("logger."))
-        if key.rpartition(".")[2] in ADDRESSES and value not in (None, MlflowConfig.tracking_uri) and not is_given:
+    for key, value in dotted({"logger": _plain(cfg).get("logger")}):
+        is_address = key.rpartition(".")[2] in ADDRESSES and value not in (None, MlflowConfig.tracking_uri)
+        # A section that is computed could be any logger.
+        is_computed = key.count(".") < 2 and isinstance(value, str)
+        if (is_address or is_computed) and not any(_gives(it, key) for it in given):
             yield (
                 f"{key}: a file sets it (got {value}), and curves would go there. Set it on the command line, or add "
                 "trust=[logger]."
             )
+
+
+def _gives(override: Override, key: str) -> bool:
+    """Whether an override sets a key, alone or with others."""
+    value = override.value()
+    inner = key.removeprefix(override.key_or_group).lstrip(".").split(".")
+    if override.key_or_group != key and not key.startswith(f"{override.key_or_group}."):
+        return False
+    for name in filter(None, inner):
+        if not isinstance(value, dict) or name not in value:
+            return False
+        value = value[name]
+    return True
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

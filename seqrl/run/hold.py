@@ -3,12 +3,14 @@
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from seqrl.errors import ConfigError, TakenError
-from seqrl.files import fault, is_of_another, is_still, mark_of_folder, regular, regular_only, signed
+from seqrl.files import fault, is_still, regular, regular_only
 from seqrl.machine import keep, let_go, sleep
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ class Hold:
         self._file: int | None = None
         # The system lets go of both when the process ends.
         self.folder = keep(os.open(folder, os.O_RDONLY))
-        self._mark = mark_of_folder(self.folder)
+        self._mark = _mark_of_folder(self.folder)
         try:
             with _refusing(folder):
                 of_folder, of_file = _lock(self.folder), self._lock_file()
@@ -50,7 +52,7 @@ class Hold:
     def let_go(self) -> None:
         if self._file is not None:
             with suppress(OSError):
-                if is_still(self._file, self._path) and signed(self._file, self._mark):
+                if is_still(self._file, self._path) and _signed(self._file, self._mark):
                     self._path.unlink()
             let_go(self._file)
         let_go(self.folder)
@@ -60,11 +62,11 @@ class Hold:
         while True:
             file = keep(regular_only(str(self._path), os.O_RDWR | os.O_CREAT))
             try:
-                if is_of_another(file, self._mark):
+                if _is_of_another(file, self._mark):
                     self._path.unlink(missing_ok=True)
                 # Whoever had it may have removed it before it could be locked.
                 elif (unable := _lock(file)) or is_still(file, self._path):
-                    signed(file, self._mark)
+                    _signed(file, self._mark)
                     self._file = file
                     return unable
             finally:
@@ -80,10 +82,62 @@ def is_held(folder: Path) -> bool:
             return True
         # Where it cannot be read, nor can the run.
         with suppress(OSError), regular(folder / LOCK) as file:
-            return not is_of_another(file.fileno(), mark_of_folder(here)) and _is_locked(file.fileno())
+            return not _is_of_another(file.fileno(), _mark_of_folder(here)) and _is_locked(file.fileno())
     finally:
         os.close(here)
     return False
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """A file that is only locked, open; one that came with a copy of its folder, as of hard links, is replaced.
+
+    Raises OSError if it is no regular file.
+    """
+    mark = _mark_of_folder(path.parent)
+    file = open(path, "a+b", opener=regular_only)  # noqa: SIM115  # the caller closes it
+    if _is_of_another(file.fileno(), mark):
+        file.close()
+        _remove_lock_of_another(path, mark)
+        file = open(path, "a+b", opener=regular_only)  # noqa: SIM115
+    _signed(file.fileno(), mark)
+    return file
+
+
+def _remove_lock_of_another(path: Path, mark: bytes) -> None:
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # Alone: what another process has put in its place must stay. A run holds its folder as long as it goes on.
+        with suppress(BlockingIOError):
+            _lock(folder)
+        with open(path, "a+b", opener=regular_only) as file:
+            if _is_of_another(file.fileno(), mark):
+                path.unlink()
+    finally:
+        os.close(folder)
+
+
+# What a lock says: the number of its folder's inode. A copy of the folder, which may be one of hard links, has another.
+LOCK_MARK = re.compile(rb"[0-9]{1,20}\n")
+
+
+def _mark_of_folder(folder: Path | int) -> bytes:
+    """What a lock in a folder, or in one that is open, says."""
+    return b"%d\n" % os.stat(folder).st_ino
+
+
+def _signed(lock: int, mark: bytes) -> bool:
+    """Whether a lock, which is open, says so; one that says nothing is made to, or is a lock all the same."""
+    says = os.pread(lock, len(mark) + 1, 0)
+    if not says:
+        with suppress(OSError):
+            os.write(lock, mark)
+    return says in (b"", mark)
+
+
+def _is_of_another(lock: int, mark: bytes) -> bool:
+    """Whether a lock came with what was copied from another folder, where somebody may have it. It may be removed."""
+    says = os.pread(lock, 32, 0)
+    return says != mark and bool(LOCK_MARK.fullmatch(says))
 
 
 def _is_locked(descriptor: int) -> bool:

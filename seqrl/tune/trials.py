@@ -25,7 +25,6 @@ from seqrl.files import (
     appending,
     fault,
     json_of,
-    locking,
     make_folder,
     read_text,
     read_yaml,
@@ -33,7 +32,7 @@ from seqrl.files import (
     write,
 )
 from seqrl.machine import end_with_parent
-from seqrl.run.hold import is_held
+from seqrl.run.hold import is_held, open_lock
 from seqrl.run.manifest import facts_of, is_number
 
 # Arguments that must be given again when a run is resumed.
@@ -191,7 +190,7 @@ class Claim:
 
     def __init__(self, path: Path, wait: bool = False) -> None:
         # The system releases the lock when the process ends, however it ends.
-        self._file = _opened(path, locking)
+        self._file = _opened(path, open_lock)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BaseException as error:
