@@ -107,8 +107,6 @@ class Runner:
         self._unfinished: Episodes | None = None
         # The latest one: what it draws is drawn for all environments.
         self._policy: Distribution | None = None
-        # Whether a step was played.
-        self._played = False
         # Whole episodes that each environment plays in the next rollout.
         self._rounds = 1
         # What shows whether an answer is wrong, and what says where.
@@ -246,10 +244,9 @@ class Runner:
     def _play(self, episodes: "Episodes", recorder: "Recorder") -> Step:
         """Take one step in every episode in progress."""
         policy, value, state = self.network.step(episodes.observation, episodes.state)
-        if not self._played and (change := change_of_form(episodes.state, state)):
+        if change := change_of_form(episodes.state, state):
             # Nothing could go on from what would be saved.
             raise ConfigError([f"network: its memory must keep its form, but {change}."])
-        self._played = True
         action = policy.mode() if self.generator is None else self._sampled(policy, episodes.rows)
         self._check_action(episodes, action)
         began = perf_counter()

@@ -15,12 +15,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from math import nan
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
@@ -194,6 +194,9 @@ class Pool:
     n_jobs   points at once, as joblib counts; one alone runs in this process
     """
 
+    # Of this command: whether it was told to stop, and the processes that it began.
+    stopped = threading.Event()
+    begun: ClassVar[list[Any]] = []
     ATTEMPTS = 3
     LIBRARIES = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "NUMBA")
 
@@ -224,27 +227,37 @@ class Pool:
 
         def run_one(point: tuple[Callable[..., JobReturn], Any, Any]) -> JobReturn:
             done = self._run(point)
-            progress.count()
+            if not self.stopped.is_set():
+                progress.count()
             return done
 
         try:
             with ThreadPoolExecutor(self._jobs) as threads:
                 return list(threads.map(run_one, points))
         finally:
-            for process in self._idle:
-                process.shutdown(kill_workers=True)
+            self.end()
+
+    @classmethod
+    def end(cls) -> None:
+        """End all processes, none of which is at work."""
+        while cls.begun:
+            cls.begun.pop().shutdown(kill_workers=True)
 
     def _run(self, point: tuple[Callable[..., JobReturn], Any, Any]) -> JobReturn:
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         run, given, named = point
         for attempt in range(self.ATTEMPTS):
+            if self.stopped.is_set():
+                raise CancelledError
             with _started():
                 process = self._process()
                 promise = process.submit(run, *given, **named)
             try:
                 done: JobReturn = promise.result()
             except TerminatedWorkerError:
+                if self.stopped.is_set():
+                    continue
                 then = "It goes on in a new one." if attempt < self.ATTEMPTS - 1 else "Giving it up."
                 say(f"seqrl: warning: point {given[0]} of the sweep: its process was killed. {then}", sys.stderr)
                 continue
@@ -263,7 +276,9 @@ class Pool:
 
         threads = {f"{name}_NUM_THREADS": str(max(1, cores() // self._jobs)) for name in self.LIBRARIES}
         env = {name: os.environ.get(name, count) for name, count in threads.items()}
-        return ProcessPoolExecutor(1, timeout=60, env=env, initializer=_start_processes_as_python_does)
+        process = ProcessPoolExecutor(1, timeout=60, env=env, initializer=_start_processes_as_python_does)
+        self.begun.append(process)
+        return process
 
 
 @contextmanager
@@ -449,7 +464,9 @@ class Sweep(Callback):
             # A second signal ends everything at once.
             for heard in HEARD:
                 hear(heard, lambda number, _: os._exit(128 + number))
+            Pool.stopped.set()
             workers.stop(number)
+            Pool.end()
             self.on_multirun_end(config)
             sys.exit(128 + number)
 

@@ -13,7 +13,7 @@ def change_of_form(before: State, after: State) -> str:
     for name in dict.fromkeys((*before, *after)):
         was, now = (f"of {list(it[name].shape[1:])}" if name in it else "missing" for it in (before, after))
         if was != now:
-            return f"{name} is {was} in initial_state, and {now} after a step"
+            return f"{name} is {was} before a step, and {now} after it"
     return ""
 
 

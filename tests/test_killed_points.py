@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,14 @@ def test_a_point_that_is_killed_again_and_again_is_given_up_and_named_and_the_ex
 
 def test_one_job_runs_in_the_process_itself(tmp_path):
     assert Pool(n_jobs=1)([(lambda it: (it, os.getpid()), (1,), {})]) == [(1, os.getpid())]
+
+
+def test_a_sweep_that_was_told_to_stop_begins_no_process(monkeypatch):
+    monkeypatch.setattr(Pool, "stopped", stopped := threading.Event())
+    monkeypatch.setattr(Pool, "_process", lambda _: pytest.fail("began"))
+    stopped.set()
+    with pytest.raises(CancelledError):
+        Pool(n_jobs=2)([(len, ("",), {})])
 
 
 def test_where_no_process_can_be_started_a_line_says_so(tmp_path):

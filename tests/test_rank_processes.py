@@ -177,6 +177,15 @@ def test_a_run_goes_on_to_the_last_bit_with_as_many_processes_and_says_what_othe
 
 
 @pytest.mark.slow
+def test_whole_episodes_with_another_number_of_processes_are_said_to_be_others(tmp_path):
+    whole = ["experiment=tmaze", "rollout_length=0", "evaluation.episodes=0", "hydra.run.dir=r"]
+    assert train(tmp_path, *whole, "total_steps=1").returncode == 0
+    done = train(tmp_path, "resume=r", "total_steps=2000", "processes=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "changed: from here on episodes begin with other random numbers\n" in done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "where", "exit_code", "words"),
     [

@@ -94,9 +94,9 @@ def test_a_checkpoint_cannot_ask_for_more_rounds_than_a_rollout_may_have_steps()
     [
         (
             lambda state: state | {"extra": torch.zeros(2, 3)},
-            r"extra is missing in initial_state, and of \[3\] ",
+            r"extra is missing before a step, and of \[3\] ",
         ),
-        (lambda state: dict(list(state.items())[1:]), "missing after a step"),
+        (lambda state: dict(list(state.items())[1:]), "missing after it"),
         (
             lambda state: {name: leaf.repeat(1, 2) for name, leaf in state.items()},
             r"is of \[\d\] .* and of \[\d+\] ",

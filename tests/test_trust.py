@@ -468,6 +468,16 @@ def test_a_file_sends_no_curves_elsewhere_unless_the_command_line_says_so(evil, 
             completed([*given, f"{section}={{name: other}}"], leave_nothing=False)
 
 
+@pytest.mark.parametrize("text", ["validate: true", "resume: a/run", "trust: [os]"])
+def test_a_file_does_not_say_what_only_a_command_says(evil, monkeypatch, text):
+    (evil / "conf" / "profile").mkdir(parents=True)
+    (evil / "conf" / "profile" / "bad.yaml").write_text(f"# @package _global_\n{text}\n")
+    monkeypatch.chdir(evil)
+    for words in (["profile=bad"], ["-m", "profile=bad", "seed=0,1"]):
+        with pytest.raises(ConfigError, match=rf"{text.partition(':')[0]}: works only on the command line, not in a f"):
+            completed(["--config-dir", "conf", *words], leave_nothing=False)
+
+
 def test_a_file_computes_no_logger(evil, monkeypatch):
     (evil / "conf" / "profile").mkdir(parents=True)
     logger = "{_target_:seqrl.loggers.Mlflow,tracking_uri:'http://evil'}"

@@ -25,7 +25,7 @@ from seqrl.config.own_files import config_dirs, faults_of_folders, searchpath
 from seqrl.config.paths import CONF, choices
 from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
 from seqrl.config.synonyms import meant
-from seqrl.config.trust import hydra_distrusted, loggers_distrusted
+from seqrl.config.trust import hydra_distrusted, loggers_distrusted, set_by_files
 from seqrl.config.validate import FOLLOWS, faults, keys, numbers
 from seqrl.errors import ConfigError, SeqrlError, causes
 from seqrl.files import remedy
@@ -110,7 +110,7 @@ def _of_hydra(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     except COMPOSITION as error:
         return [f"{_composition(error)} A file of your own needs trust=[hydra]."]
     distrusted = [*hydra_distrusted(cfg.hydra, plain.hydra, overrides), *loggers_distrusted(cfg, overrides)]
-    return [*distrusted, *secrets(cfg)]
+    return [*distrusted, *set_by_files(cfg, overrides), *secrets(cfg)]
 
 
 def faults_of_sweep(arguments: Sequence[str]) -> list[str]:

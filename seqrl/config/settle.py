@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seqrl.config.begun import BEFORE_THE_KEY, as_saved, dotted_values, goes_by_configuration, saved
 from seqrl.config.secrets import numbers_from_environment, public, secrets
+from seqrl.config.trust import set_by_files
 from seqrl.config.validate import faults
 from seqrl.errors import ConfigError
 from seqrl.machine import processes_started
@@ -22,8 +23,6 @@ GRADIENT_THREADS, LEARNERS = "algorithm.gradient_threads", "algorithm.learners"
 GRADIENT_PARTS = "algorithm.gradient_parts"
 # Keys of seqrl 0.1.0 that have another name now; the old one is accepted until 0.3.0.
 RENAMED = {LEARNERS: GRADIENT_THREADS}
-# Keys that only a command line may set.
-BY_COMMAND = ("trust", "resume", "validate")
 # Keys that decide nothing of what is learned.
 NO_MATTER = re.compile(r"(name|resume|trust|logger|algorithm\.gradient_threads)(\.|$)")
 
@@ -128,10 +127,8 @@ def with_values(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:
 
 def check(cfg: DictConfig, by_command: bool = True) -> None:
     """Raise ConfigError with all that is wrong with the configuration of a job."""
-    given = {override.lstrip("+").partition("=")[0] for override in _task()} if by_command else BY_COMMAND
-    for key in [key for key in BY_COMMAND if cfg.get(key) and key not in given]:
-        value = f"[{','.join(map(str, cfg.trust))}]" if key == "trust" else cfg[key]
-        raise ConfigError([f"{key}: works only on the command line, not in a file. Add {key}={value} there."])
+    if by_command and (found := [*set_by_files(cfg, _task())]):
+        raise ConfigError(found)
     if found := [*faults(cfg), *secrets(cfg)]:
         raise ConfigError(found)
 

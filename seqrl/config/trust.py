@@ -218,6 +218,19 @@ def trusted_modules(overrides: Sequence[str]) -> list[str]:
     return [str(it) for it in value] if isinstance(value, list) else []
 
 
+def set_by_files(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
+    """Complaints about keys that only a command line may set.
+
+    cfg         as it is composed
+    overrides   of the command line
+    """
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    remedies = {"trust": "Add it there, trust=[…].", "resume": "Remove it.", "validate": "Remove it."}
+    for key, remedy in remedies.items():
+        if cfg.get(key) and key not in given:
+            yield f"{key}: works only on the command line, not in a file (got {cfg[key]}). {remedy}"
+
+
 def hydra_distrusted(hydra: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
     """Complaints about what files of the user's own set in Hydra's own section, which could run anything.
 

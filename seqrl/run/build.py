@@ -124,6 +124,8 @@ def open_run(
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
     for change in few(changed):
         say(f"changed: {change}")
+    if any(change.startswith("processes:") for change in changed) and not lost:
+        say("changed: from here on episodes begin with other random numbers")
     if draws_anew:
         say("changed: the kind of device that draws the actions; from here on they are others")
     if line := nothing_left(cfg, changed, run.budget):
