@@ -14,6 +14,7 @@ from hydra.plugins.config_source import ConfigSource
 from omegaconf import grammar_parser
 
 from seqrl.config.paths import CONF
+from seqrl.config.validate import faults
 
 # Where a composition looks if nobody names other places, and those of them that are folders of files.
 SHIPPED = {"pkg://hydra.conf", str(CONF), "structured://"}
@@ -62,4 +63,4 @@ def begin() -> None:
     """Have in mind what every composition needs, for the forks of this process."""
     remember(setattr)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        compose("config")
+        faults(compose("config"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
@@ -140,16 +141,23 @@ KINDS: dict[type[Any], tuple[Callable[[Any], bool], str]] = {
 }
 
 
+@cache
+def _declared(schema: type[Any]) -> dict[str, tuple[type[Any], Any]]:
+    """What holds each key of a schema, and of what type it is."""
+    nodes, hints = OmegaConf.structured(schema), get_type_hints(schema)
+    return {name: (type(nodes._get_node(name)), hints[name]) for name in keys_of(schema)}
+
+
 def _misfits(cfg: DictConfig) -> Iterator[str]:
     """Values of a wrong type. OmegaConf refuses them, unless a key was removed and given anew: `~seed +seed=[1]`."""
     for prefix, section, schema in _typed_sections(cfg):
-        as_declared, hints = OmegaConf.structured(schema), get_type_hints(schema)
         for name, field in keys_of(schema).items():
-            kind = KINDS.get(type(as_declared._get_node(name)))
+            node, hint = _declared(schema)[name]  # type: ignore[arg-type]  # a type is hashable
+            kind = KINDS.get(node)
             if kind and name in section and (value := section[name]) is not None and not kind[0](value):
                 rule = field.metadata.get("rule")
                 yield f"{prefix}{name}: must be {rule.meaning if rule else kind[1]} (got {masked(repr(value))})."
-            elif hints[name] == list[str] and not all(isinstance(it, str) for it in section.get(name) or []):
+            elif hint == list[str] and not all(isinstance(it, str) for it in section.get(name) or []):
                 yield f"{prefix}{name}: must be a list of names, such as [a,b] (got {masked(str(section[name]))})."
 
 
