@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import signal
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 
+import seqrl
 from seqrl.run.checkpoint import Checkpoints, packed
 from seqrl.run.manifest import facts_of
 from tests.programs import run_program
@@ -21,6 +24,15 @@ KILLED = "import os, sys, seqrl; seqrl.learn(*sys.argv[1:], on_iteration=lambda 
 
 
 def train(folder, *words):
+    """What it prints."""
+    with chdir(folder), redirect_stdout(StringIO()) as printed, redirect_stderr(StringIO()) as said:
+        seqrl.learn(*words)
+    assert said.getvalue() == ""
+    return printed.getvalue()
+
+
+def train_own(folder, *words):
+    """The same in a process of its own, which finds modules in the folder."""
     done = run_program(folder, "-m", "seqrl.train", *words)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -133,9 +145,9 @@ def test_an_environment_that_cannot_be_saved_plays_other_episodes_after_each_res
     (tmp_path / "conf" / "env").mkdir(parents=True)
     (tmp_path / "conf" / "env" / "mine.yaml").write_text("_target_: unsaved.Batched")
     mine = ["--config-dir", "conf", "trust=[unsaved]"]
-    train(tmp_path, *mine, *SMALL, "env=mine", f"network.inputs={inputs}", "total_steps=24", "hydra.run.dir=run")
+    train_own(tmp_path, *mine, *SMALL, "env=mine", f"network.inputs={inputs}", "total_steps=24", "hydra.run.dir=run")
     for steps in (48, 72):
-        went_on = train(tmp_path, *mine, "resume=run", f"total_steps={steps}")
+        went_on = train_own(tmp_path, *mine, "resume=run", f"total_steps={steps}")
         assert "; 3 episodes in progress could not continue, new ones replace them\n" in went_on
     seeds = (tmp_path / "seeds").read_text().split()
     assert len(set(seeds)) == len(seeds) == 3
