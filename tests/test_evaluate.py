@@ -213,6 +213,7 @@ RUNS = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", RUNS)
 def test_it_measures_to_the_last_bit_what_the_run_measured(tmp_path, monkeypatch, name):
     tiny = [word for word in TINY if name == "cartpole" or not word.startswith("env.")]

@@ -455,6 +455,7 @@ def test_a_network_that_draws_random_numbers_draws_the_same():
     assert all(map(torch.equal, plain, learned(True)))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("more", "absent"),
     [

@@ -126,6 +126,7 @@ def shuffled_cards(steps=60, episodes=32):
 
 
 class TestWindows:
+    @pytest.mark.thin(3)
     @pytest.mark.parametrize("k", [2, 3, 4, 7, 8, 9])
     def test_the_window_is_as_many_observations_as_the_answer_lies_back_with_the_present_one(self, k):
         windows = windows_of(cards(k), Holds(k))

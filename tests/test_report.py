@@ -507,7 +507,8 @@ def test_settings_of_matplotlib_in_the_working_folder_are_not_obeyed(tmp_path):
 
 
 def test_it_starts_quickly_because_it_does_not_import_torch(tmp_path):
-    program = f"import sys; sys.argv = ['report', {str(grid(tmp_path, seeds=1))!r}]\n"
+    put(tmp_path / "run", 1.0)
+    program = f"import sys; sys.argv = ['report', {str(tmp_path)!r}]\n"
     program += "from seqrl.report.__main__ import main; main(); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -168,6 +168,7 @@ def test_a_report_replaces_each_of_its_files_and_a_foreign_one_not_even_beside_t
         path.write_bytes(data)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("what", [Path.mkdir, os.mkfifo])
 @pytest.mark.parametrize("name", ["report.html", "learning_curves.png"])
 def test_a_report_replaces_no_folder_and_no_pipe_and_leaves_all_as_it_was(tmp_path, monkeypatch, capsys, name, what):

@@ -234,7 +234,7 @@ def test_who_plays_is_measured_once_said_saved_and_kept(tmp_path):
 
 def test_a_rollout_in_which_nothing_was_played_teaches_nothing(tmp_path):
     """The vector form spends the only step of it on a reset."""
-    small = [*TINY[3:], "env.id=CartPole-v1", "env.backend=vector", "parallel=1", "rollout_length=1", "total_steps=80"]
+    small = [*TINY[3:], "env.id=CartPole-v1", "env.backend=vector", "parallel=1", "rollout_length=1", "total_steps=40"]
     done = train(tmp_path, *small, "algorithm.normalize_reward=true", "hydra.run.dir=run")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][:-1]

@@ -29,7 +29,7 @@ def by_place(odd: list[str]) -> list[str]:
 
 oddities_of_one = st.lists(st.sampled_from(oddities.ALL), min_size=1, max_size=3).map(by_place)
 # Each takes seconds.
-FEWER = settings(FEW, max_examples=3)
+FEWER = settings(FEW, max_examples=2)
 odd_environments = given(
     odd=oddities_of_one,
     early=st.booleans(),

@@ -578,6 +578,7 @@ def ends(backend, odd, file):
         lines.write(f"played to the end, {codes}\n")
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("place", ["reset", "step", "close"])
 @pytest.mark.parametrize(("deed", "code"), [("go on", 1), ("fail", 1), ("exit", 7)])
 def test_a_process_that_an_environment_forked_does_not_go_on_as_the_run(deed, code, place, tmp_path, capfd):
@@ -688,6 +689,7 @@ def test_what_an_environment_adds_to_where_modules_are_found_stays_where_it_is(m
         assert sys.path[0] == "/of/the/simulator"
 
 
+@pytest.mark.thin(4)
 @LINUX
 @BOTH
 @pytest.mark.parametrize(

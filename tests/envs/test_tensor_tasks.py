@@ -47,6 +47,7 @@ def same(one, other):
     return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.thin(3)
 @tasks
 @pytest.mark.parametrize("batch_size", [1, 100])
 def test_observations_lie_in_their_space_and_episodes_end(task, batch_size):
