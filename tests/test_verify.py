@@ -424,7 +424,7 @@ def test_a_sound_environment_passes_everything(name, monkeypatch):
     assert failed_by_env(partial(broken.make, name)) == set()
 
 
-@pytest.mark.thin(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["vector", "sync"])
 def test_a_sound_environment_passes_with_any_backend(backend, monkeypatch):
     monkeypatch.setattr(environment, "CHECKS", [it for it in environment.CHECKS if it is not environment.processes])
