@@ -123,6 +123,7 @@ def test_every_part_names_what_builds_it_and_its_keys_are_the_parameters_letter_
         assert parameters(built) - filled_in == set(part) - {"_target_", "type", "inputs"}, part._target_
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("profile", "expected"),
     [

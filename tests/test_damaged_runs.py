@@ -85,6 +85,7 @@ def test_a_run_whose_manifest_is_damaged_goes_on_by_its_configuration(finished, 
 SEALED = "resume: the checkpoint is of another network or algorithm: "
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "odd",
     [{"runner": None}, {"runner": {}}, {"runner": {"ranks": []}}, {"algorithm": None}, {"algorithm": {}}],

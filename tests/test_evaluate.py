@@ -173,6 +173,7 @@ def test_both_policies_are_played_if_asked_for(evaluated):
     assert "emory" not in printed
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("which", "iterations"), [("last", 2), ("best", 1), ("0", 0), ("1", 1)])
 def test_the_checkpoint_asked_for_is_played(evaluated, which, iterations):
     assert evaluated(*GIVEN, f"checkpoint={which}")[0]["iterations"] == iterations
@@ -253,6 +254,7 @@ def test_null_leaves_a_key_to_the_run(key):
         requested(["run=here", "checkpoint=null"])
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
@@ -390,6 +392,7 @@ def test_a_network_that_would_fill_the_memory_is_not_built_for_a_small_checkpoin
     assert line.startswith("run: its checkpoint is of another network: ")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("state", "said"),
     [
@@ -493,6 +496,7 @@ def test_a_film_is_written_to_the_run_folder(run, evaluated):
     assert film in events.read_bytes()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("fault", "line"),
     [

@@ -102,6 +102,7 @@ def test_a_fragment_of_the_guide_stands_for_overrides_without_a_fault(fragment, 
     assert faults(composed(*expected.split())) == []
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("config", "flags", "expected"),
     [
@@ -126,7 +127,7 @@ def test_a_template_of_the_guide_is_the_profile_of_that_name(template, profile):
     assert {key: guides[key] for key in keys} == {key: ours[key] for key in keys}
 
 
-@pytest.mark.thin(7)
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
@@ -205,6 +206,7 @@ def test_what_brings_its_own_sequence_keeps_it(other):
     assert translate(None, {"seed": "1"}, [other]) == ["seed=1", other]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

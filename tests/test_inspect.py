@@ -153,6 +153,7 @@ class TestWindows:
         assert windows.measure() == 1
         assert not windows.is_used
 
+    @pytest.mark.thin(7)
     @pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "memoryless"])
     @pytest.mark.parametrize("k", [1, 2, 3, 5, 20])
     def test_it_is_what_so_many_steps_from_the_initial_state_are(self, kind, k):
@@ -291,6 +292,7 @@ class TestInfluence:
         # The test can fail: an ordinary one has a range.
         assert influence(small_network(Script([[1]]), "lstm"), episodes)["policy"].range > 0.1
 
+    @pytest.mark.thin(3)
     @pytest.mark.parametrize("kind", ["lstm", "separate critic", "attention"])
     def test_it_is_the_same_by_what_the_encoder_reads_as_by_the_observation_itself(self, kind):
         class Alien(nn.Module):
@@ -783,6 +785,7 @@ class TestFilm:
         assert "no pictures of the environment: its render raised RuntimeError: no &lt;display&gt; at ${oc.env:" in page
         assert "hush-hush" not in page
 
+    @pytest.mark.thin(3)
     @pytest.mark.parametrize(
         ("fault", "line"),
         [

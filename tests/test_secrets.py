@@ -93,6 +93,7 @@ def test_a_value_is_masked_though_it_is_escaped_several_times_in_several_ways(mi
         assert not any(part in masked(value) for part in ("hushQ", "Zkept"))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("before", ["", "u", "us", "user:", "user"])
 @pytest.mark.parametrize("after", ["", "x", "xy", "xyz"])
 def test_a_value_is_masked_within_a_longer_text_in_base64(monkeypatch, before, after):

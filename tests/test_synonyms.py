@@ -30,6 +30,7 @@ def test_every_key_that_is_named_is_there(key):
         cfg = cfg[part]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("word", "line"),
     [
@@ -57,6 +58,7 @@ def test_the_table_for_newcomers_says_what_the_errors_say():
             assert ours(word) == key or (word in own and key.endswith(word)), word
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("word", "line"),
     [

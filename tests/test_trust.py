@@ -37,6 +37,7 @@ def composed(*overrides):
         return compose("config", list(overrides))
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     "target",
     [
@@ -132,6 +133,7 @@ FILES = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", FILES)
 def test_an_evil_file_is_refused_and_creates_nothing(evil, monkeypatch, name):
     text, said = FILES[name]
@@ -315,6 +317,7 @@ def test_variables_keep_their_names_in_what_is_saved(monkeypatch):
     assert cfg.env.kwargs.key == "hush-hush"
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "words",
     [
@@ -388,6 +391,7 @@ def test_of_all_that_seqrl_holds_only_what_stands_in_the_table_can_be_built():
             assert get_object(name).__module__.startswith("seqrl."), (place, name)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("override", "line"),
     [
@@ -626,6 +630,7 @@ def test_no_program_imports_from_the_working_folder(tmp_path, program):
     assert (done.stdout, done.stderr.startswith("seqrl: error: ")) == ("False\n", True)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("kwargs", "saved"),
     [
@@ -692,6 +697,7 @@ def test_no_configuration_can_list_a_folder_of_its_choice():
     assert line.startswith("env.kwargs.x: ")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("where", "code"), [("__init__", 2), ("reset", 5), ("step", 5)])
 def test_whatever_raises_no_value_of_a_variable_is_shown(tmp_path, where, code):
     (tmp_path / "mine.py").write_text(

@@ -537,7 +537,7 @@ def checked_space(folder: Path, text: str, *words: str) -> list[Dimension]:
     return checked(planned(["search=small", f"--config-dir={folder / 'own'}", *words]))
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("text", "low", "high", "step"),
     [
@@ -559,6 +559,7 @@ def test_a_range_is_whole_or_real_as_its_key_is(tmp_path, text, low, high, step)
     ]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("default", "kind"), [("0.5", float), ("1", int)])
 def test_a_key_without_a_schema_is_real_if_its_value_is(tmp_path, default, kind):
     (tmp_path / "own" / "network").mkdir(parents=True)
@@ -578,6 +579,7 @@ def test_numbers_between_0_and_1_are_proposed_for_a_real_key(tmp_path):
     assert all(0 < value < 1 for value in values)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -154,7 +154,7 @@ def test_rows_are_compared_in_batches_as_large_as_those_of_training():
     assert "in batches of 200" in finding.figure
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("steps", [1, 8, 16, 32, 64, 10**9])
 def test_leaks_are_found_whatever_the_length_of_episodes(steps, monkeypatch):
     monkeypatch.setattr(subjects, "PATIENCE", 5)
@@ -308,6 +308,7 @@ def test_what_cannot_be_played_in_another_process_is_reported():
     assert "no licence for another process" in finding.figure
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("name", "check"),
     [
@@ -417,7 +418,7 @@ def test_a_sound_environment_is_the_same_in_another_process():
 SOUND = ["Walk", "Mixed", "Steered", "Asks", "SameStep", "NextStep", "KeepsItsLimit", "SavesAll"]
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_environment_passes_everything(name, monkeypatch):
     monkeypatch.setattr(environment, "CHECKS", [it for it in environment.CHECKS if it is not environment.processes])
