@@ -102,6 +102,17 @@ def test_a_run_that_goes_on_keeps_the_parts_of_its_gradient_and_who_plays(settle
     assert settled(*same, begun_in=run).cfg.env.backend == "sync"
 
 
+def test_a_point_of_a_sweep_that_was_begun_before_there_was_a_key_goes_on_without_it(settled, run):
+    words = ["env=tmaze", "total_steps=900"]
+    config = OmegaConf.create(settled(*words).saved("tensor"))
+    del config.rollout_rewards, config.runner.rollout_rewards
+    OmegaConf.save(config, run / "config.yaml")
+    found = settled(*words, begun_in=run)
+    assert (found.cfg.runner.rollout_rewards, found.changes) == (0, [])
+    changed = settled(*words, "rollout_rewards=8", begun_in=run).changes
+    assert "rollout_rewards: 0 -> 8" in changed
+
+
 def test_files_copied_from_0_1_0_compose(tmp_path):
     (tmp_path / "algorithm").mkdir()
     rule = "${learns_sequences:${sequence_learning.enabled},${oc.select:network.use_lstm,true}}"

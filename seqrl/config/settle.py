@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,8 @@ def settle(
         cfg.resume = str(begun_in)
     folder = begun_in or (Path(cfg.resume) if cfg.resume else None)
     before = saved(folder) if folder else None
+    if before is not None and begun_in:
+        _keep_former(cfg, before, command or [])
     _share_cores(cfg, cores)
     implied = [] if before is None else _keep_parts(cfg, before)
     if before is not None:
@@ -99,6 +101,15 @@ def settle(
     words = public(cfg)
     changed = [] if before is None else changes(before, words)
     return Settled(computed(cfg, faults), words, command, implied, config_dir(), changed)
+
+
+def _keep_former(cfg: DictConfig, before: DictConfig, given: Sequence[str]) -> None:
+    """Have a point of a sweep do what it did before there was a key, unless the command gives that."""
+    keys = {override.lstrip("+").partition("=")[0] for override in given}
+    for key, value in BEFORE_THE_KEY.items():
+        is_new = OmegaConf.select(before, key, default=before) is before
+        if is_new and key not in (*keys, "processes") and OmegaConf.select(cfg, key) is not None:
+            OmegaConf.update(cfg, key, value)
 
 
 def computed(cfg: DictConfig, faults: Callable[[DictConfig], list[str]]) -> DictConfig:
@@ -127,7 +138,8 @@ def with_values(cfg: DictConfig, values: dict[str, Any]) -> DictConfig:
 
 def check(cfg: DictConfig, by_command: bool = True) -> None:
     """Raise ConfigError with all that is wrong with the configuration of a job."""
-    if by_command and (found := [*set_by_files(cfg, _task())]):
+    # Those of a job are told without `resume`.
+    if by_command and (found := [*set_by_files(cfg, ["resume=", *overrides()])]):
         raise ConfigError(found)
     if found := [*faults(cfg), *secrets(cfg)]:
         raise ConfigError(found)
@@ -135,13 +147,9 @@ def check(cfg: DictConfig, by_command: bool = True) -> None:
 
 def overrides() -> list[str]:
     """Those of a job but for `resume`, as they were written."""
-    return [override for override in _task() if not override.startswith("resume=")]
-
-
-def _task() -> list[str]:
     task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     assert isinstance(task, list)
-    return [*map(str, task)]
+    return [override for override in map(str, task) if not override.startswith("resume=")]
 
 
 def config_dir() -> str | None:
