@@ -345,6 +345,8 @@ def test_a_text_that_holds_nothing_of_a_long_value_is_not_searched_for_all_ways_
         ("alice:pa:ss@9", "pa:ss@9"),
         ("hunter:Tr0ub4dor@3xyz", "Tr0ub4dor@3xyz"),
         (json.dumps({"user": "main", "dbs": [{"password": "hush it"}]}), "hush it"),
+        (json.dumps({"credentials": {"user": "bob", "key": "hush"}}), "hush"),
+        (json.dumps({"password": 473811}), "473811"),
         ("Server=db;Uid=bob;Pwd=hush;", "hush"),
         ("https://example.org/?accessToken=hush&user=main", "hush"),
         ("postgres://bob:p@ssword@db.example.org/main", "p@ssword"),

@@ -225,9 +225,9 @@ def _remember(name: str, value: str) -> None:
 def _parts(value: str) -> Iterator[str]:
     """What others take a value apart into that may be secret alone: fields of JSON, a password, no words."""
     with suppress(ValueError, RecursionError):
-        for name, it in _leaves(json.loads(value)):
-            if isinstance(it, str) and (len(it) >= LONG_PART or names_secret(name)):
-                yield it
+        for is_secret, it in _leaves(json.loads(value)):
+            if is_secret or (isinstance(it, str) and len(it) >= LONG_PART):
+                yield str(it)
     named = (it.end() for it in NAMED.finditer(value) if names_secret(it[1]))
     yield from (it[0] for end in named if (it := WORD.match(value, end)))
     if found := PASSWORD.search(value):
@@ -252,13 +252,13 @@ def _encoded(plain: str) -> Iterator[str]:
             yield inside if len(inside) >= SAME_CASE else ""
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The values in nested data, each with the key that it has, or that the list has which it is in."""
+def _leaves(value: Any, is_secret: bool = False) -> Iterator[tuple[bool, Any]]:
+    """The values in nested data, each with whether it stands beneath the name of a secret."""
     if isinstance(value, Mapping):
         for key, it in value.items():
-            yield from _leaves(it, str(key))
+            yield from _leaves(it, is_secret or names_secret(key))
     elif isinstance(value, list | tuple):
         for it in value:
-            yield from _leaves(it, name)
+            yield from _leaves(it, is_secret)
     else:
-        yield name, value
+        yield is_secret, value
