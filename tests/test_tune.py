@@ -208,6 +208,15 @@ def test_a_run_whose_process_is_killed_goes_on_up_to_twice(tmp_path, monkeypatch
     assert trial.error == ("was killed", 1)
 
 
+@pytest.mark.parametrize(("code", "times"), [(1, 3), (5, 1)])
+def test_a_run_that_loses_a_process_of_several_goes_on_unless_that_one_said_why(tmp_path, monkeypatch, code, times):
+    lost = {"status": "failed", "error": "LostRankError: processes: rank 1 of 2 was killed", "exit_code": code}
+    say = f"echo '{json.dumps(lost)}' > {tmp_path}/run/manifest.json"
+    stand_in(tmp_path, monkeypatch, f"echo begun >> {tmp_path}/begun; {say}; exit {code}")
+    ended(going_on(tmp_path))
+    assert (tmp_path / "begun").read_text() == "begun\n" * times
+
+
 def test_what_a_run_said_before_its_latest_process_is_not_why_that_ended(tmp_path, monkeypatch):
     stand_in(tmp_path, monkeypatch, "exit 2")
     assert ended(going_on(tmp_path)).error[0].startswith(UNFINISHED.format(2))

@@ -19,7 +19,7 @@ from seqrl.config.begun import can_go_on
 from seqrl.config.command_line import leads_away
 from seqrl.config.overrides import quoted
 from seqrl.config.paths import PACKAGE
-from seqrl.errors import ConfigError
+from seqrl.errors import ConfigError, LostRankError
 from seqrl.files import (
     LINE_BYTES,
     appending,
@@ -80,8 +80,13 @@ class Trial:
         return False
 
     def _goes_on(self, seed: int) -> bool:
-        """Whether a run goes on that is there, and whose process was killed, perhaps because memory ran out."""
-        killed = self._process is not None and self._process.returncode < 0 and can_go_on(self.folders[seed])
+        """Whether a run goes on that is there, and of which a process was killed, perhaps because memory ran out."""
+        if self._process is None or not can_go_on(self.folders[seed]):
+            return False
+        facts = facts_of(self.folders[seed])
+        # What another of its processes said before it ended has that one's exit code.
+        lost = str(facts.get("error")).startswith(LostRankError.__name__) and facts.get("exit_code") == 1
+        killed = self._process.returncode < 0 or lost
         self._killed += killed
         return killed and self._killed < ATTEMPTS
 
