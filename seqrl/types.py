@@ -10,6 +10,9 @@ State = dict[str, Tensor]
 
 def change_of_form(before: State, after: State) -> str:
     """Which leaf of a memory has another form after a step, in a sentence; "" if none has."""
+    # Asked at every step.
+    if before.keys() == after.keys() and all(it.shape[1:] == after[name].shape[1:] for name, it in before.items()):
+        return ""
     for name in dict.fromkeys((*before, *after)):
         was, now = (f"of {list(it[name].shape[1:])}" if name in it else "missing" for it in (before, after))
         if was != now:

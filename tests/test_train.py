@@ -95,7 +95,8 @@ def test_tensorboard_and_jsonl_hold_the_same_rows(finished):
 
 def test_the_end_says_result_folder_and_tensorboard(finished):
     done, run = finished
-    assert "SequencePPOAlgorithm, as the network has an LSTM beneath its attention: gradients reach back 50 steps" in done.stdout
+    learns = "SequencePPOAlgorithm, as the network has an LSTM beneath its attention: gradients reach back 50 steps"
+    assert learns in done.stdout
     assert "over 4 fresh episodes" in done.stdout
     assert f"tensorboard --logdir outputs/runs/{run.parent.name}/{run.name}" in done.stdout
     assert done.stderr == ""
