@@ -1,6 +1,7 @@
 """Makes the film of a policy from a configuration."""
 
 import copy
+import os
 from collections.abc import Callable
 from contextlib import closing
 
@@ -48,6 +49,9 @@ def rendered(cfg: DictConfig) -> DictConfig:
     """The same configuration, with an environment that renders itself if it can."""
     is_gymnasium = cfg.env._target_ == "seqrl.envs.GymnasiumEnv" and cfg.env.backend != "envpool"
     if is_gymnasium and draws_itself(cfg.env.id):
+        if not {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}:
+            # SDL, with which Gymnasium draws, would look for a display, and say that there is none.
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         cfg = copy.deepcopy(cfg)
         # Arguments of an environment are anybody's.
         OmegaConf.set_struct(cfg, False)
