@@ -259,9 +259,9 @@ def loggers_distrusted(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[st
     cfg         as it is composed
     overrides   of the command line
     """
-    given = parsed(overrides)
     if "logger" in trusted_modules(overrides):
         return
+    given = parsed(overrides)
     for key, value in dotted({"logger": _plain(cfg).get("logger")}):
         is_address = key.rpartition(".")[2] in ADDRESSES and value not in (None, MlflowConfig.tracking_uri)
         # A section that is computed could be any logger.
@@ -275,11 +275,10 @@ def loggers_distrusted(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[st
 
 def _gives(override: Override, key: str) -> bool:
     """Whether an override sets a key, alone or with others."""
-    value = override.value()
-    inner = key.removeprefix(override.key_or_group).lstrip(".").split(".")
-    if override.key_or_group != key and not key.startswith(f"{override.key_or_group}."):
+    outer, value = override.key_or_group, override.value()
+    if not f"{key}.".startswith(f"{outer}."):
         return False
-    for name in filter(None, inner):
+    for name in filter(None, key.removeprefix(outer).split(".")):
         if not isinstance(value, dict) or name not in value:
             return False
         value = value[name]

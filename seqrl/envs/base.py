@@ -18,6 +18,9 @@ from seqrl.types import Step
 
 log = logging.getLogger(__name__)
 
+# What a step answers.
+ANSWERS = [it.name for it in fields(Step)]
+
 
 class Codec:
     """What an environment's user sees and does, in terms of the policy; these are the same unless a subclass says more.
@@ -150,10 +153,9 @@ class Adopted(BatchedEnv):
 
     def step(self, action: Tensor) -> Step:
         step: Step = self._named(self.env.step)(action)
-        names = [it.name for it in fields(Step)]
-        if not all(hasattr(step, name) for name in names):
+        if not all(hasattr(step, name) for name in ANSWERS):
             raise self._odd("step returned its answer", type(step).__name__, "a seqrl.types.Step")
-        for name in names:
+        for name in ANSWERS:
             inner = self.observation_space.shape if name == "observation" else ()
             is_bool = name in ("terminated", "truncated", "valid")
             self._insist_on_tensor(f"step returned {name}", getattr(step, name), inner, is_bool)
@@ -163,16 +165,11 @@ class Adopted(BatchedEnv):
         self, said: str, answer: Any, inner: tuple[int, ...] | None = (), is_bool: bool = False
     ) -> None:
         """Raise FaultyEnvError if an answer is no tensor [B, *inner], or should be of bool and is not."""
-        shape = (self.batch_size, *(inner or ()))
-        wanted = f"a tensor of shape {shape}{' and torch.bool' if is_bool else ''}"
-        match answer:
-            case Tensor() if answer.shape == shape and (not is_bool or answer.dtype == torch.bool):
-                return
-            case Tensor():
-                got = f"shape {tuple(answer.shape)} and {answer.dtype}"
-            case _:
-                got = type(answer).__name__
-        raise self._odd(said, got, wanted)
+        shape, is_tensor = (self.batch_size, *(inner or ())), isinstance(answer, Tensor)
+        if is_tensor and answer.shape == shape and (not is_bool or answer.dtype == torch.bool):
+            return
+        got = f"shape {tuple(answer.shape)} and {answer.dtype}" if is_tensor else type(answer).__name__
+        raise self._odd(said, got, f"a tensor of shape {shape}{' and torch.bool' if is_bool else ''}")
 
     def _odd(self, said: str, got: str, wanted: str) -> FaultyEnvError:
         return FaultyEnvError(f"env: {self._who}.{said} as {got}, not as {wanted}. Fix the environment.")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import shlex
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,7 @@ def trained(run: Path) -> list[str]:
     if isinstance(began, list):
         # Its latest command may only have gone on with it.
         own = [f"--config-dir={manifest['config_dir']}"] if manifest.get("config_dir") else []
-        command = [sys.executable, "-m", "seqrl.train", *own, *began]
+        command = ["python", "-m", "seqrl.train", *own, *began]
     if isinstance(command, list) and command:
         # Where Python lies on this machine is of no use elsewhere.
         lines.append("command: `" + shlex.join(["python", *map(str, command[1:])]).replace("`", "'") + "`")
