@@ -8,7 +8,6 @@ from seqrl.errors import ConfigError
 from seqrl.networks import GRU, LSTM, Attention, Block, GTrXL, Matrix, MinGRU, Stack
 from seqrl.networks.memory import gru, matrix, mingru
 from seqrl.networks.memory.attention import distances, visibility
-from seqrl.networks.memory.base import Unreal
 from seqrl.networks.memory.matrix import reach
 from seqrl.networks.network import memory_cell
 
@@ -165,23 +164,41 @@ def test_lstm_equals_torch_lstm():
     assert torch.allclose(ours, theirs(x)[0], atol=1e-12)
 
 
-def some_grid():
-    """A grid of four steps and three rows, and random numbers of some shapes for it, in float64."""
-    mask = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]], dtype=torch.bool)
+def some_grid(length):
+    """A grid of so many steps and three rows, and random numbers of some shapes for it, in float64."""
+    mask = torch.ones(length, ROWS, dtype=torch.bool)
+    mask[1, 0] = mask[-1, 1] = mask[length // 2, 2] = False
     random = torch.Generator().manual_seed(0)
-    return Unreal(mask), lambda *shape: torch.randn(shape, dtype=torch.float64, generator=random, requires_grad=True)
+    return mask, lambda *shape: torch.randn(shape, dtype=torch.float64, generator=random, requires_grad=True)
 
 
 def test_the_gradient_of_the_gru_that_is_written_by_hand_is_that_of_its_values():
-    unreal, some = some_grid()
-    numbers = (some(4, 3, 6), some(3, 2), some(6, 2), some(2))
-    assert torch.autograd.gradcheck(lambda gates, *o: gru.Recurrence.apply(gates.clone(), *o, unreal), numbers)
+    mask, some = some_grid(4)
+    numbers = (some(4, ROWS, 6), some(ROWS, 2), some(6, 2), some(2))
+    assert torch.autograd.gradcheck(
+        lambda gates, *o: gru.Recurrence.apply(gates.clone(), *o, gru.Unreal(mask)), numbers
+    )
 
 
-def test_the_gradient_of_the_mingru_that_is_written_by_hand_is_that_of_its_values():
-    unreal, some = some_grid()
-    numbers = (some(4, 3, 6), some(4, 3, 2), some(3, 2))
-    assert torch.autograd.gradcheck(lambda gates, *o: mingru.Highway.apply(gates.clone(), *o, unreal), numbers)
+def test_the_gradient_of_the_mingru_that_is_written_by_hand_is_that_of_its_values(monkeypatch):
+    # Pieces of nine steps, of four chunks and a step more, and one of two.
+    monkeypatch.setattr(mingru, "CACHED", 9 * ROWS * 2)
+    mask, some = some_grid(20)
+    numbers = (some(20, ROWS, 6), some(20, ROWS, 2), some(ROWS, 2))
+    assert torch.autograd.gradcheck(lambda gates, *o: mingru.Highway.apply(gates.clone(), *o, mask), numbers)
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 23, 128])
+def test_a_scan_in_chunks_gives_what_it_gives_step_by_step(length, back):
+    keep, added = torch.rand(length, 3, 5, dtype=torch.float64), torch.randn(length, 3, 5, dtype=torch.float64)
+    first = torch.randn(3, 5, dtype=torch.float64)
+    expected, h = torch.empty_like(added), first
+    for t in reversed(range(length)) if back else range(length):
+        h = expected[t] = keep[t] * h + added[t]
+    last = mingru.scan_(keep, added, first, back=back)
+    assert torch.allclose(added, expected, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(last, h, rtol=1e-12, atol=1e-12)
 
 
 def test_half_of_an_lstm_begins_with_a_forget_bias_of_one_and_the_rest_keeps_memories_for_1_to_128_steps():

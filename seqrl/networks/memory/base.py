@@ -50,23 +50,6 @@ class Block(nn.Module, ABC):
         return torch.stack(outputs)
 
 
-class Unreal:
-    """The steps of a grid that nobody played, at which a loop sets memory to zero: that of a new episode.
-
-    mask   [L, N] bool, true on real steps
-    """
-
-    def __init__(self, mask: Tensor) -> None:
-        self._unreal = (~mask).unsqueeze(-1).unbind()
-        # Most steps are real in all rows, and a question to a tensor takes longer than one to a list.
-        self._any = (~mask).any(1).tolist()
-
-    def clear_(self, t: int, x: Tensor) -> None:
-        """Set the memory [N, H] after step t to zero, or its gradient, where that step is unreal; in place."""
-        if self._any[t]:
-            x.masked_fill_(self._unreal[t], 0)
-
-
 def spread(size: int, longest: int = 128) -> Tensor:
     """Biases [size] of gates σ(b) that keep memory for some 1 to `longest` steps: b = log u, u log-uniform.
 

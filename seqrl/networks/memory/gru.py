@@ -5,10 +5,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqrl.networks.memory.base import Block, Unreal, chrono, spread
+from seqrl.networks.memory.base import Block, chrono, spread
 from seqrl.networks.memory.lstm import CLOSED
 from seqrl.networks.product import onednn, pays, product, summed
 from seqrl.types import State
+
+
+class Unreal:
+    """The steps of a grid that nobody played, at which a loop sets memory to zero: that of a new episode.
+
+    mask   [L, N] bool, true on real steps
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self._unreal = (~mask).unsqueeze(-1).unbind()
+        # Most steps are real in all rows, and a question to a tensor takes longer than one to a list.
+        self._any = (~mask).any(1).tolist()
+
+    def clear_(self, t: int, x: Tensor) -> None:
+        """Set the memory [N, H] after step t to zero, or its gradient, where that step is unreal; in place."""
+        if self._any[t]:
+            x.masked_fill_(self._unreal[t], 0)
 
 
 class GRU(Block):

@@ -1,17 +1,18 @@
 """Minimal gated recurrent unit: a linear recurrence, whose gates do not see what is remembered."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seqrl.networks.layers import linear
-from seqrl.networks.memory.base import Block, Unreal, chrono, spread
+from seqrl.networks.memory.base import Block, chrono, spread
 from seqrl.networks.product import product
 from seqrl.types import State
 
-# Numbers in a piece of a tensor: a dozen pieces fit in a cache of a megabyte or two.
-CACHED = 2**15
+# Numbers in a piece of a tensor: a dozen pieces fit in a cache of a few megabytes.
+CACHED = 2**18
 
 
 class MinGRU(Block):
@@ -59,7 +60,7 @@ class MinGRU(Block):
         return torch.lerp(passed, hidden, g), {"hidden": hidden}
 
     def unroll(self, x: Tensor, state: State, mask: Tensor) -> Tensor:
-        output: Tensor = Highway.apply(*self._products(x), state["hidden"], Unreal(mask))  # type: ignore[no-untyped-call]
+        output: Tensor = Highway.apply(*self._products(x), state["hidden"], mask)  # type: ignore[no-untyped-call]
         return output
 
     def _products(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,62 +70,96 @@ class MinGRU(Block):
 
 
 class Highway(torch.autograd.Function):
-    """All that follows the products.
-
-    Only what needs the step before goes step by step, two operations at most. The rest goes through a few steps at
-    once: so many that each operation has enough to do, and so few that all of it stays in the processor's cache.
+    """All that follows the products, a few steps at once: so few that all of it stays in the processor's cache.
 
     gates    [L, N, 3H]  sums of write gate, highway gate, what is written; nothing else may need them, for the gates
                          are written over them
     passed   [L, N, H]   what the highway passes
     hidden   [N, H]      memory before the first step
+    mask     [L, N]      bool, true on real steps; after any other step, memory is zero
     returns  [L, N, H]
     """
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, passed: Tensor, hidden: Tensor, unreal: Unreal) -> Tensor:
+    def forward(ctx: Any, gates: Tensor, passed: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         size = hidden.shape[-1]
+        real = mask.unsqueeze(-1).to(passed.dtype)
         output, remembered = torch.empty_like(passed), torch.empty_like(passed)
-        h, t = hidden, 0
-        for both, written, x, after, y in pieces(*gates.split([2 * size, size], -1), passed, remembered, output):
+        in_turn = pieces(hidden.numel(), *gates.split([2 * size, size], -1), passed, remembered, output, real)
+        keep_, h = torch.empty_like(in_turn[0][2]), hidden
+        for both, written, x, after, y, is_real in in_turn:
             z, g = both.sigmoid_().chunk(2, -1)
-            for written_t, z_t, after_t in zip(written, z, after, strict=True):
-                h = torch.lerp(h, written_t, z_t, out=after_t)
-                unreal.clear_(t, h)
-                t += 1
+            keep = torch.addcmul(is_real, is_real, z, value=-1, out=keep_[: len(x)])
+            torch.mul(z, written, out=after).mul_(is_real)
+            h = scan_(keep, after, h)
             torch.lerp(x, after, g, out=y)
-        ctx.unreal = unreal
-        ctx.save_for_backward(gates, passed, hidden, remembered)
+        ctx.save_for_backward(gates, passed, hidden, remembered, real)
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        gates, passed, hidden, remembered = ctx.saved_tensors
-        unreal: Unreal = ctx.unreal
+        gates, passed, hidden, remembered, real = ctx.saved_tensors
         sums, of_passed = torch.empty_like(gates), torch.empty_like(passed)
-        in_turn = pieces(gradient, passed, remembered, of_passed, *gates.chunk(3, -1), *sums.chunk(3, -1))
+        together = (gradient, passed, remembered, of_passed, real, *gates.chunk(3, -1), *sums.chunk(3, -1))
+        in_turn = pieces(hidden.numel(), *together)
+        flow_, earlier_, keep_ = (torch.empty_like(in_turn[0][0]) for _ in range(3))
         of_hidden, t = torch.zeros_like(hidden), len(gates)
-        flow_, keep_ = torch.empty_like(in_turn[0][0]), torch.empty_like(in_turn[0][0])
-        for of_y, x, after, of_x, z, g, written, of_z, of_g, of_written in reversed(in_turn):
-            flow, keep = flow_[: len(x)], keep_[: len(x)]
+        for of_y, x, after, of_x, is_real, z, g, written, of_z, of_g, of_written in reversed(in_turn):
+            t -= len(x)
+            flow, of_earlier, keep = flow_[: len(x)], earlier_[: len(x)], keep_[: len(x)]
             torch.addcmul(of_y, of_y, g, value=-1, out=of_x)
             torch.mul(torch.sub(after, x, out=flow).mul_(g), of_x, out=of_g)
+            # What reaches the memory after each step from its own output, and then from all later ones as well.
             torch.sub(of_y, of_x, out=flow)
-            torch.neg(z, out=keep).add_(1)
-            for flow_t, keep_t in zip(reversed(flow.unbind()), reversed(keep.unbind()), strict=True):
-                t -= 1
-                flow_t += of_hidden
-                unreal.clear_(t, flow_t)
-                torch.mul(flow_t, keep_t, out=of_hidden)
-            torch.mul(flow, z, out=of_written)
-            keep *= of_written
+            torch.addcmul(is_real, is_real, z, value=-1, out=keep)
+            torch.mul(keep, flow, out=of_earlier)
+            flow[-1] += of_hidden
+            of_hidden = scan_(keep, of_earlier, of_hidden, back=True)
+            flow[:-1] += of_earlier[1:]
+            torch.mul(flow, z, out=of_written).mul_(is_real)
             torch.sub(written[1:], after[:-1], out=flow[1:])
             torch.sub(written[0], remembered[t - 1] if t else hidden, out=flow[0])
-            torch.mul(keep, flow, out=of_z)
+            torch.mul(of_earlier.mul_(z), flow, out=of_z)
         return sums, of_passed, of_hidden, None
 
 
-def pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Tensors [L, N, ...], cut alike into pieces of so few steps that all of them fit in a cache together."""
-    steps = max(1, CACHED // min(tensor[0].numel() for tensor in tensors))
+def pieces(numbers: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tensors [L, N, ...], cut alike into pieces of so few steps, of so many numbers, that all fit in a cache."""
+    steps = max(1, CACHED // numbers)
     return list(zip(*(tensor.split(steps) for tensor in tensors), strict=True))
+
+
+def scan_(keep: Tensor, added: Tensor, first: Tensor, *, back: bool = False) -> Tensor:
+    """Write h_t = keep_t ⊙ h_{t-1} + added_t over `added`; return a copy of the last.
+
+    Chunks of steps go on side by side, as if each began with zero; then one after another is told what it began with.
+    So some √(8 L) operations do what would take L, each of which had too little to do.
+
+    keep    [L, N, H]  overwritten
+    added   [L, N, H]
+    first   [N, H]     h before the first step
+    back    from the last step to the first
+    """
+    length = len(added)
+    steps = max(1, math.isqrt(length // 2))
+    lead = length % steps
+    alone, chunks = (slice(length - lead, length), slice(length - lead)) if back else (slice(lead), slice(lead, length))
+
+    def in_turn(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tensors[::-1] if back else tensors
+
+    h = first
+    for keep_t, added_t in zip(in_turn(keep[alone].unbind()), in_turn(added[alone].unbind()), strict=True):
+        h = added_t.addcmul_(keep_t, h)
+    keep, added = (it[chunks].unflatten(0, (-1, steps)) for it in (keep, added))
+    # Step by step, each [chunks, N, H].
+    kept, sums = in_turn(keep.unbind(1)), in_turn(added.unbind(1))
+    for t in range(1, steps):
+        sums[t].addcmul_(kept[t], sums[t - 1])
+        kept[t].mul_(kept[t - 1])
+    began = []
+    for kept_all, sum_all in zip(in_turn(kept[-1].unbind()), in_turn(sums[-1].unbind()), strict=True):
+        began.append(h)
+        h = torch.addcmul(sum_all, kept_all, h)
+    added.addcmul_(keep, torch.stack(in_turn(tuple(began))).unsqueeze(1))
+    return h
