@@ -195,6 +195,18 @@ def test_a_copy_of_a_run_that_goes_on_or_was_killed_is_a_run_of_its_own(tmp_path
     first.let_go()
 
 
+def test_a_run_is_not_disturbed_from_a_machine_to_which_its_folder_has_another_number(tmp_path, monkeypatch):
+    """As with SMB and file systems in user space: folders of two machines have nothing but names in common."""
+    local_locks_of_folders(monkeypatch)
+    first = Hold(tmp_path)
+    (tmp_path / LOCK).write_bytes(b"1\n")
+    assert is_held(tmp_path)
+    with pytest.raises(TakenError):
+        Hold(tmp_path)
+    first.let_go()
+    assert (is_held(tmp_path), [*tmp_path.iterdir()]) == (False, [])
+
+
 def test_who_only_looks_whether_a_run_goes_on_does_not_keep_it_from_its_folder(tmp_path):
     looking = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(looking, fcntl.LOCK_SH)

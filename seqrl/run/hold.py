@@ -126,18 +126,24 @@ def _mark_of_folder(folder: Path | int) -> bytes:
 
 
 def _signed(lock: int, mark: bytes) -> bool:
-    """Whether a lock, which is open, says so; one that says nothing is made to, or is a lock all the same."""
-    says = os.pread(lock, len(mark) + 1, 0)
-    if not says:
+    """Whether a lock, which is open, is one of this folder; it is made to say so. It is a lock all the same if not."""
+    says = os.pread(lock, 32, 0)
+    is_own = not says or (bool(LOCK_MARK.fullmatch(says)) and not _is_of_another(lock, mark))
+    if is_own and says != mark:
         with suppress(OSError):
+            os.ftruncate(lock, 0)
             os.write(lock, mark)
-    return says in (b"", mark)
+    return is_own
 
 
 def _is_of_another(lock: int, mark: bytes) -> bool:
-    """Whether a lock came with what was copied from another folder, where somebody may have it. It may be removed."""
+    """Whether a lock came with hard links that were made of another folder, where somebody may have it.
+
+    A file with one name is in one folder, whatever it says: some file systems give folders other numbers on another
+    machine, or when they are mounted again.
+    """
     says = os.pread(lock, 32, 0)
-    return says != mark and bool(LOCK_MARK.fullmatch(says))
+    return os.fstat(lock).st_nlink > 1 and says != mark and bool(LOCK_MARK.fullmatch(says))
 
 
 def _is_locked(descriptor: int) -> bool:
