@@ -38,6 +38,20 @@ def train_own(folder, *words):
     return done.stdout
 
 
+# The machine fails at a call of the function that writes a file of the run.
+KILLED_WRITING = """
+import os, sys, seqrl, seqrl.run.manifest, seqrl.run.outputs
+from seqrl.files import write
+calls = iter(range(int(sys.argv[1]) - 1))
+def written(*given):
+    if next(calls, None) is None:
+        os._exit(9)
+    write(*given)
+seqrl.run.manifest.write = seqrl.run.outputs.write = written
+seqrl.learn(*sys.argv[2:])
+"""
+
+
 def kill(folder, *words):
     assert run_program(folder, "-c", KILLED, *words).returncode == -signal.SIGKILL
 
@@ -71,6 +85,17 @@ def test_a_change_counts_until_something_is_saved_with_it(tmp_path, before, now,
     train(tmp_path, "resume=copy", now, more)
     assert rows(tmp_path / "run") == rows(tmp_path / "copy")
     assert f"changed: {said}" not in train(tmp_path, "resume=run")
+
+
+@pytest.mark.parametrize(("at", "is_new"), [(1, False), (2, True)])
+def test_all_of_a_change_counts_or_nothing_wherever_the_run_is_killed(tmp_path, at, is_new):
+    """Of the keys, one has a default that has changed since older versions, which is read from config.yaml."""
+    train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
+    change = (f"total_steps={5 * STEPS}", "algorithm.learning_rate=0.01", "algorithm.gamma=0.9")
+    assert run_program(tmp_path, "-c", KILLED_WRITING, str(at), "resume=run", *change).returncode == 9
+    went_on = train(tmp_path, "resume=run")
+    changes = ("algorithm.learning_rate: 0.003 -> 0.01", "algorithm.gamma: 0.99 -> 0.9", "total_steps: 48 -> 120")
+    assert [f"changed: {it}\n" in went_on for it in changes] == [is_new] * 3
 
 
 def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_changed(tmp_path):

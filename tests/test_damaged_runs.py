@@ -234,6 +234,27 @@ def test_a_run_of_which_nothing_was_saved_is_begun_again_in_its_folder(finished,
     assert (run / "manifest_before_1.json").read_text() == manifest
 
 
+# The machine fails as the manifest is about to be replaced.
+KILLED = """
+import os, sys
+from pathlib import Path
+from seqrl.run.manifest import Manifest
+Manifest.begin = lambda self: os._exit(9)
+Manifest(Path(sys.argv[1])).__enter__()
+"""
+
+
+def test_a_run_of_which_nothing_was_saved_is_begun_again_after_it_was_killed_twice(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"status": "failed", "overrides": ["seed=1"]}')
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", KILLED, tmp_path]).returncode == 9
+    with Manifest(tmp_path) as begun:
+        assert begun.facts["status"] == "running"
+        assert "overrides" not in begun.facts
+    assert "seed=1" in (tmp_path / "manifest_before_1.json").read_text()
+
+
 @pytest.mark.parametrize("taken", [(1,), (2,), (1, 2, 4)])
 def test_a_manifest_of_a_run_that_is_begun_again_takes_a_name_that_is_free(tmp_path, taken):
     (tmp_path / "manifest.json").write_text('{"status": "failed"}')

@@ -27,6 +27,7 @@ from seqrl.files import (
     json_of,
     links,
     may_be_intact,
+    read,
     read_text,
     remove_strays,
     write,
@@ -68,9 +69,9 @@ class Manifest:
         self.goes_on = goes_on
         self.facts: dict[str, Any] = {}
         self._begun = False
-        # Files that were there before, and where the manifest of an earlier run has gone.
+        # Files that were there before, and a copy of the manifest of an earlier run.
         self._before: list[str] = []
-        self._moved: Path | None = None
+        self._kept: Path | None = None
 
     def __enter__(self) -> Self:
         self._hold = Hold(self.path.parent)
@@ -79,25 +80,24 @@ class Manifest:
             if not self.goes_on:
                 self.begin()
         except BaseException:
-            if self._moved:
+            if self._kept:
                 with suppress(OSError):
-                    self._moved.replace(self.path)
+                    self._kept.replace(self.path)
             self._hold.let_go()
             raise
         return self
 
-    def begin(self, owner: str | None = None) -> dict[str, Any]:
-        """Mark the run as running; its results stay until they are replaced. Returns the facts from before.
+    def begin(self, owner: str | None = None, **facts: Any) -> None:
+        """Mark the run as running, with some facts; its results stay until they are replaced.
 
         owner   id of the run, if the manifest from before cannot be read
         """
-        before = facts_of(self.path.parent)
+        before = facts_of(self.path.parent) if self.goes_on else {}
         # Its checkpoints carry the same id, so that another run's are not taken for its own.
         new = {} if before else {"id": owner or secrets.token_hex(16), "started": wall_time()}
         self.facts = new | {name: fact for name, fact in before.items() if name not in ("error", "exit_code")}
         self._begun = True
-        self.update(status="running", **provenance())
-        return before
+        self.update(status="running", **provenance(), **facts)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -118,8 +118,8 @@ class Manifest:
         forget_log(folder)
         for name in set(BEGUN) - set(self._before):
             (folder / name).unlink(missing_ok=True)
-        if self._moved:
-            self._moved.replace(self.path)
+        if self._kept:
+            self._kept.replace(self.path)
         else:
             self.path.unlink(missing_ok=True)
         remove_if_empty(folder)
@@ -152,11 +152,11 @@ class Manifest:
         if not self.goes_on and not self.path.exists() and (foreign := [it for it in OWN if (folder / it).exists()]):
             self._refuse(f"holds {foreign[0]}, which seqrl did not write. Choose another folder with hydra.run.dir=…")
         if os.path.lexists(self.path) and not self.goes_on:
-            self._make_room(folder)
+            self._keep_former(folder)
         self._before = [name for name in BEGUN if (folder / name).exists()]
 
-    def _make_room(self, folder: Path) -> None:
-        """Keep the manifest of a run of which nothing was saved under another name."""
+    def _keep_former(self, folder: Path) -> None:
+        """Keep the manifest of a run of which nothing was saved under another name, too, until it is replaced."""
         other = "choose another folder with hydra.run.dir=…"
         if can_go_on(folder):
             self._refuse(f"already holds a run. Continue it with resume={quote(str(folder))}, or {other}", TakenError)
@@ -172,7 +172,8 @@ class Manifest:
         if status == "finished":
             self._refuse(f"already holds a run that is finished. {other.capitalize()}", TakenError)
         name = free("manifest_before_1.json", os.listdir(folder), "manifest_before_{1}.json")
-        self._moved = self.path.rename(folder / name)
+        write(folder / name, read(self.path))
+        self._kept = folder / name
 
     def _refuse(self, why: str, kind: type[ConfigError] = ConfigError) -> NoReturn:
         raise kind([f"run folder: {self.path.parent} {why}"])

@@ -120,17 +120,24 @@ class Outputs:
         self.how_to_go_on = how_to_go_on(self.folder, cfg.trust, settled.config_dir)
         # Where it goes on now says nothing of the run, and may be called what no YAML can say.
         config = {key: None if key == "resume" else value for key, value in run.config.items()}
-        write(self.folder / "config.yaml", saved_text(OmegaConf.create(config)))
-        before = self.manifest.begin(self.checkpoints.owner) if self.manifest.goes_on else {}
-        self.manifest.update(
-            seed=cfg.seed,
-            threads=device.threads,
-            device=str(device.torch_device),
-            sweep=self.sweep or before.get("sweep"),
+        text = saved_text(OmegaConf.create(config))
+        before = facts_of(self.folder) if self.manifest.goes_on else {}
+        facts: dict[str, Any] = {
+            "seed": cfg.seed,
+            "threads": device.threads,
+            "device": str(device.torch_device),
+            "sweep": self.sweep or before.get("sweep"),
             **({} if settled.overrides is None else {"overrides": settled.overrides}),
-            implied=settled.implied or before.get("implied", []),
-            config_dir=settled.config_dir,
-        )
+            "implied": settled.implied or before.get("implied", []),
+            "config_dir": settled.config_dir,
+        }
+        # At once, and before its configuration: whoever goes on composes what the command says, and asks the
+        # configuration for what the command left to defaults that have changed since.
+        if self.manifest.goes_on:
+            self.manifest.begin(self.checkpoints.owner, **facts)
+        else:
+            self.manifest.update(**facts)
+        write(self.folder / "config.yaml", text)
         for change in few(circumstances(before, self.manifest.facts)):
             self.say(f"changed: {change}; results may differ in the last digits")
         facts = self.manifest.facts
