@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from seqrl.config.command_line import arguments
+from seqrl.config.command_line import arguments, for_hydra
 from seqrl.config.settle import changes, keep_backend
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.run.resume import circumstances, how_to_go_on, nothing_left
@@ -34,9 +34,21 @@ def test_what_goes_on_and_what_shows_the_curves_can_be_pasted_into_a_shell(tmp_p
     assert shlex.split(curves(odd)) == ["tensorboard", "--logdir", str(odd)]
 
 
+@pytest.mark.parametrize("name", ["a, b", "it's", "'", "r'", "(a)", "a=b", "[1]", "null"])
+def test_the_folder_of_a_sweep_may_be_called_anything(name):
+    (word,) = for_hydra([f"sweep={name}"])
+    assert OverridesParser.create().parse_override(word).value() == name
+    assert for_hydra([word.replace("hydra.sweep.dir", "sweep")]) == [word]
+
+
 def test_a_command_without_resume_stays_as_it_is():
     assert arguments(["network=lstm", "seed=1"]) == ["network=lstm", "seed=1"]
     assert arguments(["resume=null"]) == ["resume=null"]
+
+
+def test_the_name_of_a_run_may_end_in_a_quote(folder):
+    odd = folder.rename(folder.with_name("r'"))
+    assert arguments([f"resume={odd}"])[-1] == arguments([f"resume='{odd}'"])[-1]
 
 
 def test_the_choices_that_began_the_run_come_first_and_its_folder_last(folder):

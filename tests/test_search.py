@@ -82,10 +82,12 @@ def test_a_trial_that_was_proposed_by_half_is_left_out_and_the_next_gets_all_of_
 
 
 def test_the_best_trial_is_said_where_it_cannot_be_written_down(finished):
+    finished = finished.rename(finished.with_name("a b"))
     (finished / "best.yaml").mkdir()
     again = search(finished, trials=1)
     again.run()
     assert "1 finished. Best, trial 0: 1\n\n  python -m seqrl.train algorithm.learning_rate=" in again.best()
+    assert again.best().endswith(f"python -m seqrl.report '{finished}'")
     with pytest.raises(UnsavedError, match=r"best\.yaml: could not be written: Is a directory\. Remove what stands in"):
         again.keep_best()
 

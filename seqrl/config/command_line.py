@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
-from seqrl.config.overrides import insist_on_modest, parsed, quoted
+from seqrl.config.overrides import insist_on_modest, parsed, quoted, unquoted
 from seqrl.config.own_files import faults_of_choices, joined, refuse_other_files
 from seqrl.config.schema import MlflowConfig
 from seqrl.config.synonyms import ours
@@ -36,7 +36,7 @@ def arguments(given: list[str]) -> list[str]:
     named = [argument.removeprefix(KEY) for argument in given if argument.startswith(KEY)]
     if not named or named[-1] == "null":
         return given
-    if not (name := named[-1].strip("'\"")):
+    if not (name := unquoted(named[-1])):
         raise ConfigError(["resume: names no run. Write resume=<folder>, or resume=latest for the newest."])
     folder = begun.named_run(Path(name)).resolve()
     if "${" in str(folder):
@@ -168,7 +168,7 @@ def _as_set(word: str) -> str:
 def _with_home(word: str) -> str:
     """With the home folder in place of ~, which shells leave as it is behind most keys."""
     key, _, name = word.partition("=")
-    if key.lstrip("+") in ("resume", *FOLDERS) and (bare := name.strip("'\"")).startswith("~"):
+    if key.lstrip("+") in ("resume", *FOLDERS) and (bare := unquoted(name)).startswith("~"):
         return f"{key}={quoted(os.path.expanduser(bare))}"
     return word
 
@@ -261,9 +261,16 @@ FOLDERS = ("sweep", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir")
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:
-    """The command line of a sweep in the words of Hydra."""
-    words = [PRESETS.get(word, word) for word in words]
-    return [f"hydra.sweep.dir={w.removeprefix(FOLDER)}" if w.startswith(FOLDER) else w for w in words]
+    """The command line of a sweep in the words of Hydra, in which the folder is one, whatever it is called."""
+
+    def translated(word: str) -> str:
+        if not word.startswith(FOLDER):
+            return PRESETS.get(word, word)
+        folder = word.removeprefix(FOLDER)
+        says_all = "${" in folder or unquoted(folder) != folder
+        return f"hydra.sweep.dir={folder if says_all else quoted(folder)}"
+
+    return [translated(word) for word in words]
 
 
 def faults_of_launcher(words: Sequence[str]) -> list[str]:

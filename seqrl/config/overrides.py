@@ -52,5 +52,10 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
+def unquoted(text: str) -> str:
+    """A text without the quotes around it."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0]

@@ -285,7 +285,7 @@ class Search:
         summary = ", ".join(f"{count} {how}" for how, count in counts.items())
         return (
             f"{summary}. Best, trial {best.number}: {best.value:.4g}\n\n  {self._command(best)[1]}\n\n"
-            f"To see all of them: python -m seqrl.report {self.plan.study}"
+            f"To see all of them: python -m seqrl.report {shlex.quote(str(self.plan.study))}"
         )
 
     def keep_best(self) -> None:
