@@ -1,10 +1,12 @@
 import math
+import re
 import time
 
 import pytest
 import torch
 
 from seqrl.metrics.clock import Clock
+from seqrl.metrics.display import Display
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.runner import Runner
 from seqrl.text import duration, figure, percentages
@@ -75,3 +77,15 @@ def test_a_return_is_rounded_to_its_meaningful_digits(number, text):
 def test_percentages_add_up_to_a_hundred(shares, shown):
     assert percentages(shares) == shown
     assert sum(shown.values()) in (0, 100)
+
+
+def test_the_last_thing_in_a_terminal_is_how_the_run_ended(monkeypatch, capsys):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with Display() as display:
+        display.evaluating(0.9)
+        display.end("finished in 3 s", 1.0, 3.0)
+    # Rich draws the bar once more, and erases the line.
+    shown = re.split(r"\x1b\[2K", capsys.readouterr().out)
+    assert "finished in 3 s" in "".join(shown[:-1])
+    assert "evaluating" in shown[-2]
+    assert shown[-1] == ""

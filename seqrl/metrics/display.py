@@ -60,18 +60,17 @@ def unshown_noted() -> Iterator[None]:
 
 
 class Bar:
-    """A bar in the terminal. Elsewhere nothing: `is_live` says so.
+    """A bar in the terminal, which goes away in the end. Elsewhere nothing: `is_live` says so.
 
     console      that it is on
     is_wanted    whether to show it at all
-    transient    take it away in the end
     """
 
-    def __init__(self, console: QuietConsole | None = None, *, is_wanted: bool = True, transient: bool = True) -> None:
+    def __init__(self, console: QuietConsole | None = None, *, is_wanted: bool = True) -> None:
         console = console or QuietConsole()
         columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
         self.is_live = console.is_terminal and is_wanted
-        self._progress = Progress(*columns, console=console, transient=transient)
+        self._progress = Progress(*columns, console=console, transient=True)
         self._task = self._progress.add_task("starting", total=1.0)
 
     def __enter__(self) -> Self:
@@ -102,7 +101,7 @@ class Display:
     def __init__(self, name: str = "", *, quiet: bool = False) -> None:
         self.name = name
         self.console = QuietConsole(quiet=quiet)
-        self._bar = Bar(self.console, is_wanted=not (name or quiet), transient=False)
+        self._bar = Bar(self.console, is_wanted=not (name or quiet))
         self._tenths = 0
 
     def __enter__(self) -> Self:
