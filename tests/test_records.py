@@ -195,6 +195,19 @@ def test_a_copy_of_a_run_that_goes_on_or_was_killed_is_a_run_of_its_own(tmp_path
     first.let_go()
 
 
+def test_a_folder_in_which_no_lock_can_be_written_is_not_said_to_hold_one(tmp_path, monkeypatch):
+    def read_only(name, flags):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), name)
+
+    monkeypatch.setattr("seqrl.run.hold.regular_only", read_only)
+    with pytest.raises(ConfigError) as refused:
+        Hold(tmp_path)
+    said = (
+        f"{LOCK} cannot be written there: Read-only file system. Have its disk mounted for writing, or choose another"
+    )
+    assert f"{said} folder." in str(refused.value)
+
+
 def test_a_run_is_not_disturbed_from_a_machine_to_which_its_folder_has_another_number(tmp_path, monkeypatch):
     """As with SMB and file systems in user space: folders of two machines have nothing but names in common."""
     local_locks_of_folders(monkeypatch)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from seqrl.errors import ConfigError, TakenError
-from seqrl.files import fault, is_still, regular, regular_only
+from seqrl.files import fault, is_still, regular, regular_only, remedy
 from seqrl.machine import keep, let_go, sleep
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,10 @@ def _refusing(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         raise TakenError([f"run folder: {folder} is in use by a run that is still running."]) from None
     except OSError as error:
-        why = f"its file system has no locks ({fault(error)}). Choose a folder on another disk with hydra.run.dir=…"
-        if error.filename is not None:
+        if error.filename is None:
+            why = f"its file system has no locks ({fault(error)}). Choose a folder on another disk with hydra.run.dir=…"
+        elif os.path.lexists(error.filename):
             why = f"{LOCK} in it cannot be opened: {fault(error)}. Remove it, if no run goes on there."
+        else:
+            why = f"{LOCK} cannot be written there: {fault(error)}. {remedy(error)}"
         raise ConfigError([f"run folder: {folder} cannot be kept for one run alone: {why}"]) from error
