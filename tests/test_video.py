@@ -166,6 +166,36 @@ def test_an_environment_without_pictures_is_shown_by_its_observation():
     assert without.curves["observation"].shape == (len(without.reward), 4)
 
 
+class Several(gymnasium.Env):
+    """Shows a Dict of so many numbers and a choice, and draws nothing."""
+
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, numbers):
+        self.seen = {"at": np.arange(numbers, dtype=np.float32), "door": 3}
+        parts = {"at": gymnasium.spaces.Box(-9, 9, (numbers,), np.float32), "door": gymnasium.spaces.Discrete(5)}
+        self.observation_space = gymnasium.spaces.Dict(parts)
+
+    def reset(self, *, seed=None, options=None):
+        return self.seen, {}
+
+    def step(self, action):
+        return self.seen, 1.0, False, True, {}
+
+
+gymnasium.register("test/Several-v0", Several, disable_env_checker=True)
+
+
+@pytest.mark.parametrize(("numbers", "observed"), [(2, [[0.0, 1.0, 3.0]]), (8, None)])
+def test_an_observation_of_several_parts_is_shown_by_their_numbers_unless_they_are_too_many(numbers, observed):
+    said = []
+    env = GymnasiumEnv("test/Several-v0", 1, seed=0, backend="sync", kwargs={"numbers": numbers})
+    (filmed,) = film(env, small_network(env), None, Limits(1), undrawn=said.append)
+    assert said == ["it draws none, as Gymnasium's do with the render mode rgb_array."]
+    found = filmed.curves.get("observation")
+    assert (found if found is None else found.tolist()) == observed
+
+
 def grey(drawn, **kwargs):
     return GymnasiumEnv("test/Grey-v0", 1, seed=0, kwargs={"render_mode": "rgb_array", "drawn": drawn}, **kwargs)
 

@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, Space
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -39,6 +40,8 @@ LARGEST = 1e300
 # A comment near the beginning of a film's file, by which seqrl knows its own.
 MARK = "a film by seqrl"
 WITH, ZEROED = SIGN, (222, 128, 46)
+# Why there are no pictures, if nothing failed.
+UNDRAWN = "it draws none, as Gymnasium's do with the render mode rgb_array."
 # One colour for each number of an observation; more lines would be a tangle.
 OBSERVED = [INK, WOOD, (76, 153, 90), (176, 80, 132), (120, 110, 190), (140, 140, 146), (60, 160, 170), (214, 96, 77)]
 
@@ -118,16 +121,15 @@ def film(
     """Play in one environment and film it.
 
     generator   draws the actions; None takes the likeliest one
-    undrawn     is told why there are no pictures of the environment, if drawing it fails
+    undrawn     is told why there are no pictures of the environment, if there are none
     """
     filmed = Filmed(env, limits.tallest)
     played, real = _played(Runner(filmed, network, PIECE, 0, generator), limits)
-    if filmed.fault:
-        undrawn(filmed.fault)
     pictures = [None if filmed.fault else filmed.pictures[step] for step in real]
-    # The parts of a packed observation are bytes side by side, which would mean nothing as curves.
-    shown = all(picture is None for picture in pictures) and not isinstance(env.observation_space, Packed)
-    curves = _curves(played, network, isinstance(env.action_space, Discrete), shown)
+    curves = _curves(played, network, isinstance(env.action_space, Discrete))
+    if all(picture is None for picture in pictures):
+        undrawn(filmed.fault or UNDRAWN)
+        curves = _observed(played["observation"], env.observation_space) | curves
     ends = [0, *(played["ended"].nonzero().squeeze(1)[: limits.episodes] + 1).tolist()]
     if len(ends) <= limits.episodes:
         ends.append(len(pictures))
@@ -155,7 +157,14 @@ def _played(runner: Runner, limits: Limits) -> tuple[dict[str, Tensor], list[int
     return {name: column[real] for name, column in columns.items()}, real.tolist()
 
 
-def _curves(played: dict[str, Tensor], network: Player, choices: bool, observation: bool) -> dict[str, Array]:
+def _observed(observation: Tensor, space: Space[Any]) -> dict[str, Array]:
+    """The numbers of observations [T, ...] as curves [T, lines]; none if they are too many."""
+    parts = space.split(observation) if isinstance(space, Packed) else {"": observation}
+    lines = torch.cat([it.reshape(len(observation), -1).double() for it in parts.values()], 1)
+    return {"observation": lines.cpu().numpy()} if lines.shape[1] <= len(OBSERVED) else {}
+
+
+def _curves(played: dict[str, Tensor], network: Player, choices: bool) -> dict[str, Array]:
     """Curves by name, [T, lines] each."""
     with torch.inference_mode():
         policy, value, _ = Forgetful(network).step(played["observation"], {})
@@ -168,11 +177,7 @@ def _curves(played: dict[str, Tensor], network: Player, choices: bool, observati
         pairs["log-density of the action"] = lines
     # Without memory, both lines would be the same.
     count = 2 if network.initial_state(1) else 1
-    curves = {name: torch.stack(pair[:count], 1) for name, pair in pairs.items()}
-    observed = played["observation"].reshape(len(value), -1)
-    if observation and observed.shape[1] <= len(OBSERVED):
-        curves = {"observation": observed, **curves}
-    return {name: lines.double().cpu().numpy() for name, lines in curves.items()}
+    return {name: torch.stack(pair[:count], 1).double().cpu().numpy() for name, pair in pairs.items()}
 
 
 def gif(films: Sequence[Film], every: int = 1) -> bytes:

@@ -23,7 +23,7 @@ def filmed(
 ) -> list[Film]:
     """A film of some of the episodes that an evaluation plays, with pictures of the environment if it can be drawn.
 
-    undrawn   is told why there are none, if drawing fails
+    undrawn   is told why, if there are none
 
     Raises whatever the environment, or the network, raises without being drawn.
     """
