@@ -17,7 +17,7 @@ from gymnasium import spaces
 from omegaconf import OmegaConf
 
 import seqrl
-from seqrl.envs import CountRecall, GymnasiumEnv
+from seqrl.envs import CountRecall, GymnasiumEnv, TMaze
 from seqrl.envs.inputs import WithInputs
 from seqrl.files import insist_on_own
 from seqrl.run.checkpoint import Checkpoints
@@ -387,6 +387,25 @@ def test_what_the_card_says_of_a_step_is_what_it_takes(folder, monkeypatch):
     assert "the largest difference" in text.replace("; largest", "; the largest")
     assert "Mean return -" in text
     assert "- command: `python -m seqrl.train " in text
+
+
+def test_the_step_that_the_page_computes_from_the_weights_is_the_policys(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    network = small_network(env := TMaze(3, seed=0, corridor_length=4), "lstm")
+    save_file(network.state_dict(), tmp_path / "policy.safetensors")
+    section = ROOT.joinpath("docs/export.md").read_text().partition("## The weights alone")[2].partition("## Limits")[0]
+    code = "\n".join(line.removeprefix("    ") for line in section.splitlines() if line.startswith("    "))
+    monkeypatch.chdir(tmp_path)
+    exec(code, known := {})
+    state = network.initial_state(3)
+    hidden = cell = torch.zeros(3, network.actor.memory["lstm"].size)
+    for _ in range(6):
+        observation = env.reset()
+        policy, _, state = network.step(observation, state)
+        logits, hidden, cell = known["step"](observation, hidden, cell)
+        each = [policy.log_prob(torch.full((3,), action)) for action in range(env.action_space.n)]
+        assert torch.allclose(logits.log_softmax(-1), torch.stack(each, -1), atol=1e-5)
 
 
 def test_any_batch_computes_its_rows_alone(folder):
