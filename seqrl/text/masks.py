@@ -200,13 +200,16 @@ def _written(character: str) -> str:
     if character == "'":
         return QUOTES
     number, data = ord(character), character.encode(errors="surrogatepass")
-    itself = AND if character == "&" else ANY_BACKSLASHES + re.escape(character)
+    itself = ANY_BACKSLASHES + (AND if character == "&" else re.escape(character))
     ways = [
         "".join(f"{PERCENT}{byte:02x}" for byte in data),
         "".join(rf"{BACKSLASHES}x{byte:02x}" for byte in data),
         rf"{BACKSLASHES}(?:[xu]|U0{{0,4}})0{{0,2}}{number:02x}",
         rf"{AND}{NUMBER}(?:0*{number}|x0*{number:x}){END}",
     ]
+    # JSON has two numbers for a character beyond the first 65,536.
+    pair = character.encode("utf-16-be", "surrogatepass").hex()
+    ways += [rf"{BACKSLASHES}u{pair[:4]}{BACKSLASHES}u{pair[4:]}"] if pair[4:] else []
     ways += [BACKSLASHES + SHORT[character]] if character in SHORT else []
     ways += [rf"{AND}{ENTITIES[character]}{END}"] if character in ENTITIES else []
     ways += [rf"(?:\+|{PERCENT}2b)"] if character == " " else []
@@ -217,7 +220,7 @@ def _written(character: str) -> str:
 def _remember(name: str, value: str) -> None:
     lines = [line.strip() for line in value.splitlines()]
     for plain in {value, " ".join(value.split()), *lines, *_parts(value)}:
-        for text in {plain, *(normalize(form, plain) for form in ("NFC", "NFD")), *_encoded(plain)}:
+        for text in {plain, *(normalize(form, plain) for form in ("NFC", "NFD")), *_folded(plain), *_encoded(plain)}:
             if len(text) >= SHORTEST_SECRET and text.lower() not in NO_SECRETS:
                 _FROM_ENVIRONMENT.setdefault(text, name)
 
@@ -237,6 +240,12 @@ def _parts(value: str) -> Iterator[str]:
     for part in APART.split(value):
         if len(part) >= LONG_PART and NO_WORD.search(part) and not os.path.lexists(part):
             yield part
+
+
+def _folded(plain: str) -> Iterator[str]:
+    """A text in letters of one case, where these are more than it has: `STRASSE` for `Straße`."""
+    if len(plain) >= SAME_CASE:
+        yield from (it for it in (plain.upper(), plain.casefold()) if len(it) > len(plain))
 
 
 def _encoded(plain: str) -> Iterator[str]:
