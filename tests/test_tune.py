@@ -435,8 +435,9 @@ def test_a_search_goes_on_after_half_a_line_of_its_journal(tmp_path):
 
 def test_a_claim_that_another_process_has_made_in_a_copy_meanwhile_is_its_own(tmp_path, monkeypatch):
     (tmp_path / "claims").mkdir()
-    # Of another folder.
+    # Of another folder, where it has another name.
     (path := tmp_path / "claims" / "0").write_text("1\n")
+    os.link(path, tmp_path / "there")
     remove, others, once = hold._remove_lock_of_another, [], iter([True])
 
     def meanwhile(*given):
