@@ -508,7 +508,7 @@ def insist_on_own_files(folder: Path) -> None:
     try:
         for link in links(folder):
             refuse_link(link)
-        insist_on_own(folder, {"multirun.yaml": "hydra:"})
+        insist_on_own(folder, {"multirun.yaml": "_target_: seqrl."})
         detach(folder / "multirun.yaml")
     except OSError as error:
         raise ConfigError(

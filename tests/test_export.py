@@ -35,7 +35,7 @@ pytest.importorskip("onnxscript", reason="the extra export is not installed")
 
 from seqrl.export import __main__ as program
 from seqrl.export import hub
-from seqrl.export.card import card
+from seqrl.export.card import MARK, card
 from seqrl.export.facts import evaluated, facts, trained
 from seqrl.export.model import model
 from seqrl.export.own import own
@@ -514,7 +514,7 @@ def test_an_export_is_replaced_by_the_next(run, export, tmp_path):
 
 def test_an_export_for_which_there_is_no_room_leaves_the_one_before_as_it_was(run, export, tmp_path, monkeypatch):
     def files(size):
-        made = {"README.md": f"library_name: seqrl, {size}".encode(), "policy.onnx": b"seqrl_version" + bytes(size)}
+        made = {"README.md": f"{MARK}{size}".encode(), "policy.onnx": b"seqrl_version" + bytes(size)}
         monkeypatch.setattr(program, "made", lambda *_: (made, Proof()))
 
     files(10)

@@ -13,13 +13,17 @@ from seqrl.config import program
 from seqrl.config.paths import CONF
 from seqrl.config.resolvers import point_folder
 from seqrl.errors import ConfigError
+from seqrl.evaluate import __main__ as evaluate
 from seqrl.evaluate.__main__ import unwritten_named
-from seqrl.files import Lines, LogFile, appending, make_folder
+from seqrl.export.card import MARK as CARD
+from seqrl.files import Lines, LogFile, appending, is_foreign, make_folder
+from seqrl.inspect import __main__ as inspect
 from seqrl.loggers.mlflow import _alone
 from seqrl.loggers.tensorboard import show
 from seqrl.report.__main__ import main as report
 from seqrl.sweeps import insist_on_own_files
 from seqrl.text import say
+from seqrl.tune.search import MARK as BEST
 from seqrl.tune.trials import Claim, Trial
 from tests.parts import room
 from tests.test_report import put
@@ -83,10 +87,10 @@ def test_what_grows_leaves_its_other_names_as_they_are(tmp_path, victim):
     grown.add("a line\n")
     with appending(tmp_path / "output") as output:
         output.write(b"a line\n")
-    victim.write_text("hydra:\n")
+    victim.write_text(hydras := "hydra: {}\nnetwork:\n  _target_: seqrl.networks.RecurrentNetwork\n")
     insist_on_own_files(tmp_path)
     (tmp_path / "multirun.yaml").write_text("")
-    assert victim.read_text() == "hydra:\n"
+    assert victim.read_text() == hydras
     victim.write_text("precious\n")
     assert {name: (tmp_path / name).read_text() for name in added} == {
         name: f"precious\n{line}" if line else "" for name, line in added.items()
@@ -277,11 +281,26 @@ def test_a_sweep_goes_into_no_folder_where_hydra_would_follow_a_link_or_wait_for
 def test_a_sweep_replaces_no_multirun_yaml_that_hydra_did_not_write(tmp_path):
     kept = tmp_path / "multirun.yaml"
     insist_on_own_files(tmp_path)
-    kept.write_text("hydra:\n  run: {}\n")
+    kept.write_text("hydra:\n  run: {}\nnetwork:\n  _target_: seqrl.networks.RecurrentNetwork\n")
     insist_on_own_files(tmp_path)
-    kept.write_text("precious")
-    with pytest.raises(ConfigError, match=rf"^sweep: {kept} was not written by seqrl\. Remove it, or choose another"):
-        insist_on_own_files(tmp_path)
+    for others in ("precious", "hydra:\n  sweeper: of another program\nmodel:\n  _target_: mine.Model\n"):
+        kept.write_text(others)
+        with pytest.raises(ConfigError, match=rf"^sweep: {kept} was not written by seqrl\. Remove it, or choose anot"):
+            insist_on_own_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("marks", "name", "text"),
+    [
+        (evaluate.MARKS, "evaluation.json", '{"mine": [1, 2], "env_steps": 320, "iterations": 5, "seed": 0}'),
+        (inspect.FILES, "inspect.json", '{"said": "by me", "env_steps": 320}'),
+        ({"README.md": CARD}, "README.md", "# Mine\n\nIt exports policies with `library_name: seqrl`.\n"),
+        ({"best.yaml": BEST}, "best.yaml", "mine: precious\ntrial: 7\ncommand: python -m mine\n"),
+    ],
+)
+def test_a_file_of_somebody_else_is_known_though_it_holds_words_that_seqrls_hold(tmp_path, marks, name, text):
+    (tmp_path / name).write_text(text)
+    assert is_foreign(tmp_path / name, marks[name])
 
 
 def test_a_trial_of_a_search_goes_into_no_linked_folder(tmp_path, victim):

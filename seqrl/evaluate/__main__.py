@@ -42,7 +42,7 @@ from seqrl.text import masked_data, printable
 
 # What is written to the run's folder, by which seqrl knows its own.
 RESULTS, FILM = "evaluation.json", "policy.gif"
-MARKS = {RESULTS: '"env_steps"', FILM: MARK}
+MARKS = {RESULTS: '"return_interval": ', FILM: MARK}
 
 
 def say(text: str) -> None:

@@ -10,11 +10,10 @@ from seqrl.export.proof import Proof
 from seqrl.text import free, one_line, printable
 
 # By which seqrl knows its own cards.
-MARK = "library_name: seqrl"
-CARD = """\
----
-library_name: seqrl
-tags:
+MARK = "---\nlibrary_name: seqrl\ntags:\n"
+CARD = (
+    MARK
+    + """\
 - reinforcement-learning
 - recurrent
 - onnx
@@ -78,6 +77,7 @@ takes.
 
 Weights: sha256 {digest}. The model's metadata holds the environment, the spaces and the versions.
 """
+)
 
 CLEAR = """\
 Set all rows of `memory` that belong to an episode to zero{first}

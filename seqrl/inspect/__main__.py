@@ -46,7 +46,7 @@ from seqrl.text import duration, encoded, masked, masked_data, printable
 SEVERAL = "inspect_runs.html"
 PAGE = "inspect.html"
 # By which seqrl knows its own, in the order in which they are written.
-FILES = {PAGE: MARK, "inspect.json": '"said":'}
+FILES = {PAGE: MARK, "inspect.json": '"memory_is_used": '}
 # What a page says until its film is made, which may take some seconds, or end the process.
 UNFINISHED = "The program ended before it was made."
 
