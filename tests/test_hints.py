@@ -91,9 +91,22 @@ def test_a_hint_about_clipping_waits_until_it_is_sure():
 )
 def test_the_slowest_part_decides_what_would_be_faster(slowest, gradient_parts, expected):
     shares = {"environment": 0.2, "inference": 0.2, "update": 0.2, "other": 0.2, slowest: 0.4}
-    answer = faster(shares, gradient_parts, cores=4)
+    answer = faster(shares, gradient_parts, cores=4, env={"id": "CartPole-v1", "backend": "auto"})
     assert answer.startswith(expected)
     assert ("gradient_parts" in answer) == ("gradient_parts" in expected)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"corridor_length": 10},
+        {"id": "mine:Env-v0", "backend": "auto"},
+        {"id": "CartPole-v1", "backend": "envpool"},
+        {"id": "CartPole-v1", "backend": "auto", "wrappers": [{"_target_": "gymnasium.wrappers.ClipAction"}]},
+    ],
+)
+def test_what_envpool_cannot_play_or_plays_already_is_not_proposed_for_it(env):
+    assert faster({"environment": 1.0}, 1, cores=2, env=env).endswith("; or a larger parallel")
 
 
 def test_every_part_of_the_time_has_advice():

@@ -122,7 +122,9 @@ class Display:
             log.info(text)
 
     def end(self, summary: str, score: float, seconds: float) -> None:
-        """Print how the run ended."""
+        """Print how the run ended, and write it to the run's log."""
+        with suppress(OSError):
+            log.info(printable(summary))
         text = Text(printable(f"{self.name}: {figure(score)} in {duration(seconds)}" if self.name else summary))
         text.highlight_regex(r"(?<=mean return   )\S+", "bold")
         self.console.print(text, soft_wrap=True)

@@ -1,8 +1,9 @@
 """Advice during a run: what its numbers suggest about its settings, each hint given once."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from seqrl.loggers import Row
 
@@ -117,13 +118,20 @@ class Hints:
             )
 
 
-def faster(shares: dict[str, float], gradient_parts: int, cores: int, processes: int = 1) -> str:
-    """What would speed up the slowest part of a run, given the share of time of each."""
+def faster(
+    shares: dict[str, float], gradient_parts: int, cores: int, processes: int = 1, env: Mapping[str, Any] | None = None
+) -> str:
+    """What would speed up the slowest part of a run, given the share of time of each.
+
+    env   its section of the configuration
+    """
     more = [f"processes={cores}, if that many cores are free"] if processes < cores else []
+    more += ["a larger parallel"]
+    more += ["env.backend=envpool, if EnvPool supports the environment"] if _may_be_pooled(env or {}) else []
     update = ["fewer algorithm.epochs, which learn less from each step"]
     update += [f"algorithm.gradient_parts={cores}, if that many cores are free"] if 1 < gradient_parts < cores else []
     advice = {
-        "environment": [*more, "a larger parallel", "env.backend=envpool, if EnvPool supports the environment"],
+        "environment": more,
         "inference": ["a larger parallel"],
         "update": update,
         "evaluation": ["a larger evaluation.interval", "fewer evaluation.episodes"],
@@ -131,3 +139,9 @@ def faster(shares: dict[str, float], gradient_parts: int, cores: int, processes:
         "other": ["fewer loggers", "a larger checkpoint_interval"],
     }
     return "; or ".join(advice[max(shares, key=lambda part: shares[part])])
+
+
+def _may_be_pooled(env: Mapping[str, Any]) -> bool:
+    """Whether EnvPool may have the environment: it knows none of a module of its own, and wraps none."""
+    is_own = ":" in str(env.get("id", ":")) or env.get("wrappers")
+    return not is_own and env.get("backend") != "envpool"

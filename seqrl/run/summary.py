@@ -68,13 +68,14 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
         over = "over the last episodes of training"
     kept = f"\n  best policy   {figure(best[1])} after {best[0]} of {run.iterations} iterations" if best else ""
     steps, clock = run.budget.steps, run.clock
+    episodes = f"{run.budget.episodes:,} episode{'s' * (run.budget.episodes != 1)}"
     spent = ", ".join(f"{part} {percent}%" for part, percent in percentages(clock.shares).items())
     return f"""
   mean return   {figure(score)} {over}
-  played        {steps:,} steps, {run.budget.episodes:,} episodes in {duration(clock.elapsed)}, \
+  played        {steps:,} steps, {episodes} in {duration(clock.elapsed)}, \
 {steps / clock.elapsed:,.0f} steps/s; {run.budget.ended_by} ended it
   time went to  {spent}{waited(clock.idle)}
-  faster with   {faster(clock.shares, run.algorithm.parts, cores(), run.ranks.size)}
+  faster with   {faster(clock.shares, run.algorithm.parts, cores(), run.ranks.size, run.config.get("env"))}
   run folder    {folder}{kept}
   curves        {curves(folder)}
 """
