@@ -17,6 +17,7 @@ from seqrl.algorithms.base import Settings, SingleSteps
 from seqrl.config.command_line import completed, is_true
 from seqrl.config.hydra_errors import GROUPS as GROUPS_OF_RUNS
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep, message_for
+from seqrl.config.naming import run_name
 from seqrl.config.own_files import config_dirs
 from seqrl.config.paths import CONF, choices
 from seqrl.config.resolvers import folder_name, learns_sequences, own_choices, tasks
@@ -183,6 +184,11 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("+network.hiden_size=1", r"network.hiden_size: there is no such key. Did you mean hidden_size\?"),
         ("+typo=1", r"typo: there is no such key"),
         ("network=lstmm", r"network: there is no network=lstmm. Did you mean lstm\? Choices: attention, .*lstm"),
+        ("logger=[csv,jsonll]", r"logger: there is no logger=jsonll. Did you mean jsonl\? Choices: csv, jsonl, mlflow"),
+        (
+            "hydra.launcher.n_jobs=2",
+            r"hydra.launcher.n_jobs: this launcher has no such key\. .* hydra/launcher=joblib\.$",
+        ),
         ("network=big", r"network: there is no network=big. Choices: .*mlp\. Your own need --config-dir\.$"),
         ("network=null", r"network: needs a choice \(got null\). Choices: attention, .*lstm, .*mlp"),
         ("env=null", r"env: needs a choice \(got null\). Choices: atari, count_recall"),
@@ -220,6 +226,14 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("env.kwargs.length=3", r"env.kwargs.length: .* Write \+env.kwargs.length=…"),
         ("env.kwargs={length: 3}", r"env.kwargs: .* Write \+env.kwargs=…"),
         ("env.id=a=b", r"env.id: its value cannot be read \(got a=b\). Quote .*'env.id=\"a=b\"'"),
+        ("name=a(b", r"name: its value cannot be read \(got a\(b\). Quote .*'name=\"a\(b\"'"),
+        (
+            "env.hidden=[1,[3",
+            r"env.hidden: its value cannot be read \(got \[1,\[3\). Write 'env.hidden=\[1,\[3\]\]'\.$",
+        ),
+        ("seed = 3", r"seed: its value cannot be read \(got 3\). Write 'seed=3'\.$"),
+        ("seed:3", r"seed:3: is not key=value. Write seed=3\.$"),
+        ("~seed:3", r"seed:3: is not key=value. Write seed=3\.$"),
         ("device.threads=100000", r"device.threads: must be 1 to \d+, the processors of this machine \(got 100000\)"),
         ("parallel=100000000000", r"parallel and rollout_length: need at least [\d,]+ GB .* this machine has \d+"),
         ("parallel=1e20", r"parallel: must be a whole number \(got 1e\+20\)"),
@@ -231,7 +245,8 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("checkpoint_interval=-1", r"checkpoint_interval: must be 0 or more \(got -1\)"),
         ("seed=${nope.a}", r"seed: Interpolation key 'nope.a' not found"),
         ("+experiment=masked_cartpole", r"experiment: is already in the configuration. Write experiment=…"),
-        ("trust=os", r"trust: must be a list, such as \[a,b\]\."),
+        ("trust=os", r"trust: must be a list \(got os\). Write trust=\[os\]\.$"),
+        ("algorithm={anneal: gamma}", r"algorithm.anneal: must be a list, such as \[a,b\]\.$"),
         ("trust=[[os]]", r"trust: must be a list of names, such as \[a,b\] \(got \[\['os'\]\]\)"),
         ("env=gymnasium env.log_info=[[a]]", r"env.log_info: must be a list of names"),
         ("network.inputs=[first,last]", r"network.inputs: can name previous_action, .* \(got 'last'\)"),
@@ -348,6 +363,40 @@ def test_a_baseline_that_does_not_exist_names_the_nearest():
     assert line == ("algorithm.baseline: must be one of value, batch_mean, none (got 'valeu'). Did you mean value?")
 
 
+@pytest.mark.parametrize("value", ["mine", "[mine]"])
+def test_what_a_missing_bracket_would_entail_is_not_reported(value):
+    assert [it[:6] for it in what_is_said("env=gymnasium", "env.id=mine:Env-v0", f"trust={value}")] == (
+        ["trust:"] if value == "mine" else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("env.corridor_length=30", "env.corridor_length: there is no such key. Choices that have it: env=tmaze. All"),
+        (
+            "env.noise=0.1 env=tmaze",
+            "env.noise: there is no such key. Choices that have it: env=masked_cartpole, noisy",
+        ),
+        (
+            "env.backend=async",
+            "env.backend: there is no such key. Choices that have it: env=atari, gymnasium, masked_a",
+        ),
+        (
+            "+env.backend=async",
+            "env.backend: there is no such key. Choices that have it: env=atari, gymnasium, masked_a",
+        ),
+        (
+            "algorithm.clip_range=0.1 algorithm=reinforce",
+            "algorithm.clip_range: there is no such key. Choices that have it: algorithm=ppo. Keys here: learning_rate",
+        ),
+    ],
+)
+def test_a_key_of_another_choice_names_those_that_have_it(override, said):
+    (line,) = what_is_said(*override.split(" "))
+    assert line.startswith(said)
+
+
 def test_every_fault_is_reported_at_once():
     lines = what_is_said("episodes=0", "algorithm.gamma=2", "sequence_learning.grad_clip_norm=-1")
     assert [line.split(":")[0] for line in lines] == ["episodes", "sequence_learning.grad_clip_norm", "algorithm.gamma"]
@@ -409,6 +458,24 @@ def test_a_folder_in_ones_home_is_found_there_and_none_is_called_so(word, monkey
 def test_a_folder_without_a_name_is_not_the_working_folder(word):
     with pytest.raises(ConfigError, match=r": names no folder\. Write .*=<folder>, or leave it out\.$"):
         completed([*word.split(" ", 1), "seed=0,1"], leave_nothing=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("seed = 3", ["seed = 3: has blanks in it. Write seed=3."]),
+        ("seed =3 parallel= 4", ["seed =3: has blanks in it. Write seed=3.", "parallel= 4: has blanks in it. Write"]),
+        ("-m seed = 1,2", ["seed = 1,2: has blanks in it. Write seed=1,2."]),
+        ("seed: 3", ["seed: 3: has blanks in it. Write seed=3."]),
+        ("--config-dir . env.id= mine:Env-v0", ["env.id= mine:Env-v0: has blanks in it. Write env.id=mine:Env-v0."]),
+        ("=1 seed:3 tmaze", ["=1: names no key. Write", "seed:3: is not key=value. Write seed=3.", "tmaze: is not"]),
+    ],
+)
+def test_words_that_are_not_key_and_value_get_a_line_each_with_what_was_meant(words, said):
+    with pytest.raises(ConfigError) as refused:
+        completed(words.split(" "), leave_nothing=False)
+    assert len(refused.value.faults) == len(said)
+    assert all(line.startswith(it) for line, it in zip(refused.value.faults, said, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -581,6 +648,18 @@ def test_a_number_that_yaml_reads_as_octal_is_named_with_its_line(tmp_path):
 )
 def test_overrides_name_a_folder_that_every_file_system_takes(overrides, name):
     assert folder_name(overrides) == name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("sequence=truncated", "masked_cartpole_ppo_lstm_bptt50_s0"),
+        ("sequence=truncated network=mlp", "masked_cartpole_ppo_mlp_s0"),
+        ("sequence=off", "masked_cartpole_ppo_lstm_off_s0"),
+    ],
+)
+def test_a_run_is_not_called_after_what_it_does_not_do(overrides, name):
+    assert run_name(composed(*overrides.split(" "))) == name
 
 
 def test_an_own_part_may_have_keys_of_its_own(tmp_path):

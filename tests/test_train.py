@@ -66,6 +66,12 @@ def test_the_saved_configuration_is_resolved(finished):
     assert OmegaConf.create(text).algorithm._target_ == "seqrl.algorithms.SequencePPOAlgorithm"
 
 
+def test_the_log_says_what_the_run_came_to(finished):
+    done, run = finished
+    (line,) = [line for line in done.stdout.splitlines() if "mean return" in line]
+    assert line in (run / "train.log").read_text()
+
+
 def test_the_manifest_says_how_it_ended_and_where_it_came_from(finished):
     _, run = finished
     manifest = json.loads((run / "manifest.json").read_text())
@@ -328,8 +334,8 @@ def test_all_points_of_a_sweep_are_checked_before_the_first_begins(tmp_path):
     done = train(tmp_path, "-m", *TINY, *swept)
     assert done.returncode == 2
     first, second = done.stderr.splitlines()
-    assert first.startswith("seqrl: error: point 2, 3, 6, 7 of the sweep: sequence_learning.grad_clip_norm: must be")
-    assert second.startswith("seqrl: error: point 4, 5, 6, 7 of the sweep: sequence_learning.bptt_length: must be 0")
+    assert first.startswith("seqrl: error: points 2, 3, 6, 7 of the sweep: sequence_learning.grad_clip_norm: must be")
+    assert second.startswith("seqrl: error: points 4, 5, 6, 7 of the sweep: sequence_learning.bptt_length: must be 0")
     assert not list(tmp_path.iterdir())
 
 

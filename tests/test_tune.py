@@ -503,6 +503,7 @@ def test_a_faulty_space_gets_one_line(tmp_path, text, message):
         (["trials=0"], "trials: must be a whole number of at least 1 (got 0)."),
         (["pruner=medium"], "pruner: must be median, halving or none (got medium). Did you mean median?"),
         (["tmaze"], "tmaze: is not key=value. Run python -m seqrl.tune --help for the keys."),
+        (["trials=3", "seed", "=", "3"], "seed = 3: has blanks in it. Write seed=3."),
         (["-m"], "-m: does not apply to a search. Remove it; study=<folder> continues a search."),
         (["+resume=r"], "resume: does not apply to a search. Remove it; study=<folder> continues a search."),
     ],
@@ -511,6 +512,22 @@ def test_a_faulty_command_gets_one_line(words, message):
     with pytest.raises(ConfigError) as refused:
         planned(words)
     assert refused.value.faults == [message]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            "trails=3",
+            "trails: there is no such key. Did you mean trials? Run python -m seqrl.tune --help for the keys.",
+        ),
+        ("lstm_size=3", "lstm_size: there is no such key. Here it is network.lstm_hidden_size."),
+    ],
+)
+def test_a_mistyped_key_of_the_search_names_the_one_that_was_meant(word, said):
+    with pytest.raises(ConfigError) as refused:
+        checked(planned([word]))
+    assert refused.value.faults == [said]
 
 
 def test_values_out_of_bounds_are_reported_before_the_first_trial(tmp_path):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from seqrl.config import begun
 from seqrl.config.hydra_errors import faults_of_files, faults_of_sweep
-from seqrl.config.overrides import insist_on_modest, parsed, quoted, unquoted
+from seqrl.config.overrides import faults_of_form, insist_on_modest, parsed, quoted, unquoted
 from seqrl.config.own_files import faults_of_choices, joined, refuse_other_files
 from seqrl.config.schema import MlflowConfig
 from seqrl.config.synonyms import ours
@@ -117,8 +117,8 @@ def _beginning(folder: Path) -> tuple[list[str], str | None]:
         line = f"seqrl: warning: resume: {folder / 'manifest.json'}: {reason}. Resuming from its config.yaml instead."
         say(line, sys.stderr)
         return [], None
-    if not os.path.lexists(folder / "manifest.json"):
-        raise CheckpointError(f"resume: {folder} is not a run folder. Name the one that has manifest.json in it.")
+    if not any(os.path.lexists(folder / name) for name in ("manifest.json", "config.yaml")):
+        raise CheckpointError(f"resume: {folder} is not a run folder. Name the one that has config.yaml in it.")
     raise CheckpointError(f"resume: {folder}: nothing of this run was saved. Start it again with the same command.")
 
 
@@ -189,14 +189,15 @@ OPTIONS = (
 
 
 def insist_on_options(words: Sequence[str]) -> None:
-    """Raise ConfigError, in one line, for options that Hydra's own parser would answer with its usage."""
+    """Raise ConfigError for options that Hydra's own parser answers with its usage, and for what is no override."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
         raise ConfigError([f"{message}. All options: python -m seqrl.train --hydra-help."])
 
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_intermixed_args(words)
+    if wrong := faults_of_form(parser.parse_intermixed_args(words).overrides):
+        raise ConfigError(wrong)
 
 
 def _is_option(word: str) -> bool:

@@ -20,7 +20,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from seqrl.config.overrides import parsed
+from seqrl.config.naming import elsewhere
+from seqrl.config.overrides import as_meant, faults_of_form, parsed
 from seqrl.config.own_files import config_dirs, faults_of_folders, searchpath
 from seqrl.config.paths import CONF, choices
 from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
@@ -37,6 +38,8 @@ FILES = (yaml.YAMLError, OSError)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where what they raise comes from.
 COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
+# What OmegaConf says of a value where a list belongs.
+NO_LIST = "is not a ListConfig"
 # Of a sweep. Each is composed before the first begins.
 MOST_POINTS = 10_000
 GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "search"})
@@ -127,7 +130,7 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     for number, point in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
         for line in faults_of_run([*searchpath(arguments), *hydra, *point]):
             wrong.setdefault(line, []).append(number)
-    return [f"point {_few(points)} of the sweep: {line}" for line, points in wrong.items()]
+    return [f"point{'s' * (len(it) > 1)} {_few(it)} of the sweep: {line}" for line, it in wrong.items()]
 
 
 def _faults_of_sizes(overrides: Sequence[Override]) -> Iterator[str]:
@@ -206,6 +209,9 @@ def _of_each(arguments: Sequence[str]) -> Iterator[str]:
             # Several values are a sweep's, and compose takes none.
             if "sweep" not in str(error).lower():
                 yield _composition(error, override, right)
+            if listed := _as_list(error):
+                # What else is wrong is so with the list that was meant.
+                right.append(listed)
     try:
         yield from faults(composed_by_hydra(right))
     except (*COMPOSITION, *FILES):
@@ -221,6 +227,12 @@ def composed_by_hydra(overrides: list[str], return_hydra_config: bool = False) -
 
 def _composition(error: Exception, override: str = "", others: Sequence[str] = ()) -> str:
     text = str(error)
+    if found := re.search(r"Could not load '([^/']+/[^']*)'", text):
+        # Of one among several, `logger=[csv,jsonl]`, Hydra does not say what there is.
+        try:
+            composed_by_hydra([*_searchpath(others), found[1].replace("/", "=", 1)])
+        except HydraException as alone:
+            text = str(alone)
     if found := re.search(r"Could not find '([^/']+)/([^']*)'", text):
         group, choice = found.groups()
         there = re.findall(r"^\t(?!provider)(\S+)$", text, re.MULTILINE)
@@ -230,7 +242,7 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         meant = nearest(choice, there) or nearest(choice.lower(), there)
         if group == "env" and re.search(r"-v\d+$|:", choice):
             meant = f" For an environment of that id, write env.id={choice}."
-        own = "" if meant or any(o.startswith("hydra.searchpath") for o in others) else " Your own need --config-dir."
+        own = "" if meant or _searchpath(others) else " Your own need --config-dir."
         return f"{group}: there is no {group}={choice}.{meant} Choices: {', '.join(there)}.{own}{extra}"
     if "Config group override" in text:
         group = override.partition("=")[0] or "a group"
@@ -249,15 +261,25 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
     if isinstance(error, OverrideParseException):
         key, equals, value = str(error.override).partition("=")
         if not equals:
-            return f"{key}: is not key=value. Write {key}=…."
-        quoted = value.replace('"', r"\"")
-        return f"{key}: its value cannot be read (got {value}). Quote special characters: '{key}=\"{quoted}\"'."
+            return faults_of_form([key.lstrip("~")])[0]
+        return f"{key.strip()}: its value cannot be read (got {value.strip()}). {as_meant(key, value)}"
     if not isinstance(error, COMPOSITION):
         key, _, value = override.partition("=")
         return f"{key or 'configuration'}: its value cannot be used (got {value})."
     if found := re.search(r"Multiple values for (\w+)", text):
         return f"{found.group(1)}: is already in the configuration. Write {found.group(1)}=… without the plus sign."
     return _value(error)
+
+
+def _searchpath(overrides: Sequence[str]) -> list[str]:
+    return [it for it in overrides if it.startswith("hydra.searchpath")]
+
+
+def _as_list(error: Exception) -> str:
+    """An override with its value as the only one of a list, if it was refused as none; otherwise nothing."""
+    found = re.fullmatch(r"Error merging override ([^=]+)=(.+)", str(error), re.DOTALL)
+    said = str(causes(error)[-1])
+    return f"{found[1]}=[{found[2]}]" if found and NO_LIST in said and f"full_key: {found[1]}\n" in said else ""
 
 
 def _value(error: Exception) -> str:
@@ -270,8 +292,10 @@ def _value(error: Exception) -> str:
         message = f"must be {kind} (got {found.group(1)})"
     elif found := re.search(r"Value '(.*)' is not a valid bool", message):
         message = f"must be true or false (got {found.group(1)})"
-    elif "is not a ListConfig" in message:
-        message = "must be a list, such as [a,b]"
+    elif NO_LIST in message:
+        listed = _as_list(error)
+        got = f" (got {listed.partition('=')[2][1:-1]}). Write {listed}" if listed else ", such as [a,b]"
+        message = f"must be a list{got}"
     elif "is not Optional" in message:
         message = "needs a value (got null)"
     return f"{key.group(1) if key else 'configuration'}: {message}."
@@ -281,6 +305,8 @@ def _unknown(key: str, others: Sequence[str]) -> str:
     """Complaint about a key that is not there, with the nearest one that is."""
     if key == "env.kwargs" or key.startswith("env.kwargs."):
         return f"{key}: an argument of the environment is added with a plus sign. Write +{key}=…."
+    if key.startswith("hydra.launcher."):
+        return f"{key}: this launcher has no such key. Choose another one with it, such as hydra/launcher=joblib."
     if remedy := meant(key):
         return f"{key}: there is no such key.{remedy}"
     known = [k for k in keys(composed_by_hydra(list(others))) if not k.endswith("_target_") and k not in FOLLOWS]
@@ -294,10 +320,11 @@ def _unknown(key: str, others: Sequence[str]) -> str:
         same_name = [k for k in known if name and k.rpartition(".")[2] == name]
         # That both are of `env` makes two words no more alike.
         alike = section != "env" or nearest(name, [k.removeprefix("env.") for k in known if k.startswith("env.")])
-        near = nearest(key, known) if alike else ""
-        remedy = (f" Did you mean {same_name[0]}?" if same_name else "") or near
-    if not remedy and section == "env" and "env.kwargs" in known:
-        remedy = f" An argument of the environment is written +env.kwargs.{name}=…."
+        near = f" Did you mean {same_name[0]}?" if same_name else nearest(key, known) if alike else ""
+        if section == "env" and "env.kwargs" in known:
+            remedy = near or f" An argument of the environment is written +env.kwargs.{name}=…."
+        else:
+            remedy = elsewhere(section, name) or near
     return f"{key}: there is no such key.{remedy} All keys: python -m seqrl.train --cfg job."
 
 

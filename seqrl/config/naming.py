@@ -53,8 +53,26 @@ def _how(cfg: DictConfig) -> Iterator[str]:
     yield network_of(cfg)
     if _value(cfg, "sequence_learning.enabled") is False:
         yield "off"
-    elif length := _value(cfg, "sequence_learning.bptt_length"):
+    elif (not known or algorithm.startswith("Sequence")) and (length := _value(cfg, "sequence_learning.bptt_length")):
         yield f"bptt{length}"
+
+
+def elsewhere(group: str, key: str) -> str:
+    """` Choices that have it: env=tmaze.` for a key that only some files of a group have; otherwise nothing."""
+    there = choices(group) if group in ("env", "network", "algorithm") else []
+    having = [name for name in there if key in keys_of(_schema(group, name))]
+    return f" Choices that have it: {group}={', '.join(having)}." if having else ""
+
+
+def _schema(group: str, name: str) -> type[Any]:
+    """The schema of a file in a group."""
+    base = str(_file(group, name)["defaults"][0]).partition("@")[0]
+    return SCHEMAS[base.removeprefix("/schema/")] if base.startswith("/") else _schema(group, base)
+
+
+def _file(group: str, name: str) -> dict[str, Any]:
+    keys: dict[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return keys
 
 
 def _value(cfg: DictConfig, key: str) -> Any:
@@ -70,9 +88,8 @@ def _tasks() -> dict[str, dict[str, Any]]:
     """The files of group env that are tasks by themselves: built in, or an environment with something masked."""
     found = {}
     for name in choices("env"):
-        keys = yaml.safe_load((CONF / "env" / f"{name}.yaml").read_text(encoding="utf-8"))
-        base = str(keys.pop("defaults")[0]).removeprefix("/schema/").partition("@")[0]
-        if base != "gymnasium" or name.startswith("masked_"):
-            defaults = {key: default_of(it) for key, it in keys_of(SCHEMAS[base]).items()}
-            found[name] = {"_target_": SCHEMAS[base]._target_, **defaults, **keys}
+        schema, keys = _schema("env", name), _file("env", name)
+        if schema is not SCHEMAS["gymnasium"] or name.startswith("masked_"):
+            defaults = {key: default_of(it) for key, it in keys_of(schema).items()}
+            found[name] = {"_target_": schema._target_, **defaults, **keys}
     return found

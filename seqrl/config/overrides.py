@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
 from seqrl.errors import ConfigError
 
@@ -16,6 +18,8 @@ QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 # Bytes that are not UTF-8, as Python reads them.
 NO_TEXT = re.compile("[\ud800-\udfff]")
 WORD = re.compile(r"[^\s,:=\[\]{}()]+")
+# A key and its value in words of their own, which no word's own NUL parts.
+APART = re.compile(r"(?<![^\0])([^-=:\0][^=:\0]*)(?:\0[=:]\0?|[=:]\0)([^=\0]+)(?![^\0])")
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
@@ -43,6 +47,45 @@ def insist_on_modest(overrides: Sequence[str]) -> None:
         longest = max(words, key=lambda override: words[override])
         remedy = f"Put it in a YAML file of your own (--config-dir): a command has at most {MOST_WORDS:,}."
         raise ConfigError([f"{_key(longest)}: has {words[longest]:,} words. {remedy}"])
+
+
+def faults_of_form(words: Sequence[str], remedy: str = "Write {}=….") -> list[str]:
+    """Words that should be key=value and are not, a line each.
+
+    remedy   for one that has nothing of a value
+    """
+    if apart := list(APART.finditer("\0".join(words))):
+        return [f"{' '.join(it[0].split(chr(0)))}: has blanks in it. Write {it[1]}={it[2]}." for it in apart]
+    wrong = []
+    for word in words:
+        key, _, value = word.partition(":")
+        if word.lstrip("+~").startswith("="):
+            wrong.append(f"{word}: names no key. Write key=value.")
+        elif "=" not in word and not word.startswith("~"):
+            wrong.append(f"{word}: is not key=value. {f'Write {key}={value}.' if value else remedy.format(word)}")
+    return wrong
+
+
+def as_meant(key: str, value: str) -> str:
+    """What to write instead of a value that cannot be read: without blanks, its brackets closed, or in quotes."""
+    bare = f"{key.strip()}={value.strip()}"
+    for meant in (bare, bare + _closing(bare)):
+        with suppress(HydraException):
+            if meant != f"{key}={value}" and OverridesParser.create().parse_override(meant):
+                return f"Write '{meant}'."
+    escaped = value.replace('"', r"\"")
+    return f"Quote special characters: '{key}=\"{escaped}\"'."
+
+
+def _closing(text: str) -> str:
+    """The brackets that close those which a text leaves open."""
+    left: list[str] = []
+    for letter in QUOTED.sub("", text):
+        if left and letter == left[-1]:
+            left.pop()
+        elif letter in "[{(":
+            left.append("]})"["[{(".index(letter)])
+    return "".join(reversed(left))
 
 
 def quoted(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.config.naming import elsewhere
 from seqrl.config.paths import choices
 from seqrl.config.schema import CELLS, LARGEST, SHARE, NetworkConfig, RunConfig, keys_of
 from seqrl.config.synonyms import meant
@@ -110,7 +111,8 @@ def _unknown_keys(cfg: DictConfig) -> Iterator[str]:
         known = list(keys_of(schema))
         for key in map(str, section):
             if key not in known and key != "_target_":
-                remedy = meant(key) or f"{nearest(key, known)} Keys here: {', '.join(known)}."
+                there = elsewhere(prefix.removesuffix("."), key) or nearest(key, known)
+                remedy = meant(key) or f"{there} Keys here: {', '.join(known)}."
                 yield f"{prefix}{key}: there is no such key.{remedy}"
 
 

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from seqrl.config.begun import named_run
-from seqrl.config.overrides import parsed
+from seqrl.config.overrides import faults_of_form, parsed
 from seqrl.config.schema import Rule, as_whole, default_of, key, keys_of
 from seqrl.errors import ConfigError
 from seqrl.text import nearest
@@ -86,10 +86,14 @@ def read_for_policy(
     """
     values, others, wrong = read(schema, words)
     env: dict[str, Any] = {}
+    see_help = f"Run python -m {program} --help for the keys."
+    wrong += faults_of_form([word for word in words if not word.startswith("-")], see_help)
     for word in others:
         name, equals, _ = word.partition("=")
-        if not equals or word.startswith("-"):
-            wrong.append(f"{word}: is not key=value. Run python -m {program} --help for the keys.")
+        if word.startswith("-"):
+            wrong.append(f"{word}: is not key=value. {see_help}")
+        elif not (name and equals):
+            continue
         elif name.startswith("env.") and changes_env:
             env[name] = value_of(word)
         else:

@@ -17,17 +17,21 @@ from typing import NoReturn
 
 from seqrl.config.command_line import completed, is_override, names_modules
 from seqrl.config.hydra_errors import faults_of_run, numbers_of_run
+from seqrl.config.overrides import faults_of_form
 from seqrl.config.own_files import config_dirs, joined, searchpath
 from seqrl.config.program import errors_in_one_line, to_the_end, trust_what_the_shell_does
+from seqrl.config.schema import keys_of
 from seqrl.config.trust import restrict_imports
 from seqrl.config.words import read as read_words
 from seqrl.config.words import usage
 from seqrl.errors import ConfigError
 from seqrl.machine import hear
 from seqrl.packages import how_to_install, is_installed
-from seqrl.text import say
+from seqrl.text import nearest, say
 from seqrl.tune.search import Plan, Search, Words
 from seqrl.tune.space import Dimension, override, read
+
+SEE_HELP = "Run python -m seqrl.tune --help for the keys."
 
 
 def planned(given: Sequence[str]) -> Plan:
@@ -40,8 +44,9 @@ def planned(given: Sequence[str]) -> Plan:
         key = word.lstrip("+").partition("=")[0]
         if key in ("resume", "validate", "sweep", "hydra.run.dir") or word in ("-m", "--multirun"):
             wrong.append(f"{key}: does not apply to a search. Remove it; study=<folder> continues a search.")
-        elif not (is_override(word) or key == "--config-dir"):
-            wrong.append(f"{word}: is not key=value. Run python -m seqrl.tune --help for the keys.")
+        elif word.startswith("-") and key != "--config-dir":
+            wrong.append(f"{word}: is not key=value. {SEE_HELP}")
+    wrong += faults_of_form([word for word in others if not word.startswith("-")], SEE_HELP)
     if wrong:
         raise ConfigError(wrong)
     return Plan(**values, arguments=tuple(completed(others, leave_nothing=False)))
@@ -53,7 +58,7 @@ def checked(plan: Plan) -> list[Dimension]:
         raise ConfigError([f"seqrl.tune: Optuna is not installed. {how_to_install('tune')}"])
     space = read(plan.search, config_dirs(plan.arguments))
     own = [*searchpath(plan.arguments), *(a for a in plan.arguments if is_override(a))]
-    wrong = faults_of_run(own)
+    wrong = [_of_search(line) for line in faults_of_run(own)]
     if not wrong:
         kinds = numbers_of_run(own)
         space = [dimension.of(kinds.get(dimension.key)) for dimension in space]
@@ -68,6 +73,13 @@ def checked(plan: Plan) -> list[Dimension]:
     if wrong:
         raise ConfigError(list(dict.fromkeys(wrong)))
     return space
+
+
+def _of_search(line: str) -> str:
+    """What is wrong with a run; of a key that it has not, the key of the search that was meant, if one is."""
+    key, unknown, _ = line.partition(": there is no such key.")
+    near = nearest(key, [*keys_of(Words)])
+    return f"{key}{unknown}{near} Run python -m seqrl.tune --help for the keys." if unknown and near else line
 
 
 def main() -> None:

@@ -412,7 +412,7 @@ BOX, CHOICE = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
         ),
         (
             partial(GymnasiumEnv, "tests.envs.clocks:test/Clok-v0"),
-            "env.id: no environment is registered as 'test/Clok-v0'. Did you mean test/Clock-v0?",
+            "env.id: no environment is registered as 'test/Clok-v0'. Did you mean tests.envs.clocks:test/Clock-v0?",
         ),
         (
             partial(GymnasiumEnv, "tests.broken:Thing"),

@@ -40,7 +40,15 @@ def find(id: str, guard: Guard | None = None) -> EnvSpec:
     if spec := gymnasium.registry.get(name):
         return spec
     close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.8)
-    hint = f" Did you mean {' or '.join(close)}?" if close else f" {_registered_by(module)}" if module else ""
+    # All but Gymnasium's own are known once their module is imported.
+    meant = [it if _home(gymnasium.registry[it]).startswith("gymnasium.") else f"{module}:{it}" for it in close]
+    hint = (
+        f" Did you mean {' or '.join(it.lstrip(':') for it in meant)}?"
+        if close
+        else f" {_registered_by(module)}"
+        if module
+        else ""
+    )
     remedy = "" if module else f" If a package registers it, name its module: env.id=module:{name}."
     raise EnvError(f"env.id: no environment is registered as {name!r}.{hint}{remedy}")
 
