@@ -355,6 +355,14 @@ class NotANumber(Walk):
         return np.where(self.np_random.random() < 1 / 40, np.nan, observation).astype(np.float32), info
 
 
+class EarnsNotANumber(Walk):
+    """Gives a reward that is no number before any episode ends."""
+
+    def step(self, action):
+        seen, reward, *ends = super().step(action)
+        return seen, np.nan if self.clock == 4 else reward, *ends
+
+
 class OutOfBoundsLater(Walk):
     """Leaves its space once it has played 500 steps."""
 
@@ -748,7 +756,7 @@ class BeginsAllAtOnce(NextStep):
 SINGLE = (
     Walk, Unseeded, Endless, OutOfBounds, FirstForFinal, Blind, Mixed, LeaksOverTruncations, LeaksOverTerminations,
     NoisyLater, Curriculum, HeedsOneSeed, Steered, ChangesActions, NotANumber, OutOfBoundsLater, GlobalStream,
-    LeaksAfterLong, EndlessCurriculum,
+    LeaksAfterLong, EndlessCurriculum, EarnsNotANumber,
     SeedsGlobalStream, SharedByCopies, OfThisProcess, OutOfChoices, OutOfSeveralChoices, Asks, NestedMask, InfoMask,
     DimBits, Bits, StaleFinal, BlankFinal, KnowsTwoSeeds, OrdersASet,
     Exits, Raises, Lasts, Normalizes, Simulates, SavesAll, Drawn, DrawnByChance, DrawsColours, Undrawable,

@@ -228,6 +228,16 @@ def test_a_planted_defect_of_an_environment_is_reported(name, check, said):
     assert finding.remedy
 
 
+def test_what_a_fault_of_its_own_ends_gets_no_other_remedy():
+    findings = list(env_checks(partial(broken.make, "EarnsNotANumber"), SHORT))
+    assert [it.name for it in findings if it.status is FAIL] == ["it plays"]
+    ended = [it for it in findings if "its reward is nan" in it.figure and it.status is UNCHECKED]
+    assert {it.name for it in ended} >= {
+        it.name for it in (environment.repeats_later, environment.ends, environment.final)
+    }
+    assert {it.remedy for it in ended} == {"Fix that first."}
+
+
 def test_drawing_that_changes_what_is_played_is_reported():
     names = ("DrawnByChance", "DrawsColours", "Drawn", "Undrawable")
     drawn = {name: partial(broken.make, name, render_mode="rgb_array") for name in names}

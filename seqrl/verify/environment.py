@@ -20,7 +20,7 @@ from seqrl.verify.layers import beneath, episodes, time_limit, witnesses
 from seqrl.verify.play import BATCH, Budget, MakeEnv
 from seqrl.verify.repetition import copies, drawing, processes, repeats, repeats_later, restores
 from seqrl.verify.replay import opened
-from seqrl.verify.stage import LIMIT_IT, Stage
+from seqrl.verify.stage import FIRST, LIMIT_IT, Stage
 from seqrl.verify.vector import apart, ghosts, limited, varied
 
 # Bytes that use no more than this share of their range are hardly seen, and what so few do is no habit.
@@ -167,7 +167,7 @@ def actions(stage: Stage) -> Measured:
                 break
             changed += not torch.equal(before, action) or any(witness.changed for witness in seen)
     if not play.steps:
-        raise UncheckedError(f"no step could be played: {play.fault}")
+        raise UncheckedError(f"no step could be played: {play.fault}", FIRST)
     return holds(not changed, f"{changed:,} of {play.steps // BATCH:,} were changed, 0 allowed")
 
 
@@ -205,9 +205,8 @@ def ends(stage: Stage) -> Measured | None:
             limit = time_limit(env)
         if limit:
             return holds(True, f"its time limit ends them after {limit:,} steps")
-        raise UncheckedError(
-            f"none ended within {longest.steps:,} random steps, {longest.fault or 'and time was over'}"
-        )
+        why = f"none ended within {longest.steps:,} random steps, {longest.fault or 'and time was over'}"
+        raise UncheckedError(why, FIRST if longest.fault else "")
     return holds(longest.ends > 0, f"{longest.ends:,} ended within {longest.steps:,} random steps")
 
 
@@ -220,7 +219,7 @@ def final(stage: Stage) -> Measured | None:
     """An episode ends with an observation of its own: not the next one's first, nor the one before, nor a blank."""
     play = stage.longest
     if not play.own + play.alike:
-        raise UncheckedError(f"no episode ended within {play.steps:,} random steps", LIMIT_IT)
+        raise stage.without_end(play)
     figure = f"{play.alike:,} of {play.own + play.alike:,} equal the next episode's first one"
     if not play.own and play.common:
         return Measured(Status.WARN, f"{figure}, and so do others: nothing can be concluded")

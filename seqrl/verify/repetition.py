@@ -80,12 +80,15 @@ def repeats_later(stage: Stage) -> Measured | None:
             live = rewound(env, state, 2 * len(play.answers) // 3)
             after.append(SAID[moment])
             if (index := difference(play, live)) is not None or live.fault:
+                if index is None:
+                    stage.require_no_fault()
                 differs = live.fault if index is None else f"{_when(stage.play, index)} differs"
                 return holds(False, f"{differs} when the same seed comes again {after[-1]}")
     for others, (differs, how) in enumerate(_after_others(stage), 1):
         if differs:
             return holds(False, f"{differs} when the same seed comes again after {how} of episode {others}")
     if not after:
+        stage.require_no_fault()
         raise UncheckedError("no moment came to give it the same seed again")
     if others:
         after.append(f"after {others} episodes{' that were cut' if how != THE_END else ''}")
@@ -118,6 +121,8 @@ def _after_others(stage: Stage) -> Iterator[tuple[str, str]]:
             steps += live.steps
             live = rewound(env, state, FEW_ANSWERS)
             index = difference(answers, live)
+            if live.fault and index is None:
+                stage.require_no_fault()
             yield live.fault if index is None else f"{_when(live, index)} differs", how
             took = perf_counter() - began
             # Resets may be slow, and where episodes are cut there are many.
@@ -165,6 +170,7 @@ def restores(stage: Stage) -> Measured | None:
             if not (live.step(action) and twin.step(action.clone())):
                 break
     if fault := live.fault or twin.fault:
+        stage.require_no_fault()
         return holds(False, fault)
     if (index := difference(live, twin)) is not None:
         return holds(False, f"answer {index + 1:,} after it was restored differs")

@@ -10,7 +10,8 @@ from seqrl.verify.findings import UncheckedError
 from seqrl.verify.play import BATCH, Budget, MakeEnv, Play
 from seqrl.verify.replay import difference, opened, reference, retold, stopped_early
 
-# What helps where no episode ends.
+# What helps where another check has failed, and where no episode ends.
+FIRST = "Fix that first."
 LIMIT_IT = "Give the environment a time limit, such as +env.kwargs.max_episode_steps=1000."
 
 
@@ -67,7 +68,17 @@ class Stage:
             alone.step()
         return alone
 
+    def without_end(self, play: Play) -> UncheckedError:
+        """That no episode ended in a play, and what helps."""
+        why = f"no episode ended within {play.steps:,} random steps"
+        return UncheckedError(f"{why}: {play.fault}", FIRST) if play.fault else UncheckedError(why, LIMIT_IT)
+
+    def require_no_fault(self) -> None:
+        """Raise UncheckedError if the environment has a fault of its own, as then one shows nothing elsewhere."""
+        if self.play.fault:
+            raise UncheckedError(f"the environment has a fault of its own: {self.play.fault}", FIRST)
+
     def require_repetition(self) -> None:
         """Raise UncheckedError unless a new environment repeats what was played."""
         if difference(self.play, self.again) is not None or stopped_early(self.play, self.again, ""):
-            raise UncheckedError("the environment does not repeat even in this process", "Fix that first.")
+            raise UncheckedError("the environment does not repeat even in this process", FIRST)

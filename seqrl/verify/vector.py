@@ -16,7 +16,7 @@ from seqrl.verify.findings import Measured, UncheckedError, check, holds
 from seqrl.verify.layers import beneath, episodes, spends_steps, witnesses
 from seqrl.verify.play import BATCH, Play
 from seqrl.verify.replay import difference, opened
-from seqrl.verify.stage import LIMIT_IT, Stage
+from seqrl.verify.stage import Stage
 
 # First observations to see.
 FIRSTS = 50
@@ -135,7 +135,7 @@ def ghosts(stage: Stage) -> Measured | None:
     if not play.ghosts:
         with stage.new() as env:
             if spends_steps(env):
-                raise UncheckedError(f"no episode ended within {play.steps:,} random steps", LIMIT_IT)
+                raise stage.without_end(play)
         return None
     if play.ghost_rewards:
         return holds(False, f"{len(play.ghost_rewards):,} of {play.ghosts:,} gave a reward, {play.ghost_rewards[0]:g}")
@@ -162,5 +162,5 @@ def ghosts(stage: Stage) -> Measured | None:
                 break
             ended = one.last.ended
     if not one.ghosts:
-        raise UncheckedError(f"no episode ended within {one.steps:,} random steps", LIMIT_IT)
+        raise stage.without_end(one)
     return holds(difference(one, other) is None, f"{one.ghosts:,} such steps: what is done there must change nothing")
