@@ -25,7 +25,7 @@ from seqrl.insight import (
     recomputed,
     staleness,
 )
-from seqrl.insight.advice import Settings, advice
+from seqrl.insight.advice import FEW, Settings, advice
 from seqrl.insight.meters import NEED_STEPS
 from seqrl.insight.need import EXTREME, FOLDS, LAGS, MATTERS, TRACES
 from seqrl.networks import Block, recurrent_network
@@ -515,7 +515,7 @@ ALL_NEEDED = GradientCut({1: 0.6, 64: 0.3, 128: 0.0}, {}, 128)
 SHORT = GradientCut({100: 0.0, 64: 0.01, 32: 0.02, 16: 0.03, 8: 0.3}, {}, 100)
 FRESH, OLD = Staleness(0.0, 0.01, 0.0, 0.01), Staleness(0.5, 0.1, 0.2, 0.6)
 NEEDED, NOT_NEEDED = Need(0.45, 0.05, "1 step back"), Need(0.001, 0.002, "the first")
-USUAL = Settings(bptt_length=50, single_steps=False, rollout_length=0, stale_state="keep", has_memory=True)
+USUAL = Settings(bptt_length=50, single_steps=False, rollout_length=0, stale_state="keep", has_memory=True, updates=30)
 
 
 def said(cut=None, stale=None, needs=(), **settings):
@@ -540,6 +540,7 @@ def said(cut=None, stale=None, needs=(), **settings):
         ),
         ({"cut": SHORT, "bptt_length": 0}, "more than 16 steps back, of 100: sequence=truncated"),
         ({"cut": SHORT, "bptt_length": 32}, ""),
+        ({"cut": SHORT, "bptt_length": 0, "updates": 29}, ""),
         ({"stale": OLD}, "the policy is KL 0.3 from that with memory computed now, and values differ by 0.4"),
         ({"stale": OLD}, "sequence_learning.stale_state=refresh"),
         ({"stale": OLD, "stale_state": "refresh"}, "a lower algorithm.learning_rate"),
@@ -547,6 +548,8 @@ def said(cut=None, stale=None, needs=(), **settings):
         ({"needs": [NOT_NEEDED, NEEDED], "has_memory": False}, "this network has none. network=lstm"),
         ({"needs": [NOT_NEEDED, NOT_NEEDED], "has_memory": False}, ""),
         ({"needs": [NOT_NEEDED, NOT_NEEDED]}, "the past foretells 0% ± 0%"),
+        ({"needs": [NOT_NEEDED, NOT_NEEDED], "updates": 29}, ""),
+        ({"needs": [NEEDED], "has_memory": False, "updates": 1}, "this network has none. network=lstm"),
         ({"needs": [NOT_NEEDED, Need(0.03, 0.02, "the first")]}, ""),
     ],
 )
@@ -584,6 +587,7 @@ def test_the_documentation_says_how_need_is_measured():
         f"Of {['no', 'one', 'two', 'three'][FOLDS]} parts of the episodes",
         f"cut, at {EXTREME:g} deviations or at {EXTREME:g} times the median size",
         f"Up to {NEED_STEPS:,} steps of a rollout",
+        f"A run of fewer than {FEW} updates gives no hint",
         f"above {MATTERS:g} and above three standard errors".replace("0.", "."),
     ):
         assert words in text

@@ -10,6 +10,8 @@ from seqrl.insight.staleness import Staleness
 
 # Episodes of fewer steps are learned from as a whole at little cost.
 LONG = 64
+# A network that has learned from fewer updates hardly remembers yet, and says nothing of how little it must.
+FEW = 30
 # KL divergence that stored memory may make: what an update often moves a policy by.
 STALE = 0.05
 LENGTH = "sequence_learning.bptt_length"
@@ -22,6 +24,7 @@ class Settings:
     bptt_length      0: whole episodes
     single_steps     sequence=off
     rollout_length   0: whole episodes
+    updates          how many it made
     """
 
     bptt_length: int
@@ -29,6 +32,7 @@ class Settings:
     rollout_length: int
     stale_state: str
     has_memory: bool
+    updates: int
 
 
 def advice(meters: Meters, settings: Settings) -> list[str]:
@@ -52,7 +56,12 @@ def _gradient(found: GradientCut, settings: Settings) -> Iterator[str]:
             better = f"{better}, as many steps as {whole} has"
         yield f"{now} cuts {cut:.0%} of the gradient; {better}."
     # A network that has not learned to remember yet has a horizon of 1.
-    if not settings.bptt_length and found.longest >= LONG and 1 < horizon <= found.longest / 4:
+    if (
+        settings.updates >= FEW
+        and not settings.bptt_length
+        and found.longest >= LONG
+        and 1 < horizon <= found.longest / 4
+    ):
         shorter = f"sequence=truncated {LENGTH}={horizon} cuts {found.cuts[horizon]:.0%} of it, and takes less memory"
         yield f"hardly any gradient comes from more than {horizon} steps back, of {found.longest}: {shorter}."
 
@@ -81,7 +90,8 @@ def _need(needs: list[Need], settings: Settings) -> Iterator[str]:
             f"memory is needed: {most.source} foretells {most.share:.0%} ± {most.error:.0%} of what the present "
             "observation cannot, and this network has none. network=lstm remembers."
         )
-    if settings.has_memory and len(needs) > 1 and all(it.share + 3 * it.error < MATTERS for it in needs):
+    enough = settings.updates >= FEW and len(needs) > 1
+    if settings.has_memory and enough and all(it.share + 3 * it.error < MATTERS for it in needs):
         highest = max(needs, key=lambda it: it.share + it.error)
         yield (
             f"no need of memory was found: the past foretells {max(0.0, highest.share):.0%} ± {highest.error:.0%} of "

@@ -125,7 +125,9 @@ def _settings(run: Run) -> Settings:
     chosen = algorithm.settings
     single = isinstance(algorithm, SingleSteps)
     has_memory = bool(algorithm.network.initial_state(1))
-    return Settings(chosen.bptt_length, single, run.runner.rollout_length, chosen.stale_state, has_memory)
+    return Settings(
+        chosen.bptt_length, single, run.runner.rollout_length, chosen.stale_state, has_memory, run.iterations
+    )
 
 
 def _iterate(run: Run, outputs: Outputs | NoOutputs) -> Row:
