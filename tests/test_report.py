@@ -251,7 +251,7 @@ def test_where_no_configuration_gains_more_than_chance_makes_the_report_says_tha
             put(tmp_path / f"{network}{seed}", final / seeds**0.5, seed, first=0.0, network=network)
     said = findings(Study(find([tmp_path]))).recommendation
     if learned:
-        assert said.startswith("The highest return so far has network = lstm: final return")
+        assert said.startswith("The highest return has network = lstm: final return")
     else:
         best = max(finals, key=finals.get)
         assert said.startswith("None learned: no configuration returns more at the end of training than at its beg")
@@ -267,13 +267,30 @@ def test_a_gain_that_chance_makes_of_one_among_many_configurations_is_not_taken_
     assert findings(Study(study.runs[:1])).recommendation.startswith("One configuration: ")
 
 
+@pytest.mark.parametrize(
+    ("finals", "status", "said"),
+    [
+        ({"lstm": 1.0, "mlp": 1.0}, "finished", "All 2 configurations return the same: final return 1.00 over 1 run;"),
+        ({"lstm": 1.0, "mlp": 0.9}, "finished", "The highest return has network = lstm: final return 1.00"),
+        ({"lstm": 1.0, "mlp": 0.9}, "running", "The highest return so far has network = lstm: final return 1.00"),
+    ],
+)
+def test_what_ties_is_not_called_the_highest_nor_is_what_is_over_called_so_far(tmp_path, finals, status, said):
+    for rows, (network, final) in enumerate(finals.items(), 20):
+        put(tmp_path / network, final, rows=rows, network=network)
+    put(tmp_path / "other", 0.1, seed=1, status=status, rows=20, network="mlp" if status == "running" else "gru")
+    study = Study(find([tmp_path]))
+    runs = [run for run in study.runs if status == "running" or run.folder.name != "other"]
+    assert findings(Study(runs)).recommendation.startswith(said)
+
+
 @pytest.mark.parametrize("told", ["rollout/episodes", "rollout/return_min"])
 def test_where_a_curve_does_not_say_how_sure_it_is_nobody_says_that_none_learned(tmp_path, told):
     put(tmp_path / "lstm", 0.0, first=0.0, network="lstm")
     put(tmp_path / "mlp", 0.1, first=0.0, network="mlp")
     path = tmp_path / "mlp" / "metrics.jsonl"
     path.write_text(path.read_text().replace(told, "other"))
-    assert findings(Study(find([tmp_path]))).recommendation.startswith("The highest return so far has network = mlp")
+    assert findings(Study(find([tmp_path]))).recommendation.startswith("The highest return has network = mlp")
 
 
 def test_runs_whose_every_episode_returns_the_same_have_not_learned(tmp_path):
@@ -479,7 +496,7 @@ def test_each_task_is_reported_separately(tmp_path, monkeypatch):
     main()
     page = (tmp_path / "report" / "report.html").read_text()
     assert re.findall(r'class="answer"><b>(.*?)</b>', page) == ["corridor_length 10", "corridor_length 20"]
-    assert "The highest return so far has network = lstm: final return 1.00" in page
+    assert "The highest return has network = lstm: final return 1.00" in page
     assert (tmp_path / "report" / "corridor_length_20" / "learning_curves.png").exists()
     with (tmp_path / "report" / "corridor_length_20" / "runs.csv").open() as file:
         assert {row["return"] for row in csv.DictReader(file)} == {"1.0", "0.5"}

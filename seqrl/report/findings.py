@@ -134,7 +134,14 @@ class Findings:
         clauses = [self._of(key) for key in compared] or [f"the best of {_count(len(self.groups), 'configuration')}"]
         undecided = [c for c in self.comparisons if c.same < 1]
         few = undecided and all(c.too_few for c in undecided)
-        return f"{'The highest return so far has' if few else 'Use'} {use}: {figures}; {'; '.join(clauses)}."
+        return f"{self._beginning(use) if few else f'Use {use}'}: {figures}; {'; '.join(clauses)}."
+
+    def _beginning(self, use: str) -> str:
+        """The beginning of a recommendation that too few seeds make."""
+        if len({float(group.returns.value) for group in self.groups if group.returns is not None}) == 1:
+            return f"All {len(self.groups)} configurations return the same"
+        is_over = all(run.status == "finished" for group in self.groups for run in group.runs)
+        return f"The highest return {'' if is_over else 'so far '}has {use}"
 
     @property
     def none_learned(self) -> bool:
