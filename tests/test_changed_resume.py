@@ -80,6 +80,8 @@ def test_a_change_counts_until_something_is_saved_with_it(tmp_path, before, now,
     kill(tmp_path, "resume=run", now, more)
     went_on = train(tmp_path, "resume=run")
     assert f"changed: {said}\n" in went_on
+    other_seed = "note: the run learned with another seed until now, and reports count it as one of seed=2\n"
+    assert (other_seed in went_on) == (now == "seed=2")
     lost = int(now[-1]) if now.startswith("parallel") else 3
     assert f"; {lost} episodes in progress could not continue, new ones replace them\n" in went_on
     train(tmp_path, "resume=copy", now, more)

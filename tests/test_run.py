@@ -49,6 +49,15 @@ def test_the_state_of_another_network_is_refused_in_one_line():
         begun(env).load_state_dict(begun(env, kind="memoryless").state_dict())
 
 
+def test_what_was_changed_of_the_network_is_named_in_place_of_torchs_reason():
+    env, changed = Script([[3]]), ["seed: 0 -> 1", "network.type: lstm -> mlp", "network.use_lstm: True -> False"]
+    named = (
+        r"network or algorithm: network\.type: lstm -> mlp; network\.use_lstm: True -> False. Leave that as it was\.$"
+    )
+    with pytest.raises(CheckpointError, match=named):
+        begun(env).load_state_dict(begun(env, kind="memoryless").state_dict(), changed)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_running_out_of_memory_is_reported_wherever_it_occurs(monkeypatch, error):
     def fail(*_):

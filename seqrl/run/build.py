@@ -119,13 +119,15 @@ def open_run(
     run = build(cfg, device, ranks=ranks, anew_after=anew_after, saved=saved)
     with of_checkpoint():
         draws_anew = _draw_here(state["runner"], run.runner.generator, cfg.seed, iterations)
-    lost = run.load_state_dict(state)
+    lost = run.load_state_dict(state, changed)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
     for change in few(changed):
         say(f"changed: {change}")
     if any(change.startswith("processes:") for change in changed) and not lost:
         say("changed: from here on episodes begin with other random numbers")
+    if any(change.startswith("seed:") for change in changed):
+        say(f"note: the run learned with another seed until now, and reports count it as one of seed={cfg.seed}")
     if draws_anew:
         say("changed: the kind of device that draws the actions; from here on they are others")
     if line := nothing_left(cfg, changed, run.budget):

@@ -1,6 +1,6 @@
 """One run: each iteration collects a rollout, learns from it, and counts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +19,7 @@ from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.ranks import Ranks
 from seqrl.run.memory_need import Footprint, advice, footprint, free_bytes, is_out_of_memory
 from seqrl.runner import Runner
+from seqrl.text import few
 from seqrl.types import Rollout
 
 # A rollout of fewer steps is not weighed before it is learned from.
@@ -189,12 +190,14 @@ class Run:
             "clock": self.clock.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> int:
+    def load_state_dict(self, state: dict[str, Any], changed: Sequence[str] = ()) -> int:
         """Go on from there; return how many episodes were in progress and could not go on.
+
+        changed   in the configuration since then
 
         Raises CheckpointError if the state is that of another network or algorithm.
         """
-        with of_checkpoint():
+        with of_checkpoint(changed):
             self.algorithm.load_state_dict(state["algorithm"])
             lost = self.runner.load_state_dict(state["runner"])
             self.episodes.load_state_dict(state["episodes"], lost)
@@ -205,12 +208,17 @@ class Run:
 
 
 @contextmanager
-def of_checkpoint() -> Iterator[None]:
-    """Raise CheckpointError where a checkpoint does not hold what is wanted of it: all of that comes from a file."""
+def of_checkpoint(changed: Sequence[str] = ()) -> Iterator[None]:
+    """Raise CheckpointError where a checkpoint does not hold what is wanted of it: all of that comes from a file.
+
+    changed   in the configuration since it was written, `key: before -> now`
+    """
     try:
         yield
     except (SeqrlError, MemoryError):
         raise
     except Exception as error:
-        reason = last_line(error)
+        decisive = [it for it in changed if it.startswith(("network.", "algorithm._target_", "env."))]
+        leave = f"{'; '.join(few(decisive[:3]))}. Leave that as it was" if decisive else ""
+        reason = leave or last_line(error)
         raise CheckpointError(f"resume: the checkpoint is of another network or algorithm: {reason}.") from error
