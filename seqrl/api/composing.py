@@ -18,6 +18,8 @@ def compose(*overrides: str, config_dir: str | PathLike[str] | None = None) -> D
         cfg = seqrl.compose("experiment=masked_cartpole", "seed=3")
         cfg.algorithm.learning_rate = 1e-3
 
+    OmegaConf refuses a value of another type where you set it.
+
     overrides    of the command line: group=choice, key=value
     config_dir   folder with configuration files of your own, as `--config-dir` names it
 

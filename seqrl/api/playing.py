@@ -172,7 +172,10 @@ class Policy:
     def distribution(
         self, observation: Any, state: PolicyState, *, mask: Any = None, reward: Any = None
     ) -> Distribution:
-        """The distribution of actions [B], in the policy's own terms: see seqrl.networks.Distribution."""
+        """The distribution of actions [B], in the policy's own terms.
+
+        It has mode(), sample(generator), log_prob(action) and entropy(): see seqrl.networks.Distribution.
+        """
         return self._step(observation, state, mask, reward)[0]
 
     def _step(self, observation: Any, state: PolicyState, mask: Any, reward: Any) -> tuple[Distribution, Tensor, State]:

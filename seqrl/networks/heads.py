@@ -43,8 +43,11 @@ class Distribution(Protocol):
         """How far each is from never taking some action, at most 0: a log barrier for choices, entropy for numbers."""
         ...
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(mode={self.mode()})"
 
-class Categorical:
+
+class Categorical(Distribution):
     """Distribution over n choices, from unnormalised log-probabilities [..., n]; actions are int64 [...]."""
 
     def __init__(self, logits: Tensor) -> None:
@@ -76,7 +79,7 @@ class Categorical:
         return self.log_probs.where(allowed, 0).sum(-1) / count + count.log()
 
 
-class Categoricals:
+class Categoricals(Distribution):
     """Independent distributions over K choices of n_k alternatives each; actions are int64 [..., K].
 
     logits   [..., n_1 + ... + n_K] unnormalised log-probabilities
@@ -108,7 +111,7 @@ class Categoricals:
         return self.each.barrier().sum(-1)
 
 
-class Gaussian:
+class Gaussian(Distribution):
     """Independent normal distributions over D numbers; mean [..., D], log_std [D]; actions are [..., D]."""
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
@@ -133,7 +136,7 @@ class Gaussian:
         return self.entropy()
 
 
-class BoundedGaussian:
+class BoundedGaussian(Distribution):
     """Independent normal distributions over D numbers; the bounded ones are truncated to [-1, 1].
 
     Nothing is clipped, so densities and entropy are those of the actions actually taken.
@@ -178,7 +181,7 @@ class BoundedGaussian:
         return self.entropy()
 
 
-class JointDistribution:
+class JointDistribution(Distribution):
     """Independent distributions over the parts of a Joint action [..., numbers]."""
 
     def __init__(self, space: Joint, parts: dict[str, Distribution]) -> None:

@@ -16,6 +16,7 @@ def test_categorical_agrees_with_torch():
     assert torch.allclose(ours.log_prob(action), theirs.log_prob(action))
     assert torch.allclose(ours.entropy(), theirs.entropy())
     assert torch.equal(ours.mode(), logits.argmax(-1))
+    assert repr(ours) == f"Categorical(mode={ours.mode()})"
 
 
 def test_the_barrier_pulls_at_an_alternative_however_rare_it_is():
