@@ -22,8 +22,8 @@ def is_installed(package: str) -> bool:
         return False
 
 
-def how_to_install(extra: str) -> str:
-    return f"Install it: pip install 'seqrl[{extra}]'."
+def how_to_install(extra: str, several: bool = False) -> str:
+    return f"Install {'them' if several else 'it'}: pip install 'seqrl[{extra}]'."
 
 
 @contextmanager

@@ -606,7 +606,7 @@ def test_a_secret_number_that_is_a_number_of_the_model_too_spoils_no_facts(run, 
     ("missing", "words", "said"),
     [
         (["onnx"], [], "export: onnx is not installed. Install it: pip install 'seqrl[export]'."),
-        (["onnxruntime", "safetensors"], [], "export: onnxruntime, safetensors are not installed. Install it: "),
+        (["onnxruntime", "safetensors"], [], "export: onnxruntime, safetensors are not installed. Install them: "),
         (
             ["huggingface_hub"],
             ["hub=me/it"],

@@ -57,7 +57,10 @@ def insist_on_packages(request: Request) -> None:
     """Raise ConfigError if what an export needs is not installed."""
     if missing := [name for name in NEEDED if not is_installed(name)]:
         raise ConfigError(
-            [f"export: {', '.join(missing)} {'are' if missing[1:] else 'is'} not installed. {how_to_install('export')}"]
+            [
+                f"export: {', '.join(missing)} {'are' if missing[1:] else 'is'} not installed. "
+                f"{how_to_install('export', several=len(missing) > 1)}"
+            ]
         )
     if request.hub:
         hub.insist_on_package()
