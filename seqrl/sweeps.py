@@ -33,7 +33,7 @@ from seqrl.config.hydra_errors import is_hydra
 from seqrl.config.program import FAILURES, fail, report
 from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
-from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError
+from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError, described
 from seqrl.files import Lines, detach, fault, insist_on_own, links, refuse_link
 from seqrl.machine import cores, hear, keep, let_go, monotonic, ranks_started, wall_time
 from seqrl.run.hold import is_held
@@ -295,11 +295,13 @@ def _started() -> Iterator[None]:
         ) from error
 
 
-def _killed(number: int, overrides: Sequence[str], _: Any, config: DictConfig, *others: Any) -> Failed:
+def _killed(
+    number: int, overrides: Sequence[str], _: Any, config: DictConfig, *others: Any, why: str = "its process was killed"
+) -> Failed:
     """The result of a point whose process was killed, from what Hydra gives to a job."""
     task = [override for override in overrides if not is_hydra(override)]
     folder = point_folder(str(config.hydra.sweep.dir), number, "", task)
-    return Failed(folder, {"status": "killed", "error": "its process was killed", "exit_code": 1})
+    return Failed(folder, {"status": "killed", "error": why, "exit_code": 1})
 
 
 def meet_in_queue() -> None:
@@ -311,18 +313,62 @@ def meet_in_queue() -> None:
 
 
 def listen_to_queue() -> None:
-    """Have what jobs of a queue return noted: Hydra gets it from its launcher, and keeps it to itself."""
+    """Have what jobs of a queue return noted: Hydra gets it from its launcher, and keeps it to itself.
+
+    A job that leaves no result, as it was killed or cancelled, would end the sweep; or be waited for for ever where
+    Slurm keeps no accounts of jobs, which submitit asks. Here a job has ended once it is not in the queue any more.
+    """
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+    from submitit.core.core import Job
+    from submitit.core.utils import UncompletedJobError
+    from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-    launch = BaseSubmititLauncher.launch
+    class Queue(SlurmInfoWatcher):
+        def _make_command(self) -> list[str]:
+            # Users may have made squeue show them only some jobs.
+            others = [f"--unset={name}" for name in os.environ if name.startswith("SQUEUE_")]
+            return ["env", *others, "squeue", f"--user={os.getuid()}", "--array", "--noheader", "--format=%i"]
 
-    def noted(self: Any, *given: Any, **named: Any) -> Sequence[JobReturn]:
-        jobs: Sequence[JobReturn] = launch(self, *given, **named)
-        for job in jobs:
-            note_result(job._return_value)
+        def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+            queued = {*(string if isinstance(string, str) else string.decode()).split()}
+            return {job: {"State": "RUNNING" if job in queued else "COMPLETED"} for job in self._registered}
+
+    launch, results = BaseSubmititLauncher.launch, Job.results
+
+    def noted(self: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        tasks = launch(self, job_overrides, initial_job_idx)
+        for task in tasks:
+            task.wait()
+        # A slow disk is waited for once, not once for each.
+        until = monotonic() + Job._results_timeout_s
+        jobs: list[JobReturn] = []
+        for number, (overrides, task) in enumerate(zip(job_overrides, tasks, strict=True), initial_job_idx):
+            task._results_timeout_s = max(0, until - monotonic())
+            try:
+                result = results(task)[0].return_value
+            except Exception as error:
+                how = "without a result" if isinstance(error, UncompletedJobError) else f"with {described(error)}"
+                why = f"its job ended {how}. What it printed is in {task.paths.folder}"
+                lost = _killed(number, overrides, None, self.config, why=why)
+                result = nan if _is_done_or_at_work(Path(self.config.hydra.sweep.dir, lost.folder)) else lost
+            note_result(result)
+            jobs.append(JobReturn(_return_value=result, status=JobStatus.COMPLETED))
         return jobs
 
+    def first_task(self: Any) -> list[Any]:
+        # Which alone has a result: the others follow it.
+        return [self.task(0)]
+
+    SlurmJob.watcher = Queue()
     BaseSubmititLauncher.launch = noted
+    Job.results = first_task  # type: ignore[method-assign]
+
+
+def _is_done_or_at_work(folder: Path) -> bool:
+    """Whether a point needs nothing more, for now, whatever became of the job that was to do it."""
+    with suppress(OSError, ValueError):
+        return standing(folder).get("status") in ("finished", "running")
+    return False
 
 
 def _start_processes_as_python_does() -> None:
@@ -391,6 +437,7 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
                 f"seqrl: run the same command with sweep={shlex.quote(context.sweep.dir)} to continue the sweep",
                 sys.stderr,
             )
+            # Without a result in a queue, too: there it may be requeued, and its result is yet to come.
             sys.exit(exit_code)
         if workers and workers.abandoned:
             # Nobody waits for the result, and nobody would end this process.

@@ -1,13 +1,15 @@
 """A sweep whose processes are killed: each costs its own point a new beginning, and the others nothing."""
 
+import json
 import os
 import signal
 import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from seqrl import sweeps
@@ -42,6 +44,21 @@ def test_a_point_whose_process_is_killed_begins_again_and_the_others_go_on(tmp_p
     assert [facts["status"] for facts in manifests(tmp_path).values()] == ["finished", "finished"]
     assert done.stderr == "seqrl: warning: point 0 of the sweep: its process was killed. It goes on in a new one.\n"
     assert "sweep: 2 finished, in s" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_point_whose_job_is_killed_is_named_and_the_same_command_finishes_it(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    (tmp_path / "moody.py").write_text(DEADLY)
+    (tmp_path / "a.deadly").touch()
+    points = [*MOODY_ARGUMENTS, "+env.kwargs.name=a,b", "hydra/launcher=slurm_local"]
+    done = sweep(tmp_path, *points)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "sweep: 1 killed, 1 finished, in s\n  0_+env.kwargs.name-a: its job ended without a result." in done.stdout
+    assert done.stdout.endswith("\nRun the same command with sweep=s to finish the rest.\n")
+    done = sweep(tmp_path, *points)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sweep: 2 finished, in s\n" in done.stdout
 
 
 def dies(number: int, overrides: list[str], context: None, config: DictConfig) -> JobReturn:
@@ -90,3 +107,87 @@ def test_where_no_process_can_be_started_a_line_says_so(tmp_path):
     for begin in (Pool.install, lambda: Pool(n_jobs=2)([(len, ("",), {})])):
         with room(0), pytest.raises(ConfigError, match=said):
             begin()
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """What submitit has of launchers and jobs, for this test alone."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+    from submitit.core.core import Job
+    from submitit.slurm.slurm import SlurmJob
+
+    for place, name in ((BaseSubmititLauncher, "launch"), (Job, "results"), (SlurmJob, "watcher")):
+        monkeypatch.setattr(place, name, vars(place)[name])
+    # The disk is not slow.
+    monkeypatch.setattr(Job, "_results_timeout_s", 1)
+    monkeypatch.setattr(FAILURES, "worst", 0)
+    monkeypatch.setattr(sweeps, "FAILED", {})
+    return SimpleNamespace(launcher=BaseSubmititLauncher, slurm_job=SlurmJob)
+
+
+def test_a_job_of_a_queue_that_leaves_no_result_is_named_and_the_others_count(tmp_path, monkeypatch, queue):
+    import submitit
+
+    class Odd:
+        def __reduce__(self):
+            return int, ("no number",)
+
+    def job(overrides: list[str]) -> object:
+        if overrides == ["x=killed"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if overrides == ["x=odd"]:
+            return Odd()
+        if overrides == ["x=raises"]:
+            return JobReturn(_return_value=OSError("the node has no such folder"), status=JobStatus.FAILED)
+        return JobReturn(_return_value=1.5, status=JobStatus.COMPLETED)
+
+    def launch(self, job_overrides, initial_job_idx):
+        executor = submitit.AutoExecutor(cluster="local", folder=tmp_path / ".submitit" / "%j")
+        return [it.results()[0] for it in executor.map_array(job, job_overrides)]
+
+    monkeypatch.setattr(queue.launcher, "launch", launch)
+    sweeps.listen_to_queue()
+    # Killed once it had said that all is done.
+    (tmp_path / "done").mkdir()
+    facts = {"overrides": ["y=1", "x=killed"], "status": "finished", "result": 2.5}
+    (tmp_path / "done" / "manifest.json").write_text(json.dumps(facts))
+    points = [["x=killed"], ["x=well"], ["x=odd"], ["x=raises"], ["x=killed", "y=1"]]
+    launcher = SimpleNamespace(config=OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    killed, well, *others, done = queue.launcher.launch(launcher, points, initial_job_idx=3)
+    assert well.return_value == 1.5
+    assert type(done.return_value) is float
+    assert [it.return_value.folder for it in (killed, *others)] == list(sweeps.FAILED) == ["3", "5", "6"]
+    assert FAILURES.worst == 1
+    said, places = zip(
+        *(it.facts["error"].split(". What it printed is in ") for it in sweeps.FAILED.values()), strict=True
+    )
+    assert said == (
+        "its job ended without a result",
+        "its job ended with ValueError: invalid literal for int() with base 10: 'no number'",
+        "its job ended with OSError: the node has no such folder",
+    )
+    assert all(list(Path(place).glob("*_log.out")) for place in places)
+
+
+def test_a_job_that_is_not_in_the_queue_any_more_has_ended_though_nobody_keeps_accounts(tmp_path, monkeypatch, queue):
+    sweeps.listen_to_queue()
+    # As squeue, which leaves out what somebody has had it leave out.
+    (tmp_path / "squeue").write_text('#!/bin/sh\n[ -z "$SQUEUE_STATES" ] && echo 7_0 && cat queued\n')
+    (tmp_path / "squeue").chmod(0o755)
+    (tmp_path / "queued").write_text("7_1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SQUEUE_STATES", "pending")
+    jobs = [queue.slurm_job(tmp_path, f"7_{task}") for task in range(3)]
+
+    def done() -> list[bool]:
+        queue.slurm_job.watcher.update()
+        return [job.done() for job in jobs]
+
+    assert done() == [False, False, True]
+    (tmp_path / "queued").unlink()
+    # Where it cannot be asked, all is as before.
+    assert done() == [False, False, True]
+    (tmp_path / "queued").touch()
+    assert done() == [False, True, True]

@@ -105,3 +105,32 @@ def test_a_point_that_fails_on_several_tasks_ends_with_its_line(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 5, done.stdout + done.stderr
     assert "0: FaultyEnvError: environment" in done.stdout
+
+
+CANCELS = """
+"$@" & command=$!
+until [ $(cat s/0_*/metrics.jsonl s/1_*/metrics.jsonl 2>/dev/null | wc -l) -ge 4 ]; do sleep 0.2; done
+scancel --signal=KILL 1_0
+scancel 1_1 1_2
+wait $command
+"""
+
+
+def test_jobs_that_are_killed_or_cancelled_are_named_and_the_others_go_on(tmp_path):
+    """Without accounts, and whether they have begun or not."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = [sys.executable, "-m", "seqrl.train", "-m", *ARGUMENTS, "total_steps=640", "seed=0,1,2,3"]
+    many = [SLURM, "bash", "-c", CANCELS, "bash", *command]
+    done = subprocess.run(many, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    said = done.stdout[done.stdout.index("sweep: ") :].splitlines()
+    assert said[0] == "sweep: 3 killed, 1 finished, in s"
+    for point, line in zip(["0_seed-0", "1_seed-1", "2"], said[1:4], strict=True):
+        assert line.startswith(
+            f"  {point}: its job ended without a result. What it printed is in {tmp_path}/s/.submitit/"
+        )
+    assert said[4] == "Run the same command with sweep=s to finish the rest."
+
+    again = subprocess.run([SLURM, *command], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "sweep: 4 finished, in s" in again.stdout
