@@ -404,6 +404,12 @@ class Point:
         return can_go_on(self.folder)
 
     @property
+    def first(self) -> Path | None:
+        """The first point of the sweep that has been begun."""
+        begun = [path.parent for path in self.folder.parent.glob("*/config.yaml")]
+        return min(begun, key=lambda it: _in_order(it.name), default=None)
+
+    @property
     def share_of_cores(self) -> int:
         """Cores for each of the jobs that run side by side."""
         return cores() // jobs_at_once(HydraConfig.get().launcher)
@@ -463,7 +469,9 @@ def same_folder() -> Iterator[None]:
 def _finish_point(cfg: DictConfig, point: Point, train: Train) -> float:
     """Do what is left of a point; its result, NaN if another process is at it."""
     for _ in range(3):
-        settled = settle(cfg, begun_in=point.folder, resume=point.can_go_on, cores=point.share_of_cores)
+        settled = settle(
+            cfg, begun_in=point.folder, beside=point.first, resume=point.can_go_on, cores=point.share_of_cores
+        )
         point.refuse_another(settled)
         if point.elsewhere:
             break

@@ -96,7 +96,8 @@ def test_runs_side_by_side_share_the_cores_unless_the_command_line_says_otherwis
 
 def test_a_run_that_goes_on_keeps_the_parts_of_its_gradient_and_who_plays(settled, run):
     found = settled("env.id=CartPole-v1", "env=gymnasium", given=["env.id=CartPole-v1"], begun_in=run, cores=4)
-    assert (found.cfg.algorithm.gradient_parts, found.implied) == (1, ["algorithm.gradient_parts=1"])
+    assert found.cfg.algorithm.gradient_parts == 1
+    assert found.implied == ["algorithm.exploration=entropy", "algorithm.gradient_parts=1"]
     assert found.cfg.env.backend == "auto", "other environments"
     same = ["env.id=CartPole-v1", "env=gymnasium", "env.hidden=[1,3]", "+env.kwargs.max_episode_steps=30"]
     assert settled(*same, begun_in=run).cfg.env.backend == "sync"
@@ -109,8 +110,32 @@ def test_a_point_of_a_sweep_that_was_begun_before_there_was_a_key_goes_on_withou
     OmegaConf.save(config, run / "config.yaml")
     found = settled(*words, begun_in=run)
     assert (found.cfg.runner.rollout_rewards, found.changes) == (0, [])
+    assert found.implied == ["rollout_rewards=0"]
+    # From then on its configuration has the key.
+    OmegaConf.save(OmegaConf.create(found.saved("tensor")), run / "config.yaml")
+    (run / "manifest.json").write_text(json.dumps({"implied": found.implied}))
+    assert settled(*words, begun_in=run).changes == []
     changed = settled(*words, "rollout_rewards=8", begun_in=run).changes
     assert "rollout_rewards: 0 -> 8" in changed
+
+
+def test_a_point_of_such_a_sweep_that_was_not_begun_then_does_as_the_first_one(settled, run):
+    words = ["env=tmaze", "total_steps=900"]
+    config = OmegaConf.create(settled(*words).saved("tensor"))
+    del config.rollout_rewards, config.runner.rollout_rewards, config.algorithm.exploration
+    OmegaConf.save(config, run / "config.yaml")
+
+    def found(*more, beside=run):
+        cfg = settled(*words, *more, begun_in=run.parent / "1", beside=beside).cfg
+        return cfg.rollout_rewards, cfg.runner.rollout_rewards, cfg.algorithm.get("exploration")
+
+    assert found() == (0, 0, "entropy")
+    assert found("rollout_rewards=8") == (8, 8, "entropy")
+    assert found("algorithm=reinforce")[0] == 0
+    assert found(beside=None) == found(beside=run.parent / "none") == (64, 64, "barrier")
+    # Another's is said where it is gone on with.
+    (run / "config.yaml").write_text("{")
+    assert found() == (64, 64, "barrier")
 
 
 def test_files_copied_from_0_1_0_compose(tmp_path):

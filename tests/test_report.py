@@ -104,6 +104,22 @@ def test_swept_keys_are_found_in_command_lines_and_configurations(tmp_path):
     assert Study(find([tmp_path])).keys == ["network", "algorithm.learning_rate"]
 
 
+def test_a_run_of_an_older_version_did_what_was_done_before_there_was_a_key(tmp_path):
+    for seed in range(3):
+        put(tmp_path / str(seed), 1.0, seed, network="lstm")
+    config = yaml.safe_load((tmp_path / "0" / "config.yaml").read_text())
+    for seed, value in ((1, 0), (2, 64)):
+        (tmp_path / str(seed) / "config.yaml").write_text(yaml.safe_dump(config | {"rollout_rewards": value}))
+    study = Study(find([tmp_path]))
+    assert study.keys == ["rollout_rewards"]
+    assert {key: len(runs) for key, runs in study.groups.items()} == {(0,): 2, (64,): 1}
+    # One that was refused before it had a configuration says nothing of it.
+    put(tmp_path / "3", 1.0, 3, "failed", network="lstm")
+    (tmp_path / "3" / "config.yaml").unlink()
+    (tmp_path / "2" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert Study(find([tmp_path])).keys == []
+
+
 def test_values_are_in_order_with_whole_episodes_last(tmp_path):
     for value in (10, 0, 5):
         put(tmp_path / str(value), 1.0, sequence_learning__bptt_length=value)

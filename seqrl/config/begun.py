@@ -181,6 +181,14 @@ def command(folder: Path) -> tuple[list[str], str | None]:
     return began, config_dir
 
 
+def implied_by(folder: Path) -> list[str]:
+    """Overrides of a run that nobody wrote, if its manifest tells them."""
+    try:
+        return [str(it) for it in json_of(read_text(folder / "manifest.json"))["implied"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def former_defaults(folder: Path) -> list[str]:
     """Overrides that keep a run as it was begun, where defaults have changed since."""
     try:

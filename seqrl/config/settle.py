@@ -10,11 +10,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from seqrl.config.begun import BEFORE_THE_KEY, as_saved, dotted_values, goes_by_configuration, saved
+from seqrl.config.begun import BEFORE_THE_KEY, as_saved, dotted_values, goes_by_configuration, implied_by, saved
 from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.trust import set_by_files
 from seqrl.config.validate import faults
-from seqrl.errors import ConfigError
+from seqrl.errors import CheckpointError, ConfigError
 from seqrl.machine import processes_started
 from seqrl.packages import release_hydra
 from seqrl.text import declassify
@@ -63,6 +63,7 @@ def settle(
     cfg: DictConfig,
     *,
     begun_in: Path | None = None,
+    beside: Path | None = None,
     resume: bool = False,
     cores: int | None = None,
     by_command: bool = True,
@@ -70,6 +71,7 @@ def settle(
     """What a composed configuration comes to.
 
     begun_in   folder where this run was begun before; None: what `resume` says
+    beside     the first run of the same sweep
     resume     go on from a checkpoint there, though the command line does not say so
     cores      that the run may use; None: all
     by_command whether the overrides that Hydra knows made it; otherwise a program did, which may trust what it likes
@@ -92,10 +94,11 @@ def settle(
         cfg.resume = str(begun_in)
     folder = begun_in or (Path(cfg.resume) if cfg.resume else None)
     before = saved(folder) if folder else None
-    if before is not None and begun_in:
-        _keep_former(cfg, before, command or [])
+    implied: list[str] = []
+    if begun_in and (example := beside if before is None else begun_in):
+        implied += _keep_former(cfg, example, command or [])
     _share_cores(cfg, cores)
-    implied = [] if before is None else _keep_parts(cfg, before)
+    implied += [] if before is None else _keep_parts(cfg, before)
     if before is not None:
         keep_backend(cfg, before)
     words = public(cfg)
@@ -103,13 +106,36 @@ def settle(
     return Settled(computed(cfg, faults), words, command, implied, config_dir(), changed)
 
 
-def _keep_former(cfg: DictConfig, before: DictConfig, given: Sequence[str]) -> None:
-    """Have a point of a sweep do what it did before there was a key, unless the command gives that."""
+def _keep_former(cfg: DictConfig, example: Path, given: Sequence[str]) -> list[str]:
+    """Have a point of a sweep do what was done before there was a key, unless the command gives that.
+
+    example   folder of the point, or of the first of its sweep, which tells whether there was the key
+
+    Returns what that implies: once the run has gone on, its configuration has the key, too.
+    """
+    try:
+        before = saved(example)
+    except (CheckpointError, OSError):
+        # Another's. What is wrong with the point's own has been said.
+        before = None
+    if before is None:
+        return []
     keys = {override.lstrip("+").partition("=")[0] for override in given}
+    known, kept = implied_by(example), []
     for key, value in BEFORE_THE_KEY.items():
-        is_new = OmegaConf.select(before, key, default=before) is before
-        if is_new and key not in (*keys, "processes") and OmegaConf.select(cfg, key) is not None:
+        part = key.rpartition(".")[0]
+        # What plays has these of the run's. Other environments or algorithms may have others.
+        if part == "runner" or key in (*keys, "processes") or (part and not _alike(before, cfg, f"{part}._target_")):
+            continue
+        was_none = OmegaConf.select(before, key, default=before) is before
+        if (was_none or f"{key}={value}" in known) and OmegaConf.select(cfg, key) not in (None, value):
             OmegaConf.update(cfg, key, value)
+            kept.append(f"{key}={value}")
+    return kept
+
+
+def _alike(one: DictConfig, other: DictConfig, key: str) -> bool:
+    return bool(OmegaConf.select(one, key) == OmegaConf.select(other, key))
 
 
 def computed(cfg: DictConfig, faults: Callable[[DictConfig], list[str]]) -> DictConfig:

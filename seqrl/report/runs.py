@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from seqrl.config.begun import leaving_out, run_folders
+from seqrl.config.begun import BEFORE_THE_KEY, leaving_out, run_folders
 from seqrl.config.naming import task_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, json_of, lines, read_yaml
@@ -133,7 +133,7 @@ class RunRecord:
 
     def value(self, key: str) -> Any:
         """Its value of a key, or its choice for a group."""
-        value = self.settings.get(key, self.overrides.get(key, "default"))
+        value = self.settings.get(key, self.overrides.get(key, BEFORE_THE_KEY.get(key, "default")))
         return value if isinstance(value, int | float | str | None) else str(value)
 
 
@@ -311,7 +311,9 @@ def short(key: str) -> str:
 
 
 def _differing(group: list[RunRecord]) -> Iterator[str]:
-    for key in group[0].settings:
+    # One that failed while being built has none, and one of an older version fewer.
+    group = [run for run in group if run.settings]
+    for key in dict.fromkeys(key for run in group for key in run.settings):
         if not key.startswith((*INCIDENTAL, *DERIVED)) and len({run.value(key) for run in group}) > 1:
             yield key
 
