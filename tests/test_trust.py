@@ -610,6 +610,13 @@ def test_the_files_that_come_with_seqrl_are_not_replaced(option):
         completed([option], leave_nothing=False)
 
 
+@pytest.mark.parametrize("word", ["hydra.searchpath=[file://evil]", "+hydra.searchpath=[evil]", "hydra.searchpath=[]"])
+def test_hydra_reads_no_folder_that_nobody_has_looked_through(word):
+    """Files there could set variables and start programs."""
+    with pytest.raises(ConfigError, match=r"^hydra\.searchpath: .* Name yours with --config-dir <folder>\.$"):
+        completed([word], leave_nothing=False)
+
+
 @pytest.mark.parametrize("option", ["--experimental-rerun=config.pickle", "--exp=config.pickle"])
 def test_a_run_that_hydra_would_read_from_a_pickle_is_refused(option):
     with pytest.raises(ConfigError, match="seqrl saves no such file"):

@@ -135,6 +135,8 @@ def completed(given: list[str], leave_nothing: bool) -> list[str]:
     if unknown := [word for word in given if word.startswith("--") and not _is_option(word)]:
         raise ConfigError([_no_option(word) for word in unknown])
     refuse_other_files(given)
+    if any(word.lstrip("+~").startswith("hydra.searchpath") for word in given):
+        raise ConfigError(["hydra.searchpath: seqrl looks at no folder of it. Name yours with --config-dir <folder>."])
     insist_on_options(given)
     given = joined(given)
     insist_on_modest(words := arguments(given))

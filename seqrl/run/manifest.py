@@ -116,8 +116,12 @@ class Manifest:
         """Leave the folder of a refused run as it was."""
         folder = self.path.parent
         forget_log(folder)
-        for name in set(BEGUN) - set(self._before):
+        for name in {*BEGUN} - {*self._before}:
             (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            # Made for a checkpoint that could not be written.
+            remove_strays(folder / "checkpoints")
+            (folder / "checkpoints").rmdir()
         if self._kept:
             self._kept.replace(self.path)
         else:
