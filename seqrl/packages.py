@@ -3,12 +3,13 @@
 import difflib
 import importlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from seqrl.errors import described
+from seqrl.errors import ConfigError, described
 from seqrl.machine import is_from_signal
 
 # Environment modules, and the extras of seqrl that install them.
@@ -24,6 +25,15 @@ def is_installed(package: str) -> bool:
 
 def how_to_install(extra: str, several: bool = False) -> str:
     return f"Install {'them' if several else 'it'}: pip install 'seqrl[{extra}]'."
+
+
+def insist_on_temporary_files() -> None:
+    """Raise ConfigError if no folder for them can be written, as in a read-only container: packages need one."""
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        remedy = "Name one that can be: TMPDIR=<folder>"
+        raise ConfigError([f"TMPDIR: no folder for temporary files can be written. {remedy}."]) from error
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from seqrl.config.settle import Settled, settle
 from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError, described
 from seqrl.files import Lines, detach, fault, insist_on_own, links, refuse_link
 from seqrl.machine import cores, hear, keep, let_go, monotonic, ranks_started, wall_time
+from seqrl.packages import insist_on_temporary_files
 from seqrl.run.hold import is_held
 from seqrl.run.manifest import ending, facts_of, standing, words_of
 from seqrl.run.refusal import note_folder
@@ -500,6 +501,7 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             insist_on_own_files(folder)
+            insist_on_temporary_files()
             if jobs_at_once(config.hydra.launcher) > 1 and "joblib" in config.hydra.launcher._target_:
                 Pool.install()
         except ConfigError as error:

@@ -85,3 +85,21 @@ def test_points_of_a_sweep_that_cannot_show_their_ends_are_finished(work):
 def test_what_verify_finds_counts_if_it_cannot_be_shown(work):
     done = run_program(work, "-m", "seqrl.verify", *TINY, "+env.kwargs.deed=close")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("train", ["-m", "seed=0,1", "sweep=s"]),
+        ("report.__main__", ["s"]),
+        ("export.__main__", ["run=s"]),
+    ],
+)
+def test_a_machine_that_lets_no_temporary_file_be_written_is_told_so(tmp_path, program, words):
+    """A container that is read-only but for a volume of data."""
+    (tmp_path / "s").mkdir()
+    none = "import tempfile; tempfile.tempdir = None; tempfile._candidate_tempdir_list = lambda: []"
+    done = run_program(tmp_path, "-c", f"{none}; from seqrl.{program} import main; main()", *words)
+    said = "TMPDIR: no folder for temporary files can be written. Name one that can be: TMPDIR=<folder>."
+    assert (done.returncode, done.stderr.strip()) == (2, f"seqrl: error: {said}")
+    assert [*(tmp_path / "s").iterdir()] == []

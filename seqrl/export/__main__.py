@@ -36,7 +36,7 @@ from seqrl.export.step import OneStep, apart
 from seqrl.files import insist_on_own, make_folder, write_together
 from seqrl.metrics.display import Bar
 from seqrl.networks import Network
-from seqrl.packages import how_to_install, is_installed
+from seqrl.packages import how_to_install, insist_on_temporary_files, is_installed
 from seqrl.run import policy
 from seqrl.run.build import make_device, make_env, network_builder
 from seqrl.run.evaluator import frozen
@@ -81,6 +81,7 @@ def configuration(request: Request) -> DictConfig:
 def export(request: Request) -> None:
     """Export, prove, and write the files."""
     insist_on_packages(request)
+    insist_on_temporary_files()
     # An environment may change the working folder.
     run, folder = request.run.absolute(), request.folder.absolute()
     insist_on_own(folder, FILES)

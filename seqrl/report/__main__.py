@@ -18,6 +18,7 @@ from seqrl.errors import ConfigError
 from seqrl.files import fault, insist_on_own, make_folder, write_together
 from seqrl.machine import sleep
 from seqrl.metrics.display import QuietConsole
+from seqrl.packages import insist_on_temporary_files
 from seqrl.text import encoded, free, one_line, printable, say
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
@@ -39,6 +40,7 @@ def report(folders: Sequence[Path], to: Path, threshold: float | None, watch: fl
 
     watch   seconds until the next report; the page reloads at that pace
     """
+    insist_on_temporary_files()
     try:
         from seqrl.report import figures, page
     except ModuleNotFoundError as error:
