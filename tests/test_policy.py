@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from seqrl.config.paths import choices
 from seqrl.config.schema import NetworkConfig, schema_of
 from seqrl.errors import CheckpointError
-from seqrl.run import policy
+from seqrl.run import checkpoint, policy
 from seqrl.run.checkpoint import Checkpoints
 from tests.programs import run_program
 from tests.test_configuration import composed
@@ -112,6 +112,26 @@ def test_a_checkpoint_replaced_in_the_meantime_is_looked_up_again(tmp_path, monk
     monkeypatch.setattr(Checkpoints, "load", load_too_late)
     state, _ = policy.checkpoint(tmp_path, "best")
     assert (state["iterations"], asked) == (4, [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(("which", "found"), [("last", 6), ("best", 1)])
+def test_a_list_of_checkpoints_that_is_older_than_they_are_is_made_anew(tmp_path, monkeypatch, which, found):
+    """As a disk on a network lists them for a while, when the run goes on."""
+    checkpoints, later = Checkpoints(tmp_path, keep=1), iter(range(2, 7))
+    checkpoints.save({"iterations": 1}, 1, 5.0)
+    listed = checkpoint.saved_iterations
+
+    def listed_too_early(folder):
+        there = listed(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "saved_iterations", listed)
+            if newer := next(later, None):
+                checkpoints.save({"iterations": newer}, newer, 1.0)
+        return there
+
+    monkeypatch.setattr(checkpoint, "saved_iterations", listed_too_early)
+    state, damaged = policy.checkpoint(tmp_path, which)
+    assert (state["iterations"], damaged) == (found, [])
 
 
 def test_without_a_known_return_there_is_no_best_checkpoint(tmp_path):

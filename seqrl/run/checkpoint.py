@@ -178,7 +178,7 @@ class Checkpoints:
     @property
     def unreadable(self) -> list[str]:
         """Checkpoints that do not say what they are, or whose words may not be true: one may have been the best."""
-        silent = [iteration for iteration in self.iterations if not self._facts(iteration)]
+        silent = [it for it in self.iterations if not self._facts(it) and os.path.lexists(self._path(it))]
         claims = (iteration for iteration, _ in self._ranked(self.iterations))
         better = itertools.takewhile(lambda iteration: not self._is_sound(iteration), claims)
         return [self._path(iteration).name for iteration in [*silent, *better]]

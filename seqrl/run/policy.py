@@ -93,6 +93,10 @@ def chosen(
     return computed(cfg, faults_of_policy), changes(before, OmegaConf.create({"env": cfg.env}))
 
 
+# How often a checkpoint is looked up again that has gone meanwhile.
+TRIES = 20
+
+
 def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
     """The state of a run, and what is wrong with newer ones that are damaged.
 
@@ -101,11 +105,15 @@ def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
     Raises CheckpointError if it is not there, or not sound.
     """
     checkpoints = Checkpoints(run)
-    while True:
+    for is_last in [*[False] * TRIES, True]:
+        # A run that goes on removes what it replaces, and a disk on a network may list names for a while that are gone.
         there = checkpoints.iterations
         try:
             if which == "last":
-                return checkpoints.newest()
+                state, damaged = checkpoints.newest()
+                if is_last or not damaged or checkpoints.iterations == there:
+                    return state, damaged
+                continue
             if which == "best":
                 checkpoints.insist_on_access()
             best = checkpoints.best if which == "best" else (int(which), 0.0)
@@ -116,9 +124,9 @@ def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
                 raise CheckpointError(f"{checkpoints.folder}: of none is the return known. Use checkpoint=last.")
             return checkpoints.load(best[0]), []
         except CheckpointError:
-            # A run that goes on may have replaced it meanwhile.
-            if checkpoints.iterations == there:
+            if is_last or checkpoints.iterations == there:
                 raise
+    raise AssertionError("the last try returns or raises")
 
 
 def progress(state: dict[str, Any]) -> dict[str, int]:
