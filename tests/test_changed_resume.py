@@ -100,6 +100,14 @@ def test_all_of_a_change_counts_or_nothing_wherever_the_run_is_killed(tmp_path, 
     assert [f"changed: {it}\n" in went_on for it in changes] == [is_new] * 3
 
 
+def test_defaults_of_a_profile_count_though_the_run_is_killed_before_its_configuration_is_written(tmp_path):
+    train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
+    change = ("profile=testing", "total_steps=null", "episodes=20")
+    assert run_program(tmp_path, "-c", KILLED_WRITING, "2", "resume=run", *change).returncode == 9
+    went_on = train(tmp_path, "resume=run")
+    assert "changed: rollout_rewards: 64 -> 0\n" in went_on
+
+
 def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_changed(tmp_path):
     train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
     kill(tmp_path, "resume=run", "parallel=2", f"total_steps={4 * STEPS}")

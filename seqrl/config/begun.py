@@ -3,6 +3,7 @@
 The command stands in manifest.json, what it came to in config.yaml, and the iterations in the names of checkpoints.
 """
 
+import hashlib
 import io
 import logging
 import os
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import fault, json_of, loadable_yaml, may_be_intact, read_text, read_yaml, regular
+from seqrl.files import fault, json_of, loadable_yaml, may_be_intact, read, read_text, read_yaml, regular
 from seqrl.text import dotted
 
 log = logging.getLogger(__name__)
@@ -190,9 +191,15 @@ def implied_by(folder: Path) -> list[str]:
 
 
 def former_defaults(folder: Path) -> list[str]:
-    """Overrides that keep a run as it was begun, where defaults have changed since."""
+    """Overrides that keep a run as it was begun, where defaults have changed since.
+
+    None if its configuration is not that of its latest command: that had looked at defaults already when it was killed.
+    """
+    path = folder / "config.yaml"
     try:
-        cfg = loaded(folder / "config.yaml")
+        cfg = loaded(path)
+        if _other_configuration(folder, digest(read(path))):
+            return []
     except (OSError, ValueError) as error:
         if may_be_intact(error):
             raise
@@ -202,6 +209,19 @@ def former_defaults(folder: Path) -> list[str]:
     before = {key: value for key, value in BEFORE_THE_KEY.items() if own or not key.startswith("algorithm.")}
     values = {key: OmegaConf.select(cfg, key, default=before.get(key)) for key in CHANGED_DEFAULTS}
     return [f"{key}={value}" for key, it in values.items() if (value := _plain(it)) is not None]
+
+
+def _other_configuration(folder: Path, its_digest: str) -> bool:
+    """Whether a manifest tells of another configuration than that of its folder; older versions' tell of none."""
+    try:
+        return bool(json_of(read_text(folder / "manifest.json")).get("config_digest", its_digest) != its_digest)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def digest(text: bytes) -> str:
+    """By which a manifest knows its configuration."""
+    return hashlib.sha256(text).hexdigest()
 
 
 def _plain(value: Any) -> str | None:

@@ -280,6 +280,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "overrides": _is_texts,
     "implied": _is_texts,
     "config_dir": lambda it: it is None or _is_text(it),
+    "config_digest": _is_text,
     "sweep": lambda it: it is None or _is_text(it),
     "id": _is_text,
     "started": is_number,

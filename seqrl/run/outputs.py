@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from omegaconf import OmegaConf
 
-from seqrl.config.begun import saved_text
+from seqrl.config.begun import digest, saved_text
 from seqrl.config.settle import Settled
 from seqrl.devices.device import Device
 from seqrl.errors import ConfigError, EnvError, OutOfMemoryError, UnsavedError, described
@@ -130,9 +130,10 @@ class Outputs:
             **({} if settled.overrides is None else {"overrides": settled.overrides}),
             "implied": settled.implied or before.get("implied", []),
             "config_dir": settled.config_dir,
+            "config_digest": digest(text),
         }
         # At once, and before its configuration: whoever goes on composes what the command says, and asks the
-        # configuration for what the command left to defaults that have changed since.
+        # configuration, if it is that of this command, for what was left to defaults that have changed since.
         if self.manifest.goes_on:
             self.manifest.begin(self.checkpoints.owner, **facts)
         else:
