@@ -478,6 +478,10 @@ def test_words_that_are_not_key_and_value_get_a_line_each_with_what_was_meant(wo
     assert all(line.startswith(it) for line, it in zip(refused.value.faults, said, strict=True))
 
 
+def test_a_key_without_a_value_may_stand_before_what_takes_one_away():
+    assert completed(["name=", "~logger"], leave_nothing=False) == ["name=", "~logger"]
+
+
 @pytest.mark.parametrize(
     ("swept", "said"),
     [

@@ -19,7 +19,7 @@ QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 NO_TEXT = re.compile("[\ud800-\udfff]")
 WORD = re.compile(r"[^\s,:=\[\]{}()]+")
 # A key and its value in words of their own, which no word's own NUL parts.
-APART = re.compile(r"(?<![^\0])([^-=:\0][^=:\0]*)(?:\0[=:]\0?|[=:]\0)([^=\0]+)(?![^\0])")
+APART = re.compile(r"(?<![^\0])([^-=:\0][^=:\0]*)(?:\0[=:]\0?|[=:]\0)([^=~\0][^=\0]*)(?![^\0])")
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
