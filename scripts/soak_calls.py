@@ -54,7 +54,7 @@ def train(words: list[str], *strace: str) -> int:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Killing:
     """What is killed: a command that begins in a folder as it is made here.
 
     make    makes the folder
@@ -112,7 +112,7 @@ def unlike(one: Path, other: Path) -> list[str]:
     return [*unequal[:3], *([] if curves(one) == curves(other) else ["curves"])]
 
 
-def stages(folder: Path, words: list[str]) -> Iterator[Stage]:
+def killings(folder: Path, words: list[str]) -> Iterator[Killing]:
     """What is killed, with runs left alone in a folder."""
 
     def begin(run: Path) -> list[str]:
@@ -134,9 +134,9 @@ def stages(folder: Path, words: list[str]) -> Iterator[Stage]:
     shutil.copytree(whole, longer)
     if train(go_on(longer)):
         sys.exit("soak_calls: the run failed that goes on with other settings")
-    yield Stage("a run", lambda _: None, begin, [whole])
-    yield Stage("a run that is begun again", half, begin, [whole])
-    yield Stage("a run that goes on with other settings", partial(shutil.copytree, whole), go_on, [longer, whole])
+    yield Killing("a run", lambda _: None, begin, [whole])
+    yield Killing("a run that is begun again", half, begin, [whole])
+    yield Killing("a run that goes on with other settings", partial(shutil.copytree, whole), go_on, [longer, whole])
 
 
 def main() -> None:
@@ -151,17 +151,17 @@ def main() -> None:
     folder = given.folder.resolve()
     folder.mkdir(parents=True)
     outcomes: Counter[str] = Counter()
-    for stage in stages(folder, [*RUN, *overrides]):
-        calls = stage.calls(folder / "traced")[:: given.every]
+    for killing in killings(folder, [*RUN, *overrides]):
+        calls = killing.calls(folder / "traced")[:: given.every]
         shutil.rmtree(folder / "traced")
-        print(f"{stage.name}: {len(calls)} calls: {dict(Counter(call for call, _ in calls))}", flush=True)
+        print(f"{killing.name}: {len(calls)} calls: {dict(Counter(call for call, _ in calls))}", flush=True)
         for place, (call, number) in enumerate(calls):
             killed = folder / "killed"
-            outcome = stage.after(killed, call, number)
+            outcome = killing.after(killed, call, number)
             outcomes[outcome] += 1
             if not outcome.startswith(EQUAL):
                 print(f"call {place}, {call} number {number}: {outcome}", flush=True)
-                shutil.copytree(killed, folder / f"failed_{stage.name}_{place}".replace(" ", "_"), dirs_exist_ok=True)
+                shutil.copytree(killed, folder / f"failed_{killing.name}_{place}".replace(" ", "_"), dirs_exist_ok=True)
             shutil.rmtree(killed, ignore_errors=True)
     print("; ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()))
     sys.exit(not all(outcome.startswith(EQUAL) for outcome in outcomes))

@@ -32,8 +32,8 @@ def insist_on_temporary_files() -> None:
     try:
         tempfile.gettempdir()
     except OSError as error:
-        remedy = "Name one that can be: TMPDIR=<folder>"
-        raise ConfigError([f"TMPDIR: no folder for temporary files can be written. {remedy}."]) from error
+        why = "no folder for temporary files can be written. Name one that can be: TMPDIR=<folder>."
+        raise ConfigError([f"TMPDIR: {why}"]) from error
 
 
 @contextmanager

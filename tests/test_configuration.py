@@ -187,7 +187,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("logger=[csv,jsonll]", r"logger: there is no logger=jsonll. Did you mean jsonl\? Choices: csv, jsonl, mlflow"),
         (
             "hydra.launcher.n_jobs=2",
-            r"hydra.launcher.n_jobs: this launcher has no such key\. .* hydra/launcher=joblib\.$",
+            r"hydra.launcher.n_jobs: this launcher has no such key\. .* hydra/launcher=joblib --cfg hydra",
         ),
         ("network=big", r"network: there is no network=big. Choices: .*mlp\. Your own need --config-dir\.$"),
         ("network=null", r"network: needs a choice \(got null\). Choices: attention, .*lstm, .*mlp"),
@@ -468,6 +468,10 @@ def test_a_folder_without_a_name_is_not_the_working_folder(word):
         ("-m seed = 1,2", ["seed = 1,2: has blanks in it. Write seed=1,2."]),
         ("seed: 3", ["seed: 3: has blanks in it. Write seed=3."]),
         ("--config-dir . env.id= mine:Env-v0", ["env.id= mine:Env-v0: has blanks in it. Write env.id=mine:Env-v0."]),
+        (
+            "env.hidden=[1, 3] seed=0, 1",
+            ["env.hidden=[1, 3]: has blanks in it. Write env.hidden=[1,3].", "seed=0, 1: has"],
+        ),
         ("=1 seed:3 tmaze", ["=1: names no key. Write", "seed:3: is not key=value. Write seed=3.", "tmaze: is not"]),
     ],
 )

@@ -113,8 +113,10 @@ def test_a_point_of_a_sweep_that_was_begun_before_there_was_a_key_goes_on_withou
     assert found.implied == ["rollout_rewards=0"]
     # From then on its configuration has the key.
     OmegaConf.save(OmegaConf.create(found.saved("tensor")), run / "config.yaml")
-    (run / "manifest.json").write_text(json.dumps({"implied": found.implied}))
-    assert settled(*words, begun_in=run).changes == []
+    for overrides, implied in (([], found.implied), (found.implied, [])):
+        said = {"overrides": overrides, "implied": implied, "config_dir": None}
+        (run / "manifest.json").write_text(json.dumps(said))
+        assert settled(*words, begun_in=run).changes == []
     changed = settled(*words, "rollout_rewards=8", begun_in=run).changes
     assert "rollout_rewards: 0 -> 8" in changed
 

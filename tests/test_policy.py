@@ -134,6 +134,17 @@ def test_a_list_of_checkpoints_that_is_older_than_they_are_is_made_anew(tmp_path
     assert (state["iterations"], damaged) == (found, [])
 
 
+def test_a_list_that_stays_old_for_a_while_is_waited_for(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for iteration in (1, 2):
+        checkpoints.save({"iterations": iteration}, iteration, -iteration)
+    listed, old = checkpoint.saved_iterations, iter([checkpoint.saved_iterations(tmp_path)] * 9)
+    checkpoints.save({"iterations": 3}, 3, -3.0)
+    monkeypatch.setattr(checkpoint, "saved_iterations", lambda folder: next(old, None) or listed(folder))
+    monkeypatch.setattr(policy, "PAUSE", 0)
+    assert policy.checkpoint(tmp_path, "last") == ({"iterations": 3}, [])
+
+
 def test_without_a_known_return_there_is_no_best_checkpoint(tmp_path):
     Checkpoints(tmp_path).save({}, 1)
     with pytest.raises(CheckpointError, match=r"checkpoints: of none is the return known\. Use checkpoint=last\.$"):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from seqrl.config import program
@@ -287,6 +288,13 @@ def test_a_sweep_replaces_no_multirun_yaml_that_hydra_did_not_write(tmp_path):
         kept.write_text(others)
         with pytest.raises(ConfigError, match=rf"^sweep: {kept} was not written by seqrl\. Remove it, or choose anot"):
             insist_on_own_files(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["seed=1", "'+env.kwargs={length: 3}'", "name=ü", "'name=a #b'"])
+def test_the_best_trial_of_a_search_is_known_however_yaml_quotes_its_command(tmp_path, word):
+    command = f"python -m seqrl.train env=tmaze {word}"
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump({"return": 1.0, "command": command}, width=1000))
+    assert not is_foreign(tmp_path / "best.yaml", BEST)
 
 
 @pytest.mark.parametrize(

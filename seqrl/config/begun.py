@@ -182,18 +182,10 @@ def command(folder: Path) -> tuple[list[str], str | None]:
     return began, config_dir
 
 
-def implied_by(folder: Path) -> list[str]:
-    """Overrides of a run that nobody wrote, if its manifest tells them."""
-    try:
-        return [str(it) for it in json_of(read_text(folder / "manifest.json"))["implied"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
 def former_defaults(folder: Path) -> list[str]:
     """Overrides that keep a run as it was begun, where defaults have changed since.
 
-    None if its configuration is not that of its latest command: that had looked at defaults already when it was killed.
+    Empty if config.yaml is not that of the latest command, which had looked at the defaults already.
     """
     path = folder / "config.yaml"
     try:
@@ -220,7 +212,7 @@ def _other_configuration(folder: Path, its_digest: str) -> bool:
 
 
 def digest(text: bytes) -> str:
-    """By which a manifest knows its configuration."""
+    """What a manifest knows its config.yaml by."""
     return hashlib.sha256(text).hexdigest()
 
 

@@ -306,7 +306,8 @@ def _unknown(key: str, others: Sequence[str]) -> str:
     if key == "env.kwargs" or key.startswith("env.kwargs."):
         return f"{key}: an argument of the environment is added with a plus sign. Write +{key}=…."
     if key.startswith("hydra.launcher."):
-        return f"{key}: this launcher has no such key. Choose another one with it, such as hydra/launcher=joblib."
+        see = "python -m seqrl.train hydra/launcher=joblib --cfg hydra --package hydra.launcher"
+        return f"{key}: this launcher has no such key. For the keys of another, such as joblib: {see}."
     if remedy := meant(key):
         return f"{key}: there is no such key.{remedy}"
     known = [k for k in keys(composed_by_hydra(list(others))) if not k.endswith("_target_") and k not in FOLLOWS]

@@ -57,13 +57,29 @@ def faults_of_form(words: Sequence[str], remedy: str = "Write {}=….") -> list[
     if apart := list(APART.finditer("\0".join(words))):
         return [f"{' '.join(it[0].split(chr(0)))}: has blanks in it. Write {it[1]}={it[2]}." for it in apart]
     wrong = []
-    for word in words:
+    for word in _joined(words):
+        if " " in word and word not in words:
+            wrong.append(f"{word}: has blanks in it. Write {word.replace(' ', '')}.")
+            continue
         key, _, value = word.partition(":")
         if word.lstrip("+~").startswith("="):
             wrong.append(f"{word}: names no key. Write key=value.")
         elif "=" not in word and not word.startswith("~"):
-            wrong.append(f"{word}: is not key=value. {f'Write {key}={value}.' if value else remedy.format(word)}")
+            wrong.append(
+                f"{word}: is not key=value. {f'Write {key}={value.strip()}.' if value else remedy.format(word)}"
+            )
     return wrong
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Words, with those that a list in several words, `[1, 3]` or `1, 3`, was taken apart into as one."""
+    whole: list[str] = []
+    for word in words:
+        if whole and "=" in whole[-1] and "=" not in word and (whole[-1].endswith(",") or _closing(whole[-1])):
+            whole[-1] += f" {word}"
+        else:
+            whole.append(word)
+    return whole
 
 
 def as_meant(key: str, value: str) -> str:

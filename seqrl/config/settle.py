@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from seqrl.config.begun import BEFORE_THE_KEY, as_saved, dotted_values, goes_by_configuration, implied_by, saved
+from seqrl.config.begun import BEFORE_THE_KEY, as_saved, dotted_values, goes_by_configuration, saved
+from seqrl.config.begun import command as command_of
 from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.trust import set_by_files
 from seqrl.config.validate import faults
@@ -111,7 +113,7 @@ def _keep_former(cfg: DictConfig, example: Path, given: Sequence[str]) -> list[s
 
     example   folder of the point, or of the first of its sweep, which tells whether there was the key
 
-    Returns what that implies: once the run has gone on, its configuration has the key, too.
+    Returns what that implies: once a run has gone on, its configuration has the key, too, and its command says it.
     """
     try:
         before = saved(example)
@@ -121,7 +123,10 @@ def _keep_former(cfg: DictConfig, example: Path, given: Sequence[str]) -> list[s
     if before is None:
         return []
     keys = {override.lstrip("+").partition("=")[0] for override in given}
-    known, kept = implied_by(example), []
+    known: list[str] = []
+    with suppress(OSError, ValueError):
+        known = command_of(example)[0]
+    kept = []
     for key, value in BEFORE_THE_KEY.items():
         part = key.rpartition(".")[0]
         # What plays has these of the run's. Other environments or algorithms may have others.

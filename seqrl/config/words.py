@@ -84,10 +84,11 @@ def read_for_policy(
 
     Raises ConfigError with all of their faults, CheckpointError if the `latest` run is asked for and there is none.
     """
+    see_help = f"Run python -m {program} --help for the keys."
+    if wrong := faults_of_form([word for word in words if not word.startswith("-")], see_help):
+        raise ConfigError(wrong)
     values, others, wrong = read(schema, words)
     env: dict[str, Any] = {}
-    see_help = f"Run python -m {program} --help for the keys."
-    wrong += faults_of_form([word for word in words if not word.startswith("-")], see_help)
     for word in others:
         name, equals, _ = word.partition("=")
         if word.startswith("-"):

@@ -160,8 +160,10 @@ def _played(runner: Runner, limits: Limits) -> tuple[dict[str, Tensor], list[int
 def _observed(observation: Tensor, space: Space[Any]) -> dict[str, Array]:
     """The numbers of observations [T, ...] as curves [T, lines]; none if they are too many."""
     parts = space.split(observation) if isinstance(space, Packed) else {"": observation}
+    if sum(it[0].numel() for it in parts.values()) > len(OBSERVED):
+        return {}
     lines = torch.cat([it.reshape(len(observation), -1).double() for it in parts.values()], 1)
-    return {"observation": lines.cpu().numpy()} if lines.shape[1] <= len(OBSERVED) else {}
+    return {"observation": lines.cpu().numpy()}
 
 
 def _curves(played: dict[str, Tensor], network: Player, choices: bool) -> dict[str, Array]:

@@ -314,7 +314,8 @@ def _differing(group: list[RunRecord]) -> Iterator[str]:
     # One that failed while being built has none, and one of an older version fewer.
     group = [run for run in group if run.settings]
     for key in dict.fromkeys(key for run in group for key in run.settings):
-        if not key.startswith((*INCIDENTAL, *DERIVED)) and len({run.value(key) for run in group}) > 1:
+        is_known = key in BEFORE_THE_KEY or all(key in run.settings for run in group)
+        if is_known and not key.startswith((*INCIDENTAL, *DERIVED)) and len({run.value(key) for run in group}) > 1:
             yield key
 
 

@@ -178,10 +178,15 @@ class Checkpoints:
     @property
     def unreadable(self) -> list[str]:
         """Checkpoints that do not say what they are, or whose words may not be true: one may have been the best."""
-        silent = [it for it in self.iterations if not self._facts(it) and os.path.lexists(self._path(it))]
+        silent = [it for it in self.iterations if not self._facts(it) and it not in self.gone]
         claims = (iteration for iteration, _ in self._ranked(self.iterations))
         better = itertools.takewhile(lambda iteration: not self._is_sound(iteration), claims)
         return [self._path(iteration).name for iteration in [*silent, *better]]
+
+    @property
+    def gone(self) -> list[int]:
+        """Iterations of those that are listed, and not there any more."""
+        return [it for it in self.iterations if not os.path.lexists(self._path(it))]
 
     @property
     def foreign(self) -> list[str]:

@@ -126,7 +126,7 @@ def _mark_of_folder(folder: Path | int) -> bytes:
 
 
 def _signed(lock: int, mark: bytes) -> bool:
-    """Whether a lock, which is open, is one of this folder; it is made to say so. It is a lock all the same if not."""
+    """Have a lock that is open say that it is this folder's; return False for another's, and for what is no lock."""
     says = os.pread(lock, 32, 0)
     is_own = not says or (bool(LOCK_MARK.fullmatch(says)) and not _is_of_another(lock, mark))
     if is_own and says != mark:

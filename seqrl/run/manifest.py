@@ -116,7 +116,7 @@ class Manifest:
         """Leave the folder of a refused run as it was."""
         folder = self.path.parent
         forget_log(folder)
-        for name in {*BEGUN} - {*self._before}:
+        for name in set(BEGUN) - set(self._before):
             (folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             # Made for a checkpoint that could not be written.

@@ -4,6 +4,7 @@ What it says is data. It chooses values; what is imported for them is for the co
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +22,7 @@ from seqrl.config.validate import faults_of_policy
 from seqrl.devices.device import Device
 from seqrl.errors import CheckpointError, ConfigError, last_line
 from seqrl.files import fault, may_be_intact
-from seqrl.machine import processors
+from seqrl.machine import processors, sleep
 from seqrl.networks import Network
 from seqrl.run.build import constructor, insist_on_network, make_env, make_network
 from seqrl.run.checkpoint import Checkpoints
@@ -93,8 +94,8 @@ def chosen(
     return computed(cfg, faults_of_policy), changes(before, OmegaConf.create({"env": cfg.env}))
 
 
-# How often a checkpoint is looked up again that has gone meanwhile.
-TRIES = 20
+# How often a checkpoint is looked up again that has gone meanwhile, and seconds between two looks.
+TRIES, PAUSE = 20, 0.1
 
 
 def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
@@ -105,28 +106,31 @@ def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
     Raises CheckpointError if it is not there, or not sound.
     """
     checkpoints = Checkpoints(run)
-    for is_last in [*[False] * TRIES, True]:
-        # A run that goes on removes what it replaces, and a disk on a network may list names for a while that are gone.
+    for _ in range(TRIES):
         there = checkpoints.iterations
-        try:
-            if which == "last":
-                state, damaged = checkpoints.newest()
-                if is_last or not damaged or checkpoints.iterations == there:
-                    return state, damaged
-                continue
-            if which == "best":
-                checkpoints.insist_on_access()
-            best = checkpoints.best if which == "best" else (int(which), 0.0)
-            if which == "best" and (unreadable := checkpoints.unreadable):
-                fault = f"{unreadable[0]} cannot be used, and may have been the best"
-                raise CheckpointError(f"{checkpoints.folder}: {fault}. Use checkpoint=last.")
-            if best is None:
-                raise CheckpointError(f"{checkpoints.folder}: of none is the return known. Use checkpoint=last.")
-            return checkpoints.load(best[0]), []
-        except CheckpointError:
-            if is_last or checkpoints.iterations == there:
-                raise
-    raise AssertionError("the last try returns or raises")
+        with suppress(CheckpointError):
+            state, damaged = _chosen(checkpoints, which)
+            if not damaged:
+                return state, []
+        # A run that goes on replaces them, and a disk on a network may list names for a while that are gone.
+        if checkpoints.iterations == there and not checkpoints.gone:
+            break
+        sleep(PAUSE)
+    return _chosen(checkpoints, which)
+
+
+def _chosen(checkpoints: Checkpoints, which: str | int) -> tuple[dict[str, Any], list[str]]:
+    if which == "last":
+        return checkpoints.newest()
+    if which == "best":
+        checkpoints.insist_on_access()
+    best = checkpoints.best if which == "best" else (int(which), 0.0)
+    if which == "best" and (unreadable := checkpoints.unreadable):
+        fault = f"{unreadable[0]} cannot be used, and may have been the best"
+        raise CheckpointError(f"{checkpoints.folder}: {fault}. Use checkpoint=last.")
+    if best is None:
+        raise CheckpointError(f"{checkpoints.folder}: of none is the return known. Use checkpoint=last.")
+    return checkpoints.load(best[0]), []
 
 
 def progress(state: dict[str, Any]) -> dict[str, int]:

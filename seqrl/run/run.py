@@ -219,6 +219,6 @@ def of_checkpoint(changed: Sequence[str] = ()) -> Iterator[None]:
         raise
     except Exception as error:
         decisive = [it for it in changed if it.startswith(("network.", "algorithm._target_", "env."))]
-        leave = f"{'; '.join(few(decisive[:3]))}. Leave that as it was" if decisive else ""
+        leave = f"{'; '.join(few(decisive))}. Leave that as it was" if decisive else ""
         reason = leave or last_line(error)
         raise CheckpointError(f"resume: the checkpoint is of another network or algorithm: {reason}.") from error

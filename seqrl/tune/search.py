@@ -33,7 +33,7 @@ POLL_SECONDS = 0.5
 # What a trial needs at least to say how it ended.
 ROOM_BYTES = 2**16
 # The best trial, and by what seqrl knows its own file.
-BEST, MARK = "best.yaml", "\ncommand: python -m seqrl."
+BEST, MARK = "best.yaml", "python -m seqrl.train "
 
 
 @dataclass(frozen=True)

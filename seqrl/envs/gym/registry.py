@@ -41,14 +41,11 @@ def find(id: str, guard: Guard | None = None) -> EnvSpec:
         return spec
     close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.8)
     # All but Gymnasium's own are known once their module is imported.
-    meant = [it if _home(gymnasium.registry[it]).startswith("gymnasium.") else f"{module}:{it}" for it in close]
-    hint = (
-        f" Did you mean {' or '.join(it.lstrip(':') for it in meant)}?"
-        if close
-        else f" {_registered_by(module)}"
-        if module
-        else ""
-    )
+    is_own = [module and not _home(gymnasium.registry[it]).startswith("gymnasium.") for it in close]
+    meant = [f"{module}:{it}" if own else it for it, own in zip(close, is_own, strict=True)]
+    hint = f" {_registered_by(module)}" if module else ""
+    if meant:
+        hint = f" Did you mean {' or '.join(meant)}?"
     remedy = "" if module else f" If a package registers it, name its module: env.id=module:{name}."
     raise EnvError(f"env.id: no environment is registered as {name!r}.{hint}{remedy}")
 

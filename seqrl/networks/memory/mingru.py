@@ -11,7 +11,7 @@ from seqrl.networks.memory.base import Block, chrono, spread
 from seqrl.networks.product import product
 from seqrl.types import State
 
-# Numbers in a piece of a tensor: a dozen pieces fit in a cache of a few megabytes.
+# Numbers in a piece of a tensor: of a dozen tensors, they fit in a cache of 16 MB.
 CACHED = 2**18
 
 
