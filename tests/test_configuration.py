@@ -466,6 +466,7 @@ def test_a_folder_without_a_name_is_not_the_working_folder(word):
         ("seed = 3", ["seed = 3: has blanks in it. Write seed=3."]),
         ("seed =3 parallel= 4", ["seed =3: has blanks in it. Write seed=3.", "parallel= 4: has blanks in it. Write"]),
         ("-m seed = 1,2", ["seed = 1,2: has blanks in it. Write seed=1,2."]),
+        ("seed:", ["seed:: is not key=value. Write seed=…."]),
         ("seed: 3", ["seed: 3: has blanks in it. Write seed=3."]),
         ("--config-dir . env.id= mine:Env-v0", ["env.id= mine:Env-v0: has blanks in it. Write env.id=mine:Env-v0."]),
         (

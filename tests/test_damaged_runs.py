@@ -324,7 +324,7 @@ def test_a_resume_of_nothing_gets_one_line(word):
 
 
 def test_without_manifest_and_configuration_a_folder_is_no_run(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is not a run folder\. Name the one that has config\.yaml in it\.$"):
+    with pytest.raises(CheckpointError, match=r"is not a run folder\. Name the one that has manifest\.json in it\.$"):
         arguments([f"resume={tmp_path}"])
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match="nothing of this run was saved"):

@@ -262,6 +262,7 @@ def test_null_leaves_a_key_to_the_run(key):
         (["run="], 2, "run: must be the folder of a run"),
         (["run"], 2, "run: is not key=value. Run python -m seqrl.evaluate --help for the keys."),
         ([*GIVEN, "seed", "=", "3"], 2, "seed = 3: has blanks in it. Write seed=3."),
+        ([*GIVEN, "~env.noise"], 2, "~env.noise: is not key=value. Run python -m seqrl.evaluate --help for the keys."),
         ([*GIVEN, "seed:3"], 2, "seed:3: is not key=value. Write seed=3."),
         (["run=nowhere"], 3, "run: nowhere is not a run folder. Name the one that has config.yaml in it."),
         (["run=."], 3, "run: . is not a run folder."),

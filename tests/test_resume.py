@@ -104,7 +104,7 @@ def test_a_key_that_is_added_again_is_added_once(folder):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is not a run folder.*config\.yaml"):
+    with pytest.raises(CheckpointError, match=r"is not a run folder.*manifest\.json"):
         arguments([f"resume={tmp_path}"])
 
 

@@ -117,8 +117,8 @@ def _beginning(folder: Path) -> tuple[list[str], str | None]:
         line = f"seqrl: warning: resume: {folder / 'manifest.json'}: {reason}. Resuming from its config.yaml instead."
         say(line, sys.stderr)
         return [], None
-    if not any(os.path.lexists(folder / name) for name in ("manifest.json", "config.yaml")):
-        raise CheckpointError(f"resume: {folder} is not a run folder. Name the one that has config.yaml in it.")
+    if not os.path.lexists(folder / "manifest.json"):
+        raise CheckpointError(f"resume: {folder} is not a run folder. Name the one that has manifest.json in it.")
     raise CheckpointError(f"resume: {folder}: nothing of this run was saved. Start it again with the same command.")
 
 

@@ -65,9 +65,8 @@ def faults_of_form(words: Sequence[str], remedy: str = "Write {}=….") -> list[
         if word.lstrip("+~").startswith("="):
             wrong.append(f"{word}: names no key. Write key=value.")
         elif "=" not in word and not word.startswith("~"):
-            wrong.append(
-                f"{word}: is not key=value. {f'Write {key}={value.strip()}.' if value else remedy.format(word)}"
-            )
+            meant = f"Write {key}={value.strip()}." if value else remedy.format(key)
+            wrong.append(f"{word}: is not key=value. {meant}")
     return wrong
 
 

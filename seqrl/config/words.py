@@ -90,11 +90,9 @@ def read_for_policy(
     values, others, wrong = read(schema, words)
     env: dict[str, Any] = {}
     for word in others:
-        name, equals, _ = word.partition("=")
-        if word.startswith("-"):
+        name = word.partition("=")[0]
+        if word.startswith(("-", "~")):
             wrong.append(f"{word}: is not key=value. {see_help}")
-        elif not (name and equals):
-            continue
         elif name.startswith("env.") and changes_env:
             env[name] = value_of(word)
         else:
