@@ -4,7 +4,6 @@ What it says is data. It chooses values; what is imported for them is for the co
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -108,15 +107,20 @@ def checkpoint(run: Path, which: str | int) -> tuple[dict[str, Any], list[str]]:
     checkpoints = Checkpoints(run)
     for _ in range(TRIES):
         there = checkpoints.iterations
-        with suppress(CheckpointError):
+        try:
             state, damaged = _chosen(checkpoints, which)
-            if not damaged:
-                return state, []
-        # A run that goes on replaces them, and a disk on a network may list names for a while that are gone.
-        if checkpoints.iterations == there and not checkpoints.gone:
-            break
+            if not (damaged and _have_moved(checkpoints, there)):
+                return state, damaged
+        except CheckpointError:
+            if not _have_moved(checkpoints, there):
+                raise
         sleep(PAUSE)
     return _chosen(checkpoints, which)
+
+
+def _have_moved(checkpoints: Checkpoints, there: list[int]) -> bool:
+    """A run that goes on replaces them, and a disk on a network may list names for a while that are gone."""
+    return checkpoints.iterations != there or bool(checkpoints.gone)
 
 
 def _chosen(checkpoints: Checkpoints, which: str | int) -> tuple[dict[str, Any], list[str]]:

@@ -79,7 +79,7 @@ def _of_search(line: str) -> str:
     """What is wrong with a run; of a key that it has not, the key of the search that was meant, if one is."""
     key, unknown, _ = line.partition(": there is no such key.")
     near = nearest(key, [*keys_of(Words)])
-    return f"{key}{unknown}{near} Run python -m seqrl.tune --help for the keys." if unknown and near else line
+    return f"{key}{unknown}{near} {SEE_HELP}" if unknown and near else line
 
 
 def main() -> None:
