@@ -1,6 +1,7 @@
 import weakref
 from dataclasses import replace
 
+import gymnasium
 import pytest
 import torch
 from torch import nn
@@ -70,13 +71,32 @@ def test_scalars_of_an_evaluation():
     }
 
 
-# How to build environments, and whether they can start over without being rebuilt.
+class Harder(gymnasium.Wrapper):
+    """Has a level, which each of its episodes raises: it falls that much sooner."""
+
+    level = 0
+
+    def reset(self, **given):
+        self.level += 1
+        return super().reset(**given)
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated or abs(observation[2]) > 0.2 / self.level, truncated, info
+
+
+def cartpoles(backend="sync", *wrappers):
+    return GymnasiumEnv("CartPole-v1", 3, seed=1, backend=backend, wrappers=wrappers)
+
+
 WORLDS = {
-    "cartpole": (lambda: CartPole(3, seed=1), True),
-    "tmaze": (lambda: TMaze(3, seed=1, corridor_length=2), True),
-    "sync": (lambda: GymnasiumEnv("CartPole-v1", 3, seed=1, backend="sync"), True),
-    "vector": (lambda: GymnasiumEnv("CartPole-v1", 3, seed=1, backend="vector"), True),
-    "of the user": (lambda: Cue(3, seed=1), False),
+    "cartpole": lambda: CartPole(3, seed=1),
+    "tmaze": lambda: TMaze(3, seed=1, corridor_length=2),
+    "sync": cartpoles,
+    "vector": lambda: cartpoles("vector"),
+    "statistics": lambda: cartpoles("sync", gymnasium.wrappers.NormalizeObservation),
+    "levels": lambda: cartpoles("sync", Harder),
+    "of the user": lambda: Cue(3, seed=1),
 }
 
 
@@ -91,21 +111,14 @@ def evaluator(make_env, episodes=7, greedy=True, memoryless_control=False):
 @pytest.mark.parametrize("greedy", [True, False])
 @pytest.mark.parametrize("world", WORLDS)
 def test_every_evaluation_plays_the_same_episodes(world, greedy):
-    make_env, are_kept = WORLDS[world]
-    built = []
-
-    def build():
-        built.append(make_env())
-        return built[-1]
-
-    evaluations = evaluator(build, greedy=greedy)
+    make_env = WORLDS[world]
+    evaluations = evaluator(make_env, greedy=greedy)
     # A network that does not always act the same in these worlds.
     network = small_network(make_env(), seed=9)
     (first,) = evaluations.play(network).values()
     evaluations.play(small_network(make_env(), seed=1))
     (again,) = evaluations.play(network).values()
     assert [part.tolist() for part in again] == [part.tolist() for part in first]
-    assert len(built) == (1 if are_kept else 3)
     evaluations.close()
     # The episodes do differ from one another.
     returns, _ = play(make_env(), network, 60, None if greedy else torch.Generator().manual_seed(5), 1000)
@@ -131,7 +144,7 @@ def test_both_policies_and_the_control_without_memory_have_their_own_scalars():
 
 @pytest.mark.parametrize(("greedy", "likeliest"), [(True, True), (False, False)])
 def test_the_likeliest_or_a_sampled_action_is_taken_as_asked_for(greedy, likeliest):
-    make_env, _ = WORLDS["cartpole"]
+    make_env = WORLDS["cartpole"]
     network = small_network(make_env())
     means = [evaluator(make_env, 30, kind).row(network)["evaluation/return_mean"] for kind in (greedy, True, False)]
     assert means[1] != means[2]
@@ -196,6 +209,31 @@ def test_a_policy_that_remembers_is_lost_without_its_memory():
     without, _ = play(Cue(200, seed=0), Forgetful(Remembers()), 200, None, 100)
     assert with_memory.mean() == 1
     assert abs(without.mean()) < 0.2
+
+
+@pytest.mark.parametrize("world", ["statistics", "levels"])
+def test_memory_that_is_not_used_costs_nothing_to_lose_whatever_environments_keep(world):
+    network = small_network(WORLDS[world](), "memoryless", seed=9)
+    with_memory, without = evaluator(WORLDS[world], memoryless_control=True).play(network).values()
+    assert with_memory[0].tolist() == without[0].tolist()
+
+
+def test_environments_end_before_others_take_their_place():
+    alive = []
+
+    class Only(Script):
+        def __init__(self):
+            assert not alive
+            super().__init__([[3]])
+            alive.append(self)
+
+        def close(self):
+            alive.clear()
+
+    evaluations = evaluator(Only, 2, "both", True)
+    evaluations.row(small_network(Script([[3]])))
+    evaluations.close()
+    assert not alive
 
 
 def test_the_share_that_is_done_rises_over_all_rounds_and_ways_of_playing():

@@ -1,11 +1,9 @@
 """Evaluation episodes, during training and for seqrl.evaluate."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +100,7 @@ def play(
 class Evaluator:
     """Plays the same fresh episodes whenever it is asked, so that only the policy makes a difference.
 
-    make_env              builds environments of its own; they are kept, and begin anew with every evaluation
+    make_env              builds environments of its own, anew whenever all episodes are played
     make_generator        builds what draws the actions where they are sampled; the same one every time
     episodes              in equal shares of every environment
     greedy                take the likeliest action; False: a sampled one; "both": one after the other
@@ -129,7 +127,6 @@ class Evaluator:
         self.episodes, self.greedy, self.memoryless_control = episodes, greedy, memoryless_control
         self._make_env, self._make_generator, self._episode_limit = make_env, make_generator, episode_limit
         self._env: BatchedEnv | None = None
-        self._beginning: dict[str, Any] | None = None
         self.infos: dict[str, list[dict[str, float]]] = {}
 
     def row(self, network: Network, told: Callable[[float], None] = lambda share: None) -> Row:
@@ -172,7 +169,7 @@ class Evaluator:
         with frozen(network):
             for name, (player, how) in plays.items():
                 generator = self._make_generator() if how == SAMPLED else None
-                env = self._at_its_beginning()
+                env = self._new_env()
                 self.infos[name] = []
                 told_too = self.infos[name]
                 played[name] = self._played(env, player, self.episodes, generator, of_all, told_too)
@@ -185,7 +182,7 @@ class Evaluator:
         """
         generator = None if self.greedy else self._make_generator()
         wanted = self.episodes if episodes is None else episodes
-        return self._played(self._at_its_beginning(), player, wanted, generator)
+        return self._played(self._new_env(), player, wanted, generator)
 
     def _played(
         self,
@@ -208,14 +205,11 @@ class Evaluator:
         if self._env is not None:
             self._env.close()
 
-    def _at_its_beginning(self) -> BatchedEnv:
-        if self._env is not None and self._beginning is not None:
-            # An environment may go on in the very arrays that it is handed.
-            self._env.load_state_dict(copy.deepcopy(self._beginning))
-            return self._env
+    def _new_env(self) -> BatchedEnv:
+        """Environments that nobody has played: some keep statistics or a level, which no saved state tells of."""
+        # Some hold what only one can have.
         self.close()
         self._env = self._make_env()
-        self._beginning = copy.deepcopy(self._env.state_dict())
         return self._env
 
 
