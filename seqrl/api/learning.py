@@ -91,7 +91,7 @@ def learn(
             folder = Path(settled.cfg.resume).absolute()
     with errors_of_seqrl(given):
         if settled.cfg.validate:
-            rehearse(settled.cfg)
+            rehearse(settled.cfg, settled.overrides or [])
             return Result(folder, nan)
         return _learn(settled, folder, on_iteration, quiet)
 

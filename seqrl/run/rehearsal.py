@@ -1,5 +1,6 @@
 """One tiny iteration of a run, to see that everything fits, and what others would take: `validate=true`."""
 
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 
@@ -21,8 +22,11 @@ FEW = 4
 SHORT = 16
 
 
-def rehearse(cfg: DictConfig) -> None:
-    """Build all parts, play and learn one tiny iteration, and say how large the real one is; leaves no run behind."""
+def rehearse(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
+    """Build all parts, play and learn one tiny iteration, and say how large the real one is; leaves no run behind.
+
+    overrides   of the command line, of which some may decide nothing
+    """
     display = Display()
     device = prepare_device(make_device(cfg), cfg, display.say)
     began = perf_counter()
@@ -41,7 +45,7 @@ def rehearse(cfg: DictConfig) -> None:
         run.algorithm.update(rollout, 0.0)
     finally:
         run.runner.env.close()
-    display.say(introduction(cfg, run, device))
+    display.say(introduction(cfg, run, device, overrides))
     for note in notes(run.runner.env):
         display.say(note)
     display.console.print(sizes(cfg, run, steps, again, need, free), soft_wrap=True)

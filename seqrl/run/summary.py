@@ -1,11 +1,13 @@
 """What a run says at its beginning and at its end."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 
 from omegaconf import DictConfig, OmegaConf
 
+from seqrl.config.idle import idle
 from seqrl.config.schema import CELLS
 from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv
@@ -19,13 +21,14 @@ from seqrl.run.run import Run
 from seqrl.text import duration, figure, percentages
 
 
-def introduction(cfg: DictConfig, run: Run, device: Device) -> str:
-    """What learns, why it was selected, and where; and who plays, if that was measured."""
+def introduction(cfg: DictConfig, run: Run, device: Device, overrides: Iterable[str]) -> str:
+    """What learns, why it was selected, and where; who plays, if that was measured; which overrides decide nothing."""
     size = f"{parameters(run.algorithm.network):,} parameters"
     where = f"{device.torch_device}{f' in {run.ranks.size} processes' if run.ranks.size > 1 else ''}"
-    learns = f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {where}"
+    lines = [f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {where}"]
     env = run.runner.env
-    return f"{learns}\nenvironments: {env.backend}, {env.backend_reason}" if env.backend_reason else learns
+    lines += [f"environments: {env.backend}, {env.backend_reason}"] * bool(env.backend_reason)
+    return "\n".join([*lines, *(f"note: {it}" for it in idle(cfg, overrides))])
 
 
 def notes(env: BatchedEnv) -> list[str]:
