@@ -92,6 +92,15 @@ def test_the_best_trial_is_said_where_it_cannot_be_written_down(finished):
         again.keep_best()
 
 
+@pytest.mark.parametrize(("value", "is_alike"), [(1.0, True), (0.5, False)])
+def test_a_search_whose_trials_all_return_the_same_says_that_nothing_was_told_apart(finished, value, is_alike):
+    again = search(finished)
+    again._begin_next()
+    again._end(1, "COMPLETE", value)
+    told = "2 finished. Best, trial 0: 1, as every other: nothing was told apart. Give trials more total_steps.\n"
+    assert (told in again.best()) is is_alike
+
+
 def test_a_trial_with_some_of_its_values_that_an_older_version_finished_is_not_the_best(finished):
     logs = logged(finished)
     rewrite(finished, [log for log in logs if log.get("param_name") != "algorithm.epochs"])

@@ -271,9 +271,12 @@ class Search:
         self.study.set_user_attr(name, before)
 
     @property
+    def _finished(self) -> "list[optuna.trial.FrozenTrial]":
+        return [trial for trial in self._trials() if trial.state.name == "COMPLETE"]
+
+    @property
     def _best_trial(self) -> "optuna.trial.FrozenTrial | None":
-        finished = [trial for trial in self._trials() if trial.state.name == "COMPLETE"]
-        return max(finished, key=lambda trial: trial.value or 0.0, default=None)
+        return max(self._finished, key=lambda trial: trial.value or 0.0, default=None)
 
     def best(self) -> str:
         """The best trial, and the command to repeat it."""
@@ -283,8 +286,10 @@ class Search:
         ends = {"finished": "COMPLETE", "stopped early": "PRUNED", "failed": "FAIL"}
         counts = {how: count for how, state in ends.items() if (count := self._count(state))}
         summary = ", ".join(f"{count} {how}" for how, count in counts.items())
+        alike = len(self._finished) > 1 and len({trial.value for trial in self._finished}) == 1
+        undecided = ", as every other: nothing was told apart. Give trials more total_steps." if alike else ""
         return (
-            f"{summary}. Best, trial {best.number}: {best.value:.4g}\n\n  {self._command(best)[1]}\n\n"
+            f"{summary}. Best, trial {best.number}: {best.value:.4g}{undecided}\n\n  {self._command(best)[1]}\n\n"
             f"To see all of them: python -m seqrl.report {shlex.quote(str(self.plan.study))}"
         )
 
