@@ -146,8 +146,9 @@ def test_evaluations_are_shared_out_and_come_to_the_same():
             assert row == pytest.approx(expected)
 
 
-def test_fewer_episodes_than_ranks_are_evaluated_by_all():
-    cfg = composed(*SMALL, *BUILT_IN, "evaluation.episodes=2")
+@pytest.mark.parametrize("words", [[*BUILT_IN, "evaluation.episodes=2"], [*GYM, "env.backend=vector"]], ids=named)
+def test_episodes_that_are_too_few_or_would_be_others_are_evaluated_by_all_ranks(words):
+    cfg = composed(*SMALL, "evaluation.episodes=13", *words)
 
     def evaluated(ranks):
         device = make_device(cfg)

@@ -287,9 +287,9 @@ def make_env(
     return WithInputs(env, inputs) if inputs else env
 
 
-def plays_alike(cfg: DictConfig, env: BatchedEnv) -> bool:
+def plays_alike(cfg: DictConfig, backend: str) -> bool:
     """Whether each environment plays the same episodes wherever it is played, and whoever plays beside it."""
-    return env.backend not in ("vector", "envpool") and takes(constructor(cfg.env).make.func, "first")
+    return backend not in ("vector", "envpool") and takes(constructor(cfg.env).make.func, "first")
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
@@ -307,8 +307,10 @@ def make_evaluator(
     """
     wanted = cfg.evaluation
     side_by_side = min(wanted.episodes, cfg.parallel)
-    # Fewer episodes than ranks are played by all of them.
-    ranks = ranks if side_by_side >= ranks.size else ALONE
+    # Each rank plays all episodes if they are fewer, or would be others where they are shared out: whoever evaluates the
+    # policy later has one process.
+    is_shared = side_by_side >= ranks.size and plays_alike(cfg, backend or cfg.env.get("backend", ""))
+    ranks = ranks if is_shared else ALONE
 
     def make() -> BatchedEnv:
         try:

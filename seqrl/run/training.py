@@ -147,7 +147,7 @@ def _carried_out(
         stack.callback(evaluator.close)
         outputs.begin(settled, run, device)
         display.say(introduction(cfg, run, device, settled.overrides or []))
-        if ranks.size > 1 and not plays_alike(cfg, run.runner.env):
+        if ranks.size > 1 and not plays_alike(cfg, run.runner.env.backend):
             display.say(
                 "note: processes play other episodes here than one process does, as what plays does not seed each "
                 "environment for itself."
