@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 
@@ -342,6 +343,36 @@ def test_a_play_goes_on_until_an_episode_ends():
     assert stage.play.ends == 0
     assert environment.final(stage).status is PASS
     assert environment.ends(stage).figure == "1 ended within 701 random steps"
+
+
+class Ends(gymnasium.Wrapper):
+    """Says in its own way how an episode ends, which lasts so many steps at most."""
+
+    def __init__(self, env, steps, how):
+        super().__init__(env)
+        self.steps, self.how = steps, how
+
+    def reset(self, **given):
+        self.clock = 0
+        return super().reset(**given)
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        self.clock += 1
+        is_over = self.clock == self.steps
+        return observation, reward, terminated or is_over * self.how == 1, truncated or is_over * self.how == 2, info
+
+
+@pytest.mark.parametrize(("steps", "how", "is_said"), [(5, 1, True), (5, 2, False), (20, 1, False)])
+def test_episodes_that_are_terminated_as_by_a_time_limit_are_pointed_out(steps, how, is_said):
+    def make(batch_size, name):
+        wrapper = partial(Ends, steps=steps, how=how)
+        return GymnasiumEnv("CartPole-v1", batch_size, seed=1, backend="sync", wrappers=[wrapper])
+
+    finding = environment.ends(Stage(make, SHORT))
+    assert finding.status is PASS
+    told = ", each terminated after 5 (a time limit must truncate instead)"
+    assert finding.figure.endswith(told) is is_said
 
 
 @pytest.mark.parametrize("name", ["Endless", "NeverEndsTogether"])

@@ -207,7 +207,11 @@ def ends(stage: Stage) -> Measured | None:
             return holds(True, f"its time limit ends them after {limit:,} steps")
         why = f"none ended within {longest.steps:,} random steps, {longest.fault or 'and time was over'}"
         raise UncheckedError(why, FIRST if longest.fault else "")
-    return holds(longest.ends > 0, f"{longest.ends:,} ended within {longest.steps:,} random steps")
+    figure = f"{longest.ends:,} ended within {longest.steps:,} random steps"
+    if longest.terminated == longest.ends >= FEW_CUTS and len(longest.terminated_after) == 1:
+        (steps,) = longest.terminated_after
+        figure += f", each terminated after {steps:,} (a time limit must truncate instead)"
+    return holds(longest.ends > 0, figure)
 
 
 @check(

@@ -52,6 +52,7 @@ class Play:
     steps       steps played by all environments together
     begun       episodes that began
     terminated, truncated   episodes that ended so
+    terminated_after        steps of those that were terminated
     own         episodes whose final observation is not the first of the next
     alike       episodes whose final observation is the first of the next
     common      of these, those whose observation before the final one is the same, too
@@ -79,6 +80,7 @@ class Play:
     begun: int = 0
     terminated: int = 0
     truncated: int = 0
+    terminated_after: set[int] = field(default_factory=set)
     own: int = 0
     alike: int = 0
     common: int = 0
@@ -100,8 +102,9 @@ class Play:
         # Observations before the final one, and final ones that look like the next episode's first.
         self._finals: dict[int, tuple[Tensor, Tensor]] = {}
         self.observation = torch.empty(0)
-        # Steps of the whole batch.
+        # Steps of the whole batch, and of the episodes in progress.
         self._clock = 0
+        self._elapsed = [0] * self.env.batch_size
         self.begin()
 
     @property
@@ -112,6 +115,7 @@ class Play:
         """Begin new episodes everywhere."""
         with self._faults():
             self.begun += self.env.batch_size
+            self._elapsed = [0] * self.env.batch_size
             self._see(self.env.reset())
             firsts = set(map(_digest, self.observation))
             self.unlike += len(firsts) > 1
@@ -164,6 +168,12 @@ class Play:
 
     def _count(self, step: Step) -> None:
         self.steps += int(step.valid.sum())
+        for row, is_played in enumerate(step.valid.tolist()):
+            self._elapsed[row] += is_played
+            if step.terminated[row]:
+                self.terminated_after.add(self._elapsed[row])
+            if step.ended[row]:
+                self._elapsed[row] = 0
         self.terminated += int(step.terminated.sum())
         self.truncated += int((step.truncated & ~step.terminated).sum())
         self.ghosts += int((~step.valid).sum())
