@@ -52,7 +52,8 @@ class BatchedEnv(ABC):
     After an episode ends, it stays ended until `reset` starts the next one. Until then the environment accepts an
     action for it, does nothing costly, and may return anything: nobody reads it.
 
-    Returned tensors belong to the caller. The environment never writes to them again.
+    Returned tensors belong to the caller: seqrl's own environments never write to them again, and what others return is
+    copied.
 
     batch_size          B
     observation_space   of one environment
@@ -120,7 +121,8 @@ class BatchedEnv(ABC):
 class Adopted(BatchedEnv):
     """Wraps an environment of the user's own, which need not inherit from BatchedEnv: what it raises names it.
 
-    So does an answer of another form than it should have: FaultyEnvError.
+    So does an answer of another form than it should have: FaultyEnvError. Answers are copied, as tensor programs like to
+    write the next one over them.
 
     Who asks for its picture, or its info, names it himself.
     """
@@ -149,7 +151,7 @@ class Adopted(BatchedEnv):
     def reset(self, where: Tensor | None = None) -> Tensor:
         observation: Tensor = self._named(self.env.reset)(where)
         self._insist_on_tensor("reset returned an observation", observation, self.observation_space.shape)
-        return observation
+        return observation.detach().clone()
 
     def step(self, action: Tensor) -> Step:
         step: Step = self._named(self.env.step)(action)
@@ -159,7 +161,7 @@ class Adopted(BatchedEnv):
             inner = self.observation_space.shape if name == "observation" else ()
             is_bool = name in ("terminated", "truncated", "valid")
             self._insist_on_tensor(f"step returned {name}", getattr(step, name), inner, is_bool)
-        return step
+        return Step(*(getattr(step, name).detach().clone() for name in ANSWERS))
 
     def _insist_on_tensor(
         self, said: str, answer: Any, inner: tuple[int, ...] | None = (), is_bool: bool = False

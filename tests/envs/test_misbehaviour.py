@@ -21,7 +21,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import gymnasium
@@ -502,6 +502,37 @@ def test_an_own_batch_of_environments_that_answers_in_another_form_is_named(chan
     monkeypatch.setattr(Script, "reset", lambda *_: torch.zeros(2, 4, 1))
     with pytest.raises(FaultyEnvError, match=r"^env: tests\.worlds\.Script\.reset returned an observation as shape "):
         played(env)
+
+
+class Overwrites(Script):
+    """Writes each answer over the one before, and answers with gradients."""
+
+    def __init__(self, lengths):
+        super().__init__(lengths)
+        self.given = {}
+
+    def same(self, name, answer):
+        with torch.no_grad():
+            given = self.given.setdefault(name, torch.empty_like(answer)).copy_(answer)
+        return given.requires_grad_() if given.is_floating_point() else given
+
+    def reset(self, where=None):
+        return self.same("observation", super().reset(where))
+
+    def step(self, action):
+        step = super().step(action)
+        return Step(*(self.same(it.name, getattr(step, it.name)) for it in fields(Step)))
+
+
+def test_an_own_batch_of_environments_may_write_over_what_it_has_returned():
+    lengths = [[3, 5], [4]]
+    expected = played(adopted(Script(lengths)))
+    rollout = played(adopted(Overwrites(lengths)))
+    for it in fields(rollout):
+        found, known = getattr(rollout, it.name), getattr(expected, it.name)
+        if isinstance(known, torch.Tensor):
+            assert torch.equal(found, known), it.name
+            assert not found.requires_grad
 
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
