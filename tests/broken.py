@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 import gymnasium
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from seqrl.envs import GymnasiumEnv
+from seqrl.envs import BatchedEnv, GymnasiumEnv
+from seqrl.envs.base import adopted
 from seqrl.envs.gym import calls
 from seqrl.networks import GRU, LSTM, Attention, Encoder, GTrXL, Matrix, MinGRU, Network, Stack, Trunk
 from seqrl.seeds import stream
+from seqrl.types import Step
 
 
 class Walk(gymnasium.Env):
@@ -792,6 +795,92 @@ def make(name, batch_size, purpose, **kwargs):
     """Copies of the environment of that name, seeded by their purpose."""
     backend = "vector" if name in [it.__name__ for it in (*VECTOR, *LIMITED)] else "sync"
     return GymnasiumEnv(f"broken/{name}-v0", batch_size, stream(0, purpose), backend=backend, kwargs=kwargs)
+
+
+class Rows(BatchedEnv):
+    """A tensor program of one's own: walks whose steps are random, and which end by chance."""
+
+    def __init__(self, batch_size, purpose):
+        self.batch_size = batch_size
+        self.observation_space, self.action_space = spaces.Box(-np.inf, np.inf, (2,)), spaces.Discrete(3)
+        self.random = torch.Generator().manual_seed(self.seed(purpose))
+        self.place = torch.zeros(batch_size, 2)
+
+    def seed(self, purpose):
+        return stream(0, purpose)
+
+    def normal(self):
+        return torch.randn(self.batch_size, 2, generator=self.random)
+
+    def reset(self, where=None):
+        where = torch.ones(self.batch_size, dtype=torch.bool) if where is None else where
+        self.place = self.normal().where(where.unsqueeze(1), self.place)
+        return self.place
+
+    def step(self, action):
+        self.place = self.place + self.normal() + action.unsqueeze(1)
+        over = torch.rand(self.batch_size, generator=self.random) < 0.1
+        return Step(self.place, self.place[:, 0], over, torch.zeros_like(over), torch.ones_like(over))
+
+    def state_dict(self):
+        return {"random": self.random.get_state(), "said": self.place, "digest": 3}
+
+    def load_state_dict(self, state):
+        self.random.set_state(state["random"])
+        self.place = state["said"]
+        assert state["digest"] == 3
+        return torch.ones(self.batch_size, dtype=torch.bool)
+
+
+class BeginsAllRows(Rows):
+    def reset(self, where=None):
+        return super().reset()
+
+
+class RollsRewards(Rows):
+    def step(self, action):
+        step = super().step(action)
+        return replace(step, reward=step.reward.roll(1))
+
+
+class SharesActions(Rows):
+    def step(self, action):
+        return super().step(torch.full_like(action, int(action.sum())))
+
+
+class DrawsWhatItNeeds(Rows):
+    """Draws as many numbers as actions ask for, one row after another: an action moves what others draw."""
+
+    def step(self, action):
+        step = super().step(action)
+        drawn = torch.randn(int(action.sum()), generator=self.random).tolist()
+        pays = [sum(drawn.pop(0) for _ in range(n)) for n in action.tolist()]
+        return replace(step, reward=torch.tensor(pays, dtype=torch.float32))
+
+
+class ShowsLate(Rows):
+    """An action shows in the step after it."""
+
+    before = 0
+
+    def step(self, action):
+        action, self.before = torch.zeros_like(action) + self.before, action
+        return super().step(action)
+
+    def reset(self, where=None):
+        if where is None:
+            self.before = 0
+        return super().reset(where)
+
+
+class OneSeed(Rows):
+    def seed(self, purpose):
+        return 0
+
+
+def rows(name, batch_size, purpose):
+    """A batch of that class."""
+    return adopted(globals()[name](batch_size, purpose))
 
 
 class Leaky:

@@ -281,6 +281,35 @@ def test_what_may_be_a_defect_gets_a_warning(name, check, said):
     assert check(stage_of("Walk")).status is PASS
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [
+        ("Rows", PASS, r"showed in it at 40 of 40 steps, in others at 0$"),
+        ("ShowsLate", PASS, r"showed in it at [1-9]\d* of 40 steps, in others at 0$"),
+        ("BeginsAllRows", FAIL, r"(\d+) of \1 rows that went on showed another observation after a reset of others$"),
+        ("RollsRewards", FAIL, r"steps, in others at [1-9]\d*$"),
+        ("SharesActions", FAIL, r"steps, in others at [1-9]\d*$"),
+        ("DrawsWhatItNeeds", WARN, r"in others at [1-9]\d*, which may be another random number$"),
+    ],
+)
+def test_rows_of_an_own_batch_that_disturb_each_other_are_reported(name, status, said):
+    finding = environment.rows(Stage(partial(broken.rows, name), SHORT))
+    assert finding.status is status, finding
+    assert re.search(said, finding.figure), finding
+
+
+def test_an_own_batch_that_heeds_no_seed_gets_a_warning():
+    finding = environment.repeats(Stage(partial(broken.rows, "OneSeed"), SHORT))
+    assert (finding.status, finding.remedy[:33]) == (WARN, "Draw from a stream that begins wi")
+    assert finding.figure.endswith("but all seeds play the same episodes")
+
+
+def test_a_sound_batch_of_ones_own_passes_whatever_its_state_is_called():
+    findings = list(env_checks(partial(broken.rows, "Rows"), SHORT))
+    assert {it.status for it in findings} == {PASS}, findings
+    assert {environment.repeats_later.name, environment.restores.name} <= {it.name for it in findings}
+
+
 @pytest.mark.parametrize("name", ["OfThisProcess", pytest.param("OrdersASet", marks=pytest.mark.slow)])
 def test_what_depends_on_the_process_is_reported(name):
     finding = environment.processes(stage_of(name))

@@ -76,7 +76,8 @@ class BatchedEnv(ABC):
     def reset(self, where: Tensor | None = None) -> Tensor:
         """Begin a new episode where `where` [B] is true, everywhere if None; return all observations [B, *O].
 
-        `where` may be true only for episodes that ended at the last step, and may be all false. An environment that can
+        `where` may be true only for episodes that ended at the last step, and may be all false; the others are shown as
+        the step showed them. An environment that can
         only reset during its next step returns the final observation now, and sets `valid` to false for that step.
         """
 
@@ -121,8 +122,8 @@ class BatchedEnv(ABC):
 class Adopted(BatchedEnv):
     """Wraps an environment of the user's own, which need not inherit from BatchedEnv: what it raises names it.
 
-    So does an answer of another form than it should have: FaultyEnvError. Answers are copied, as tensor programs like to
-    write the next one over them.
+    So does an answer of another form than it should have: FaultyEnvError. Answers are copied: tensor programs like to
+    write over them.
 
     Who asks for its picture, or its info, names it himself.
     """

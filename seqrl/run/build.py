@@ -307,8 +307,8 @@ def make_evaluator(
     """
     wanted = cfg.evaluation
     side_by_side = min(wanted.episodes, cfg.parallel)
-    # Each rank plays all episodes if they are fewer, or would be others where they are shared out: whoever evaluates the
-    # policy later has one process.
+    # Each rank plays all episodes if they are fewer, or if others would be played where they are shared out: whoever
+    # evaluates the policy later has one process.
     is_shared = side_by_side >= ranks.size and plays_alike(cfg, backend or cfg.env.get("backend", ""))
     ranks = ranks if is_shared else ALONE
 

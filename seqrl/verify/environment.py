@@ -15,6 +15,7 @@ from seqrl.envs import BatchedEnv
 from seqrl.envs.gym.lasting import REMEDY as LASTING_REMEDY
 from seqrl.envs.gym.resets import REMEDY, AutoresetError
 from seqrl.spaces import Packed, masked_alternatives, unused_mask
+from seqrl.verify.batch import rows
 from seqrl.verify.findings import Begin, Check, Finding, Measured, Status, UncheckedError, check, found, holds
 from seqrl.verify.layers import beneath, episodes, time_limit, witnesses
 from seqrl.verify.play import BATCH, Budget, MakeEnv
@@ -268,6 +269,7 @@ CHECKS: list[Check] = [
     drawing,
     varied,
     apart,
+    rows,
     limited,
     processes,
     process_settings,

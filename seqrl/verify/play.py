@@ -56,6 +56,8 @@ class Play:
     own         episodes whose final observation is not the first of the next
     alike       episodes whose final observation is the first of the next
     common      of these, those whose observation before the final one is the same, too
+    stayed      rows that went on while others were reset
+    moved       of these, those that then showed another observation
     still       steps within episodes that showed what the step before had shown
     stale       the same of steps that a time limit ended
     shown       digests of what steps within episodes showed
@@ -84,6 +86,8 @@ class Play:
     own: int = 0
     alike: int = 0
     common: int = 0
+    stayed: int = 0
+    moved: int = 0
     still: int = 0
     stale: int = 0
     shown: set[bytes] = field(default_factory=set)
@@ -193,6 +197,9 @@ class Play:
         final, ended = step.observation.clone(), step.ended
         self.begun += int(ended.sum())
         self._see(self.env.reset(ended))
+        goes_on = ~ended
+        self.stayed += int(goes_on.sum())
+        self.moved += int((final[goes_on] != self.observation[goes_on]).flatten(1).any(1).sum())
         for row in ended.nonzero().flatten().tolist():
             if torch.equal(final[row], self.observation[row]):
                 # Unless the next step is spent on the reset, this is the next episode's first.

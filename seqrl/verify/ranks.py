@@ -62,7 +62,9 @@ def _learned(cfg: DictConfig, ranks: Ranks) -> tuple[dict[str, Tensor], bool]:
     with closing(run.runner.env):
         for _ in range(UPDATES):
             run.iterate()
-        return {name: it.detach() for name, it in run.algorithm.parameters.items()}, plays_alike(cfg, run.runner.env.backend)
+        return {name: it.detach() for name, it in run.algorithm.parameters.items()}, plays_alike(
+            cfg, run.runner.env.backend
+        )
 
 
 def follow(place: Place) -> None:

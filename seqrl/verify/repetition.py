@@ -9,7 +9,7 @@ import torch
 
 from seqrl.envs import BatchedEnv, EnvError, FaultyEnvError
 from seqrl.machine import perf_counter
-from seqrl.verify.findings import Measured, UncheckedError, check, holds
+from seqrl.verify.findings import Measured, Status, UncheckedError, check, holds
 from seqrl.verify.layers import beneath, episodes
 from seqrl.verify.play import BATCH, Play
 from seqrl.verify.replay import (
@@ -24,6 +24,8 @@ from seqrl.verify.replay import (
     stopped_early,
 )
 from seqrl.verify.stage import Stage
+
+HEED_THE_SEED = "Draw from a stream that begins with the seed, or runs and evaluations play the same few episodes."
 
 
 @check(
@@ -40,8 +42,12 @@ def repeats(stage: Stage) -> Measured:
         return holds(False, f"in a second environment, {early}")
     with stage.new("verify another seed") as env:
         other = retold(env, min(len(play.answers), 600))
-    idle = "; the seed changes nothing" if difference(play, other) is None else ""
-    return holds(True, f"none of {len(again.answers):,} answers differs{idle}")
+    figure = f"none of {len(again.answers):,} answers differs"
+    if difference(play, other) is not None:
+        return holds(True, figure)
+    if len(stage.resets.firsts) > BATCH:
+        return Measured(Status.WARN, f"{figure}, but all seeds play the same episodes", HEED_THE_SEED)
+    return holds(True, f"{figure}; the seed changes nothing")
 
 
 def _when(play: Play, index: int) -> str:

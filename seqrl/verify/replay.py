@@ -20,6 +20,7 @@ from seqrl.errors import described
 from seqrl.machine import perf_counter
 from seqrl.text import Hidden, hidden, hide
 from seqrl.verify.findings import UncheckedError
+from seqrl.verify.layers import episodes
 from seqrl.verify.play import BATCH, Budget, MakeEnv, Play
 
 # Seconds to wait for another process.
@@ -50,8 +51,10 @@ def retold(env: BatchedEnv, answers: int, beside: Callable[[], Any] | None = Non
 
 def rewound(env: BatchedEnv, state: dict[str, Any], answers: int) -> Play:
     """Take environments back to their first seed, and play."""
-    # A copy, because an environment may go on with what it is given.
-    env.load_state_dict(_by_seed(copy.deepcopy(state)))
+    # A copy, because an environment may go on with what it is given. What one of the user's own calls by the same names
+    # is not Gymnasium's.
+    given = copy.deepcopy(state)
+    env.load_state_dict(given if episodes(env) is None else _by_seed(given))
     return continued(Play(env), answers)
 
 
