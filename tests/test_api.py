@@ -673,6 +673,7 @@ def test_python_trusts_what_the_shell_does(tmp_path, monkeypatch):
     words = (*SMALL, "env.id=shelled:Shelled-v0")
     with pytest.raises(seqrl.ConfigError, match=r"add trust=\[shelled\]"):
         seqrl.learn(*words, quiet=True)
+    assert seqrl.learn(*words, "trust=[shelled]", quiet=True).policy().action_space.n == 2
     monkeypatch.setenv("SEQRL_TRUST", "[shelled]")
     assert seqrl.load(seqrl.learn(*words, quiet=True).folder).action_space.n == 2
 

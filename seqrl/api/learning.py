@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 from os import PathLike
 from pathlib import Path
@@ -43,6 +43,7 @@ class Result:
 
     folder: Path
     score: float
+    _trusted: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -54,9 +55,9 @@ class Result:
         """What its manifest.json says: status, results, versions."""
         return facts_of(self.folder)
 
-    def policy(self, checkpoint: str | int = "last") -> Policy:
-        """Its policy, as `seqrl.load` has it."""
-        return load(self.folder, checkpoint=checkpoint)
+    def policy(self, checkpoint: str | int = "last", *, device: str = "cpu") -> Policy:
+        """Its policy, as `seqrl.load` has it; what the run trusted is trusted."""
+        return load(self.folder, checkpoint=checkpoint, device=device, trust=self._trusted)
 
 
 def learn(
@@ -112,7 +113,8 @@ def _learn(settled: Settled, folder: Path, on_iteration: OnIteration | None, qui
 
     try:
         with settings_of_a_command(), _logged(folder / f"{LOG}.log"):
-            return Result(folder, train(settled, folder, quiet=quiet, watch=watch))
+            score = train(settled, folder, quiet=quiet, watch=watch)
+            return Result(folder, score, tuple(settled.cfg.trust))
     except Exception:
         remove_if_empty(folder)
         raise
