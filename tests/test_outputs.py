@@ -11,12 +11,12 @@ import torch
 
 from seqrl.envs import FaultyEnvError
 from seqrl.errors import ConfigError, UnsavedError
-from seqrl.loggers import Logger, TensorBoard
+from seqrl.loggers import About, Logger, TensorBoard
 from seqrl.machine import end_at_once
 from seqrl.metrics.episodes import EpisodeStatistics
 from seqrl.run import checkpoint
 from seqrl.run.checkpoint import Checkpoints
-from seqrl.run.outputs import Outputs
+from seqrl.run.outputs import Outputs, open_loggers
 from seqrl.run.run import Budget, Run
 from seqrl.run.summary import curves
 from seqrl.runner import Runner
@@ -69,6 +69,26 @@ def test_a_logger_that_fails_is_said_once_and_tried_again(outputs, said):
     assert said == [warning, "logger fickle: works again", warning]
     assert [step for step, _ in fickle.rows] == [0, 3, 4]
     assert [step for step, _ in firm.rows] == [0, 1, 2, 3, 4, 5, -1]
+
+
+class Takes(Logger):
+    """Takes apart what it is told."""
+
+    def begin(self, about):
+        about.config.clear()
+        about.overrides.clear()
+
+    def write(self, row, env_steps):
+        row.clear()
+
+
+def test_a_logger_may_change_what_it_is_told(said, tmp_path):
+    row, about = {"x": 1.0}, About("run", None, {"seed": 1}, ["seed=1"])
+    with Outputs(tmp_path, said.append) as outputs:
+        outputs.loggers = open_loggers({"takes": Takes, "firm": Fickle}, about, said.append)
+        outputs.write(row, 1)
+        assert outputs.loggers["firm"].rows == [(1, {"x": 1.0})]
+    assert (row, about.config, about.overrides, said) == ({"x": 1.0}, {"seed": 1}, ["seed=1"], [])
 
 
 def test_a_logger_that_fails_does_not_work_again_because_it_has_nothing_to_wait_for(outputs, said):

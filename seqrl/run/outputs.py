@@ -1,5 +1,6 @@
 """The run folder: manifest, configuration, checkpoints, loggers. What fails there is retried and ends nothing."""
 
+import copy
 import io
 import logging
 import math
@@ -41,7 +42,8 @@ def open_loggers(
     for name, build in loggers.items():
         try:
             logger = adopted(build())
-            if line := logger.begin(about):
+            # One may change what it is told.
+            if line := logger.begin(copy.deepcopy(about)):
                 say(line)
             there[name] = logger
         except Exception as failure:
@@ -158,9 +160,9 @@ class Outputs:
         self._attempt("manifest", lambda: self.manifest.update(**facts), OSError)
 
     def write(self, row: Row, env_steps: int) -> None:
-        """Hand a row of scalars to every logger."""
+        """Hand a row of scalars to every logger: to each its own, as the run goes on with this one."""
         for name, logger in self.loggers.items():
-            self._attempt(f"logger {name}", partial(logger.write, row, env_steps))
+            self._attempt(f"logger {name}", partial(logger.write, dict(row), env_steps))
 
     def save(self, run: Run, result: Row | None = None) -> bool:
         """Write a checkpoint, with the result of its evaluation if it has one; return whether that went well."""
