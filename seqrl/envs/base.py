@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqrl.errors import EnvError, FaultyEnvError, names_environment, raised
 from seqrl.machine import is_from_signal
-from seqrl.spaces import Array, dtype
+from seqrl.spaces import Array, dtype, tensor_dtype
 from seqrl.types import Step
 
 log = logging.getLogger(__name__)
@@ -150,29 +150,37 @@ class Adopted(BatchedEnv):
             vars(self)[name] = self._named(getattr(self, name))
 
     def reset(self, where: Tensor | None = None) -> Tensor:
-        observation: Tensor = self._named(self.env.reset)(where)
-        self._insist_on_tensor("reset returned an observation", observation, self.observation_space.shape)
-        return observation.detach().clone()
+        return self._own("reset returned an observation", self._named(self.env.reset)(where), *self._shown)
 
     def step(self, action: Tensor) -> Step:
         step: Step = self._named(self.env.step)(action)
         if not all(hasattr(step, name) for name in ANSWERS):
             raise self._odd("step returned its answer", type(step).__name__, "a seqrl.types.Step")
-        for name in ANSWERS:
-            inner = self.observation_space.shape if name == "observation" else ()
-            is_bool = name in ("terminated", "truncated", "valid")
-            self._insist_on_tensor(f"step returned {name}", getattr(step, name), inner, is_bool)
-        return Step(*(getattr(step, name).detach().clone() for name in ANSWERS))
+        forms = {"observation": self._shown, "reward": ((), torch.float32)}
+        return Step(
+            *(
+                self._own(f"step returned {name}", getattr(step, name), *forms.get(name, ((), torch.bool)))
+                for name in ANSWERS
+            )
+        )
 
-    def _insist_on_tensor(
-        self, said: str, answer: Any, inner: tuple[int, ...] | None = (), is_bool: bool = False
-    ) -> None:
-        """Raise FaultyEnvError if an answer is no tensor [B, *inner], or should be of bool and is not."""
-        shape, is_tensor = (self.batch_size, *(inner or ())), isinstance(answer, Tensor)
-        if is_tensor and answer.shape == shape and (not is_bool or answer.dtype == torch.bool):
-            return
+    @property
+    def _shown(self) -> tuple[tuple[int, ...], torch.dtype]:
+        return self.observation_space.shape or (), tensor_dtype(self.observation_space)
+
+    def _own(self, said: str, answer: Any, inner: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A copy of an answer [B, *inner] in the dtype that the policy reads, without gradients.
+
+        Raises FaultyEnvError if it is no such tensor, or holds what that dtype has not: half a choice, or any number
+        instead of a truth.
+        """
+        shape, is_tensor = (self.batch_size, *inner), isinstance(answer, Tensor)
+        if is_tensor and answer.shape == shape and (dtype == torch.bool) is (answer.dtype == torch.bool):
+            own: Tensor = answer.detach().to(dtype, copy=True)
+            if answer.dtype == dtype or dtype.is_floating_point or torch.equal(own.to(answer.dtype), answer):
+                return own
         got = f"shape {tuple(answer.shape)} and {answer.dtype}" if is_tensor else type(answer).__name__
-        raise self._odd(said, got, f"a tensor of shape {shape}{' and torch.bool' if is_bool else ''}")
+        raise self._odd(said, got, f"a tensor of shape {shape} and {dtype}")
 
     def _odd(self, said: str, got: str, wanted: str) -> FaultyEnvError:
         return FaultyEnvError(f"env: {self._who}.{said} as {got}, not as {wanted}. Fix the environment.")

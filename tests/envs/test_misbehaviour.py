@@ -488,6 +488,7 @@ def test_whatever_an_own_batch_of_environments_raises_names_it(place, error, mon
     [
         ({"reward": torch.ones(2, 1)}, r"reward as shape \(2, 1\) and torch\.float32, not as a tensor of shape \(2,\)"),
         ({"reward": [0.0, 1.0]}, "reward as list, not as a tensor"),
+        ({"reward": torch.ones(2, dtype=torch.bool)}, r"reward as .*torch\.bool, not as .* and torch\.float32"),
         ({"observation": torch.zeros(1, 4)}, r"observation as shape \(1, 4\) .*, not as a tensor of shape \(2, 4\)"),
         ({"terminated": torch.zeros(2)}, r"terminated as shape \(2,\) and torch\.float32, not as .* and torch\.bool"),
         ({"valid": None}, "valid as NoneType, not as a tensor"),
@@ -502,6 +503,35 @@ def test_an_own_batch_of_environments_that_answers_in_another_form_is_named(chan
     monkeypatch.setattr(Script, "reset", lambda *_: torch.zeros(2, 4, 1))
     with pytest.raises(FaultyEnvError, match=r"^env: tests\.worlds\.Script\.reset returned an observation as shape "):
         played(env)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_numbers_of_an_own_batch_of_environments_may_have_another_dtype(dtype, monkeypatch):
+    expected = played(adopted(Script([[3], [3]])))
+    step, reset = Script.step, Script.reset
+
+    def converted(*given):
+        made = step(*given)
+        return replace(made, observation=made.observation.to(dtype), reward=made.reward.to(dtype))
+
+    monkeypatch.setattr(Script, "step", converted)
+    monkeypatch.setattr(Script, "reset", lambda *given: reset(*given).to(dtype))
+    rollout = played(adopted(Script([[3], [3]])))
+    for name in ("observation", "reward", "value"):
+        found, known = getattr(rollout, name), getattr(expected, name)
+        assert found.dtype == known.dtype
+        assert torch.equal(found, known)
+
+
+@pytest.mark.parametrize(("shown", "is_whole"), [(2.0, True), (1.5, False)])
+def test_a_choice_of_an_own_batch_of_environments_may_be_shown_as_a_number_if_it_is_whole(shown, is_whole):
+    env = Script([[3], [3]])
+    env.observation_space, env.reset = spaces.Discrete(3), lambda *_: torch.tensor([shown, 0.0])
+    if is_whole:
+        assert adopted(env).reset().tolist() == [2, 0]
+        return
+    with pytest.raises(FaultyEnvError, match=r"reset returned an observation as .*float32, not as .* torch\.int64"):
+        adopted(env).reset()
 
 
 class Overwrites(Script):
