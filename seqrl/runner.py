@@ -30,7 +30,7 @@ class Player(Protocol):
     def initial_state(self, batch_size: int) -> State: ...
 
     def step(self, observation: Tensor, state: State) -> tuple[Distribution, Tensor, State]:
-        """Policy, value and the memory after this step; the runner overwrites the memory where an episode ends."""
+        """Policy, value and the memory after this step."""
         ...
 
 
@@ -244,13 +244,16 @@ class Runner:
     def _play(self, episodes: "Episodes", recorder: "Recorder") -> Step:
         """Take one step in every episode in progress."""
         policy, value, state = self.network.step(episodes.observation, episodes.state)
+        # The network may write the next one over it.
+        value = value.clone()
         if change := change_of_form(episodes.state, state):
             # Nothing could go on from what would be saved.
             raise ConfigError([f"network: its memory must keep its form, but {change}."])
         action = policy.mode() if self.generator is None else self._sampled(policy, episodes.rows)
         self._check_action(episodes, action)
         began = perf_counter()
-        step = episodes.step(self.env, action)
+        # Whoever plays may write to what it is given.
+        step = episodes.step(self.env, action.clone())
         self.environment_seconds += perf_counter() - began
         self._note_ended(episodes.rows, step, len(recorder.places))
         self._check_later(step.observation, step.reward, partial(self._check_step, replace(episodes), step))
@@ -493,15 +496,18 @@ class Episodes:
         self.forget(where)
 
     def forget(self, where: Tensor) -> None:
-        """Set memory and age to zero where `where` [n] is true."""
-        leaves = (self.age, *self.state.values())
+        """Set memory and age to zero where `where` [n] is true.
+
+        Not in place: what a network remembers may be what it was shown, and that is recorded.
+        """
+        self.age = self.age.masked_fill(where, 0)
         if waits(where):
-            for leaf in leaves:
-                leaf.masked_fill_(where.view(-1, *[1] * (leaf.dim() - 1)), 0)
+            self.state = {
+                name: leaf.masked_fill(where.view(-1, *[1] * (leaf.dim() - 1)), 0) for name, leaf in self.state.items()
+            }
         else:
             rows = where.nonzero().squeeze(1)
-            for leaf in leaves:
-                leaf.index_fill_(0, rows, 0)
+            self.state = {name: leaf.index_fill(0, rows, 0) for name, leaf in self.state.items()}
 
 
 def of_rank(state: dict[str, Any], ranks: Ranks) -> dict[str, Any]:

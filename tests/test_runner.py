@@ -37,6 +37,42 @@ def test_whole_episodes_are_exactly_one_of_every_environment():
     assert runner(env, 0).collect().valid.sum(0).tolist() == [3, 1, 7, 7]
 
 
+class Keeps:
+    """Remembers the very observation that it was shown, and writes each value over the one before."""
+
+    def __init__(self, network):
+        self.network, self.value = network, torch.zeros(2)
+
+    def initial_state(self, batch_size):
+        return {"seen": torch.zeros(batch_size, 4)}
+
+    def step(self, observation, state):
+        policy, value, _ = self.network.step(observation, {})
+        return policy, self.value[: len(value)].copy_(value), {"seen": observation}
+
+
+class Zeroes(Script):
+    """Writes to the actions that it is given."""
+
+    def step(self, action):
+        step = super().step(action)
+        action.zero_()
+        return step
+
+
+def test_what_a_network_and_an_environment_do_with_their_tensors_changes_nothing_that_is_recorded():
+    def collected(env, network):
+        return Runner(env, network, 9, 2, torch.Generator().manual_seed(0)).collect()
+
+    network = small_network(Script([[3], [4]]), "memoryless")
+    expected, rollout = collected(Script([[3], [4]]), network), collected(Zeroes([[3], [4]]), Keeps(network))
+    for name in ("observation", "action", "log_prob", "value", "next_value"):
+        assert torch.equal(getattr(rollout, name), getattr(expected, name)), name
+    # What is stored of a memory is that of before the step.
+    where = rollout.state_index >= 0
+    assert torch.equal(rollout.state["seen"][rollout.state_index[where]][:, 2], rollout.observation[where][:, 2] - 1)
+
+
 def test_short_whole_episodes_are_played_several_times_by_every_environment_to_fill_the_rollout():
     env = Script([[2, 1, 4, 1], [4, 3, 2, 1]])
     play = runner(env, rollout_length=0)
