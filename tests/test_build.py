@@ -9,10 +9,12 @@ from hydra import compose, initialize_config_dir
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.paths import CONF
 from seqrl.config.validate import faults
+from seqrl.envs import CartPole
 from seqrl.errors import CheckpointError, ConfigError, EnvError, OutOfMemoryError, StoppedError
 from seqrl.machine import hear
-from seqrl.run.build import build, constructor
+from seqrl.run.build import build, constructor, takes
 from tests.test_train import train
+from tests.worlds import Cue
 
 PARTS = """
 import torch
@@ -216,3 +218,22 @@ def test_what_is_too_large_for_the_memory_is_named_and_leaves_nothing_behind(tmp
     assert refused.stderr.endswith(f"Its largest number is {key}: use a smaller one.\n")
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+class Knows(CartPole):
+    """Says nothing of `first`, which it hands on."""
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+
+
+class Swallows(Cue):
+    """Takes whatever it is given, and does not use it."""
+
+    def __init__(self, batch_size, seed, **named):
+        super().__init__(batch_size, seed)
+
+
+@pytest.mark.parametrize(("made", "knows"), [(CartPole, True), (Knows, True), (Cue, False), (Swallows, False)])
+def test_a_class_knows_its_first_environment_if_it_or_one_that_it_hands_on_to_has_the_parameter(made, knows):
+    assert takes(made, "first") is knows

@@ -292,10 +292,16 @@ def plays_alike(cfg: DictConfig, backend: str) -> bool:
     return backend not in ("vector", "envpool") and takes(constructor(cfg.env).make.func, "first")
 
 
-def takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has a parameter of that name."""
-    parameters = signature(function).parameters.values()
-    return any(it.name == name or it.kind is it.VAR_KEYWORD for it in parameters)
+def takes(made: Callable[..., Any], name: str) -> bool:
+    """Whether a class, or a function that makes one, has a parameter of that name.
+
+    `**kwargs` may be handed on to a class that it derives from, or lead nowhere.
+    """
+    parameters = signature(made).parameters.values()
+    if any(it.name == name for it in parameters):
+        return True
+    hands_on = any(it.kind is it.VAR_KEYWORD for it in parameters)
+    return hands_on and isinstance(made, type) and any(takes(it, name) for it in made.__bases__ if it is not object)
 
 
 def make_evaluator(
