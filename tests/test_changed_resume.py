@@ -212,3 +212,25 @@ def test_a_configuration_in_a_checkpoint_that_is_not_seqrls_floods_nothing(tmp_p
     assert len(changed) < 50
     assert max(map(len, changed)) < 600
     assert changed[-1].startswith("changed: and ")
+
+
+def test_returns_of_another_task_do_not_count_once_a_run_goes_on_with_this_one(tmp_path):
+    words = [*SMALL, "env=masked_cartpole", "env.max_episode_steps=9", "evaluation.episodes=2", "evaluation.interval=1"]
+    folder = tmp_path / "run"
+    train(tmp_path, *words, f"hydra.run.dir={folder}", f"total_steps={4 * STEPS}")
+    assert Checkpoints(folder).best[1] > 4
+    before = len(rows(folder))
+    train(tmp_path, f"resume={folder}", "env.max_episode_steps=4", f"total_steps={8 * STEPS}")
+    after = [row for row in rows(folder)[before:] if "rollout/return_max" in row]
+    assert after
+    assert max(row["rollout/return_max"] for row in after) == 4
+    assert Checkpoints(folder).best == (8, 4.0)
+
+
+def test_who_plays_a_task_leaves_its_returns_as_they_are(tmp_path):
+    folder = tmp_path / "run"
+    train(tmp_path, *SMALL, "env=gymnasium", "env.id=CartPole-v1", "env.backend=sync", f"hydra.run.dir={folder}")
+    (before,) = rows(folder)[-1:]
+    train(tmp_path, f"resume={folder}", "env.backend=vector", "episodes=51")
+    assert rows(folder)[-1]["rollout/episodes"] > before["rollout/episodes"]
+    assert rows(folder)[-1]["rollout/return_max"] == before["rollout/return_max"]

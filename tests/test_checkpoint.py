@@ -88,6 +88,15 @@ def test_where_policies_were_evaluated_the_best_is_one_of_those(tmp_path):
     assert files(tmp_path) == of(5, 6)
 
 
+def test_the_best_is_one_of_those_that_are_measured_as_the_newest_is_and_others_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for iteration, (yardstick, mean) in enumerate([("a", 9.0), ("a", 8.0), ("b", 1.0), ("b", 2.0), ("b", 0.5)], 1):
+        checkpoints.yardstick = yardstick
+        checkpoints.save({"iterations": iteration}, iteration, mean)
+    assert checkpoints.best == Checkpoints(tmp_path).best == (4, 2.0)
+    assert files(tmp_path) == of(1, 4, 5)
+
+
 def test_what_is_saved_once_more_without_its_returns_stays_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     for iteration, score in enumerate([1.0, 9.0]):

@@ -39,7 +39,7 @@ from seqrl.packages import fault_of_target, without_arguments
 from seqrl.ranks import ALONE, Ranks
 from seqrl.run.evaluator import Evaluator
 from seqrl.run.memory_need import is_out_of_memory
-from seqrl.run.resume import nothing_left
+from seqrl.run.resume import changes_task, nothing_left
 from seqrl.run.run import Budget, Run, of_checkpoint
 from seqrl.runner import Runner, of_rank
 from seqrl.text import few, masked, nearest
@@ -114,6 +114,8 @@ def open_run(
         changed = changes(before, settled.words) if before else settled.changes
     if any(change.startswith(("env.", "parallel:", "seed:")) for change in changed):
         state["runner"]["environment"] = None
+    if any(map(changes_task, changed)):
+        state["episodes"] |= {"recent": [], "info": {}}
     # An environment that cannot go on must not play its first episodes again.
     anew_after = state.get("anew_after", 0) if state["runner"]["environment"] else iterations
     run = build(cfg, device, ranks=ranks, anew_after=anew_after, saved=saved)

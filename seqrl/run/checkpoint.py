@@ -35,6 +35,7 @@ from seqrl.text import free
 
 # Returns that are known of a checkpoint, by their names in its facts.
 TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
+YARDSTICK = "yardstick"
 MAGIC, VERSION = b"seqrl checkpoint ", 1
 # What a run saves, as far as programs read it by name.
 KINDS: dict[str, type] = {
@@ -51,13 +52,17 @@ class Checkpoints:
     """Checkpoints of one run folder: the newest ones, and the best.
 
     The best is the one with the highest return in its evaluation, or in training where none was evaluated; of equal
-    ones the newest, which has learned more.
+    ones the newest, which has learned more. Those that were measured by another yardstick than the newest one, before
+    the run went on with another task for example, do not count; the best of them is kept.
 
-    folder   of the run
-    keep     how many of the newest to keep; more than one, so that a damaged one is never the only one
-    run      what tells this run from others; None: any run's checkpoints will do
-    seed     of the run, for the record
+    folder      of the run
+    keep        how many of the newest to keep; more than one, so that a damaged one is never the only one
+    run         what tells this run from others; None: any run's checkpoints will do
+    seed        of the run, for the record
+    yardstick   what tells returns that can be compared from others; None, as in earlier versions: unknown
     """
+
+    yardstick: str | None = None
 
     def __init__(self, folder: Path, keep: int = 2, run: str | None = None, seed: int | None = None) -> None:
         self.folder, self.keep = folder / "checkpoints", keep
@@ -87,7 +92,7 @@ class Checkpoints:
         if not path.exists():
             returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
             known = {name: mean for name, mean in returns.items() if math.isfinite(mean)}
-            facts = {"iteration": iteration, "run": self.run, "seed": self.seed, **known}
+            facts = {"iteration": iteration, "run": self.run, "seed": self.seed, YARDSTICK: self.yardstick, **known}
             write(path, packed(state, facts))
             # It was never read, and need not be.
             self._sound[iteration] = _identity(path), facts
@@ -173,13 +178,13 @@ class Checkpoints:
     @property
     def best(self) -> tuple[int, float] | None:
         """Iterations of the best one, and the return that makes it so; None if no return is known."""
-        return self._best(self.iterations)
+        return self._best(self.iterations, self._present_yardstick)
 
     @property
     def unreadable(self) -> list[str]:
         """Checkpoints that do not say what they are, or whose words may not be true: one may have been the best."""
         silent = [it for it in self.iterations if not self._facts(it) and it not in self.gone]
-        claims = (iteration for iteration, _ in self._ranked(self.iterations))
+        claims = (iteration for iteration, _ in self._ranked(self.iterations, self._present_yardstick))
         better = itertools.takewhile(lambda iteration: not self._is_sound(iteration), claims)
         return [self._path(iteration).name for iteration in [*silent, *better]]
 
@@ -196,9 +201,20 @@ class Checkpoints:
     @property
     def owner(self) -> str | None:
         """What tells the run of the newest from others; None if that is not known."""
-        sound = next((iteration for iteration in reversed(self.iterations) if self._is_sound(iteration)), None)
-        run = None if sound is None else self._facts(sound).get("run")
-        return run if isinstance(run, str) else None
+        return self._text(self._newest_sound, "run")
+
+    @property
+    def _newest_sound(self) -> int | None:
+        return next((iteration for iteration in reversed(self.iterations) if self._is_sound(iteration)), None)
+
+    @property
+    def _present_yardstick(self) -> str | None:
+        return self._text(self._newest_sound, YARDSTICK)
+
+    def _text(self, iteration: int | None, name: str) -> str | None:
+        """A text among the facts of a checkpoint, which may be anybody's; None if there is none."""
+        said = None if iteration is None else self._facts(iteration).get(name)
+        return said if isinstance(said, str) else None
 
     def insist_on_access(self) -> None:
         """Raise CheckpointError if one of them cannot be read and may be intact."""
@@ -263,8 +279,9 @@ class Checkpoints:
         """
         remove_strays(self.folder)
         there = [iteration for iteration in self.iterations if self._is_own(iteration)]
-        best = self._best(there)
-        kept = {*there[-self.keep :], *([best[0]] if best else [])}
+        yardsticks = {self._text(iteration, YARDSTICK) for iteration in there}
+        each_best = [self._best(there, yardstick) for yardstick in yardsticks]
+        kept = {*there[-self.keep :], *(best[0] for best in each_best if best)}
         with ExitStack() as each:
             for iteration in set(there) - kept:
                 each.callback(self._remove, iteration)
@@ -274,13 +291,16 @@ class Checkpoints:
             self._path(iteration).with_suffix(suffix).unlink(missing_ok=True)
         self._sound.pop(iteration, None)
 
-    def _best(self, iterations: list[int]) -> tuple[int, float] | None:
+    def _best(self, iterations: list[int], yardstick: str | None) -> tuple[int, float] | None:
         # A flipped bit in a return must not make one the best.
-        return next((it for it in self._ranked(iterations) if self._is_sound(it[0])), None)
+        return next((it for it in self._ranked(iterations, yardstick) if self._is_sound(it[0])), None)
 
-    def _ranked(self, iterations: list[int]) -> list[tuple[int, float]]:
+    def _ranked(self, iterations: list[int], yardstick: str | None) -> list[tuple[int, float]]:
         """Iterations and the returns that they are compared by, the best first."""
         facts = {iteration: self._facts(iteration) for iteration in iterations}
+        if yardstick is not None:
+            # Earlier versions named none.
+            facts = {iteration: it for iteration, it in facts.items() if it.get(YARDSTICK, yardstick) == yardstick}
         for kind in (EVALUATION, TRAINING):
             known = [(iteration, it[kind]) for iteration, it in facts.items() if _is_return(it.get(kind))]
             if known:

@@ -24,7 +24,7 @@ from seqrl.ranks import ALONE, Ranks
 from seqrl.run.build import constructor
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.manifest import Manifest, ending, facts_of
-from seqrl.run.resume import circumstances, how_to_go_on
+from seqrl.run.resume import circumstances, how_to_go_on, yardstick
 from seqrl.run.run import Run
 from seqrl.text import few
 
@@ -146,6 +146,7 @@ class Outputs:
         facts = self.manifest.facts
         # First: a run that it refuses leaves nothing of its loggers.
         self.checkpoints.run, self.checkpoints.seed = facts.get("id"), cfg.seed
+        self.checkpoints.yardstick = yardstick(run.config)
         self.checkpoints.begin(run.state_dict(), run.iterations)
         if foreign := self.checkpoints.foreign:
             self.say(f"left alone in checkpoints/, as it may not be of this run: {', '.join(foreign)}")

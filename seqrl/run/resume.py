@@ -1,6 +1,8 @@
 """Going on with a run: the arguments that do, and what has changed since."""
 
-from collections.abc import Collection
+import hashlib
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -27,6 +29,27 @@ def nothing_left(cfg: DictConfig, changes: Collection[str], budget: Budget) -> s
     limits = " and ".join(f"{key}={cfg[key]}" for key in spent)
     was, it = ("were", "them") if len(spent) > 1 else ("was", "it")
     return f"warning: nothing was left: {limits} {was} spent before. To train further, raise {it}, too."
+
+
+# Keys of an environment that do not change its task.
+HOW_IT_IS_PLAYED = ("backend", "timeout_seconds", "log_info")
+
+
+def changes_task(change: str) -> bool:
+    """Whether `key: before -> now` makes it another task, so that returns of before say nothing of it."""
+    group, _, key = change.partition(":")[0].partition(".")
+    return group == "env" and key.partition(".")[0] not in HOW_IT_IS_PLAYED
+
+
+def yardstick(config: Mapping[str, Any]) -> str:
+    """A digest of what returns are measured by: the task, the seed, and how evaluations play.
+
+    The best of several policies is the best by one yardstick.
+    """
+    task = {key: value for key, value in config["env"].items() if key not in HOW_IT_IS_PLAYED}
+    play = [config["evaluation"][key] for key in ("episodes", "greedy")]
+    text = json.dumps([task, config["seed"], play], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def circumstances(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
