@@ -329,6 +329,22 @@ def test_seeds_played_by_different_backends_belong_to_one_configuration(tmp_path
     assert len(group.runs) == 4
 
 
+@pytest.mark.parametrize(
+    ("greedy", "episodes", "keys"),
+    [
+        ([True, False], [200, 200], ["evaluation.greedy"]),
+        ([True, True], [200, 0], ["evaluation.greedy"]),
+        ([True, "both"], [200, 200], []),
+        ([True, True], [200, 50], []),
+        ([True, False], [0, 0], []),
+    ],
+)
+def test_runs_whose_results_were_measured_otherwise_are_no_seeds_of_one_configuration(tmp_path, greedy, episodes, keys):
+    for seed, (how, count) in enumerate(zip(greedy, episodes, strict=True)):
+        put(tmp_path / str(seed), 1.0, seed, network="lstm", evaluation__greedy=how, evaluation__episodes=count)
+    assert Study(find([tmp_path])).keys == keys
+
+
 def test_many_seeds_beat_one_with_the_same_return(tmp_path):
     put(tmp_path / "mlp", 1.0, network="mlp")
     for seed in range(4):

@@ -11,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl.config.paths import CONF, choices
 from seqrl.config.schema import SCHEMAS, default_of, keys_of
 
+# Keys of an environment that do not change its task.
+HOW_IT_IS_PLAYED = ("backend", "timeout_seconds", "log_info")
+
 
 def task_name(env: Mapping[str, Any]) -> str:
     """What a section `env` plays: a file of group env, the id without its module, or the name of a class."""

@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from seqrl.config.begun import BEFORE_THE_KEY, leaving_out, run_folders
-from seqrl.config.naming import task_name
+from seqrl.config.naming import HOW_IT_IS_PLAYED, task_name
 from seqrl.errors import ConfigError
 from seqrl.files import fault, json_of, lines, read_yaml
 from seqrl.run.manifest import KINDS, is_number, standing
@@ -23,9 +23,10 @@ from seqrl.text import cut, dotted, free, one_line, printable
 
 Array = NDArray[np.float64]
 # Keys in which runs may differ and still belong to the same configuration of a sweep.
-INCIDENTAL = ("seed", "name", "resume", "validate", "trust", "logger", "checkpoint_", "evaluation", "hydra", "sweep")
-# Keys of an environment that do not change its task.
-HOW_IT_IS_PLAYED = ("env._target_", "env.backend", "env.timeout_seconds", "env.log_info")
+INCIDENTAL = ("seed", "name", "resume", "validate", "trust", "logger", "checkpoint_", "hydra", "sweep")
+INCIDENTAL += ("evaluation.episodes", "evaluation.interval", "evaluation.memoryless_control")
+# Keys of an environment that do not change its task; a vector form is another class.
+OF_NO_TASK = ("env._target_", *(f"env.{key}" for key in HOW_IT_IS_PLAYED))
 # Keys whose values follow from another key, from the number of parallel jobs, or from a measurement.
 DERIVED = (
     "env.backend",
@@ -134,6 +135,9 @@ class RunRecord:
     def value(self, key: str) -> Any:
         """Its value of a key, or its choice for a group."""
         value = self.settings.get(key, self.overrides.get(key, BEFORE_THE_KEY.get(key, "default")))
+        if key == "evaluation.greedy":
+            # What its final return is of: `both` counts likeliest actions, and without an evaluation it is training's.
+            return "not evaluated" if self.settings.get("evaluation.episodes") == 0 else value is not False
         return value if isinstance(value, int | float | str | None) else str(value)
 
 
@@ -215,7 +219,7 @@ def by_task(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
     tasks: dict[tuple[tuple[str, Any], ...], list[RunRecord]] = defaultdict(list)
     for run in runs:
         of_task = {key: str(value) for key, value in run.settings.items() if key.startswith("env.")}
-        tasks[tuple((key, value) for key, value in of_task.items() if key not in HOW_IT_IS_PLAYED)].append(run)
+        tasks[tuple((key, value) for key, value in of_task.items() if key not in OF_NO_TASK)].append(run)
     alike: dict[str, list[list[RunRecord]]] = defaultdict(list)
     for task in tasks.values():
         alike[_task(task[0])].append(task)
@@ -246,7 +250,7 @@ def _telling(tasks: list[list[RunRecord]]) -> list[str]:
 
 
 def _names_task(key: str) -> bool:
-    return (key in ("env", "experiment") or key.startswith("env.")) and key not in HOW_IT_IS_PLAYED
+    return (key in ("env", "experiment") or key.startswith("env.")) and key not in OF_NO_TASK
 
 
 class Study:

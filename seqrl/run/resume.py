@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from seqrl.config.naming import HOW_IT_IS_PLAYED
 from seqrl.run.run import Budget
 from seqrl.text import dotted
 
@@ -29,10 +30,6 @@ def nothing_left(cfg: DictConfig, changes: Collection[str], budget: Budget) -> s
     limits = " and ".join(f"{key}={cfg[key]}" for key in spent)
     was, it = ("were", "them") if len(spent) > 1 else ("was", "it")
     return f"warning: nothing was left: {limits} {was} spent before. To train further, raise {it}, too."
-
-
-# Keys of an environment that do not change its task.
-HOW_IT_IS_PLAYED = ("backend", "timeout_seconds", "log_info")
 
 
 def changes_task(change: str) -> bool:
