@@ -231,6 +231,10 @@ class FaultyEnvError(SeqrlError):
     exit_code = 5
 
 
+class UnrestoredEnvError(FaultyEnvError):
+    """An environment could not take the state that it had saved."""
+
+
 class OutsideEnvError(FaultyEnvError):
     """An environment showed what its observation space does not have."""
 

@@ -15,6 +15,7 @@ import seqrl
 from seqrl.run.checkpoint import Checkpoints, packed
 from seqrl.run.manifest import facts_of
 from tests.programs import run_program
+from tests.worlds import Cue
 
 SMALL = ["network.hidden_size=8", "network.lstm_hidden_size=8", "parallel=3", "rollout_length=8", "algorithm.anneal=[]"]
 SMALL += ["evaluation.episodes=0", "logger=[]"]
@@ -234,3 +235,31 @@ def test_who_plays_a_task_leaves_its_returns_as_they_are(tmp_path):
     train(tmp_path, f"resume={folder}", "env.backend=vector", "episodes=51")
     assert rows(folder)[-1]["rollout/episodes"] > before["rollout/episodes"]
     assert rows(folder)[-1]["rollout/return_max"] == before["rollout/return_max"]
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (None, "what plays has no state_dict"),
+        (lambda env, state: None, "env: tests.worlds.Cue.load_state_dict returned its answer as NoneType, not as a te"),
+        (lambda env, state: [True] * 3, "env: tests.worlds.Cue.load_state_dict returned its answer as list, not as a"),
+        (lambda env, state: state["level"], "env: tests.worlds.Cue raised KeyError: 'level' (test_changed_resume.py:"),
+        (lambda env, state: torch.ones(3, dtype=torch.bool), None),
+    ],
+)
+def test_a_batch_of_ones_own_that_cannot_be_restored_begins_anew_and_the_run_says_so(
+    tmp_path, monkeypatch, capsys, load, said
+):
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "cue.yaml").write_text("_target_: tests.worlds.Cue\n")
+    if load:
+        monkeypatch.setattr(Cue, "state_dict", lambda env: {"clock": env.clock}, raising=False)
+        monkeypatch.setattr(Cue, "load_state_dict", load, raising=False)
+    words = [*SMALL, "env=cue", "trust=[tests]", "rollout_length=0", f"hydra.run.dir={tmp_path}/run"]
+    seqrl.learn(*words, "episodes=2", config_dir=tmp_path)
+    capsys.readouterr()
+    seqrl.learn(f"resume={tmp_path}/run", "trust=[tests]", "episodes=4", config_dir=tmp_path)
+    printed = capsys.readouterr().out
+    assert "resumed after 2 iterations" in printed
+    notes = [line for line in printed.splitlines() if "Episodes are others from here on" in line]
+    assert [line.startswith(f"note: {said}") for line in notes] == [True] * bool(said)

@@ -11,7 +11,7 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from seqrl.errors import EnvError, FaultyEnvError, names_environment, raised
+from seqrl.errors import EnvError, FaultyEnvError, UnrestoredEnvError, names_environment, raised
 from seqrl.machine import is_from_signal
 from seqrl.spaces import Array, dtype, tensor_dtype
 from seqrl.types import Step
@@ -141,11 +141,12 @@ class Adopted(BatchedEnv):
             ["codec"],
             ["render"],
             ["info"],
-            ["state_dict", "load_state_dict"],
             ["ended_info", "logs_info"],
         ):
             if all(hasattr(env, name) for name in together):
                 vars(self).update({name: getattr(env, name) for name in together})
+        if all(hasattr(env, name) for name in ("state_dict", "load_state_dict")):
+            self.state_dict = env.state_dict  # type: ignore[method-assign]
         for name in ("state_dict", "ended_info"):
             vars(self)[name] = self._named(getattr(self, name))
 
@@ -163,6 +164,14 @@ class Adopted(BatchedEnv):
                 for name in ANSWERS
             )
         )
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        """Raises UnrestoredEnvError if the environment raises anything, or answers something else."""
+        try:
+            answer = self._named(getattr(self.env, "load_state_dict", super().load_state_dict))(state)
+            return self._own("load_state_dict returned its answer", answer, (), torch.bool)
+        except FaultyEnvError as error:
+            raise UnrestoredEnvError(str(error)) from error
 
     @property
     def _shown(self) -> tuple[tuple[int, ...], torch.dtype]:

@@ -27,6 +27,7 @@ from seqrl.errors import (
     EnvError,
     FaultyEnvError,
     OutOfMemoryError,
+    UnrestoredEnvError,
     described,
     message_of,
     names_environment,
@@ -112,6 +113,8 @@ def open_run(
         # saved no configuration.
         before = state.get("config")
         changed = changes(before, settled.words) if before else settled.changes
+    is_new = any(change.startswith(("env.", "parallel:", "seed:", "processes:")) for change in changed)
+    unrestored = "" if is_new or state["runner"]["environment"] else "what plays has no state_dict"
     if any(change.startswith(("env.", "parallel:", "seed:")) for change in changed):
         state["runner"]["environment"] = None
     if any(map(changes_task, changed)):
@@ -121,9 +124,20 @@ def open_run(
     run = build(cfg, device, ranks=ranks, anew_after=anew_after, saved=saved)
     with of_checkpoint():
         draws_anew = _draw_here(state["runner"], run.runner.generator, cfg.seed, iterations)
-    lost = run.load_state_dict(state, changed)
+    try:
+        lost = run.load_state_dict(state, changed)
+    except UnrestoredEnvError as error:
+        if ranks.size > 1:
+            # The others have restored theirs.
+            raise
+        run.runner.env.close()
+        unrestored, state["runner"]["environment"] = str(error), None
+        run = build(cfg, device, anew_after=iterations, saved=saved)
+        lost = run.load_state_dict(state, changed)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
+    if unrestored:
+        say(f"note: {unrestored.rstrip('.')}. Episodes are others from here on than the run would have played.")
     for change in few(changed):
         say(f"changed: {change}")
     if any(change.startswith("processes:") for change in changed) and not lost:
