@@ -158,6 +158,11 @@ def test_episodes_that_are_too_few_or_would_be_others_are_evaluated_by_all_ranks
     assert together(3, evaluated) == [evaluated(ALONE)] * 3
 
 
+def test_ranks_share_environments_with_wrappers():
+    stack = "{_target_: gymnasium.wrappers.FrameStackObservation, stack_size: 2}"
+    check_that_ranks_are_one_process([*GYM, "env.hidden=[]", f"env.wrappers=[{stack}]", *FIXED], updates=1)
+
+
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("rollout", [WHOLE, FIXED], ids=named)
 @pytest.mark.parametrize("env", [BUILT_IN, GYM], ids=named)

@@ -288,7 +288,7 @@ def make_env(
     part = cfg.env
     share = ranks.share(batch_size)
     given: dict[str, Any] = {} if ranks.size == 1 else {"first": share.start}
-    if given and not takes(constructor(part).make.func, "first"):
+    if given and not knows_first(part):
         # An environment of one's own that does not know its index: other episodes than in one process, but its own.
         given, index = {}, [*index, ranks.rank]
     seed = seeds.stream(cfg.seed, str(purpose), *map(int, index))
@@ -305,7 +305,14 @@ def make_env(
 
 def plays_alike(cfg: DictConfig, backend: str) -> bool:
     """Whether each environment plays the same episodes wherever it is played, and whoever plays beside it."""
-    return backend not in ("vector", "envpool") and takes(constructor(cfg.env).make.func, "first")
+    return backend not in ("vector", "envpool") and knows_first(cfg.env)
+
+
+def knows_first(env: DictConfig) -> bool:
+    """Whether a class of environments can be told the index of its first one."""
+    # Not with all parts: wrappers wait for the environment that each of them is put around.
+    alone = OmegaConf.create({"env": {"_target_": env["_target_"]}})
+    return takes(constructor(alone.env).make.func, "first")
 
 
 def takes(made: Callable[..., Any], name: str) -> bool:
@@ -331,8 +338,8 @@ def make_evaluator(
     side_by_side = min(wanted.episodes, cfg.parallel)
     # Each rank plays all episodes if they are fewer, or if others would be played where they are shared out: whoever
     # evaluates the policy later has one process.
-    is_shared = side_by_side >= ranks.size and plays_alike(cfg, backend or cfg.env.get("backend", ""))
-    ranks = ranks if is_shared else ALONE
+    if side_by_side < ranks.size or (ranks.size > 1 and not plays_alike(cfg, backend or cfg.env.get("backend", ""))):
+        ranks = ALONE
 
     def make() -> BatchedEnv:
         try:
