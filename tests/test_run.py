@@ -43,6 +43,22 @@ def test_a_saved_run_continues_bit_for_bit():
     assert resumed.clock.elapsed > 0.5 * whole.clock.elapsed
 
 
+def test_an_algorithm_may_change_its_rollout_and_name_its_terms_as_it_likes(monkeypatch):
+    usual, other = (begun(Script([[3], [4]])) for _ in range(2))
+    update = other.algorithm.update
+
+    def clipping(rollout, progress):
+        rollout.reward.clamp_(-1, 1)
+        return update(rollout, progress) | {"rollout/return_mean": 99.0, "train/mine": 1.0}
+
+    monkeypatch.setattr(other.algorithm, "update", clipping)
+    expected, row = usual.iterate(), other.iterate()
+    names = [name for name in expected if name.startswith("rollout/")]
+    assert {name: row[name] for name in names} == {name: expected[name] for name in names}
+    assert row["train/mine"] == 1
+    assert other.budget == usual.budget
+
+
 def test_the_state_of_another_network_is_refused_in_one_line():
     env = Script([[3]])
     with pytest.raises(CheckpointError, match=r"^resume: the checkpoint is of another network or algorithm: [^\n]+$"):

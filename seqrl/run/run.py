@@ -99,17 +99,21 @@ class Run:
         before = self.runner.environment_seconds
         rollout = self._collect()
         self.clock.lap("inference", environment=self.runner.environment_seconds - before)
+        # Before an algorithm of the user's own may clip its rewards in place.
+        steps, ended = int(rollout.valid.sum()), len(self.episodes.update(rollout))
         self.algorithm.observer = self.meters.ready_for(self.iterations + 1, self._reaches_half(rollout))
         learned = self._learn(rollout)
         if self.ranks.size > 1:
             self._check_that_ranks_agree()
         seen = self.meters.taken()
         self.clock.lap("update", **({"insight": self.meters.seconds} if seen is not None else {}))
-        self.budget.count(int(rollout.valid.sum()), len(self.episodes.update(rollout)))
+        self.budget.count(steps, ended)
         self.episodes.note(told for _, told in self.runner.take_ended_info())
         self.iterations += 1
-        time = self.clock.row(self.budget.steps)
-        return {**self.episodes.row(), **learned, **(seen or {}), **time, "memory/peak_mb": peak_memory_mb()}
+        time, played = self.clock.row(self.budget.steps), self.episodes.row()
+        row = {**played, **learned, **(seen or {}), **time, "memory/peak_mb": peak_memory_mb()}
+        # Whatever terms of its own an algorithm has.
+        return row | played
 
     def _reaches_half(self, rollout: Rollout) -> bool:
         """Whether half of the budget is spent once this rollout is counted, and was not before."""
