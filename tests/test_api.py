@@ -36,7 +36,7 @@ from seqrl.config.begun import named_run
 from seqrl.config.paths import CONF
 from seqrl.config.program import masked_warnings
 from seqrl.devices import device
-from seqrl.envs import GymnasiumEnv
+from seqrl.envs import GymnasiumEnv, RepeatPrevious
 from seqrl.envs.gym.autoreset import episode_seed
 from seqrl.errors import ActionNotFiniteError, CheckpointError, StoppedError
 from seqrl.networks import Network
@@ -45,6 +45,7 @@ from seqrl.run import policy as saved
 from seqrl.run.build import make_device, make_evaluator
 from seqrl.text import masks
 from tests.envs import everything
+from tests.parts import small_network
 from tests.programs import run_program
 
 SMALL = (
@@ -217,6 +218,15 @@ def test_an_observation_of_another_shape_is_refused_in_one_line(cartpole, observ
     with pytest.raises(ValueError, match="Give what reset and step return") as refused:
         policy(observation, policy.initial_state())
     assert str(refused.value).startswith(f"observation: {said}.")
+
+
+@pytest.mark.parametrize("observation", [2.7, 99, -1, "2"])
+def test_an_observation_that_a_built_in_task_never_shows_is_refused(observation):
+    task = RepeatPrevious(1, seed=0)
+    policy = seqrl.Policy(small_network(task), task.codec(), torch.Generator())
+    assert policy(np.int64(3), policy.initial_state())[0] in range(4)
+    with pytest.raises(ValueError, match=r"^observation: .*Give what reset and step return"):
+        policy(observation, policy.initial_state())
 
 
 def test_learn_leaves_the_folder_that_the_command_leaves(tmp_path):

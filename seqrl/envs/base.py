@@ -11,6 +11,7 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from seqrl.envs.elements import OutsideError, element, plain
 from seqrl.errors import EnvError, FaultyEnvError, UnrestoredEnvError, names_environment, raised
 from seqrl.machine import is_from_signal
 from seqrl.spaces import Array, dtype, tensor_dtype
@@ -33,13 +34,14 @@ class Codec:
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         self.observation_space, self.action_space = observation_space, action_space
+        self._read = element(observation_space)
 
     def encode(self, observation: Any, mask: Any = None) -> Array:
         """What the policy sees [*O] of what the environment shows. Raises ValueError for what it cannot show."""
-        shown = np.asarray(observation, dtype(self.observation_space))
-        if shown.shape != self.observation_space.shape:
-            raise ValueError(f"its observation has shape {shown.shape}, not {self.observation_space.shape}")
-        return shown
+        shown = plain(observation)
+        if np.shape(shown) != self.observation_space.shape:
+            raise OutsideError(f"its observation has shape {np.shape(shown)}, not {self.observation_space.shape}")
+        return np.asarray(self._read(shown), dtype(self.observation_space))
 
     def decode(self, action: Array) -> Any:
         """What the environment takes, for an action [*A] of the policy."""

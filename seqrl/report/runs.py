@@ -23,8 +23,10 @@ from seqrl.text import cut, dotted, free, one_line, printable
 
 Array = NDArray[np.float64]
 # Keys in which runs may differ and still belong to the same configuration of a sweep.
-INCIDENTAL = ("seed", "name", "resume", "validate", "trust", "logger", "checkpoint_", "hydra", "sweep")
-INCIDENTAL += ("evaluation.episodes", "evaluation.interval", "evaluation.memoryless_control")
+INCIDENTAL = (
+    *("seed", "name", "resume", "validate", "trust", "logger", "checkpoint_", "hydra", "sweep"),
+    *(f"evaluation.{key}" for key in ("episodes", "interval", "memoryless_control")),
+)
 # Keys of an environment that do not change its task; a vector form is another class.
 OF_NO_TASK = ("env._target_", *(f"env.{key}" for key in HOW_IT_IS_PLAYED))
 # Keys whose values follow from another key, from the number of parallel jobs, or from a measurement.

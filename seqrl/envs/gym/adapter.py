@@ -12,11 +12,11 @@ from gymnasium import Space
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv, Codec
+from seqrl.envs.elements import OutsideError
 from seqrl.envs.gym.auto import episodes
 from seqrl.envs.gym.backends import EnvRequest, OneProcess, Wrap
 from seqrl.envs.gym.calls import OverdueError, is_own_fault
 from seqrl.envs.gym.codec import PlainCodec, codec_of
-from seqrl.envs.gym.elements import OutsideError
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.lasting import note
 from seqrl.envs.gym.registry import MISSING_PACKAGE

@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from seqrl import seeds
+from seqrl.envs.elements import MOST, SCALE_IT, too_large
 from seqrl.envs.gym.calls import Guard, LostError
-from seqrl.envs.gym.elements import MOST, SCALE_IT, too_large
 from seqrl.envs.gym.guard import when
 from seqrl.envs.gym.history import History, as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting

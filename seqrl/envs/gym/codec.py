@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import Space
 
 from seqrl.envs.base import Codec
-from seqrl.envs.gym.elements import OutsideError, element, plain
+from seqrl.envs.elements import OutsideError, plain
 from seqrl.envs.gym.flatten import FlattenedEnv, Flattening
 from seqrl.envs.gym.translate import actions, observations
 from seqrl.spaces import Array
@@ -18,7 +18,6 @@ class PlainCodec(Codec):
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any], hidden: Any = ()) -> None:
         super().__init__(observation_space, action_space)
-        self._read = element(observation_space)
         _, self._observe = observations(observation_space, hidden)
         _, self._act = actions(action_space)
 

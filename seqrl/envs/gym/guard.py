@@ -14,8 +14,8 @@ import torch
 from gymnasium import wrappers
 from gymnasium.wrappers import TimeLimit
 
+from seqrl.envs.elements import MOST, SCALE_IT, OutsideError, element, named, plain, too_large
 from seqrl.envs.gym.calls import Guard, OverdueError, StrayError, is_own_fault, let_go
-from seqrl.envs.gym.elements import MOST, SCALE_IT, OutsideError, element, named, plain, too_large
 from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting, layers

@@ -8,7 +8,7 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from seqrl.envs.base import visible
-from seqrl.envs.gym.elements import as_float32, named, of_dtype
+from seqrl.envs.elements import as_float32, named, of_dtype
 from seqrl.errors import EnvError
 from seqrl.spaces import Array, Joint, Packed, numbers
 
