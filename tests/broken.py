@@ -17,7 +17,7 @@ from gymnasium import spaces
 from seqrl.envs import BatchedEnv, GymnasiumEnv
 from seqrl.envs.base import adopted
 from seqrl.envs.gym import calls
-from seqrl.networks import GRU, LSTM, Attention, Encoder, GTrXL, Matrix, MinGRU, Network, Stack, Trunk
+from seqrl.networks import GRU, LSTM, Attention, Block, Encoder, GTrXL, Matrix, MinGRU, Network, Stack, Trunk
 from seqrl.seeds import stream
 from seqrl.types import Step
 
@@ -912,6 +912,16 @@ class StopsGradient:
         return torch.stack(outputs)
 
 
+class Detaches:
+    """Lets no gradient pass through its memory, acting or learning."""
+
+    def step(self, x, state):
+        return super().step(x, {name: leaf.detach() for name, leaf in state.items()})
+
+    def unroll(self, x, state, mask):
+        return Block.unroll(self, x, state, mask)
+
+
 class BeginsWithOnes:
     """Begins its very first episode with a memory that later ones do not have."""
 
@@ -1041,6 +1051,7 @@ DEFECTS = {
             Leaky,
             Centred,
             StopsGradient,
+            Detaches,
             BeginsWithOnes,
             DropsOut,
             Crowded,

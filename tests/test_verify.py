@@ -149,6 +149,14 @@ def test_the_longest_sequence_is_as_long_as_the_longest_episode():
     assert subject_of("sound", 0, lambda batch_size, _: limited(batch_size=batch_size)).longest == 500
 
 
+def test_a_network_whose_gradients_do_not_pass_through_its_memory_gets_a_warning():
+    findings = {finding.name: finding for finding in network_checks(subject_of("Detaches"))}
+    finding = findings.pop(network.slope.name)
+    assert finding.status is WARN, finding
+    assert re.fullmatch(r"finite differences over 8 steps differ by \d+%", finding.figure)
+    assert {it.status for it in findings.values()} == {PASS}
+
+
 def test_rows_are_compared_in_batches_as_large_as_those_of_training():
     finding = network.crowd(subject_of("sound", parallel=200))
     assert finding.status is PASS
@@ -635,8 +643,8 @@ def test_the_program_passes_sound_parts_and_writes_no_files(beside_the_work):
     sound = ["--config-dir", "conf", "network=own", "trust=[mine]", "env.id=mine:broken/Walk-v0"]
     done = verified(beside_the_work, *sound)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("  pass  ") == 26
-    assert done.stdout.endswith("  26 of 26 hold\n")
+    assert done.stdout.count("  pass  ") == 27
+    assert done.stdout.endswith("  27 of 27 hold\n")
     assert sorted(beside_the_work.rglob("*.y*")) == before
     assert not (beside_the_work / "outputs").exists()
 

@@ -20,6 +20,8 @@ from seqrl.verify.subject import BATCH, MOST_ROWS, SHORT, Subject
 
 # Seconds that the steps of a long sequence may take one by one.
 STEPPING = 3.0
+# Steps over which gradients are compared with finite differences.
+FEW = 8
 
 
 def network_checks(subject: Subject, begin: Begin = lambda name: None) -> Iterator[Finding]:
@@ -196,6 +198,44 @@ def long(subject: Subject) -> Measured | None:
     return small(worst, subject.allowed(1e-8, 1e-2), f"largest relative Δ over {steps:,} steps")
 
 
+@check(
+    "gradients are those of what it computes",
+    "Compute memory without detach and torch.no_grad(), or gradients do not reach back through it. If you stop them on "
+    "purpose, as a Transformer-XL does, ignore this.",
+)
+def slope(subject: Subject) -> Measured | None:
+    """Values of later steps change with the parameters as their gradient says, also by way of memory."""
+    # Its parameters are moved, and none may be dropped.
+    network = copy.deepcopy(subject.network).eval()
+    parameters = list(network.parameters())
+    if not network.initial_state(1):
+        return None
+    random = torch.Generator().manual_seed(1)
+    direction = [torch.randn(it.shape, generator=random).to(it) for it in parameters]
+    weight = torch.randn(FEW, BATCH, generator=random)
+
+    def later() -> Tensor:
+        state, values = network.initial_state(BATCH), []
+        for t in range(FEW):
+            _, value, state = network.step(subject.observation.roll(t, 0)[:BATCH], state)
+            values.append(value)
+        return (weight.to(value) * torch.stack(values)).sum()
+
+    told = torch.autograd.grad(later(), parameters, materialize_grads=True)
+    expected = float(sum((a * b).sum() for a, b in zip(told, direction, strict=True)))
+    little, ends = subject.allowed(1e-7, 1e-2), []
+    with torch.no_grad():
+        for sign in (1, -2, 1):
+            for parameter, along in zip(parameters, direction, strict=True):
+                parameter += sign * little * along
+            ends.append(float(later()))
+    found_so = (ends[0] - ends[1]) / (2 * little)
+    error = abs(found_so - expected) / max(abs(found_so), abs(expected), 1e-8)
+    if error <= (allowed := subject.allowed(1e-4, 0.1)):
+        return holds(True, f"relative Δ to finite differences {error:.1e}, allowed {allowed:g}")
+    return Measured(Status.WARN, f"finite differences over {FEW} steps differ by {error:.0%}")
+
+
 @check("nothing leaks across a reset", "after an unreal step, memory is not that of a new episode: see Block.unroll.")
 def leaks(subject: Subject) -> Measured | None:
     """A sequence gives the same results behind another one in a row of the grid as alone."""
@@ -322,4 +362,4 @@ def cuts(subject: Subject) -> Measured:
     return holds(not faults, f"{faults} faults in {len(sequences.length)} sequences of {len(index)} steps, 0 allowed")
 
 
-CHECKS: list[Check] = [runs, precise, modes, ratio, values, gradients, long, leaks, alone, crowd, forgets, cuts]
+CHECKS: list[Check] = [runs, precise, modes, ratio, values, gradients, slope, long, leaks, alone, crowd, forgets, cuts]
