@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 
 from seqrl.envs import BatchedEnv, GymnasiumEnv
-from seqrl.envs.base import adopted
+from seqrl.envs.adopted import adopted
 from seqrl.envs.gym import calls
 from seqrl.networks import GRU, LSTM, Attention, Block, Encoder, GTrXL, Matrix, MinGRU, Network, Stack, Trunk
 from seqrl.seeds import stream

@@ -12,8 +12,8 @@ from torch import Tensor
 from seqrl.envs import GymnasiumEnv
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.gym.flatten import FlattenedEnv, Flattening
-from seqrl.envs.gym.translate import actions
 from seqrl.envs.inputs import WithInputs
+from seqrl.envs.translate import actions
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, dtype, leaves, values
 from seqrl.spaces import parts as parts_of
 

@@ -10,7 +10,7 @@ from gymnasium import Space
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from seqrl.envs.gym.translate import scale
+from seqrl.envs.translate import scale
 from seqrl.export.own import Own
 from seqrl.spaces import ACTION_MASK, Array, Joint, alternatives, dtype
 from seqrl.types import State

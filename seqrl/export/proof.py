@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv
-from seqrl.envs.gym.translate import scale
+from seqrl.envs.translate import scale
 from seqrl.export.model import refusal
 from seqrl.export.ports import FIRST, NEXT, REWARD, STATE, mask_ports, named
 from seqrl.export.step import OneStep, computed, modes, remembered

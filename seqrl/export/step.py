@@ -10,8 +10,8 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor, nn
 
 from seqrl.envs.base import BatchedEnv, visible
-from seqrl.envs.gym.translate import scale
 from seqrl.envs.inputs import WithInputs, previous
+from seqrl.envs.translate import scale
 from seqrl.export.own import Own
 from seqrl.export.ports import FIRST, NEXT, REWARD, STATE, inputs, mask_ports, named, output
 from seqrl.networks import Distribution, Network

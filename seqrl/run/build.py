@@ -20,7 +20,8 @@ from seqrl.config.settle import Settled, changes
 from seqrl.config.trust import builds_of_own, nodes
 from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
-from seqrl.envs.base import BatchedEnv, adopted
+from seqrl.envs.adopted import adopted
+from seqrl.envs.base import BatchedEnv
 from seqrl.envs.inputs import WithInputs
 from seqrl.errors import (
     ConfigError,

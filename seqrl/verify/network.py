@@ -222,12 +222,12 @@ def slope(subject: Subject) -> Measured | None:
         return (weight.to(value) * torch.stack(values)).sum()
 
     told = torch.autograd.grad(later(), parameters, materialize_grads=True)
-    expected = float(sum((a * b).sum() for a, b in zip(told, direction, strict=True)))
+    expected = sum(float((a * b).sum()) for a, b in zip(told, direction, strict=True))
     little, ends = subject.allowed(1e-7, 1e-2), []
     with torch.no_grad():
         for sign in (1, -2, 1):
             for parameter, along in zip(parameters, direction, strict=True):
-                parameter += sign * little * along
+                parameter.add_(sign * little * along)
             ends.append(float(later()))
     found_so = (ends[0] - ends[1]) / (2 * little)
     error = abs(found_so - expected) / max(abs(found_so), abs(expected), 1e-8)

@@ -30,9 +30,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from seqrl.api.playing import Policy
 from seqrl.devices import Device
 from seqrl.envs import EnvError, FaultyEnvError, GymnasiumEnv
-from seqrl.envs.base import adopted
+from seqrl.envs.adopted import adopted
 from seqrl.envs.gym import calls, watchdog
 from seqrl.envs.gym.calls import Guard, _round_so, _rounds
 from seqrl.errors import CheckpointError, StoppedError, TakenError, links
@@ -532,6 +533,46 @@ def test_a_choice_of_an_own_batch_of_environments_may_be_shown_as_a_number_if_it
         return
     with pytest.raises(FaultyEnvError, match=r"reset returned an observation as .*float32, not as .* torch\.int64"):
         adopted(env).reset()
+
+
+@pytest.mark.parametrize(
+    ("space", "action", "taken"),
+    [
+        (spaces.Discrete(3, start=5), 2, 7),
+        (spaces.MultiDiscrete([2, 3], start=[1, -1]), [1, 0], [2, -1]),
+        (spaces.MultiBinary((2, 2)), [0, 1, 1, 0], [[0, 1], [1, 0]]),
+        (spaces.Box(-2.0, 4.0, (1,)), [0.5], [2.5]),
+        (spaces.Box(np.float32([0, -np.inf]), np.float32([np.inf, np.inf])), [-3.0, -3.0], [0.0, -3.0]),
+        (spaces.Box(-1.0, 1.0, (2,)), [0.5, -1.0], [0.5, -1.0]),
+    ],
+    ids=str,
+)
+def test_an_own_batch_of_environments_is_given_actions_of_its_space(space, action, taken, monkeypatch):
+    env, given, step = Script([[3], [3]]), [], Script.step
+    env.action_space = space
+    monkeypatch.setattr(env, "step", lambda action: given.append(action) or step(env, action))
+    batch = adopted(env)
+    batch.reset()
+    batch.step(torch.tensor([action, action]))
+    assert given[0].tolist() == [taken, taken]
+    assert space.contains(given[0][0].numpy().astype(space.dtype))
+    policy = Policy(small_network(batch), batch.codec(), torch.Generator())
+    assert space.contains(policy(np.zeros(4, np.float32), policy.initial_state())[0])
+
+
+def test_choices_that_an_own_batch_of_environments_shows_are_counted_from_0():
+    env = Script([[3], [3]])
+    env.observation_space, env.reset = spaces.Discrete(3, start=5), lambda *_: torch.tensor([7, 5])
+    batch = adopted(env)
+    assert (batch.observation_space, batch.reset().tolist()) == (spaces.Discrete(3), [2, 0])
+    assert batch.codec().encode(7) == 2
+
+
+def test_an_own_batch_of_environments_is_told_to_join_its_parts():
+    env = Script([[3], [3]])
+    env.observation_space = spaces.Dict({"a": spaces.Discrete(2)})
+    with pytest.raises(EnvError, match=r"Script\.observation_space has parts\. Join them: see seqrl\.spaces\.Packed"):
+        adopted(env)
 
 
 class Overwrites(Script):

@@ -16,11 +16,11 @@ from seqrl.envs.elements import OutsideError
 from seqrl.envs.gym.auto import episodes
 from seqrl.envs.gym.backends import EnvRequest, OneProcess, Wrap
 from seqrl.envs.gym.calls import OverdueError, is_own_fault
-from seqrl.envs.gym.codec import PlainCodec, codec_of
+from seqrl.envs.gym.codec import codec_of
 from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.lasting import note
 from seqrl.envs.gym.registry import MISSING_PACKAGE
-from seqrl.envs.gym.translate import actions, observations
+from seqrl.envs.translate import PlainCodec, actions, observations
 from seqrl.errors import ActionNotFiniteError, EnvError, FaultyEnvError, OutsideEnvError, names_environment, raised
 from seqrl.spaces import Array, Packed, masked_alternatives, numbers, unused_mask
 from seqrl.types import Step

@@ -22,7 +22,7 @@ from seqrl.envs.gym.guard import GuardedEnv
 from seqrl.envs.gym.processes import VECTOR_OPTIONS, ProcessEach
 from seqrl.envs.gym.registry import explained, find
 from seqrl.envs.gym.resets import UnfitError, autoreset_mode
-from seqrl.envs.gym.translate import actions, observations
+from seqrl.envs.translate import actions, observations
 from seqrl.errors import EnvError, FaultyEnvError, message_of, raised
 from seqrl.packages import same_hydra_for_each
 

@@ -3,34 +3,12 @@
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium import Space
 
 from seqrl.envs.base import Codec
-from seqrl.envs.elements import OutsideError, plain
 from seqrl.envs.gym.flatten import FlattenedEnv, Flattening
-from seqrl.envs.gym.translate import actions, observations
+from seqrl.envs.translate import PlainCodec
 from seqrl.spaces import Array
-
-
-class PlainCodec(Codec):
-    """For observations and actions of one part each."""
-
-    def __init__(self, observation_space: Space[Any], action_space: Space[Any], hidden: Any = ()) -> None:
-        super().__init__(observation_space, action_space)
-        _, self._observe = observations(observation_space, hidden)
-        _, self._act = actions(action_space)
-
-    def encode(self, observation: Any, mask: Any = None) -> Array:
-        shown = plain(observation)
-        if np.shape(shown) != self.observation_space.shape:
-            raise OutsideError(f"its observation has shape {np.shape(shown)}, not {self.observation_space.shape}")
-        # As an environment's observations arrive in a batch.
-        seen: Array = self._observe(np.asarray(self._read(shown), self.observation_space.dtype)[None])[0]
-        return seen
-
-    def decode(self, action: Array) -> Any:
-        return self._act(action[None])[0]
 
 
 class PartsCodec(Codec):

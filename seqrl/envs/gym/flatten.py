@@ -10,7 +10,7 @@ from gymnasium import Space
 from gymnasium.spaces import Dict, MultiBinary, Tuple
 
 from seqrl.envs.elements import OutsideError, element, named, plain
-from seqrl.envs.gym.translate import actions, observations
+from seqrl.envs.translate import actions, observations
 from seqrl.errors import EnvError
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_alternatives, nested, numbers, values
 

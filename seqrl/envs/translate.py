@@ -7,8 +7,8 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from seqrl.envs.base import visible
-from seqrl.envs.elements import as_float32, named, of_dtype
+from seqrl.envs.base import Codec, visible
+from seqrl.envs.elements import OutsideError, as_float32, named, of_dtype, plain
 from seqrl.errors import EnvError
 from seqrl.spaces import Array, Joint, Packed, numbers
 
@@ -108,6 +108,26 @@ def scale(space: Box) -> tuple[Array, Array]:
     # In float64, where no sum is too large; what float32 can compute it computes.
     exact = np.promote_types(space.dtype or np.float32, np.float32)
     return ((most + least) / 2).astype(exact), ((most - least) / 2).astype(exact)
+
+
+class PlainCodec(Codec):
+    """For observations and actions of one part each."""
+
+    def __init__(self, observation_space: Space[Any], action_space: Space[Any], hidden: Any = ()) -> None:
+        super().__init__(observation_space, action_space)
+        _, self._observe = observations(observation_space, hidden)
+        _, self._act = actions(action_space)
+
+    def encode(self, observation: Any, mask: Any = None) -> Array:
+        shown = plain(observation)
+        if np.shape(shown) != self.observation_space.shape:
+            raise OutsideError(f"its observation has shape {np.shape(shown)}, not {self.observation_space.shape}")
+        # As an environment's observations arrive in a batch.
+        seen: Array = self._observe(np.asarray(self._read(shown), self.observation_space.dtype)[None])[0]
+        return seen
+
+    def decode(self, action: Array) -> Any:
+        return self._act(action[None])[0]
 
 
 def _true_bounds(space: Box) -> tuple[Array, Array]:
