@@ -17,7 +17,7 @@ from seqrl.networks import Distribution
 from seqrl.ranks import ALONE, Ranks
 from seqrl.seeds import Generator
 from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
-from seqrl.types import Rollout, State, Step, change_of_form
+from seqrl.types import Rollout, State, Step, change_of_form, insist_on_rows
 
 LIMIT_EPISODES = "Set a limit, such as +env.kwargs.max_episode_steps=1000"
 # A rollout may have so many times the steps that it should, if it has too few rewards.
@@ -244,6 +244,7 @@ class Runner:
     def _play(self, episodes: "Episodes", recorder: "Recorder") -> Step:
         """Take one step in every episode in progress."""
         policy, value, state = self.network.step(episodes.observation, episodes.state)
+        insist_on_rows("the value that step returns", value, len(episodes.rows))
         # The network may write the next one over it.
         value = value.clone()
         if change := change_of_form(episodes.state, state):
@@ -258,6 +259,7 @@ class Runner:
         self._note_ended(episodes.rows, step, len(recorder.places))
         self._check_later(step.observation, step.reward, partial(self._check_step, replace(episodes), step))
         log_prob = policy.log_prob(action)
+        insist_on_rows("log_prob", log_prob, len(episodes.rows))
         final_value = self._final_value(step, value, state)
         recorder.record(episodes, action, log_prob, value, step, final_value)
         episodes.observation, episodes.state, episodes.age = step.observation, state, episodes.age + step.valid

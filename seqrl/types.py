@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from seqrl.errors import ConfigError
+
 State = dict[str, Tensor]
 """A network's memory: leaves [B, ...], batch first; {} if it is memoryless. Zeros at an episode's start."""
 
@@ -11,13 +13,25 @@ State = dict[str, Tensor]
 def change_of_form(before: State, after: State) -> str:
     """Which leaf of a memory has another form after a step, in a sentence; "" if none has."""
     # Asked at every step.
-    if before.keys() == after.keys() and all(it.shape[1:] == after[name].shape[1:] for name, it in before.items()):
+    if before.keys() == after.keys() and all(
+        it.shape[1:] == after[name].shape[1:] and it.dtype == after[name].dtype for name, it in before.items()
+    ):
         return ""
     for name in dict.fromkeys((*before, *after)):
-        was, now = (f"of {list(it[name].shape[1:])}" if name in it else "missing" for it in (before, after))
+        was, now = (
+            f"of {list(it[name].shape[1:])} and {it[name].dtype}" if name in it else "missing" for it in (before, after)
+        )
         if was != now:
             return f"{name} is {was} before a step, and {now} after it"
     return ""
+
+
+def insist_on_rows(said: str, numbers: Tensor, rows: int) -> None:
+    """Raise ConfigError unless a network returned one number for each row: others would be broadcast, and learned."""
+    if numbers.shape != (rows,):
+        raise ConfigError(
+            [f"network: {said} must have shape [{rows}], a number for each row (got {[*numbers.shape]})."]
+        )
 
 
 @dataclass(frozen=True, slots=True)

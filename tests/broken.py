@@ -1032,6 +1032,31 @@ class Single:
         return super().unroll(x @ torch.eye(x.shape[-1], dtype=torch.float32), state, mask)
 
 
+class Chaotic(Block):
+    """Forgets nothing and magnifies everything; learning projects all inputs at once, which rounds otherwise: sound."""
+
+    def __init__(self, input_size, size):
+        super().__init__()
+        self.output_size = size
+        self.read, self.keep = torch.nn.Linear(input_size, size), torch.nn.Linear(size, size, bias=False)
+        torch.nn.init.orthogonal_(self.keep.weight, gain=3)
+
+    def initial_state(self, batch_size):
+        return {"h": self.keep.weight.new_zeros(batch_size, self.output_size)}
+
+    def step(self, x, state):
+        h = torch.tanh(self.read(x) + self.keep(state["h"]))
+        return h, {"h": h}
+
+    def unroll(self, x, state, mask):
+        outputs, h = [], state["h"]
+        for t, read in enumerate(self.read(x.flatten(0, 1)).view(*x.shape[:2], -1)):
+            h = torch.tanh(self.keep(h) + read)
+            outputs.append(h)
+            h = h.where(mask[t].unsqueeze(1), 0)
+        return torch.stack(outputs)
+
+
 class Two(Stack):
     """Two layers."""
 
@@ -1066,7 +1091,7 @@ DEFECTS = {
         )
     },
 }
-CELLS = {cell.__name__: cell for cell in (LSTM, GRU, MinGRU, Matrix, GTrXL)} | {"Stack": Two}
+CELLS = {cell.__name__: cell for cell in (LSTM, GRU, MinGRU, Matrix, GTrXL, Chaotic)} | {"Stack": Two}
 
 
 def network(observation_space, action_space, use_lstm=True, block="sound"):

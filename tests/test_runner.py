@@ -6,8 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqrl.envs import CartPole, MemoryChain, TMaze
 from seqrl.errors import ActionNotFiniteError, ConfigError, FaultyEnvError
+from seqrl.networks.heads import Categorical
 from seqrl.runner import Runner, rounds
-from tests.parts import small_network
+from tests.parts import ppo, small_network
 from tests.worlds import Script
 
 
@@ -49,6 +50,27 @@ class Keeps:
     def step(self, observation, state):
         policy, value, _ = self.network.step(observation, {})
         return policy, self.value[: len(value)].copy_(value), {"seen": observation}
+
+
+@pytest.mark.parametrize(("what", "said"), [("value", "the value that step returns"), ("log_prob", "log_prob")])
+def test_a_network_that_answers_with_columns_is_refused(what, said, monkeypatch):
+    network = small_network(Script([[3], [4]]))
+    if what == "value":
+        step = network.step
+        monkeypatch.setattr(network, "step", lambda *given: (step(*given)[0], torch.zeros(2, 1), step(*given)[2]))
+    else:
+        monkeypatch.setattr(Categorical, "log_prob", lambda self, action: torch.zeros(len(action), 1))
+    with pytest.raises(ConfigError, match=rf"^network: {said} must have shape \[2\], .* \(got \[2, 1\]\)\.$"):
+        Runner(Script([[3], [4]]), network, 5, 0, torch.Generator().manual_seed(0)).collect()
+
+
+def test_a_network_that_learns_from_a_column_of_values_is_refused(monkeypatch):
+    network = small_network(Script([[3], [4]]))
+    rollout = Runner(Script([[3], [4]]), network, 5, 0, torch.Generator().manual_seed(0)).collect()
+    unroll = network.unroll
+    monkeypatch.setattr(network, "unroll", lambda batch: (unroll(batch)[0], unroll(batch)[1].unsqueeze(1)))
+    with pytest.raises(ConfigError, match=r"^network: the value that unroll returns must have shape \[\d+\], a number"):
+        ppo(network).update(rollout, 0.0)
 
 
 class Zeroes(Script):
@@ -131,6 +153,10 @@ def test_a_checkpoint_cannot_ask_for_more_rounds_than_a_rollout_may_have_steps()
         (
             lambda state: state | {"extra": torch.zeros(2, 3)},
             r"extra is missing before a step, and of \[3\] ",
+        ),
+        (
+            lambda state: {name: leaf.float() for name, leaf in state.items()},
+            r"is of \[\d\] and torch\.float64 before a step, and of \[\d\] and torch\.float32 after it",
         ),
         (lambda state: dict(list(state.items())[1:]), "missing after it"),
         (

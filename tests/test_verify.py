@@ -121,6 +121,14 @@ def test_a_network_with_another_cell_passes_everything(cell, bptt_length):
     assert failed_by_network(f"sound {cell}", bptt_length) == set()
 
 
+def test_a_cell_that_is_chaotic_is_compared_for_as_long_as_rounding_stays_small():
+    subject = subject_of("sound Chaotic", rollout_length=300)
+    finding = network.long(subject)
+    assert finding.status is PASS, finding
+    steps = int(re.search(r"over ([\d,]+) steps", finding.figure)[1].replace(",", ""))
+    assert 5 < steps < subject.longest
+
+
 @pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("block", "bptt_length", "rollout_length", "reported"),

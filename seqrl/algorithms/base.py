@@ -23,7 +23,7 @@ from seqrl.errors import NotFiniteError
 from seqrl.machine import cores
 from seqrl.networks import Block, Distribution, Network
 from seqrl.ranks import ALONE, Ranks
-from seqrl.types import Rollout, SequenceBatch, State
+from seqrl.types import Rollout, SequenceBatch, State, insist_on_rows
 
 # Weight of the old value-target statistics at each update.
 VALUE_DECAY = 0.99
@@ -208,6 +208,7 @@ class SequenceAlgorithm(ABC):
     def loss(self, batch: SequenceBatch, progress: float) -> tuple[Tensor, Terms]:
         """Mean loss over the real steps of a batch, a scalar, and its terms by name."""
         policy, value = self.network.unroll(batch)
+        insist_on_rows("the value that unroll returns", value, len(batch.target))
         policy_loss, terms = self.policy_loss(policy, batch, progress)
         value_loss = 0.5 * ((value - batch.target) / self.network.value.std).square().mean()
         entropy = policy.entropy().mean()

@@ -72,8 +72,8 @@ def learn(
         seqrl.learn(cfg)                       # from seqrl.compose
 
     what           overrides of the command line, or one configuration
-    on_iteration   is called after each iteration with its scalars and the policy as it is then; if it returns False,
-                   the training ends there, as with a spent budget
+    on_iteration   is called after each iteration with its scalars and its policy, which goes on learning; if it
+                   returns False, the training ends there, as with a spent budget
     config_dir     folder with configuration files of your own
     quiet          print nothing
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import reprlib
 import struct
 import zlib
 from collections.abc import Iterator
@@ -108,7 +109,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.guard.playing = self
         try:
             observation, reward, terminated, truncated, self._info = self.env.step(action)
-            reward = float(reward)
+            reward = self._number(reward)
             if not -MOST <= reward <= MOST:
                 if math.isfinite(reward):
                     raise self._fault(f"its reward {too_large(reward, 'is')}", SCALE_IT)
@@ -128,6 +129,12 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.digest = zlib.crc32(end, zlib.crc32(np.asarray(observation).tobytes(), self.digest))
         # Hardly anybody reads the info, and merging it across environments takes time.
         return observation, reward, terminated, truncated, {}
+
+    def _number(self, reward: Any) -> float:
+        if not isinstance(reward, str | bytes):
+            with suppress(TypeError, ValueError):
+                return float(reward)
+        raise self._fault(f"its reward is {reprlib.repr(reward)}, which is no number")
 
     def told(self) -> dict[str, list[float]]:
         """The numbers in its latest info, by name; a few to a name at most."""
