@@ -500,8 +500,10 @@ class Episodes:
     def forget(self, where: Tensor) -> None:
         """Set memory and age to zero where `where` [n] is true.
 
-        Not in place: what a network remembers may be what it was shown, and that is recorded.
+        Not in place: memory may be the very observation that was recorded.
         """
+        if not waits(where) and not where.any():
+            return
         self.age = self.age.masked_fill(where, 0)
         if waits(where):
             self.state = {

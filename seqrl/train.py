@@ -50,7 +50,7 @@ def job(cfg: DictConfig) -> float:
     try:
         settled = settle(cfg)
         if cfg.validate:
-            rehearse(settled.cfg, settled.overrides or [])
+            rehearse(settled.cfg, settled.asked)
             return nan
         return train(settled, folder)
     except Exception as error:

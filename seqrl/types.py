@@ -19,7 +19,7 @@ def change_of_form(before: State, after: State) -> str:
         return ""
     for name in dict.fromkeys((*before, *after)):
         was, now = (
-            f"of {list(it[name].shape[1:])} and {it[name].dtype}" if name in it else "missing" for it in (before, after)
+            f"{it[name].dtype} of {list(it[name].shape[1:])}" if name in it else "missing" for it in (before, after)
         )
         if was != now:
             return f"{name} is {was} before a step, and {now} after it"
@@ -30,7 +30,7 @@ def insist_on_rows(said: str, numbers: Tensor, rows: int) -> None:
     """Raise ConfigError unless a network returned one number for each row: others would be broadcast, and learned."""
     if numbers.shape != (rows,):
         raise ConfigError(
-            [f"network: {said} must have shape [{rows}], a number for each row (got {[*numbers.shape]})."]
+            [f"network: {said} must have shape [{rows}] (got {[*numbers.shape]}): another one would be broadcast."]
         )
 
 

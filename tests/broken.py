@@ -1057,6 +1057,19 @@ class Chaotic(Block):
         return torch.stack(outputs)
 
 
+class BeginsSingle:
+    """Begins with memory in float32, PyTorch's default, whatever it computes with: sound where that is float32."""
+
+    def initial_state(self, batch_size):
+        return {name: leaf.float() for name, leaf in super().initial_state(batch_size).items()}
+
+    def step(self, x, state):
+        return super().step(x, {name: leaf.to(x.dtype) for name, leaf in state.items()})
+
+    def unroll(self, x, state, mask):
+        return super().unroll(x, {name: leaf.to(x.dtype) for name, leaf in state.items()}, mask)
+
+
 class Two(Stack):
     """Two layers."""
 
@@ -1088,6 +1101,7 @@ DEFECTS = {
             Normed,
             DropsOutWhenActing,
             Single,
+            BeginsSingle,
         )
     },
 }

@@ -104,6 +104,7 @@ def cartpole(of_all, tmp_path):
 QUICK = ("a bounded number", "everything, and what went before", "a mask in info", "wrappers")
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("world", [pytest.param(it, marks=() if it in QUICK else pytest.mark.slow) for it in WORLDS])
 def test_episodes_played_with_a_policy_are_those_of_the_evaluation_to_the_last_bit(world):
     run = seqrl.learn(*SMALL, *WORLDS[world], quiet=True).folder
@@ -244,6 +245,7 @@ def test_learn_leaves_the_folder_that_the_command_leaves(tmp_path):
     assert facts["overrides"] == list(words)
 
 
+@pytest.mark.slow
 def test_a_configuration_may_be_changed_before_it_is_learned():
     cfg = seqrl.compose(*SMALL, "env.id=CartPole-v1")
     cfg.seed = 6
@@ -307,7 +309,7 @@ def test_a_comparison_with_numbers_of_numpy_or_torch_ends_the_training_too(answe
     assert sum("train/policy_loss" in row for row in result.metrics) == 1
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("answer", [None, True, 0, [], np.zeros(2)])
 def test_what_is_no_answer_ends_no_training(answer):
     result = seqrl.learn(*SMALL_TASK, "env=tmaze", "episodes=2", on_iteration=lambda *_: answer, quiet=True)

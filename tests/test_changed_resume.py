@@ -14,6 +14,7 @@ import torch
 import seqrl
 from seqrl.run.checkpoint import Checkpoints, packed
 from seqrl.run.manifest import facts_of
+from seqrl.run.resume import changes_task
 from tests.programs import run_program
 from tests.worlds import Cue
 
@@ -64,6 +65,7 @@ def rows(folder):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("before", "now", "said"),
@@ -101,6 +103,7 @@ def test_all_of_a_change_counts_or_nothing_wherever_the_run_is_killed(tmp_path, 
     assert [f"changed: {it}\n" in went_on for it in changes] == [is_new] * 3
 
 
+@pytest.mark.slow
 def test_defaults_of_a_profile_count_though_the_run_is_killed_before_its_configuration_is_written(tmp_path):
     train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
     change = ("profile=testing", "total_steps=null", "episodes=20")
@@ -109,6 +112,7 @@ def test_defaults_of_a_profile_count_though_the_run_is_killed_before_its_configu
     assert "changed: rollout_rewards: 64 -> 0\n" in went_on
 
 
+@pytest.mark.slow
 def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_changed(tmp_path):
     train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
     kill(tmp_path, "resume=run", "parallel=2", f"total_steps={4 * STEPS}")
@@ -133,6 +137,7 @@ def test_a_run_goes_on_whose_folder_is_called_what_no_yaml_can_say(tmp_path):
     assert "resumed after 4 iterations" in train(here, "resume=run", f"total_steps={5 * STEPS}")
 
 
+@pytest.mark.slow
 def test_a_run_that_began_on_another_kind_of_device_goes_on_and_draws_other_actions(tmp_path):
     """The state of a generator on a GPU: its seed, and how far it is."""
     train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
@@ -174,6 +179,7 @@ class Batched:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("inputs", ["[]", "[previous_action]"])
 def test_an_environment_that_cannot_be_saved_plays_other_episodes_after_each_resume(tmp_path, inputs):
@@ -189,6 +195,7 @@ def test_an_environment_that_cannot_be_saved_plays_other_episodes_after_each_res
     assert len(set(seeds)) == len(seeds) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("rollout", ["rollout_length=8", "rollout_length=0"])
 def test_a_run_that_went_on_with_other_episodes_goes_on_bit_for_bit_after_that(tmp_path, rollout):
@@ -228,19 +235,26 @@ def test_returns_of_another_task_do_not_count_once_a_run_goes_on_with_this_one(t
     assert Checkpoints(folder).best == (8, 4.0)
 
 
-def test_who_plays_a_task_leaves_its_returns_as_they_are(tmp_path):
-    folder = tmp_path / "run"
-    train(tmp_path, *SMALL, "env=gymnasium", "env.id=CartPole-v1", "env.backend=sync", f"hydra.run.dir={folder}")
-    (before,) = rows(folder)[-1:]
-    train(tmp_path, f"resume={folder}", "env.backend=vector", "episodes=51")
-    assert rows(folder)[-1]["rollout/episodes"] > before["rollout/episodes"]
-    assert rows(folder)[-1]["rollout/return_max"] == before["rollout/return_max"]
+@pytest.mark.parametrize(
+    ("change", "is_another"),
+    [
+        ("env.max_episode_steps: 9 -> 4", True),
+        ("env.kwargs.size: 3 -> 4", True),
+        ("env: a -> b", True),
+        ("env.backend: sync -> vector", False),
+        ("env.log_info: [] -> [a]", False),
+        ("seed: 0 -> 1", False),
+        ("environment: a -> b", False),
+    ],
+)
+def test_a_change_of_the_environment_makes_another_task_unless_it_says_who_plays(change, is_another):
+    assert changes_task(change) is is_another
 
 
 @pytest.mark.parametrize(
     ("load", "said"),
     [
-        (None, "what plays has no state_dict"),
+        (None, "the environment has no state_dict"),
         (lambda env, state: None, "env: tests.worlds.Cue.load_state_dict returned its answer as NoneType, not as a te"),
         (lambda env, state: [True] * 3, "env: tests.worlds.Cue.load_state_dict returned its answer as list, not as a"),
         (lambda env, state: state["level"], "env: tests.worlds.Cue raised KeyError: 'level' (test_changed_resume.py:"),
@@ -261,5 +275,5 @@ def test_a_batch_of_ones_own_that_cannot_be_restored_begins_anew_and_the_run_say
     seqrl.learn(f"resume={tmp_path}/run", "trust=[tests]", "episodes=4", config_dir=tmp_path)
     printed = capsys.readouterr().out
     assert "resumed after 2 iterations" in printed
-    notes = [line for line in printed.splitlines() if "Episodes are others from here on" in line]
+    notes = [line for line in printed.splitlines() if "From here on the run plays other episodes" in line]
     assert [line.startswith(f"note: {said}") for line in notes] == [True] * bool(said)

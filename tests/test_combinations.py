@@ -20,7 +20,7 @@ ENVS = {"discrete": ["env=masked_cartpole"], "continuous": ["env=gymnasium", "en
 TINY = ["network.hidden_size=8", "network.lstm_hidden_size=8", "network.window=5", "parallel=3", "rollout_length=24"]
 
 
-@pytest.mark.thin(13)
+@pytest.mark.thin(78)
 @pytest.mark.parametrize("actions", ENVS)
 @pytest.mark.parametrize("sequence", ["full", "truncated", "off"])
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def of_gymnasium(tmp_path_factory):
     return folder
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(18)
 @pytest.mark.parametrize(
     ("where", "odd"),
     [

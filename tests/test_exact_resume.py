@@ -285,7 +285,7 @@ def test_one_process_and_a_process_each_make_the_same_run(rollouts):
     assert rows[0] == rows[1]
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(12)
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("env", ["masked_cartpole", "noisy_cartpole", "tmaze", "memory_chain", "repeat_previous"])
 def test_built_in_environments_go_on(tmp_path, env, rollouts):
@@ -317,7 +317,7 @@ def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, back
 AROUND = ["Stacked", "Sticky", "Delayed", "Repeating", "Clipped", "Halved", "Centred", "CentredWander"]
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(20)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("name", [*AROUND, "Learned", "Lists"])
 def test_what_lies_around_an_environment_goes_on_too(tmp_path, name, backend):
@@ -335,14 +335,14 @@ def test_an_environment_restores_itself_only_if_nothing_in_it_or_around_it_is_lo
     assert env._episodes._restore_themselves == itself
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 def test_what_an_environment_knows_of_earlier_episodes_goes_on_if_it_saves_it(tmp_path, rollouts, backend):
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Harder-v0", f"env.backend={backend}", rollouts)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize(("rollouts", "lost"), [("rollout_length=0", 0), (FIXED, 3)])
 def test_an_environment_that_cannot_load_what_it_saved_begins_anew_and_the_run_knows(tmp_path, rollouts, lost, backend):

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 import seqrl
 from seqrl.envs import CountRecall, GymnasiumEnv, TMaze
+from seqrl.envs.adopted import adopted
 from seqrl.envs.inputs import WithInputs
 from seqrl.files import insist_on_own
 from seqrl.run.checkpoint import Checkpoints
@@ -92,6 +93,17 @@ def test_every_network_is_exported_as_it_acts(kind, continuous):
     assert proof.holds, (proof.wrong, proof.largest)
     assert proof.begun > 30
     assert proof.cleared > 0
+
+
+@pytest.mark.parametrize(
+    "space", [gymnasium.spaces.Discrete(3, start=5), gymnasium.spaces.Box(-2.0, 4.0, (1,))], ids=str
+)
+def test_a_batch_of_ones_own_is_exported_in_its_own_units(space):
+    batch = Script([[3, 5], [4], [7]])
+    batch.action_space = space
+    env = adopted(batch)
+    assert own(env, ()).acted[""] == space
+    assert proven(env).holds
 
 
 class Shows(gymnasium.Env):
@@ -202,6 +214,7 @@ class Masked(Shows):
 gymnasium.register("test/Masked-v0", Masked, disable_env_checker=True)
 
 
+@pytest.mark.slow
 def test_a_mask_in_info_and_hidden_numbers_are_exported():
     kwargs = {"seen": PLACE, "acts": spaces.Discrete(4)}
     env = GymnasiumEnv("test/Masked-v0", 3, 0, backend="sync", kwargs=kwargs, action_mask="info", hidden=[1])
@@ -248,6 +261,7 @@ def not_flagged(step, patch):
     patch.setattr("seqrl.export.step.remembered", lambda chosen, *_: {"next_previous_action": 1 - chosen[""]})
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("mistake", "found"),
@@ -336,6 +350,7 @@ def given(folder, batch=1):
     return {**inputs, "observation": observations(batch)}
 
 
+@pytest.mark.slow
 def test_the_model_says_what_it_is(folder):
     about = session(folder).get_modelmeta().custom_metadata_map
     assert [(it["name"], it["dtype"], it["shape"]) for it in json.loads(about["inputs"])] == [
@@ -674,6 +689,7 @@ def mine(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_exported(mine, export):
     made = mine(MINE)
     code, printed, said = export("run=run", "trust=[mine]")

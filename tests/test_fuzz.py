@@ -93,6 +93,7 @@ FEW = settings(
 )
 
 
+@pytest.mark.slow
 @FEW
 @given(st.lists(overrides, min_size=1, max_size=2))
 def test_junk_is_answered_in_lines(tmp_path, typed):

@@ -366,7 +366,7 @@ def test_a_contradiction_is_said_by_the_program_itself(tmp_path):
     assert line.startswith("seqrl: error: network.type: lstm contradicts")
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize(
     "flags",
     [

@@ -91,3 +91,7 @@ def test_a_command_says_which_of_its_keys_decide_nothing(tmp_path):
     done = run_program(tmp_path, "-m", "seqrl.train", *words.split())
     assert "note: network.lstm_hidden_size decides nothing: this network has no memory cell.\n" in done.stdout
     assert done.stdout.count("decides nothing") == 1
+    (folder,) = tmp_path.glob("outputs/runs/*/*")
+    done = run_program(tmp_path, "-m", "seqrl.train", f"resume={folder}", "total_steps=5")
+    assert "resumed after" in done.stdout
+    assert "decides nothing" not in done.stdout

@@ -352,6 +352,7 @@ def probe_of_beginner(env, kind, rollout_length=0, updates=0) -> Probe:
     return Probe.of(algorithm, runner.collect(), steps=2048)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("kind", "updates"), [("memoryless", 4), ("lstm", 2)])
 def test_a_cart_pole_that_is_seen_needs_no_memory_and_a_masked_one_does(kind, updates):
     seen, masked = (need(probe_of_beginner(CartPole(16, 0, hidden=it), kind, 128, updates)) for it in ([], [1, 3]))
@@ -398,7 +399,7 @@ def state_of(run):
 LIVE = ["parallel=8", "rollout_length=24", "algorithm.minibatches=2"]
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize(
     "more",
     [

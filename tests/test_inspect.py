@@ -586,6 +586,7 @@ class TestProgram:
         assert "Trained at corridor_length 5, it holds at 3, 5, 9 (of 3, 5, 9)." in " ".join(printed.split())
         assert "Does it hold elsewhere? corridor_length" in page
 
+    @pytest.mark.slow
     def test_what_was_found_with_other_keys_stays_for_the_same_policy_in_the_same_episodes(self, run, inspected):  # noqa: F811
         words = [*GIVEN, "episodes=16"]
         inspected(*words, "env.corridor_length=[3,5]")
@@ -650,6 +651,7 @@ class TestProgram:
         assert (found["window"], found["changed"]) == (10, ["env.corridor_length: 5 -> 9"])
         assert "changed: env.corridor_length: 5 -> 9" in printed
 
+    @pytest.mark.slow
     def test_several_runs_stand_beside_each_other(self, run, inspected):  # noqa: F811
         other = run.parent / "other <run>"
         other.mkdir()
@@ -834,6 +836,7 @@ class TestFilm:
         assert self.complete(run, page)
         assert "film" not in page
 
+    @pytest.mark.slow
     def test_a_film_of_noise_is_thinned_until_it_is_small(self, monkeypatch):
         monkeypatch.setattr(reel, "MOST_BYTES", 100_000)
         random = np.random.default_rng(0)
@@ -884,6 +887,7 @@ class TestTrainedRuns:
             assert found["not_measured"][key] == "not applicable: the network has no memory"
         assert found["said"].startswith("This policy has no memory: it acts on the present observation alone.")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "network",
         [
@@ -903,6 +907,7 @@ class TestTrainedRuns:
         assert found["staleness_kl"] > 0
         assert "It was trained with gradients over 5 steps." in found["said"]
 
+    @pytest.mark.slow
     def test_numbers_in_the_info_of_a_gymnasium_environment_are_probed(self, tmp_path):
         (tmp_path / "told.py").write_text(TOLD)
         own = ["env.id=told:Told-v0", "trust=[told]", "env.backend=sync", "total_steps=64", "rollout_length=16"]

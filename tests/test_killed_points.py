@@ -71,6 +71,7 @@ def dies(number: int, overrides: list[str], context: None, config: DictConfig) -
     return JobReturn(_return_value=10 * number)
 
 
+@pytest.mark.slow
 def test_a_point_that_is_killed_again_and_again_is_given_up_and_named_and_the_exit_code_tells(
     tmp_path, capsys, monkeypatch
 ):
@@ -126,6 +127,7 @@ def queue(monkeypatch):
     return SimpleNamespace(launcher=BaseSubmititLauncher, slurm_job=SlurmJob)
 
 
+@pytest.mark.slow
 def test_a_job_of_a_queue_that_leaves_no_result_is_named_and_the_others_count(tmp_path, monkeypatch, queue):
     import submitit
 

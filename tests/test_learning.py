@@ -47,5 +47,6 @@ def test_a_network_with_memory_learns_to_remember_a_cue(kind, rollout_length):
     assert [any(learned), any(learned)] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_memoryless_network_cannot_learn_to_remember():
     assert abs(mean_return_after_training("memoryless", 0, bptt_length=1, iterations=40)) < 0.3

@@ -366,6 +366,7 @@ def hparams_tab(logdir: Path):
     return [c.name for c in experiment.hparam_infos], [c.name.tag for c in experiment.metric_infos], sessions
 
 
+@pytest.mark.slow
 def test_tensorboard_compares_the_points_of_a_sweep(tmp_path):
     swept = ["algorithm.gamma=0.9,0.99", "sequence_learning.grad_clip_norm=5,null"]
     done = train(tmp_path, "-m", *swept, "logger=tensorboard", "sweep=s")
@@ -484,6 +485,7 @@ def test_loggers_learn_how_a_run_begins_and_ends(tmp_path, error, status):
     assert printed == ["hello"]
 
 
+@pytest.mark.slow
 def test_a_logger_that_cannot_be_opened_is_reported_once_and_the_run_continues(tmp_path):
     (tmp_path / "mine.py").write_text(
         "class NoFolder:\n"

@@ -218,6 +218,7 @@ def test_rows_beyond_reason_are_not_read(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_of_many_keys_that_differ_the_first_are_compared_and_the_rest_named(tmp_path, monkeypatch, capsys):
     for name, sign in (("a", ""), ("b", "-")):
         put(tmp_path / name, 1.0)
@@ -318,6 +319,7 @@ def test_what_is_shown_keeps_its_lines_and_letters():
     assert printable("a\rb\x1b[0m\x85\ud800") == r"a\rb\x1b[0m\x85\ud800"
 
 
+@pytest.mark.slow
 def test_values_of_a_thousand_characters_or_lines_are_cut_where_they_are_drawn(tmp_path, monkeypatch):
     for number, value in enumerate(["\n" * 900 + "x", "z" * 1000, "W" * 999, "\t"]):
         put(tmp_path / f"{number}", 1.0, network__type=value, **{f"network__{'k' * 900}": number})

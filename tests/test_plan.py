@@ -147,6 +147,7 @@ def test_episodes_that_grow_fill_the_rollout_and_those_that_are_equally_long_do_
     assert grown(rollout_of([[99], [98]])) is None
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("for_a_step", "slower"), [(0.0, False), (0.01, True)])
 def test_a_run_that_slows_down_as_its_episodes_grow_says_so_below_the_table(capsys, monkeypatch, for_a_step, slower):
     def learned(algorithm, rollout, *_):

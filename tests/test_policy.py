@@ -52,6 +52,7 @@ print("torch._dynamo" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_what_the_parameters_of_a_saved_policy_must_be_is_known_without_torchs_compiler(tmp_path):
     """Its import takes seconds."""
     assert run_program(tmp_path, "-c", SIZES_ALONE).stdout == "False\n"

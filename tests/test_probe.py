@@ -56,10 +56,12 @@ def network_of(kind):
     return partial(recurrent_network, **sizes | NETWORKS[kind])
 
 
+@pytest.mark.slow
 def test_a_sound_device_passes_in_a_child():
     assert probe.probe(network_of("lstm+attention"), BOX, DISCRETE, CPU) is None
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("fault", "timeout_seconds", "sentence"),
     [

@@ -246,7 +246,7 @@ def test_a_word_that_is_no_option_is_refused_with_the_program_that_was_meant(tmp
     )
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(9)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(
@@ -277,6 +277,7 @@ def test_a_terminal_of_no_width_is_written_to(tmp_path):
     assert [line.split() for line in done.stdout.splitlines()][1][0] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 def test_a_reader_that_has_gone_gets_no_traceback(tmp_path, unbuffered):

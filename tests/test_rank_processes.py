@@ -365,6 +365,7 @@ def test_torchrun_may_start_all_of_them_again(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(("ends", "exit_code"), [("pass", 0), ("raise SystemExit(5)", 5)])
 def test_ranks_that_begin_after_the_first_one_is_done_hear_of_it(tmp_path, ends, exit_code):

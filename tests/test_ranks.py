@@ -82,7 +82,7 @@ def named(overrides):
 
 
 # Of the combinations, those in which every choice occurs with every other.
-@pytest.mark.thin(4)
+@pytest.mark.thin(12)
 @pytest.mark.parametrize("overrides", EVERY[::5], ids=named)
 def test_ranks_are_one_process(overrides):
     check_that_ranks_are_one_process(overrides, updates=3)
@@ -99,7 +99,7 @@ def test_ranks_are_one_process_after_twenty_updates(overrides):
     check_that_ranks_are_one_process(single, updates=20, tolerance=1e-5, but=share)
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(15)
 @pytest.mark.parametrize(
     "overrides",
     [

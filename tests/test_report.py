@@ -204,6 +204,7 @@ def test_the_page_is_self_contained_and_the_tables_hold_the_numbers(tmp_path):
     assert "36 runs: 36 finished" in done.stdout
 
 
+@pytest.mark.slow
 def test_runs_that_are_running_failed_or_not_started_are_reported_as_such(tmp_path, monkeypatch):
     put(tmp_path / "0", 1.0, 0, network="lstm")
     put(tmp_path / "1", 0.3, 1, "failed", network="lstm")
@@ -430,6 +431,7 @@ def test_a_report_for_which_there_was_no_room_leaves_nothing_and_is_written_once
     assert (tmp_path / "report" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("files", [0, 1, 6])
 def test_a_report_that_is_killed_while_it_is_written_can_be_written_again(tmp_path, files):
@@ -538,6 +540,7 @@ def test_each_task_is_reported_separately(tmp_path, monkeypatch):
         assert {row["return"] for row in csv.DictReader(file)} == {"1.0", "0.5"}
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("folder", "message"),
     [("nowhere", "nowhere is not a folder. Name one that holds runs"), ("empty", "there are no runs in")],
@@ -550,6 +553,7 @@ def test_a_folder_without_runs_gets_one_line(tmp_path, folder, message):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_settings_of_matplotlib_in_the_working_folder_are_not_obeyed(tmp_path):
     put(tmp_path / "run", 1.0)
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")
@@ -559,6 +563,7 @@ def test_settings_of_matplotlib_in_the_working_folder_are_not_obeyed(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_it_starts_quickly_because_it_does_not_import_torch(tmp_path):
     put(tmp_path / "run", 1.0)
     program = f"import sys; sys.argv = ['report', {str(tmp_path)!r}]\n"
@@ -582,6 +587,7 @@ def test_what_each_bptt_length_cuts_off_is_drawn_beside_the_returns_if_it_was_me
     assert {row["gradient_cut"][:4] for row in rows} == ({"0.0", "0.40", "0.02"} if measured else {""})
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

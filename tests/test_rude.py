@@ -87,6 +87,7 @@ def test_what_verify_finds_counts_if_it_cannot_be_shown(work):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("program", "words"),
     [

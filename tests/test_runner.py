@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqrl.envs import CartPole, MemoryChain, TMaze
+from seqrl.envs.inputs import WithInputs
 from seqrl.errors import ActionNotFiniteError, ConfigError, FaultyEnvError
 from seqrl.networks.heads import Categorical
 from seqrl.runner import Runner, rounds
@@ -60,7 +61,7 @@ def test_a_network_that_answers_with_columns_is_refused(what, said, monkeypatch)
         monkeypatch.setattr(network, "step", lambda *given: (step(*given)[0], torch.zeros(2, 1), step(*given)[2]))
     else:
         monkeypatch.setattr(Categorical, "log_prob", lambda self, action: torch.zeros(len(action), 1))
-    with pytest.raises(ConfigError, match=rf"^network: {said} must have shape \[2\], .* \(got \[2, 1\]\)\.$"):
+    with pytest.raises(ConfigError, match=rf"^network: {said} must have shape \[2\] \(got \[2, 1\]\): another one"):
         Runner(Script([[3], [4]]), network, 5, 0, torch.Generator().manual_seed(0)).collect()
 
 
@@ -69,7 +70,9 @@ def test_a_network_that_learns_from_a_column_of_values_is_refused(monkeypatch):
     rollout = Runner(Script([[3], [4]]), network, 5, 0, torch.Generator().manual_seed(0)).collect()
     unroll = network.unroll
     monkeypatch.setattr(network, "unroll", lambda batch: (unroll(batch)[0], unroll(batch)[1].unsqueeze(1)))
-    with pytest.raises(ConfigError, match=r"^network: the value that unroll returns must have shape \[\d+\], a number"):
+    with pytest.raises(
+        ConfigError, match=r"^network: the value that unroll returns must have shape \[\d+\] \(got \[\d+, 1\]\)"
+    ):
         ppo(network).update(rollout, 0.0)
 
 
@@ -80,6 +83,14 @@ class Zeroes(Script):
         step = super().step(action)
         action.zero_()
         return step
+
+
+def test_an_environment_that_writes_to_its_actions_changes_no_input_of_the_policy():
+    def seen(env):
+        env = WithInputs(env, ["previous_action"])
+        return Runner(env, small_network(env), 9, 2, torch.Generator().manual_seed(0)).collect().observation
+
+    assert torch.equal(seen(Zeroes([[3], [4]])), seen(Script([[3], [4]])))
 
 
 def test_what_a_network_and_an_environment_do_with_their_tensors_changes_nothing_that_is_recorded():
@@ -152,16 +163,16 @@ def test_a_checkpoint_cannot_ask_for_more_rounds_than_a_rollout_may_have_steps()
     [
         (
             lambda state: state | {"extra": torch.zeros(2, 3)},
-            r"extra is missing before a step, and of \[3\] ",
+            r"extra is missing before a step, and torch\.float32 of \[3\] ",
         ),
         (
             lambda state: {name: leaf.float() for name, leaf in state.items()},
-            r"is of \[\d\] and torch\.float64 before a step, and of \[\d\] and torch\.float32 after it",
+            r"is torch\.float64 of \[\d\] before a step, and torch\.float32 of \[\d\] after it",
         ),
         (lambda state: dict(list(state.items())[1:]), "missing after it"),
         (
             lambda state: {name: leaf.repeat(1, 2) for name, leaf in state.items()},
-            r"is of \[\d\] .* and of \[\d+\] ",
+            r"is torch\.float64 of \[\d\] .* and torch\.float64 of \[\d+\] ",
         ),
     ],
 )

@@ -154,6 +154,7 @@ def test_a_value_is_masked_in_a_header(monkeypatch, written):
     assert masked(f"Bearer {header}").rstrip("=") == "Bearer ${oc.env:MY_KEY}"
 
 
+@pytest.mark.slow
 def test_a_warning_of_an_environment_is_masked(tmp_path):
     code = """
 import warnings, gymnasium
@@ -287,6 +288,7 @@ def test_a_manifest_is_json_whatever_a_variable_holds(monkeypatch, tmp_path):
     assert facts["error"] == "ValueError: ${oc.env:MY_KEY} is refused"
 
 
+@pytest.mark.slow
 def test_a_run_by_variables_says_where_it_is_in_words_that_a_shell_takes(tmp_path, monkeypatch):
     monkeypatch.setenv("BASE", str(tmp_path / "base"))
     monkeypatch.setenv("MY_SEED", "1000")

@@ -110,6 +110,7 @@ def test_what_the_command_line_says_of_learners_holds(tmp_path):
     assert OmegaConf.load(tmp_path / "s" / name / "config.yaml").algorithm.gradient_threads == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[], pytest.param(SIDE_BY_SIDE, marks=pytest.mark.slow)])
 def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path, launcher):
     (tmp_path / "own" / "experiment").mkdir(parents=True)
@@ -134,6 +135,7 @@ def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path,
     assert all(command.startswith("python -m seqrl.train -m --config-dir own") for command in commands)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "launcher",
@@ -324,6 +326,7 @@ def test_a_launcher_says_how_many_jobs_run_at_once(launcher, jobs):
     assert jobs_at_once(OmegaConf.create(launcher)) == jobs
 
 
+@pytest.mark.slow
 def test_a_folder_for_many_runs_needs_many_runs(tmp_path):
     done = run_program(tmp_path, "-m", "seqrl.train", "sweep=s")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

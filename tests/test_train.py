@@ -220,6 +220,7 @@ def test_a_run_that_goes_on_keeps_its_best_policy_and_evaluates_what_it_would_ha
     }
 
 
+@pytest.mark.slow
 def test_who_plays_is_measured_once_said_saved_and_kept(tmp_path):
     small = [*TINY[:2], *TINY[3:], "env.id=Acrobot-v1", "+env.kwargs.max_episode_steps=20"]
     done = train(tmp_path, *small)
@@ -339,7 +340,7 @@ def test_all_points_of_a_sweep_are_checked_before_the_first_begins(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -367,7 +368,7 @@ def test_a_run_logs_whatever_hydra_is_told_to_log(tmp_path):
     assert (tmp_path / "run" / "train.log").is_file()
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize(
     ("option", "shown"),
     [
@@ -589,7 +590,7 @@ train.main()
     assert train(tmp_path, f"resume={run}", "episodes=2").returncode == 0
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -608,7 +609,7 @@ def test_a_refused_command_leaves_nothing_behind(tmp_path, words, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(9)
 @pytest.mark.parametrize("words", [["env.id=CartPole-v1", "+env.kwargs.nope=1"], ["network.hidden_size=0"]])
 @pytest.mark.parametrize(("folder", "kept"), [(".", []), (".", ["train.log"]), ("mine/run", ["mine"]),
                                               ("mine/run", ["mine", "mine/run", "mine/run/train.log"])])  # fmt: skip
@@ -624,6 +625,7 @@ def test_a_refused_command_removes_only_what_it_made(tmp_path, words, folder, ke
     assert all(path.read_text().startswith("precious") for path in here.rglob("*.log"))
 
 
+@pytest.mark.slow
 def test_text_from_outside_is_no_markup_and_any_terminal_will_do(tmp_path):
     (tmp_path / "mine.py").write_text(
         "class Logger:\n"

@@ -421,7 +421,7 @@ def test_a_module_beside_the_work_is_not_the_suite_of_its_name(tmp_path, monkeyp
         assert not (tmp_path / "created").exists()
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(20)
 @pytest.mark.parametrize(
     "text",
     [
@@ -443,6 +443,7 @@ def test_a_file_sets_nothing_of_hydras_own_unless_that_is_trusted(evil, monkeypa
     assert completed([*spelling, "profile=bad", "trust=[hydra]"], leave_nothing=False)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("text", "key"),
     [
@@ -473,6 +474,7 @@ def test_a_file_sends_no_curves_elsewhere_unless_the_command_line_says_so(evil, 
             completed([*given, f"{section}={{name: other}}"], leave_nothing=False)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("text", ["validate: true", "resume: a/run", "trust: [os]"])
 def test_a_file_does_not_say_what_only_a_command_says(evil, monkeypatch, text):
     (evil / "conf" / "profile").mkdir(parents=True)

@@ -67,6 +67,7 @@ def test_a_value_of_a_search_is_one_value_and_never_a_sweep(value):
     assert parsed.value() == (0.001 if value == "1e-3" else value)
 
 
+@pytest.mark.slow
 def test_a_search_tries_values_of_its_space_and_prints_the_best(tmp_path):
     space(tmp_path)
     done = tune(tmp_path, *TINY, "total_steps=320", "trials=2", "workers=2", "pruner=none")
@@ -564,7 +565,7 @@ def checked_space(folder: Path, text: str, *words: str) -> list[Dimension]:
     return checked(planned(["search=small", f"--config-dir={folder / 'own'}", *words]))
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(10)
 @pytest.mark.parametrize(
     ("text", "low", "high", "step"),
     [

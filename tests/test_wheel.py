@@ -44,6 +44,7 @@ def test_the_wheel_ships_the_configuration_inside_the_package(installed):
     assert {path.name.split("-")[0] for path in installed.iterdir()} == {"seqrl"}
 
 
+@pytest.mark.slow
 def test_a_run_from_the_wheel_works_in_any_folder(installed, tmp_path):
     command = [sys.executable, "-c", "import seqrl.train; print(seqrl.__file__); seqrl.train.main()"]
     tiny = ["episodes=1", "parallel=2", "evaluation.episodes=2", "env.max_episode_steps=5", "profile=quick"]

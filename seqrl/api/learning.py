@@ -72,8 +72,8 @@ def learn(
         seqrl.learn(cfg)                       # from seqrl.compose
 
     what           overrides of the command line, or one configuration
-    on_iteration   is called after each iteration with its scalars and its policy, which goes on learning; if it
-                   returns False, the training ends there, as with a spent budget
+    on_iteration   is called after each iteration with its scalars and the policy, which the next iteration
+                   changes; if it returns False, the training ends there, as with a spent budget
     config_dir     folder with configuration files of your own
     quiet          print nothing
 
@@ -92,7 +92,7 @@ def learn(
             folder = Path(settled.cfg.resume).absolute()
     with errors_of_seqrl(given):
         if settled.cfg.validate:
-            rehearse(settled.cfg, settled.overrides or [])
+            rehearse(settled.cfg, settled.asked)
             return Result(folder, nan)
         return _learn(settled, folder, on_iteration, quiet)
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl.config.paths import CONF, choices
 from seqrl.config.schema import SCHEMAS, default_of, keys_of
 
-# Keys of an environment that do not change its task.
+# Keys of an environment that leave its task as it is.
 HOW_IT_IS_PLAYED = ("backend", "timeout_seconds", "log_info")
 
 

@@ -49,6 +49,11 @@ class Settled:
     config_dir: str | None = None
     changes: list[str] = field(default_factory=list)
 
+    @property
+    def asked(self) -> list[str]:
+        """Overrides that somebody has just written: going on with a run adds those that began it."""
+        return [] if self.cfg.resume else self.overrides or []
+
     def saved(self, backend: str) -> dict[str, Any]:
         """The configuration as it is saved, in sections.
 

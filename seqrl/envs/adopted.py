@@ -14,7 +14,7 @@ from seqrl.envs.base import BatchedEnv, Codec
 from seqrl.envs.translate import PlainCodec, actions, observations
 from seqrl.errors import EnvError, FaultyEnvError, UnrestoredEnvError, names_environment, raised
 from seqrl.machine import is_from_signal
-from seqrl.spaces import tensor_dtype
+from seqrl.spaces import Joint, Packed, tensor_dtype
 from seqrl.types import Step
 
 log = logging.getLogger(__name__)
@@ -35,14 +35,24 @@ class Adopted(BatchedEnv):
 
     def __init__(self, env: Any) -> None:
         self.env, self.batch_size = env, env.batch_size
-        for name, packed in (("observation_space", "Packed"), ("action_space", "Joint")):
-            if isinstance(getattr(env, name), spaces.Dict | spaces.Tuple):
-                raise EnvError(f"env: {self._who}.{name} has parts. Join them: see seqrl.spaces.{packed}.")
-        self.observation_space, _ = observations(env.observation_space, ())
-        self.action_space, self._act = actions(env.action_space)
+        for name, joined in (("observation_space", "Packed"), ("action_space", "Joint")):
+            if isinstance(space := getattr(env, name), spaces.Dict | spaces.Tuple):
+                raise EnvError(f"env: {self._who}.{name} has parts. Join them: see seqrl.spaces.{joined}.")
+            for part, of_part in space.parts.items() if isinstance(space, Packed | Joint) else ():
+                if not _is_the_policys(of_part, is_action=name == "action_space"):
+                    raise EnvError(
+                        f"env: {self._who}.{name}: part {part!r} is {of_part}. In parts, let choices count from 0, and "
+                        "numbers with two bounds run from -1 to 1."
+                    )
+        try:
+            self.observation_space, _ = observations(env.observation_space, ())
+            self.action_space, self._act = actions(env.action_space)
+        except EnvError as error:
+            raise EnvError(f"env: {self._who}: {str(error).removeprefix('env.id: ')}") from error
         # Most need no translation, which an accelerator would have to wait for.
         first = np.asarray(getattr(env.observation_space, "start", 0))
         self._starts = torch.from_numpy(first) if first.any() else None
+        self._shown = self.observation_space.shape or (), tensor_dtype(self.observation_space)
         self._takes_as_it_is = self.action_space == env.action_space and not _has_one_bound(env.action_space)
         for together in (
             ["backend", "backend_reason"],
@@ -62,7 +72,9 @@ class Adopted(BatchedEnv):
             vars(self)[name] = self._named(getattr(self, name))
 
     def reset(self, where: Tensor | None = None) -> Tensor:
-        return self._seen(self._own("reset returned an observation", self._named(self.env.reset)(where), *self._shown))
+        # It may write to what it is given.
+        answer = self._named(self.env.reset)(None if where is None else where.clone())
+        return self._seen(self._own("reset returned an observation", answer, *self._shown))
 
     def step(self, action: Tensor) -> Step:
         if not self._takes_as_it_is:
@@ -82,7 +94,11 @@ class Adopted(BatchedEnv):
 
     def _seen(self, observation: Tensor) -> Tensor:
         """What the policy sees of it: choices counted from 0."""
-        return observation if self._starts is None else observation - self._starts.to(observation.device)
+        if self._starts is None:
+            return observation
+        # Copied once: an accelerator would wait for each copy.
+        self._starts = self._starts.to(observation.device)
+        return observation - self._starts
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         """Raises UnrestoredEnvError if the environment raises anything, or answers something else."""
@@ -92,20 +108,18 @@ class Adopted(BatchedEnv):
         except FaultyEnvError as error:
             raise UnrestoredEnvError(str(error)) from error
 
-    @property
-    def _shown(self) -> tuple[tuple[int, ...], torch.dtype]:
-        return self.observation_space.shape or (), tensor_dtype(self.observation_space)
-
     def _own(self, said: str, answer: Any, inner: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A copy of an answer [B, *inner] in the dtype that the policy reads, without gradients.
 
-        Raises FaultyEnvError if it is no such tensor, or holds what that dtype has not: half a choice, or any number
-        instead of a truth.
+        Raises FaultyEnvError if it is no such tensor, or holds what that dtype has not: half a choice, any number for a
+        truth, a whole number that would be rounded, one that would become infinite.
         """
         shape, is_tensor = (self.batch_size, *inner), isinstance(answer, Tensor)
-        if is_tensor and answer.shape == shape and (dtype == torch.bool) is (answer.dtype == torch.bool):
-            own: Tensor = answer.detach().to(dtype, copy=True)
-            if answer.dtype == dtype or dtype.is_floating_point or torch.equal(own.to(answer.dtype), answer):
+        if is_tensor and answer.shape == shape and (dtype != torch.bool or answer.dtype == torch.bool):
+            given: Tensor = answer.detach()
+            if given.dtype == dtype:
+                return given.clone()
+            if not given.is_complex() and _is_kept(given, own := given.to(dtype)):
                 return own
         got = f"shape {tuple(answer.shape)} and {answer.dtype}" if is_tensor else type(answer).__name__
         raise self._odd(said, got, f"a tensor of shape {shape} and {dtype}")
@@ -139,6 +153,20 @@ class Adopted(BatchedEnv):
     @property
     def _who(self) -> str:
         return f"{type(self.env).__module__}.{type(self.env).__qualname__}"
+
+
+def _is_kept(given: Tensor, own: Tensor) -> bool:
+    """Whether numbers are what they were, once they have another dtype; real numbers may have been rounded."""
+    if given.is_floating_point() and own.is_floating_point():
+        return torch.equal(own.isinf(), given.isinf())
+    return torch.equal(own.to(given.dtype), given)
+
+
+def _is_the_policys(space: Space[Any], is_action: bool) -> bool:
+    """Whether a part of a space is as the policy has it."""
+    if isinstance(space, spaces.Box):
+        return not is_action or actions(space)[0] == space
+    return not np.any(getattr(space, "start", 0))
 
 
 def _has_one_bound(space: Space[Any]) -> bool:

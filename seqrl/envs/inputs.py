@@ -97,7 +97,8 @@ class WithInputs(BatchedEnv):
 
     def step(self, action: Tensor) -> Step:
         """Play one action [B, *A] each."""
-        step = self.env.step(action)
+        # Whoever plays may write to what it is given.
+        step = self.env.step(action.clone())
         # A step that the environment spent on its reset does not count.
         self._last = self.inputs.begun(self.inputs.after(action, step.reward), ~step.valid)
         observation = self.inputs.joined(step.observation, self._last)

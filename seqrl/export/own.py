@@ -10,6 +10,7 @@ from gymnasium.spaces import MultiBinary
 from torch import Tensor
 
 from seqrl.envs import GymnasiumEnv
+from seqrl.envs.adopted import Adopted
 from seqrl.envs.base import BatchedEnv
 from seqrl.envs.gym.flatten import FlattenedEnv, Flattening
 from seqrl.envs.inputs import WithInputs
@@ -58,11 +59,28 @@ def own(env: BatchedEnv, hidden: Sequence[Any]) -> Own:
     hidden   env.hidden, of the configuration
     """
     played, env = env, env.env if isinstance(env, WithInputs) else env
+    if isinstance(env, Adopted) and not isinstance(env.observation_space, Packed) | isinstance(env.action_space, Joint):
+        return _adopted(env, played)
     if not isinstance(env, GymnasiumEnv):
         return _tensors(env, played)
     singles = getattr(env._episodes.envs, "envs", [])
     flattened = [it.env for it in singles if isinstance(getattr(it, "env", None), FlattenedEnv)]
     return _flattened(flattened, hidden) if flattened else _whole(env, hidden)
+
+
+def _adopted(env: Adopted, played: BatchedEnv) -> Own:
+    """Of a batch of the user's own whose spaces have no parts.
+
+    played   the same, with further inputs
+    """
+    observed, acted = env.env.observation_space, env.env.action_space
+
+    def shown(observation: Tensor) -> dict[str, Array]:
+        seen = parts_of(played.observation_space, observation)
+        choices_from_0 = seen["observation" if "observation" in seen else ""].numpy()
+        return {"": (choices_from_0 + getattr(observed, "start", 0)).astype(observed.dtype)}
+
+    return Own({"": observed}, {"": acted}, {"": actions(acted)[1]}, shown)
 
 
 def _tensors(env: BatchedEnv, played: BatchedEnv) -> Own:

@@ -27,7 +27,7 @@ INCIDENTAL = (
     *("seed", "name", "resume", "validate", "trust", "logger", "checkpoint_", "hydra", "sweep"),
     *(f"evaluation.{key}" for key in ("episodes", "interval", "memoryless_control")),
 )
-# Keys of an environment that do not change its task; a vector form is another class.
+# The same; and its class, as runs of one task may have been played by several.
 OF_NO_TASK = ("env._target_", *(f"env.{key}" for key in HOW_IT_IS_PLAYED))
 # Keys whose values follow from another key, from the number of parallel jobs, or from a measurement.
 DERIVED = (

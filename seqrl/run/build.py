@@ -114,14 +114,15 @@ def open_run(
         # saved no configuration.
         before = state.get("config")
         changed = changes(before, settled.words) if before else settled.changes
+        if any(map(changes_task, changed)):
+            state["episodes"] |= {"recent": [], "info": {}}
     is_new = any(change.startswith(("env.", "parallel:", "seed:", "processes:")) for change in changed)
-    unrestored = "" if is_new or state["runner"]["environment"] else "what plays has no state_dict"
+    is_lost = state["runner"]["environment"] is None and not is_new
+    unrestored = "the environment has no state_dict" if is_lost else ""
     if any(change.startswith(("env.", "parallel:", "seed:")) for change in changed):
         state["runner"]["environment"] = None
-    if any(map(changes_task, changed)):
-        state["episodes"] |= {"recent": [], "info": {}}
     # An environment that cannot go on must not play its first episodes again.
-    anew_after = state.get("anew_after", 0) if state["runner"]["environment"] else iterations
+    anew_after = iterations if state["runner"]["environment"] is None else state.get("anew_after", 0)
     run = build(cfg, device, ranks=ranks, anew_after=anew_after, saved=saved)
     with of_checkpoint():
         draws_anew = _draw_here(state["runner"], run.runner.generator, cfg.seed, iterations)
@@ -132,13 +133,14 @@ def open_run(
             # The others have restored theirs.
             raise
         run.runner.env.close()
+        del run
         unrestored, state["runner"]["environment"] = str(error), None
         run = build(cfg, device, anew_after=iterations, saved=saved)
         lost = run.load_state_dict(state, changed)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
     if unrestored:
-        say(f"note: {unrestored.rstrip('.')}. Episodes are others from here on than the run would have played.")
+        say(f"note: {unrestored.rstrip('.')}. From here on the run plays other episodes than it would have.")
     for change in few(changed):
         say(f"changed: {change}")
     if any(change.startswith("processes:") for change in changed) and not lost:
@@ -337,8 +339,8 @@ def make_evaluator(
     """
     wanted = cfg.evaluation
     side_by_side = min(wanted.episodes, cfg.parallel)
-    # Each rank plays all episodes if they are fewer, or if others would be played where they are shared out: whoever
-    # evaluates the policy later has one process.
+    # Every rank plays all episodes if there are fewer than ranks, or if sharing would change them: seqrl.evaluate plays
+    # them in one process, and must get the same.
     if side_by_side < ranks.size or (ranks.size > 1 and not plays_alike(cfg, backend or cfg.env.get("backend", ""))):
         ranks = ALONE
 

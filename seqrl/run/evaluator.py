@@ -206,9 +206,10 @@ class Evaluator:
             self._env.close()
 
     def _new_env(self) -> BatchedEnv:
-        """Environments that nobody has played: some keep statistics or a level, which no saved state tells of."""
-        # Some hold what only one can have.
+        """New environments: used ones may keep statistics or a level that no saved state holds."""
+        # First: there may be room for one, or a device that only one can have.
         self.close()
+        self._env = None
         self._env = self._make_env()
         return self._env
 

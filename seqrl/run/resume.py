@@ -39,10 +39,7 @@ def changes_task(change: str) -> bool:
 
 
 def yardstick(config: Mapping[str, Any]) -> str:
-    """A digest of what returns are measured by: the task, the seed, and how evaluations play.
-
-    The best of several policies is the best by one yardstick.
-    """
+    """A digest of the task, the seed, and how evaluations play: returns can be compared only where it is equal."""
     task = {key: value for key, value in config["env"].items() if key not in HOW_IT_IS_PLAYED}
     play = [config["evaluation"][key] for key in ("episodes", "greedy")]
     text = json.dumps([task, config["seed"], play], sort_keys=True, default=str)

@@ -99,9 +99,9 @@ class Run:
         before = self.runner.environment_seconds
         rollout = self._collect()
         self.clock.lap("inference", environment=self.runner.environment_seconds - before)
-        # Before an algorithm of the user's own may clip its rewards in place.
+        # First: an algorithm of the user's own may change the rollout in place.
         steps, ended = int(rollout.valid.sum()), len(self.episodes.update(rollout))
-        self.algorithm.observer = self.meters.ready_for(self.iterations + 1, self._reaches_half(rollout))
+        self.algorithm.observer = self.meters.ready_for(self.iterations + 1, self._reaches_half(steps, ended))
         learned = self._learn(rollout)
         if self.ranks.size > 1:
             self._check_that_ranks_agree()
@@ -111,13 +111,11 @@ class Run:
         self.episodes.note(told for _, told in self.runner.take_ended_info())
         self.iterations += 1
         time, played = self.clock.row(self.budget.steps), self.episodes.row()
-        row = {**played, **learned, **(seen or {}), **time, "memory/peak_mb": peak_memory_mb()}
-        # Whatever terms of its own an algorithm has.
-        return row | played
+        # The terms of an algorithm must not replace what was played.
+        return {**played, **learned, **(seen or {}), **time, "memory/peak_mb": peak_memory_mb(), **played}
 
-    def _reaches_half(self, rollout: Rollout) -> bool:
-        """Whether half of the budget is spent once this rollout is counted, and was not before."""
-        steps, ended = int(rollout.valid.sum()), int((rollout.ended & rollout.valid).sum())
+    def _reaches_half(self, steps: int, ended: int) -> bool:
+        """Whether half of the budget is spent once these steps and episodes are counted, and was not before."""
         after = replace(self.budget, steps=self.budget.steps + steps, episodes=self.budget.episodes + ended)
         return self.budget.progress < 0.5 <= after.progress
 

@@ -27,7 +27,8 @@ def introduction(cfg: DictConfig, run: Run, device: Device, overrides: Iterable[
     where = f"{device.torch_device}{f' in {run.ranks.size} processes' if run.ranks.size > 1 else ''}"
     lines = [f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {where}"]
     env = run.runner.env
-    lines += [f"environments: {env.backend}, {env.backend_reason}"] * bool(env.backend_reason)
+    if env.backend_reason:
+        lines.append(f"environments: {env.backend}, {env.backend_reason}")
     return "\n".join([*lines, *(f"note: {it}" for it in idle(cfg, overrides))])
 
 

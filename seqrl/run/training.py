@@ -146,7 +146,7 @@ def _carried_out(
         evaluator = make_evaluator(cfg, device, run.runner.env.backend, advice_for_evaluation(cfg), ranks)
         stack.callback(evaluator.close)
         outputs.begin(settled, run, device)
-        display.say(introduction(cfg, run, device, settled.overrides or []))
+        display.say(introduction(cfg, run, device, settled.asked))
         if ranks.size > 1 and not plays_alike(cfg, run.runner.env.backend):
             display.say(
                 "note: processes play other episodes here than one process does, as what plays does not seed each "

@@ -287,7 +287,7 @@ class Search:
         counts = {how: count for how, state in ends.items() if (count := self._count(state))}
         summary = ", ".join(f"{count} {how}" for how, count in counts.items())
         alike = len(self._finished) > 1 and len({trial.value for trial in self._finished}) == 1
-        undecided = ", as every other: nothing was told apart. Give trials more total_steps." if alike else ""
+        undecided = ", as every other: nothing was told apart" if alike else ""
         return (
             f"{summary}. Best, trial {best.number}: {best.value:.4g}{undecided}\n\n  {self._command(best)[1]}\n\n"
             f"To see all of them: python -m seqrl.report {shlex.quote(str(self.plan.study))}"

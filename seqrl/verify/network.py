@@ -199,15 +199,17 @@ def long(subject: Subject) -> Measured | None:
 
 
 def _foreseeable(subject: Subject, observation: Tensor) -> int:
-    """Steps in which a difference as small as rounding stays small: in a cell that is chaotic it grows and grows."""
+    """Steps until a change as small as rounding has grown; in a chaotic cell it always does."""
     network, began = subject.network, perf_counter()
     with torch.no_grad():
         state = network.step(observation[:1], network.initial_state(1))[2]
         little = subject.allowed(1e-15, 1e-7)
         other = {name: leaf * (1 + little) if leaf.is_floating_point() else leaf for name, leaf in state.items()}
+        largest = 0.0
         for t in range(1, len(observation)):
             (_, value, state), (_, moved, other) = (network.step(observation[t : t + 1], it) for it in (state, other))
-            if float((value - moved).abs().max()) > subject.allowed(1e-12, 1e-4) * float(value.abs().max()):
+            largest = max(largest, float(value.abs().max()))
+            if float((value - moved).abs().max()) > subject.allowed(1e-12, 1e-4) * largest:
                 return t
             if perf_counter() - began > STEPPING:
                 break
@@ -215,7 +217,7 @@ def _foreseeable(subject: Subject, observation: Tensor) -> int:
 
 
 @check(
-    "gradients are those of what it computes",
+    "gradients match finite differences",
     "Compute memory without detach and torch.no_grad(), or gradients do not reach back through it. If you stop them on "
     "purpose, as a Transformer-XL does, ignore this.",
 )
@@ -241,7 +243,7 @@ def slope(subject: Subject) -> Measured | None:
     expected = sum(float((a * b).sum()) for a, b in zip(told, direction, strict=True))
     little, ends = subject.allowed(1e-7, 1e-2), []
     with torch.no_grad():
-        for sign in (1, -2, 1):
+        for sign in (1, -2):
             for parameter, along in zip(parameters, direction, strict=True):
                 parameter.add_(sign * little * along)
             ends.append(float(later()))
@@ -249,7 +251,7 @@ def slope(subject: Subject) -> Measured | None:
     error = abs(found_so - expected) / max(abs(found_so), abs(expected), 1e-8)
     if error <= (allowed := subject.allowed(1e-4, 0.1)):
         return holds(True, f"relative Δ to finite differences {error:.1e}, allowed {allowed:g}")
-    return Measured(Status.WARN, f"finite differences over {FEW} steps differ by {error:.0%}")
+    return Measured(Status.WARN, f"finite differences over {FEW} steps: relative Δ {error:.1g}")
 
 
 @check("nothing leaks across a reset", "after an unreal step, memory is not that of a new episode: see Block.unroll.")

@@ -197,9 +197,9 @@ class Play:
         final, ended = step.observation.clone(), step.ended
         self.begun += int(ended.sum())
         self._see(self.env.reset(ended))
-        goes_on = ~ended
-        self.stayed += int(goes_on.sum())
-        self.moved += int((final[goes_on] != self.observation[goes_on]).flatten(1).any(1).sum())
+        is_same = (final == self.observation).reshape(len(final), -1).all(1)
+        self.stayed += int((~ended).sum())
+        self.moved += int((~ended & ~is_same).sum())
         for row in ended.nonzero().flatten().tolist():
             if torch.equal(final[row], self.observation[row]):
                 # Unless the next step is spent on the reset, this is the next episode's first.

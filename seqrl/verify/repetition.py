@@ -25,7 +25,7 @@ from seqrl.verify.replay import (
 )
 from seqrl.verify.stage import Stage
 
-HEED_THE_SEED = "Draw from a stream that begins with the seed, or runs and evaluations play the same few episodes."
+HEED_THE_SEED = "Seed your random generator with `seed`, or all runs and evaluations play the same few episodes."
 
 
 @check(

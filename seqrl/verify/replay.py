@@ -51,8 +51,7 @@ def retold(env: BatchedEnv, answers: int, beside: Callable[[], Any] | None = Non
 
 def rewound(env: BatchedEnv, state: dict[str, Any], answers: int) -> Play:
     """Take environments back to their first seed, and play."""
-    # A copy, because an environment may go on with what it is given. What one of the user's own calls by the same names
-    # is not Gymnasium's.
+    # A copy: an environment may keep what it is given. Only Gymnasium's states are known to have these names.
     given = copy.deepcopy(state)
     env.load_state_dict(given if episodes(env) is None else _by_seed(given))
     return continued(Play(env), answers)

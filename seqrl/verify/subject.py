@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from seqrl.envs import BatchedEnv
-from seqrl.errors import described
+from seqrl.errors import ConfigError, described
 from seqrl.machine import perf_counter
 from seqrl.networks import Network
 from seqrl.runner import Runner
-from seqrl.types import Rollout
+from seqrl.types import Rollout, change_of_form
 from seqrl.verify.cut import Cut
 from seqrl.verify.findings import UncheckedError
 from seqrl.verify.layers import time_limit
@@ -68,7 +68,11 @@ class Subject:
     def _act_once(self, network: Network) -> None:
         # Of a copy, so that statistics that it keeps remain as they are.
         copied = copy.deepcopy(network)
-        copied.step(self.observation[:BATCH], copied.initial_state(BATCH))[1].sum().backward()
+        empty = copied.initial_state(BATCH)
+        _, value, state = copied.step(self.observation[:BATCH], empty)
+        value.sum().backward()
+        if change := change_of_form(empty, state):
+            raise ConfigError([f"its memory changes its form: {change}"])
 
     @property
     def rows(self) -> int:

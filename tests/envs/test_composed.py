@@ -228,6 +228,7 @@ def test_inputs_come_from_the_step_before_and_are_empty_at_a_start(ghosts):
     assert inputs == [[0, 0, 1], [3, 1, 0], [1, 2, 0], [2, 3, 0], [0, 0, 1], [3, 1, 0], [1, 2, 0], [0, 0, 1]]
 
 
+@pytest.mark.slow
 def test_inputs_work_with_every_kind_of_action_and_learning_stays_exact():
     def with_inputs(batch_size, seed):
         return WithInputs(make(batch_size, seed), ["previous_action", "previous_reward", "first"])

@@ -41,6 +41,7 @@ from seqrl.machine import LIMITS as LIMITS_OF_PROCESS
 from seqrl.machine import hear, keep, last_words, let_go, lift, limits
 from seqrl.run.stop import Stop
 from seqrl.runner import Runner
+from seqrl.spaces import Joint, Packed
 from seqrl.types import Step
 from tests.envs import oddities
 from tests.parts import small_network
@@ -489,7 +490,15 @@ def test_whatever_an_own_batch_of_environments_raises_names_it(place, error, mon
     [
         ({"reward": torch.ones(2, 1)}, r"reward as shape \(2, 1\) and torch\.float32, not as a tensor of shape \(2,\)"),
         ({"reward": [0.0, 1.0]}, "reward as list, not as a tensor"),
-        ({"reward": torch.ones(2, dtype=torch.bool)}, r"reward as .*torch\.bool, not as .* and torch\.float32"),
+        (
+            {"reward": torch.ones(2, dtype=torch.complex64)},
+            r"reward as .*torch\.complex64, not as .* and torch\.float32",
+        ),
+        (
+            {"reward": torch.full((2,), 1e39, dtype=torch.float64)},
+            r"reward as .*torch\.float64, not as .*torch\.float32",
+        ),
+        ({"reward": torch.tensor([0, 2**24 + 1])}, r"reward as .*torch\.int64, not as .*torch\.float32"),
         ({"observation": torch.zeros(1, 4)}, r"observation as shape \(1, 4\) .*, not as a tensor of shape \(2, 4\)"),
         ({"terminated": torch.zeros(2)}, r"terminated as shape \(2,\) and torch\.float32, not as .* and torch\.bool"),
         ({"valid": None}, "valid as NoneType, not as a tensor"),
@@ -560,12 +569,35 @@ def test_an_own_batch_of_environments_is_given_actions_of_its_space(space, actio
     assert space.contains(policy(np.zeros(4, np.float32), policy.initial_state())[0])
 
 
+@pytest.mark.parametrize("space", [spaces.Box(0, 1, (3,), bool), spaces.MultiBinary(3)], ids=str)
+def test_an_own_batch_of_environments_may_show_truths(space):
+    env = Script([[3], [3]])
+    env.observation_space, env.reset = space, lambda *_: torch.tensor([[True, False, True]] * 2)
+    assert adopted(env).reset().tolist() == [[1, 0, 1]] * 2
+
+
 def test_choices_that_an_own_batch_of_environments_shows_are_counted_from_0():
     env = Script([[3], [3]])
     env.observation_space, env.reset = spaces.Discrete(3, start=5), lambda *_: torch.tensor([7, 5])
     batch = adopted(env)
     assert (batch.observation_space, batch.reset().tolist()) == (spaces.Discrete(3), [2, 0])
     assert batch.codec().encode(7) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [
+        ("action_space", Joint({"aim": spaces.Box(-2.0, 4.0, (1,)), "pick": spaces.Discrete(3)})),
+        ("action_space", Joint({"pick": spaces.Discrete(3, start=5)})),
+        ("observation_space", Packed({"n": spaces.Discrete(3, start=5)})),
+    ],
+)
+def test_parts_of_an_own_batch_of_environments_are_in_the_terms_of_the_policy(name, space):
+    env = Script([[3], [3]])
+    setattr(env, name, space)
+    said = rf"Script\.{name}: part '\w+' is .* In parts, let choices count from 0"
+    with pytest.raises(EnvError, match=said):
+        adopted(env)
 
 
 def test_an_own_batch_of_environments_is_told_to_join_its_parts():
@@ -588,7 +620,10 @@ class Overwrites(Script):
         return given.requires_grad_() if given.is_floating_point() else given
 
     def reset(self, where=None):
-        return self.same("observation", super().reset(where))
+        observation = super().reset(where)
+        if where is not None:
+            where.zero_()
+        return self.same("observation", observation)
 
     def step(self, action):
         step = super().step(action)
@@ -1673,6 +1708,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @LINUX
 def test_an_environment_that_prints_to_the_terminal_or_sets_it_is_not_stopped_by_it(tmp_path):
     """The terminal stops whoever does so in its background, where a process group of environments is."""

@@ -156,6 +156,7 @@ def test_long_spaces_leave_room_for_actions_in_a_hundred_columns():
             assert " -> D" in line
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_causes_no_traceback():
     # `true` exits before the first line.
     command = f"{sys.executable} -m seqrl.envs classic | true"
