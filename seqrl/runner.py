@@ -13,11 +13,11 @@ from torch import Tensor
 from seqrl.envs.base import BatchedEnv
 from seqrl.errors import ActionNotFiniteError, ConfigError, FaultyEnvError, OutsideEnvError
 from seqrl.machine import perf_counter
-from seqrl.networks import Distribution
+from seqrl.networks import Distribution, insist_on_rows
 from seqrl.ranks import ALONE, Ranks
 from seqrl.seeds import Generator
 from seqrl.spaces import Packed, alternatives, parts, tensor_dtype
-from seqrl.types import Rollout, State, Step, change_of_form, insist_on_rows
+from seqrl.types import Rollout, State, Step, change_of_form
 
 LIMIT_EPISODES = "Set a limit, such as +env.kwargs.max_episode_steps=1000"
 # A rollout may have so many times the steps that it should, if it has too few rewards.

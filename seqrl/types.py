@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from seqrl.errors import ConfigError
-
 State = dict[str, Tensor]
 """A network's memory: leaves [B, ...], batch first; {} if it is memoryless. Zeros at an episode's start."""
 
@@ -24,14 +22,6 @@ def change_of_form(before: State, after: State) -> str:
         if was != now:
             return f"{name} is {was} before a step, and {now} after it"
     return ""
-
-
-def insist_on_rows(said: str, numbers: Tensor, rows: int) -> None:
-    """Raise ConfigError unless a network returned one number for each row: others would be broadcast, and learned."""
-    if numbers.shape != (rows,):
-        raise ConfigError(
-            [f"network: {said} must have shape [{rows}] (got {[*numbers.shape]}): another one would be broadcast."]
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,8 +310,8 @@ def test_what_may_be_a_defect_gets_a_warning(name, check, said):
         ("ShowsLate", PASS, r"changed that row in [1-9]\d* of 40 trials, others in 0$"),
         ("BeginsAllRows", FAIL, r"(\d+) of \1 rows that went on showed another observation after a reset of others$"),
         ("RollsRewards", FAIL, r"trials, others in [1-9]\d*$"),
-        ("SharesActions", FAIL, r"trials, others in [1-9]\d*$"),
-        ("DrawsWhatItNeeds", WARN, r"others in [1-9]\d*, which may be another random number$"),
+        ("SharesActions", WARN, r"trials, others in [1-9]\d*, which random numbers may explain$"),
+        ("DrawsWhatItNeeds", WARN, r"others in [1-9]\d*, which random numbers may explain$"),
     ],
 )
 def test_rows_of_an_own_batch_that_disturb_each_other_are_reported(name, status, said):

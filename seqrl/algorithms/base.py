@@ -21,9 +21,9 @@ from seqrl.algorithms.reward_scale import RewardScale
 from seqrl.algorithms.sequences import Sequences, split
 from seqrl.errors import NotFiniteError
 from seqrl.machine import cores
-from seqrl.networks import Block, Distribution, Network
+from seqrl.networks import Block, Distribution, Network, insist_on_rows
 from seqrl.ranks import ALONE, Ranks
-from seqrl.types import Rollout, SequenceBatch, State, insist_on_rows
+from seqrl.types import Rollout, SequenceBatch, State
 
 # Weight of the old value-target statistics at each update.
 VALUE_DECAY = 0.99

@@ -11,9 +11,9 @@ from seqrl.networks.memory.lstm import LSTM
 from seqrl.networks.memory.matrix import Matrix
 from seqrl.networks.memory.mingru import MinGRU
 from seqrl.networks.memory.stack import Stack
-from seqrl.networks.network import Network, Trunk, recurrent_network
+from seqrl.networks.network import Network, Trunk, insist_on_rows, recurrent_network
 
 __all__ = [
     "GRU", "LSTM", "Attention", "Block", "Distribution", "Encoder", "GTrXL", "Graphed", "Matrix", "MinGRU", "Network",
-    "Stack", "Trunk", "recurrent_network",
+    "Stack", "Trunk", "insist_on_rows", "recurrent_network",
 ]  # fmt: skip

@@ -120,6 +120,14 @@ class Network(nn.Module):
         return nullcontext() if self.autocast_dtype is None else torch.autocast(device.type, self.autocast_dtype)
 
 
+def insist_on_rows(said: str, numbers: Tensor, rows: int) -> None:
+    """Raise ConfigError unless a network returned one number for each row: others would be broadcast, and learned."""
+    if numbers.shape != (rows,):
+        raise ConfigError(
+            [f"network: {said} must have shape [{rows}] (got {[*numbers.shape]}): another one would be broadcast."]
+        )
+
+
 def _check_mask(encoder: Encoder, action_space: spaces.Space[Any]) -> None:
     space, choices = getattr(encoder, "space", None), sum(masked_alternatives(action_space))
     if isinstance(space, Packed) and space.mask and (size := numbers(space.parts[space.mask])) != choices:
