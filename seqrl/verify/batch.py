@@ -13,7 +13,9 @@ from seqrl.verify.stage import Stage
 
 # Actions to try, each after up to so many steps, and steps after which it shows at the latest.
 TRIALS, BEFORE, AFTER = 40, 5, 5
-NOWHERE = -1
+
+Place = tuple[str, int]
+"""A part of a step's answer, and a row."""
 
 
 @check(
@@ -31,50 +33,55 @@ def rows(stage: Stage) -> Measured | None:
             figure = f"{stage.play.moved:,} of {stage.play.stayed:,} rows that went on showed another observation"
             return holds(False, f"{figure} after a reset of others")
         one, other, began = opened(env), opened(twin), perf_counter()
-        tried = alike = in_its_own = in_others = 0
+        # What each trial changed; a trial whose actions are the same by chance changes nothing.
+        trials: list[set[Place]] = []
         # Until one stream of random numbers has moved on in one of them alone.
         are_alike = True
-        while are_alike and tried < TRIALS and perf_counter() - began < max(stage.budget.seconds, 1):
-            for _ in range(tried % BEFORE):
+        while are_alike and len(trials) < TRIALS and perf_counter() - began < max(stage.budget.seconds, 1):
+            for _ in range(len(trials) % BEFORE):
                 action = one.action()
                 one.step(action)
                 other.step(action.clone())
             action, different = one.action(), one.action()
             different[1:] = action[1:]
-            if torch.equal(action, different):
-                alike += 1
-                if alike > TRIALS:
-                    break
-                continue
-            if not (shows := _shows(one, other, action, different)):
+            if (changed := _changed(one, other, action, different)) is None:
                 break
-            tried += 1
-            in_its_own += 0 in shows
-            in_others += bool(shows - {0, NOWHERE})
+            trials.append(changed)
             one.begin()
             other.begin()
             are_alike = torch.equal(one.observation, other.observation)
-    if not tried:
+    if not trials:
         raise UncheckedError("no two steps could be compared")
-    figure = f"another action in row 0 changed that row in {in_its_own} of {tried} trials, others in {in_others}"
+    rows = [{row for _, row in changed} for changed in trials]
+    in_its_own, in_others = sum(0 in it for it in rows), sum(bool(it - {0}) for it in rows)
+    figure = f"another action in row 0 changed that row in {in_its_own} of {len(trials)} trials, others in {in_others}"
     if not stage.play.stayed:
         figure += "; all ended together, so that no reset was for some alone"
-    if in_others and in_its_own:
+    if in_others and not _mixed_up(trials):
         # Rows may draw from one stream, as many numbers as they need.
         return Measured(Status.WARN, f"{figure}, which random numbers may explain")
     return holds(not in_others, figure)
 
 
-def _shows(one: Play, other: Play, action: Tensor, different: Tensor) -> set[int]:
-    """The rows in which two plays differ once their actions have differed, or NOWHERE; none if they cannot go on."""
+def _changed(one: Play, other: Play, action: Tensor, different: Tensor) -> set[Place] | None:
+    """What differs first in two plays once their actions have differed; None if they cannot go on."""
     for _ in range(AFTER):
         if not (one.step(action) and other.step(different)) or one.last is None or other.last is None:
-            return set()
-        pairs = [(getattr(one.last, name), getattr(other.last, name)) for name in Step.__slots__]
-        if found := {row for row in range(BATCH) if not all(torch.equal(a[row], b[row]) for a, b in pairs)}:
+            return None
+        pairs = {name: (getattr(one.last, name), getattr(other.last, name)) for name in Step.__slots__}
+        found = {
+            (name, row) for name, (a, b) in pairs.items() for row in range(BATCH) if not torch.equal(a[row], b[row])
+        }
+        if found or one.last.ended.any():
             return found
-        if one.last.ended.any():
-            break
         action = one.action()
         different = action.clone()
-    return {NOWHERE}
+    return set()
+
+
+def _mixed_up(trials: list[set[Place]]) -> bool:
+    """Whether something of an answer always changes in another row alone, as if it were that of row 0."""
+    telling = [changed for changed in trials if changed]
+    in_its_own = {name for changed in telling for name, row in changed if row == 0}
+    always = set.intersection(*({name for name, row in changed if row} for changed in telling))
+    return bool(always - in_its_own)
