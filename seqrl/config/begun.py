@@ -17,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from seqrl.config.naming import key_of
 from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, json_of, loadable_yaml, may_be_intact, read, read_text, read_yaml, regular
@@ -318,7 +319,7 @@ def as_saved(cfg: DictConfig, before: DictConfig, overrides: Sequence[str]) -> D
     Raises ConfigError for one whose meaning depends on the run's own command.
     """
     whole = cfg.copy()
-    named = [override.lstrip("+").partition("=")[0] for override in overrides]
+    named = list(map(key_of, overrides))
     chosen = [SECTIONS.get(key, key) for key in named]
     if unclear := [key for key in chosen if OmegaConf.select(cfg, key, default=OPEN) is OPEN]:
         raise ConfigError(

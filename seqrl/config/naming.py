@@ -15,6 +15,11 @@ from seqrl.config.schema import SCHEMAS, default_of, keys_of
 HOW_IT_IS_PLAYED = ("backend", "timeout_seconds", "log_info")
 
 
+def key_of(override: str) -> str:
+    """The key of `key=value`, or of `+key=value`."""
+    return override.lstrip("+").partition("=")[0]
+
+
 def task_name(env: Mapping[str, Any]) -> str:
     """What a section `env` plays: a file of group env, the id without its module, or the name of a class."""
     target, id = str(env.get("_target_", "")), env.get("id")

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seqrl.config.begun import BEFORE_THE_KEY, as_saved, dotted_values, goes_by_configuration, saved
 from seqrl.config.begun import command as command_of
+from seqrl.config.naming import key_of
 from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.trust import set_by_files
 from seqrl.config.validate import faults
@@ -127,7 +128,7 @@ def _keep_former(cfg: DictConfig, example: Path, given: Sequence[str]) -> list[s
         before = None
     if before is None:
         return []
-    keys = {override.lstrip("+").partition("=")[0] for override in given}
+    keys = set(map(key_of, given))
     known: list[str] = []
     with suppress(OSError, ValueError):
         known = command_of(example)[0]

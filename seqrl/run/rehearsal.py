@@ -25,7 +25,7 @@ SHORT = 16
 def rehearse(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     """Build all parts, play and learn one tiny iteration, and say how large the real one is; leaves no run behind.
 
-    overrides   of the command line, of which some may decide nothing
+    overrides   of the command line, of which some may have no effect
     """
     display = Display()
     device = prepare_device(make_device(cfg), cfg, display.say)

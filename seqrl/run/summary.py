@@ -7,8 +7,8 @@ from shlex import quote
 
 from omegaconf import DictConfig, OmegaConf
 
-from seqrl.config.idle import idle
 from seqrl.config.schema import CELLS
+from seqrl.config.unused import unused
 from seqrl.devices.device import Device
 from seqrl.envs.base import BatchedEnv
 from seqrl.loggers import Row
@@ -22,14 +22,14 @@ from seqrl.text import duration, figure, percentages
 
 
 def introduction(cfg: DictConfig, run: Run, device: Device, overrides: Iterable[str]) -> str:
-    """What learns, why it was selected, and where; who plays, if that was measured; which overrides decide nothing."""
+    """What learns, why it was selected, and where; who plays, if that was measured; which overrides have no effect."""
     size = f"{parameters(run.algorithm.network):,} parameters"
     where = f"{device.torch_device}{f' in {run.ranks.size} processes' if run.ranks.size > 1 else ''}"
     lines = [f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {where}"]
     env = run.runner.env
     if env.backend_reason:
         lines.append(f"environments: {env.backend}, {env.backend_reason}")
-    return "\n".join([*lines, *(f"note: {it}" for it in idle(cfg, overrides))])
+    return "\n".join([*lines, *(f"note: {it}" for it in unused(cfg, overrides))])
 
 
 def notes(env: BatchedEnv) -> list[str]:

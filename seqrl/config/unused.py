@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from seqrl.config.naming import key_of
 from seqrl.config.schema import CELLS, NetworkConfig
 
 OF_A_CELL = ["network.lstm_hidden_size", "network.horizon", "network.layers", "network.memory"]
@@ -14,26 +15,28 @@ HAVE_WINDOWS = (CELLS["gtrxl"],)
 HAVE_NO_GATES = (CELLS["gtrxl"],)
 
 
-def idle(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
-    """The keys of a command that decide nothing beside its other choices, a line each, with the reason."""
+def unused(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
+    """The keys of a command that have no effect beside its other choices, a line each, with the reason."""
     reasons: dict[str, str] = {}
     for keys, reason in _reasons(cfg):
-        reasons = dict.fromkeys(keys, reason) | reasons
-    asked = dict.fromkeys(word.lstrip("+").partition("=")[0] for word in overrides)
+        for key in keys:
+            reasons.setdefault(key, reason)
+    asked = dict.fromkeys(map(key_of, overrides))
     return [
-        f"{key} decides nothing: {reason}."
+        f"{key} has no effect: {reason}."
         for key in asked
-        for idle_key, reason in reasons.items()
-        if f"{key}.".startswith(f"{idle_key}.")
+        for without_effect, reason in reasons.items()
+        if f"{key}.".startswith(f"{without_effect}.")
     ]
 
 
 def _reasons(cfg: DictConfig) -> Iterator[tuple[list[str], str]]:
     """Keys, and why nothing reads them."""
     network, learning = cfg.network, cfg.sequence_learning
-    if network._metadata.object_type is NetworkConfig:
+    if OmegaConf.get_type(network) is NetworkConfig:
         if not (network.use_lstm or network.use_attention):
-            yield [*OF_STORED_MEMORY, "algorithm.memory_learning_rate"], "this network has no memory"
+            of_memory = [*OF_STORED_MEMORY, "algorithm.memory_learning_rate", "evaluation.memoryless_control"]
+            yield of_memory, "this network has no memory"
         if not network.use_lstm:
             yield OF_A_CELL, "this network has no memory cell"
             yield ["sequence_learning.bptt_length"], "this network has no memory that gradients can follow"
@@ -52,6 +55,8 @@ def _reasons(cfg: DictConfig) -> Iterator[tuple[list[str], str]]:
         yield OF_STORED_MEMORY, "all sequences are whole episodes, which begin without memory"
     if learning.stale_state != "burn_in":
         yield ["sequence_learning.burn_in"], f"sequence_learning.stale_state is {learning.stale_state}, not burn_in"
+    if not cfg.evaluation.episodes:
+        yield ["evaluation.greedy", "evaluation.memoryless_control"], "evaluation.episodes is 0"
     if cfg.rollout_length:
         why = f"rollout_length={cfg.rollout_length} says where rollouts end"
         yield ["rollout_steps", "rollout_rewards"], why

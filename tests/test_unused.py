@@ -1,12 +1,12 @@
-"""Keys that decide nothing are said to, and no others."""
+"""Keys that have no effect are said to, and no others."""
 
 import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from seqrl.config.idle import idle
 from seqrl.config.paths import choices
+from seqrl.config.unused import unused
 from seqrl.networks import Network
 from seqrl.run.build import build, make_device, network_builder
 from tests.programs import run_program
@@ -51,7 +51,7 @@ def test_keys_of_a_network_are_named_where_they_change_nothing(choice):
     usual = plays_as()
     changes_nothing = [it for it in IN_NETWORKS if torch.equal(plays_as(f"network.{it}"), usual)]
     words = [f"network.{it}" for it in IN_NETWORKS]
-    said = idle(composed(f"network={choice}", *words), words)
+    said = unused(composed(f"network={choice}", *words), words)
     assert [line.split()[0] for line in said] == [f"network.{it.partition('=')[0]}" for it in changes_nothing]
 
 
@@ -77,21 +77,33 @@ def test_keys_of_a_network_are_named_where_they_change_nothing(choice):
 def test_keys_of_learning_are_named_where_they_change_nothing(words):
     usual = learned(*words)
     for word in IN_LEARNING:
-        said = idle(composed(*words, word), [*words, word])
+        said = unused(composed(*words, word), [*words, word])
         assert bool(said) == torch.equal(learned(*words, word), usual), (word, said)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["network=mlp", "evaluation.memoryless_control=true"], ["evaluation.memoryless_control"]),
+        (["evaluation.episodes=0", "evaluation.greedy=both"], ["evaluation.greedy"]),
+        (["evaluation.greedy=both", "evaluation.memoryless_control=true"], []),
+    ],
+)
+def test_keys_of_evaluations_are_named_where_nothing_is_evaluated_otherwise(words, named):
+    assert [line.split()[0] for line in unused(composed(*words), words)] == named
 
 
 def test_what_others_may_read_is_not_named():
     words = ["network.memory._target_=my.Cell", "network.heads=2", "network.window=3", "network.horizon=9"]
-    assert idle(composed(*words, "trust=[my]"), words) == []
+    assert unused(composed(*words, "trust=[my]"), words) == []
 
 
 def test_a_command_says_which_of_its_keys_decide_nothing(tmp_path):
     words = "network=mlp network.lstm_hidden_size=64 total_steps=1 rollout_length=4 parallel=1 evaluation.episodes=0"
     done = run_program(tmp_path, "-m", "seqrl.train", *words.split())
-    assert "note: network.lstm_hidden_size decides nothing: this network has no memory cell.\n" in done.stdout
-    assert done.stdout.count("decides nothing") == 1
+    assert "note: network.lstm_hidden_size has no effect: this network has no memory cell.\n" in done.stdout
+    assert done.stdout.count("has no effect") == 1
     (folder,) = tmp_path.glob("outputs/runs/*/*")
     done = run_program(tmp_path, "-m", "seqrl.train", f"resume={folder}", "total_steps=5")
     assert "resumed after" in done.stdout
-    assert "decides nothing" not in done.stdout
+    assert "has no effect" not in done.stdout
