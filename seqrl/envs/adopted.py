@@ -11,7 +11,7 @@ from gymnasium import Space, spaces
 from torch import Tensor
 
 from seqrl.envs.base import BatchedEnv, Codec
-from seqrl.envs.translate import PlainCodec, actions, observations
+from seqrl.envs.translate import PlainCodec, actions, observations, scale
 from seqrl.errors import EnvError, FaultyEnvError, UnrestoredEnvError, names_environment, raised
 from seqrl.machine import is_from_signal
 from seqrl.spaces import Joint, Packed, tensor_dtype
@@ -119,8 +119,12 @@ class Adopted(BatchedEnv):
             given: Tensor = answer.detach()
             if given.dtype == dtype:
                 return given.clone()
-            if not given.is_complex() and _is_kept(given, own := given.to(dtype)):
-                return own
+            if not given.is_complex():
+                own = given.to(dtype)
+                if not (changed := _changed(given, own)).any():
+                    return own
+                beyond = f"{said} with {given[changed][0].item()}, which {dtype} cannot hold"
+                raise FaultyEnvError(f"env: {self._who}.{beyond}. Scale it, or fix the environment.")
         got = f"shape {tuple(answer.shape)} and {answer.dtype}" if is_tensor else type(answer).__name__
         raise self._odd(said, got, f"a tensor of shape {shape} and {dtype}")
 
@@ -155,17 +159,18 @@ class Adopted(BatchedEnv):
         return f"{type(self.env).__module__}.{type(self.env).__qualname__}"
 
 
-def _is_kept(given: Tensor, own: Tensor) -> bool:
-    """Whether numbers are what they were, once they have another dtype; real numbers may have been rounded."""
+def _changed(given: Tensor, own: Tensor) -> Tensor:
+    """Which numbers are others, now that they have another dtype; real numbers may have been rounded."""
     if given.is_floating_point() and own.is_floating_point():
-        return torch.equal(own.isinf(), given.isinf())
-    return torch.equal(own.to(given.dtype), given)
+        return own.isinf() != given.isinf()
+    return own.to(given.dtype) != given
 
 
 def _is_the_policys(space: Space[Any], is_action: bool) -> bool:
     """Whether a part of a space is as the policy has it."""
     if isinstance(space, spaces.Box):
-        return not is_action or actions(space)[0] == space
+        centre, half = scale(space)
+        return not is_action or bool((centre == 0).all() and (half == 1).all())
     return not np.any(getattr(space, "start", 0))
 
 
