@@ -234,6 +234,15 @@ class Swallows(Cue):
         super().__init__(batch_size, seed)
 
 
-@pytest.mark.parametrize(("made", "knows"), [(CartPole, True), (Knows, True), (Cue, False), (Swallows, False)])
+class Mapped(dict):
+    """Derives from what does not say what it takes."""
+
+    def __init__(self, batch_size, **named):
+        super().__init__(**named)
+
+
+@pytest.mark.parametrize(
+    ("made", "knows"), [(CartPole, True), (Knows, True), (Cue, False), (Swallows, False), (Mapped, False)]
+)
 def test_a_class_knows_its_first_environment_if_it_or_one_that_it_hands_on_to_has_the_parameter(made, knows):
     assert takes(made, "first") is knows

@@ -158,6 +158,13 @@ def test_the_longest_sequence_is_as_long_as_the_longest_episode():
     assert subject_of("sound", 0, lambda batch_size, _: limited(batch_size=batch_size)).longest == 500
 
 
+def test_a_network_with_frozen_parameters_passes():
+    subject = subject_of("sound")
+    next(subject.network.parameters()).requires_grad_(False)
+    checks = (network.gradients, network.slope, network.long)
+    assert [check(subject).status for check in checks] == [PASS] * 3
+
+
 def test_a_network_whose_gradients_do_not_pass_through_its_memory_gets_a_warning():
     findings = {finding.name: finding for finding in network_checks(subject_of("Detaches"))}
     finding = findings.pop(network.slope.name)

@@ -1,10 +1,11 @@
 """Builds the parts of a run: everything that the configuration names by a `_target_`."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -323,7 +324,10 @@ def takes(made: Callable[..., Any], name: str) -> bool:
 
     `**kwargs` may be handed on to a class that it derives from, or lead nowhere.
     """
-    parameters = signature(made).parameters.values()
+    parameters: Iterable[Parameter] = ()
+    # What is not written in Python may not say.
+    with suppress(ValueError, TypeError):
+        parameters = signature(made).parameters.values()
     if any(it.name == name for it in parameters):
         return True
     hands_on = any(it.kind is it.VAR_KEYWORD for it in parameters)

@@ -41,7 +41,9 @@ def changes_task(change: str) -> bool:
 def yardstick(config: Mapping[str, Any]) -> str:
     """A digest of the task, the seed, and how evaluations play: returns can be compared only where it is equal."""
     task = {key: value for key, value in config["env"].items() if key not in HOW_IT_IS_PLAYED}
-    play = [config["evaluation"][key] for key in ("episodes", "greedy")]
+    episodes, greedy = (config["evaluation"][key] for key in ("episodes", "greedy"))
+    # As many environments play side by side, which decides the episodes.
+    play = [episodes, min(episodes, config["parallel"]), greedy]
     text = json.dumps([task, config["seed"], play], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqrl.algorithms.sequences import Sequences, split, step_in_sequence
 from seqrl.machine import perf_counter
@@ -120,7 +120,7 @@ def values(subject: Subject) -> Measured:
 )
 def gradients(subject: Subject) -> Measured:
     """Gradients are those of one environment at a time, step by step."""
-    network, parameters = subject.network, list(subject.network.parameters())
+    network, parameters = subject.network, _learned(subject.network)
     batch = _batch(subject)
     weight = torch.randn(2, len(batch.action), generator=torch.Generator().manual_seed(1)).to(parameters[0].dtype)
 
@@ -134,8 +134,13 @@ def gradients(subject: Subject) -> Measured:
     whole = torch.stack([g.norm() for g in slow]).norm()
     errors = [float((a - b).norm() / b.norm().clamp_min(1e-6 * whole)) for a, b in zip(fast, slow, strict=True)]
     worst = int(np.argmax(errors))
-    name = [name for name, _ in network.named_parameters()][worst]
+    name = [name for name, it in network.named_parameters() if it.requires_grad][worst]
     return small(errors[worst], subject.allowed(1e-9, 1e-3), f"largest relative Δ, of {name}")
+
+
+def _learned(network: nn.Module) -> list[nn.Parameter]:
+    """Its parameters but for those that are frozen."""
+    return [it for it in network.parameters() if it.requires_grad]
 
 
 def _one_by_one(subject: Subject) -> tuple[Tensor, Tensor]:
@@ -167,7 +172,7 @@ def _one_by_one(subject: Subject) -> tuple[Tensor, Tensor]:
 )
 def long(subject: Subject) -> Measured | None:
     """A sequence as long as a run's longest gives the same values and gradients unrolled as step by step."""
-    network, parameters = subject.network, list(subject.network.parameters())
+    network, parameters = subject.network, _learned(subject.network)
     if not network.initial_state(1):
         return None
     observation = subject.observation[torch.arange(subject.longest) % subject.rows]
@@ -225,7 +230,7 @@ def slope(subject: Subject) -> Measured | None:
     """Values of later steps change with the parameters as their gradient says, also by way of memory."""
     # Its parameters are moved, and none may be dropped.
     network = copy.deepcopy(subject.network).eval()
-    parameters = list(network.parameters())
+    parameters = _learned(network)
     if not network.initial_state(1):
         return None
     random = torch.Generator().manual_seed(1)
