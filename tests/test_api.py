@@ -119,6 +119,22 @@ def test_episodes_played_with_a_policy_are_those_of_the_evaluation_to_the_last_b
     assert returns == expected.tolist()
 
 
+@pytest.mark.parametrize("task", ["tmaze", "cartpole", "a tuple"])
+def test_a_policy_may_be_handed_to_another_process(of_all, task):
+    folder = of_all / task
+    if not folder.exists():
+        folder = seqrl.learn(*SMALL, *WORLDS[task], quiet=True).folder
+    policy = seqrl.load(folder)
+    arrived = pickle.loads(pickle.dumps(policy))
+    policy.observation_space.seed(0)
+    one, other = policy.initial_state(), arrived.initial_state()
+    for _ in range(3):
+        observation = policy.observation_space.sample()
+        (expected, one), (action, other) = policy(observation, one), arrived(observation, other)
+        assert repr(action) == repr(expected)
+        assert arrived.value(observation, other) == policy.value(observation, one)
+
+
 def played(policy, cfg):
     """Return and length of two episodes of each of four environments, side by side, as the evaluation plays them."""
     wrap = [gymnasium.wrappers.FrameStackObservation] if cfg.env.wrappers else []

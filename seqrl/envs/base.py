@@ -26,7 +26,6 @@ class Codec:
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         self.observation_space, self.action_space = observation_space, action_space
-        self._read = element(observation_space)
 
     def encode(self, observation: Any, mask: Any = None) -> Array:
         """What the policy sees [*O] of what the environment shows. Raises ValueError for what it cannot show."""
@@ -34,6 +33,10 @@ class Codec:
         if np.shape(shown) != self.observation_space.shape:
             raise OutsideError(f"its observation has shape {np.shape(shown)}, not {self.observation_space.shape}")
         return np.asarray(self._read(shown), dtype(self.observation_space))
+
+    def _read(self, shown: Any) -> Any:
+        # Made anew: a policy may be handed to another process, which a function within a function cannot.
+        return element(self.observation_space)(shown)
 
     def decode(self, action: Array) -> Any:
         """What the environment takes, for an action [*A] of the policy."""

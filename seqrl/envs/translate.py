@@ -115,6 +115,7 @@ class PlainCodec(Codec):
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any], hidden: Any = ()) -> None:
         super().__init__(observation_space, action_space)
+        self._hidden = hidden
         _, self._observe = observations(observation_space, hidden)
         _, self._act = actions(action_space)
 
@@ -128,6 +129,9 @@ class PlainCodec(Codec):
 
     def decode(self, action: Array) -> Any:
         return self._act(action[None])[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PlainCodec, (self.observation_space, self.action_space, self._hidden)
 
 
 def _true_bounds(space: Box) -> tuple[Array, Array]:

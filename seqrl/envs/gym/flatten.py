@@ -52,6 +52,7 @@ class Flattening:
         hidden: Sequence[Any] = (),
         action_mask: str | None = None,
     ) -> None:
+        self._given = observation_space, action_space, hidden, action_mask
         self._of_env, self._taken = observation_space, action_space
         self.acts = {name: actions(space, name) for name, space in _named_parts(action_space, "action").items()}
         parts = {name: space for name, (space, _) in self.acts.items()}
@@ -85,6 +86,9 @@ class Flattening:
         """What the environment takes, for what the policy does."""
         parts = self.joint.split(action) if isinstance(self.joint, Joint) else {"": action}
         return nested(self._taken, (self.acts[name][1](np.asarray(part)[None])[0] for name, part in parts.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Flattening, self._given
 
     def pack(self, observation: Any, info: dict[str, Any], at_end: bool = False) -> Array:
         """What the policy sees of what the environment shows."""
