@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -100,6 +100,7 @@ WAYS = [
 
 
 @settings(max_examples=150, deadline=None)
+@example("''", [shlex.quote] * 3)
 @given(st.text("aB0😀'\"\\/&<> +%$;#äß€\n\t-_", min_size=2, max_size=12), st.lists(st.sampled_from(WAYS), max_size=3))
 def test_a_value_is_masked_though_it_is_escaped_several_times_in_several_ways(middle, ways):
     with pytest.MonkeyPatch.context() as patch:

@@ -166,7 +166,9 @@ BACKSLASH = rf"(?:\\|{PERCENT}5c)"
 BACKSLASHES, ANY_BACKSLASHES = (rf"{BACKSLASH}{{{least},16}}+" for least in (1, 0))
 # A quote within quotes becomes several, of either kind. This may give back what belongs to the next character.
 NAMED_QUOTE = rf"{AND}(?:{NUMBER}(?:0*3[49]|x0*2[27])|quot|apos){END}"
-QUOTES = rf"(?:['\"]|{BACKSLASH}|{PERCENT}2[27]|{NAMED_QUOTE}|{BACKSLASH}[xu](?:00)?2[27]){{1,99}}"
+QUOTE = rf"(?:['\"]|{BACKSLASH}|{PERCENT}2[27]|{NAMED_QUOTE}|{BACKSLASH}[xu](?:00)?2[27])"
+# Quoted thrice, a dozen become hundreds. Those that a value begins with need not all be found: they tell nothing.
+QUOTES, FIRST_QUOTES = f"{QUOTE}{{1,999}}", f"{QUOTE}{{1,99}}"
 SHORT = dict(zip("\n\t\r\x1b\x07\x08\x0b\x0c\0", "ntreabvf0", strict=True))
 ENTITIES = {"&": "amp", "<": "lt", ">": "gt"}
 
@@ -189,7 +191,9 @@ def _pattern(form: str) -> str:
         return rf"(?<![\w.]){re.escape(form)}(?!\w|\.\d)"
     if len(form) > MOST_ESCAPED:
         return re.escape(form)
-    pattern = "".join(_written(it) for it in re.sub(r"[\\'\"]+", "'", form))
+    plain = re.sub(r"[\\'\"]+", "'", form)
+    first = FIRST_QUOTES if plain[0] == "'" else _written(plain[0])
+    pattern = first + "".join(map(_written, plain[1:]))
     return f"(?i:{pattern})" if len(form) >= SAME_CASE else pattern
 
 
