@@ -29,12 +29,13 @@ class Codec:
 
     def encode(self, observation: Any, mask: Any = None) -> Array:
         """What the policy sees [*O] of what the environment shows. Raises ValueError for what it cannot show."""
+        return np.asarray(self._read(observation), dtype(self.observation_space))
+
+    def _read(self, observation: Any) -> Any:
+        """An observation, held against its space. Raises OutsideError."""
         shown = plain(observation)
         if np.shape(shown) != self.observation_space.shape:
             raise OutsideError(f"its observation has shape {np.shape(shown)}, not {self.observation_space.shape}")
-        return np.asarray(self._read(shown), dtype(self.observation_space))
-
-    def _read(self, shown: Any) -> Any:
         # Made anew: a policy may be handed to another process, which a function within a function cannot.
         return element(self.observation_space)(shown)
 

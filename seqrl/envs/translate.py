@@ -8,7 +8,7 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from seqrl.envs.base import Codec, visible
-from seqrl.envs.elements import OutsideError, as_float32, named, of_dtype, plain
+from seqrl.envs.elements import as_float32, named, of_dtype
 from seqrl.errors import EnvError
 from seqrl.spaces import Array, Joint, Packed, numbers
 
@@ -120,11 +120,8 @@ class PlainCodec(Codec):
         _, self._act = actions(action_space)
 
     def encode(self, observation: Any, mask: Any = None) -> Array:
-        shown = plain(observation)
-        if np.shape(shown) != self.observation_space.shape:
-            raise OutsideError(f"its observation has shape {np.shape(shown)}, not {self.observation_space.shape}")
         # As an environment's observations arrive in a batch.
-        seen: Array = self._observe(np.asarray(self._read(shown), self.observation_space.dtype)[None])[0]
+        seen: Array = self._observe(np.asarray(self._read(observation), self.observation_space.dtype)[None])[0]
         return seen
 
     def decode(self, action: Array) -> Any:

@@ -59,7 +59,8 @@ def own(env: BatchedEnv, hidden: Sequence[Any]) -> Own:
     hidden   env.hidden, of the configuration
     """
     played, env = env, env.env if isinstance(env, WithInputs) else env
-    if isinstance(env, Adopted) and not isinstance(env.observation_space, Packed) | isinstance(env.action_space, Joint):
+    has_parts = isinstance(env.observation_space, Packed) or isinstance(env.action_space, Joint)
+    if isinstance(env, Adopted) and not has_parts:
         return _adopted(env, played)
     if not isinstance(env, GymnasiumEnv):
         return _tensors(env, played)
