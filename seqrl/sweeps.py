@@ -162,8 +162,14 @@ class SweepWorkers:
 
 
 def jobs_at_once(launcher: DictConfig) -> int:
-    """Jobs that a launcher of Hydra runs side by side on this machine."""
-    jobs = launcher.get("n_jobs") or 1
+    """Jobs that a launcher of Hydra runs side by side on this machine.
+
+    Raises ConfigError if it is to run none.
+    """
+    jobs = launcher.get("n_jobs")
+    if jobs == 0:
+        raise ConfigError(["hydra.launcher.n_jobs: must be 1 or more, or -1 for as many as there are cores (got 0)."])
+    jobs = jobs or 1
     # As joblib counts: -1 is all cores, -2 all but one.
     return max(1, jobs if jobs > 0 else cores() + 1 + jobs)
 
@@ -337,7 +343,11 @@ def listen_to_queue() -> None:
     launch, results = BaseSubmititLauncher.launch, Job.results
 
     def noted(self: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        tasks = launch(self, job_overrides, initial_job_idx)
+        try:
+            tasks = launch(self, job_overrides, initial_job_idx)
+        except Exception as error:
+            # An argument that submitit does not know, no Slurm, or what sbatch said.
+            fail(ConfigError([f"hydra/launcher: no job could be submitted: {described(error)}"]))
         for task in tasks:
             task.wait()
         # A slow disk is waited for once, not once for each.

@@ -127,6 +127,21 @@ def queue(monkeypatch):
     return SimpleNamespace(launcher=BaseSubmititLauncher, slurm_job=SlurmJob)
 
 
+def test_what_submitit_refuses_is_said_in_a_line(monkeypatch, queue, capsys):
+    def launch(self, job_overrides, initial_job_idx):
+        raise NameError("Unknown argument 'foo' for executor 'local'. Valid arguments: setup.\nmore")
+
+    monkeypatch.setattr(queue.launcher, "launch", launch)
+    sweeps.listen_to_queue()
+    with pytest.raises(SystemExit, match="2"):
+        queue.launcher.launch(SimpleNamespace(), [["seed=0"]], initial_job_idx=0)
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "seqrl: error: hydra/launcher: no job could be submitted: NameError: Unknown argument 'foo' for executor "
+    )
+    assert len(said.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_a_job_of_a_queue_that_leaves_no_result_is_named_and_the_others_count(tmp_path, monkeypatch, queue):
     import submitit

@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from seqrl.config.resolvers import folder_name, point_folder
-from seqrl.errors import SeqrlError
+from seqrl.errors import ConfigError, SeqrlError
 from seqrl.machine import cores
 from seqrl.sweeps import SweepWorkers, jobs_at_once
 from tests.programs import Program, run_program
@@ -324,6 +324,11 @@ def test_points_that_differ_where_a_name_is_too_long_have_folders_of_their_own()
 )
 def test_a_launcher_says_how_many_jobs_run_at_once(launcher, jobs):
     assert jobs_at_once(OmegaConf.create(launcher)) == jobs
+
+
+def test_a_launcher_that_runs_no_jobs_is_refused():
+    with pytest.raises(ConfigError, match=r"^hydra\.launcher\.n_jobs: must be 1 or more, or -1 .* \(got 0\)\.$"):
+        jobs_at_once(OmegaConf.create({"n_jobs": 0}))
 
 
 @pytest.mark.slow
