@@ -211,6 +211,12 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("algorithm.gamma=7", r"algorithm.gamma: must be between 0 and 1 \(got 7.0\).$"),
         ("experiment", r"experiment: is not key=value. Write experiment=…"),
         ("seed=range(5)", r"seed: has several values \(got range\(5\)\). For a sweep add -m."),
+        (
+            "total_steps=100,000",
+            r"\(got 100,000\)\. For a number write total_steps=100000, for a sweep add -m, for a list write ",
+        ),
+        ("seed=1,2", r"seed: has several values \(got 1,2\)\. For a sweep add -m, for a list write seed=\[1,2\]\.$"),
+        ("env=cartpole", r"there is no env=cartpole\. Did you mean masked_cartpole or noisy_cartpole\? Choices: atari"),
         ("algorithm.learning_rate=nan", r"algorithm.learning_rate: must be a number above 0, at most 1e15 \(got nan\)"),
         ("algorithm.anneal=[clip_rnge]", r"algorithm.anneal: .*\(got 'clip_rnge'\). Did you mean clip_range\?"),
         ("parallel=0", r"parallel: must be a whole number of at least 1 \(got 0\)"),

@@ -239,7 +239,9 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         extra = (
             " Another GPU: device=cuda device.name=cuda:1." if group == "device" and choice.startswith("cuda") else ""
         )
-        meant = nearest(choice, there) or nearest(choice.lower(), there)
+        longer = [it for it in there if choice.lower() in it.split("_")]
+        meant = f" Did you mean {' or '.join(longer)}?" if longer else ""
+        meant = meant or nearest(choice, there) or nearest(choice.lower(), there)
         if group == "env" and re.search(r"-v\d+$|:", choice):
             meant = f" For an environment of that id, write env.id={choice}."
         own = "" if meant or _searchpath(others) else " Your own need --config-dir."
@@ -250,7 +252,10 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         return f"{group}: needs a choice (got null). Choices: {known}."
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'$", text, re.MULTILINE):
         key, values = found.groups()
-        return f"{key}: has several values (got {values}). For a sweep add -m, for a list write {key}=[{values}]."
+        ways = [f"for a sweep add -m, for a list write {key}=[{values}]."]
+        if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", values):
+            ways.insert(0, f"for a number write {key}={values.replace(',', '')},")
+        return f"{key}: has several values (got {values}). F{' '.join(ways)[1:]}"
     if found := re.search(r"Sweep parameters '([^=']+)=(.*)' requires", text):
         key, values = found.groups()
         return f"{key}: has several values (got {values}). For a sweep add -m."
