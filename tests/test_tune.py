@@ -2,19 +2,23 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from seqrl.errors import ConfigError
 from seqrl.run import hold
 from seqrl.tune.__main__ import checked, planned
+from seqrl.tune.search import Plan, Search
 from seqrl.tune.space import Dimension, override, read
 from seqrl.tune.trials import Claim, Trial
 from tests.parts import room
@@ -65,6 +69,23 @@ def test_a_value_of_a_search_is_one_value_and_never_a_sweep(value):
     parsed = OverridesParser.create().parse_override(override("+env.kwargs.x", value))
     assert not parsed.is_sweep_override()
     assert parsed.value() == (0.001 if value == "1e-3" else value)
+
+
+@pytest.mark.parametrize(("seeds", "words"), [(1, ["seed=3"]), (2, ["-m", "seed=3,4"])])
+def test_the_command_that_repeats_the_best_trial_has_its_seeds(tmp_path, seeds, words):
+    dimension = Dimension("algorithm.learning_rate", 1e-4, 1e-2, log=True)
+    plan = Plan(seed=3, seeds=seeds, study=tmp_path, arguments=("env=tmaze",))
+    search = Search(plan, [dimension])
+    proposed = search.study.ask()
+    dimension.suggest(proposed)
+    search.study.tell(proposed, 0.5)
+    search.keep_best()
+    command = yaml.safe_load((tmp_path / "best.yaml").read_text())["command"]
+    assert f"\n  {command}\n" in search.best()
+    value = override("algorithm.learning_rate", proposed.params["algorithm.learning_rate"])
+    assert shlex.split(command) == ["python", "-m", "seqrl.train", *words[:-1], "env=tmaze", value, words[-1]]
+    with pytest.raises(ConfigError, match=r"was started with seed=3\. Choose another study=…$"):
+        Search(replace(plan, seed=4), [dimension])
 
 
 @pytest.mark.slow

@@ -94,6 +94,7 @@ class Search:
             self._agree("search", plan.search, "; ".join(map(repr, space)))
             self._agree("arguments", words(plan.arguments))
             self._agree("seeds", str(plan.seeds))
+            self._agree("seed", str(plan.seed))
         self._failed = 0
         self.running: dict[int, tuple[Trial, Claim, optuna.Trial | None]] = {}
 
@@ -185,8 +186,7 @@ class Search:
     def _folders(self, number: int, values: dict[str, Any]) -> dict[int, Path]:
         """Folders of a trial's runs, by seed. Raises ConfigError if a link stands there: the study may be anybody's."""
         named = "_".join(f"{key.rpartition('.')[2]}-{_short(value)}" for key, value in values.items())
-        seeds = range(self.plan.seed, self.plan.seed + self.plan.seeds)
-        suffixes = {seed: f"_s{seed}" if self.plan.seeds > 1 else "" for seed in seeds}
+        suffixes = {seed: f"_s{seed}" if self.plan.seeds > 1 else "" for seed in self._seeds}
         folders = {s: self.plan.study / folder_name(f"{number}_{named}{suffix}") for s, suffix in suffixes.items()}
         try:
             for folder in folders.values():
@@ -194,6 +194,11 @@ class Search:
         except OSError as error:
             raise ConfigError([f"study: {folder} {fault(error)}. Remove it, or choose another study=…"]) from error
         return folders
+
+    @property
+    def _seeds(self) -> range:
+        """Of each trial's runs."""
+        return range(self.plan.seed, self.plan.seed + self.plan.seeds)
 
     def _arguments(self) -> list[str]:
         """Arguments of the command, and a fair share of the cores."""
@@ -306,9 +311,11 @@ class Search:
             raise UnsavedError(f"{path}: could not be written: {fault(error)}. {cure(error)}.") from error
 
     def _command(self, best: "optuna.trial.FrozenTrial") -> tuple[list[str], str]:
-        """The values of a trial as overrides, and the command to repeat it."""
+        """The values of a trial as overrides, and the command to repeat it: a sweep, if it has several runs."""
         values = [override(key, value) for key, value in best.params.items()]
-        return values, shlex.join(["python", "-m", "seqrl.train", *self.plan.arguments, *values])
+        several = ["-m"] if len(self._seeds) > 1 else []
+        seeds = f"seed={','.join(map(str, self._seeds))}"
+        return values, shlex.join(["python", "-m", "seqrl.train", *several, *self.plan.arguments, *values, seeds])
 
 
 def _shown(key: str, value: Value) -> str:
