@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import seqrl
+from seqrl.errors import CheckpointError
 from seqrl.run.checkpoint import Checkpoints, packed
 from seqrl.run.manifest import facts_of
 from seqrl.run.resume import changes_task
@@ -135,6 +136,13 @@ def test_a_run_goes_on_whose_folder_is_called_what_no_yaml_can_say(tmp_path):
     train(here, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
     assert "resumed after 2 iterations" in train(here, "resume=run", f"total_steps={4 * STEPS}")
     assert "resumed after 4 iterations" in train(here, "resume=run", f"total_steps={5 * STEPS}")
+
+
+def test_another_network_than_the_runs_is_named_in_the_words_of_the_configuration(tmp_path):
+    train(tmp_path, "env=tmaze", *SMALL, f"total_steps={STEPS}", "hydra.run.dir=r")
+    said = r"of another network or algorithm: network\.type: lstm -> mlp; .* Leave that as it was\.$"
+    with pytest.raises(CheckpointError, match=said):
+        train(tmp_path, "resume=r", "network=mlp", f"total_steps={2 * STEPS}")
 
 
 @pytest.mark.slow

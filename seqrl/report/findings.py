@@ -10,7 +10,7 @@ import numpy as np
 from seqrl.report.learned import Progress, none_learned, progress
 from seqrl.report.runs import WIDEST, Array, RunRecord, Study, short
 from seqrl.statistics import Estimate, difference, estimate, holm, least_p, units_to_decide
-from seqrl.text import cut
+from seqrl.text import cut, figure
 
 SIGNIFICANT = 0.05
 
@@ -227,7 +227,7 @@ def number(value: float) -> str:
     """A number, rounded to its meaningful digits."""
     if not np.isfinite(value):
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else figure(value)
 
 
 def interval(of: Estimate) -> str:

@@ -1,7 +1,7 @@
 """Builds the parts of a run: everything that the configuration names by a `_target_`."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,15 +60,17 @@ def build(
     ranks: Ranks = ALONE,
     anew_after: int = 0,
     saved: Mapping[str, Tensor] | None = None,
+    changed: Sequence[str] = (),
 ) -> Run:
     """All parts of a run, or a rank's share of them.
 
     anew_after   iterations after which all episodes begin anew, with other random numbers than before; 0: never
     saved        parameters that the network will get. Raises CheckpointError if they are those of another one
+    changed      in the configuration since they were saved
     """
     env = make_env(cfg, device, cfg.parallel, "training", *[anew_after] * (anew_after > 0), ranks=ranks)
     if saved is not None:
-        with of_checkpoint():
+        with of_checkpoint(changed):
             insist_on_network(cfg, env, saved)
     network = make_network(cfg, env, device)
     shuffle = np.random.default_rng(seeds.stream(cfg.seed, "shuffle"))
@@ -124,7 +126,7 @@ def open_run(
         state["runner"]["environment"] = None
     # An environment that cannot go on must not play its first episodes again.
     anew_after = iterations if state["runner"]["environment"] is None else state.get("anew_after", 0)
-    run = build(cfg, device, ranks=ranks, anew_after=anew_after, saved=saved)
+    run = build(cfg, device, ranks=ranks, anew_after=anew_after, saved=saved, changed=changed)
     with of_checkpoint():
         draws_anew = _draw_here(state["runner"], run.runner.generator, cfg.seed, iterations)
     try:
@@ -136,7 +138,7 @@ def open_run(
         run.runner.env.close()
         del run
         unrestored, state["runner"]["environment"] = str(error), None
-        run = build(cfg, device, anew_after=iterations, saved=saved)
+        run = build(cfg, device, anew_after=iterations, saved=saved, changed=changed)
         lost = run.load_state_dict(state, changed)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
     say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")

@@ -31,10 +31,18 @@ def duration(seconds: float) -> str:
 
 
 def figure(number: float) -> str:
-    """A return, rounded to its meaningful digits: 481.3, 0.97; `-` if it is NaN, as before the first episode ends."""
+    """A return, rounded to its meaningful digits: 481.3, 0.97, 0.0031, 4.2e-05.
+
+    What is below a millionth is what rounding leaves of 0; `-`: NaN, as before the first episode ends.
+    """
     if math.isnan(number):
         return "-"
-    return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
+    size = abs(number)
+    if 1e-6 <= size < 1e-3:
+        return f"{number:.1e}"
+    if 1e-3 <= size < 1e-2:
+        return f"{number:.4f}"
+    return f"{number:.1f}" if size >= 10 else f"{number if size >= 0.01 else 0.0:.2f}"
 
 
 def percentages(shares: Mapping[str, float]) -> dict[str, int]:
