@@ -72,6 +72,10 @@ def raises(answer):
     raise ZeroDivisionError("division by zero\nand more")
 
 
+def burns(answer):
+    raise ValueError("the motor is on fire")
+
+
 def replaced(index, value):
     return lambda answer: (*answer[:index], value, *answer[index + 1 :])
 
@@ -95,6 +99,7 @@ def swallows_once(answer):
 
 
 FAULTS = {
+    "burns": burns,
     "swallows once": swallows_once,
     "hangs": hangs,
     "hangs and swallows": hangs_and_swallows,
@@ -138,6 +143,10 @@ WHERE = r"^environment 0, episode 2 \(seed \d+\), step 3: "
         (
             "raises",
             WHERE + r"it raised ZeroDivisionError: division by zero \(test_faults\.py:72\)\. Fix the environment\.$",
+        ),
+        (
+            "burns",
+            WHERE + r"it raised ValueError: the motor is on fire \(test_faults\.py:\d+\)\. Fix the env",
         ),
         ("nan reward", WHERE + r"its reward is nan\. Fix"),
         ("huge reward", WHERE + r"its reward is -1e\+300, which is beyond float32\. Scale it, for example with env\."),

@@ -140,7 +140,8 @@ def fastest(
         number = min(request.batch_size, max(FEW, min(MANY, int(sync * SECONDS))))
         processes = side_by_side(replace(request, batch_size=number))
     except Exception as error:
-        return Choice("sync", f"speed could not be measured: {described(error)}{besides}")
+        # The run itself will say which environment it was, and when.
+        return Choice("sync", f"speed could not be measured: {described(error.__cause__ or error)}{besides}")
     speed = f"{_figure(processes)} steps/s with {number} processes"
     if processes > sync:
         return Choice("async", f"{speed} (vector: {vector}; sync: {_figure(sync)})")

@@ -21,7 +21,7 @@ from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting, layers
 from seqrl.envs.gym.registry import MISSING_PACKAGE
-from seqrl.errors import FaultyEnvError, OutsideEnvError, RaisedError, names_environment, raised
+from seqrl.errors import FaultyEnvError, OutsideEnvError, RaisedError, line_of, names_environment, raised
 from seqrl.machine import monotonic
 from seqrl.spaces import ACTION_MASK, Array, Packed
 
@@ -334,8 +334,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             fault = self._fault(str(error), error.remedy, OutsideEnvError)
             fault.__cause__ = error
         else:
-            # Gymnasium's own wrappers raise these when they unpack what the environment returns.
-            api = f". {API}" if what == "it" and isinstance(error, ValueError | TypeError | AssertionError) else ""
+            # Whoever calls it raises these, such as Gymnasium's own wrappers when they unpack what it returns.
+            of_caller = isinstance(error, ValueError | TypeError | AssertionError) and not line_of(error)
+            api = f". {API}" if what == "it" and of_caller else ""
             told = raised(error)
             fault = self._fault(f"{what} raised {told.words}{api}")
             fault.__cause__ = told
