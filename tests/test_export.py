@@ -145,7 +145,8 @@ ACTS = {
     "choice": spaces.Discrete(3, start=-1),
     "choices": spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[1, -1], [0, 5]]),
     "switches": spaces.MultiBinary([2, 2]),
-    "bounded": spaces.Box(np.array([-2, 100], np.float32), np.array([2, 101], np.float32)),
+    # The last is fixed.
+    "bounded": spaces.Box(np.array([-2, 100, 7], np.float32), np.array([2, 101, 7], np.float32)),
     "unbounded": spaces.Box(-np.inf, np.inf, (2, 2)),
     "half bounded": spaces.Box(np.array([0, -np.inf]), np.array([np.inf, 0.1]), dtype=np.float64),
     "float16": spaces.Box(-3, 3, (2,), np.float16),

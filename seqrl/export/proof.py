@@ -204,7 +204,8 @@ def _compare_action(
         difference = np.abs(it.astype(np.float64) - like) - np.spacing(np.abs(like))
         space = own.acted[part]
         half = scale(space)[1] if own.is_translated and isinstance(space, Box) else np.ones(())
-        unit = np.where(half == 1, np.maximum(1, np.abs(like)), half)
+        # One that is fixed has a range of 0.
+        unit = np.where((half == 0) | (half == 1), np.maximum(1, np.abs(like)), half)
         proof.note(name, float((difference.clip(0) / unit).max(initial=0)), 1.0)
     elif not np.array_equal(it, like):
         _compare_choices(proof, step, part, choice.numpy(), it.astype(np.int64) - like, numbers)
