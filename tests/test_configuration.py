@@ -220,6 +220,11 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("algorithm.learning_rate=nan", r"algorithm.learning_rate: must be a number above 0, at most 1e15 \(got nan\)"),
         ("algorithm.anneal=[clip_rnge]", r"algorithm.anneal: .*\(got 'clip_rnge'\). Did you mean clip_range\?"),
         ("parallel=0", r"parallel: must be a whole number of at least 1 \(got 0\)"),
+        (
+            "sequence_learning.grad_clip_norm=none",
+            r"For none write sequence_learning.grad_clip_norm=null",
+        ),
+        ("parallel=none", r"parallel: must be a whole number \(got none\)\.$"),
         ("parallel=1.5", r"parallel: must be a whole number \(got 1.5\)"),
         ("parallel=null", r"parallel: needs a value"),
         ("episodes=0", r"episodes: must be"),

@@ -198,7 +198,7 @@ def test_a_network_that_would_fill_the_memory_is_not_built_to_go_on(finished, tm
     built = []
     whole = build.make_network
     monkeypatch.setattr(build, "make_network", lambda *given: built.append(given) or whole(*given))
-    with pytest.raises(CheckpointError, match=f"{SEALED}size mismatch"):
+    with pytest.raises(CheckpointError, match=rf"{SEALED}network\.hidden_size: 8 -> 12\. Leave"):
         seqrl.learn("resume=run", "network.hidden_size=12", quiet=True)
     assert not built
 
@@ -324,7 +324,7 @@ def test_a_resume_of_nothing_gets_one_line(word):
 
 
 def test_without_manifest_and_configuration_a_folder_is_no_run(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is not a run folder\. Name the one that has manifest\.json in it\.$"):
+    with pytest.raises(CheckpointError, match=r"is not a run folder\. .* has config\.yaml and manifest\.json in it\.$"):
         arguments([f"resume={tmp_path}"])
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match="nothing of this run was saved"):

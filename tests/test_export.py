@@ -489,7 +489,7 @@ def test_a_step_that_differs_is_not_written(run, export, tmp_path, monkeypatch):
         (["run=x", "checkpoint=-1"], 2, "checkpoint: must be last, best or a number of iterations (got -1)."),
         (["run=x", "hub=me"], 2, "hub: must be a repository, such as user/name (got me)."),
         (["run=x", "to="], 2, "to: must be a folder (got )."),
-        (["run=x"], 3, "run: x is not a run folder. Name the one that has config.yaml in it."),
+        (["run=x"], 3, "run: x does not exist. python -m seqrl.runs lists the runs."),
     ],
 )
 def test_a_wrong_word_gets_one_line(export, words, code, said):

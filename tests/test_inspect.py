@@ -677,8 +677,8 @@ class TestProgram:
             (["run=[]"], 2, "run: must be the folder of a run, such as outputs/runs/<date>/<run>, or a list of such"),
             (["run=[run,run]"], 2, "run: run is listed twice. List each folder once."),
             (["run=[run"], 2, "run: its value cannot be read (got [run)."),
-            (["run=nowhere"], 3, "run: nowhere is not a run folder. Name the one that has config.yaml in it."),
-            (["run=[run,nowhere]", "trust=[mine]"], 3, "run: nowhere is not a run folder. Name the one that has"),
+            (["run=nowhere"], 3, "run: nowhere does not exist. python -m seqrl.runs lists the runs."),
+            (["run=[run,nowhere]", "trust=[mine]"], 3, "run: nowhere does not exist. python -m seqrl.runs lists"),
             (["run=run"], 2, "network._target_: mine.network is not of seqrl. If you trust it, add trust=[mine]."),
             ([*GIVEN, "episodes=0"], 2, "episodes: must be a whole number of at least 1 (got 0)."),
             (

@@ -476,7 +476,7 @@ def test_resuming_what_is_no_run_ends_in_one_line_and_exit_code_3(tmp_path):
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
     assert line.startswith("seqrl: error: resume: ")
-    assert "is not a run folder" in line
+    assert line.endswith("nowhere does not exist. python -m seqrl.runs lists the runs.")
     assert not list(tmp_path.iterdir())
 
 

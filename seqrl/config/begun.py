@@ -136,6 +136,15 @@ def named_run(folder: Path) -> Path:
     return newest
 
 
+def no_run(key: str, folder: Path) -> CheckpointError:
+    """What to raise where the folder that a key names as a run's is none."""
+    if os.path.lexists(folder):
+        where = "is not a run folder. Name the one that has config.yaml and manifest.json in it"
+    else:
+        where = "does not exist. python -m seqrl.runs lists the runs"
+    return CheckpointError(f"{key}: {folder} {where}.")
+
+
 def saved_iterations(folder: Path) -> list[int]:
     """Iterations after which there is a checkpoint in a run folder, in their order.
 

@@ -118,7 +118,7 @@ def _beginning(folder: Path) -> tuple[list[str], str | None]:
         say(line, sys.stderr)
         return [], None
     if not os.path.lexists(folder / "manifest.json"):
-        raise CheckpointError(f"resume: {folder} is not a run folder. Name the one that has manifest.json in it.")
+        raise begun.no_run("resume", folder)
     raise CheckpointError(f"resume: {folder}: nothing of this run was saved. Start it again with the same command.")
 
 

@@ -38,6 +38,8 @@ FILES = (yaml.YAMLError, OSError)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where what they raise comes from.
 COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegaconf)]
+# What somebody may write for a number that is to be none.
+NOTHING = ("none", "nothing", "off", "no", "false", "disabled")
 # What OmegaConf says of a value where a list belongs.
 NO_LIST = "is not a ListConfig"
 # Of a sweep. Each is composed before the first begins.
@@ -295,6 +297,8 @@ def _value(error: Exception) -> str:
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message):
         kind = {"Integer": "a whole number", "Float": "a number"}.get(found.group(2), found.group(2))
         message = f"must be {kind} (got {found.group(1)})"
+        if key and found.group(1).lower() in NOTHING and _may_be_null(key.group(1)):
+            message += f". For none write {key.group(1)}=null"
     elif found := re.search(r"Value '(.*)' is not a valid bool", message):
         message = f"must be true or false (got {found.group(1)})"
     elif NO_LIST in message:
@@ -304,6 +308,14 @@ def _value(error: Exception) -> str:
     elif "is not Optional" in message:
         message = "needs a value (got null)"
     return f"{key.group(1) if key else 'configuration'}: {message}."
+
+
+def _may_be_null(key: str) -> bool:
+    try:
+        composed_by_hydra([f"{key}=null"])
+    except COMPOSITION:
+        return False
+    return True
 
 
 def _unknown(key: str, others: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from seqrl.config.begun import named_run
+from seqrl.config.begun import LATEST, named_run
 from seqrl.config.overrides import faults_of_form, parsed
 from seqrl.config.schema import Rule, as_whole, default_of, key, keys_of
 from seqrl.errors import ConfigError
@@ -85,6 +85,9 @@ def read_for_policy(
     Raises ConfigError with all of their faults, CheckpointError if the `latest` run is asked for and there is none.
     """
     see_help = f"Run python -m {program} --help for the keys."
+    for word in words:
+        if word not in keys_of(schema) and (word == LATEST or Path(word).is_dir()):
+            raise ConfigError([f"{word}: is not key=value. Write run={word}."])
     if wrong := faults_of_form([word for word in words if not word.startswith("-")], see_help):
         raise ConfigError(wrong)
     values, others, wrong = read(schema, words)

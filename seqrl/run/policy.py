@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.algorithms.base import SequenceAlgorithm
-from seqrl.config.begun import loaded
+from seqrl.config.begun import loaded, no_run
 from seqrl.config.schema import RunConfig, RunnerConfig, typed
 from seqrl.config.secrets import secrets
 from seqrl.config.settle import changes, computed
@@ -52,7 +52,7 @@ def configuration(run: Path) -> DictConfig:
         found.runner = OmegaConf.merge(OmegaConf.structured(RunnerConfig), limit)
         return found
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"run: {run} is not a run folder. Name the one that has config.yaml in it.") from None
+        raise no_run("run", run) from None
     except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
         if may_be_intact(error):
             raise
