@@ -147,6 +147,7 @@ ACTS = {
     "switches": spaces.MultiBinary([2, 2]),
     # The last is fixed.
     "bounded": spaces.Box(np.array([-2, 100, 7], np.float32), np.array([2, 101, 7], np.float32)),
+    "a number": spaces.Box(-2, 3, ()),
     "unbounded": spaces.Box(-np.inf, np.inf, (2, 2)),
     "half bounded": spaces.Box(np.array([0, -np.inf]), np.array([np.inf, 0.1]), dtype=np.float64),
     "float16": spaces.Box(-3, 3, (2,), np.float16),
@@ -165,7 +166,7 @@ def shows(seen=PLACE, acts=TWO, inputs=(), **more):
     [
         pytest.param(lambda: shows(spaces.Dict(SEEN), spaces.Dict(ACTS), INPUTS), marks=pytest.mark.slow),
         pytest.param(lambda: shows(SEEN["choices"], ACTS["choices"]), marks=pytest.mark.slow),
-        lambda: shows(SEEN["stack of images"], ACTS["bounded"], INPUTS),
+        lambda: shows(SEEN["stack of images"], spaces.Tuple([ACTS["bounded"], ACTS["a number"]]), INPUTS),
         pytest.param(
             lambda: GymnasiumEnv(ID, 3, 0, backend="sync", hidden=["mission", "body.0"]), marks=pytest.mark.slow
         ),

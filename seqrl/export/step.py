@@ -144,7 +144,7 @@ class Act(nn.Module):
         if isinstance(space, Box) and own.is_translated:
             centre, half = scale(space)
             for name, array in {"centre": centre, "spread": half, "low": space.low, "high": space.high}.items():
-                self.register_buffer(name, torch.from_numpy(array.astype(centre.dtype)))
+                self.register_buffer(name, torch.from_numpy(np.asarray(array, centre.dtype)))
 
     def forward(self, action: Tensor) -> Tensor:
         action = action.reshape(-1, *self.shape)
