@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
@@ -704,6 +704,28 @@ def test_python_trusts_what_the_shell_does(tmp_path, monkeypatch):
     assert seqrl.learn(*words, "trust=[shelled]", quiet=True).policy().action_space.n == 2
     monkeypatch.setenv("SEQRL_TRUST", "[shelled]")
     assert seqrl.load(seqrl.learn(*words, quiet=True).folder).action_space.n == 2
+
+
+def test_runs_side_by_side_in_threads_have_logs_of_their_own(tmp_path):
+    logger, together = logging.getLogger("seqrl"), threading.Barrier(2, timeout=60)
+    before, met = (logger.level, logger.propagate, list(logger.handlers)), set()
+
+    def train(seed):
+        def meet(row, policy):
+            if seed not in met:
+                met.add(seed)
+                together.wait()
+                logging.getLogger("seqrl.mine").warning("of seed %d", seed)
+                together.wait()
+
+        return seqrl.learn(*SMALL_TASK, "env=tmaze", f"hydra.run.dir={tmp_path}/{seed}", on_iteration=meet, quiet=True)
+
+    with ThreadPoolExecutor(2) as threads:
+        runs = list(threads.map(train, (1, 2)))
+    for seed, run in zip((1, 2), runs, strict=True):
+        log = (run.folder / "train.log").read_text()
+        assert (log.count(f"of seed {seed}"), log.count("of seed"), log.count("Algorithm, as the network")) == (1, 1, 1)
+    assert (logger.level, logger.propagate, logger.handlers) == before
 
 
 def test_a_run_with_more_threads_than_this_machine_has_cores_is_loaded(tmaze):

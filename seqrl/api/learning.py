@@ -1,6 +1,7 @@
 """`seqrl.learn`: one run, as the command does it."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -127,22 +128,37 @@ def _is_false(answer: object) -> bool:
     return answer is False
 
 
+# Threads in which runs are at work; what the logger of seqrl was before the first of them.
+_at_work: list[int] = []
+_before: tuple[int, bool] = (logging.NOTSET, True)
+_lock = threading.Lock()
+
+
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Have the log of the run in its folder; what seqrl logs does not reach the program's own handlers."""
-    own, root = logging.getLogger("seqrl"), logging.getLogger()
+    global _before
+    own, root, here = logging.getLogger("seqrl"), logging.getLogger(), threading.get_ident()
     handler = LogFile(str(path), delay=True)
     handler.setFormatter(MaskedFormatter("[%(asctime)s][%(levelname)s] %(message)s"))
-    before = own.level, own.propagate
-    own.setLevel(logging.INFO)
-    own.propagate = False
-    for logger in (own, root):
-        logger.addHandler(handler)
+    # What another run says goes to its own log.
+    handler.addFilter(lambda record: record.thread == here or record.thread not in _at_work)
+    with _lock:
+        if not _at_work:
+            _before = own.level, own.propagate
+        _at_work.append(here)
+        own.setLevel(logging.INFO)
+        own.propagate = False
+        for logger in (own, root):
+            logger.addHandler(handler)
     try:
         yield
     finally:
-        own.setLevel(before[0])
-        own.propagate = before[1]
-        for logger in (own, root):
-            logger.removeHandler(handler)
+        with _lock:
+            _at_work.remove(here)
+            if not _at_work:
+                own.setLevel(_before[0])
+                own.propagate = _before[1]
+            for logger in (own, root):
+                logger.removeHandler(handler)
         handler.close()
