@@ -1,5 +1,6 @@
 """The pages: each has a place, each link a target, and docstrings are readable in the site."""
 
+import html
 import re
 import runpy
 from pathlib import Path
@@ -37,6 +38,17 @@ def test_the_glossary_has_a_sentence_for_each_word_in_alphabetical_order():
     words = [re.match(r"\*\*(.+?)\*\*: ", entry)[1] for entry in entries]
     assert words == sorted(words)
     assert all(entry.strip().endswith(".") and ". " not in entry for entry in entries)
+
+
+def test_the_tutorial_quotes_the_report_that_it_links():
+    page = re.sub(r"<[^>]+>", " ", (DOCS / "studies" / "how_far_back.html").read_text())
+    page = " ".join(html.unescape(page).replace("p =", "").split())
+    sentence, table = re.findall(r"```text\n(.*?)```", (DOCS / "tutorials" / "read_a_report.md").read_text(), re.DOTALL)
+    assert " ".join(sentence.split()) in page
+    rows = [" ".join(row.split()) for row in table.splitlines()[1:]]
+    assert len(rows) == 3
+    # On the page, p stands beneath the interval, and the number of seeds after it.
+    assert [row for row in rows if row not in page] == []
 
 
 def test_a_list_in_a_docstring_becomes_a_definition_list(readable):

@@ -62,7 +62,8 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
     here   the working folder
     best   iterations of the best policy that was evaluated, and its return; None where there is only the final one
     """
-    if folder.is_relative_to(here):
+    # Hydra may have gone there; whoever reads this has not.
+    if folder != here and folder.is_relative_to(here):
         folder = folder.relative_to(here)
     if result:
         over = (
