@@ -65,6 +65,8 @@ class Failed(float):
         return type(self), (self.folder, self.facts)
 
 
+# How a point ended whose folder holds another.
+REFUSED = "refused"
 # Points that failed in this command, by their folders.
 FAILED: dict[str, Failed] = {}
 
@@ -387,6 +389,10 @@ def _start_processes_as_python_does() -> None:
     multiprocessing.set_start_method(None, force=True)
 
 
+class OtherPointError(ConfigError):
+    """In the folder of a point there is another, which is left as it is."""
+
+
 class Point:
     """A point of a sweep, in a folder where it may have been begun or finished before.
 
@@ -426,10 +432,10 @@ class Point:
         return cores() // jobs_at_once(HydraConfig.get().launcher)
 
     def refuse_another(self, settled: Settled) -> None:
-        """Raise ConfigError if it was begun with another configuration."""
+        """Raise OtherPointError if it was begun with another configuration."""
         if settled.changes:
             changed = f"was started with another configuration: {'; '.join(settled.changes)}"
-            raise ConfigError([f"{self.folder.name}: {changed}. Choose another folder, sweep=…"])
+            raise OtherPointError([f"{self.folder.name}: {changed}. Choose another folder, sweep=…"])
 
 
 Train = Callable[[Settled, Path, Point], float]
@@ -461,7 +467,8 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
             workers.remove()
             os._exit(exit_code)
         # The other points go on. This process may be another one than the command's, which hears of the result.
-        failed = Failed(folder.name, {"status": ending(error), "error": words_of(error), "exit_code": exit_code})
+        status = REFUSED if isinstance(error, OtherPointError) else ending(error)
+        failed = Failed(folder.name, {"status": status, "error": words_of(error), "exit_code": exit_code})
         note_result(failed)
         return failed
 
@@ -563,7 +570,7 @@ class Sweep(Callback):
                 reason = facts["status"] if said else facts.get("error", "was killed")
                 say(f"  {name}: {reason}".splitlines()[0])
                 FAILURES.add(facts.get("exit_code", 1))
-        if FAILURES.worst:
+        if FAILURES.worst and {facts["status"] for facts in points.values()} - {"finished", "running", REFUSED}:
             say(f"Run the same command with sweep={shlex.quote(str(folder))} to finish the rest.")
 
 

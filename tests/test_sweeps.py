@@ -122,8 +122,9 @@ def test_a_point_of_another_configuration_is_refused_and_left_as_it_is(tmp_path,
     own.write_text("# @package _global_\nparallel: 3\n")
     again = sweep(tmp_path, *arguments, "seed=0,1", *launcher)
     assert again.returncode == 2
-    assert "sweep: 2 failed, in s" in again.stdout
+    assert "sweep: 2 refused, in s" in again.stdout
     assert "was started with another configuration: parallel: 2 -> 3. Choose another folder, sweep=…" in again.stderr
+    assert "Run the same command" not in again.stdout
     assert len(again.stderr.splitlines()) == 2
     # What was complained of is in the points' logs; multirun.yaml is Hydra's, about the last command.
     new = ("train.log", "multirun.yaml", "commands.jsonl")
