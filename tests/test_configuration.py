@@ -229,6 +229,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("parallel=null", r"parallel: needs a value"),
         ("episodes=0", r"episodes: must be"),
         ("device=cdua", r"device: there is no device=cdua. Did you mean cuda\? Choices: auto, cpu, cuda, mps"),
+        ("device=GPU", r"device: there is no device=GPU\. Did you mean cuda\?"),
         ("device=cuda:99", r"there is no device=cuda:99.*device.name=cuda:1"),
         (
             "device.precision=float16",

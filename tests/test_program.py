@@ -14,7 +14,8 @@ import pytest
 
 import seqrl
 from seqrl.config.program import errors_in_one_line, to_the_end
-from seqrl.errors import CheckpointError, ConfigError
+from seqrl.errors import CheckpointError, ConfigError, FaultyEnvError, RaisedError
+from seqrl.files import LogFile
 from tests.programs import NAMES, run_program
 
 PRESSED = """
@@ -96,6 +97,15 @@ def test_an_unexpected_error_gets_one_line_that_names_the_file_with_its_tracebac
     assert line.startswith("seqrl: error: unexpected ZeroDivisionError")
     (log,) = tmp_path.iterdir()
     assert line.endswith(f"The traceback is in {log}.")
+
+
+def test_an_error_of_an_environments_own_names_the_log_with_its_traceback(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [LogFile(str(tmp_path / "train.log"))])
+    with pytest.raises(SystemExit), errors_in_one_line():
+        raise FaultyEnvError("environment 0: it is on fire.") from RaisedError("ValueError", "on fire", "line 18")
+    said = f"environment 0: it is on fire. The traceback is in {tmp_path}/train.log."
+    assert capsys.readouterr().err == f"seqrl: error: {said}\n"
+    assert "line 18" in (tmp_path / "train.log").read_text()
 
 
 def test_an_unexpected_error_gets_its_line_where_no_file_can_be_written(capsys, monkeypatch):

@@ -244,6 +244,8 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         longer = [it for it in there if choice.lower() in it.split("_")]
         meant = f" Did you mean {' or '.join(longer)}?" if longer else ""
         meant = meant or nearest(choice, there) or nearest(choice.lower(), there)
+        if group == "device" and choice.lower() in ("gpu", "nvidia"):
+            meant = " Did you mean cuda?"
         if group == "env" and re.search(r"-v\d+$|:", choice):
             meant = f" For an environment of that id, write env.id={choice}."
         own = "" if meant or _searchpath(others) else " Your own need --config-dir."

@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from tempfile import NamedTemporaryFile
 from types import FrameType
@@ -19,7 +19,7 @@ import seqrl
 from seqrl.config.command_line import TRUST, completed, names_modules, trusted_by_shell, with_trust_of_shell
 from seqrl.config.hydra_errors import FULL, message_for
 from seqrl.config.trust import restrict_imports
-from seqrl.errors import SeqrlError, described
+from seqrl.errors import RaisedError, SeqrlError, described
 from seqrl.machine import all_is_imported, sleep
 from seqrl.text import UNSAID, masked, printable, say
 
@@ -300,6 +300,9 @@ def report(error: Exception, arguments: Sequence[str] = (), where: str = "") -> 
         # The folder of a refused run is gone, and its log with it.
         with suppress(OSError):
             log.error("%s", lines[0], exc_info=error)
+        if isinstance(error.__cause__, RaisedError) and (logs := _written(_log_files())):
+            # What a class of the user's own raised.
+            lines[-1] += f" The traceback is in {logs[0]}."
     for line in lines:
         say(f"seqrl: error: {where}{line}", sys.stderr)
     return exit_code
@@ -310,13 +313,17 @@ def _log_files() -> list[logging.FileHandler]:
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
 
 
+def _written(handlers: Iterable[logging.FileHandler]) -> list[str]:
+    """The files of logs; one that cannot be written, as the folder of a refused run is gone, has no stream."""
+    return [handler.baseFilename for handler in handlers if handler.stream]
+
+
 def unexpected(error: Exception) -> str:
     """Line about an error that nobody foresaw; its traceback goes to the run's log, or else to a file of its own."""
     handlers = _log_files()
     if handlers:
         log.error("unexpected", exc_info=error)
-    # One that cannot be written, as the folder of a refused run is gone, has no stream.
-    logs = [handler.baseFilename for handler in handlers if handler.stream]
+    logs = _written(handlers)
     if not logs:
         # The disk may be full.
         with suppress(OSError), NamedTemporaryFile("w", prefix="seqrl-", suffix=".log", delete=False) as file:

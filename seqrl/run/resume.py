@@ -23,13 +23,15 @@ def how_to_go_on(folder: Path, trusted: Collection[str], config_dir: str | None)
 
 
 def nothing_left(cfg: DictConfig, changes: Collection[str], budget: Budget) -> str | None:
-    """A warning for a run that goes on with another budget, and has nothing to do: one of its limits was reached."""
+    """A line for a run that goes on and has nothing to do, as one of its limits was reached; None if it has."""
     spent = [key for key, share in budget.shares.items() if share >= 1]
-    if not spent or not any(change.startswith(("episodes:", "total_steps:")) for change in changes):
+    if not spent:
         return None
     limits = " and ".join(f"{key}={cfg[key]}" for key in spent)
     was, it = ("were", "them") if len(spent) > 1 else ("was", "it")
-    return f"warning: nothing was left: {limits} {was} spent before. To train further, raise {it}, too."
+    if any(change.startswith(("episodes:", "total_steps:")) for change in changes):
+        return f"warning: nothing was left: {limits} {was} spent before. To train further, raise {it}, too."
+    return f"note: nothing was left: {limits} {was} spent before. To train further, raise {it}."
 
 
 def changes_task(change: str) -> bool:
