@@ -69,7 +69,8 @@ def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
         except (OmegaConfBaseException, RecursionError):
             # Whoever resolves it says what is wrong with it.
             return
-    if value not in ("", b"") and not isinstance(value, bool):
+    is_empty = isinstance(value, str | bytes) and not value
+    if not (is_empty or isinstance(value, bool)):
         yield value
 
 

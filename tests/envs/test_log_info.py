@@ -41,6 +41,23 @@ class Tells(gymnasium.Env):
         return np.zeros(2, np.float32), 1.0, self.clock == self.length, False, told
 
 
+class Shares(gymnasium.Env):
+    """Has one info for all of its copies, as a class does that forgets to make one of its own; shows what it tells."""
+
+    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(2)
+    told = {}  # noqa: RUF012 - that is what is wrong with it
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.mine = np.array([self.np_random.random()], np.float32)
+        return self.mine, self.told
+
+    def step(self, action):
+        self.told["mine"] = float(self.mine[0])
+        return self.mine, 1.0, True, False, self.told
+
+
+gymnasium.register("test/Shares-v0", Shares, disable_env_checker=True)
 gymnasium.register("test/Tells-v0", Tells, disable_env_checker=True)
 gymnasium.register("test/TellsVector-v0", vector_entry_point=lambda num_envs: None)
 
@@ -69,6 +86,15 @@ def test_the_end_of_every_episode_is_told_once(backend, rollout_length):
         again = EpisodeStatistics(2)
         again.load_state_dict(statistics.state_dict(), torch.ones(2, dtype=torch.bool))
         assert again.row()["info/is_success"] == 0.5
+
+
+def test_of_environments_that_share_one_info_each_is_told_its_own():
+    with closing(GymnasiumEnv("test/Shares-v0", 3, 0, backend="sync", log_info=["mine"])) as env:
+        shown = env.reset()
+        env.step(torch.zeros(3, dtype=torch.int64))
+        told = env.ended_info(torch.arange(3))["mine"]
+        assert torch.equal(told.float(), shown[:, 0])
+        assert len(set(told.tolist())) == 3
 
 
 def test_a_name_that_info_has_not_is_noted_once_with_those_it_has():

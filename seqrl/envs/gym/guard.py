@@ -83,6 +83,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._element = element(env.observation_space)
         self._final: Any = None
         self._info: Any = {}
+        self._at_end: dict[str, list[float]] = {}
         self._episode, self._clock = 0, 0
         self._seed: int | None = None
         self._unsaved_said = False
@@ -125,6 +126,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._blame(error)
         if terminated or truncated:
             self._final = observation
+            # Now: several environments may have one dictionary, which the next of them writes over.
+            self._at_end = self._numbers_told()
         end = REWARD_AND_END.pack(reward, terminated, truncated)
         self.digest = zlib.crc32(end, zlib.crc32(np.asarray(observation).tobytes(), self.digest))
         # Hardly anybody reads the info, and merging it across environments takes time.
@@ -138,6 +141,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def told(self) -> dict[str, list[float]]:
         """The numbers in its latest info, by name; a few to a name at most."""
+        return self._numbers_told() if self._final is None else self._at_end
+
+    def _numbers_told(self) -> dict[str, list[float]]:
         found = {}
         with self._named():
             for name, value in self._info.items() if isinstance(self._info, dict) else ():
