@@ -138,6 +138,24 @@ def test_a_run_goes_on_whose_folder_is_called_what_no_yaml_can_say(tmp_path):
     assert "resumed after 4 iterations" in train(here, "resume=run", f"total_steps={5 * STEPS}")
 
 
+def test_what_a_finished_run_reached_is_not_said_of_it_once_it_goes_on(tmp_path):
+    def stop(*_):
+        raise ZeroDivisionError
+
+    words = ["env=tmaze", *SMALL, "evaluation.episodes=2"]
+    folder = seqrl.learn(*words, f"total_steps={STEPS}", f"hydra.run.dir={tmp_path}/r", quiet=True).folder
+    reached = {"result", "evaluation_return_mean", "evaluation_episodes"}
+    assert reached < set(facts_of(folder))
+    # Nothing is left of it.
+    seqrl.learn(f"resume={folder}", quiet=True)
+    assert reached < set(facts_of(folder))
+    with pytest.raises(ZeroDivisionError):
+        seqrl.learn(f"resume={folder}", f"total_steps={9 * STEPS}", quiet=True, on_iteration=stop)
+    facts = facts_of(folder)
+    assert not reached & set(facts)
+    assert (facts["status"], facts["env_steps"]) == ("failed", 2 * STEPS)
+
+
 def test_another_network_than_the_runs_is_named_in_the_words_of_the_configuration(tmp_path):
     train(tmp_path, "env=tmaze", *SMALL, f"total_steps={STEPS}", "hydra.run.dir=r")
     said = r"of another network or algorithm: network\.type: lstm -> mlp; .* Leave that as it was\.$"

@@ -259,8 +259,10 @@ def test_going_on_in_vain_leaves_what_the_run_had_reached(tmp_path):
         raise ValueError
     assert facts(tmp_path) == before
     with Manifest(tmp_path, goes_on=True) as manifest:
-        manifest.begin()
+        manifest.begin(is_over=True)
         assert facts(tmp_path)["result"] == 7.5
+        manifest.begin()
+        assert "result" not in facts(tmp_path)
 
 
 def test_a_refused_folder_is_let_go_of(tmp_path):

@@ -37,22 +37,22 @@ class Clock:
     @property
     def shares(self) -> dict[str, float]:
         """Share of each part in the time counted so far."""
-        return {part: self._per_second(seconds) for part, seconds in self._spent.items()}
+        return {part: self.per_second(seconds) for part, seconds in self._spent.items()}
 
     @property
     def idle(self) -> float:
         """Share of the time in which this process computed nothing, but waited for other processes or for a core."""
-        return max(0.0, 1 - self._per_second(self._busy))
+        return max(0.0, 1 - self.per_second(self._busy))
 
-    def _per_second(self, number: float) -> float:
-        # A coarse clock may not have moved yet.
+    def per_second(self, number: float) -> float:
+        """Of what was done in the time counted so far; 0 if a coarse clock has not moved yet."""
         return number / self.elapsed if self.elapsed else 0.0
 
     def row(self, env_steps: int) -> Row:
         shares = {f"time/{part}_share": share for part, share in self.shares.items()}
         return {
             "time/elapsed_seconds": self.elapsed,
-            "time/steps_per_second": self._per_second(env_steps),
+            "time/steps_per_second": self.per_second(env_steps),
             **shares,
             "time/idle_share": self.idle,
         }

@@ -76,7 +76,7 @@ def note_cost(run: Run, outputs: Outputs | NoOutputs) -> None:
     """Note in the manifest what the training took."""
     outputs.note(
         env_steps=run.budget.steps,
-        steps_per_second=run.budget.steps / run.clock.elapsed,
+        steps_per_second=run.clock.per_second(run.budget.steps),
         seconds=run.clock.elapsed,
         peak_memory_mb=peak_memory_mb(),
     )

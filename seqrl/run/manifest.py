@@ -50,6 +50,8 @@ OWN = [
 # What a run may have written when it is refused. A log that was there is added to: it may be the run's own output, sent
 # there by a shell.
 BEGUN = ["config.yaml", f"{LOG}.log"]
+# Beginnings of the facts that say what the policy of a finished run reaches.
+RESULTS = ("result", "evaluation_", "info_evaluation_")
 
 
 class Manifest:
@@ -87,12 +89,16 @@ class Manifest:
             raise
         return self
 
-    def begin(self, owner: str | None = None, **facts: Any) -> None:
-        """Mark the run as running, with some facts; its results stay until they are replaced.
+    def begin(self, owner: str | None = None, *, is_over: bool = False, **facts: Any) -> None:
+        """Mark the run as running, with some facts.
 
-        owner   id of the run, if the manifest from before cannot be read
+        owner     id of the run, if the manifest from before cannot be read
+        is_over   nothing is left of it but its evaluation: its results stay until they are replaced
         """
         before = facts_of(self.path.parent) if self.goes_on else {}
+        if not is_over:
+            # They are those of another policy, and perhaps of another task.
+            before = {name: fact for name, fact in before.items() if not name.startswith(RESULTS)}
         # Its checkpoints carry the same id, so that another run's are not taken for its own.
         new = {} if before else {"id": owner or secrets.token_hex(16), "started": wall_time()}
         self.facts = new | {name: fact for name, fact in before.items() if name not in ("error", "exit_code")}

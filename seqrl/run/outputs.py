@@ -137,7 +137,8 @@ class Outputs:
         # At once, and before its configuration: whoever goes on composes what the command says, and asks the
         # configuration, if it is that of this command, for what was left to defaults that have changed since.
         if self.manifest.goes_on:
-            self.manifest.begin(self.checkpoints.owner, **facts)
+            facts["env_steps"] = run.budget.steps
+            self.manifest.begin(self.checkpoints.owner, is_over=run.budget.spent, **facts)
         else:
             self.manifest.update(**facts)
         write(self.folder / "config.yaml", text)

@@ -153,11 +153,13 @@ def _carried_out(
                 "environment for itself."
             )
         with stop:
-            result = learn(cfg, run, evaluator, outputs, display, stop, watch)
+            try:
+                result = learn(cfg, run, evaluator, outputs, display, stop, watch)
+            finally:
+                note_cost(run, outputs)
             if outputs.saved:
                 # They may hold what only one can have: a device, a port. What is not saved is tried again at the end.
                 training.close()
-            note_cost(run, outputs)
             # The last one of training is the same, of the same episodes.
             result = result or evaluate_final(run, evaluator, outputs, display, stop)
             score = result.get("evaluation/return_mean", run.episodes.row().get("rollout/return_mean", nan))
