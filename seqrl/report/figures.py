@@ -313,9 +313,10 @@ def costs(findings: Findings) -> tuple[Figure, str] | None:
         ax.set_visible(False)
     figure.tight_layout(w_pad=1.5, h_pad=1.2)
     same = f" The same for all: {'; '.join(constant)}." if constant else ""
+    darker = " Darker is better." if len(keys) == 2 else ""
     return figure, (
         f"Costs: medians over runs{_over(findings, keys)}; – where fewer than half of the runs reach the threshold of "
-        f"{number(findings.threshold)}. Darker is better.{same}"
+        f"{number(findings.threshold)}.{darker}{same}"
     )
 
 
