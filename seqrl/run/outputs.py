@@ -163,6 +163,9 @@ class Outputs:
 
     def write(self, row: Row, env_steps: int) -> None:
         """Hand a row of scalars to every logger: to each its own, as the run goes on with this one."""
+        if row and _as_facts(row).items() <= self.manifest.facts.items():
+            # The final evaluation of a finished run, once more: they have it.
+            return
         for name, logger in self.loggers.items():
             self._attempt(f"logger {name}", partial(logger.write, dict(row), env_steps))
 
@@ -208,9 +211,8 @@ class Outputs:
                 f"checkpoint: the final policy could not be saved in {self.folder}. "
                 f"{cure(self._unsaved)} and train the last part again with {self.how_to_go_on}",
             )
-        scalars = {name.replace("/", "_"): value for name, value in result.items()}
         try:
-            self.manifest.update(status="finished", result=score, **scalars)
+            self.manifest.update(status="finished", result=score, **_as_facts(result))
         except OSError as error:
             raise self._lost(
                 "the result",
@@ -269,6 +271,11 @@ class Outputs:
             self.say(f"{name}: works again")
             self._failing.remove(name)
         return True
+
+
+def _as_facts(row: Row) -> dict[str, float]:
+    """Scalars by the names that a manifest has for them."""
+    return {name.replace("/", "_"): value for name, value in row.items()}
 
 
 class NoOutputs:
