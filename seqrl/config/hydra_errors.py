@@ -256,10 +256,10 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         return f"{group}: needs a choice (got null). Choices: {known}."
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'$", text, re.MULTILINE):
         key, values = found.groups()
-        ways = [f"for a sweep add -m, for a list write {key}=[{values}]."]
-        if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", values):
-            ways.insert(0, f"for a number write {key}={values.replace(',', '')},")
-        return f"{key}: has several values (got {values}). F{' '.join(ways)[1:]}"
+        # As numbers are printed: 100,000.
+        is_number = re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", values)
+        number = f"For a number write {key}={values.replace(',', '')}, for" if is_number else "For"
+        return f"{key}: has several values (got {values}). {number} a sweep add -m, for a list write {key}=[{values}]."
     if found := re.search(r"Sweep parameters '([^=']+)=(.*)' requires", text):
         key, values = found.groups()
         return f"{key}: has several values (got {values}). For a sweep add -m."
