@@ -21,7 +21,7 @@ from seqrl.export import request as export_request
 from seqrl.film import making
 from seqrl.inspect import request as inspect_request
 from seqrl.run.checkpoint import Checkpoints
-from seqrl.run.results import memory, verdict
+from seqrl.run.results import memory, table, verdict
 from tests.programs import Program, run_program
 from tests.test_train import TINY, train
 
@@ -116,6 +116,18 @@ def refused(monkeypatch, capsys):
 
 
 GIVEN = ["run=run", "trust=[mine]"]
+
+
+def test_columns_of_figures_stand_apart_however_long_they_are():
+    statistics = {"return_mean": 4549998.94, "return_interval": [-4235004.0, 14837601.7], "return_median": 4999993.52}
+    statistics |= {"return_min": -9999991.5, "return_max": 15000001.7, "length_mean": 10, "info": {"a_name": 3}}
+    heads, line, info = table({"greedy": statistics}).splitlines()
+    figures = "4549998.9 -4235004.0 to 14837601.7 4999993.5 -9999991.5 15000001.7 10.0"
+    assert line.split() == f"likeliest actions {figures}".split()
+    assert info.split() == ["a_name", "3.00"]
+    # Figures stand at the right.
+    assert heads.index("return") + len("return") == line.index("4549998.9") + len("4549998.9") == len(info)
+    assert len(heads) == len(line)
 
 
 def test_memory_in_use_is_distinguished_from_memory_not_in_use(evaluated):

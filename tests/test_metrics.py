@@ -1,6 +1,7 @@
 import math
 import re
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,16 @@ def test_whole_episodes_are_counted_once_each():
     assert sorted(statistics.update(runner.collect())) == [(1.0, 1), (6.0, 3)]
     assert sorted(statistics.update(runner.collect())) == [(1.0, 1), (6.0, 3)]
     assert statistics.row()["rollout/return_mean"] == 3.5
+
+
+def test_an_episode_is_summed_by_itself_whatever_others_return():
+    env = Script([[2]])
+    rollout = Runner(env, small_network(env), 5, 0, torch.Generator().manual_seed(0)).collect()
+    statistics, small = EpisodeStatistics(1), torch.tensor([[-(2.0**60)], [0.0], [0.25], [0.5], [0.125]])
+    assert [it for it, _ in statistics.update(replace(rollout, reward=small))] == [-(2.0**60), 0.75]
+    # The episode in progress goes on.
+    ended = statistics.update(replace(rollout, reward=small.flip(0)))
+    assert ended[0] == (0.125 + 0.125 + 0.5, 3)
 
 
 def test_a_clock_that_has_not_moved_gives_no_speed(monkeypatch):

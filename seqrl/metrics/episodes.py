@@ -38,17 +38,20 @@ class EpisodeStatistics:
         reward = rollout.reward.where(rollout.valid, 0).cpu().double()
         length = rollout.valid.cpu().long()
         ended = (rollout.ended & rollout.valid).cpu()
-        # An episode's sum is the running sum at its end minus that at the previous episode's end.
-        sums = [reward.cumsum(0), length.cumsum(0)]
-        if self._open is not None:
-            sums = [s + carried for s, carried in zip(sums, self._open, strict=True)]
+        # Which episode of its environment a step belongs to. Each is summed by itself: differences of running sums lose
+        # digits to the others.
+        episode = ended.cumsum(0) - ended.long()
         step, env = ended.nonzero(as_tuple=True)
-        finished: list[tuple[float, int]] = []
-        base = [torch.zeros_like(s[0]).tolist() for s in sums]
-        for b, *at_end in zip(env.tolist(), *(s[step, env].tolist() for s in sums), strict=True):
-            finished.append((at_end[0] - base[0][b], at_end[1] - base[1][b]))
-            base[0][b], base[1][b] = at_end
-        self._open = (sums[0][-1] - torch.tensor(base[0], dtype=torch.float64), sums[1][-1] - torch.tensor(base[1]))
+        sums = []
+        for index, numbers in enumerate((reward, length)):
+            total = numbers.new_zeros(int(episode.max()) + 2, ended.shape[1])
+            if self._open is not None:
+                total[0] = self._open[index]
+            sums.append(total.scatter_add_(0, episode, numbers))
+        returns, lengths = (total[episode[step, env], env].tolist() for total in sums)
+        finished = list(zip(returns, lengths, strict=True))
+        after = ended.sum(0, keepdim=True)
+        self._open = sums[0].gather(0, after)[0], sums[1].gather(0, after)[0]
         self.recent.extend(finished)
         self.ended += len(finished)
         return finished

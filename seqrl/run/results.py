@@ -1,5 +1,6 @@
 """Statistics of the episodes played, and the verdict on memory."""
 
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from seqrl.statistics import Array, Estimate, mean
 from seqrl.text import figure
 
 NAMES = {GREEDY: "likeliest actions", SAMPLED: "sampled actions", WITHOUT_MEMORY: "memory zeroed"}
+# Of the columns of a table, in characters, at least.
+WIDTHS = (18, 9, 20, 9, 9, 9, 9)
 # With fewer episodes, an interval means nothing.
 FEWEST = 10
 
@@ -61,15 +64,17 @@ def verdict(return_lost: float, interval: list[float] | None, episodes: int) -> 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
     """A line for each way of playing."""
-    lines = [f"{'':18}{'return':>9}{'95 % interval':>20}{'median':>9}{'min':>9}{'max':>9}{'length':>9}"]
+    rows = [["", "return", "95 % interval", "median", "min", "max", "length"]]
     for how, name in NAMES.items():
         if (statistics := measured.get(how)) is None:
             continue
         shown = [figure(statistics[key]) for key in ("return_median", "return_min", "return_max", "length_mean")]
-        columns = "".join(f"{number:>9}" for number in shown)
-        mean_return, interval = figure(statistics["return_mean"]), span(statistics["return_interval"])
-        lines.append(f"{name:18}{mean_return:>9}{interval:>20}{columns}")
-        lines += [f"  {told:16}{figure(number):>9}" for told, number in statistics.get("info", {}).items()]
+        rows.append([name, figure(statistics["return_mean"]), span(statistics["return_interval"]), *shown])
+        rows += [[f"  {told}", figure(number)] for told, number in statistics.get("info", {}).items()]
+    # Two blanks between two columns at least.
+    columns = zip(WIDTHS, zip_longest(*rows, fillvalue=""), strict=True)
+    widths = [max(least, *(len(cell) + 2 for cell in cells)) for least, cells in columns]
+    lines = [f"{name:{widths[0]}}" + "".join(map(str.rjust, cells, widths[1:])) for name, *cells in rows]
     return "\n".join([*lines, ""])
 
 
