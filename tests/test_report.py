@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,22 @@ def test_folders_are_read_in_the_order_of_their_numbers_whatever_their_names(tmp
     for name in ("10_b", "9_a", "²_x", "٣_y"):
         put(tmp_path / name, 1.0)
     assert [run.folder.name for run in find([tmp_path])] == ["²_x", "٣_y", "9_a", "10_b"]
+
+
+def test_a_copy_of_a_run_counts_once_and_is_named(tmp_path):
+    for name in "ab":
+        # Equal to the last digit, and two runs.
+        put(tmp_path / name, 1.0)
+        manifest = tmp_path / name / "manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"id": name}))
+    shutil.copytree(tmp_path / "a", tmp_path / "backup")
+    said = []
+    assert [run.folder.name for run in find([tmp_path], said.append)] == ["a", "b"]
+    assert said == [f"{tmp_path}/backup: a copy of {tmp_path}/a. It is left out."]
+    # It goes on by itself.
+    metrics = tmp_path / "backup" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("0.25", "0.5").replace('"env_steps": ', '"env_steps": 9'))
+    assert len(find([tmp_path])) == 3
 
 
 def test_swept_keys_are_found_in_command_lines_and_configurations(tmp_path):

@@ -88,6 +88,21 @@ def test_the_command_that_repeats_the_best_trial_has_its_seeds(tmp_path, seeds, 
         Search(replace(plan, seed=4), [dimension])
 
 
+def test_a_search_that_an_earlier_version_began_goes_on_with_the_seed_of_its_runs(tmp_path):
+    dimension, plan = Dimension("algorithm.learning_rate", 1e-4, 1e-2, log=True), Plan(study=tmp_path, seeds=2)
+    search = Search(replace(plan, seed=3), [dimension])
+    dimension.suggest(search.study.ask())
+    # It did not note the seed.
+    journal = (tmp_path / "journal.log").read_text().splitlines(keepends=True)
+    (tmp_path / "journal.log").write_text("".join(line for line in journal if '"seed"' not in line))
+    for seed in (3, 4):
+        (tmp_path / f"0_s{seed}").mkdir()
+        (tmp_path / f"0_s{seed}" / "manifest.json").write_text(json.dumps({"status": "running", "seed": seed}))
+    with pytest.raises(ConfigError, match=r"was started with seed=3\. Choose another study=…$"):
+        Search(replace(plan, seed=4), [dimension])
+    Search(replace(plan, seed=3), [dimension])
+
+
 @pytest.mark.slow
 def test_a_search_tries_values_of_its_space_and_prints_the_best(tmp_path):
     space(tmp_path)

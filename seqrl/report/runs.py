@@ -166,11 +166,17 @@ def find(folders: Iterable[Path], say: Callable[[str], object] = lambda line: No
             # A folder may be named twice.
             places.setdefault(path.resolve(), path)
     runs: list[RunRecord] = []
+    known: dict[tuple[Any, bytes], Path] = {}
     for folder in places.values():
         try:
-            runs.append(read(folder, say))
+            run = read(folder, say)
         except (OSError, ValueError) as error:
             leave_out(f"{error}. This run is left out.")
+            continue
+        if "id" in run.facts and (first := known.setdefault((run.facts["id"], run.fingerprint), folder)) != folder:
+            leave_out(f"{folder}: a copy of {first}. It is left out.")
+            continue
+        runs.append(run)
     if not runs:
         named = ", ".join(map(str, folders))
         raise ConfigError(

@@ -17,6 +17,7 @@ from seqrl.config.settle import GRADIENT_THREADS
 from seqrl.errors import ConfigError, NotFiniteError, UnsavedError
 from seqrl.files import cure, fault, is_foreign, refuse_link, write
 from seqrl.machine import cores, sleep, wall_time
+from seqrl.run.manifest import facts_of
 from seqrl.sweeps import note_command
 from seqrl.text import printable
 from seqrl.tune.space import Dimension, Value, override
@@ -94,7 +95,7 @@ class Search:
             self._agree("search", plan.search, "; ".join(map(repr, space)))
             self._agree("arguments", words(plan.arguments))
             self._agree("seeds", str(plan.seeds))
-            self._agree("seed", str(plan.seed))
+            self._agree_on_seed()
         self._failed = 0
         self.running: dict[int, tuple[Trial, Claim, optuna.Trial | None]] = {}
 
@@ -274,6 +275,14 @@ class Search:
             other = f"{name}={known}" if known != value else f"a different {name}={value}"
             raise ConfigError([f"study: {self.plan.study} was started with {other}. Choose another study=…"])
         self.study.set_user_attr(name, before)
+
+    def _agree_on_seed(self) -> None:
+        """The same of the seed. A search that an earlier version began has it in the folders of its runs alone."""
+        if "seed" not in self.study.user_attrs and self._trials():
+            seeds = [facts_of(path.parent).get("seed") for path in self.plan.study.glob("*/manifest.json")]
+            if known := [seed for seed in seeds if isinstance(seed, int)]:
+                self.study.set_user_attr("seed", [str(min(known)), ""])
+        self._agree("seed", str(self.plan.seed))
 
     @property
     def _finished(self) -> "list[optuna.trial.FrozenTrial]":

@@ -254,9 +254,9 @@ def late(*_):
     raise TimeoutError("the simulator is late")
 
 
-def set_an_alarm(env):
+def set_an_alarm(env, seconds=0.02):
     signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def leave_timers(env, every=0.02):
@@ -1161,7 +1161,8 @@ def test_a_timer_of_processor_time_rings_within_a_call_and_one_of_the_run_outliv
 
 def test_an_alarm_of_an_environment_rings_within_its_calls(monkeypatch):
     monkeypatch.setitem(DEEDS, "hang", lambda env: env.clock == 2 and time.sleep(60))
-    monkeypatch.setattr(Plain, "seen", lambda env: (set_an_alarm(env), np.zeros(2, np.float32))[1])
+    # Long enough for the step before, also on a busy machine.
+    monkeypatch.setattr(Plain, "seen", lambda env: (set_an_alarm(env, 0.5), np.zeros(2, np.float32))[1])
     assert "episode 1 (seed 1139743562), step 2: it raised TimeoutError: the simulator is late" in fault(
         made("sync", "hang at step", batch_size=1)
     )
