@@ -30,13 +30,17 @@ class SeqrlError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel whole from a process of a pool to whoever waits for it, however it was made."""
-        return _again, (type(self), self.args, self.__dict__)
+        cause = self.__cause__ if isinstance(self.__cause__, RaisedError) else None
+        return _again, (type(self), self.args, self.__dict__, cause)
 
 
-def _again(kind: type[SeqrlError], said: tuple[Any, ...], facts: dict[str, Any]) -> SeqrlError:
-    """An error as it was in another process."""
+def _again(
+    kind: type[SeqrlError], said: tuple[Any, ...], facts: dict[str, Any], cause: Exception | None = None
+) -> SeqrlError:
+    """An error as it was in another process, with what others' code raised."""
     error = kind.__new__(kind, *said)
     error.__dict__.update(facts)
+    error.__cause__ = cause
     return error
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import yaml
 from omegaconf._utils import get_yaml_loader
@@ -281,7 +281,11 @@ class LogFile(logging.FileHandler):
     """A log in a folder that may be anybody's: it adds to a regular file, or to none, and never waits.
 
     A log that cannot be written is no reason to end a run; `stream` is then None.
+
+    of_runs   those of the runs that are at work in threads of this program, which come and go
     """
+
+    of_runs: ClassVar[list["LogFile"]] = []
 
     def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", encoding="utf-8", errors="backslashreplace", opener=_with_one_name)

@@ -33,7 +33,7 @@ from seqrl.config.hydra_errors import is_hydra
 from seqrl.config.program import FAILURES, fail, report
 from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
-from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError, described
+from seqrl.errors import ConfigError, SeqrlError, StoppedError, TakenError, described, last_line
 from seqrl.files import Lines, detach, fault, insist_on_own, links, refuse_link
 from seqrl.machine import cores, hear, keep, let_go, monotonic, ranks_started, wall_time
 from seqrl.packages import insist_on_temporary_files
@@ -348,8 +348,8 @@ def listen_to_queue() -> None:
         try:
             tasks = launch(self, job_overrides, initial_job_idx)
         except Exception as error:
-            # An argument that submitit does not know, no Slurm, or what sbatch said.
-            fail(ConfigError([f"hydra/launcher: no job could be submitted: {described(error)}"]))
+            # An argument that submitit does not know, no Slurm, or what sbatch said, at the end of it.
+            fail(ConfigError([f"hydra/launcher: jobs could not be submitted: {last_line(error)}."]))
         for task in tasks:
             task.wait()
         # A slow disk is waited for once, not once for each.
@@ -467,8 +467,10 @@ def run_point(cfg: DictConfig, folder: Path, train: Train) -> float:
             workers.remove()
             os._exit(exit_code)
         # The other points go on. This process may be another one than the command's, which hears of the result.
-        status = REFUSED if isinstance(error, OtherPointError) else ending(error)
-        failed = Failed(folder.name, {"status": status, "error": words_of(error), "exit_code": exit_code})
+        facts = {"status": ending(error), "error": words_of(error), "exit_code": exit_code}
+        if isinstance(error, OtherPointError):
+            facts |= {"status": REFUSED, "error": str(error)}
+        failed = Failed(folder.name, facts)
         note_result(failed)
         return failed
 

@@ -1,5 +1,6 @@
 """seqrl from Python: the same runs as the command, and policies that take what the environment shows."""
 
+import importlib
 import inspect
 import json
 import logging
@@ -30,7 +31,7 @@ from omegaconf import OmegaConf
 
 import seqrl
 from seqrl import seeds
-from seqrl.api import playing
+from seqrl.api import learning, playing
 from seqrl.config import begun
 from seqrl.config.begun import named_run
 from seqrl.config.paths import CONF
@@ -704,6 +705,26 @@ def test_python_trusts_what_the_shell_does(tmp_path, monkeypatch):
     assert seqrl.learn(*words, "trust=[shelled]", quiet=True).policy().action_space.n == 2
     monkeypatch.setenv("SEQRL_TRUST", "[shelled]")
     assert seqrl.load(seqrl.learn(*words, quiet=True).folder).action_space.n == 2
+
+
+def test_an_environment_of_one_run_leaves_the_log_of_another_that_begins_or_ends_meanwhile(tmp_path):
+    root, calls = logging.getLogger(), importlib.import_module("seqrl.envs.gym.calls")
+    before = list(root.handlers)
+    with learning._logged(tmp_path / "a.log"):
+        (a,) = set(root.handlers) - set(before)
+        with ThreadPoolExecutor(1) as other:
+            b = learning._logged(tmp_path / "b.log")
+            found = calls._logs()
+            other.submit(b.__enter__).result()
+            calls._set_logs(found)
+            assert len(root.handlers) == len(before) + 2
+            found = calls._logs()
+            other.submit(b.__exit__, None, None, None).result()
+            # As an environment does that sets up logging of its own.
+            root.handlers.clear()
+            calls._set_logs(found)
+            assert root.handlers == [*before, a]
+    assert root.handlers == before
 
 
 def test_runs_side_by_side_in_threads_have_logs_of_their_own(tmp_path):

@@ -215,6 +215,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
             "total_steps=100,000",
             r"\(got 100,000\)\. For a number write total_steps=100000, for a sweep add -m, for a list write ",
         ),
+        ("seed=128,256", r"seed: has several values \(got 128,256\)\. For a sweep add -m, for a list write"),
         ("seed=1,2", r"seed: has several values \(got 1,2\)\. For a sweep add -m, for a list write seed=\[1,2\]\.$"),
         ("env=cartpole", r"there is no env=cartpole\. Did you mean masked_cartpole or noisy_cartpole\? Choices: atari"),
         ("algorithm.learning_rate=nan", r"algorithm.learning_rate: must be a number above 0, at most 1e15 \(got nan\)"),
@@ -222,7 +223,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("parallel=0", r"parallel: must be a whole number of at least 1 \(got 0\)"),
         (
             "sequence_learning.grad_clip_norm=none",
-            r"For none write sequence_learning.grad_clip_norm=null",
+            r"grad_clip_norm: must be a number, or null \(got none\)\.$",
         ),
         ("parallel=none", r"parallel: must be a whole number \(got none\)\.$"),
         ("parallel=1.5", r"parallel: must be a whole number \(got 1.5\)"),

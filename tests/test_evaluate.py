@@ -275,6 +275,7 @@ def test_null_leaves_a_key_to_the_run(key):
         (["run"], 2, "run: is not key=value. Run python -m seqrl.evaluate --help for the keys."),
         (["latest"], 2, "latest: is not key=value. Write run=latest."),
         (["./run"], 2, "./run: is not key=value. Write run=./run."),
+        ([*GIVEN, f"trust=[{','.join('m' * 99 for _ in range(60))}]", "sede=1"], 2, "sede: there is no such key."),
         ([*GIVEN, "seed", "=", "3"], 2, "seed = 3: has blanks in it. Write seed=3."),
         ([*GIVEN, "~env.noise"], 2, "~env.noise: is not key=value. Run python -m seqrl.evaluate --help for the keys."),
         ([*GIVEN, "seed:3"], 2, "seed:3: is not key=value. Write seed=3."),

@@ -71,16 +71,6 @@ def test_a_logger_that_fails_is_said_once_and_tried_again(outputs, said):
     assert [step for step, _ in firm.rows] == [0, 1, 2, 3, 4, 5, -1]
 
 
-def test_a_final_evaluation_that_a_finished_run_gives_again_is_not_logged_again(outputs):
-    result, firm = {"evaluation/return_mean": 1.0, "evaluation/episodes": 4.0}, outputs.loggers["firm"]
-    outputs.write(result, 8)
-    outputs.manifest.update(status="finished", evaluation_return_mean=1.0, evaluation_episodes=4.0)
-    outputs.write(result, 8)
-    assert len(firm.rows) == 1
-    outputs.write(result | {"evaluation/episodes": 5.0}, 8)
-    assert len(firm.rows) == 2
-
-
 class Takes(Logger):
     """Takes apart what it is told."""
 

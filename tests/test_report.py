@@ -103,6 +103,10 @@ def test_a_copy_of_a_run_counts_once_and_is_named(tmp_path):
     said = []
     assert [run.folder.name for run in find([tmp_path], said.append)] == ["a", "b"]
     assert said == [f"{tmp_path}/backup: a copy of {tmp_path}/a. It is left out."]
+    # The unfinished one is the copy, whatever it is called.
+    manifest = tmp_path / "a" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("finished", "interrupted"))
+    assert [run.folder.name for run in find([tmp_path])] == ["backup", "b"]
     # It goes on by itself.
     metrics = tmp_path / "backup" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace("0.25", "0.5").replace('"env_steps": ', '"env_steps": 9'))

@@ -98,6 +98,9 @@ def test_a_search_that_an_earlier_version_began_goes_on_with_the_seed_of_its_run
     for seed in (3, 4):
         (tmp_path / f"0_s{seed}").mkdir()
         (tmp_path / f"0_s{seed}" / "manifest.json").write_text(json.dumps({"status": "running", "seed": seed}))
+    # A run that is none of its trials.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text(json.dumps({"status": "running", "seed": 0}))
     with pytest.raises(ConfigError, match=r"was started with seed=3\. Choose another study=…$"):
         Search(replace(plan, seed=4), [dimension])
     Search(replace(plan, seed=3), [dimension])

@@ -313,8 +313,8 @@ def test_what_may_be_a_defect_gets_a_warning(name, check, said):
 @pytest.mark.parametrize(
     ("name", "status", "said"),
     [
-        ("Rows", PASS, r"changed that row in [1-9]\d* of 40 trials, others in 0$"),
-        ("ShowsLate", PASS, r"changed that row in [1-9]\d* of 40 trials, others in 0$"),
+        ("Rows", PASS, r"changed that row in [1-9]\d* of \d+ trials, others in 0$"),
+        ("ShowsLate", PASS, r"changed that row in [1-9]\d* of \d+ trials, others in 0$"),
         ("BeginsAllRows", FAIL, r"(\d+) of \1 rows that went on showed another observation after a reset of others$"),
         ("RollsRewards", FAIL, r"trials, others in [1-9]\d*$"),
         ("SharesActions", WARN, r"trials, others in [1-9]\d*, which random numbers may explain$"),

@@ -149,6 +149,7 @@ def _logged(path: Path) -> Iterator[None]:
         _at_work.append(here)
         own.setLevel(logging.INFO)
         own.propagate = False
+        LogFile.of_runs.append(handler)
         for logger in (own, root):
             logger.addHandler(handler)
     try:
@@ -156,6 +157,7 @@ def _logged(path: Path) -> Iterator[None]:
     finally:
         with _lock:
             _at_work.remove(here)
+            LogFile.of_runs.remove(handler)
             if not _at_work:
                 own.setLevel(_before[0])
                 own.propagate = _before[1]

@@ -257,7 +257,7 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'$", text, re.MULTILINE):
         key, values = found.groups()
         # As numbers are printed: 100,000.
-        is_number = re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", values)
+        is_number = re.fullmatch(r"[1-9]\d{0,2}(,000)+", values)
         number = f"For a number write {key}={values.replace(',', '')}, for" if is_number else "For"
         return f"{key}: has several values (got {values}). {number} a sweep add -m, for a list write {key}=[{values}]."
     if found := re.search(r"Sweep parameters '([^=']+)=(.*)' requires", text):
@@ -298,9 +298,8 @@ def _value(error: Exception) -> str:
     message = masked(str(cause)).splitlines()[0].rstrip(".:")
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message):
         kind = {"Integer": "a whole number", "Float": "a number"}.get(found.group(2), found.group(2))
-        message = f"must be {kind} (got {found.group(1)})"
-        if key and found.group(1).lower() in NOTHING and _may_be_null(key.group(1)):
-            message += f". For none write {key.group(1)}=null"
+        is_none = found.group(1).lower() in NOTHING and key is not None and _may_be_null(key.group(1))
+        message = f"must be {kind}{', or null' if is_none else ''} (got {found.group(1)})"
     elif found := re.search(r"Value '(.*)' is not a valid bool", message):
         message = f"must be true or false (got {found.group(1)})"
     elif NO_LIST in message:

@@ -86,7 +86,7 @@ def read_for_policy(
     """
     see_help = f"Run python -m {program} --help for the keys."
     for word in words:
-        if word not in keys_of(schema) and (word == LATEST or Path(word).is_dir()):
+        if word not in keys_of(schema) and "=" not in word and (word == LATEST or os.path.isdir(word)):
             raise ConfigError([f"{word}: is not key=value. Write run={word}."])
     if wrong := faults_of_form([word for word in words if not word.startswith("-")], see_help):
         raise ConfigError(wrong)

@@ -165,24 +165,24 @@ def find(folders: Iterable[Path], say: Callable[[str], object] = lambda line: No
         for path in sorted(run_folders(folder, leaving_out(leave_out)), key=_in_order):
             # A folder may be named twice.
             places.setdefault(path.resolve(), path)
-    runs: list[RunRecord] = []
-    known: dict[tuple[Any, bytes], Path] = {}
+    runs: dict[object, RunRecord] = {}
     for folder in places.values():
         try:
             run = read(folder, say)
         except (OSError, ValueError) as error:
             leave_out(f"{error}. This run is left out.")
             continue
-        if "id" in run.facts and (first := known.setdefault((run.facts["id"], run.fingerprint), folder)) != folder:
-            leave_out(f"{folder}: a copy of {first}. It is left out.")
-            continue
-        runs.append(run)
+        same = (run.facts["id"], run.fingerprint) if "id" in run.facts else folder
+        copies = sorted([*filter(None, [runs.get(same)]), run], key=lambda it: it.status != "finished")
+        for copy in copies[1:]:
+            leave_out(f"{copy.folder}: a copy of {copies[0].folder}. It is left out.")
+        runs[same] = copies[0]
     if not runs:
         named = ", ".join(map(str, folders))
         raise ConfigError(
             [*left_out, f"report: there are no runs in {named}. Name a folder written by `python -m seqrl.train`."]
         )
-    return runs
+    return list(runs.values())
 
 
 def read(folder: Path, say: Callable[[str], object] = lambda line: None) -> RunRecord:

@@ -72,14 +72,14 @@ def _agreed(run: Run, stop: Stop) -> bool:
     return stop.ask(number)
 
 
-def note_cost(run: Run, outputs: Outputs | NoOutputs) -> None:
-    """Note in the manifest what the training took."""
-    outputs.note(
-        env_steps=run.budget.steps,
-        steps_per_second=run.clock.per_second(run.budget.steps),
-        seconds=run.clock.elapsed,
-        peak_memory_mb=peak_memory_mb(),
-    )
+def cost(run: Run) -> dict[str, float]:
+    """What the training took, as a manifest has it."""
+    return {
+        "env_steps": run.budget.steps,
+        "steps_per_second": run.clock.per_second(run.budget.steps),
+        "seconds": run.clock.elapsed,
+        "peak_memory_mb": peak_memory_mb(),
+    }
 
 
 def evaluate_final(run: Run, evaluator: Evaluator, outputs: Outputs | NoOutputs, display: Display, stop: Stop) -> Row:

@@ -98,7 +98,7 @@ class Manifest:
         before = facts_of(self.path.parent) if self.goes_on else {}
         if not is_over:
             # They are those of another policy, and perhaps of another task.
-            before = {name: fact for name, fact in before.items() if not name.startswith(RESULTS)}
+            before = _without_results(before)
         # Its checkpoints carry the same id, so that another run's are not taken for its own.
         new = {} if before else {"id": owner or secrets.token_hex(16), "started": wall_time()}
         self.facts = new | {name: fact for name, fact in before.items() if name not in ("error", "exit_code")}
@@ -139,6 +139,11 @@ class Manifest:
         self.insist_on_own_folder()
         self.facts = finite(self.facts | facts)
         write(self.path, (json.dumps(self.facts, indent=2, allow_nan=False) + "\n").encode())
+
+    def finish(self, result: float, **scalars: Any) -> None:
+        """Say that the run is finished, and what its policy reaches, in place of what one before it reached."""
+        self.facts = _without_results(self.facts)
+        self.update(status="finished", result=result, **scalars)
 
     def is_in_own_folder(self) -> bool:
         """Whether the folder is still where the run began, and none has been begun in its place."""
@@ -187,6 +192,10 @@ class Manifest:
 
     def _refuse(self, why: str, kind: type[ConfigError] = ConfigError) -> NoReturn:
         raise kind([f"run folder: {self.path.parent} {why}"])
+
+
+def _without_results(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: fact for name, fact in facts.items() if not name.startswith(RESULTS)}
 
 
 def words_of(error: BaseException) -> str:

@@ -157,15 +157,16 @@ class Outputs:
         }
         self.loggers = open_loggers(builders, about, self.say)
 
+    def remember(self, **facts: Any) -> None:
+        """Have facts written with the manifest's next ones: those of how the run ends."""
+        self.manifest.facts |= facts
+
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
         self._attempt("manifest", lambda: self.manifest.update(**facts), OSError)
 
     def write(self, row: Row, env_steps: int) -> None:
         """Hand a row of scalars to every logger: to each its own, as the run goes on with this one."""
-        if row and _as_facts(row).items() <= self.manifest.facts.items():
-            # The final evaluation of a finished run, once more: they have it.
-            return
         for name, logger in self.loggers.items():
             self._attempt(f"logger {name}", partial(logger.write, dict(row), env_steps))
 
@@ -211,8 +212,9 @@ class Outputs:
                 f"checkpoint: the final policy could not be saved in {self.folder}. "
                 f"{cure(self._unsaved)} and train the last part again with {self.how_to_go_on}",
             )
+        scalars = {name.replace("/", "_"): value for name, value in result.items()}
         try:
-            self.manifest.update(status="finished", result=score, **_as_facts(result))
+            self.manifest.finish(score, **scalars)
         except OSError as error:
             raise self._lost(
                 "the result",
@@ -273,11 +275,6 @@ class Outputs:
         return True
 
 
-def _as_facts(row: Row) -> dict[str, float]:
-    """Scalars by the names that a manifest has for them."""
-    return {name.replace("/", "_"): value for name, value in row.items()}
-
-
 class NoOutputs:
     """What the other ranks have in place of a folder: they take part in what the first one saves, and write nothing."""
 
@@ -302,6 +299,9 @@ class NoOutputs:
         """Tell it once more, if it could not be saved."""
         if not self.saved:
             self.save(run)
+
+    def remember(self, **facts: Any) -> None:
+        """Nothing."""
 
     def note(self, **facts: Any) -> None:
         """Nothing."""

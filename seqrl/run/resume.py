@@ -23,15 +23,15 @@ def how_to_go_on(folder: Path, trusted: Collection[str], config_dir: str | None)
 
 
 def nothing_left(cfg: DictConfig, changes: Collection[str], budget: Budget) -> str | None:
-    """A line for a run that goes on and has nothing to do, as one of its limits was reached; None if it has."""
+    """A line for a run that goes on and has nothing to train, as one of its limits was reached; None if it has."""
     spent = [key for key, share in budget.shares.items() if share >= 1]
     if not spent:
         return None
     limits = " and ".join(f"{key}={cfg[key]}" for key in spent)
     was, it = ("were", "them") if len(spent) > 1 else ("was", "it")
     if any(change.startswith(("episodes:", "total_steps:")) for change in changes):
-        return f"warning: nothing was left: {limits} {was} spent before. To train further, raise {it}, too."
-    return f"note: nothing was left: {limits} {was} spent before. To train further, raise {it}."
+        return f"warning: nothing was left to train: {limits} {was} spent before. To train further, raise {it}, too."
+    return f"note: nothing was left to train: {limits} {was} spent before. To train further, raise {it}."
 
 
 def changes_task(change: str) -> bool:

@@ -78,7 +78,7 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
     return f"""
   mean return   {figure(score)} {over}
   played        {steps:,} steps, {episodes} in {duration(clock.elapsed)}, \
-{steps / clock.elapsed:,.0f} steps/s; {run.budget.ended_by} ended it
+{clock.per_second(steps):,.0f} steps/s; {run.budget.ended_by} ended it
   time went to  {spent}{waited(clock.idle)}
   faster with   {faster(clock.shares, run.algorithm.parts, cores(), run.ranks.size, run.config.get("env"))}
   run folder    {folder}{kept}

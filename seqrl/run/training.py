@@ -22,7 +22,7 @@ from seqrl.metrics.display import Display
 from seqrl.ranks import Ranks
 from seqrl.ranks.start import Place, assembled, be_quiet, joined
 from seqrl.run.build import advice_for_evaluation, make_device, make_evaluator, open_run, plays_alike, prepare_device
-from seqrl.run.loop import evaluate_final, learn, note_cost
+from seqrl.run.loop import cost, evaluate_final, learn
 from seqrl.run.outputs import NoOutputs, Outputs
 from seqrl.run.run import Run
 from seqrl.run.stop import Stop
@@ -155,8 +155,10 @@ def _carried_out(
         with stop:
             try:
                 result = learn(cfg, run, evaluator, outputs, display, stop, watch)
-            finally:
-                note_cost(run, outputs)
+            except BaseException:
+                outputs.remember(**cost(run))
+                raise
+            outputs.note(**cost(run))
             if outputs.saved:
                 # They may hold what only one can have: a device, a port. What is not saved is tried again at the end.
                 training.close()

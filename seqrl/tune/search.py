@@ -278,8 +278,11 @@ class Search:
 
     def _agree_on_seed(self) -> None:
         """The same of the seed. A search that an earlier version began has it in the folders of its runs alone."""
-        if "seed" not in self.study.user_attrs and self._trials():
-            seeds = [facts_of(path.parent).get("seed") for path in self.plan.study.glob("*/manifest.json")]
+        if "seed" not in self.study.user_attrs:
+            runs = [
+                path for trial in self._trials() for path in self.plan.study.glob(f"{trial.number}_*/manifest.json")
+            ]
+            seeds = [facts_of(path.parent).get("seed") for path in runs]
             if known := [seed for seed in seeds if isinstance(seed, int)]:
                 self.study.set_user_attr("seed", [str(min(known)), ""])
         self._agree("seed", str(self.plan.seed))

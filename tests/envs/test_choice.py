@@ -16,7 +16,7 @@ from seqrl.envs import EnvError, GymnasiumEnv
 from seqrl.envs.gym import auto as choice
 from seqrl.envs.gym.auto import Choice, alone, fastest, rate, side_by_side
 from seqrl.envs.gym.backends import EnvRequest
-from seqrl.errors import FaultyEnvError
+from seqrl.errors import FaultyEnvError, RaisedError
 from seqrl.run.build import constructor, make_env
 from tests.envs.clocks import Clock, Echo
 
@@ -65,10 +65,14 @@ def test_a_failed_measurement_falls_back_to_one_process_and_says_why():
 
 
 def test_of_an_environment_that_fails_while_it_is_measured_the_reason_alone_is_said():
-    def fails(request):
-        raise FaultyEnvError("environment 0, step 7: it raised ValueError: on fire. Fix it.") from ValueError("on fire")
+    def raises(request):
+        raise FaultyEnvError("environment 0, step 7: it is on fire") from RaisedError("ValueError: on fire", "", "")
 
-    assert fastest(request(), fails, fails).why == "speed could not be measured: ValueError: on fire"
+    def dies(request):
+        raise FaultyEnvError("environment 0: its process died") from EOFError()
+
+    assert fastest(request(), raises, raises).why == "speed could not be measured: ValueError: on fire"
+    assert "measured: FaultyEnvError: environment 0: its process died (" in fastest(request(), dies, dies).why
 
 
 def ticking(*seconds):

@@ -13,7 +13,7 @@ from seqrl.envs.gym.backends import BACKENDS, EnvRequest
 from seqrl.envs.gym.processes import ProcessEach
 from seqrl.envs.gym.registry import explained
 from seqrl.envs.gym.resets import UnfitError
-from seqrl.errors import EnvError, MissingPackageError, described
+from seqrl.errors import EnvError, MissingPackageError, RaisedError, described
 from seqrl.machine import perf_counter
 
 # A measurement ends at whichever comes first.
@@ -140,8 +140,9 @@ def fastest(
         number = min(request.batch_size, max(FEW, min(MANY, int(sync * SECONDS))))
         processes = side_by_side(replace(request, batch_size=number))
     except Exception as error:
-        # The run itself will say which environment it was, and when.
-        return Choice("sync", f"speed could not be measured: {described(error.__cause__ or error)}{besides}")
+        # If the environment raised it, the run itself will say which one it was, and when.
+        raised = error.__cause__ if isinstance(error.__cause__, RaisedError) else error
+        return Choice("sync", f"speed could not be measured: {described(raised)}{besides}")
     speed = f"{_figure(processes)} steps/s with {number} processes"
     if processes > sync:
         return Choice("async", f"{speed} (vector: {vector}; sync: {_figure(sync)})")

@@ -256,7 +256,7 @@ def _single(request: EnvRequest, index: int) -> GuardedEnv:
     with _constructor_named(request, f"environment {request.first + index}"):
         _import(request.spec.entry_point, request.guard)
         same_hydra_for_each()
-        return GuardedEnv(request.environment(), index, request.guard, request.first)
+        return GuardedEnv(request.environment(), index, request.guard, request.first, bool(request.log_info))
 
 
 def _import(entry_point: Any, guard: Guard) -> None:

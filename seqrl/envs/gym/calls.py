@@ -25,6 +25,7 @@ import torch.utils._device as default_device
 
 from seqrl.envs.gym.watchdog import WATCHDOG
 from seqrl.errors import FaultyEnvError, links
+from seqrl.files import LogFile
 from seqrl.machine import Limits, OwnHandler, end_stray, is_from_signal, lift, limits
 
 # A limit is counted in this many parts: while a process is suspended, as by Ctrl-Z, no more than one of them passes.
@@ -184,11 +185,11 @@ LOGGERS = (logging.root, logging.getLogger("seqrl"))
 def _logs() -> tuple[Any, ...]:
     """What a configuration of logging changes for loggers and handlers that are there already."""
     loggers = [(it.level, it.propagate, *[(handler, handler.level) for handler in it.handlers]) for it in LOGGERS]
-    return log.disabled, log.manager.disable, loggers
+    return log.disabled, log.manager.disable, loggers, list(LogFile.of_runs)
 
 
 def _set_logs(those: tuple[Any, ...]) -> None:
-    _, level, loggers = those
+    _, level, loggers, runs = those
     # Those of the run speak while an environment plays, too.
     for name, logger in list(log.manager.loggerDict.items()):
         if name.startswith("seqrl") and isinstance(logger, logging.Logger):
@@ -197,7 +198,11 @@ def _set_logs(those: tuple[Any, ...]) -> None:
     for logger, (least, propagates, *handlers) in zip(LOGGERS, loggers, strict=True):
         if logger.level != least:
             logger.setLevel(least)
-        logger.propagate, logger.handlers[:] = propagates, [handler for handler, _ in handlers]
+        here = [handler for handler, _ in handlers]
+        # Other runs of this program may have begun or ended meanwhile, in threads of their own.
+        ended = [it for it in here if it not in LogFile.of_runs and it in runs]
+        begun = [it for it in LogFile.of_runs if it not in here]
+        logger.propagate, logger.handlers[:] = propagates, [*(it for it in here if it not in ended), *begun]
         for handler, own in handlers:
             handler.setLevel(own)
 

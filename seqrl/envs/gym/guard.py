@@ -67,6 +67,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     index    index of the environment in the batch of this process
     first    index of the first one there, among those of all processes
     guard    what its close passes; whoever calls the other methods enters it
+    tells    whether numbers in its info are logged, at the end of each episode
     digest   of all that the environment has answered in its episode
 
     `reset` and `step` raise FaultyEnvError, with episode, seed and step, if the environment raises anything, does not
@@ -74,9 +75,11 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     finite, or a first observation that is not.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], index: int, guard: Guard, first: int = 0) -> None:
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], index: int, guard: Guard, first: int = 0, tells: bool = False
+    ) -> None:
         super().__init__(env)
-        self.index, self.guard = index, guard
+        self.index, self.guard, self.tells = index, guard, tells
         self.number = first + index
         self.digest = 0
         self._shape = env.observation_space.shape
@@ -126,8 +129,9 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._blame(error)
         if terminated or truncated:
             self._final = observation
-            # Now: several environments may have one dictionary, which the next of them writes over.
-            self._at_end = self._numbers_told()
+            if self.tells:
+                # Now: several environments may have one dictionary, which the next of them writes over.
+                self._at_end = self._numbers_told()
         end = REWARD_AND_END.pack(reward, terminated, truncated)
         self.digest = zlib.crc32(end, zlib.crc32(np.asarray(observation).tobytes(), self.digest))
         # Hardly anybody reads the info, and merging it across environments takes time.
@@ -141,7 +145,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def told(self) -> dict[str, list[float]]:
         """The numbers in its latest info, by name; a few to a name at most."""
-        return self._numbers_told() if self._final is None else self._at_end
+        return self._at_end if self.tells and self._final is not None else self._numbers_told()
 
     def _numbers_told(self) -> dict[str, list[float]]:
         found = {}
