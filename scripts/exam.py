@@ -188,7 +188,9 @@ def row(runs: Sequence[Result]) -> str:
 
 
 def spread(returns: Sequence[float]) -> str:
-    """Their median, worst and best."""
+    """Their median, worst and best; of one alone, itself."""
+    if len(returns) == 1:
+        return figure(returns[0])
     return f"{figure(statistics.median(returns))} ({figure(min(returns))} to {figure(max(returns))})"
 
 
