@@ -39,7 +39,7 @@ from seqrl.config.program import masked_warnings
 from seqrl.devices import device
 from seqrl.envs import GymnasiumEnv, RepeatPrevious
 from seqrl.envs.gym.autoreset import episode_seed
-from seqrl.errors import ActionNotFiniteError, CheckpointError, StoppedError
+from seqrl.errors import ActionNotFiniteError, CheckpointError, RaisedError, StoppedError
 from seqrl.networks import Network
 from seqrl.run import manifest
 from seqrl.run import policy as saved
@@ -379,6 +379,14 @@ def test_an_error_arrives_whole_from_a_process_of_a_pool(error):
     arrived = pickle.loads(pickle.dumps(error))
     assert (type(arrived), str(arrived), vars(arrived)) == (type(error), str(error), vars(error))
     assert arrived.exit_code == error.exit_code
+
+
+def test_an_error_arrives_with_the_traceback_of_an_environments_own():
+    told = RaisedError("ValueError: on fire", "on fire", "line 18")
+    error = seqrl.SeqrlError("environment 0: it raised ValueError: on fire")
+    error.__cause__ = told
+    cause = pickle.loads(pickle.dumps(error)).__cause__
+    assert (type(cause), str(cause), cause.words) == (RaisedError, "line 18", "ValueError: on fire")
 
 
 def test_warnings_are_masked_while_a_run_goes_on(monkeypatch):
