@@ -149,6 +149,11 @@ def test_what_a_finished_run_reached_is_not_said_of_it_once_it_goes_on(tmp_path)
     # Nothing is left of it.
     seqrl.learn(f"resume={folder}", quiet=True)
     assert reached < set(facts_of(folder))
+    # But not of another task.
+    seqrl.learn(f"resume={folder}", "env.corridor_length=3", "evaluation.episodes=0", quiet=True)
+    assert not {"evaluation_return_mean", "evaluation_episodes"} & set(facts_of(folder))
+    seqrl.learn(f"resume={folder}", "evaluation.episodes=2", quiet=True)
+    assert reached < set(facts_of(folder))
     with pytest.raises(ZeroDivisionError):
         seqrl.learn(f"resume={folder}", f"total_steps={9 * STEPS}", quiet=True, on_iteration=stop)
     facts = facts_of(folder)

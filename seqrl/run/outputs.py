@@ -24,7 +24,7 @@ from seqrl.ranks import ALONE, Ranks
 from seqrl.run.build import constructor
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.manifest import Manifest, ending, facts_of
-from seqrl.run.resume import circumstances, how_to_go_on, yardstick
+from seqrl.run.resume import changes_task, circumstances, how_to_go_on, yardstick
 from seqrl.run.run import Run
 from seqrl.text import few
 
@@ -138,7 +138,8 @@ class Outputs:
         # configuration, if it is that of this command, for what was left to defaults that have changed since.
         if self.manifest.goes_on:
             facts["env_steps"] = run.budget.steps
-            self.manifest.begin(self.checkpoints.owner, is_over=run.budget.spent, **facts)
+            is_over = run.budget.spent and not any(map(changes_task, settled.changes))
+            self.manifest.begin(self.checkpoints.owner, is_over=is_over, **facts)
         else:
             self.manifest.update(**facts)
         write(self.folder / "config.yaml", text)
