@@ -71,9 +71,9 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
         shown = [figure(statistics[key]) for key in ("return_median", "return_min", "return_max", "length_mean")]
         rows.append([name, figure(statistics["return_mean"]), span(statistics["return_interval"]), *shown])
         rows += [[f"  {told}", figure(number)] for told, number in statistics.get("info", {}).items()]
-    # Two blanks between two columns at least.
+    # With a blank between two columns at least.
     columns = zip(WIDTHS, zip_longest(*rows, fillvalue=""), strict=True)
-    widths = [max(least, *(len(cell) + 2 for cell in cells)) for least, cells in columns]
+    widths = [max(least, *(len(cell) + 1 for cell in cells)) for least, cells in columns]
     lines = [f"{name:{widths[0]}}" + "".join(map(str.rjust, cells, widths[1:])) for name, *cells in rows]
     return "\n".join([*lines, ""])
 
