@@ -51,8 +51,6 @@ def test_cells_are_compared_after_as_many_steps_and_after_as_many_seconds():
         ("masked_cartpole", "lstm"): [finished("lstm", 0, 400.0, 20.0)],
         ("masked_cartpole", "mingru"): [finished("mingru", 0, 300.0, 10.0)],
     }
-    assert at_equal_steps(results).splitlines()[-1] == (
-        "| masked_cartpole, 150,000 | 400.0 | 300.0 |"
-    )
+    assert at_equal_steps(results).splitlines()[-1] == "| masked_cartpole, 150,000 | 400.0 | 300.0 |"
     # The LSTM had done half of its steps.
     assert at_equal_seconds(results).splitlines()[-1] == "| masked_cartpole, 150,000 | 200.0 | 300.0 |"
