@@ -198,11 +198,10 @@ def _set_logs(those: tuple[Any, ...]) -> None:
     for logger, (least, propagates, *handlers) in zip(LOGGERS, loggers, strict=True):
         if logger.level != least:
             logger.setLevel(least)
-        here = [handler for handler, _ in handlers]
         # Other runs of this program may have begun or ended meanwhile, in threads of their own.
-        ended = [it for it in here if it not in LogFile.of_runs and it in runs]
-        begun = [it for it in LogFile.of_runs if it not in here]
-        logger.propagate, logger.handlers[:] = propagates, [*(it for it in here if it not in ended), *begun]
+        kept = [handler for handler, _ in handlers if handler in LogFile.of_runs or handler not in runs]
+        begun = [log_file for log_file in LogFile.of_runs if log_file not in kept]
+        logger.propagate, logger.handlers[:] = propagates, [*kept, *begun]
         for handler, own in handlers:
             handler.setLevel(own)
 
