@@ -345,28 +345,40 @@ def listen_to_queue() -> None:
     launch, results = BaseSubmititLauncher.launch, Job.results
 
     def noted(self: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        points = [*enumerate(job_overrides, initial_job_idx)]
         try:
             tasks = launch(self, job_overrides, initial_job_idx)
         except Exception as error:
             # An argument that submitit does not know, no Slurm, or what sbatch said, at the end of it.
-            fail(ConfigError([f"hydra/launcher: jobs could not be submitted: {last_line(error)}."]))
+            refused = f"jobs could not be submitted: {last_line(error)}"
+            if not initial_job_idx:
+                fail(ConfigError([f"hydra/launcher: {refused}."]))
+            # Those that the queue took before have results, which count.
+            return [ended(lost(self.config, *point, refused)) for point in points]
         for task in tasks:
             task.wait()
         # A slow disk is waited for once, not once for each.
         until = monotonic() + Job._results_timeout_s
         jobs: list[JobReturn] = []
-        for number, (overrides, task) in enumerate(zip(job_overrides, tasks, strict=True), initial_job_idx):
+        for point, task in zip(points, tasks, strict=True):
             task._results_timeout_s = max(0, until - monotonic())
             try:
                 result = results(task)[0].return_value
             except Exception as error:
                 how = "without a result" if isinstance(error, UncompletedJobError) else f"with {described(error)}"
                 why = f"its job ended {how}. What it printed is in {task.paths.folder}"
-                lost = _killed(number, overrides, None, self.config, why=why)
-                result = nan if _is_done_or_at_work(Path(self.config.hydra.sweep.dir, lost.folder)) else lost
-            note_result(result)
-            jobs.append(JobReturn(_return_value=result, status=JobStatus.COMPLETED))
+                result = lost(self.config, *point, why)
+            jobs.append(ended(result))
         return jobs
+
+    def lost(config: DictConfig, number: int, overrides: Sequence[str], why: str) -> Failed | float:
+        """The result of a point whose job has none."""
+        point = _killed(number, overrides, None, config, why=why)
+        return nan if _is_done_or_at_work(Path(config.hydra.sweep.dir, point.folder)) else point
+
+    def ended(result: Any) -> JobReturn:
+        note_result(result)
+        return JobReturn(_return_value=result, status=JobStatus.COMPLETED)
 
     def first_task(self: Any) -> list[Any]:
         # Which alone has a result: the others follow it.

@@ -140,6 +140,25 @@ def test_what_submitit_refuses_is_said_in_a_line(monkeypatch, queue, capsys):
     )
 
 
+def test_points_that_a_queue_refuses_after_others_are_named_and_those_that_ended_count(tmp_path, monkeypatch, queue):
+    def launch(self, job_overrides, initial_job_idx):
+        raise RuntimeError("sbatch: error: Batch job submission failed: Job violates the account's limit.")
+
+    monkeypatch.setattr(queue.launcher, "launch", launch)
+    sweeps.listen_to_queue()
+    (tmp_path / "5").mkdir()
+    facts = {"overrides": ["seed=5"], "status": "finished", "result": 2.5}
+    (tmp_path / "5" / "manifest.json").write_text(json.dumps(facts))
+    launcher = SimpleNamespace(config=OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    jobs = queue.launcher.launch(launcher, [["seed=4"], ["seed=5"]], initial_job_idx=4)
+    assert [it.status for it in jobs] == [JobStatus.COMPLETED] * 2
+    assert {name: it.facts["error"] for name, it in sweeps.FAILED.items()} == {
+        "4": "jobs could not be submitted: "
+        "sbatch: error: Batch job submission failed: Job violates the account's limit."
+    }
+    assert FAILURES.worst == 1
+
+
 @pytest.mark.slow
 def test_a_job_of_a_queue_that_leaves_no_result_is_named_and_the_others_count(tmp_path, monkeypatch, queue):
     import submitit
