@@ -154,7 +154,7 @@ def test_points_that_a_queue_refuses_after_others_are_named_and_those_that_ended
     assert [it.status for it in jobs] == [JobStatus.COMPLETED] * 2
     assert {name: it.facts["error"] for name, it in sweeps.FAILED.items()} == {
         "4": "jobs could not be submitted: "
-        "sbatch: error: Batch job submission failed: Job violates the account's limit."
+        "sbatch: error: Batch job submission failed: Job violates the account's limit"
     }
     assert FAILURES.worst == 1
 
