@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -39,7 +40,7 @@ from seqrl.machine import cores, hear, keep, let_go, monotonic, ranks_started, w
 from seqrl.packages import insist_on_temporary_files
 from seqrl.run.hold import is_held
 from seqrl.run.manifest import ending, facts_of, standing, words_of
-from seqrl.run.refusal import note_folder
+from seqrl.run.refusal import note_folder, remove_if_empty, was_there
 from seqrl.run.stop import HEARD
 from seqrl.text import duration, figure, masked, say, show_path
 
@@ -352,6 +353,7 @@ def listen_to_queue() -> None:
             # An argument that submitit does not know, no Slurm, or what sbatch said, at the end of it.
             refused = f"jobs could not be submitted: {last_line(error)}"
             if not initial_job_idx:
+                _leave_as_found(Path(self.config.hydra.sweep.dir), Path(self.params["submitit_folder"]))
                 fail(ConfigError([f"hydra/launcher: {refused}."]))
             # Those that the queue took before have results, which count.
             return [ended(lost(self.config, *point, refused)) for point in points]
@@ -387,6 +389,20 @@ def listen_to_queue() -> None:
     SlurmJob.watcher = Queue()
     BaseSubmititLauncher.launch = noted
     Job.results = first_task  # type: ignore[method-assign]
+
+
+def _leave_as_found(folder: Path, jobs: Path) -> None:
+    """Remove what a sweep has written of which no job was taken: all of its folder, if that is new.
+
+    jobs   folder of each job, in one that this command has made for them
+    """
+    shutil.rmtree(jobs.parent, ignore_errors=True)
+    with suppress(OSError):
+        (folder / ".submitit").rmdir()
+    if not was_there(folder):
+        for name in ("multirun.yaml", "commands.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        remove_if_empty(folder)
 
 
 def _is_done_or_at_work(folder: Path) -> bool:
@@ -530,6 +546,7 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._begun = wall_time()
         folder = Path(config.hydra.sweep.dir)
+        note_folder(folder)
         try:
             insist_on_own_files(folder)
             insist_on_temporary_files()

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqrl import sweeps
 from seqrl.config.program import FAILURES
 from seqrl.errors import ConfigError
+from seqrl.run.refusal import note_folder
 from seqrl.sweeps import Pool
 from tests.parts import room
 from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, manifests, sweep
@@ -127,14 +128,28 @@ def queue(monkeypatch):
     return SimpleNamespace(launcher=BaseSubmititLauncher, slurm_job=SlurmJob)
 
 
-def test_what_submitit_refuses_is_said_in_a_line(monkeypatch, queue, capsys):
+def of_sweep(folder: Path, jobs: Path = Path("%j")) -> SimpleNamespace:
+    """What a launcher knows of a sweep."""
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
+    return SimpleNamespace(config=config, params={"submitit_folder": str(jobs)})
+
+
+def test_what_submitit_refuses_is_said_in_a_line_and_leaves_nothing_behind(tmp_path, monkeypatch, queue, capsys):
+    folder = tmp_path / "sweep"
+    note_folder(folder)
+    jobs = folder / ".submitit" / "5f3a" / "%j"
+    jobs.parent.mkdir(parents=True)
+    for path in (folder / "multirun.yaml", folder / "commands.jsonl", jobs.parent / "submission.sh"):
+        path.touch()
+
     def launch(self, job_overrides, initial_job_idx):
         raise RuntimeError("sbatch: warning: the partition is busy\nsbatch: error: Invalid account.")
 
     monkeypatch.setattr(queue.launcher, "launch", launch)
     sweeps.listen_to_queue()
     with pytest.raises(SystemExit, match="2"):
-        queue.launcher.launch(SimpleNamespace(), [["seed=0"]], initial_job_idx=0)
+        queue.launcher.launch(of_sweep(folder, jobs), [["seed=0"]], initial_job_idx=0)
+    assert not folder.exists()
     assert capsys.readouterr().err == (
         "seqrl: error: hydra/launcher: jobs could not be submitted: sbatch: error: Invalid account.\n"
     )
@@ -149,12 +164,10 @@ def test_points_that_a_queue_refuses_after_others_are_named_and_those_that_ended
     (tmp_path / "5").mkdir()
     facts = {"overrides": ["seed=5"], "status": "finished", "result": 2.5}
     (tmp_path / "5" / "manifest.json").write_text(json.dumps(facts))
-    launcher = SimpleNamespace(config=OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
-    jobs = queue.launcher.launch(launcher, [["seed=4"], ["seed=5"]], initial_job_idx=4)
+    jobs = queue.launcher.launch(of_sweep(tmp_path), [["seed=4"], ["seed=5"]], initial_job_idx=4)
     assert [it.status for it in jobs] == [JobStatus.COMPLETED] * 2
     assert {name: it.facts["error"] for name, it in sweeps.FAILED.items()} == {
-        "4": "jobs could not be submitted: "
-        "sbatch: error: Batch job submission failed: Job violates the account's limit"
+        "4": "jobs could not be submitted: sbatch: error: Batch job submission failed: Job violates the account's limit"
     }
     assert FAILURES.worst == 1
 
@@ -187,8 +200,7 @@ def test_a_job_of_a_queue_that_leaves_no_result_is_named_and_the_others_count(tm
     facts = {"overrides": ["y=1", "x=killed"], "status": "finished", "result": 2.5}
     (tmp_path / "done" / "manifest.json").write_text(json.dumps(facts))
     points = [["x=killed"], ["x=well"], ["x=odd"], ["x=raises"], ["x=killed", "y=1"]]
-    launcher = SimpleNamespace(config=OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
-    killed, well, *others, done = queue.launcher.launch(launcher, points, initial_job_idx=3)
+    killed, well, *others, done = queue.launcher.launch(of_sweep(tmp_path), points, initial_job_idx=3)
     assert well.return_value == 1.5
     assert type(done.return_value) is float
     assert [it.return_value.folder for it in (killed, *others)] == list(sweeps.FAILED) == ["3", "5", "6"]

@@ -26,6 +26,11 @@ def note_folder(folder: Path) -> None:
     _FOUND.difference_update([it for it in _FOUND if not it.exists()])
 
 
+def was_there(folder: Path) -> bool:
+    """Whether a folder was there before it was made for this process's runs."""
+    return folder.absolute() in _FOUND
+
+
 def remove_if_empty(folder: Path) -> None:
     """Remove the folder of a refused run, and those above it in the working folder, if they were made for it alone."""
     with suppress(OSError):
@@ -34,6 +39,6 @@ def remove_if_empty(folder: Path) -> None:
             return
         forget_log(folder)
         for it in [folder, *folder.parents]:
-            if it in _FOUND or here.is_relative_to(it) or (it != folder and not it.is_relative_to(here)):
+            if was_there(it) or here.is_relative_to(it) or (it != folder and not it.is_relative_to(here)):
                 return
             it.rmdir()
