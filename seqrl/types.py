@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+PARTS = 2
+"""Parts of the gradient of a minibatch, where nothing else is said: more of them take more time on one core."""
+
 State = dict[str, Tensor]
 """A network's memory: leaves [B, ...], batch first; {} if it is memoryless. Zeros at an episode's start."""
 

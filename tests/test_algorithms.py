@@ -368,6 +368,12 @@ def test_the_sum_of_parts_is_the_gradient_whoever_computes_them(parts, max_token
     assert logs[1] == pytest.approx(logs[0], rel=1e-9)
 
 
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_threads_that_share_the_parts_of_a_gradient_do_not_decide_how_many_there_are(threads):
+    network, _ = collected("uneven episodes", "lstm", 11, 4)
+    assert ppo(network, gradient_parts=None, gradient_threads=threads).parts == 2
+
+
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_parts_of_a_gradient_take_the_steps_of_one(kind):

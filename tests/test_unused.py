@@ -93,6 +93,20 @@ def test_keys_of_evaluations_are_named_where_nothing_is_evaluated_otherwise(word
     assert [line.split()[0] for line in unused(composed(*words), words)] == named
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["algorithm.gradient_threads=2"], False),
+        (["algorithm.gradient_threads=3"], True),
+        (["algorithm.gradient_threads=3", "algorithm.gradient_parts=3"], False),
+        (["algorithm.gradient_threads=3", "processes=3"], False),
+    ],
+)
+def test_threads_for_which_a_gradient_has_no_parts_are_named(words, named):
+    said = "algorithm.gradient_threads has no effect: a gradient has algorithm.gradient_parts=2, a thread for each."
+    assert unused(composed(*words), words) == [said] * named
+
+
 def test_what_others_may_read_is_not_named():
     words = ["network.memory._target_=my.Cell", "network.heads=2", "network.window=3", "network.horizon=9"]
     assert unused(composed(*words, "trust=[my]"), words) == []

@@ -23,7 +23,7 @@ from seqrl.errors import NotFiniteError
 from seqrl.machine import cores
 from seqrl.networks import Block, Distribution, Network, insist_on_rows
 from seqrl.ranks import ALONE, Ranks
-from seqrl.types import Rollout, SequenceBatch, State
+from seqrl.types import PARTS, Rollout, SequenceBatch, State
 
 # Weight of the old value-target statistics at each update.
 VALUE_DECAY = 0.99
@@ -33,8 +33,6 @@ MIN_CHUNK_STEPS = 1024
 ROUNDING = 1e-8
 # Size of rounding errors in value targets, in the last digit of the largest value.
 SUM_ROUNDING = 16
-# Of the gradient of a minibatch, where nothing else is said: more of them take more time on one core.
-PARTS = 2
 # Fields of a minibatch that are kept as evidence if its gradient is not finite.
 STEPS = ("observation", "action", "log_prob", "advantage", "target", "length")
 # Consecutive minibatches with a gradient that is not finite that end the run.
@@ -107,7 +105,7 @@ class SequenceAlgorithm(ABC):
         self.settings = Settings(**settings)
         learning_rate = self.settings.learning_rate
         self.reward_scale = RewardScale(self.settings.gamma) if self.settings.normalize_reward else None
-        self.parts = self.settings.gradient_parts or max(PARTS, self.settings.gradient_threads or 0, ranks.size)
+        self.parts = self.settings.gradient_parts or max(PARTS, ranks.size)
         most = len(ranks.share(self.parts, rank=0))
         self.threads = GradientThreads(min(most, self.settings.gradient_threads or max(1, cores() // ranks.here)))
         self.parameters: Terms = {name: p for name, p in network.named_parameters() if p.requires_grad}

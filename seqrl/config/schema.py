@@ -258,7 +258,7 @@ class AlgorithmConfig:
     gradient_parts: int | None = key(
         None,
         "parts that the gradient of a minibatch is the sum of, which cores share; another number gives other bits. "
-        "null: 2, or `gradient_threads` if that is more",
+        "null: 2, or one for each process",
         AT_LEAST_1,
     )
     gradient_threads: int | None = key(

@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.config.naming import key_of
 from seqrl.config.schema import CELLS, NetworkConfig
+from seqrl.types import PARTS
 
 OF_A_CELL = ["network.lstm_hidden_size", "network.horizon", "network.layers", "network.memory"]
 OF_STORED_MEMORY = ["sequence_learning.stale_state", "sequence_learning.burn_in"]
@@ -55,6 +56,9 @@ def _reasons(cfg: DictConfig) -> Iterator[tuple[list[str], str]]:
         yield OF_STORED_MEMORY, "all sequences are whole episodes, which begin without memory"
     if learning.stale_state != "burn_in":
         yield ["sequence_learning.burn_in"], f"sequence_learning.stale_state is {learning.stale_state}, not burn_in"
+    parts = cfg.algorithm.get("gradient_parts") or max(PARTS, cfg.processes)
+    if (cfg.algorithm.get("gradient_threads") or 0) > parts:
+        yield ["algorithm.gradient_threads"], f"a gradient has algorithm.gradient_parts={parts}, a thread for each"
     if not cfg.evaluation.episodes:
         yield ["evaluation.greedy", "evaluation.memoryless_control"], "evaluation.episodes is 0"
     if cfg.rollout_length:
