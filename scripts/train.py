@@ -7,11 +7,16 @@ Prints the equivalent command, `python -m seqrl.train ...`, and runs it. You may
 """
 
 import argparse
+import os
 import shlex
+import signal
 import sys
 
-from seqrl.config.guide import FLAGS, translate
-from seqrl.errors import ConfigError
+# Ctrl-C ends it without a word, while it imports, too.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from seqrl.config.guide import FLAGS, translate  # noqa: E402
+from seqrl.errors import ConfigError  # noqa: E402
 
 
 def main() -> None:
@@ -37,11 +42,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     print(shlex.join(["python", "-m", "seqrl.train", *overrides]), flush=True)
     if not given.print:
-        # Not at the top: torch takes seconds to load, and --print does not need it.
-        from seqrl import train
-
-        sys.argv = [train.__file__, *overrides]
-        train.main()
+        # In this process, which then is that command. -P: like this script, it imports nothing from the working folder.
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "seqrl.train", *overrides])
 
 
 if __name__ == "__main__":

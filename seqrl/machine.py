@@ -17,7 +17,7 @@ from traceback import walk_tb
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from seqrl.errors import SeqrlError
+from seqrl.errors import ConfigError, SeqrlError
 from seqrl.text import printable
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -45,15 +45,24 @@ def cores() -> int:
 
 # What torchrun tells a process that is one of several of a run, and submitit in its name under Slurm.
 RANKS_STARTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+NUMBERS_OF_RANKS = ("MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+LET_TORCHRUN = "Let torchrun set these variables, or unset WORLD_SIZE."
 
 
 def ranks_started() -> dict[str, str]:
     """What torchrun or Slurm says of the processes that it has started together, by name; {} if it has not.
 
-    One that it has started alone is as any other, and may start more.
+    One that it has started alone is as any other, and may start more. Raises ConfigError if it says what cannot be.
     """
     told = {name: os.environ.get(name, "") for name in RANKS_STARTED}
-    return told if all(told.values()) and told["WORLD_SIZE"] != "1" else {}
+    if not all(told.values()) or told["WORLD_SIZE"] == "1":
+        return {}
+    for name in NUMBERS_OF_RANKS:
+        if not (text := os.environ.get(name, "0")).isdecimal():
+            raise ConfigError([f"{name}: must be a whole number (got {text}). {LET_TORCHRUN}"])
+    if int(told["RANK"]) >= int(told["WORLD_SIZE"]):
+        raise ConfigError([f"RANK: must be below WORLD_SIZE={told['WORLD_SIZE']} (got {told['RANK']}). {LET_TORCHRUN}"])
+    return told
 
 
 def processes_started() -> int:

@@ -3,7 +3,9 @@
 Settles the configuration, builds the parts, runs the loop. No other module imports it.
 """
 
+import os
 import sys
+from contextlib import suppress
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -15,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrl.config.command_line import is_true, names_modules
 from seqrl.config.paths import CONF
-from seqrl.config.program import FAILURES, fail, forgiving_output, on_words, started, to_the_end
+from seqrl.config.program import FAILURES, errors_in_one_line, fail, forgiving_output, on_words, started, to_the_end
 from seqrl.config.settle import settle
 from seqrl.config.trust import restrict_imports
 from seqrl.ranks.start import Place, follow_apart, follow_runs, over_for_all
@@ -54,6 +56,9 @@ def job(cfg: DictConfig) -> float:
             return nan
         return train(settled, folder)
     except Exception as error:
+        # With hydra.job.chdir=true, the run is in its folder.
+        with suppress(OSError):
+            os.chdir(context.runtime.cwd)
         remove_if_empty(folder)
         fail(error)
 
@@ -63,7 +68,8 @@ def main() -> None:
 
     Of several processes that were started together the first one does it, and the others follow.
     """
-    place = Place.of_environment()
+    with errors_in_one_line():
+        place = Place.of_environment()
     if place is not None and place.rank:
         on_words(lambda words: follow_runs(follow))
         return

@@ -1,5 +1,6 @@
 """The configuration guide: its YAML, its flags and its commands."""
 
+import json
 import re
 import shlex
 import shutil
@@ -337,7 +338,9 @@ def test_the_script_trains_in_any_folder_and_prints_the_command_first(tmp_path):
     assert shlex.split(command)[:3] == ["python", "-m", "seqrl.train"]
     assert "episodes=1" in command
     assert introduction.startswith("SequencePPOAlgorithm")
-    assert len(list(tmp_path.glob("outputs/runs/*/*/manifest.json"))) == 1
+    # It became that command, with all that this does at its end; and it imports nothing from the working folder.
+    (manifest,) = tmp_path.glob("outputs/runs/*/*/manifest.json")
+    assert json.loads(manifest.read_text())["command"][1:4] == ["-P", "-m", "seqrl.train"]
 
 
 def test_the_script_translates_without_training(tmp_path):

@@ -21,6 +21,7 @@ from seqrl.ranks import Ranks
 from seqrl.ranks.start import Place
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.training import own_device
+from seqrl.train import main
 from tests.programs import Program, run_program
 
 TINY = [
@@ -384,6 +385,25 @@ def test_ranks_that_begin_after_the_first_one_is_done_hear_of_it(tmp_path, ends,
         time.sleep(1)
         follower = run_program(tmp_path, "-c", other, env={**group, "RANK": "1"})
         assert leader.wait() == follower.returncode == exit_code
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("MASTER_PORT", "abc", "MASTER_PORT: must be a whole number (got abc)."),
+        ("WORLD_SIZE", "two", "WORLD_SIZE: must be a whole number (got two)."),
+        ("LOCAL_RANK", "-1", "LOCAL_RANK: must be a whole number (got -1)."),
+        ("RANK", "2", "RANK: must be below WORLD_SIZE=2 (got 2)."),
+    ],
+)
+def test_what_cannot_be_a_place_among_processes_gets_one_line(monkeypatch, capsys, name, given, said):
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
+    for variable, value in {**place, name: given}.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    told = f"seqrl: error: {said} Let torchrun set these variables, or unset WORLD_SIZE.\n"
+    assert capsys.readouterr().err == told
 
 
 def test_one_process_of_torchrun_may_start_more(monkeypatch):

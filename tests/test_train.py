@@ -590,10 +590,11 @@ train.main()
     assert train(tmp_path, f"resume={run}", "episodes=2").returncode == 0
 
 
-@pytest.mark.thin(6)
+@pytest.mark.thin(7)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["env.id=CartPole-v1", "+env.kwargs.nope=1", "hydra.job.chdir=true"], "env.kwargs: "),
         (["device=cuda"], "device.name: "),
         (["network.hidden_size=0"], "network.hidden_size: must be"),
         (["env.id=Nope-v0"], "env.id: "),
