@@ -16,6 +16,8 @@ from typing import IO, Any, ClassVar
 import yaml
 from omegaconf._utils import get_yaml_loader
 
+from seqrl.text import masked
+
 log = logging.getLogger(__name__)
 
 # What helps where the system refuses something, by the number of its error.
@@ -131,20 +133,16 @@ def insist_on_own(folder: Path, marks: Mapping[str, str]) -> None:
         raise OSError(errno.ENOTDIR, "is not a folder", str(folder))
     for name, mark in marks.items():
         path = folder / name
-        # A link is replaced, and what it leads to stays.
-        if not path.is_symlink() and path.exists() and not _signed(path, mark):
+        if os.path.lexists(path) and not _signed(path, mark):
             raise OSError(errno.EEXIST, "was not written by seqrl", str(path))
 
 
 def is_foreign(path: Path, mark: str) -> bool:
-    """Whether a file is there that seqrl did not write: it can be read, and does not hold `mark` in such a place.
-
-    A link is replaced, and what it leads to stays.
-    """
+    """Whether a file is there that seqrl did not write: a link, or one that can be read and holds no `mark`."""
     try:
         return not _signed(path, mark)
     except OSError:
-        return False
+        return path.is_symlink()
 
 
 def _signed(path: Path, mark: str) -> bool:
@@ -282,6 +280,8 @@ class LogFile(logging.FileHandler):
 
     A log that cannot be written is no reason to end a run; `stream` is then None.
 
+    No value from the system's environment is written, whatever formatter the handler has.
+
     of_runs   those of the runs that are at work in threads of this program, which come and go
     """
 
@@ -289,6 +289,9 @@ class LogFile(logging.FileHandler):
 
     def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", encoding="utf-8", errors="backslashreplace", opener=_with_one_name)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -21,6 +21,7 @@ from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import STRAY
 from seqrl.run import policy
 from seqrl.run.checkpoint import Checkpoints, unpacked
+from seqrl.text import masks
 from tests.parts import refuse
 
 
@@ -508,6 +509,20 @@ def test_keys_that_take_for_ever_and_pickles_that_make_no_sense_are_refused(prog
 def test_a_run_whose_state_could_not_be_loaded_again_ends_before_it_learns(tmp_path):
     with pytest.raises(ConfigError, match=r"could not be loaded again: it holds more than plain data\. .*of your own"):
         Checkpoints(tmp_path).begin({"iterations": 0, "seen": {1, 2}}, 0)
+
+
+def test_no_checkpoint_holds_a_value_of_the_systems_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"Zx9-quuxle": "LICENCE"})
+    state = {"iterations": 0, "algorithm": {"keys": ["", {"key": "Zx9-quuxle"}]}, "runner": {}}
+    said = r"algorithm\.keys\[1\]\.key holds \$\{oc\.env:LICENCE\}, which .* is never saved"
+    with pytest.raises(ConfigError, match=said):
+        Checkpoints(tmp_path).begin(state, 0)
+    assert not [*tmp_path.glob("**/*.pt")]
+    # One that a class of the user's own has come to hold since then.
+    Checkpoints(tmp_path / "later").save(state, 1)
+    (path,) = tmp_path.glob("**/*.pt")
+    assert b"quuxle" not in path.read_bytes()
+    assert Checkpoints(tmp_path / "later").load(1)["algorithm"] == {"keys": ["", {"key": "${oc.env:LICENCE}"}]}
 
 
 def test_a_tensor_that_repeats_a_few_numbers_is_refused():

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import logging
 import os
 import pickle
 import shlex
@@ -19,8 +20,9 @@ from omegaconf import OmegaConf
 
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.resolvers import register
-from seqrl.config.secrets import numbers_from_environment
+from seqrl.config.secrets import numbers_from_environment, secrets
 from seqrl.errors import ConfigError, EnvError, described
+from seqrl.files import LogFile
 from seqrl.run.manifest import Manifest
 from seqrl.text import masks, printable
 from seqrl.text.masks import declassify, environment_read, masked, masked_data, show_path
@@ -39,6 +41,38 @@ def _forgets(monkeypatch):
 def read(monkeypatch, value, words="${oc.env:MY_KEY}"):
     monkeypatch.setenv("MY_KEY", value)
     return OmegaConf.create({"key": words}).key
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "is_refused"),
+    [
+        ("password", "${oc.env:MY_KEY}", False),
+        ("password", "Bearer ${oc.env:MY_KEY}", False),
+        ("password", "${oc.env:MY_KEY,null}", False),
+        ("password", "${oc.env:NOT_THERE,${oc.env:MY_KEY}}", False),
+        ("password", "${oc.decode:${oc.env:MY_KEY}}", False),
+        ("password", "${oc.env:NOT_THERE,hunter2}", True),
+        ("password", "${oc.env:MY_KEY,hunter2}", True),
+        ("password", "x${oc.env:MY_KEY}hunter2", True),
+        ("password", "${oc.decode:${oc.env:MY_KEY,hunter2}}", True),
+        ("address", "https://${oc.env:USER,me}:${oc.env:MY_KEY}@host/", False),
+        ("address", "https://${oc.env:MY_KEY}@host/", False),
+        ("address", "https://${oc.env:USER,me}:hunter2@host/", True),
+        ("address", "${oc.env:NOT_THERE,https://me:hunter2@host/}", True),
+    ],
+)
+def test_what_is_typed_out_beside_a_variable_is_a_secret_as_it_would_be_alone(monkeypatch, key, written, is_refused):
+    monkeypatch.setenv("MY_KEY", "Zx9-quuxle")
+    assert bool([*secrets(OmegaConf.create({"env": {key: written}}))]) == is_refused
+
+
+def test_a_log_is_masked_whatever_its_formatter(monkeypatch, tmp_path):
+    monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"Zx9-quuxle": "LICENCE"})
+    log = LogFile(tmp_path / "train.log")
+    log.setFormatter(logging.Formatter("%(message)s"))
+    log.emit(logging.makeLogRecord({"msg": "no licence Zx9-quuxle"}))
+    log.close()
+    assert (tmp_path / "train.log").read_text() == "no licence ${oc.env:LICENCE}\n"
 
 
 @pytest.mark.thin(3)

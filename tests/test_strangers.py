@@ -132,14 +132,16 @@ def test_where_the_log_cannot_be_written_a_traceback_goes_to_a_file_of_its_own(t
     assert "ValueError: oh" in file.read_text()
 
 
-def test_a_report_replaces_links_and_writes_into_none(tmp_path, victim, monkeypatch):
+@pytest.mark.parametrize("name", ["final_return.png", "learning_curves.pdf", "runs.csv", "report.html"])
+def test_a_report_replaces_no_link_and_writes_into_none(tmp_path, victim, monkeypatch, capsys, name):
     put(tmp_path / "runs" / "0", 1.0)
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs")])
-    for name in ("final_return.png", "learning_curves.pdf", "runs.csv", "report.html"):
-        put_there(tmp_path / "runs" / "report" / name, "link", victim)
-    report()
-    assert not [path for path in (tmp_path / "runs" / "report").iterdir() if path.is_symlink()]
-    assert (tmp_path / "runs" / "report" / "final_return.png").read_bytes().startswith(b"\x89PNG")
+    put_there(tmp_path / "runs" / "report" / name, "link", victim)
+    with pytest.raises(SystemExit) as ended:
+        report()
+    assert ended.value.code == 2
+    assert f"{tmp_path / 'runs' / 'report' / name} is a link. Choose another folder" in capsys.readouterr().err
+    assert [path.is_symlink() for path in (tmp_path / "runs" / "report").iterdir()] == [True]
 
 
 @pytest.mark.parametrize("name", ["report.html", "runs.csv", "final_return.png", "values.pdf"])

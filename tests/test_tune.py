@@ -55,6 +55,7 @@ def manifests(folder: Path) -> dict[str, dict]:
     [
         "+hydra.callbacks.evil._target_", "hydra.callbacks.evil", "hydra/launcher", "trust", "resume", "env@hydra.x",
         "~env", "+env.kwargs._target_", "+env.kwargs.x._args_", "algorithm._target_", "--config-dir", "-cd",
+        "logger", "logger.mlflow.tracking_uri",
     ],
 )  # fmt: skip
 def test_a_search_chooses_values_of_a_run_and_nothing_else(key):
@@ -589,6 +590,16 @@ def test_a_file_of_somebody_else_called_best_yaml_stays(tmp_path):
     assert done.stderr == "seqrl: error: study: s/best.yaml was not written by seqrl. Choose another study=…\n"
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["best.yaml"]
     assert (tmp_path / "s" / "best.yaml").read_text() == "my: own\n"
+
+
+def test_a_link_called_best_yaml_stays(tmp_path):
+    space(tmp_path)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "precious").write_text("my: own\n")
+    (tmp_path / "s" / "best.yaml").symlink_to(tmp_path / "precious")
+    done = tune(tmp_path, *TINY, "total_steps=320")
+    assert (done.returncode, (tmp_path / "s" / "best.yaml").is_symlink()) == (2, True)
+    assert done.stderr == "seqrl: error: study: s/best.yaml was not written by seqrl. Choose another study=…\n"
 
 
 def test_values_are_written_as_the_command_line_reads_them():

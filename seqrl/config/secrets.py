@@ -14,6 +14,11 @@ from seqrl.text import environment_read, names_secret, plain_name
 USERINFO = re.compile(r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE)
 # A command line without any of these sets no secret, and need not be composed to look for one.
 SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
+# What a variable gives, in a text whose rest is typed out; and what may stand beside it that is no secret.
+FROM_VARIABLE = "\0"
+NO_SECRET = re.compile(rf"(bearer|basic|digest|token|api|key|[\s:=,;@/'\"{FROM_VARIABLE}]|[_.-])*", re.IGNORECASE)
+# Defaults that are none.
+NOTHING = ("", "null", "none", "~", "true", "false")
 # Nodes of seqrl's own keys; those that are added take any value.
 NUMBERS = (IntegerNode, FloatNode, BooleanNode)
 
@@ -36,7 +41,7 @@ def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]
     name = plain_name(key)
     is_secret = isinstance(key, str) and names_secret(key)
     typed = [*_typed(child, root)]
-    if is_secret and any(not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed):
+    if is_secret and any(_tells(it) and not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed):
         yield (
             f"{where}: looks like a secret, and would be saved with the run. Export it as a variable, and write "
             f"'{where}=${{oc.env:{name.upper().replace('PWD', 'PASSWORD')}}}'."
@@ -45,15 +50,29 @@ def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]
         for inner in child if isinstance(child, DictConfig) else range(len(child)):
             place = f"{where}.{inner!s}" if isinstance(child, DictConfig) else f"{where}[{inner!s}]"
             yield from _secrets(child, inner, place, root)
-    elif any(isinstance(it, str) and USERINFO.search(it) for it in typed):
+    elif any(isinstance(it, str) and _is_address_of(it) for it in typed):
         yield (
             f"{where}: holds a password or a key in an address, and would be saved with the run. Export the address as "
             f"a variable, and write '{where}=${{oc.env:ADDRESS}}'."
         )
 
 
+def _tells(typed: Any) -> bool:
+    """Whether what is typed out under the name of a secret may be one: `Bearer ` before a variable is none."""
+    return not (isinstance(typed, str) and FROM_VARIABLE in typed and NO_SECRET.fullmatch(typed))
+
+
+def _is_address_of(typed: str) -> bool:
+    """Whether a text has an address with a password or a key that is typed out."""
+    found = (it[0].partition("://")[2].rstrip("@") for it in USERINFO.finditer(typed))
+    return any((it.partition(":")[2] or it.rstrip(":")).strip(FROM_VARIABLE) for it in found)
+
+
 def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
-    """What is typed out in a value, and not taken from a variable: numbers, and texts that are not empty."""
+    """What is typed out in a value, and not taken from a variable: numbers, and texts that are not empty.
+
+    FROM_VARIABLE stands in a text for what a variable gives.
+    """
     if node is None or node._is_none() or node._is_missing():
         return
     if not node._is_interpolation() and isinstance(node, DictConfig | ListConfig):
@@ -64,14 +83,36 @@ def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
     value = node._value()
     if node._is_interpolation():
         try:
-            if "oc.env" in _as_written(str(value), root):
-                return
+            if "oc.env" in (written := _as_written(str(value), root)):
+                value = _typed_beside(written)
+                if not value.replace(FROM_VARIABLE, ""):
+                    return
         except (OmegaConfBaseException, RecursionError):
             # Whoever resolves it says what is wrong with it.
             return
     is_empty = isinstance(value, str | bytes) and not value
     if not (is_empty or isinstance(value, bool)):
         yield value
+
+
+def _typed_beside(text: str) -> str:
+    """A text with interpolations, each replaced by what is typed out in it: defaults, and arguments that are values."""
+    typed, depth, began = "", 0, 0
+    for at in range(len(text)):
+        if text.startswith("${", at):
+            began = began if depth else at + 2
+            depth += 1
+        elif text[at] == "}" and depth:
+            depth -= 1
+            if not depth:
+                name, _, arguments = text[began:at].partition(":")
+                default = arguments.partition(",")[2] if name.strip() == "oc.env" else arguments
+                words = _typed_beside(default).strip(" \t'\"")
+                typed += "" if words.lower() in NOTHING else words
+                typed += FROM_VARIABLE if not words or name.strip() != "oc.env" else ""
+        elif not depth:
+            typed += text[at]
+    return typed
 
 
 def numbers_from_environment(cfg: DictConfig) -> set[str]:

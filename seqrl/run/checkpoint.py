@@ -19,6 +19,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import all_memory, free_memory
 from seqrl.run.plain_data import loaded
-from seqrl.text import free
+from seqrl.text import free, masked, masked_data
 
 # Returns that are known of a checkpoint, by their names in its facts.
 TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
@@ -92,6 +93,9 @@ class Checkpoints:
         if not path.exists():
             returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
             known = {name: mean for name, mean in returns.items() if math.isfinite(mean)}
+            if next(_secrets_in(_of_users(state)), None):
+                # A state_dict has come to hold one since the run began, which was not refused then.
+                state = state | masked_data(_of_users(state))
             facts = {"iteration": iteration, "run": self.run, "seed": self.seed, YARDSTICK: self.yardstick, **known}
             write(path, packed(state, facts))
             # It was never read, and need not be.
@@ -109,6 +113,13 @@ class Checkpoints:
 
         Raises OSError if it cannot be written; ConfigError, before it is, if there is no room for those to come.
         """
+        if found := next(_secrets_in(_of_users(state)), None):
+            raise ConfigError(
+                [
+                    f"checkpoint: {found}, which came from the system's environment and is never saved. Leave it out "
+                    "of that state_dict."
+                ]
+            )
         data = _as_bytes(state)
         try:
             _of_run(unpacked(data))
@@ -377,6 +388,23 @@ def _read_if_it_fits(file: IO[bytes], path: Path) -> bytes:
         lack = f"needs {size / 1e6:,.0f} MB of memory, and {free / 1e6:,.0f} are free"
         raise OSError(errno.ENOMEM, lack, str(path))
     return file.read()
+
+
+def _of_users(state: dict[str, Any]) -> dict[str, Any]:
+    """What classes of the user's own may have a part in, of a run's state."""
+    return {name: state[name] for name in ("algorithm", "runner") if name in state}
+
+
+def _secrets_in(state: Any, where: str = "") -> Iterator[str]:
+    """Where texts in plain data hold values from the system's environment, and whose."""
+    if isinstance(state, str) and (hidden := masked(state)) != state:
+        yield f"{where} holds {hidden[:60]}"
+    elif isinstance(state, Mapping):
+        for key, it in state.items():
+            yield from _secrets_in(it, f"{where}.{key}" if where else str(key))
+    elif isinstance(state, list | tuple):
+        for index, it in enumerate(state):
+            yield from _secrets_in(it, f"{where}[{index}]")
 
 
 def _try_to_read(path: Path) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 LARGEST = 1e300
 # A key of a run, or an argument of its environment; words and lists of words, which need no quotes.
 KEY = re.compile(r"(\+env\.kwargs\.)?[A-Za-z]\w*(\.[A-Za-z]\w*)*")
-NOT_SEARCHED = ("hydra", "trust", "resume", "validate", "sweep")
+# What decides nothing of what is learned, or must not come from a file, such as where curves go.
+NOT_SEARCHED = ("hydra", "trust", "resume", "validate", "sweep", "logger")
 PLAIN = re.compile(r"[\w./-]+|\[([\w.-]+(, ?[\w.-]+)*)?\]")
 WORDS = ["low", "high", "log", "step", "choices"]
 Value = bool | int | float | str | None
