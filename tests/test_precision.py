@@ -1,7 +1,7 @@
 """A run goes on in another precision."""
 
 import copy
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import pytest
 import torch
@@ -22,6 +22,18 @@ def begun(task, precision, kind):
     return Runner(env, network, 3, 2, torch.Generator().manual_seed(0)), ppo(
         network, bptt_length=2, normalize_reward=True
     )
+
+
+@pytest.mark.parametrize("kind", ["lstm", "memoryless"])
+def test_what_is_learned_in_bf16_acts_and_learns_on_though_a_program_is_in_an_autocast_of_its_own(kind):
+    learned = []
+    for outer in (nullcontext(), torch.autocast("cpu", enabled=False)):
+        runner, algorithm = begun("tmaze", "bf16", kind)
+        with outer:
+            for _ in range(3):
+                algorithm.update(runner.collect(), 0.0)
+        learned.append(torch.cat([it.detach().flatten() for it in algorithm.parameters.values()]))
+    assert torch.equal(*learned)
 
 
 @pytest.mark.thin(4)

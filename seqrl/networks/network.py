@@ -1,7 +1,7 @@
 """The actor-critic: encoder -> memory blocks -> heads."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -116,8 +116,16 @@ class Network(nn.Module):
         for trunk in filter(None, (self.actor, self.critic)):
             trunk.encoder.adapt(observation)
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        return nullcontext() if self.autocast_dtype is None else torch.autocast(device.type, self.autocast_dtype)
+    @contextmanager
+    def _autocast(self, device: torch.device) -> Iterator[None]:
+        if self.autocast_dtype is None:
+            yield
+            return
+        with torch.autocast(device.type, self.autocast_dtype):
+            yield
+        # torch keeps rounded weights until it leaves the outermost autocast, and a program, or an environment, may be in
+        # one all the time.
+        torch.clear_autocast_cache()
 
 
 def insist_on_rows(said: str, numbers: Tensor, rows: int) -> None:
