@@ -544,8 +544,8 @@ class Sweep(Callback):
             note_folder(Path(str(config.hydra.run.dir)))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        self._begun = wall_time()
         folder = Path(config.hydra.sweep.dir)
+        self._command = Command(folder)
         note_folder(folder)
         try:
             insist_on_own_files(folder)
@@ -555,7 +555,7 @@ class Sweep(Callback):
         except ConfigError as error:
             fail(error)
         show_path(folder)
-        note_command(folder, self._begun)
+        self._command.note()
         if "submitit" in config.hydra.launcher._target_:
             listen_to_queue()
             # submitit unpickles the results that it finds there, and who gave the folder may have left some.
@@ -580,7 +580,7 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        note_command(folder, self._begun, ended=True)
+        self._command.note(ended=True)
         points: dict[str, dict[str, Any]] = {}
         for name in sorted({path.parent.name for path in folder.glob("*/manifest.json")} | {*FAILED}, key=_in_order):
             try:
@@ -626,12 +626,20 @@ def _in_order(name: str) -> tuple[int, str]:
     return int(number.group()) if number else 0, name
 
 
-def note_command(folder: Path, begun: float, ended: bool = False) -> None:
-    """Add a line to commands.jsonl of a folder of many runs: what was asked for, when, and at the end its seconds."""
-    took = {"seconds": wall_time() - begun} if ended else {}
-    when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(begun))
-    command = shlex.join(["python", *map(masked, sys.orig_argv[1:])])
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        with closing(Lines(folder / "commands.jsonl")) as lines:
-            lines.add(json.dumps({"command": command, "begun": when, "cores": cores(), **took}) + "\n")
+class Command:
+    """This command, in commands.jsonl of a folder of many runs: what it asked for and when, and at its end its seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._when = folder, wall_time()
+        # The other clock may be set meanwhile.
+        self._began = monotonic()
+
+    def note(self, ended: bool = False) -> None:
+        """Add a line."""
+        took = {"seconds": monotonic() - self._began} if ended else {}
+        when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._when))
+        command = shlex.join(["python", *map(masked, sys.orig_argv[1:])])
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with closing(Lines(self._folder / "commands.jsonl")) as lines:
+                lines.add(json.dumps({"command": command, "begun": when, "cores": cores(), **took}) + "\n")

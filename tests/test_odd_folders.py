@@ -23,7 +23,7 @@ from seqrl.report.findings import shown
 from seqrl.report.runs import by_task, find, short
 from seqrl.report.tables import csv_of
 from seqrl.run import policy
-from seqrl.sweeps import Sweep
+from seqrl.sweeps import Command, Sweep
 from seqrl.text import printable
 from seqrl.tune.trials import Trial
 from tests.test_report import put
@@ -279,7 +279,7 @@ def test_the_end_of_a_sweep_names_odd_folders_and_shows_no_control_character(tmp
     put(tmp_path / "2", 1.0)
     (tmp_path / "2" / "manifest.json").write_text("[]")
     sweep = Sweep()
-    sweep._begun = 0.0
+    sweep._command = Command(tmp_path)
     sweep.on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     said = capsys.readouterr().out
     assert "  2: its manifest.json is not a JSON object. It is left out.\n" in said

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from seqrl import sweeps
 from seqrl.config.resolvers import folder_name, point_folder
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.machine import cores
@@ -92,6 +93,17 @@ def test_the_same_command_again_finishes_what_failed_or_was_not_begun_and_nothin
     assert "error" not in known[b]
     assert {name: everything(tmp_path / "s" / name) for name in (a, c)} == done
     assert f"{a}: already finished" in second.stdout
+
+
+def test_a_clock_that_is_set_back_makes_no_sweep_shorter(tmp_path, monkeypatch):
+    clock = iter([7200.0, 0.0])
+    monkeypatch.setattr(sweeps, "wall_time", lambda: next(clock))
+    command = sweeps.Command(tmp_path)
+    command.note()
+    command.note(ended=True)
+    begin, end = (json.loads(line) for line in (tmp_path / "commands.jsonl").read_text().splitlines())
+    assert begin == {name: it for name, it in end.items() if name != "seconds"}
+    assert 0 <= end["seconds"] < 60
 
 
 @pytest.mark.slow

@@ -114,7 +114,8 @@ def _noted(path: Path) -> list[dict[str, Any]]:
             for line in lines_of(path, TEXT_BYTES)
             if isinstance(line, dict)
             and all(isinstance(line.get(name), str) for name in ("command", "begun"))
-            and is_number(line.get("seconds", 0))
+            and is_number(seconds := line.get("seconds", 0))
+            and seconds >= 0
         ]
     except OSError:
         return []

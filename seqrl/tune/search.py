@@ -16,9 +16,9 @@ from seqrl.config.schema import AT_LEAST_1, Rule, key
 from seqrl.config.settle import GRADIENT_THREADS
 from seqrl.errors import ConfigError, NotFiniteError, UnsavedError
 from seqrl.files import cure, fault, is_foreign, refuse_link, write
-from seqrl.machine import cores, sleep, wall_time
+from seqrl.machine import cores, sleep
 from seqrl.run.manifest import facts_of
-from seqrl.sweeps import note_command
+from seqrl.sweeps import Command
 from seqrl.text import printable
 from seqrl.tune.space import Dimension, Value, override
 from seqrl.tune.trials import TICKS, Claim, Trial, words
@@ -101,15 +101,15 @@ class Search:
 
     def run(self) -> None:
         """Run trials until there are as many as asked for."""
-        begun = wall_time()
-        note_command(self.plan.study, begun)
+        command = Command(self.plan.study)
+        command.note()
         if before := self._count("COMPLETE", "PRUNED"):
             print(f"resuming after {before} trials in {self.plan.study}")
         while True:
             while len(self.running) < self.plan.workers and self._begin_next():
                 pass
             if not self.running:
-                note_command(self.plan.study, begun, ended=True)
+                command.note(ended=True)
                 return
             for number in list(self.running):
                 self._check(number)
