@@ -627,7 +627,7 @@ def _in_order(name: str) -> tuple[int, str]:
 
 
 class Command:
-    """This command, in commands.jsonl of a folder of many runs: what it asked for and when, and at its end its seconds."""
+    """This command in commands.jsonl of a folder of many runs: what was asked for, when, and at its end the seconds."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._when = folder, wall_time()

@@ -75,6 +75,15 @@ def test_stale_memory_is_recomputed_with_the_current_network(kind, rollout_lengt
             assert torch.allclose(renewed[name][row : row + 1].double(), leaf.double(), atol=1e-12), name
 
 
+def test_where_no_sequence_begins_with_stored_memory_nothing_is_burned_in():
+    env = Script([[3, 5, 1], [6]])
+    network = small_network(env, "lstm", torch.float64)
+    rollout = Runner(env, network, 0, 100, torch.Generator().manual_seed(0), 3).collect()
+    assert not (rollout.state_index >= 0).any()
+    network.step = None
+    assert replay.burned_in(network, rollout, 3) is rollout.state
+
+
 def test_zero_memory_makes_every_sequence_begin_like_an_episode():
     _, rollout = played("lstm", 15)
     assert any(leaf.any() for leaf in rollout.state.values())

@@ -49,6 +49,8 @@ def burned_in(network: Network, rollout: Rollout, steps: int) -> State:
     Source: Kapturowski et al. (2019), "Recurrent experience replay in distributed reinforcement learning".
     """
     end, env = (rollout.state_index >= 0).nonzero(as_tuple=True)  # [K]
+    if not len(end):
+        return rollout.state
     begin = torch.maximum(
         end - torch.minimum(rollout.age[end, env], torch.full_like(end, steps)), torch.zeros_like(end)
     )

@@ -271,8 +271,8 @@ def flattened(space: spaces.Space[Any]) -> list[str]:
 
 
 def flat(x: Tensor, dimensions: int) -> Tensor:
-    """Flatten the last `dimensions` of x into one."""
-    return x if dimensions == 1 else x.reshape(*x.shape[: x.dim() - dimensions], -1)
+    """Flatten the last `dimensions` of x into one; x may have no rows."""
+    return x.flatten(-dimensions) if dimensions else x.unsqueeze(-1)
 
 
 def reader(space: spaces.Space[Any], normalize: bool) -> "Numbers | Choices | Image":

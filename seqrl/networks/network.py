@@ -123,8 +123,8 @@ class Network(nn.Module):
             return
         with torch.autocast(device.type, self.autocast_dtype):
             yield
-        # torch keeps rounded weights until it leaves the outermost autocast, and a program, or an environment, may be in
-        # one all the time.
+        # torch keeps rounded weights until it leaves the outermost autocast, and a program, or an environment, may have
+        # entered one for good.
         torch.clear_autocast_cache()
 
 

@@ -5,7 +5,7 @@ from gymnasium import spaces
 
 from seqrl.errors import ConfigError
 from seqrl.networks import Encoder
-from seqrl.networks.encoder import Choices, Image, Numbers, flattened
+from seqrl.networks.encoder import Choices, Image, Numbers, flattened, reader
 from seqrl.spaces import Packed
 
 
@@ -13,6 +13,17 @@ def test_choices_are_read_one_hot():
     read = Choices(spaces.MultiDiscrete([2, 3]))(torch.tensor([[1, 0], [0, 2]]), torch.float32)
     assert read.tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
     assert Choices(spaces.Discrete(3))(torch.tensor([2, 0]), torch.float32).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [(spaces.Discrete(3), 3), (spaces.MultiDiscrete([2, 3]), 5), (spaces.MultiDiscrete([[2, 3], [2, 2]]), 9),
+     (spaces.MultiBinary((2, 3)), 6), (spaces.Box(-1, 1, (2, 4)), 8), (spaces.Box(-1, 1, ()), 1)],
+)  # fmt: skip
+def test_no_rows_are_read_as_none(space, size):
+    module = reader(space, False)
+    assert module(torch.zeros(0, *space.shape, dtype=torch.int64), torch.float32).shape == (0, size)
+    assert module(torch.zeros(4, *space.shape, dtype=torch.int64), torch.float32).shape == (4, size)
 
 
 def test_bytes_are_divided_by_255_and_numbers_stay_unchanged():
