@@ -120,6 +120,7 @@ def test_episodes_played_with_a_policy_are_those_of_the_evaluation_to_the_last_b
     assert returns == expected.tolist()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("task", ["tmaze", "cartpole", "a tuple"])
 def test_a_policy_may_be_handed_to_another_process(of_all, task):
     folder = of_all / task
@@ -188,6 +189,7 @@ def test_one_environment_is_played_without_a_batch_axis_and_a_state_begins_anew(
     assert torch.equal(as_tensor, torch.as_tensor(action))
 
 
+@pytest.mark.slow
 def test_some_of_many_begin_anew_and_the_others_remember():
     policy = seqrl.load(seqrl.learn(*SMALL, *WORLDS["what went before"], quiet=True).folder)
     batch = np.zeros((3, 4), np.float32)
@@ -211,6 +213,7 @@ def test_some_of_many_begin_anew_and_the_others_remember():
         policy.initial_state(0)
 
 
+@pytest.mark.slow
 def test_there_is_a_mask_for_each_row():
     policy = seqrl.load(seqrl.learn(*SMALL, *WORLDS["a mask in info"], quiet=True).folder)
     batch = np.stack([policy.observation_space.sample() for _ in range(4)])
@@ -456,6 +459,7 @@ def forked(words):
     return seqrl.learn(*SMALL_TASK, "env=tmaze", *words, quiet=True).facts["status"]
 
 
+@pytest.mark.slow
 def test_a_fork_of_a_process_that_had_several_threads_is_refused_them(monkeypatch):
     # As if a run before this one had had them.
     monkeypatch.setattr(device, "_had_threads", {"in": os.getpid()})
@@ -605,6 +609,7 @@ def test_whatever_strangers_call_their_runs_a_line_is_a_run_and_those_left_out_a
     assert (half.endswith("This run is left out."), done.returncode) == (True, 0)
 
 
+@pytest.mark.slow
 def test_a_refused_run_leaves_the_log_of_the_one_beside_it(tmp_path):
     def beside():
         with pytest.raises(seqrl.ConfigError):
@@ -686,6 +691,7 @@ def test_a_state_of_no_rows_has_none_and_is_equal_to_itself_alone(tmaze):
     assert state != policy.initial_state(3)
 
 
+@pytest.mark.slow
 def test_a_long_name_is_cut_and_an_odd_one_is_written_plainly():
     long = seqrl.learn(*SMALL_TASK, "env=tmaze", f"name={'x' * 300}", quiet=True).folder
     assert len(long.name) < 255
@@ -701,6 +707,7 @@ def test_what_is_no_state_and_what_reset_returns_are_named(cartpole):
         policy((np.zeros(4), {}), policy.initial_state())
 
 
+@pytest.mark.slow
 def test_python_trusts_what_the_shell_does(tmp_path, monkeypatch):
     (tmp_path / "shelled.py").write_text(
         "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"

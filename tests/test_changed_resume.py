@@ -129,6 +129,7 @@ def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_cha
     assert not {"resume", "name", "trust", "logger"} & set(one["config"])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_whose_folder_is_called_what_no_yaml_can_say(tmp_path):
     """An old disk or an archive has names in other encodings than UTF-8."""
     here = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
@@ -282,6 +283,7 @@ def test_a_change_of_the_environment_makes_another_task_unless_it_says_who_plays
     assert changes_task(change) is is_another
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(
     ("load", "said"),
     [

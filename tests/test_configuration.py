@@ -167,7 +167,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
     assert (cfg.network.type, cfg.sequence_learning.bptt_length, cfg.total_steps) == ("attention", 50, 9)
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("override", "said"),
     [

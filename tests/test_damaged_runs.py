@@ -85,7 +85,7 @@ def test_a_run_whose_manifest_is_damaged_goes_on_by_its_configuration(finished, 
 SEALED = "resume: the checkpoint is of another network or algorithm: "
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize(
     "odd",
     [{"runner": None}, {"runner": {}}, {"runner": {"ranks": []}}, {"algorithm": None}, {"algorithm": {}}],
@@ -103,7 +103,7 @@ def test_a_sealed_checkpoint_that_lacks_what_a_run_goes_on_from_gets_one_line(fi
     assert facts_of(tmp_path / "run")["started"] == before
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(9)
 @pytest.mark.parametrize(
     ("where", "odd"),
     [

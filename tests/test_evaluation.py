@@ -107,7 +107,7 @@ def evaluator(make_env, episodes=7, greedy=True, memoryless_control=False):
     return Evaluator(make_env, generator, episodes, greedy, memoryless_control, episode_limit=1000)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(9)
 @pytest.mark.parametrize("greedy", [True, False])
 @pytest.mark.parametrize("world", WORLDS)
 def test_every_evaluation_plays_the_same_episodes(world, greedy):

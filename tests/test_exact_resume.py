@@ -353,6 +353,7 @@ def test_an_environment_that_cannot_load_what_it_saved_begins_anew_and_the_run_k
     assert rows != expected
 
 
+@pytest.mark.slow
 def test_a_replay_may_take_longer_than_one_answer_may(tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "REPLAY_SECONDS", 0.0)
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Wander-v0", "env.backend=sync", FIXED)

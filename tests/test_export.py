@@ -95,6 +95,7 @@ def test_every_network_is_exported_as_it_acts(kind, continuous):
     assert proof.cleared > 0
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "space", [gymnasium.spaces.Discrete(3, start=5), gymnasium.spaces.Box(-2.0, 4.0, (1,))], ids=str
 )

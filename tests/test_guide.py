@@ -128,7 +128,7 @@ def test_a_template_of_the_guide_is_the_profile_of_that_name(template, profile):
     assert {key: guides[key] for key in keys} == {key: ours[key] for key in keys}
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize(
     ("network", "expected"),
     [

@@ -45,7 +45,7 @@ def test_every_statement_of_the_guide_has_a_test(says, here, command, test):
     assert name in functions
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("command", sorted({row[2] for row in ROWS}))
 def test_every_command_of_the_table_composes(command):
     words = shlex.split(re.fullmatch("`(.*)`", command).group(1))

@@ -276,6 +276,7 @@ class TestInfluence:
         weights = influence(Recurrence(0.9), noise(dtype=torch.float64))["policy"].weights
         assert np.abs(weights - 0.91 ** np.arange(40)).max() > 1e-3
 
+    @pytest.mark.slow
     def test_an_lstm_that_carries_nothing_over_has_no_range(self):
         """Its recurrent weights are zero, and its forget gates are closed."""
         network = small_network(Script([[1]]), "lstm")
@@ -571,11 +572,13 @@ class TestProgram:
             assert outside not in without_film.replace("http://www.w3.org/2000/svg", ""), outside
         assert "prefers-color-scheme: dark" in page
 
+    @pytest.mark.slow
     def test_a_memory_that_is_not_used_is_not_needed(self, inspected):
         found, _, printed = inspected(*GIVEN, "checkpoint=0")
         assert (found["memory_is_used"]["used"], found["window"]) == (False, 1)
         assert "No memory is needed: without it, this policy does as well." in printed
 
+    @pytest.mark.slow
     def test_an_environment_is_played_elsewhere(self, inspected):
         found, page, printed = inspected(*GIVEN, "env.corridor_length=[3,5,9]", "episodes=16")
         (elsewhere,) = found["elsewhere"].values()
@@ -639,6 +642,7 @@ class TestProgram:
             (tmp_path / "inspect.json").write_text(words)
             assert with_earlier(report, tmp_path) == report
 
+    @pytest.mark.slow
     def test_no_more_of_an_earlier_inspection_is_kept_than_a_page_has_room_for(self, tmp_path):
         report = {**dict.fromkeys(SAME, 1), "elsewhere": None, "not_measured": {}}
         one = {"trained": "5", "returns": {"3": [1.0, None, None]}, "holds": ["3"]}
@@ -819,6 +823,7 @@ class TestFilm:
         assert self.complete(run, page)
         assert "There is no film of it. The program ended before it was made." in page
 
+    @pytest.mark.slow
     def test_a_page_that_cannot_be_written_again_stays_as_it_was(self, run, inspected, monkeypatch):  # noqa: F811
         def full(path, data):
             if b"<img" in data:
@@ -1065,6 +1070,7 @@ def test_a_bar_shows_what_comes_next(monkeypatch):
     assert "50% probes of memory" in re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
 
 
+@pytest.mark.slow
 def test_a_run_in_a_folder_whose_name_is_not_utf_8_is_inspected(run, tmp_path, monkeypatch, capsys):  # noqa: F811
     odd = run.rename(tmp_path / os.fsdecode(b"b\xff"))
     monkeypatch.setattr(sys, "argv", ["inspect", f"run={odd}", *GIVEN[1:]])

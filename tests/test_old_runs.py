@@ -121,6 +121,7 @@ def test_a_point_of_a_sweep_that_was_begun_before_there_was_a_key_goes_on_withou
     assert "rollout_rewards: 0 -> 8" in changed
 
 
+@pytest.mark.slow
 def test_a_point_of_such_a_sweep_that_was_not_begun_then_does_as_the_first_one(settled, run):
     words = ["env=tmaze", "total_steps=900"]
     config = OmegaConf.create(settled(*words).saved("tensor"))

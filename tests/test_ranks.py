@@ -125,6 +125,7 @@ def test_every_setting_is_the_same_over_ranks(overrides):
     check_that_ranks_are_one_process([*BUILT_IN, *overrides], updates=3)
 
 
+@pytest.mark.slow
 def test_evaluations_are_shared_out_and_come_to_the_same():
     cfg = composed(
         *SMALL, *GYM, "evaluation.episodes=13", "evaluation.greedy=both", "evaluation.memoryless_control=true"
@@ -244,7 +245,7 @@ def test_a_network_whose_forward_changes_a_buffer_is_refused(monkeypatch):
         learned([*BUILT_IN, *FIXED], 2, 1)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize(("size", "parts"), [(2, 2), (2, 4), (4, 4), (4, 6), (4, 8), (3, 3)])
 def test_ranks_learn_the_bits_of_one_from_the_same_rollouts(size, parts):
     """Sums are swapped level by level where each of 2, 4, 8, … ranks has a branch; otherwise they are gathered."""

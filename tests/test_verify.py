@@ -97,7 +97,7 @@ REPORTED = {
 OTHERS = [cell for cell in broken.CELLS if cell != "LSTM"]
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(12)
 @pytest.mark.parametrize(
     "block",
     [
@@ -158,6 +158,7 @@ def test_the_longest_sequence_is_as_long_as_the_longest_episode():
     assert subject_of("sound", 0, lambda batch_size, _: limited(batch_size=batch_size)).longest == 500
 
 
+@pytest.mark.slow
 def test_a_network_with_frozen_parameters_passes():
     subject = subject_of("sound")
     next(subject.network.parameters()).requires_grad_(False)
@@ -247,7 +248,7 @@ PLANTED = [
 ]
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(15)
 @pytest.mark.parametrize(("name", "check", "said"), PLANTED)
 def test_a_planted_defect_of_an_environment_is_reported(name, check, said):
     finding = check(stage_of(name))
@@ -310,6 +311,7 @@ def test_what_may_be_a_defect_gets_a_warning(name, check, said):
     assert check(stage_of("Walk")).status is PASS
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("name", "status", "said"),
     [
@@ -469,6 +471,7 @@ def test_a_time_limit_that_cannot_be_tried_is_not_checked():
     assert re.match(r"it can't be built with max_episode_steps=3: ValueError: too short", finding.figure)
 
 
+@pytest.mark.slow
 def test_an_environment_that_ends_no_episode_repeats_after_episodes_that_are_cut():
     finding = environment.repeats_later(stage_of("Endless"))
     assert finding.status is PASS
@@ -572,6 +575,7 @@ def test_what_is_changed_for_the_whole_process_is_a_warning_that_names_it():
     assert environment.process_settings(stage_of("Walk")).status is PASS
 
 
+@pytest.mark.slow
 def test_bytes_that_are_hardly_seen_are_a_warning():
     finding = environment.bytes_used(stage_of("DimBits"))
     assert (finding.status, finding.figure) == (WARN, "none of 0 to 255 is more than 1")
@@ -637,6 +641,7 @@ def test_the_last_line_counts_what_holds_and_what_was_not_checked():
     assert remedies == ["", "mend", "wait", "look"]
 
 
+@pytest.mark.slow
 def test_what_is_found_is_told_before_the_next_check_begins():
     make, told = partial(broken.make, "Walk"), []
     for finding in islice(env_checks(make, SHORT, begin=lambda name: told.append(f"{name}?")), 3):
