@@ -338,11 +338,11 @@ SECRETS = [
     "api_key: [hush]", "password: 3.14", "password: {value: hush}", "tokens: [hush]", "pwd: hush", "accessToken: hush",
     "private_key: hush", "url: 'http://me:hush@host/'", "url: 'https://hush@host/'", "password: '${oc.decode:hush}'",
     "APIKey: hush", "deep: [{secretKey: 1}]", "uri: 'postgresql://me:hush@host/db'", "password: '${env.id}'",
-    "password: '${oc.decode:${oc.env:X,hush}}'",
+    "password: '${oc.decode:${oc.env:X,hunter2}}'",
 ]  # fmt: skip
 NO_SECRETS = [
     "password: true", "password: null", "password: ''", "password: '${oc.env:X}'", "password: ['${oc.env:X}']",
-    "a: {b: '${oc.env:X}', password: '${env.kwargs.a.b}'}",
+    "password: '${oc.decode:${oc.env:X,hush}}'", "a: {b: '${oc.env:X}', password: '${env.kwargs.a.b}'}",
     "max_tokens_per_batch: 5", "max_tokens: 512", "tokenizer: gpt", "token_size: 4", "pad_token: '<pad>'",
     "url: 'ssh://git@host/x'", "url: 'http://host/@x'", "keys: [a]", "turkey: 3", "secretary: x",
 ]  # fmt: skip

@@ -14,11 +14,9 @@ from seqrl.text import environment_read, names_secret, plain_name
 USERINFO = re.compile(r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE)
 # A command line without any of these sets no secret, and need not be composed to look for one.
 SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
-# What a variable gives, in a text whose rest is typed out; and what may stand beside it that is no secret.
+# What a variable gives, in a text whose rest is typed out; and what may not stand beside it, as it is long or no word.
 FROM_VARIABLE = "\0"
-NO_SECRET = re.compile(rf"(bearer|basic|digest|token|api|key|[\s:=,;@/'\"{FROM_VARIABLE}]|[_.-])*", re.IGNORECASE)
-# Defaults that are none.
-NOTHING = ("", "null", "none", "~", "true", "false")
+NO_WORD = re.compile(r"(?=[a-z]*\d)[a-z\d]{7,}|[a-z]{20,}", re.IGNORECASE)
 # Nodes of seqrl's own keys; those that are added take any value.
 NUMBERS = (IntegerNode, FloatNode, BooleanNode)
 
@@ -58,14 +56,18 @@ def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]
 
 
 def _tells(typed: Any) -> bool:
-    """Whether what is typed out under the name of a secret may be one: `Bearer ` before a variable is none."""
-    return not (isinstance(typed, str) and FROM_VARIABLE in typed and NO_SECRET.fullmatch(typed))
+    """Whether what is typed out, under the name of a secret or as the password of an address, may be one.
+
+    Beside a variable, or as its default, `Bearer ` and `sandbox` are none.
+    """
+    return not isinstance(typed, str) or FROM_VARIABLE not in typed or bool(NO_WORD.search(typed))
 
 
 def _is_address_of(typed: str) -> bool:
     """Whether a text has an address with a password or a key that is typed out."""
     found = (it[0].partition("://")[2].rstrip("@") for it in USERINFO.finditer(typed))
-    return any((it.partition(":")[2] or it.rstrip(":")).strip(FROM_VARIABLE) for it in found)
+    of_variable = FROM_VARIABLE if FROM_VARIABLE in typed else ""
+    return any(_tells((it.partition(":")[2] or it) + of_variable) for it in found)
 
 
 def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
@@ -85,8 +87,6 @@ def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
         try:
             if "oc.env" in (written := _as_written(str(value), root)):
                 value = _typed_beside(written)
-                if not value.replace(FROM_VARIABLE, ""):
-                    return
         except (OmegaConfBaseException, RecursionError):
             # Whoever resolves it says what is wrong with it.
             return
@@ -96,7 +96,7 @@ def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
 
 
 def _typed_beside(text: str) -> str:
-    """A text with interpolations, each replaced by what is typed out in it: defaults, and arguments that are values."""
+    """A text with interpolations, each replaced by what is typed out in it, such as a default, and FROM_VARIABLE."""
     typed, depth, began = "", 0, 0
     for at in range(len(text)):
         if text.startswith("${", at):
@@ -106,10 +106,8 @@ def _typed_beside(text: str) -> str:
             depth -= 1
             if not depth:
                 name, _, arguments = text[began:at].partition(":")
-                default = arguments.partition(",")[2] if name.strip() == "oc.env" else arguments
-                words = _typed_beside(default).strip(" \t'\"")
-                typed += "" if words.lower() in NOTHING else words
-                typed += FROM_VARIABLE if not words or name.strip() != "oc.env" else ""
+                typed += _typed_beside(arguments.partition(",")[2] if name.strip() == "oc.env" else arguments)
+                typed += FROM_VARIABLE
         elif not depth:
             typed += text[at]
     return typed
