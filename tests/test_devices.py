@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -64,3 +68,13 @@ def test_cudnn_rounds_factors_only_when_asked_to(precision, products):
     Device("cpu", threads=1, precision=precision).prepare()
     assert torch.backends.cudnn.rnn.fp32_precision == products
     assert torch.backends.cuda.matmul.fp32_precision == products
+
+
+@pytest.mark.slow
+def test_a_device_knows_which_instructions_torch_uses(tmp_path):
+    ask = "from seqrl.devices.device import Device; print(Device('cpu', 1, 'float32').processor)"
+    said = {}
+    for level in ("default", "avx2"):
+        env = os.environ | {"ATEN_CPU_CAPABILITY": level}
+        said[level] = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True).stdout
+    assert [it.rpartition(", ")[2] for it in said.values()] == ["DEFAULT\n", "AVX2\n"]

@@ -1052,7 +1052,10 @@ class TestPage:
             ({"need": {"is_there": True}}, "The task needs memory: the past foretells what the present"),
             ({"need": {"is_there": False, "share": 0.0}}, "The task shows no need of memory."),
             ({"need": {"is_there": False, "share": 0.13}}, "Whether the task itself needs memory, one rollout could"),
-            ({"bptt_length": 5, "gradient_horizon": 8}, "The gradient of its last checkpoint reaches back 8 steps."),
+            (
+                {"bptt_length": 5, "gradient_horizon": 8},
+                "The gradient of its last checkpoint reaches back 8 steps, the present one among them.",
+            ),
         ],
     )
     def test_the_paragraph_says_what_was_measured(self, changes, sentence):

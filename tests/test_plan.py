@@ -47,6 +47,13 @@ def test_every_length_up_to_the_longest_episode_has_a_row_with_its_cost(capsys, 
     assert sum("recommended" in row[3] for row in rows.values()) == 1
 
 
+def test_a_length_that_no_sequence_has_is_that_of_whole_ones(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "TRYING", 0.05)
+    rows = planned(capsys, "rollout_length=10", "sequence=truncated", "sequence_learning.bptt_length=499")
+    assert 499 not in rows
+    assert "as you have it" in rows[0][3]
+
+
 @pytest.mark.parametrize("more", [["network=mlp"], ["sequence=off"]])
 def test_where_bptt_length_means_nothing_there_is_no_plan(capsys, more):
     assert planned(capsys, "rollout_length=40", *more) == {}

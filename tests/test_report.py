@@ -311,7 +311,7 @@ def test_a_gain_that_chance_makes_of_one_among_many_configurations_is_not_taken_
         (
             {"lstm": 1.0, "mlp": 1.0},
             "finished",
-            "2 of 2 configurations return the highest: final return 1.00 over 1 run;",
+            "All 2 configurations return the same: final return 1.00 over 1 run;",
         ),
         ({"lstm": 1.0, "mlp": 1.0, "gru": 0.5}, "finished", "2 of 3 configurations return the highest: final return"),
         ({"lstm": 1.0, "mlp": 0.9}, "finished", "The highest return has network = lstm: final return 1.00"),

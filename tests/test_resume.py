@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 def test_what_goes_on_and_what_shows_the_curves_can_be_pasted_into_a_shell(tmp_path):
     assert (
-        how_to_go_on(Path("outputs/a-run"), ["mine"], "conf") == "resume=outputs/a-run trust=[mine] --config-dir conf"
+        how_to_go_on(Path("outputs/a-run"), ["mine"], "conf") == "resume=outputs/a-run 'trust=[mine]' --config-dir conf"
     )
     odd = tmp_path / "it's a run; $HOME"
     odd.mkdir()
@@ -130,10 +130,28 @@ def test_the_same_environments_are_played_by_who_was_chosen_before(now, played_b
     assert cfg.env.get("backend") == played_by
 
 
-def test_other_threads_and_versions_are_named():
-    before = {"threads": 1, "seed": 0, "platform": "Linux", "versions": {"torch": "2.13", "numpy": "2.4"}, "git": None}
-    now = {"threads": 2, "seed": 1, "platform": "Linux", "versions": {"torch": "2.14", "numpy": "2.4"}, "git": {"a": 1}}
-    assert circumstances(before, now) == ["threads: 1 -> 2", "versions.torch: 2.13 -> 2.14"]
+def test_other_threads_processors_and_versions_are_named():
+    before = {
+        "threads": 1,
+        "processor": "Intel, AVX2",
+        "seed": 0,
+        "platform": "Linux",
+        "versions": {"torch": "2.13", "numpy": "2.4"},
+        "git": None,
+    }
+    now = {
+        "threads": 2,
+        "processor": "Intel, AVX512",
+        "seed": 1,
+        "platform": "Linux",
+        "versions": {"torch": "2.14", "numpy": "2.4"},
+        "git": {"a": 1},
+    }
+    assert circumstances(before, now) == [
+        "threads: 1 -> 2",
+        "processor: Intel, AVX2 -> Intel, AVX512",
+        "versions.torch: 2.13 -> 2.14",
+    ]
     assert circumstances({}, now) == []
 
 

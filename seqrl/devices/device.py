@@ -1,6 +1,7 @@
 """The device of a run: cpu, cuda or mps, its threads and its precision."""
 
 import os
+import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from seqrl.errors import ConfigError
+from seqrl.machine import processor
 
 # The process in which a run had several threads for the first time. A fork knows it too, and has none of them.
 _had_threads: dict[str, int] = {}
@@ -39,6 +41,13 @@ class Device:
             return [torch.device(self.name)]
         available = {"cuda": torch.cuda.is_available(), "mps": torch.mps.is_available(), "cpu": True}
         return [torch.device(name) for name in available if available[name]]
+
+    @property
+    def processor(self) -> str:
+        """The processor, and which of its instructions torch uses: both decide how sums are rounded."""
+        said = processor()
+        kind = [said[name] for name in ("vendor_id", "cpu family", "model") if name in said] or [platform.processor()]
+        return f"{' '.join(kind)}, {torch.backends.cpu.get_cpu_capability()}"
 
     @property
     def torch_device(self) -> torch.device:

@@ -48,10 +48,10 @@ class Suite:
 
     @property
     def choice(self) -> str:
-        """Command-line overrides that select the environment ID."""
+        """Command-line overrides that select the environment ID, as a shell takes them."""
         if not self.module:
             return "env.id=ID"
-        trusted = "" if self.module in trust.SUITES else f" trust=[{self.module}]"
+        trusted = "" if self.module in trust.SUITES else f" 'trust=[{self.module}]'"
         preset = f"env={self.preset} " if self.preset else ""
         return f"{preset}env.id={self.module}:ID{trusted}"
 

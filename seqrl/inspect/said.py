@@ -89,7 +89,7 @@ def _of_training(report: Report) -> Iterator[str]:
         enough = f"sequence_learning.bptt_length={horizon} would reach far enough"
         yield f"That cuts off {cut:.0%} of its gradient: {enough}."
     elif horizon > 1:
-        yield f"The gradient of its last checkpoint reaches back {horizon} steps."
+        yield f"The gradient of its last checkpoint reaches back {horizon} steps, the present one among them."
 
 
 def _of_the_task(report: Report) -> Iterator[str]:

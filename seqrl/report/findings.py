@@ -139,7 +139,9 @@ class Findings:
     def _beginning(self, use: str) -> str:
         """The beginning of a recommendation that too few seeds make."""
         returns = [float(group.returns.value) for group in self.groups if group.returns is not None]
-        if (ties := returns.count(max(returns))) > 1:
+        if (ties := returns.count(max(returns))) == len(self.groups):
+            return f"All {ties} configurations return the same"
+        if ties > 1:
             return f"{ties} of {_count(len(self.groups), 'configuration')} return the highest"
         is_over = all(run.status == "finished" for group in self.groups for run in group.runs)
         return f"The highest return {'' if is_over else 'so far '}has {use}"

@@ -141,7 +141,8 @@ def open_run(
         run = build(cfg, device, anew_after=iterations, saved=saved, changed=changed)
         lost = run.load_state_dict(state, changed)
     anew = f"; {lost} episodes in progress could not continue, new ones replace them" if lost else ""
-    say(f"resumed after {run.iterations} iterations, {run.budget.steps:,} steps{anew}")
+    done = f"{run.iterations} iteration{'s' * (run.iterations != 1)}"
+    say(f"resumed after {done}, {run.budget.steps:,} steps{anew}")
     if unrestored:
         say(f"note: {unrestored.rstrip('.')}. From here on the run plays other episodes than it would have.")
     for change in few(changed):

@@ -302,6 +302,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "seed": lambda it: isinstance(it, int) and not isinstance(it, bool) and it >= 0,
     "device": _is_text,
     "threads": _is_count,
+    "processor": _is_text,
     "result": _is_number_or_null,
     "env_steps": _is_number_or_null,
     "seconds": _is_number_or_null,

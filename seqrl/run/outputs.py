@@ -127,6 +127,7 @@ class Outputs:
         facts: dict[str, Any] = {
             "seed": cfg.seed,
             "threads": device.threads,
+            "processor": device.processor,
             "device": str(device.torch_device),
             "sweep": self.sweep or before.get("sweep"),
             **({} if settled.overrides is None else {"overrides": settled.overrides}),

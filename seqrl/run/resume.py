@@ -17,7 +17,7 @@ from seqrl.text import dotted
 def how_to_go_on(folder: Path, trusted: Collection[str], config_dir: str | None) -> str:
     """The arguments that go on with a run, as a shell takes them."""
     words = [f"resume={quote(str(folder))}"]
-    words += [f"trust=[{','.join(trusted)}]"] if trusted else []
+    words += [quote(f"trust=[{','.join(trusted)}]")] if trusted else []
     words += [f"--config-dir {quote(config_dir)}"] if config_dir else []
     return " ".join(words)
 
@@ -51,7 +51,7 @@ def yardstick(config: Mapping[str, Any]) -> str:
 
 
 def circumstances(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two manifests and may change the last bits: threads, device, machine, versions."""
+    """What differs between two manifests and may change the last bits: threads, machine, versions."""
     old, new = dict(dotted(before)), dict(dotted(now))
-    keys = [key for key in new if key.startswith(("threads", "device", "platform", "versions.", "git."))]
+    keys = [key for key in new if key.startswith(("threads", "processor", "device", "platform", "versions.", "git."))]
     return [f"{key}: {old[key]} -> {new[key]}" for key in keys if key in old and old[key] != new[key]]

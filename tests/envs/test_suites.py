@@ -58,7 +58,7 @@ def test_known_returns_are_of_built_in_tasks():
         (["CLASSIC", "pend"], ["classic control env.id=ID", "Pendulum-v1 Box(3) -> Box(1)"]),
         (
             ["test/clock"],
-            ["clocks env.id=tests.envs.clocks:ID trust=[tests.envs.clocks]", "test/Clock-v0 Box(2) -> Discrete(3)"],
+            ["clocks env.id=tests.envs.clocks:ID 'trust=[tests.envs.clocks]'", "test/Clock-v0 Box(2) -> Discrete(3)"],
         ),
     ],
 )
