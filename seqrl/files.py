@@ -137,12 +137,12 @@ def insist_on_own(folder: Path, marks: Mapping[str, str]) -> None:
             raise OSError(errno.EEXIST, "was not written by seqrl", str(path))
 
 
-def is_foreign(path: Path, mark: str) -> bool:
-    """Whether a file is there that seqrl did not write: a link, or one that can be read and holds no `mark`."""
+def foreign(path: Path, mark: str) -> str:
+    """Why a file is not seqrl's: it is a link, or can be read and holds no `mark`. "" if it is, or if there is none."""
     try:
-        return not _signed(path, mark)
+        return "" if _signed(path, mark) else "was not written by seqrl"
     except OSError:
-        return path.is_symlink()
+        return "is a link" if path.is_symlink() else ""
 
 
 def _signed(path: Path, mark: str) -> bool:

@@ -46,6 +46,7 @@ def cores() -> int:
 # What torchrun tells a process that is one of several of a run, and submitit in its name under Slurm.
 RANKS_STARTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 NUMBERS_OF_RANKS = ("MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+LAST_PORT = 65535
 LET_TORCHRUN = "Let torchrun set these variables, or unset WORLD_SIZE."
 
 
@@ -60,6 +61,8 @@ def ranks_started() -> dict[str, str]:
     for name in NUMBERS_OF_RANKS:
         if not (text := os.environ.get(name, "0")).isdecimal():
             raise ConfigError([f"{name}: must be a whole number (got {text}). {LET_TORCHRUN}"])
+    if not 0 < int(told["MASTER_PORT"]) <= LAST_PORT:
+        raise ConfigError([f"MASTER_PORT: must be 1 to {LAST_PORT} (got {told['MASTER_PORT']}). {LET_TORCHRUN}"])
     if int(told["RANK"]) >= int(told["WORLD_SIZE"]):
         raise ConfigError([f"RANK: must be below WORLD_SIZE={told['WORLD_SIZE']} (got {told['RANK']}). {LET_TORCHRUN}"])
     return told

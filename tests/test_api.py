@@ -609,7 +609,6 @@ def test_whatever_strangers_call_their_runs_a_line_is_a_run_and_those_left_out_a
     assert (half.endswith("This run is left out."), done.returncode) == (True, 0)
 
 
-@pytest.mark.slow
 def test_a_refused_run_leaves_the_log_of_the_one_beside_it(tmp_path):
     def beside():
         with pytest.raises(seqrl.ConfigError):
@@ -707,7 +706,6 @@ def test_what_is_no_state_and_what_reset_returns_are_named(cartpole):
         policy((np.zeros(4), {}), policy.initial_state())
 
 
-@pytest.mark.slow
 def test_python_trusts_what_the_shell_does(tmp_path, monkeypatch):
     (tmp_path / "shelled.py").write_text(
         "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"

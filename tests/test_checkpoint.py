@@ -511,18 +511,32 @@ def test_a_run_whose_state_could_not_be_loaded_again_ends_before_it_learns(tmp_p
         Checkpoints(tmp_path).begin({"iterations": 0, "seen": {1, 2}}, 0)
 
 
-def test_no_checkpoint_holds_a_value_of_the_systems_environment(tmp_path, monkeypatch):
+def test_a_checkpoint_has_variables_names_and_gives_their_values_back(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"Zx9-quuxle": "LICENCE"})
-    state = {"iterations": 0, "algorithm": {"keys": ["", {"key": "Zx9-quuxle"}]}, "runner": {}}
-    said = r"algorithm\.keys\[1\]\.key holds \$\{oc\.env:LICENCE\}, which .* is never saved"
-    with pytest.raises(ConfigError, match=said):
-        Checkpoints(tmp_path).begin(state, 0)
-    assert not [*tmp_path.glob("**/*.pt")]
-    # One that a class of the user's own has come to hold since then.
-    Checkpoints(tmp_path / "later").save(state, 1)
+    monkeypatch.setenv("LICENCE", "Zx9-quuxle")
+    weights = torch.ones(2)
+    mine = {"keys": ["", {"key": "by Zx9-quuxle"}], "pair": ("Zx9-quuxle", 1), "network": {"weight": weights}}
+    state = {"iterations": 0, "config": {"x": "1"}, "algorithm": mine, "runner": {}, "episodes": {}, "clock": {}}
+    Checkpoints(tmp_path).begin(state, 0)
     (path,) = tmp_path.glob("**/*.pt")
     assert b"quuxle" not in path.read_bytes()
-    assert Checkpoints(tmp_path / "later").load(1)["algorithm"] == {"keys": ["", {"key": "${oc.env:LICENCE}"}]}
+    assert b"${oc.env:LICENCE}" in path.read_bytes()
+    assert mine["keys"] == ["", {"key": "by Zx9-quuxle"}]
+    found = Checkpoints(tmp_path).load(0)["algorithm"]
+    assert torch.equal(found.pop("network")["weight"], weights)
+    assert found == {"keys": ["", {"key": "by Zx9-quuxle"}], "pair": ("Zx9-quuxle", 1)}
+    assert not caplog.messages
+    # Of a run whose configuration does not name the variable.
+    monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {})
+    assert Checkpoints(tmp_path).load(0)["algorithm"]["pair"] == ("${oc.env:LICENCE}", 1)
+
+
+def test_a_text_that_cannot_be_given_back_is_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"Zx9-quuxle": "LICENCE"})
+    monkeypatch.setenv("LICENCE", "Zx9-quuxle")
+    Checkpoints(tmp_path).save({"algorithm": {"quoted": "zx9-QUUXLE"}}, 1)
+    said = "checkpoint: a run that goes on finds ${oc.env:LICENCE} in the place of a text that held its value"
+    assert caplog.messages == [said]
 
 
 def test_a_tensor_that_repeats_a_few_numbers_is_refused():

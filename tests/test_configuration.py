@@ -213,10 +213,10 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("seed=range(5)", r"seed: has several values \(got range\(5\)\). For a sweep add -m."),
         (
             "total_steps=100,000",
-            r"\(got 100,000\)\. For a number write total_steps=100000, for a sweep add -m, for a list write ",
+            r"\(got 100,000\)\. For a number write total_steps=100000, for a sweep add -m",
         ),
-        ("seed=128,256", r"seed: has several values \(got 128,256\)\. For a sweep add -m, for a list write"),
-        ("seed=1,2", r"seed: has several values \(got 1,2\)\. For a sweep add -m, for a list write seed=\[1,2\]\.$"),
+        ("seed=128,256", r"seed: has several values \(got 128,256\)\. For a sweep add -m"),
+        ("seed=1,2", r"seed: has several values \(got 1,2\)\. For a sweep add -m\.$"),
         ("env=cartpole", r"there is no env=cartpole\. Did you mean masked_cartpole or noisy_cartpole\? Choices: atari"),
         ("algorithm.learning_rate=nan", r"algorithm.learning_rate: must be a number above 0, at most 1e15 \(got nan\)"),
         ("algorithm.anneal=[clip_rnge]", r"algorithm.anneal: .*\(got 'clip_rnge'\). Did you mean clip_range\?"),
@@ -275,6 +275,12 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
             r"timeout_seconds: must be 0.01 to 1,000,000 seconds, or null .*\(got",
         ),
         ("env=gymnasium env.timeout_seconds=1e-300", r"timeout_seconds: must be 0.01 to 1,000,000 seconds, or null"),
+        ("network.memory=gru", r"network.memory: is a section of keys \(got gru\)\. Choose a cell with network=gru\.$"),
+        ("seed=1,2,3", r"seed: has several values \(got 1,2,3\)\. For a sweep add -m\.$"),
+        (
+            "network.inputs=first,previous_action",
+            r"add -m, for a list write network.inputs=\[first,previous_action\]\.$",
+        ),
         ("env.hidden=[a]", r"env.hidden\[0\]: must be a whole number \(got a\)"),
     ],
 )

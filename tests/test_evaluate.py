@@ -489,7 +489,7 @@ def test_a_file_that_seqrl_did_not_write_is_refused_before_anything_is_played(ru
     evaluated(*GIVEN)
     (run / name).write_bytes(foreign)
     before = contents(run)
-    said = f"evaluate: run/{name} does not say that seqrl wrote it. Move it away."
+    said = f"evaluate: run/{name} was not written by seqrl. Move it away."
     assert refused(*GIVEN, "video=true") == (said, 2)
     assert contents(run) == before
 

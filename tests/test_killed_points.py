@@ -155,6 +155,23 @@ def test_what_submitit_refuses_is_said_in_a_line_and_leaves_nothing_behind(tmp_p
     )
 
 
+def test_a_sweep_that_a_queue_refuses_in_a_folder_that_was_there_leaves_what_others_have_written(
+    tmp_path, monkeypatch, queue
+):
+    note_folder(tmp_path)
+    (tmp_path / "commands.jsonl").write_text("before\n")
+    (tmp_path / ".submitit" / "5f3a").mkdir(parents=True)
+
+    def launch(self, job_overrides, initial_job_idx):
+        raise RuntimeError("sbatch: error: Invalid account.")
+
+    monkeypatch.setattr(queue.launcher, "launch", launch)
+    sweeps.listen_to_queue()
+    with pytest.raises(SystemExit, match="2"):
+        queue.launcher.launch(of_sweep(tmp_path, tmp_path / ".submitit" / "5f3a" / "%j"), [["seed=0"]], 0)
+    assert [path.name for path in tmp_path.rglob("*")] == ["commands.jsonl"]
+
+
 def test_points_that_a_queue_refuses_after_others_are_named_and_those_that_ended_count(tmp_path, monkeypatch, queue):
     def launch(self, job_overrides, initial_job_idx):
         raise RuntimeError("sbatch: error: Batch job submission failed: Job violates the account's limit.")

@@ -391,6 +391,7 @@ def test_ranks_that_begin_after_the_first_one_is_done_hear_of_it(tmp_path, ends,
     ("name", "given", "said"),
     [
         ("MASTER_PORT", "abc", "MASTER_PORT: must be a whole number (got abc)."),
+        ("MASTER_PORT", "70000", "MASTER_PORT: must be 1 to 65535 (got 70000)."),
         ("WORLD_SIZE", "two", "WORLD_SIZE: must be a whole number (got two)."),
         ("LOCAL_RANK", "-1", "LOCAL_RANK: must be a whole number (got -1)."),
         ("RANK", "2", "RANK: must be below WORLD_SIZE=2 (got 2)."),

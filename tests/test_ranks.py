@@ -125,7 +125,6 @@ def test_every_setting_is_the_same_over_ranks(overrides):
     check_that_ranks_are_one_process([*BUILT_IN, *overrides], updates=3)
 
 
-@pytest.mark.slow
 def test_evaluations_are_shared_out_and_come_to_the_same():
     cfg = composed(
         *SMALL, *GYM, "evaluation.episodes=13", "evaluation.greedy=both", "evaluation.memoryless_control=true"

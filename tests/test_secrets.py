@@ -138,7 +138,6 @@ WAYS = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @example("''", [shlex.quote] * 3)
 @given(st.text("aB0😀'\"\\/&<> +%$;#äß€\n\t-_", min_size=2, max_size=12), st.lists(st.sampled_from(WAYS), max_size=3))

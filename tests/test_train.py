@@ -595,13 +595,13 @@ train.main()
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["env.id=CartPole-v1", "+env.kwargs.nope=1", "hydra.job.chdir=true"], "env.kwargs: "),
         (["device=cuda"], "device.name: "),
         (["network.hidden_size=0"], "network.hidden_size: must be"),
         (["env.id=Nope-v0"], "env.id: "),
         (["env.id=CartPole-v1", "+env.kwargs.nope=1"], "env.kwargs: "),
         (["env.k=52", "env=repeat_previous"], "env.k: must be less"),
         ([f"checkpoint_keep={2**53}"], "run folder: "),
+        (["env.id=CartPole-v1", "+env.kwargs.nope=1", "hydra.job.chdir=true"], "env.kwargs: "),
     ],
 )
 def test_a_refused_command_leaves_nothing_behind(tmp_path, words, message):

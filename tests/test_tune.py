@@ -599,7 +599,7 @@ def test_a_link_called_best_yaml_stays(tmp_path):
     (tmp_path / "s" / "best.yaml").symlink_to(tmp_path / "precious")
     done = tune(tmp_path, *TINY, "total_steps=320")
     assert (done.returncode, (tmp_path / "s" / "best.yaml").is_symlink()) == (2, True)
-    assert done.stderr == "seqrl: error: study: s/best.yaml was not written by seqrl. Choose another study=…\n"
+    assert done.stderr == "seqrl: error: study: s/best.yaml is a link. Choose another study=…\n"
 
 
 def test_values_are_written_as_the_command_line_reads_them():

@@ -95,17 +95,20 @@ def test_keys_of_evaluations_are_named_where_nothing_is_evaluated_otherwise(word
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("words", "why"),
     [
-        (["algorithm.gradient_threads=2"], False),
-        (["algorithm.gradient_threads=3"], True),
-        (["algorithm.gradient_threads=3", "algorithm.gradient_parts=3"], False),
-        (["algorithm.gradient_threads=3", "processes=3"], False),
+        (["algorithm.gradient_threads=2"], None),
+        (["algorithm.gradient_threads=3"], "a gradient has algorithm.gradient_parts=2, each for one thread"),
+        (["algorithm.gradient_threads=3", "algorithm.gradient_parts=3"], None),
+        (
+            ["algorithm.gradient_threads=3", "processes=3"],
+            "processes=3 share algorithm.gradient_parts=3, each for one thread",
+        ),
+        (["algorithm.gradient_threads=2", "algorithm.gradient_parts=6", "processes=3"], None),
     ],
 )
-def test_threads_for_which_a_gradient_has_no_parts_are_named(words, named):
-    said = "algorithm.gradient_threads has no effect: a gradient has algorithm.gradient_parts=2, a thread for each."
-    assert unused(composed(*words), words) == [said] * named
+def test_threads_for_which_a_gradient_has_no_parts_are_named(words, why):
+    assert unused(composed(*words), words) == ([f"algorithm.gradient_threads has no effect: {why}."] if why else [])
 
 
 def test_what_others_may_read_is_not_named():

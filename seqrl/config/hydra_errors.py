@@ -259,7 +259,8 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         # As numbers are printed: 100,000.
         is_number = re.fullmatch(r"[1-9]\d{0,2}(,000)+", values)
         number = f"For a number write {key}={values.replace(',', '')}, for" if is_number else "For"
-        return f"{key}: has several values (got {values}). {number} a sweep add -m, for a list write {key}=[{values}]."
+        listed = f", for a list write {key}=[{values}]" if _composes(f"{key}=[{values}]", others) else ""
+        return f"{key}: has several values (got {values}). {number} a sweep add -m{listed}."
     if found := re.search(r"Sweep parameters '([^=']+)=(.*)' requires", text):
         key, values = found.groups()
         return f"{key}: has several values (got {values}). For a sweep add -m."
@@ -302,6 +303,11 @@ def _value(error: Exception) -> str:
         message = f"must be {kind}{', or null' if is_none else ''} (got {found.group(1)})"
     elif found := re.search(r"Value '(.*)' is not a valid bool", message):
         message = f"must be true or false (got {found.group(1)})"
+    elif found := re.search(r"^Cannot assign \w+ to Dict", message):
+        got = str(error).partition("Error merging override ")[2].splitlines()[0].partition("=")[2]
+        is_cell = key is not None and key.group(1) == "network.memory" and got in choices("network")
+        choose = f" Choose a cell with network={got}." if is_cell else ""
+        message = f"is a section of keys{f' (got {got})' if got else ''}.{choose}".rstrip(".")
     elif NO_LIST in message:
         listed = _as_list(error)
         got = f" (got {listed.partition('=')[2][1:-1]}). Write {listed}" if listed else ", such as [a,b]"
@@ -312,8 +318,13 @@ def _value(error: Exception) -> str:
 
 
 def _may_be_null(key: str) -> bool:
+    return _composes(f"{key}=null", [])
+
+
+def _composes(override: str, others: Sequence[str]) -> bool:
+    """Whether Hydra takes an override, beside others."""
     try:
-        composed_by_hydra([f"{key}=null"])
+        composed_by_hydra([*others, override])
     except COMPOSITION:
         return False
     return True

@@ -28,7 +28,7 @@ from seqrl.config.words import usage
 from seqrl.devices.device import Device
 from seqrl.errors import ConfigError, SeqrlError, UnsavedError, described
 from seqrl.evaluate.request import Request, Words, requested
-from seqrl.files import cure, fault, is_foreign, make_folder, write
+from seqrl.files import cure, fault, foreign, make_folder, write
 from seqrl.film.film import MARK, Limits, gif
 from seqrl.film.making import filmed
 from seqrl.loggers.tensorboard import show
@@ -55,8 +55,8 @@ def evaluate(request: Request) -> None:
     Raises ConfigError if a file that is not seqrl's stands there, UnsavedError if they cannot be written.
     """
     for name in (RESULTS, FILM) if request.video else (RESULTS,):
-        if is_foreign(request.run / name, MARKS[name]):
-            raise ConfigError([f"evaluate: {request.run / name} does not say that seqrl wrote it. Move it away."])
+        if why := foreign(request.run / name, MARKS[name]):
+            raise ConfigError([f"evaluate: {request.run / name} {why}. Move it away."])
     # An environment may change the working folder.
     run = request.run.absolute()
     cfg, changed = policy.chosen(

@@ -12,7 +12,7 @@ from threading import get_ident
 from types import SimpleNamespace
 from typing import Any
 
-from seqrl.files import insist_on_folder, is_foreign, write
+from seqrl.files import foreign, insist_on_folder, write
 from seqrl.loggers.base import About, Logger, Row
 from seqrl.machine import wall_time
 from seqrl.text import dotted
@@ -107,7 +107,7 @@ def _moment(folder: Path) -> float:
 
 def _written(folder: Path, kind: str) -> list[Path]:
     """Event files of a kind in a folder; what only has such a name is somebody else's."""
-    return [path for path in folder.glob(f"events.out.tfevents.*.{kind}") if not is_foreign(path, MARK)]
+    return [path for path in folder.glob(f"events.out.tfevents.*.{kind}") if not foreign(path, MARK)]
 
 
 def show(folder: Path, name: str, gif: bytes, env_steps: int) -> None:

@@ -1,7 +1,7 @@
 """The actor-critic: encoder -> memory blocks -> heads."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -116,15 +116,20 @@ class Network(nn.Module):
         for trunk in filter(None, (self.actor, self.critic)):
             trunk.encoder.adapt(observation)
 
-    @contextmanager
-    def _autocast(self, device: torch.device) -> Iterator[None]:
-        if self.autocast_dtype is None:
+    def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        return nullcontext() if self.autocast_dtype is None else autocast(device, self.autocast_dtype)
+
+
+@contextmanager
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """torch's, which forgets rounded weights at its end, wherever it is.
+
+    torch keeps them until the outermost autocast is left, and a program or environment may have entered one for good.
+    """
+    try:
+        with torch.autocast(device.type, dtype):
             yield
-            return
-        with torch.autocast(device.type, self.autocast_dtype):
-            yield
-        # torch keeps rounded weights until it leaves the outermost autocast, and a program, or an environment, may have
-        # entered one for good.
+    finally:
         torch.clear_autocast_cache()
 
 

@@ -16,10 +16,11 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,9 @@ from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import all_memory, free_memory
 from seqrl.run.plain_data import loaded
-from seqrl.text import free, masked, masked_data
+from seqrl.text import free, masked, unmasked
+
+log = logging.getLogger(__name__)
 
 # Returns that are known of a checkpoint, by their names in its facts.
 TRAINING, EVALUATION = "return_mean", "evaluation_return_mean"
@@ -93,11 +96,8 @@ class Checkpoints:
         if not path.exists():
             returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
             known = {name: mean for name, mean in returns.items() if math.isfinite(mean)}
-            if next(_secrets_in(_of_users(state)), None):
-                # A state_dict has come to hold one since the run began, which was not refused then.
-                state = state | masked_data(_of_users(state))
             facts = {"iteration": iteration, "run": self.run, "seed": self.seed, YARDSTICK: self.yardstick, **known}
-            write(path, packed(state, facts))
+            write(path, packed(_of_users(state, _by_name), facts))
             # It was never read, and need not be.
             self._sound[iteration] = _identity(path), facts
         for later in [it for it in self.iterations if it > iteration and self._is_own(it)]:
@@ -113,13 +113,6 @@ class Checkpoints:
 
         Raises OSError if it cannot be written; ConfigError, before it is, if there is no room for those to come.
         """
-        if found := next(_secrets_in(_of_users(state)), None):
-            raise ConfigError(
-                [
-                    f"checkpoint: {found}, which came from the system's environment and is never saved. Leave it out "
-                    "of that state_dict."
-                ]
-            )
         data = _as_bytes(state)
         try:
             _of_run(unpacked(data))
@@ -249,7 +242,7 @@ class Checkpoints:
         path = self._path(iteration)
         try:
             state_bytes, _ = self._checked(iteration, keep=True)
-            return _of_run(unpacked(state_bytes))
+            return _of_users(_of_run(unpacked(state_bytes)), unmasked)
         except MemoryError as error:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from error
 
@@ -390,21 +383,32 @@ def _read_if_it_fits(file: IO[bytes], path: Path) -> bytes:
     return file.read()
 
 
-def _of_users(state: dict[str, Any]) -> dict[str, Any]:
-    """What classes of the user's own may have a part in, of a run's state."""
-    return {name: state[name] for name in ("algorithm", "runner") if name in state}
+def _of_users(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A run's state in which each text is as `change` has it, where classes of the user's own may have put it."""
+    return state | {name: _with_texts(state[name], change) for name in ("algorithm", "runner") if name in state}
 
 
-def _secrets_in(state: Any, where: str = "") -> Iterator[str]:
-    """Where texts in plain data hold values from the system's environment, and whose."""
-    if isinstance(state, str) and (hidden := masked(state)) != state:
-        yield f"{where} holds {hidden[:60]}"
-    elif isinstance(state, Mapping):
-        for key, it in state.items():
-            yield from _secrets_in(it, f"{where}.{key}" if where else str(key))
-    elif isinstance(state, list | tuple):
-        for index, it in enumerate(state):
-            yield from _secrets_in(it, f"{where}[{index}]")
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Plain data with each text as `change` has it; what holds none that it changes is left as it is."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        inner = {key: _with_texts(it, change) for key, it in value.items()}
+        return inner if any(inner[key] is not it for key, it in value.items()) else value
+    if isinstance(value, list | tuple):
+        items = [_with_texts(it, change) for it in value]
+        return type(value)(items) if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    return value
+
+
+def _by_name(text: str) -> str:
+    """A text with variables' names for the values that came from the system's environment."""
+    named = masked(text)
+    if named == text:
+        return text
+    if unmasked(named) != text:
+        log.warning("checkpoint: a run that goes on finds %s in the place of a text that held its value", named[:60])
+    return named
 
 
 def _try_to_read(path: Path) -> None:

@@ -14,6 +14,7 @@ from seqrl.text.masks import (
     read_decoded,
     read_environment,
     show_path,
+    unmasked,
 )
 from seqrl.text.words import (
     UNSAID,
@@ -36,4 +37,5 @@ __all__ = [
     "UNSAID", "VARIABLE", "Hidden", "MaskedFormatter", "cut", "declassify", "dotted", "duration", "encoded",
     "environment_read", "few", "figure", "free", "hidden", "hide", "masked", "masked_data", "names_secret", "nearest",
     "one_line", "percentages", "plain_name", "printable", "read_decoded", "read_environment", "say", "show_path",
+    "unmasked",
 ]  # fmt: skip

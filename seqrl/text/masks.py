@@ -114,6 +114,17 @@ def masked(text: str) -> str:
     return _any_of(words, frozenset(_PATHS)).sub(name_of, text)
 
 
+def unmasked(text: str) -> str:
+    """A text that was masked, with values of variables again: of those alone that this process's configuration took."""
+    taken = {*_FROM_ENVIRONMENT.values()}
+
+    def value_of(found: re.Match[str]) -> str:
+        name = found[0].removeprefix("${oc.env:").removesuffix("}")
+        return os.environ.get(name, found[0]) if name in taken else found[0]
+
+    return re.sub(VARIABLE, value_of, text)
+
+
 # Sections of data whose keys an environment has chosen, or who configured it; all other keys are seqrl's own.
 FOREIGN = ("info", "probes", "environment")
 

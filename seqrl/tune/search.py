@@ -15,7 +15,7 @@ from seqrl.config.resolvers import folder_name
 from seqrl.config.schema import AT_LEAST_1, Rule, key
 from seqrl.config.settle import GRADIENT_THREADS
 from seqrl.errors import ConfigError, NotFiniteError, UnsavedError
-from seqrl.files import cure, fault, is_foreign, refuse_link, write
+from seqrl.files import cure, fault, foreign, refuse_link, write
 from seqrl.machine import cores, sleep
 from seqrl.run.manifest import facts_of
 from seqrl.sweeps import Command
@@ -78,8 +78,8 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan, self.space = plan, space
         plan.study.mkdir(parents=True, exist_ok=True)
-        if is_foreign(plan.study / BEST, MARK):
-            raise ConfigError([f"study: {plan.study / BEST} was not written by seqrl. Choose another study=…"])
+        if why := foreign(plan.study / BEST, MARK):
+            raise ConfigError([f"study: {plan.study / BEST} {why}. Choose another study=…"])
         self._journal = opened(plan.study.absolute() / "journal.log")
         with self._journal.damage_named():
             storage = JournalStorage(self._journal)

@@ -57,7 +57,9 @@ def usage() -> str:
     """What this program does, and a line for each check."""
 
     def listed(checks: Sequence[Check]) -> str:
-        return "\n".join(f"  {it.name:42}  {(it.measure.__doc__ or '').splitlines()[0]}" for it in checks)
+        # Python takes docstrings away with -OO.
+        first_lines = [(it.name, *(it.measure.__doc__ or "").splitlines()[:1]) for it in checks]
+        return "\n".join(f"  {name:42}  {''.join(line)}" for name, *line in first_lines)
 
     return f"{__doc__}\nThe environment:\n\n{listed(environment.CHECKS)}\n\nThe network:\n\n{listed(network.CHECKS)}"
 
