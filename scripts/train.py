@@ -42,8 +42,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     print(shlex.join(["python", "-m", "seqrl.train", *overrides]), flush=True)
     if not given.print:
-        # In this process, which then is that command. -P: like this script, it imports nothing from the working folder.
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "seqrl.train", *overrides])
+        # In place of this process, so that it ends as that command does. -P: no import from the working folder.
+        options = sys.orig_argv[1 : -len(sys.argv)]
+        os.execv(sys.executable, [sys.executable, *options, "-P", "-m", "seqrl.train", *overrides])
 
 
 if __name__ == "__main__":

@@ -399,9 +399,11 @@ def _leave_as_found(folder: Path, jobs: Path) -> None:
     shutil.rmtree(jobs.parent, ignore_errors=True)
     with suppress(OSError):
         (folder / ".submitit").rmdir()
-    if not was_there(folder):
-        for name in ("multirun.yaml", "commands.jsonl"):
-            (folder / name).unlink(missing_ok=True)
+    mine = [folder / name for name in ("multirun.yaml", "commands.jsonl")]
+    # An equal command may have begun meanwhile.
+    if not was_there(folder) and {*folder.iterdir()} <= {*mine}:
+        for path in mine:
+            path.unlink(missing_ok=True)
         remove_if_empty(folder)
 
 

@@ -70,6 +70,8 @@ def main() -> None:
     """
     with errors_in_one_line():
         place = Place.of_environment()
+        if place is not None:
+            place.insist_on_host()
     if place is not None and place.rank:
         on_words(lambda words: follow_runs(follow))
         return

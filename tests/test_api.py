@@ -189,7 +189,6 @@ def test_one_environment_is_played_without_a_batch_axis_and_a_state_begins_anew(
     assert torch.equal(as_tensor, torch.as_tensor(action))
 
 
-@pytest.mark.slow
 def test_some_of_many_begin_anew_and_the_others_remember():
     policy = seqrl.load(seqrl.learn(*SMALL, *WORLDS["what went before"], quiet=True).folder)
     batch = np.zeros((3, 4), np.float32)
@@ -213,7 +212,6 @@ def test_some_of_many_begin_anew_and_the_others_remember():
         policy.initial_state(0)
 
 
-@pytest.mark.slow
 def test_there_is_a_mask_for_each_row():
     policy = seqrl.load(seqrl.learn(*SMALL, *WORLDS["a mask in info"], quiet=True).folder)
     batch = np.stack([policy.observation_space.sample() for _ in range(4)])

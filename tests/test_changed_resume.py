@@ -129,7 +129,6 @@ def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_cha
     assert not {"resume", "name", "trust", "logger"} & set(one["config"])
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_whose_folder_is_called_what_no_yaml_can_say(tmp_path):
     """An old disk or an archive has names in other encodings than UTF-8."""
     here = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))

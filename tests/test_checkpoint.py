@@ -515,7 +515,11 @@ def test_a_checkpoint_has_variables_names_and_gives_their_values_back(tmp_path, 
     monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"Zx9-quuxle": "LICENCE"})
     monkeypatch.setenv("LICENCE", "Zx9-quuxle")
     weights = torch.ones(2)
-    mine = {"keys": ["", {"key": "by Zx9-quuxle"}], "pair": ("Zx9-quuxle", 1), "network": {"weight": weights}}
+    mine = {
+        "keys": ["", {"key": "by Zx9-quuxle"}],
+        "pair": ("Zx9-quuxle", b"\xff Zx9-quuxle"),
+        "network": {"weight": weights},
+    }
     state = {"iterations": 0, "config": {"x": "1"}, "algorithm": mine, "runner": {}, "episodes": {}, "clock": {}}
     Checkpoints(tmp_path).begin(state, 0)
     (path,) = tmp_path.glob("**/*.pt")
@@ -524,11 +528,11 @@ def test_a_checkpoint_has_variables_names_and_gives_their_values_back(tmp_path, 
     assert mine["keys"] == ["", {"key": "by Zx9-quuxle"}]
     found = Checkpoints(tmp_path).load(0)["algorithm"]
     assert torch.equal(found.pop("network")["weight"], weights)
-    assert found == {"keys": ["", {"key": "by Zx9-quuxle"}], "pair": ("Zx9-quuxle", 1)}
+    assert found == {"keys": ["", {"key": "by Zx9-quuxle"}], "pair": ("Zx9-quuxle", b"\xff Zx9-quuxle")}
     assert not caplog.messages
     # Of a run whose configuration does not name the variable.
     monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {})
-    assert Checkpoints(tmp_path).load(0)["algorithm"]["pair"] == ("${oc.env:LICENCE}", 1)
+    assert Checkpoints(tmp_path).load(0)["algorithm"]["pair"][0] == "${oc.env:LICENCE}"
 
 
 def test_a_text_that_cannot_be_given_back_is_said(tmp_path, monkeypatch, caplog):

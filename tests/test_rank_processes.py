@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -405,6 +406,29 @@ def test_what_cannot_be_a_place_among_processes_gets_one_line(monkeypatch, capsy
         main()
     told = f"seqrl: error: {said} Let torchrun set these variables, or unset WORLD_SIZE.\n"
     assert capsys.readouterr().err == told
+
+
+def test_a_first_process_at_a_host_that_nobody_knows_ends_at_once(monkeypatch, capsys):
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "1"}
+    for variable, value in place.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert re.fullmatch(
+        r"seqrl: error: MASTER_ADDR: nowhere\.invalid is not known \(.+\)\. Let torchrun .*\n", capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_for_others_hears_signals(tmp_path):
+    # An address that nobody has.
+    env = os.environ | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "10.255.255.1", "MASTER_PORT": "29533"}
+    command = [sys.executable, "-m", "seqrl.train", "total_steps=100"]
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(8)
+        process.terminate()
+        assert process.wait(timeout=10) == 143
+        assert process.stderr.read().endswith("seqrl: ended by SIGTERM\n")
 
 
 def test_one_process_of_torchrun_may_start_more(monkeypatch):

@@ -17,7 +17,7 @@ from seqrl.errors import ConfigError
 from seqrl.evaluate import __main__ as evaluate
 from seqrl.evaluate.__main__ import unwritten_named
 from seqrl.export.card import MARK as CARD
-from seqrl.files import Lines, LogFile, appending, is_foreign, make_folder
+from seqrl.files import Lines, LogFile, appending, foreign, make_folder
 from seqrl.inspect import __main__ as inspect
 from seqrl.loggers.mlflow import _alone
 from seqrl.loggers.tensorboard import show
@@ -296,7 +296,7 @@ def test_a_sweep_replaces_no_multirun_yaml_that_hydra_did_not_write(tmp_path):
 def test_the_best_trial_of_a_search_is_known_however_yaml_quotes_its_command(tmp_path, word):
     command = f"python -m seqrl.train env=tmaze {word}"
     (tmp_path / "best.yaml").write_text(yaml.safe_dump({"return": 1.0, "command": command}, width=1000))
-    assert not is_foreign(tmp_path / "best.yaml", BEST)
+    assert not foreign(tmp_path / "best.yaml", BEST)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_the_best_trial_of_a_search_is_known_however_yaml_quotes_its_command(tmp
 )
 def test_a_file_of_somebody_else_is_known_though_it_holds_words_that_seqrls_hold(tmp_path, marks, name, text):
     (tmp_path / name).write_text(text)
-    assert is_foreign(tmp_path / name, marks[name])
+    assert foreign(tmp_path / name, marks[name])
 
 
 def test_a_trial_of_a_search_goes_into_no_linked_folder(tmp_path, victim):

@@ -52,7 +52,6 @@ def finished(tmp_path_factory):
     return done, the_run(folder)
 
 
-@pytest.mark.slow
 def test_a_run_leaves_its_folder_named_after_its_task_and_what_learns(finished):
     _, run = finished
     assert run.name.endswith("_masked_cartpole_ppo_attention_bptt50_s3")

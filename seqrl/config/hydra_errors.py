@@ -259,7 +259,7 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
         # As numbers are printed: 100,000.
         is_number = re.fullmatch(r"[1-9]\d{0,2}(,000)+", values)
         number = f"For a number write {key}={values.replace(',', '')}, for" if is_number else "For"
-        listed = f", for a list write {key}=[{values}]" if _composes(f"{key}=[{values}]", others) else ""
+        listed = f", for a list write {key}=[{values}]" if _takes_list(key, values, others) else ""
         return f"{key}: has several values (got {values}). {number} a sweep add -m{listed}."
     if found := re.search(r"Sweep parameters '([^=']+)=(.*)' requires", text):
         key, values = found.groups()
@@ -319,6 +319,11 @@ def _value(error: Exception) -> str:
 
 def _may_be_null(key: str) -> bool:
     return _composes(f"{key}=null", [])
+
+
+def _takes_list(key: str, values: str, others: Sequence[str]) -> bool:
+    """Whether several values of a key may be meant together: loggers, but not two experiments."""
+    return (key not in GROUPS or key == "logger") and _composes(f"{key}=[{values}]", others)
 
 
 def _composes(override: str, others: Sequence[str]) -> bool:

@@ -393,7 +393,7 @@ class DeviceConfig:
     threads: int = key(1, "threads of torch; more than one helps large networks and slows small ones down", THREADS)
     precision: str = key(
         "float32",
-        "float32, float64, or float32 with faster matrix products: bf16, or tf32 on an NVIDIA GPU",
+        "float32, float64, or float32 with coarser matrix products: bf16, or tf32 on an NVIDIA GPU",
         choices=["float32", "float64", "bf16", "tf32"],
     )
 

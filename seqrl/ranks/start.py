@@ -5,7 +5,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrl.errors import ConfigError, LostRankError, SeqrlError, described
-from seqrl.machine import RANKS_STARTED, end_at_once, end_with_parent, monotonic, ranks_started, sleep
+from seqrl.machine import LET_TORCHRUN, RANKS_STARTED, end_at_once, end_with_parent, monotonic, ranks_started, sleep
 from seqrl.ranks.base import ALONE, LAST_WORDS, PATIENCE, Ranks
 
 # For ranks to meet once all are there.
@@ -51,6 +53,14 @@ class Place:
             return None
         host, port, rank, size = (told[name] for name in RANKS_STARTED)
         return cls(host, int(port), int(rank), int(size), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+
+    def insist_on_host(self) -> None:
+        """Raise ConfigError if this process is to be met at a host that is not known."""
+        try:
+            if self.rank == 0 and _serves():
+                socket.getaddrinfo(self.host, self.port)
+        except OSError as error:
+            raise ConfigError([f"MASTER_ADDR: {self.host} is not known ({error.strerror}). {LET_TORCHRUN}"]) from error
 
 
 def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], died: Any = None) -> Ranks:
@@ -258,10 +268,27 @@ def _own_store(place: Place) -> Any:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         if place.rank == 0 and _serves():
-            _store = TCPStore(place.host, place.port, None, True, FOR_EVER, wait_for_workers=False)
+            _store = _awaited(lambda: TCPStore(place.host, place.port, None, True, SOON, wait_for_workers=False))
+            _store.set_timeout(FOR_EVER)
         else:
             _store = _patient_client(place)
     return _store
+
+
+def _awaited(make: Callable[[], Any]) -> Any:
+    """What `make` makes, in a thread of its own: torch waits without hearing a signal."""
+    made: Future[Any] = Future()
+
+    def begin() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:
+            made.set_exception(error)
+
+    threading.Thread(target=begin, daemon=True).start()
+    while not made.done():
+        sleep(0.01)
+    return made.result()
 
 
 def _serves() -> bool:
@@ -276,7 +303,7 @@ def _patient_client(place: Place) -> Any:
     until = monotonic() + PATIENCE
     while True:
         try:
-            return client(place.host, place.port)
+            return _awaited(lambda: client(place.host, place.port))
         except RuntimeError as error:
             if monotonic() > until:
                 raise LostRankError(

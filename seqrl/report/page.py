@@ -114,15 +114,15 @@ def _noted(path: Path) -> list[dict[str, Any]]:
             for line in lines_of(path, TEXT_BYTES)
             if isinstance(line, dict)
             and all(isinstance(line.get(name), str) for name in ("command", "begun"))
-            and is_number(seconds := line.get("seconds", 0))
-            and seconds >= 0
+            and is_number(line.get("seconds", 0))
         ]
     except OSError:
         return []
 
 
 def _time(times: list[dict[str, Any]]) -> str:
-    seconds = sum(line.get("seconds", 0) for line in times)
+    # Earlier versions took them from a clock that may be set back.
+    seconds = sum(max(0, line.get("seconds", 0)) for line in times)
     begun = f"started {times[0]['begun'][:16].replace('T', ' ')} on {times[-1].get('cores', '?')} cores"
     sittings = f" in {len(times)} sessions" if len(times) > 1 else ""
     ended = "" if all("seconds" in line for line in times) else "; not all finished"

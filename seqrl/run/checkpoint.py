@@ -392,6 +392,9 @@ def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
     """Plain data with each text as `change` has it; what holds none that it changes is left as it is."""
     if isinstance(value, str):
         return change(value)
+    if isinstance(value, bytes):
+        text = value.decode(errors="surrogateescape")
+        return value if (changed := change(text)) == text else changed.encode(errors="surrogateescape")
     if isinstance(value, Mapping):
         inner = {key: _with_texts(it, change) for key, it in value.items()}
         return inner if any(inner[key] is not it for key, it in value.items()) else value

@@ -171,9 +171,9 @@ VARIABLE = r"\$\{oc\.env:\w+\}"
 SAME_CASE, MOST_ESCAPED = 8, 2**14
 # What escapes others may be escaped itself: in an address, on a page; levels of quotes double the backslashes.
 PERCENT = "%(?:25)*"
-AND, END, NUMBER = (rf"(?:{it}|{PERCENT}{ord(it):02x})" for it in "&;#")
+AND, END, NUMBER = (rf"(?:{it}|{PERCENT}(?i:{ord(it):02x}))" for it in "&;#")
 AND = rf"{AND}(?:amp{END})*"
-BACKSLASH = rf"(?:\\|{PERCENT}5c)"
+BACKSLASH = rf"(?:\\|{PERCENT}5[cC])"
 BACKSLASHES, ANY_BACKSLASHES = (rf"{BACKSLASH}{{{least},16}}+" for least in (1, 0))
 # A quote within quotes becomes several, of either kind. This may give back what belongs to the next character.
 NAMED_QUOTE = rf"{AND}(?:{NUMBER}(?:0*3[49]|x0*2[27])|quot|apos){END}"
