@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seqrl.run.stop import ONE_REQUEST_SECONDS, Stop
+from seqrl.run.stop import ONE_REQUEST_SECONDS, STOPPING, Stop
 from tests.programs import Program
 
 DEAF = """
@@ -46,3 +46,18 @@ def test_a_run_that_was_stopped_says_by_what_and_how_to_go_on():
     error = stop.error("Continue with resume=x")
     assert str(error) == "stopped by SIGTERM. Continue with resume=x"
     assert error.exit_code == 143
+
+
+@pytest.mark.parametrize(
+    ("number", "terminal", "said"),
+    [(signal.SIGINT, True, STOPPING), (signal.SIGINT, False, b""), (signal.SIGTERM, True, b"")],
+)
+def test_who_presses_ctrl_c_at_a_terminal_hears_that_the_run_is_saved_first(monkeypatch, number, terminal, said):
+    written = []
+    monkeypatch.setattr("os.isatty", lambda descriptor: terminal)
+    monkeypatch.setattr("os.write", lambda descriptor, data: written.append((descriptor, data)))
+    with Stop() as stop:
+        signal.raise_signal(number)
+        assert stop.wanted is number
+        monkeypatch.undo()
+    assert written == ([(2, said)] if said else [])

@@ -84,7 +84,12 @@ class About:
 
 
 class Logger(ABC):
-    """Where rows of scalars go. Built with the run folder and the environment steps after which the run resumes."""
+    """Where rows of scalars go. Built with the run folder and the environment steps after which the run resumes.
+
+    keeps_rows   whether a row that could not be written is written later
+    """
+
+    keeps_rows = False
 
     def begin(self, about: About) -> str | None:
         """Prepare for the first row; return a line for the user, or None."""

@@ -23,6 +23,8 @@ class Csv(Logger):
     A new name becomes a new column, and the file is rewritten atomically.
     """
 
+    keeps_rows = True
+
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
         self._path = folder / "metrics.csv"
         self._columns = [STEPS]

@@ -15,6 +15,8 @@ MOST_BYTES = 2**30
 class Jsonl(Logger):
     """Scalars in metrics.jsonl, one JSON object per line; values that are not finite become null."""
 
+    keeps_rows = True
+
     def __init__(self, folder: Path, env_steps: int = 0) -> None:
         path = folder / "metrics.jsonl"
         kept, end = bytearray(), ""

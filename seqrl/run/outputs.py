@@ -170,7 +170,8 @@ class Outputs:
     def write(self, row: Row, env_steps: int) -> None:
         """Hand a row of scalars to every logger: to each its own, as the run goes on with this one."""
         for name, logger in self.loggers.items():
-            self._attempt(f"logger {name}", partial(logger.write, dict(row), env_steps))
+            lost = "" if logger.keeps_rows else "; it may lack rows, which metrics.jsonl has"
+            self._attempt(f"logger {name}", partial(logger.write, dict(row), env_steps), lost=lost)
 
     def save(self, run: Run, result: Row | None = None) -> bool:
         """Write a checkpoint, with the result of its evaluation if it has one; return whether that went well."""
@@ -258,10 +259,12 @@ class Outputs:
         error: type[Exception] = Exception,
         *,
         recovers: bool = True,
+        lost: str = "",
     ) -> bool:
         """Do it; return whether it went well. The first failure of a name is said, and that it works again.
 
         recovers   whether success means that the name works again: many loggers have nothing to wait for
+        lost       what to say then of what could not be done
         """
         try:
             action()
@@ -272,7 +275,7 @@ class Outputs:
             self._failing.add(name)
             return False
         if name in self._failing and recovers:
-            self.say(f"{name}: works again")
+            self.say(f"{name}: works again{lost}")
             self._failing.remove(name)
         return True
 

@@ -13,6 +13,7 @@ from seqrl.machine import hear, monotonic
 HEARD = (signal.SIGINT, signal.SIGTERM)
 # `timeout` sends a signal to the process and at once again to its group: that is one request.
 ONE_REQUEST_SECONDS = 0.5
+STOPPING = b"\nseqrl: stopping as soon as the run is saved; Ctrl-C again ends it at once\n"
 
 
 class Stop:
@@ -60,5 +61,8 @@ class Stop:
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._heard is None:
             self._heard, self._heard_at = signal.Signals(number), monotonic()
+            # Who waits at a terminal would press it again. Past the streams, which this may interrupt.
+            if number == signal.SIGINT and os.isatty(2):
+                os.write(2, STOPPING)
         elif monotonic() - self._heard_at > ONE_REQUEST_SECONDS:
             os._exit(128 + number)
