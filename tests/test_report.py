@@ -292,7 +292,7 @@ def test_where_no_configuration_gains_more_than_chance_makes_the_report_says_tha
         assert said.startswith("The highest return has network = lstm: final return")
     else:
         best = max(finals, key=finals.get)
-        assert said.startswith("None learned: no configuration returns more at the end of training than at its beg")
+        assert said.startswith("None learned for certain: no training return is higher at the end than at the beginning")
         assert f"The highest, network = {best}, went from 0.00 to {finals[best] / seeds**0.5:.2f}; " in said
 
 
@@ -301,7 +301,7 @@ def test_a_gain_that_chance_makes_of_one_among_many_configurations_is_not_taken_
     for length in range(10):
         put(tmp_path / f"{length}", 0.0 if length else gain, first=0.0, sequence_learning__bptt_length=length)
     study = Study(find([tmp_path]))
-    assert findings(study).recommendation.startswith("None learned: ")
+    assert findings(study).recommendation.startswith("None learned for certain: ")
     assert findings(Study(study.runs[:1])).recommendation.startswith("One configuration: ")
 
 
@@ -339,7 +339,7 @@ def test_runs_whose_every_episode_returns_the_same_have_not_learned(tmp_path):
     put(tmp_path / "run", -200.0, first=-200.0)
     path = tmp_path / "run" / "metrics.jsonl"
     path.write_text(path.read_text().replace('_min": -1.0', '_min": -200.0').replace('_max": 1.0', '_max": -200.0'))
-    assert findings(Study(find([tmp_path]))).recommendation.startswith("None learned: ")
+    assert findings(Study(find([tmp_path]))).recommendation.startswith("None learned for certain: ")
 
 
 def test_seeds_played_by_different_backends_belong_to_one_configuration(tmp_path):

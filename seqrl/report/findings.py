@@ -124,7 +124,7 @@ class Findings:
         )
         if self.none_learned and (went := self.chosen.progress):
             return (
-                "None learned: no configuration returns more at the end of training than at its beginning, but for "
+                "None learned for certain: no training return is higher at the end than at the beginning, but for "
                 f"chance. The highest{f', {use},' if use else ''} went from {number(went.first)} to "
                 f"{number(went.last)}; {figures}."
             )
