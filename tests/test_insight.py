@@ -519,9 +519,13 @@ NEEDED, NOT_NEEDED = Need(0.45, 0.05, "1 step back"), Need(0.001, 0.002, "the fi
 USUAL = Settings(bptt_length=50, single_steps=False, rollout_length=0, stale_state="keep", has_memory=True, updates=30)
 
 
-def said(cut=None, stale=None, needs=(), **settings):
+def said(cut=None, stale=None, needs=(), cuts=(), **settings):
     meters = Meters()
-    meters.cuts, meters.stale, meters.needs = [it for it in [cut] if it], [it for it in [stale] if it], list(needs)
+    meters.cuts, meters.stale, meters.needs = (
+        [*cuts, *([cut] if cut else [])],
+        [it for it in [stale] if it],
+        list(needs),
+    )
     return " ".join(advice(meters, replace(USUAL, **settings)))
 
 
@@ -539,6 +543,17 @@ def said(cut=None, stale=None, needs=(), **settings):
             "sequence=off cuts 60% of the gradient; sequence=truncated sequence_learning.bptt_length=128 would cut 0%, "
             "as many steps as the rollout has.",
         ),
+        (
+            {
+                "cuts": [CUT, replace(CUT, cuts=CUT.cuts | {10: 0.6}), SHORT, CUT],
+                "cut": SHORT,
+                "bptt_length": 10,
+                "updates": 29,
+            },
+            "=10 cut 38% to 60% of the gradient in 3 of 5 measurements, though not in the last; "
+            "sequence_learning.bptt_length=32 would have reached far enough.",
+        ),
+        ({"cuts": [CUT, CUT], "cut": SHORT, "bptt_length": 10}, ""),
         ({"cut": SHORT, "bptt_length": 0}, "more than 16 steps back, of 100: sequence=truncated"),
         ({"cut": SHORT, "bptt_length": 32}, ""),
         ({"cut": SHORT, "bptt_length": 0, "updates": 29}, ""),

@@ -12,6 +12,8 @@ from seqrl.insight.staleness import Staleness
 LONG = 64
 # A network that has learned from fewer updates hardly remembers yet, and says nothing of how little it must.
 FEW = 30
+# Measurements before the last one that are worth a word.
+OFTEN = 3
 # KL divergence that stored memory may make: what an update often moves a policy by.
 STALE = 0.05
 LENGTH = "sequence_learning.bptt_length"
@@ -36,25 +38,39 @@ class Settings:
 
 
 def advice(meters: Meters, settings: Settings) -> list[str]:
-    """Sentences about what was measured last; [] if nothing was, or if all is well."""
+    """Sentences about what was measured; [] if nothing was, or if all is well."""
     return [
-        *(_gradient(meters.cuts[-1], settings) if meters.cuts else ()),
+        *(_gradient(meters.cuts, settings) if meters.cuts else ()),
         *(_stale(meters.stale[-1], settings) if meters.stale else ()),
         *(_need(meters.needs, settings) if meters.needs else ()),
     ]
 
 
-def _gradient(found: GradientCut, settings: Settings) -> Iterator[str]:
+def _gradient(cuts: list[GradientCut], settings: Settings) -> Iterator[str]:
+    found = cuts[-1]
     length, horizon = settings.bptt_length or found.longest, found.horizon
-    cut = found.cuts.get(min(length, found.longest), 0.0)
-    if cut >= NEGLIGIBLE and horizon > length:
-        now = "sequence=off" if settings.single_steps else f"{LENGTH}={length}"
-        sequences = "sequence=truncated " if settings.single_steps else ""
+
+    def cut_of(it: GradientCut) -> float:
+        return it.cuts.get(min(length, it.longest), 0.0)
+
+    short = [it for it in cuts if cut_of(it) >= NEGLIGIBLE and it.horizon > length]
+    now = "sequence=off" if settings.single_steps else f"{LENGTH}={length}"
+    sequences = "sequence=truncated " if settings.single_steps else ""
+    if found in short:
+        cut = cut_of(found)
         better = f"{sequences}{LENGTH}={horizon} would cut {found.cuts.get(horizon, 0.0):.0%}"
         if horizon == found.longest:
             whole = "the rollout" if horizon == settings.rollout_length else "the longest episode"
             better = f"{better}, as many steps as {whole} has"
         yield f"{now} cuts {cut:.0%} of the gradient; {better}."
+    elif len(short) >= OFTEN:
+        # A run that has settled for doing without memory has nothing left to cut.
+        shares = sorted(map(cut_of, short))
+        enough = f"{sequences}{LENGTH}={max(it.horizon for it in short)} would have reached far enough"
+        yield (
+            f"{now} cut {shares[0]:.0%} to {shares[-1]:.0%} of the gradient in {len(short)} of {len(cuts)} "
+            f"measurements, though not in the last; {enough}."
+        )
     # A network that has not learned to remember yet has a horizon of 1.
     if (
         settings.updates >= FEW
