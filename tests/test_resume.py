@@ -131,22 +131,10 @@ def test_the_same_environments_are_played_by_who_was_chosen_before(now, played_b
 
 
 def test_other_threads_processors_and_versions_are_named():
-    before = {
-        "threads": 1,
-        "processor": "Intel, AVX2",
-        "seed": 0,
-        "platform": "Linux",
-        "versions": {"torch": "2.13", "numpy": "2.4"},
-        "git": None,
-    }
-    now = {
-        "threads": 2,
-        "processor": "Intel, AVX512",
-        "seed": 1,
-        "platform": "Linux",
-        "versions": {"torch": "2.14", "numpy": "2.4"},
-        "git": {"a": 1},
-    }
+    before = {"threads": 1, "processor": "Intel, AVX2", "seed": 0, "platform": "Linux", "git": None}
+    before |= {"versions": {"torch": "2.13", "numpy": "2.4"}}
+    now = before | {"threads": 2, "processor": "Intel, AVX512", "seed": 1, "git": {"a": 1}}
+    now |= {"versions": {"torch": "2.14", "numpy": "2.4"}}
     assert circumstances(before, now) == [
         "threads: 1 -> 2",
         "processor: Intel, AVX2 -> Intel, AVX512",
