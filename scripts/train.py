@@ -43,7 +43,7 @@ def main() -> None:
     print(shlex.join(["python", "-m", "seqrl.train", *overrides]), flush=True)
     if not given.print:
         # In place of this process, so that it ends as that command does. -P: no import from the working folder.
-        options = sys.orig_argv[1 : -len(sys.argv)]
+        options = [it for it in sys.orig_argv[1 : -len(sys.argv)] if it != "-m"]
         os.execv(sys.executable, [sys.executable, *options, "-P", "-m", "seqrl.train", *overrides])
 
 

@@ -64,6 +64,8 @@ def read(monkeypatch, value, words="${oc.env:MY_KEY}"):
         ("address", "https://${oc.env:MY_KEY}@host/", False),
         ("address", "https://${oc.env:USER,me}:hunter2@host/", True),
         ("address", "${oc.env:NOT_THERE,https://me:hunter2@host/}", True),
+        ("address", "postgresql://me:letmein@${oc.env:MY_KEY}/db", True),
+        ("address", "postgresql://me:${oc.env:MY_KEY}@host/db", False),
     ],
 )
 def test_what_is_typed_out_beside_a_variable_is_a_secret_as_it_would_be_alone(monkeypatch, key, written, is_refused):

@@ -66,8 +66,8 @@ def _tells(typed: Any) -> bool:
 def _is_address_of(typed: str) -> bool:
     """Whether a text has an address with a password or a key that is typed out."""
     found = (it[0].partition("://")[2].rstrip("@") for it in USERINFO.finditer(typed))
-    of_variable = FROM_VARIABLE if FROM_VARIABLE in typed else ""
-    return any(_tells((it.partition(":")[2] or it) + of_variable) for it in found)
+    # A variable elsewhere in the address makes a password no less typed.
+    return any(_tells((it.partition(":")[2] or it) + FROM_VARIABLE * (FROM_VARIABLE in it)) for it in found)
 
 
 def _typed(node: Any, root: DictConfig) -> Iterator[Any]:

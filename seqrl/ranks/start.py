@@ -59,8 +59,11 @@ class Place:
         try:
             if self.rank == 0 and _serves():
                 socket.getaddrinfo(self.host, self.port)
-        except OSError as error:
-            raise ConfigError([f"MASTER_ADDR: {self.host} is not known ({error.strerror}). {LET_TORCHRUN}"]) from error
+        except (socket.gaierror, UnicodeError) as error:
+            # Who knows may not answer for a while.
+            if getattr(error, "errno", None) != socket.EAI_AGAIN:
+                why = error.strerror if isinstance(error, OSError) else error
+                raise ConfigError([f"MASTER_ADDR: {self.host} is not known ({why}). {LET_TORCHRUN}"]) from error
 
 
 def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], died: Any = None) -> Ranks:

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -63,6 +64,7 @@ class Stop:
             self._heard, self._heard_at = signal.Signals(number), monotonic()
             # Who waits at a terminal would press it again. Past the streams, which this may interrupt.
             if number == signal.SIGINT and os.isatty(2):
-                os.write(2, STOPPING)
+                with suppress(OSError):
+                    os.write(2, STOPPING)
         elif monotonic() - self._heard_at > ONE_REQUEST_SECONDS:
             os._exit(128 + number)
