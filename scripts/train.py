@@ -10,6 +10,7 @@ import argparse
 import os
 import shlex
 import signal
+import subprocess
 import sys
 
 # Ctrl-C ends it without a word, while it imports, too.
@@ -43,7 +44,7 @@ def main() -> None:
     print(shlex.join(["python", "-m", "seqrl.train", *overrides]), flush=True)
     if not given.print:
         # In place of this process, so that it ends as that command does. -P: no import from the working folder.
-        options = [it for it in sys.orig_argv[1 : -len(sys.argv)] if it != "-m"]
+        options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         os.execv(sys.executable, [sys.executable, *options, "-P", "-m", "seqrl.train", *overrides])
 
 

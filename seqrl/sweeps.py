@@ -401,10 +401,11 @@ def _leave_as_found(folder: Path, jobs: Path) -> None:
         (folder / ".submitit").rmdir()
     mine = [folder / name for name in ("multirun.yaml", "commands.jsonl")]
     # An equal command may have begun meanwhile.
-    if not was_there(folder) and {*folder.iterdir()} <= {*mine}:
-        for path in mine:
-            path.unlink(missing_ok=True)
-        remove_if_empty(folder)
+    with suppress(OSError):
+        if not was_there(folder) and {*folder.iterdir()} <= {*mine}:
+            for path in mine:
+                path.unlink(missing_ok=True)
+            remove_if_empty(folder)
 
 
 def _is_done_or_at_work(folder: Path) -> bool:

@@ -423,14 +423,18 @@ def test_a_first_process_at_a_host_that_nobody_knows_ends_at_once(monkeypatch, c
 
 @pytest.mark.slow
 def test_a_process_that_waits_for_others_hears_signals(tmp_path):
-    # An address that nobody has.
-    env = os.environ | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "10.255.255.1", "MASTER_PORT": "29533"}
-    command = [sys.executable, "-m", "seqrl.train", "total_steps=100"]
-    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(8)
-        process.terminate()
-        assert process.wait(timeout=10) == 143
-        assert process.stderr.read().endswith("seqrl: ended by SIGTERM\n")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(mute.getsockname()[1])}
+        command = [sys.executable, "-m", "seqrl.train", "total_steps=100"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | place, stderr=subprocess.DEVNULL)
+        try:
+            mute.settimeout(60)
+            with mute.accept()[0]:
+                process.terminate()
+                assert process.wait(timeout=10) == 143
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_one_process_of_torchrun_may_start_more(monkeypatch):

@@ -105,6 +105,7 @@ def test_keys_of_evaluations_are_named_where_nothing_is_evaluated_otherwise(word
             "processes=3 share algorithm.gradient_parts=3, each for one thread",
         ),
         (["algorithm.gradient_threads=2", "algorithm.gradient_parts=6", "processes=3"], None),
+        (["algorithm.gradient_threads=2", "algorithm.gradient_parts=3", "processes=2"], None),
     ],
 )
 def test_threads_for_which_a_gradient_has_no_parts_are_named(words, why):

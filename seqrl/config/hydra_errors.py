@@ -304,7 +304,8 @@ def _value(error: Exception) -> str:
     elif found := re.search(r"Value '(.*)' is not a valid bool", message):
         message = f"must be true or false (got {found.group(1)})"
     elif found := re.search(r"^Cannot assign \w+ to Dict", message):
-        got = str(error).partition("Error merging override ")[2].splitlines()[0].partition("=")[2]
+        (first, *_) = [*str(error).partition("Error merging override ")[2].splitlines(), ""]
+        got = first.partition("=")[2]
         is_cell = key is not None and key.group(1) == "network.memory" and got in choices("network")
         choose = f" Choose a cell with network={got}." if is_cell else ""
         message = f"is a section of keys{f' (got {got})' if got else ''}.{choose}".rstrip(".")

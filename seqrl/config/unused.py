@@ -57,7 +57,7 @@ def _reasons(cfg: DictConfig) -> Iterator[tuple[list[str], str]]:
     if learning.stale_state != "burn_in":
         yield ["sequence_learning.burn_in"], f"sequence_learning.stale_state is {learning.stale_state}, not burn_in"
     parts = cfg.algorithm.get("gradient_parts") or max(PARTS, cfg.processes)
-    if (cfg.algorithm.get("gradient_threads") or 0) > max(1, parts / cfg.processes):
+    if (cfg.algorithm.get("gradient_threads") or 0) > -(-parts // cfg.processes):
         whose = f"processes={cfg.processes} share" if cfg.processes > 1 else "a gradient has"
         yield ["algorithm.gradient_threads"], f"{whose} algorithm.gradient_parts={parts}, each for one thread"
     if not cfg.evaluation.episodes:

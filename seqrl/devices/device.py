@@ -46,7 +46,7 @@ class Device:
     def processor(self) -> str:
         """The processor, and which of its instructions torch uses: both decide how sums are rounded."""
         said = processor()
-        kind = [said[name] for name in ("vendor_id", "cpu family", "model") if name in said] or [platform.processor()]
+        kind = [said[name] for name in ("vendor_id", "cpu family", "model") if name in said] or [platform.machine()]
         return f"{' '.join(kind)}, {torch.backends.cpu.get_cpu_capability()}"
 
     @property

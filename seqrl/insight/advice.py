@@ -12,7 +12,7 @@ from seqrl.insight.staleness import Staleness
 LONG = 64
 # A network that has learned from fewer updates hardly remembers yet, and says nothing of how little it must.
 FEW = 30
-# Measurements before the last one that are worth a word.
+# Measurements before the last one that are worth a word, if they are a quarter of all.
 OFTEN = 3
 # KL divergence that stored memory may make: what an update often moves a policy by.
 STALE = 0.05
@@ -63,13 +63,14 @@ def _gradient(cuts: list[GradientCut], settings: Settings) -> Iterator[str]:
             whole = "the rollout" if horizon == settings.rollout_length else "the longest episode"
             better = f"{better}, as many steps as {whole} has"
         yield f"{now} cuts {cut:.0%} of the gradient; {better}."
-    elif len(short) >= OFTEN:
+    elif settings.bptt_length and len(short) >= max(OFTEN, len(cuts) / 4):
         # A run that has settled for doing without memory has nothing left to cut.
-        shares = sorted(map(cut_of, short))
+        shares = [f"{it:.0%}" for it in sorted(map(cut_of, short))]
+        share = " to ".join(dict.fromkeys([shares[0], shares[-1]]))
         enough = f"{sequences}{LENGTH}={max(it.horizon for it in short)} would have reached far enough"
         yield (
-            f"{now} cut {shares[0]:.0%} to {shares[-1]:.0%} of the gradient in {len(short)} of {len(cuts)} "
-            f"measurements, though not in the last; {enough}."
+            f"{now} cut {share} of the gradient in {len(short)} of {len(cuts)} measurements, though not in the last; "
+            f"{enough}."
         )
     # A network that has not learned to remember yet has a horizon of 1.
     if (

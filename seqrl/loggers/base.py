@@ -122,7 +122,11 @@ class Adopted(Logger):
     def __init__(self, logger: Any) -> None:
         self.logger = logger
         vars(self).update(
-            {name: getattr(logger, name) for name in ("begin", "sync", "end", "close") if hasattr(logger, name)}
+            {
+                name: getattr(logger, name)
+                for name in ("begin", "sync", "end", "close", "keeps_rows")
+                if hasattr(logger, name)
+            }
         )
 
     def write(self, row: Row, env_steps: int) -> None:

@@ -124,8 +124,8 @@ class Findings:
         )
         if self.none_learned and (went := self.chosen.progress):
             return (
-                "None learned for certain: no training return is higher at the end than at the beginning, but for "
-                f"chance. The highest{f', {use},' if use else ''} went from {number(went.first)} to "
+                "None learned for certain: no training return rose by more than chance explains. "
+                f"The highest{f', {use},' if use else ''} went from {number(went.first)} to "
                 f"{number(went.last)}; {figures}."
             )
         if not use:

@@ -22,7 +22,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +33,7 @@ from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import all_memory, free_memory
 from seqrl.run.plain_data import loaded
-from seqrl.text import free, masked, unmasked
+from seqrl.text import free, is_anything_masked, masked, unmasked
 
 log = logging.getLogger(__name__)
 
@@ -385,6 +385,8 @@ def _read_if_it_fits(file: IO[bytes], path: Path) -> bytes:
 
 def _of_users(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """A run's state in which each text is as `change` has it, where classes of the user's own may have put it."""
+    if not is_anything_masked():
+        return state
     return state | {name: _with_texts(state[name], change) for name in ("algorithm", "runner") if name in state}
 
 
@@ -400,18 +402,22 @@ def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
         return inner if any(inner[key] is not it for key, it in value.items()) else value
     if isinstance(value, list | tuple):
         items = [_with_texts(it, change) for it in value]
-        return type(value)(items) if any(a is not b for a, b in zip(items, value, strict=True)) else value
+        made = items if isinstance(value, list) else tuple(items)
+        return made if any(a is not b for a, b in zip(items, value, strict=True)) else value
     return value
 
 
 def _by_name(text: str) -> str:
     """A text with variables' names for the values that came from the system's environment."""
     named = masked(text)
-    if named == text:
-        return text
     if unmasked(named) != text:
-        log.warning("checkpoint: a run that goes on finds %s in the place of a text that held its value", named[:60])
+        _say_what_changes(named[:60])
     return named
+
+
+@cache
+def _say_what_changes(named: str) -> None:
+    log.warning("checkpoint: where the run goes on, its state has another text in the place of %s", named)
 
 
 def _try_to_read(path: Path) -> None:

@@ -170,7 +170,7 @@ class Outputs:
     def write(self, row: Row, env_steps: int) -> None:
         """Hand a row of scalars to every logger: to each its own, as the run goes on with this one."""
         for name, logger in self.loggers.items():
-            lost = "" if logger.keeps_rows else "; it may lack rows, which metrics.jsonl has"
+            lost = "" if logger.keeps_rows else "; it may lack rows"
             self._attempt(f"logger {name}", partial(logger.write, dict(row), env_steps), lost=lost)
 
     def save(self, run: Run, result: Row | None = None) -> bool:

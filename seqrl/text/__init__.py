@@ -7,6 +7,7 @@ from seqrl.text.masks import (
     environment_read,
     hidden,
     hide,
+    is_anything_masked,
     masked,
     masked_data,
     names_secret,
@@ -35,7 +36,7 @@ from seqrl.text.words import (
 
 __all__ = [
     "UNSAID", "VARIABLE", "Hidden", "MaskedFormatter", "cut", "declassify", "dotted", "duration", "encoded",
-    "environment_read", "few", "figure", "free", "hidden", "hide", "masked", "masked_data", "names_secret", "nearest",
-    "one_line", "percentages", "plain_name", "printable", "read_decoded", "read_environment", "say", "show_path",
-    "unmasked",
+    "environment_read", "few", "figure", "free", "hidden", "hide", "is_anything_masked", "masked", "masked_data",
+    "names_secret", "nearest", "one_line", "percentages", "plain_name", "printable", "read_decoded",
+    "read_environment", "say", "show_path", "unmasked",
 ]  # fmt: skip

@@ -114,6 +114,11 @@ def masked(text: str) -> str:
     return _any_of(words, frozenset(_PATHS)).sub(name_of, text)
 
 
+def is_anything_masked() -> bool:
+    """Whether a configuration took anything from the system's environment in this process."""
+    return bool(_FROM_ENVIRONMENT)
+
+
 def unmasked(text: str) -> str:
     """A text that was masked, with values of variables again: of those alone that this process's configuration took."""
     taken = {*_FROM_ENVIRONMENT.values()}
