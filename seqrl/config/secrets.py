@@ -14,9 +14,9 @@ from seqrl.text import environment_read, names_secret, plain_name
 USERINFO = re.compile(r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE)
 # A command line without any of these sets no secret, and need not be composed to look for one.
 SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
-# What a variable gives, in a text whose rest is typed out; and what may not stand beside it, as it is long or no word.
+# What a variable gives, in a text whose rest is typed out; and what beside it may be a secret, unlike `Bearer`.
 FROM_VARIABLE = "\0"
-NO_WORD = re.compile(r"(?=[a-z]*\d)[a-z\d]{7,}|[a-z]{20,}", re.IGNORECASE)
+TELLING = re.compile(r"(?=[a-z]*\d)[a-z\d]{7,}|[a-z]{20,}", re.IGNORECASE)
 # Nodes of seqrl's own keys; those that are added take any value.
 NUMBERS = (IntegerNode, FloatNode, BooleanNode)
 
@@ -60,7 +60,7 @@ def _tells(typed: Any) -> bool:
 
     Beside a variable, or as its default, `Bearer ` and `sandbox` are none.
     """
-    return not isinstance(typed, str) or FROM_VARIABLE not in typed or bool(NO_WORD.search(typed))
+    return not isinstance(typed, str) or FROM_VARIABLE not in typed or bool(TELLING.search(typed))
 
 
 def _is_address_of(typed: str) -> bool:
