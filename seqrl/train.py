@@ -20,7 +20,7 @@ from seqrl.config.paths import CONF
 from seqrl.config.program import FAILURES, errors_in_one_line, fail, forgiving_output, on_words, started, to_the_end
 from seqrl.config.settle import settle
 from seqrl.config.trust import restrict_imports
-from seqrl.ranks.start import Place, follow_apart, follow_runs, over_for_all
+from seqrl.ranks.start import Place, begin_to_serve, follow_apart, follow_runs, over_for_all
 from seqrl.run.refusal import remove_if_empty
 from seqrl.run.rehearsal import rehearse
 from seqrl.run.training import follow, train
@@ -70,8 +70,8 @@ def main() -> None:
     """
     with errors_in_one_line():
         place = Place.of_environment()
-        if place is not None:
-            place.insist_on_host()
+        if place is not None and not place.rank:
+            begin_to_serve(place)
     if place is not None and place.rank:
         on_words(lambda words: follow_runs(follow))
         return

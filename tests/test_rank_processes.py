@@ -19,7 +19,7 @@ from seqrl.config.composition import composed
 from seqrl.config.settle import settle
 from seqrl.devices.device import Device
 from seqrl.ranks import Ranks
-from seqrl.ranks.start import Place
+from seqrl.ranks.start import Place, _listening
 from seqrl.run.checkpoint import Checkpoints
 from seqrl.run.training import own_device
 from seqrl.train import main
@@ -408,17 +408,61 @@ def test_what_cannot_be_a_place_among_processes_gets_one_line(monkeypatch, capsy
     assert capsys.readouterr().err == told
 
 
-def test_a_first_process_at_a_host_that_nobody_knows_ends_at_once(monkeypatch, capsys):
-    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1"}
-    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-    monkeypatch.setattr("socket.getaddrinfo", Mock(side_effect=unknown))
-    for variable, value in place.items():
-        monkeypatch.setenv(variable, value)
+@pytest.fixture
+def first_of_two(monkeypatch):
+    """A free port, where others look for this process, the first of two."""
+    monkeypatch.setattr("seqrl.ranks.start.REACH", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    return port
+
+
+def ends_at_once(capsys):
+    """What `main` says as it refuses to begin."""
     with pytest.raises(SystemExit, match="2"):
         main()
-    said = "MASTER_ADDR: nowhere is not known (Name or service not known)."
-    told = f"seqrl: error: {said} Let torchrun set these variables, or unset WORLD_SIZE.\n"
-    assert capsys.readouterr().err == told
+    said = capsys.readouterr().err
+    remedy = " Let torchrun set these variables, or unset WORLD_SIZE.\n"
+    assert said.count("\n") == 1
+    assert said.endswith(remedy)
+    return said.removeprefix("seqrl: error: ").removesuffix(remedy)
+
+
+def test_a_first_process_at_a_host_that_nobody_knows_ends_at_once(first_of_two, monkeypatch, capsys):
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    monkeypatch.setattr("socket.getaddrinfo", Mock(side_effect=unknown))
+    said = f"MASTER_ADDR: 127.0.0.1, port {first_of_two}, is not this process (Name or service not known)."
+    assert ends_at_once(capsys) == said
+
+
+def test_a_first_process_whose_port_another_program_has_ends_at_once(first_of_two, capsys):
+    with socket.create_server(("127.0.0.1", first_of_two)):
+        said = f"MASTER_PORT: {first_of_two} cannot be listened at here (Address already in use)."
+        assert ends_at_once(capsys) == said
+
+
+def test_a_first_process_ends_at_once_if_another_one_is_met_in_its_place(first_of_two, monkeypatch, capsys):
+    reach = socket.create_connection
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        monkeypatch.setattr("socket.create_connection", lambda where, *rest: reach(another.getsockname(), *rest))
+        assert ends_at_once(capsys) == f"MASTER_ADDR: 127.0.0.1, port {first_of_two}, is not this process (timed out)."
+
+
+def test_a_first_process_is_met_though_others_call_before_it_does(first_of_two, monkeypatch):
+    reach = socket.create_connection
+    early = []
+
+    def call(where, *rest):
+        early.append(reach(where, *rest))
+        early[0].sendall(b"hello")
+        return reach(where, *rest)
+
+    monkeypatch.setattr("socket.create_connection", call)
+    with _listening(Place.of_environment()) as listening, early[0]:
+        assert listening.getsockname()[1] == first_of_two
+        assert early[0].recv(1) == b""
 
 
 @pytest.mark.slow

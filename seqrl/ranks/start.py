@@ -26,6 +26,8 @@ FOR_EVER = timedelta(days=365)
 # Seconds for followers to end, once the run is over.
 FAREWELL = 10.0
 LOOPBACK = "127.0.0.1"
+# Seconds for the first rank to be met where the others look for it.
+REACH = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,6 @@ class Place:
             return None
         host, port, rank, size = (told[name] for name in RANKS_STARTED)
         return cls(host, int(port), int(rank), int(size), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
-
-    def insist_on_host(self) -> None:
-        """Raise ConfigError if this process is to be met at a host that is not known."""
-        try:
-            if self.rank == 0 and _serves():
-                socket.getaddrinfo(self.host, self.port)
-        except (socket.gaierror, UnicodeError) as error:
-            # Who knows may not answer for a while.
-            if getattr(error, "errno", None) != socket.EAI_AGAIN:
-                why = error.strerror if isinstance(error, OSError) else error
-                raise ConfigError([f"MASTER_ADDR: {self.host} is not known ({why}). {LET_TORCHRUN}"]) from error
 
 
 def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], died: Any = None) -> Ranks:
@@ -264,6 +255,12 @@ def _named(key: str) -> str:
 _store: Any = None
 
 
+def begin_to_serve(place: Place) -> None:
+    """Have the store that others look for; raises ConfigError if they would not find it here."""
+    with suppress(RuntimeError):
+        _own_store(place)
+
+
 def _own_store(place: Place) -> Any:
     """This process's connection to the store; the first rank serves it, unless torchrun does."""
     global _store
@@ -271,11 +268,54 @@ def _own_store(place: Place) -> Any:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         if place.rank == 0 and _serves():
-            _store = _awaited(lambda: TCPStore(place.host, place.port, None, True, SOON, wait_for_workers=False))
+            listening = _listening(place).detach()
+            _store = _awaited(
+                lambda: TCPStore(
+                    place.host, place.port, None, True, SOON, wait_for_workers=False, master_listen_fd=listening
+                )
+            )
             _store.set_timeout(FOR_EVER)
         else:
             _store = _patient_client(place)
     return _store
+
+
+def _listening(place: Place) -> socket.socket:
+    """A socket where others look for the first rank, this process; raises ConfigError if they would not find it."""
+    dual = socket.has_dualstack_ipv6()
+    try:
+        listening = socket.create_server(
+            ("", place.port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual
+        )
+    except OSError as error:
+        # The error's own words say where, too.
+        why = os.strerror(error.errno or 0)
+        raise ConfigError([f"MASTER_PORT: {place.port} cannot be listened at here ({why}). {LET_TORCHRUN}"]) from error
+    try:
+        _call_oneself(place, listening)
+    except (OSError, UnicodeError) as error:
+        # Who knows the host may not answer for a while, which torch waits for.
+        if getattr(error, "errno", None) != socket.EAI_AGAIN:
+            listening.close()
+            where = f"{place.host}, port {place.port}"
+            told = (error.strerror if isinstance(error, OSError) else None) or error
+            raise ConfigError([f"MASTER_ADDR: {where}, is not this process ({told}). {LET_TORCHRUN}"]) from error
+    listening.settimeout(None)
+    return listening
+
+
+def _call_oneself(place: Place, listening: socket.socket) -> None:
+    """Raise OSError or UnicodeError unless this process is met where others look for it."""
+    word = os.urandom(16)
+    listening.settimeout(REACH)
+    with socket.create_connection((place.host, place.port), REACH) as calling:
+        calling.sendall(word)
+        heard = b""
+        while heard != word:
+            # Others may call meanwhile. They try again.
+            with listening.accept()[0] as called:
+                called.settimeout(REACH)
+                heard = called.recv(len(word))
 
 
 def _awaited(make: Callable[[], Any]) -> Any:
@@ -322,7 +362,7 @@ def over_for_all() -> Iterator[None]:
     place = Place.of_environment()
     if place is not None:
         # Others look for it already; what is wrong with it is said once a run needs it.
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, ConfigError):
             _own_store(place)
     try:
         yield
@@ -334,7 +374,7 @@ def over_for_all() -> Iterator[None]:
         raise
     finally:
         if place is not None:
-            with suppress(RuntimeError):
+            with suppress(RuntimeError, ConfigError):
                 _say_that_it_is_over(place, exit_code if isinstance(exit_code, int) else int(bool(exit_code)))
 
 
