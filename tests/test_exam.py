@@ -1,9 +1,11 @@
-"""The exam and the league: what is left to train, and what their tables say."""
+"""The exam, the league, and longer episodes than it has: what is left to do, and what their tables say."""
 
 import json
 import subprocess
 from dataclasses import asdict
+from pathlib import Path
 
+import longer
 import pytest
 from exam import Result, Sitting, Task, table
 from league import at_equal_seconds, at_equal_steps
@@ -54,3 +56,31 @@ def test_cells_are_compared_after_as_many_steps_and_after_as_many_seconds():
     assert at_equal_steps(results).splitlines()[-1] == "| masked_cartpole, 150,000 | 400.0 | 300.0 |"
     # The LSTM had done half of its steps.
     assert at_equal_seconds(results).splitlines()[-1] == "| masked_cartpole, 150,000 | 200.0 | 300.0 |"
+
+
+def test_finished_policies_are_asked_once_for_each_length(tmp_path, monkeypatch, capsys):
+    for place, task, status in ("gru", "tmaze_100", "finished"), ("mingru_2", "tmaze_100", "running"):
+        run = tmp_path / "league" / task / place / "0_seed-3"
+        run.mkdir(parents=True)
+        (run / "manifest.json").write_text(json.dumps({"status": status, "seed": 3}))
+    record = tmp_path / "longer.jsonl"
+    before = longer.Asked("tmaze_100", "mingru:2", 0, 4, 0.5)
+    record.write_text(json.dumps(asdict(before)) + "\n")
+    given = []
+
+    def evaluate(command, check):
+        run, longer_maze, *_ = command[3:]
+        given.append(longer_maze)
+        results = {"seed": 3, "greedy": {"return_mean": 100 / int(longer_maze.partition("=")[2])}}
+        Path(run.removeprefix("run="), "evaluation.json").write_text(json.dumps(results))
+
+    monkeypatch.setattr(subprocess, "run", evaluate)
+    monkeypatch.setattr("sys.argv", ["longer.py", str(tmp_path / "league"), f"--record={record}"])
+    longer.main()
+    longer.main()
+    assert given == ["env.corridor_length=100", "env.corridor_length=200", "env.corridor_length=400"]
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "| tmaze_100, T | 1.000 |  |",
+        "| tmaze_100, 2T | 0.500 |  |",
+        "| tmaze_100, 4T | 0.250 | 0.500 |",
+    ]
