@@ -626,6 +626,16 @@ def test_slow_episodes_are_not_called_endless():
     assert "time was over" in finding.figure
 
 
+def test_a_slow_environment_is_checked_with_fewer_steps(monkeypatch):
+    clock = iter(range(10**6))
+    for module in "replay", "repetition", "stage":
+        monkeypatch.setattr(f"seqrl.verify.{module}.perf_counter", lambda: next(clock))
+    stage = Stage(partial(broken.make, "Walk"), Budget(seconds=0, least=640, slow=20))
+    findings = [measure(stage) for measure in environment.CHECKS]
+    assert stage.play.steps == BATCH * stage.least < BATCH * 30
+    assert {finding.status for finding in findings if finding} == {PASS}
+
+
 def test_a_time_limit_ends_slow_episodes():
     make_env = partial(GymnasiumEnv, "Pendulum-v1", seed=0, backend="sync")
     stage = Stage(lambda batch_size, _: make_env(batch_size=batch_size), Budget(seconds=0, least=10, wait=0))

@@ -147,7 +147,7 @@ def process_settings(stage: Stage) -> Measured | None:
         played = episodes(env)
         if played is None:
             return None
-        opened(env).steps_until(stage.budget.least // 4, lambda _: False)
+        opened(env).steps_until(stage.least // 4, lambda _: False)
         env.close()
     changed = sorted(played.guard.put_back)
     if changed:
@@ -161,7 +161,7 @@ def actions(stage: Stage) -> Measured:
     with stage.new() as env:
         seen = witnesses(env)
         play, changed = opened(env), 0
-        for _ in range(min(stage.budget.least, len(stage.play.answers) // 2)):
+        for _ in range(min(stage.least, len(stage.play.answers) // 2)):
             action = play.action()
             before = action.clone()
             if not play.step(action):

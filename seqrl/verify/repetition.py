@@ -119,7 +119,7 @@ def _after_others(stage: Stage) -> Iterator[tuple[str, str]]:
             for end in range(1, number + 1):
                 # The last waits for the reset by which the first seed comes.
                 live.holds = end == number
-                patience = stage.budget.least if how == THE_END else CUT_AFTER
+                patience = stage.least if how == THE_END else CUT_AFTER
                 if not live.steps_until(patience, lambda play: _ended(play, "ended")):
                     how = A_CUT
                     if not live.holds:
@@ -132,9 +132,9 @@ def _after_others(stage: Stage) -> Iterator[tuple[str, str]]:
             yield live.fault if index is None else f"{_when(live, index)} differs", how
             took = perf_counter() - began
             # Resets may be slow, and where episodes are cut there are many.
-            if took > max(10, 3 * stage.budget.seconds) and how == A_CUT:
+            if took > stage.budget.slow or (took > max(10, 3 * stage.budget.seconds) and how == A_CUT):
                 return
-            if steps > BATCH * stage.budget.least and took > stage.budget.seconds:
+            if steps > BATCH * stage.least and took > stage.budget.seconds:
                 return
 
 
@@ -163,7 +163,7 @@ MOMENTS: dict[str, Callable[[Play], bool]] = {
 def restores(stage: Stage) -> Measured | None:
     """A new environment that restores its state midway answers as if nothing had happened."""
     stage.require_repetition()
-    steps = min(stage.budget.least, len(stage.play.answers)) // 4
+    steps = min(stage.least, len(stage.play.answers)) // 4
     with stage.new() as env, stage.new() as other:
         live = opened(env)
         live.steps_until(steps, lambda _: False)
@@ -249,7 +249,7 @@ def _differs_alone(stage: Stage) -> int | None:
             # Those of a vector form may draw from one stream.
             return None
         several, alone = opened(env), opened(single)
-        for step in range(min(stage.budget.least, len(stage.play.answers)) // 2):
+        for step in range(min(stage.least, len(stage.play.answers)) // 2):
             if not torch.equal(several.observation[:1], alone.observation):
                 return step
             action = several.action()

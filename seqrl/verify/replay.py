@@ -32,8 +32,9 @@ def reference(make_env: MakeEnv, budget: Budget) -> Play:
     with closing(make_env(BATCH, "verify")) as env:
         play, began = opened(env), perf_counter()
         while len(play.answers) < 2 * budget.most and play.steps < BATCH * budget.most:
-            enough = play.steps >= BATCH * budget.least and perf_counter() - began >= budget.seconds
-            if enough or not play.step():
+            took = perf_counter() - began
+            enough = play.steps >= BATCH * budget.least and took >= budget.seconds
+            if enough or took >= budget.slow or not play.step():
                 break
     return play
 
@@ -114,7 +115,8 @@ def elsewhere(make_env: MakeEnv, answers: int, hash_seed: int) -> tuple[list[byt
             process.start()
         theirs.close()
         if not ours.poll(PATIENCE):
-            raise UncheckedError(f"another process has not answered for {PATIENCE} seconds")
+            why = f"another process has not answered for {PATIENCE} seconds"
+            raise UncheckedError(why, "See whether it can be built in two processes at once, and how long that takes.")
         replayed = ours.recv()
         # Its environments are closed.
         process.join(1)

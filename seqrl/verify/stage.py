@@ -38,12 +38,18 @@ class Stage:
         return closing(self.make_env(BATCH, stream))
 
     @cached_property
+    def least(self) -> int:
+        """Steps of each environment that a check plays at least: of a slow one, as many as the play has."""
+        return self.budget.least if self.play.fault else min(self.budget.least, self.play.steps // BATCH)
+
+    @cached_property
     def resets(self) -> Play:
         """Many resets, of other episodes than those that are played."""
         with self.new() as env:
             more, began = opened(env), perf_counter()
             while not (more.outside or more.fault) and more.begun < self.budget.resets:
-                if more.begun > self.budget.resets / 4 and perf_counter() - began > self.budget.seconds:
+                took = perf_counter() - began
+                if took > self.budget.slow or (more.begun > self.budget.resets / 4 and took > self.budget.seconds):
                     break
                 more.begin()
         return more

@@ -56,7 +56,7 @@ def apart(stage: Stage) -> Measured | None:
         for trial in range(4 * ENOUGH):
             beside = bool(trial % 2)
             late = perf_counter() - began > 2 * max(stage.budget.seconds, 1)
-            if late or not _alike_until_second_begins(one, other, stage.budget.least, beside):
+            if late or not _alike_until_second_begins(one, other, stage.least, beside):
                 break
             action = one.action()
             another = action.clone()
@@ -141,7 +141,7 @@ def ghosts(stage: Stage) -> Measured | None:
         return holds(False, f"{len(play.ghost_rewards):,} of {play.ghosts:,} gave a reward, {play.ghost_rewards[0]:g}")
     with stage.new() as env:
         seen, fresh = witnesses(env), opened(env)
-        fresh.steps_until(stage.budget.least, lambda it: bool(it.ends))
+        fresh.steps_until(stage.least, lambda it: bool(it.ends))
         for _ in range(FIRSTS):
             fresh.begin()
     if any(witness.final_in_info for witness in seen):
@@ -152,8 +152,8 @@ def ghosts(stage: Stage) -> Measured | None:
     with stage.new() as env, stage.new() as twin:
         one, other = opened(env), opened(twin)
         ended = torch.zeros(BATCH, dtype=torch.bool)
-        for _ in range(max(stage.budget.least, len(play.answers) // 2)):
-            if one.ghosts and one.steps >= BATCH * stage.budget.least:
+        for _ in range(max(stage.least, len(play.answers) // 2)):
+            if one.ghosts and one.steps >= BATCH * stage.least:
                 break
             action = one.action()
             # Other actions on the steps that are spent on a reset alone.
