@@ -9,7 +9,7 @@ CALM = {
     "train/gradient_norm": 4.0,
     "train/gradient_clipped": 0.3,
 }
-SETTINGS = {"minibatches": 4, "bptt_length": 0, "rollout_length": 0, "grad_clip_norm": 5.0}
+SETTINGS = {"minibatches": 4, "bptt_length": 0, "rollout_length": 0, "grad_clip_norm": 5.0, "parallel": 4}
 
 
 def hints_of(settings, row, updates=WINDOW):
@@ -44,7 +44,7 @@ def test_what_the_figures_say_of_the_settings_is_said_once(settings, row, fragme
 @pytest.mark.parametrize(
     ("length", "updates", "progress", "rollout_length", "said"),
     [
-        (500.0, 2, 0.1, 0, ["about 20 updates", "rollout_length=128 makes about 78"]),
+        (500.0, 2, 0.1, 0, ["about 20 updates", "episodes of 500 steps", "rollout_length=128 makes about 78"]),
         (500.0, 4, 0.1, 0, []),
         (500.0, 1, 0.05, 0, []),
         (90.0, 2, 0.1, 0, []),
@@ -56,11 +56,17 @@ def test_what_the_figures_say_of_the_settings_is_said_once(settings, row, fragme
 )
 def test_a_run_that_will_have_few_updates_is_told_so_early(length, updates, progress, rollout_length, said):
     hints = Hints(**{**SETTINGS, "rollout_length": rollout_length})
-    texts = [
-        it for it in hints.new({**CALM, "rollout/length_mean": length}, updates, progress) if "waits for whole" in it
-    ]
+    told = hints.new({**CALM, "rollout/length_mean": length}, updates, 4 * int(updates * length), progress)
+    texts = [it for it in told if "waits for whole" in it]
     assert len(texts) == bool(said)
     assert all(part in texts[0] for part in said)
+
+
+def test_several_episodes_of_an_environment_make_one_long_rollout():
+    hints = Hints(**{**SETTINGS, "parallel": 1})
+    told = " ".join(hints.new({**CALM, "rollout/length_mean": 500.0}, 2, 4_000, 0.2))
+    assert "about 10 updates" in told
+    assert "makes about 156." in told
 
 
 def test_a_hint_about_clipping_waits_until_it_is_sure():

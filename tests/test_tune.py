@@ -604,7 +604,7 @@ def test_a_link_called_best_yaml_stays(tmp_path):
 
 def test_values_are_written_as_the_command_line_reads_them():
     assert [override("a.b", value) for value in (None, 0.00012345678, 3, True, "lstm")] == [
-        "a.b=null", "a.b=0.000123457", "a.b=3", "a.b=True", "a.b=lstm",
+        "a.b=null", "a.b=0.00012345678", "a.b=3", "a.b=True", "a.b=lstm",
     ]  # fmt: skip
     assert Dimension("a", low=1, high=3).extremes == [1, 3]
     assert os.sep not in override("a", 1.5)

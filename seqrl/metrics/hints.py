@@ -26,26 +26,29 @@ class Hints:
     bptt_length      0: gradients flow back through whole episodes
     rollout_length   0: whole episodes
     grad_clip_norm   None: no clipping
+    parallel         environments
     """
 
     minibatches: int | None
     bptt_length: int
     rollout_length: int
     grad_clip_norm: float | None
+    parallel: int
     _given: set[str] = field(default_factory=set)
     _rows: deque[Row] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
-    def new(self, row: Row, updates: int = 0, progress: float = 0.0) -> list[str]:
+    def new(self, row: Row, updates: int = 0, steps: int = 0, progress: float = 0.0) -> list[str]:
         """Hints that apply for the first time, after one more update with these scalars.
 
         updates    of the run so far
+        steps      of all environments so far
         progress   share of the run that is done
         """
         if "memory/sequences" not in row:
             # Nothing was played that could be learned from.
             return []
         self._rows.append(row)
-        found = [*self._all(row), *self._few(row, updates, progress)]
+        found = [*self._all(row), *self._few(row, updates, steps, progress)]
         hints = {topic: text for topic, text in found if topic not in self._given}
         self._given |= set(hints)
         return list(hints.values())
@@ -76,19 +79,18 @@ class Hints:
                 f"has only {sequences:.0f} sequences. A larger parallel or a smaller bptt_length gives more.",
             )
 
-    def _few(self, row: Row, updates: int, progress: float) -> Iterator[tuple[str, str]]:
-        length = row.get("rollout/length_mean", 0)
-        # It is no remedy for episodes that are hardly longer.
-        if self.rollout_length or progress < EARLY or length < 2 * PROPOSED:
+    def _few(self, row: Row, updates: int, steps: int, progress: float) -> Iterator[tuple[str, str]]:
+        if self.rollout_length or progress < EARLY:
             return
-        expected = updates / min(progress, 1)
-        if expected < FEW_UPDATES:
+        length = row.get("rollout/length_mean", 0)
+        expected, proposed = (count / min(progress, 1) for count in (updates, steps / (PROPOSED * self.parallel)))
+        # It is no remedy for rollouts that are hardly longer.
+        if expected < FEW_UPDATES and proposed >= 2 * expected:
             has = "has had" if progress >= 1 else "will have about"
             yield (
                 "few",
                 f"this run {has} {expected:.0f} update{'s' if round(expected) != 1 else ''}, as each waits for whole "
-                f"episodes of {length:.0f} steps. rollout_length={PROPOSED} makes about "
-                f"{expected * length / PROPOSED:.0f}.",
+                f"episodes of {length:.0f} steps. rollout_length={PROPOSED} makes about {proposed:.0f}.",
             )
 
     def _clipping(self) -> Iterator[tuple[str, str]]:

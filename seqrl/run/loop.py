@@ -37,7 +37,7 @@ def learn(
     result: Row = {}
     latest: Row = {}
     settings = run.algorithm.settings
-    hints = Hints(settings.minibatches, settings.bptt_length, cfg.rollout_length, settings.grad_clip_norm)
+    hints = Hints(settings.minibatches, settings.bptt_length, cfg.rollout_length, settings.grad_clip_norm, cfg.parallel)
     said = _say_notes(run, display, 0)
     run.clock.start()
     asked = _agreed(run, stop)
@@ -50,7 +50,7 @@ def learn(
         result = _evaluate(run, evaluator, outputs) if _is_due(cfg.evaluation.interval, run) else {}
         latest = result or latest
         display.show(run.budget.progress, {**row, **latest})
-        for hint in hints.new(row, run.iterations, run.budget.progress):
+        for hint in hints.new(row, run.iterations, run.budget.steps, run.budget.progress):
             display.say(f"hint: {hint}")
         if result or (cfg.checkpoint_interval and run.iterations % cfg.checkpoint_interval == 0):
             outputs.save(run, result)

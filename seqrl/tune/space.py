@@ -136,8 +136,6 @@ def override(key: str, value: Value) -> str:
     match value:
         case None:
             return f"{key}=null"
-        case float():
-            return f"{key}={value:.6g}"
         case str() if not PLAIN.fullmatch(value):
             return f"{key}={quoted(value)}"
     return f"{key}={value}"

@@ -1,8 +1,8 @@
 """Check the environment and the network of a configuration: `python -m seqrl.verify [any arguments of seqrl.train]`.
 
-Prints for each check how it ended, what was measured, and what to do about it. Takes about 20 seconds; slow environments
-are played for fewer steps, and one that takes 0.2 s for a step is checked in about five minutes. Writes no files.
-Environments are played in this process and in one more, also if env.backend=async.
+Prints for each check how it ended, what was measured, and what to do about it. Takes about 20 seconds; a slow
+environment is played for fewer steps, and one that takes 0.2 s for a step is checked in about five minutes. Writes no
+files. Environments are played in this process and in one more, also if env.backend=async.
 
   pass          holds
   FAIL          does not
