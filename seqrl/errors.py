@@ -104,11 +104,14 @@ class OutOfMemoryError(SeqrlError):
 
 
 class LostRankError(SeqrlError):
-    """Another process of the run has ended, or does not answer; with its own line and exit code if it said any."""
+    """Another process of the run has ended, or does not answer; with its own line and exit code if it said any.
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    is_heard   whether another process has found it, and this one has heard of it
+    """
+
+    def __init__(self, message: str, exit_code: int = 1, is_heard: bool = False) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.is_heard = exit_code, is_heard
 
 
 class StoppedError(SeqrlError):

@@ -309,6 +309,9 @@ def begin_quietly() -> None:
     module = next((word for option, word in pairwise(sys.orig_argv) if option == "-m"), "")
     if module.partition(".")[0] == "seqrl" or Path(*sys.argv[:1]).name.startswith("seqrl-"):
         sys.excepthook = _ended_by
+        if "WORLD_SIZE" in os.environ:
+            # Of torch's errors between processes each is said; it would add a page of its own to each.
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         for number, usual in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
             if signal.getsignal(number) is usual:
                 hear(number, _end_at_once)

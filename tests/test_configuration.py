@@ -275,6 +275,8 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
             r"timeout_seconds: must be 0.01 to 1,000,000 seconds, or null .*\(got",
         ),
         ("env=gymnasium env.timeout_seconds=1e-300", r"timeout_seconds: must be 0.01 to 1,000,000 seconds, or null"),
+        ("sequence_learning=3", r"sequence_learning: is a section of keys \(got 3\)\.$"),
+        ("network.memory=[a]", r"network.memory: is a section of keys \(got \[a\]\)\.$"),
         ("network.memory=gru", r"network.memory: is a section of keys \(got gru\)\. Choose a cell with network=gru\.$"),
         ("seed=1,2,3", r"seed: has several values \(got 1,2,3\)\. For a sweep add -m\.$"),
         (

@@ -384,6 +384,10 @@ LSTM = {"_target_": "seqrl.networks.recurrent_network", "type": "lstm", "use_lst
         ({"evaluation": {"episodes": 10**30, "greedy": True}}, "evaluation.episodes: is larger than seqrl can count"),
         ({"env": CONFIG["env"] | {"corridor_length": 2**63}}, "env.corridor_length: is larger than seqrl can count"),
         ({"network": LSTM | {"inputs": "${oc.env:HOME}"}}, "network.inputs: can name previous_action, "),
+        (
+            {"network": LSTM | {"inputs": "${oc.env:NOT_SET}"}},
+            "run: run/config.yaml: the variable NOT_SET is not set; ",
+        ),
         ({"network": LSTM | {"hidden_size": 10**7}}, "network.hidden_size and lstm_hidden_size: need at least"),
     ],
 )
@@ -423,6 +427,10 @@ def test_a_network_that_would_fill_the_memory_is_not_built_for_a_small_checkpoin
         ({"algorithm": {"network": {7: 1}}}, "00000009.pt holds no state of a run: its network has no named"),
         ({"iterations": 1, "steps": 1}, "run: its checkpoint is of another network: 'algorithm'"),
         (SOUND | {"algorithm": {"network": {"trust_in_memory": [1.0]}}}, "run: its checkpoint is of another network: "),
+        (
+            SOUND | {"algorithm": {"network": {"trust_in_memory": torch.ones(2)}}},
+            "run: its checkpoint is of another network: trust_in_memory has shape [2], and here []. ",
+        ),
         (
             SOUND | {"algorithm": {"network": {"trust_in_memory": torch.tensor(float("nan"))}}},
             "run: its network holds NaN",

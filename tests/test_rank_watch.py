@@ -55,6 +55,32 @@ def sleeper():
         process.wait()
 
 
+@pytest.mark.parametrize(
+    ("speaks", "is_heard", "first_says", "is_said"),
+    [(True, False, False, True), (True, False, True, False), (True, True, False, False), (False, False, False, False)],
+)
+def test_another_rank_says_what_it_finds_if_the_first_one_does_not(
+    store, monkeypatch, capsys, speaks, is_heard, first_says, is_said
+):
+    monkeypatch.setattr(watch, "LAST_WORDS", 0.2)
+    it = Watch("127.0.0.1", store.port, "run", 1, 2, lambda fault: None, speaks=speaks)
+    if first_says:
+        first = Watch("127.0.0.1", store.port, "run", 0, 2, lambda fault: None)
+        first.close(LostRankError("processes: gone."))
+    it.close(LostRankError("processes: gone.", is_heard=is_heard))
+    assert capsys.readouterr().err == ("seqrl: error: processes: gone.\n" if is_said else "")
+
+
+def test_a_rank_says_what_it_finds_though_the_store_is_gone(monkeypatch, capsys):
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    it = Watch("127.0.0.1", store.port, "run", 1, 2, lambda fault: None, speaks=True)
+    del store
+    it.close(LostRankError("processes: gone."))
+    assert capsys.readouterr().err == "seqrl: error: processes: gone.\n"
+
+
 def wait_for(lost, seconds=5.0):
     until = time.monotonic() + seconds
     while not lost and time.monotonic() < until:

@@ -95,6 +95,8 @@ REPORTED = {
     "DropsOutWhenActing": {MODES},
 }
 OTHERS = [cell for cell in broken.CELLS if cell != "LSTM"]
+# What a chaotic cell does after many steps, nothing can foretell.
+FORESEEABLE = [cell for cell in OTHERS if cell != "Chaotic"]
 
 
 @pytest.mark.thin(12)
@@ -139,7 +141,7 @@ def test_a_cell_that_is_chaotic_is_compared_for_as_long_as_rounding_stays_small(
         ("CrowdedWhenLearningMuch", 8, 128, {CROWD}),
     ],
 )
-@pytest.mark.parametrize("cell", ["LSTM", *(pytest.param(cell, marks=pytest.mark.slow) for cell in OTHERS)])
+@pytest.mark.parametrize("cell", ["LSTM", *(pytest.param(cell, marks=pytest.mark.slow) for cell in FORESEEABLE)])
 def test_a_defect_that_shows_in_a_run_of_that_size_alone_is_reported(
     block, bptt_length, rollout_length, reported, cell
 ):

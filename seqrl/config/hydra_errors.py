@@ -303,7 +303,7 @@ def _value(error: Exception) -> str:
         message = f"must be {kind}{', or null' if is_none else ''} (got {found.group(1)})"
     elif found := re.search(r"Value '(.*)' is not a valid bool", message):
         message = f"must be true or false (got {found.group(1)})"
-    elif found := re.search(r"^Cannot assign \w+ to Dict", message):
+    elif found := re.search(r"^Cannot assign \w+ to Dict|is not a subclass of|^Cannot merge DictConfig", message):
         (first, *_) = [*str(error).partition("Error merging override ")[2].splitlines(), ""]
         got = first.partition("=")[2]
         is_cell = key is not None and key.group(1) == "network.memory" and got in choices("network")

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 from omegaconf.resolvers import oc
 
 from seqrl.config.naming import run_name
@@ -95,7 +96,9 @@ def own_choices(sources: Sequence[Mapping[str, str]]) -> str:
 
 def env(name: str, default: str | None = NO_DEFAULT) -> str | None:
     """OmegaConf's own oc.env, which remembers what it has read."""
-    value = oc.env(name) if default is NO_DEFAULT else oc.env(name, default)
+    if default is NO_DEFAULT and name not in os.environ:
+        raise InterpolationResolutionError(f"the variable {name} is not set; set it for this command")
+    value = oc.env(name, default)
     if name in os.environ:
         read_environment(name, os.environ[name])
     return value

@@ -67,9 +67,10 @@ def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], die
     from seqrl.ranks.group import Group
     from seqrl.ranks.watch import Watch, client
 
-    watch = Watch(
-        place.host, place.port, place.name, place.rank, place.size, lost, **({} if died is None else {"died": died})
-    )
+    heard = {} if died is None else {"died": died}
+    # Of those that torchrun or Slurm has started, one on each machine; others end with the first one.
+    speaks = place.leader == 0 and (place.rank == 1 or os.environ.get("LOCAL_RANK") == "0")
+    watch = Watch(place.host, place.port, place.name, place.rank, place.size, lost, **heard, speaks=speaks)
     try:
         store = client(place.host, place.port)
         store.set_timeout(SOON)

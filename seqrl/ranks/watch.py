@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,12 +16,13 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from seqrl.errors import LostRankError, NotFiniteError, SeqrlError, described
 from seqrl.machine import is_at_work, monotonic, sleep, this_machine
 from seqrl.ranks.base import LAST_WORDS, PATIENCE
-from seqrl.text import masked
+from seqrl.text import masked, printable
 
 # Seconds between two beats, and without one until a rank counts as lost. One of this machine that holds Python's lock
 # for longer is seen to be at work.
 BEAT, SILENCE = 1.0, 12.0
-FAULT = "fault"
+# Words in the store: what has ended the run, and that the first rank says so.
+FAULT, SAID = "fault", "said"
 # The place of a rank that has not said it: name and identity of its machine, and its process.
 NOWHERE = ["an unknown machine", "", 0]
 
@@ -33,6 +35,7 @@ class Watch:
     host, port   of the store that all ranks reach
     name         of this run among those that the store serves
     died         says how another rank of this machine has ended, if it has; None: nobody knows
+    speaks       whether this rank says what it finds, if the first one is not there to say it
     lost         is called from one of them with what ends the run
     """
 
@@ -45,10 +48,11 @@ class Watch:
         size: int,
         lost: Callable[[LostRankError], None],
         died: Callable[[int], str | None] = lambda rank: None,
+        speaks: bool = False,
     ) -> None:
         self.rank, self.size, self.name = rank, size, name
         self._store = client(host, port)
-        self._lost, self._died = lost, died
+        self._lost, self._died, self._speaks = lost, died, speaks
         self._next = (rank + 1) % size
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -88,6 +92,8 @@ class Watch:
             words = str(error) if isinstance(error, SeqrlError) else f"unexpected {described(error)}."
             self._told(LostRankError(words, exit_code))
         self._over.set()
+        if isinstance(error, LostRankError):
+            self._speak(error)
         for thread in self._threads:
             thread.join(2 * BEAT)
 
@@ -144,8 +150,28 @@ class Watch:
                 elif now - when > limit and not self._is_at_work(rank):
                     found = found or self._silent(rank)
             if found is not None and not self._over.is_set():
+                self._speak(found)
                 self._lost(found)
                 return
+
+    def _speak(self, fault: LostRankError) -> None:
+        """Say what ends this rank: the first one does it later, and any other one if the first one does not."""
+        if self.rank == 0:
+            with suppress(RuntimeError):
+                self._set(SAID, "")
+        elif self._speaks and not fault.is_heard:
+            until = monotonic() + LAST_WORDS
+            # A store that is stopped may keep another thread waiting.
+            while monotonic() < until and self._lock.acquire(timeout=LAST_WORDS):
+                try:
+                    if self._store.check([f"{self.name}/{SAID}"]):
+                        return
+                except RuntimeError:
+                    break
+                finally:
+                    self._lock.release()
+                sleep(0.1)
+            print(printable(f"seqrl: error: {fault}"), file=sys.stderr, flush=True)
 
     def _is_at_work(self, rank: int) -> bool:
         """Whether a rank is seen to be so, on this machine: what it plays may hold Python's lock, and so its beat."""
@@ -185,7 +211,7 @@ class Watch:
         """What a rank has said before it ended."""
         with suppress(RuntimeError):
             if self._call("check", [f"{self.name}/{FAULT}"]):
-                return LostRankError(*json.loads(self._get(FAULT)))
+                return _heard(self._get(FAULT))
         return None
 
     def _told(self, fault: LostRankError) -> LostRankError:
@@ -193,7 +219,7 @@ class Watch:
         with suppress(RuntimeError):
             word = json.dumps([masked(str(fault)), fault.exit_code])
             first = self._call("compare_set", f"{self.name}/{FAULT}", "", word)
-            return LostRankError(*json.loads(first))
+            return fault if first.decode() == word else _heard(first)
         return fault
 
     def _set(self, key: str, value: str) -> None:
@@ -206,6 +232,11 @@ class Watch:
     def _call(self, method: str, *arguments: Any) -> Any:
         with self._lock:
             return getattr(self._store, method)(*arguments)
+
+
+def _heard(word: bytes) -> LostRankError:
+    message, exit_code = json.loads(word)
+    return LostRankError(message, exit_code, is_heard=True)
 
 
 def client(host: str, port: int) -> Any:

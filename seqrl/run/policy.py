@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from seqrl.algorithms.base import SequenceAlgorithm
 from seqrl.config.begun import loaded, no_run
@@ -53,6 +53,8 @@ def configuration(run: Path) -> DictConfig:
         return found
     except (FileNotFoundError, NotADirectoryError):
         raise no_run("run", run) from None
+    except InterpolationResolutionError as error:
+        raise ConfigError([f"run: {path}: {fault(error)}."]) from error
     except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
         if may_be_intact(error):
             raise
@@ -152,12 +154,19 @@ def network(cfg: DictConfig, device: Device, state: dict[str, Any]) -> Network:
     """
     env = make_env(cfg, device, 1, "probe")
     env.close()
+    unlike: list[str] = []
     try:
-        insist_on_network(cfg, env, state["algorithm"]["network"])
+        saved = state["algorithm"]["network"]
+        insist_on_network(cfg, env, saved)
         made = make_network(cfg, env, device)
-        made.load_state_dict(state["algorithm"]["network"])
+        unlike = [
+            f"{name} has shape {[*saved[name].shape]}, and here {[*it.shape]}"
+            for name, it in made.state_dict().items()
+            if name in saved and saved[name].shape != it.shape
+        ]
+        made.load_state_dict(saved)
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = last_line(error)
+        reason = unlike[0] if unlike else last_line(error)
         raise CheckpointError(
             f"run: its checkpoint is of another network: {reason}. With other observations or actions than in training "
             "there is nothing to evaluate."
