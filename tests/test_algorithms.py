@@ -191,6 +191,13 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_the_third_ends_the_ru
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
+def test_rewards_in_too_large_a_unit_are_named_as_what_they_are():
+    network, rollout = collected("uneven episodes", "lstm", 0, 0, torch.float32)
+    rollout.reward[0, 0] = 1e30
+    with pytest.raises(NotFiniteError, match=r"Returns reach 1e\+30: use algorithm\.normalize_reward=true, or"):
+        ppo(network, minibatches=1, epochs=3).update(rollout, 0.0)
+
+
 def test_the_gradient_is_clipped_to_its_norm_and_the_norm_before_is_logged():
     network, rollout = collected("uneven episodes", "lstm", 0, 0)
     row = ppo(network, grad_clip_norm=1e-3, minibatches=1, epochs=1).update(rollout, 0.0)

@@ -75,7 +75,8 @@ def test_a_duration_is_readable(seconds, text):
     ("number", "text"),
     [
         (481.26, "481.3"), (-21.0, "-21.0"), (0.974, "0.97"), (-0.0123, "-0.01"), (0.001, "0.0010"),
-        (-0.00314, "-0.0031"), (4.2e-5, "4.2e-05"), (-1e-9, "0.00"), (-0.0, "0.00"), (math.nan, "-"),
+        (-0.00314, "-0.0031"), (4.2e-5, "4.2e-05"), (-1e-9, "0.00"), (1.2e21, "1.20e+21"), (-0.0, "0.00"),
+        (math.nan, "-"),
     ],
 )  # fmt: skip
 def test_a_return_is_rounded_to_its_meaningful_digits(number, text):

@@ -295,10 +295,12 @@ class SequenceAlgorithm(ABC):
                 "gradients": {name: parameter.grad for name, parameter in self.parameters.items()},
                 "sequences": {name: torch.as_tensor(getattr(minibatch, name)) for name in STEPS},
             }
+            remedy = f"Reduce {' or '.join(self._too_large())}"
+            # A tenth of what it can hold the square of.
+            if (largest := float(minibatch.target.abs().max())) > torch.finfo(minibatch.target.dtype).max ** 0.5 / 10:
+                remedy = f"Returns reach {largest:.0e}: use algorithm.normalize_reward=true, or another unit of rewards"
             raise NotFiniteError(
-                f"loss: the gradient was NaN or infinite {PATIENCE} times in a row, all skipped. Reduce "
-                f"{' or '.join(self._too_large())}.",
-                evidence,
+                f"loss: the gradient was NaN or infinite {PATIENCE} times in a row, all skipped. {remedy}.", evidence
             )
 
     def _too_large(self) -> list[str]:

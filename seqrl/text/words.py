@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
 
 
 def figure(number: float) -> str:
-    """A return, rounded to its meaningful digits: 481.3, 0.97, 0.0031, 4.2e-05.
+    """A return, rounded to its meaningful digits: 481.3, 0.97, 0.0031, 4.2e-05, 1.23e+10.
 
     What is below a millionth is what rounding leaves of 0; `-`: NaN, as before the first episode ends.
     """
@@ -40,6 +40,8 @@ def figure(number: float) -> str:
     size = abs(number)
     if 1e-6 <= size < 1e-3:
         return f"{number:.1e}"
+    if size >= 1e9:
+        return f"{number:.2e}"
     if 1e-3 <= size < 1e-2:
         return f"{number:.4f}"
     return f"{number:.1f}" if size >= 10 else f"{number if size >= 0.01 else 0.0:.2f}"
