@@ -407,6 +407,17 @@ def test_runs_are_grouped_by_whatever_was_swept(tmp_path, monkeypatch, keys):
         assert "One configuration: final return" in page
 
 
+def test_latest_is_the_newest_run_under_outputs(tmp_path, monkeypatch, capsys):
+    for number, started in enumerate([1.0, 3.0, 2.0]):
+        put(tmp_path / "outputs" / str(number), 1.0)
+        manifest = tmp_path / "outputs" / str(number) / "manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"started": started}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report", "latest"])
+    main()
+    assert "1 run: 1 finished. Page: outputs/1/report/report.html" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [[""], ["runs", "--to", " "], ["runs", "--to="]])
 def test_a_folder_without_a_name_is_not_the_working_folder(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from seqrl.config.begun import named_run
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.config.resolvers import folder_name
 from seqrl.errors import ConfigError
@@ -141,7 +142,10 @@ def main() -> None:
         prog="python -m seqrl.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folders", type=_folder, nargs="+", help="folders that hold runs, such as outputs/sweeps/how_far_back"
+        "folders",
+        type=_folder,
+        nargs="+",
+        help="folders that hold runs, such as outputs/sweeps/how_far_back; latest: the newest run",
     )
     parser.add_argument("--to", type=_folder, help="folder to write to; default: `report` in the first folder")
     parser.add_argument(
@@ -160,8 +164,9 @@ def main() -> None:
     parser.error = _refuse  # type: ignore[method-assign]
     with errors_in_one_line():
         arguments = parser.parse_args()
-        to = arguments.to or arguments.folders[0] / "report"
-        while report(arguments.folders, to, arguments.threshold, arguments.watch) and arguments.watch:
+        folders = [named_run(folder) for folder in arguments.folders]
+        to = arguments.to or folders[0] / "report"
+        while report(folders, to, arguments.threshold, arguments.watch) and arguments.watch:
             sleep(arguments.watch)
 
 
