@@ -686,6 +686,10 @@ def test_overrides_name_a_folder_that_every_file_system_takes(overrides, name):
         ("sequence=truncated", "masked_cartpole_ppo_lstm_bptt50_s0"),
         ("sequence=truncated network=mlp", "masked_cartpole_ppo_mlp_s0"),
         ("sequence=off", "masked_cartpole_ppo_lstm_off_s0"),
+        ("network=attention", "masked_cartpole_ppo_attention_s0"),
+        ("network=gru network.use_attention=true", "masked_cartpole_ppo_gru-attention_s0"),
+        ("network=mingru network.layers=2", "masked_cartpole_ppo_mingru-2_s0"),
+        ("network=gru network.memory._target_=mine.Cell", "masked_cartpole_ppo_Cell_s0"),
     ],
 )
 def test_a_run_is_not_called_after_what_it_does_not_do(overrides, name):

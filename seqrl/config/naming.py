@@ -43,8 +43,15 @@ def task_of(cfg: DictConfig) -> str:
 
 
 def network_of(cfg: DictConfig) -> str:
-    """The type of its network, or the name of its class."""
-    return str(_value(cfg, "network.type") or str(_value(cfg, "network._target_")).rpartition(".")[2])
+    """Its memory cell, attention over it, and how many layers if several; or its type, or the name of its class."""
+    kind, cell = _value(cfg, "network.type"), _value(cfg, "network.memory._target_")
+    if not (kind and cell and _value(cfg, "network.use_lstm")):
+        return str(kind or str(_value(cfg, "network._target_")).rpartition(".")[2])
+    home, _, name = str(cell).rpartition(".")
+    name = name.lower() if home == "seqrl.networks" else name
+    if _value(cfg, "network.use_attention"):
+        name = "attention" if name == "lstm" else f"{name}-attention"
+    return f"{name}-{layers}" if (layers := _value(cfg, "network.layers") or 1) != 1 else name
 
 
 def run_name(cfg: DictConfig) -> str:
