@@ -1,4 +1,5 @@
 from contextlib import closing
+from zlib import crc32
 
 import gymnasium
 import numpy as np
@@ -22,7 +23,7 @@ HIDDEN = ["mission"]
 
 
 def make(batch_size=2, seed="", backend="sync", hidden=HIDDEN, **more):
-    return GymnasiumEnv(everything.ID, batch_size, len(seed), backend=backend, hidden=hidden, **more)
+    return GymnasiumEnv(everything.ID, batch_size, crc32(seed.encode()), backend=backend, hidden=hidden, **more)
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])
@@ -252,7 +253,7 @@ def test_environment_checks_play_only_allowed_actions():
 
 
 def with_inputs(batch_size, seed):
-    return WithInputs(GymnasiumEnv("Blackjack-v1", batch_size, len(seed)), ["previous_action", "first"])
+    return WithInputs(GymnasiumEnv("Blackjack-v1", batch_size, crc32(seed.encode())), ["previous_action", "first"])
 
 
 @pytest.mark.slow
