@@ -110,6 +110,11 @@ def scale(space: Box) -> tuple[Array, Array]:
     return ((most + least) / 2).astype(exact), ((most - least) / 2).astype(exact)
 
 
+def as_sampled(space: Space[Any], action: Any) -> Any:
+    """An action that was taken out of a batch, as `space.sample` gives it: of a Box without axes an array, too."""
+    return np.asarray(action) if isinstance(space, Box) else action
+
+
 class PlainCodec(Codec):
     """For observations and actions of one part each."""
 
@@ -125,7 +130,7 @@ class PlainCodec(Codec):
         return seen
 
     def decode(self, action: Array) -> Any:
-        return self._act(action[None])[0]
+        return as_sampled(self.action_space, self._act(action[None])[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PlainCodec, (self.observation_space, self.action_space, self._hidden)

@@ -214,6 +214,47 @@ def test_an_environment_that_writes_to_its_options_does_not_reach_another():
     assert not sync[..., 1].any()
 
 
+class Takes(gymnasium.Env):
+    """Takes actions of a space, and ends its episode unless they are such as samples of it."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,))
+
+    def __init__(self, space):
+        self.action_space = space
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        sample = self.action_space.sample()
+        if isinstance(sample, tuple):
+            same = [type(it) for it in action] == [type(it) for it in sample]
+        else:
+            same = type(action) is type(sample)
+        return np.zeros(2, np.float32), 0.0, not same, False, {}
+
+
+gymnasium.register("test/Takes-v0", Takes, disable_env_checker=True)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Box(-2, 3, ()), spaces.Discrete(3), spaces.Tuple([spaces.Box(-2, 3, ()), spaces.Discrete(3)])],
+    ids=["a number", "a choice", "both"],
+)
+@pytest.mark.parametrize("backend", ["sync", pytest.param("async", marks=pytest.mark.slow)])
+def test_an_environment_takes_what_its_space_samples(backend, space):
+    with closing(GymnasiumEnv("test/Takes-v0", B, 0, backend=backend, kwargs={"space": space})) as env:
+        env.reset()
+        action = torch.zeros(B, *env.action_space.shape, dtype=torch.float32 if env.action_space.shape else torch.int64)
+        assert not env.step(action).terminated.any()
+        (one,) = action[:1].numpy()
+        plain, taken = space.sample(), env.codec().decode(np.asarray(one))
+        assert type(taken) is type(plain)
+        if isinstance(plain, tuple):
+            assert [type(it) for it in taken] == [type(it) for it in plain]
+
+
 class Completes(gymnasium.Env):
     """Completes what it is given in place, and shows how often that was done; episodes of one step."""
 

@@ -10,7 +10,7 @@ from gymnasium import Space
 from gymnasium.spaces import Dict, MultiBinary, Tuple
 
 from seqrl.envs.elements import OutsideError, element, named, plain
-from seqrl.envs.translate import actions, observations
+from seqrl.envs.translate import actions, as_sampled, observations
 from seqrl.errors import EnvError
 from seqrl.spaces import ACTION_MASK, Array, Joint, Packed, leaves, masked_alternatives, nested, numbers, values
 
@@ -54,7 +54,8 @@ class Flattening:
     ) -> None:
         self._given = observation_space, action_space, hidden, action_mask
         self._of_env, self._taken = observation_space, action_space
-        self.acts = {name: actions(space, name) for name, space in _named_parts(action_space, "action").items()}
+        self._done = _named_parts(action_space, "action")
+        self.acts = {name: actions(space, name) for name, space in self._done.items()}
         parts = {name: space for name, (space, _) in self.acts.items()}
         self.joint: Space[Any] = Joint(parts) if _is_composed(action_space) else parts[""]
 
@@ -85,7 +86,8 @@ class Flattening:
     def action(self, action: Array) -> Any:
         """What the environment takes, for what the policy does."""
         parts = self.joint.split(action) if isinstance(self.joint, Joint) else {"": action}
-        return nested(self._taken, (self.acts[name][1](np.asarray(part)[None])[0] for name, part in parts.items()))
+        taken = {name: self.acts[name][1](np.asarray(part)[None])[0] for name, part in parts.items()}
+        return nested(self._taken, (as_sampled(self._done[name], it) for name, it in taken.items()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Flattening, self._given

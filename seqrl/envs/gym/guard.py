@@ -21,6 +21,7 @@ from seqrl.envs.gym.flatten import FlattenedEnv
 from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting, layers
 from seqrl.envs.gym.registry import MISSING_PACKAGE
+from seqrl.envs.translate import as_sampled
 from seqrl.errors import FaultyEnvError, OutsideEnvError, RaisedError, line_of, names_environment, raised
 from seqrl.machine import monotonic
 from seqrl.spaces import ACTION_MASK, Array, Packed
@@ -83,7 +84,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.number = first + index
         self.digest = 0
         self._shape = env.observation_space.shape
-        self._element = element(env.observation_space)
+        self._element, self._takes = element(env.observation_space), env.action_space
         self._final: Any = None
         self._info: Any = {}
         self._at_end: dict[str, list[float]] = {}
@@ -112,7 +113,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._clock += 1
         self.guard.playing = self
         try:
-            observation, reward, terminated, truncated, self._info = self.env.step(action)
+            observation, reward, terminated, truncated, self._info = self.env.step(as_sampled(self._takes, action))
             reward = self._number(reward)
             if not -MOST <= reward <= MOST:
                 if math.isfinite(reward):
