@@ -635,6 +635,7 @@ def test_a_slow_environment_is_checked_with_fewer_steps(monkeypatch):
     stage = Stage(partial(broken.make, "Walk"), Budget(seconds=0, least=640, slow=20))
     findings = [measure(stage) for measure in environment.CHECKS]
     assert stage.play.steps == BATCH * stage.least < BATCH * 30
+    assert findings[0].figure.endswith("; 1,280 are usual, but it is slow")
     assert {finding.status for finding in findings if finding} == {PASS}
 
 

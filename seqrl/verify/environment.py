@@ -60,7 +60,8 @@ def plays(stage: Stage) -> Measured:
     play = stage.play
     # An observation outside its space has a check of its own.
     fault = "" if play.outside else play.fault
-    return holds(not fault, fault or f"{play.steps:,} random steps, {play.ends:,} episodes ended")
+    fewer = f"; {BATCH * stage.budget.least:,} are usual, but it is slow" if stage.least < stage.budget.least else ""
+    return holds(not fault, fault or f"{play.steps:,} random steps, {play.ends:,} episodes ended{fewer}")
 
 
 @check(

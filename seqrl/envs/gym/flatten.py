@@ -54,8 +54,8 @@ class Flattening:
     ) -> None:
         self._given = observation_space, action_space, hidden, action_mask
         self._of_env, self._taken = observation_space, action_space
-        self._done = _named_parts(action_space, "action")
-        self.acts = {name: actions(space, name) for name, space in self._done.items()}
+        self._act_spaces = _named_parts(action_space, "action")
+        self.acts = {name: actions(space, name) for name, space in self._act_spaces.items()}
         parts = {name: space for name, (space, _) in self.acts.items()}
         self.joint: Space[Any] = Joint(parts) if _is_composed(action_space) else parts[""]
 
@@ -87,7 +87,7 @@ class Flattening:
         """What the environment takes, for what the policy does."""
         parts = self.joint.split(action) if isinstance(self.joint, Joint) else {"": action}
         taken = {name: self.acts[name][1](np.asarray(part)[None])[0] for name, part in parts.items()}
-        return nested(self._taken, (as_sampled(self._done[name], it) for name, it in taken.items()))
+        return nested(self._taken, (as_sampled(self._act_spaces[name], it) for name, it in taken.items()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Flattening, self._given
