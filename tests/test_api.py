@@ -120,6 +120,7 @@ def test_episodes_played_with_a_policy_are_those_of_the_evaluation_to_the_last_b
     assert returns == expected.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("task", ["tmaze", "cartpole", "a tuple"])
 def test_a_policy_may_be_handed_to_another_process(of_all, task):
@@ -189,6 +190,7 @@ def test_one_environment_is_played_without_a_batch_axis_and_a_state_begins_anew(
     assert torch.equal(as_tensor, torch.as_tensor(action))
 
 
+@pytest.mark.slow
 def test_some_of_many_begin_anew_and_the_others_remember():
     policy = seqrl.load(seqrl.learn(*SMALL, *WORLDS["what went before"], quiet=True).folder)
     batch = np.zeros((3, 4), np.float32)
@@ -212,6 +214,7 @@ def test_some_of_many_begin_anew_and_the_others_remember():
         policy.initial_state(0)
 
 
+@pytest.mark.slow
 def test_there_is_a_mask_for_each_row():
     policy = seqrl.load(seqrl.learn(*SMALL, *WORLDS["a mask in info"], quiet=True).folder)
     batch = np.stack([policy.observation_space.sample() for _ in range(4)])
@@ -305,6 +308,7 @@ def test_what_is_not_trusted_is_not_loaded(cartpole, tmp_path):
         seqrl.load(cartpole)
 
 
+@pytest.mark.slow
 def test_whoever_watches_a_run_may_end_it_and_sees_its_policy():
     watched = []
 
@@ -320,13 +324,14 @@ def test_whoever_watches_a_run_may_end_it_and_sees_its_policy():
     assert watched[-1][1] == final(np.zeros(4, np.float32), final.initial_state())[0]
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("answer", [False, np.bool_(False), np.array(False), torch.tensor(False)])
 def test_a_comparison_with_numbers_of_numpy_or_torch_ends_the_training_too(answer):
     result = seqrl.learn(*SMALL_TASK, "env=tmaze", "episodes=9", on_iteration=lambda *_: answer, quiet=True)
     assert sum("train/policy_loss" in row for row in result.metrics) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.thin(6)
 @pytest.mark.parametrize("answer", [None, True, 0, [], np.zeros(2)])
 def test_what_is_no_answer_ends_no_training(answer):
@@ -334,6 +339,7 @@ def test_what_is_no_answer_ends_no_training(answer):
     assert sum("train/policy_loss" in row for row in result.metrics) == 2
 
 
+@pytest.mark.slow
 def test_watching_changes_no_bit():
     words = (*SMALL, "env.id=CartPole-v1", "network.normalize_observations=true")
 
@@ -347,6 +353,7 @@ def test_watching_changes_no_bit():
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_what_a_program_has_set_in_torch_changes_no_bit_and_is_there_afterwards():
     words = (*SMALL, "env.id=CartPole-v1")
     usual = seqrl.learn(*words, quiet=True).folder
@@ -390,6 +397,7 @@ def test_an_error_arrives_with_the_traceback_of_an_environments_own():
     assert (type(cause), str(cause), cause.words) == (RaisedError, "line 18", "ValueError: on fire")
 
 
+@pytest.mark.slow
 def test_warnings_are_masked_while_a_run_goes_on(monkeypatch):
     monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"hush-hush": "MY_KEY"})
     shown = []
@@ -408,6 +416,7 @@ def test_warnings_are_masked_while_a_run_goes_on(monkeypatch):
     assert warnings.formatwarning is before
 
 
+@pytest.mark.slow
 def test_what_a_watcher_raises_arrives_and_the_run_can_go_on():
     def watch(row, policy):
         raise RuntimeError("enough")
@@ -419,6 +428,7 @@ def test_what_a_watcher_raises_arrives_and_the_run_can_go_on():
     assert seqrl.learn(f"resume={run.folder}", quiet=True).facts["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_a_network_that_ends_the_program_fails_its_run(monkeypatch, training):
     step = Network.step
@@ -435,6 +445,7 @@ def test_a_network_that_ends_the_program_fails_its_run(monkeypatch, training):
     assert [run.status for run in seqrl.runs()] == ["failed"]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_thread_hears_no_signals():
     results = []
     thread = threading.Thread(target=lambda: results.append(seqrl.learn(*SMALL_TASK, "env=tmaze", quiet=True).facts))
@@ -476,6 +487,7 @@ def test_a_signal_ends_it_with_a_checkpoint():
     assert seqrl.runs()[0].status == "interrupted"
 
 
+@pytest.mark.slow
 def test_hydra_is_left_as_it_was():
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         HydraConfig.instance().set_config(compose_with_hydra("config", return_hydra_config=True))
@@ -485,6 +497,7 @@ def test_hydra_is_left_as_it_was():
         assert compose_with_hydra("config", ["seed=4"]).seed == 4
 
 
+@pytest.mark.slow
 def test_runs_are_listed_with_the_newest_first_and_what_cannot_be_read_is_left_out(tmp_path):
     first = seqrl.learn(*SMALL_TASK, "env=tmaze", "seed=1", quiet=True).folder
     second = seqrl.learn(*SMALL_TASK, "env=tmaze", "seed=2", "name=mine", quiet=True).folder
@@ -500,6 +513,7 @@ def test_runs_are_listed_with_the_newest_first_and_what_cannot_be_read_is_left_o
     assert seqrl.load("latest").network.initial_state(1).keys()
 
 
+@pytest.mark.slow
 def test_a_run_of_the_list_loads_its_policy_which_says_in_one_line_whose_it_is(tmp_path):
     names = []
     result = seqrl.learn(
@@ -607,6 +621,7 @@ def test_whatever_strangers_call_their_runs_a_line_is_a_run_and_those_left_out_a
     assert (half.endswith("This run is left out."), done.returncode) == (True, 0)
 
 
+@pytest.mark.slow
 def test_a_refused_run_leaves_the_log_of_the_one_beside_it(tmp_path):
     def beside():
         with pytest.raises(seqrl.ConfigError):
@@ -623,6 +638,7 @@ def test_a_refused_run_leaves_the_log_of_the_one_beside_it(tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.slow
 def test_importing_seqrl_imports_no_torch():
     code = "import sys, seqrl; seqrl.compose(); seqrl.runs('.'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
@@ -636,6 +652,7 @@ def test_every_public_name_says_what_it_is():
         seqrl.lern  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_program_of_the_same_name_does_not_hide_the_function(tmp_path):
     code = "import seqrl.runs, seqrl; print(seqrl.runs('.'))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -704,6 +721,7 @@ def test_what_is_no_state_and_what_reset_returns_are_named(cartpole):
         policy((np.zeros(4), {}), policy.initial_state())
 
 
+@pytest.mark.slow
 def test_python_trusts_what_the_shell_does(tmp_path, monkeypatch):
     (tmp_path / "shelled.py").write_text(
         "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
@@ -738,6 +756,7 @@ def test_an_environment_of_one_run_leaves_the_log_of_another_that_begins_or_ends
     assert root.handlers == before
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_in_threads_have_logs_of_their_own(tmp_path):
     logger, together = logging.getLogger("seqrl"), threading.Barrier(2, timeout=60)
     before, met = (logger.level, logger.propagate, list(logger.handlers)), set()

@@ -93,6 +93,7 @@ def test_a_change_counts_until_something_is_saved_with_it(tmp_path, before, now,
     assert f"changed: {said}" not in train(tmp_path, "resume=run")
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("at", "is_new"), [(1, False), (2, True)])
 def test_all_of_a_change_counts_or_nothing_wherever_the_run_is_killed(tmp_path, at, is_new):
     """Of the keys, one has a default that has changed since older versions, which is read from config.yaml."""
@@ -129,6 +130,7 @@ def test_what_was_changed_and_changed_back_before_anything_was_saved_has_not_cha
     assert not {"resume", "name", "trust", "logger"} & set(one["config"])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_whose_folder_is_called_what_no_yaml_can_say(tmp_path):
     """An old disk or an archive has names in other encodings than UTF-8."""
     here = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
@@ -138,6 +140,7 @@ def test_a_run_goes_on_whose_folder_is_called_what_no_yaml_can_say(tmp_path):
     assert "resumed after 4 iterations" in train(here, "resume=run", f"total_steps={5 * STEPS}")
 
 
+@pytest.mark.slow
 def test_what_a_finished_run_reached_is_not_said_of_it_once_it_goes_on(tmp_path):
     def stop(*_):
         raise ZeroDivisionError
@@ -161,6 +164,7 @@ def test_what_a_finished_run_reached_is_not_said_of_it_once_it_goes_on(tmp_path)
     assert (facts["status"], facts["env_steps"]) == ("failed", 2 * STEPS)
 
 
+@pytest.mark.slow
 def test_another_network_than_the_runs_is_named_in_the_words_of_the_configuration(tmp_path):
     train(tmp_path, "env=tmaze", *SMALL, f"total_steps={STEPS}", "hydra.run.dir=r")
     said = r"of another network or algorithm: network\.type: lstm -> mlp; .* Leave that as it was\.$"
@@ -239,6 +243,7 @@ def test_a_run_that_went_on_with_other_episodes_goes_on_bit_for_bit_after_that(t
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_configuration_in_a_checkpoint_that_is_not_seqrls_floods_nothing(tmp_path):
     train(tmp_path, *SMALL, "env=tmaze", f"total_steps={2 * STEPS}", "hydra.run.dir=run")
     saved = Checkpoints(tmp_path / "run", run=facts_of(tmp_path / "run")["id"])
@@ -253,6 +258,7 @@ def test_a_configuration_in_a_checkpoint_that_is_not_seqrls_floods_nothing(tmp_p
     assert changed[-1].startswith("changed: and ")
 
 
+@pytest.mark.slow
 def test_returns_of_another_task_do_not_count_once_a_run_goes_on_with_this_one(tmp_path):
     words = [*SMALL, "env=masked_cartpole", "env.max_episode_steps=9", "evaluation.episodes=2", "evaluation.interval=1"]
     folder = tmp_path / "run"
@@ -282,6 +288,7 @@ def test_a_change_of_the_environment_makes_another_task_unless_it_says_who_plays
     assert changes_task(change) is is_another
 
 
+@pytest.mark.slow
 @pytest.mark.thin(5)
 @pytest.mark.parametrize(
     ("load", "said"),

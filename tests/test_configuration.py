@@ -42,7 +42,7 @@ def what_is_said(*overrides: str) -> list[str]:
         return lines
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(9)
 @pytest.mark.parametrize(("algorithm", "name"), [("ppo", "PPO"), ("reinforce", "Reinforce")])
 @pytest.mark.parametrize(
     ("overrides", "sequences"),
@@ -167,7 +167,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
     assert (cfg.network.type, cfg.sequence_learning.bptt_length, cfg.total_steps) == ("attention", 50, 9)
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(12)
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -369,6 +369,7 @@ def test_a_budget_of_steps_alone_is_not_cut_short_by_episodes(given, episodes):
     assert composed(*given).episodes == episodes
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("given", "steps"),
     [([], 1), (["total_steps=9"], 2048), (["episodes=9", "total_steps=9"], 2048), (["profile=testing"], 1)],
@@ -384,6 +385,7 @@ def test_a_baseline_that_does_not_exist_names_the_nearest():
     assert line == ("algorithm.baseline: must be one of value, batch_mean, none (got 'valeu'). Did you mean value?")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["mine", "[mine]"])
 def test_what_a_missing_bracket_would_entail_is_not_reported(value):
     assert [it[:6] for it in what_is_said("env=gymnasium", "env.id=mine:Env-v0", f"trust={value}")] == (
@@ -391,6 +393,7 @@ def test_what_a_missing_bracket_would_entail_is_not_reported(value):
     )
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -428,6 +431,7 @@ def test_every_fault_of_the_command_line_is_reported_at_once_even_those_that_hyd
     assert [line.split(":")[0] for line in lines] == ["network", "algorithm.gamma", "parallel", "gama", "episodes"]
 
 
+@pytest.mark.slow
 def test_an_argument_of_the_environment_is_mistaken_for_no_key_of_env():
     (line,) = what_is_said("env=gymnasium", "env.length=3")
     assert "is written +env.kwargs.length=…" in line
@@ -528,6 +532,7 @@ def test_a_sweep_that_has_no_points_or_too_many_is_refused_before_a_list_of_them
     assert line.startswith(said)
 
 
+@pytest.mark.slow
 def test_options_may_stand_anywhere_and_a_folder_may_have_any_name(tmp_path):
     (tmp_path / "a=b").mkdir()
     words = ["seed=1,2", "--config-dir", str(tmp_path / "a=b"), "parallel=2", "-m"]
@@ -536,6 +541,7 @@ def test_options_may_stand_anywhere_and_a_folder_may_have_any_name(tmp_path):
     assert overrides == ["seed=1,2", "parallel=2"]
 
 
+@pytest.mark.slow
 def test_suggestions_come_from_the_groups_that_were_chosen():
     (line,) = what_is_said("env=gymnasium", "env.backend_=sync")
     assert "Did you mean env.backend?" in line
@@ -548,6 +554,7 @@ def test_mps_has_no_float64():
     assert line.endswith("Use device.precision=float32 or device=cpu.")
 
 
+@pytest.mark.slow
 def test_tf32_is_of_nvidia_gpus():
     (line,) = what_is_said("device=cpu", "device.precision=tf32")
     assert line.endswith("cpu has no tf32 (got tf32). Use float32 or device=cuda.")
@@ -680,6 +687,7 @@ def test_overrides_name_a_folder_that_every_file_system_takes(overrides, name):
     assert folder_name(overrides) == name
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
@@ -720,6 +728,7 @@ def test_an_own_algorithm_takes_what_ppo_takes_and_keys_of_its_own(own_ppo):
     assert (cfg.algorithm.mine, cfg.algorithm.epochs, cfg.algorithm.clip_range) == (2, 3, 0.2)
 
 
+@pytest.mark.slow
 def test_what_an_own_algorithm_shares_with_ppo_is_checked_as_ppos(own_ppo):
     (line,) = what_is_said(*own_ppo, "algorithm.gamma=99")
     assert line == "algorithm.gamma: must be between 0 and 1 (got 99.0). Did you mean 0.99?"
@@ -740,6 +749,7 @@ def test_an_own_algorithm_sees_single_steps_where_sequences_are_not_learned(own_
     assert composed(*own_ppo, *overrides).algorithm.bptt_length == length
 
 
+@pytest.mark.slow
 def test_an_own_network_that_says_nothing_of_an_lstm_learns_sequences(tmp_path):
     (tmp_path / "network").mkdir()
     (tmp_path / "network" / "mine.yaml").write_text("_target_: my_module.mine\n")

@@ -103,7 +103,7 @@ def test_a_sealed_checkpoint_that_lacks_what_a_run_goes_on_from_gets_one_line(fi
     assert facts_of(tmp_path / "run")["started"] == before
 
 
-@pytest.mark.thin(9)
+@pytest.mark.thin(18)
 @pytest.mark.parametrize(
     ("where", "odd"),
     [
@@ -145,6 +145,7 @@ def of_gymnasium(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.thin(18)
 @pytest.mark.parametrize(
     ("where", "odd"),
@@ -182,6 +183,7 @@ def test_an_odd_state_of_environments_in_a_sealed_checkpoint_is_no_fault_of_thei
         seqrl.learn("resume=run", "total_steps=96", quiet=True)
 
 
+@pytest.mark.slow
 def test_ages_of_episodes_in_a_sealed_checkpoint_may_be_whole_numbers_of_any_size(of_gymnasium, tmp_path, monkeypatch):
     shutil.copytree(of_gymnasium / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
@@ -244,6 +246,7 @@ Manifest(Path(sys.argv[1])).__enter__()
 """
 
 
+@pytest.mark.slow
 def test_a_run_of_which_nothing_was_saved_is_begun_again_after_it_was_killed_twice(tmp_path):
     (tmp_path / "manifest.json").write_text('{"status": "failed", "overrides": ["seed=1"]}')
     (tmp_path / "config.yaml").write_text("seed: 1")
@@ -364,6 +367,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("what", UNREADABLE)
 def test_a_configuration_that_could_not_be_read_again_is_refused_before_it_is_saved(what):
     kwargs, said = UNREADABLE[what]
@@ -390,6 +394,7 @@ LEAVES = (
 VALUES = st.recursive(LEAVES, lambda it: st.lists(it) | st.dictionaries(st.text("abC"), it), max_leaves=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(VALUES)
 def test_what_is_saved_of_a_configuration_is_read_again_as_it_was_or_refused(value):

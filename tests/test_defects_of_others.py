@@ -60,6 +60,7 @@ def test_the_discount_uses_the_end_of_the_step_before():
         assert advantage[t, 0] == pytest.approx((rollout.reward - rollout.value)[t, 0].item())
 
 
+@pytest.mark.slow
 def test_chunks_are_padded_to_the_longest_episode():
     _, _, rollout = played([[500], [2], [2], [2]], 0, 4)
     (batch,) = sequences_of(rollout, 4).batches(max_steps=None)

@@ -191,6 +191,7 @@ def test_the_checkpoint_asked_for_is_played(evaluated, which, iterations):
     assert evaluated(*GIVEN, f"checkpoint={which}")[0]["iterations"] == iterations
 
 
+@pytest.mark.slow
 def test_a_checkpoint_chosen_by_the_same_episodes_comes_with_a_warning(run, evaluated):
     config = {**CONFIG, "evaluation": {**CONFIG["evaluation"], "interval": 5}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -502,6 +503,7 @@ def test_a_file_that_seqrl_did_not_write_is_refused_before_anything_is_played(ru
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_what_seqrl_wrote_is_replaced_and_a_foreign_film_disturbs_no_evaluation_without_one(run, evaluated):
     for seed in (1, 2):
         written, _ = evaluated(*GIVEN, "video=true", f"seed={seed}")

@@ -107,7 +107,7 @@ def evaluator(make_env, episodes=7, greedy=True, memoryless_control=False):
     return Evaluator(make_env, generator, episodes, greedy, memoryless_control, episode_limit=1000)
 
 
-@pytest.mark.thin(9)
+@pytest.mark.thin(14)
 @pytest.mark.parametrize("greedy", [True, False])
 @pytest.mark.parametrize("world", WORLDS)
 def test_every_evaluation_plays_the_same_episodes(world, greedy):
@@ -142,6 +142,7 @@ def test_both_policies_and_the_control_without_memory_have_their_own_scalars():
     }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("greedy", "likeliest"), [(True, True), (False, False)])
 def test_the_likeliest_or_a_sampled_action_is_taken_as_asked_for(greedy, likeliest):
     make_env = WORLDS["cartpole"]

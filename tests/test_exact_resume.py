@@ -244,7 +244,7 @@ def assert_same(tmp_path, *overrides):
         assert torch.equal(tensor, resumed.algorithm.network.state_dict()[name]), name
 
 
-@pytest.mark.thin(11)
+@pytest.mark.thin(22)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("bptt_length", [8, 0])
@@ -292,6 +292,7 @@ def test_built_in_environments_go_on(tmp_path, env, rollouts):
     assert_same(tmp_path, f"env={env}", rollouts)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_every_kind_of_space_goes_on_with_inputs_and_normalised(tmp_path, backend):
@@ -300,6 +301,7 @@ def test_every_kind_of_space_goes_on_with_inputs_and_normalised(tmp_path, backen
     assert_same(tmp_path, *env, *network, FIXED)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("env", ["masked_cartpole", "env.id=test/Wander-v0"])
 def test_inputs_go_on_with_tensor_programs_and_others(tmp_path, env):
@@ -317,6 +319,7 @@ def test_an_environment_that_says_where_it_is_plays_nothing_again(tmp_path, back
 AROUND = ["Stacked", "Sticky", "Delayed", "Repeating", "Clipped", "Halved", "Centred", "CentredWander"]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(20)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("name", [*AROUND, "Learned", "Lists"])
@@ -342,6 +345,7 @@ def test_what_an_environment_knows_of_earlier_episodes_goes_on_if_it_saves_it(tm
     assert_same(tmp_path, "env=gymnasium", "env.id=test/Harder-v0", f"env.backend={backend}", rollouts)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(6)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize(("rollouts", "lost"), [("rollout_length=0", 0), (FIXED, 3)])
@@ -362,6 +366,7 @@ def test_a_replay_may_take_longer_than_one_answer_may(tmp_path, monkeypatch):
     assert_same(tmp_path / "again", "env=gymnasium", "env.id=test/Wander-v0", "env.backend=sync", FIXED)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_an_episode_that_is_rewarded_otherwise_than_before_cannot_go_on(tmp_path, backend):
@@ -370,7 +375,7 @@ def test_an_episode_that_is_rewarded_otherwise_than_before_cannot_go_on(tmp_path
     assert interrupted_and_whole(tmp_path, *drained)[2] > 0
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("rollouts", ["rollout_length=0", FIXED])
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
 def test_the_scale_of_rewards_goes_on(tmp_path, algorithm, rollouts):
@@ -378,6 +383,7 @@ def test_the_scale_of_rewards_goes_on(tmp_path, algorithm, rollouts):
     assert_same(tmp_path, *env, f"algorithm={algorithm}", "algorithm.normalize_reward=true", rollouts)
 
 
+@pytest.mark.slow
 def test_a_state_that_is_loaded_is_left_as_it_was(tmp_path):
     run = begun("env=gymnasium", "env.id=test/Wander-v0", FIXED)
     run.iterate()
@@ -390,10 +396,12 @@ def test_a_state_that_is_loaded_is_left_as_it_was(tmp_path):
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_whole_episodes_of_an_own_vector_form_go_on(tmp_path):
     assert_same(tmp_path, "env=gymnasium", "env.id=CartPole-v1", "env.backend=vector")
 
 
+@pytest.mark.slow
 def test_episodes_that_cannot_go_on_are_counted_and_others_begin_in_their_place(tmp_path):
     own_form = ["env=gymnasium", "env.id=CartPole-v1", "env.backend=vector", FIXED]
     assert interrupted_and_whole(tmp_path / "own", *own_form)[2] == 3
@@ -404,6 +412,7 @@ def test_episodes_that_cannot_go_on_are_counted_and_others_begin_in_their_place(
     assert resumed.iterations == 4
 
 
+@pytest.mark.slow
 def test_an_episode_longer_than_is_remembered_begins_anew_and_its_return_with_it(tmp_path, monkeypatch):
     # Actions of 12 steps of eight environments; of those, half are forgotten at once.
     monkeypatch.setattr(restore, "REMEMBERED_BYTES", 12 * 8 * 8)
@@ -427,6 +436,7 @@ def test_an_episode_longer_than_is_remembered_begins_anew_and_its_return_with_it
     assert returns == lengths
 
 
+@pytest.mark.slow
 def test_episodes_in_progress_are_lost_where_whole_ones_follow_and_their_returns_with_them(tmp_path):
     endless = ["env=gymnasium", "env.id=test/Halved-v0"]
     run = begun(*endless, FIXED)
@@ -438,6 +448,7 @@ def test_episodes_in_progress_are_lost_where_whole_ones_follow_and_their_returns
     assert {length for _, length in resumed.episodes.recent} == {12}
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_an_environment_whose_state_is_no_plain_data_is_replayed_and_the_log_says_why(tmp_path, backend, caplog):
@@ -460,6 +471,7 @@ class Keeps(Told):
 gymnasium.register("test/Keeps-v0", Keeps, max_episode_steps=12, disable_env_checker=True)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_a_state_that_holds_a_value_of_the_systems_environment_is_replayed_and_not_saved(
@@ -491,6 +503,7 @@ class Lapses(Told):
 gymnasium.register("test/Lapses-v0", Lapses, max_episode_steps=12, disable_env_checker=True)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_an_environment_whose_state_can_no_longer_be_saved_begins_anew_on_resume_and_it_is_said_once(

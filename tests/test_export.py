@@ -95,6 +95,7 @@ def test_every_network_is_exported_as_it_acts(kind, continuous):
     assert proof.cleared > 0
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "space", [gymnasium.spaces.Discrete(3, start=5), gymnasium.spaces.Box(-2.0, 4.0, (1,))], ids=str
@@ -161,6 +162,7 @@ def shows(seen=PLACE, acts=TWO, inputs=(), **more):
     return WithInputs(env, inputs) if inputs else env
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")
 @pytest.mark.parametrize(
     "env",
@@ -530,6 +532,7 @@ def test_an_export_is_replaced_by_the_next(run, export, tmp_path):
         assert export(f"run={run}", f"to={tmp_path}")[0] == 0
 
 
+@pytest.mark.slow
 def test_an_export_for_which_there_is_no_room_leaves_the_one_before_as_it_was(run, export, tmp_path, monkeypatch):
     def files(size):
         made = {"README.md": f"{MARK}{size}".encode(), "policy.onnx": b"seqrl_version" + bytes(size)}
@@ -656,6 +659,7 @@ class Hub:
         return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("exported_before")
 def test_the_files_and_nothing_else_are_uploaded(run, export, tmp_path, monkeypatch):
     there = Hub()

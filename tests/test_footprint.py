@@ -132,7 +132,7 @@ def test_settings_that_fit_are_named(need, free, parallel, bptt_length, sentence
     assert advice(need, free, parallel, bptt_length) == sentence
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(15)
 @pytest.mark.parametrize("free_steps", [300, 700, 1500, 4000])
 @pytest.mark.parametrize("bptt_length", [0, 20, 200])
 @pytest.mark.parametrize("lengths", [LONG, [[40]] * 60])

@@ -250,7 +250,7 @@ def test_what_brings_its_own_sequence_keeps_it(other):
         ("a: *b", "1: is not YAML: found undefined alias 'b'."),
         ("\nepisodes: \0", "2: is not text (got character 0x0). Remove it."),
         (b"episodes: 1\nenv: \xff", "2: is not UTF-8 (got byte 0xff). Save the file as UTF-8."),
-        ("[" * 5000, "1: is nested too deeply."),
+        pytest.param("[" * 5000, "1: is nested too deeply.", marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_of_the_file_is_one_line_with_its_place(content, expected, tmp_path):

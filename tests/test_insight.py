@@ -352,6 +352,7 @@ def probe_of_beginner(env, kind, rollout_length=0, updates=0) -> Probe:
     return Probe.of(algorithm, runner.collect(), steps=2048)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(("kind", "updates"), [("memoryless", 4), ("lstm", 2)])
 def test_a_cart_pole_that_is_seen_needs_no_memory_and_a_masked_one_does(kind, updates):
@@ -399,6 +400,7 @@ def state_of(run):
 LIVE = ["parallel=8", "rollout_length=24", "algorithm.minibatches=2"]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(6)
 @pytest.mark.parametrize(
     "more",
@@ -583,6 +585,7 @@ def test_an_observation_that_never_changes_is_measured_without_a_warning():
     assert abs(need(Probe.of(ppo(small_network(env)), still)).share) < 1
 
 
+@pytest.mark.slow
 def test_a_run_too_short_for_the_interval_is_measured_once_at_half_of_its_budget():
     run = composed_run("total_steps=800", "rollout_length=20", "parallel=8", "evaluation.episodes=0")
     measured = []

@@ -126,7 +126,7 @@ def shuffled_cards(steps=60, episodes=32):
 
 
 class TestWindows:
-    @pytest.mark.thin(3)
+    @pytest.mark.thin(6)
     @pytest.mark.parametrize("k", [2, 3, 4, 7, 8, 9])
     def test_the_window_is_as_many_observations_as_the_answer_lies_back_with_the_present_one(self, k):
         windows = windows_of(cards(k), Holds(k))
@@ -135,6 +135,7 @@ class TestWindows:
         assert windows.returns[k].mean() == pytest.approx(1)
         assert windows.returns[k - 1].mean() < 0.3
 
+    @pytest.mark.thin(2)
     @pytest.mark.parametrize("off", [-1, 1])
     def test_a_window_that_is_off_by_one_is_found_out(self, off):
         def wrong(network, k):
@@ -535,6 +536,7 @@ class TestProgram:
         assert {path for path in after if after[path] != before.get(path)} == {"inspect.json", "inspect.html"}
         assert set(before) < set(after)
 
+    @pytest.mark.slow
     def test_no_value_of_a_variable_reaches_a_file(self, run, inspected, monkeypatch):  # noqa: F811
         variables = {"hush-hush": "MY_KEY", "checkpoint=last": "MY_WORD"}
         monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", variables)
@@ -545,6 +547,7 @@ class TestProgram:
             assert not any(it in written for it in variables)
         assert "${oc.env:MY_WORD}" in page
 
+    @pytest.mark.slow
     def test_what_is_not_seqrls_is_not_replaced_not_even_beside_its_own(self, run, inspected, capsys):  # noqa: F811
         inspected(*GIVEN)
         for name in ("inspect.json", "inspect.html"):
@@ -555,6 +558,7 @@ class TestProgram:
             assert f"{name} was not written by seqrl. Move it away." in capsys.readouterr().err
             assert (run / name).read_text() == "mine"
 
+    @pytest.mark.slow
     def test_every_key_without_a_value_has_a_reason(self, inspected):
         found, page, _ = inspected(*GIVEN)
         empty = [key for key in KEYS if found[key] is None]
@@ -563,6 +567,7 @@ class TestProgram:
         assert "config.yaml does not say how the run learned" in found["not_measured"]["gradient_horizon"]
         assert "does not say how the run learned" in page
 
+    @pytest.mark.slow
     def test_the_page_needs_nothing_else(self, inspected):
         _, page, _ = inspected(*GIVEN)
         assert page.startswith("<!doctype html>")
@@ -650,6 +655,7 @@ class TestProgram:
         (tmp_path / "inspect.json").write_text(json.dumps(report | {"elsewhere": many}))
         assert list(with_earlier(report, tmp_path)["elsewhere"]) == list(many)[:20]
 
+    @pytest.mark.slow
     def test_a_changed_environment_is_inspected_and_the_change_reported(self, inspected):
         found, _, printed = inspected(*GIVEN, "env.corridor_length=9", "episodes=16")
         assert (found["window"], found["changed"]) == (10, ["env.corridor_length: 5 -> 9"])
@@ -720,6 +726,7 @@ class TestProgram:
             2,
         )
 
+    @pytest.mark.slow
     def test_a_page_that_cannot_be_written_ends_the_program_with_one_line(self, run, refused, monkeypatch):  # noqa: F811
         def full(_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -732,6 +739,7 @@ class TestProgram:
         assert not (run / "inspect.html").exists()
         assert not list(run.glob("*.tmp"))
 
+    @pytest.mark.slow
     def test_a_single_episode_shows_nothing_and_breaks_nothing(self, inspected):
         found, page, printed = inspected(*GIVEN, "episodes=1")
         assert found["memory_is_used"]["used"] is None
@@ -758,6 +766,7 @@ class TestFilm:
         assert page.endswith("</body></html>\n")
         return True
 
+    @pytest.mark.slow
     def test_the_page_shows_the_policy_and_says_what_is_to_be_seen(self, run, inspected):  # noqa: F811
         _, page, _ = inspected(*self.WORDS)
         assert self.complete(run, page)
@@ -773,6 +782,7 @@ class TestFilm:
         # Near the top: before the first chart.
         assert page.index("<img") < page.index("<svg")
 
+    @pytest.mark.slow
     def test_an_environment_that_cannot_be_drawn_is_shown_by_curves_and_the_page_says_why(
         self,
         run,  # noqa: F811
@@ -791,6 +801,7 @@ class TestFilm:
         assert "no pictures of the environment: its render raised RuntimeError: no &lt;display&gt; at ${oc.env:" in page
         assert "hush-hush" not in page
 
+    @pytest.mark.slow
     @pytest.mark.thin(3)
     @pytest.mark.parametrize(
         ("fault", "line"),
@@ -811,6 +822,7 @@ class TestFilm:
         assert f'<p class="note">There is no film of it. {escape(line)}' in page
         assert printed.splitlines()[-1].startswith(f"No film: {line}")
 
+    @pytest.mark.slow
     def test_the_page_is_there_before_the_film_begins(self, run, inspected, monkeypatch):  # noqa: F811
         def ends(*_):
             raise KeyboardInterrupt
@@ -835,6 +847,7 @@ class TestFilm:
         assert self.complete(run, page)
         assert printed.endswith("No film: could not write run/inspect.html again: No space left on device.\n")
 
+    @pytest.mark.slow
     def test_no_film_is_made_if_none_is_wanted(self, run, inspected, monkeypatch):  # noqa: F811
         monkeypatch.setattr(program, "reel", None)
         _, page, _ = inspected(*self.WORDS, "video=false")

@@ -34,6 +34,7 @@ def mean_return_after_training(kind, rollout_length, bptt_length, iterations, se
     return fresh.collect().reward.sum(0).mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rollout_length", [0, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kind", ["lstm", *(pytest.param(it, marks=pytest.mark.slow) for it in NETWORKS if it not in ("lstm", "memoryless"))]

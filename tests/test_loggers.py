@@ -653,6 +653,7 @@ def test_mlflow_keeps_a_run_and_resumes_it(tmp_path, monkeypatch):
     assert [metric.value for metric in history if metric.step != 3] == [0, 1, 2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Jsonl, Csv])
 def test_a_sparse_file_of_rows_takes_no_memory(tmp_path, kind):
     path = tmp_path / ("metrics.jsonl" if kind is Jsonl else "metrics.csv")

@@ -42,6 +42,7 @@ def test_memory_grows_no_faster_than_the_steps():
     assert 3 * few < many < 4.2 * few
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "lengths",

@@ -247,6 +247,7 @@ def test_half_a_line_at_the_end_is_a_run_that_was_killed(tmp_path):
     assert (len(run.returns), left_out) == (20, [])
 
 
+@pytest.mark.slow
 def test_a_report_on_every_odd_folder_at_once_is_written_and_shows_no_control_character(tmp_path, monkeypatch, capsys):
     odd = [(name, how) for name, all_of_it in
            (("manifest.json", MANIFESTS), ("config.yaml", CONFIGURATIONS), ("metrics.jsonl", CURVES))

@@ -94,6 +94,7 @@ def test_runs_side_by_side_share_the_cores_unless_the_command_line_says_otherwis
     assert (found.cfg.algorithm.gradient_threads, found.implied) == (threads, [])
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_the_parts_of_its_gradient_and_who_plays(settled, run):
     found = settled("env.id=CartPole-v1", "env=gymnasium", given=["env.id=CartPole-v1"], begun_in=run, cores=4)
     assert found.cfg.algorithm.gradient_parts == 1
@@ -103,6 +104,7 @@ def test_a_run_that_goes_on_keeps_the_parts_of_its_gradient_and_who_plays(settle
     assert settled(*same, begun_in=run).cfg.env.backend == "sync"
 
 
+@pytest.mark.slow
 def test_a_point_of_a_sweep_that_was_begun_before_there_was_a_key_goes_on_without_it(settled, run):
     words = ["env=tmaze", "total_steps=900"]
     config = OmegaConf.create(settled(*words).saved("tensor"))

@@ -119,6 +119,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_the_older_one_survives(
     assert Checkpoints(tmp_path).newest()[0]["iterations"] == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_removed_is_said_once_and_costs_nothing_else(outputs, said, tmp_path, monkeypatch):
     unlink, stray = os.unlink, f".seqrl-{'0' * 16}.tmp"
 

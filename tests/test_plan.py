@@ -59,6 +59,7 @@ def test_where_bptt_length_means_nothing_there_is_no_plan(capsys, more):
     assert planned(capsys, "rollout_length=40", *more) == {}
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_not_tried(capsys, monkeypatch):
     monkeypatch.setattr(plan, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(plan, "_learned", None)
@@ -85,6 +86,7 @@ def test_what_earlier_measurements_left_behind_counts_for_none_of_them():
     assert found[0] > 40
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_measured_while_others_took_the_cores_says_so_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr(plan, "TRYING", 0.01)
     for waited, said in ((0.7, 0), (3.0, 1)):
@@ -102,6 +104,7 @@ def test_environments_that_take_cores_themselves_and_systems_that_are_silent_are
     assert said_of_waiting(0.0, 0.0, "") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not tell")
 def test_two_that_share_a_core_wait_half_of_the_time():
     code = """
@@ -154,6 +157,7 @@ def test_episodes_that_grow_fill_the_rollout_and_those_that_are_equally_long_do_
     assert grown(rollout_of([[99], [98]])) is None
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(("for_a_step", "slower"), [(0.0, False), (0.01, True)])
 def test_a_run_that_slows_down_as_its_episodes_grow_says_so_below_the_table(capsys, monkeypatch, for_a_step, slower):

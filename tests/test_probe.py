@@ -61,6 +61,7 @@ def test_a_sound_device_passes_in_a_child():
     assert probe.probe(network_of("lstm+attention"), BOX, DISCRETE, CPU) is None
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("fault", "timeout_seconds", "sentence"),

@@ -32,7 +32,7 @@ sys.meta_path.insert(0, Pressed())
 """
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(9)
 @pytest.mark.parametrize("where", ["rich.console", "omegaconf"])
 @pytest.mark.parametrize(
     "words", [["-m", "seqrl.runs"], ["-m", "seqrl.runs", "-m"], ["seqrl-runs"], ["mine.py"]], ids=str
@@ -199,6 +199,7 @@ def test_a_program_ends_with_its_exit_code_whatever_is_left_behind(tmp_path, dee
     assert done.stderr == said
 
 
+@pytest.mark.slow
 def test_a_program_ends_with_its_exit_code_where_no_thread_can_be_started(tmp_path):
     deed = "import resource as r; r.setrlimit(r.RLIMIT_DATA, (2**20, r.getrlimit(r.RLIMIT_DATA)[1]))"
     command = [sys.executable, "-c", LEAVES.format(deed=deed, seconds=30)]
@@ -256,6 +257,7 @@ def test_a_word_that_is_no_option_is_refused_with_the_program_that_was_meant(tmp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.thin(9)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])

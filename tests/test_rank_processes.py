@@ -251,6 +251,7 @@ def begun(folder, count):
     raise AssertionError(process.communicate()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("count", "whom", "number", "exit_code", "status", "words"),
@@ -505,6 +506,7 @@ def test_a_run_goes_on_with_as_many_processes_as_torchrun_starts(monkeypatch, tm
         settle(made)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_only_the_training_program(monkeypatch, tmp_path):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)

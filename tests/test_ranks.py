@@ -99,6 +99,7 @@ def test_ranks_are_one_process_after_twenty_updates(overrides):
     check_that_ranks_are_one_process(single, updates=20, tolerance=1e-5, but=share)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(15)
 @pytest.mark.parametrize(
     "overrides",
@@ -125,6 +126,7 @@ def test_every_setting_is_the_same_over_ranks(overrides):
     check_that_ranks_are_one_process([*BUILT_IN, *overrides], updates=3)
 
 
+@pytest.mark.slow
 def test_evaluations_are_shared_out_and_come_to_the_same():
     cfg = composed(
         *SMALL, *GYM, "evaluation.episodes=13", "evaluation.greedy=both", "evaluation.memoryless_control=true"
@@ -146,6 +148,7 @@ def test_evaluations_are_shared_out_and_come_to_the_same():
             assert row == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[*BUILT_IN, "evaluation.episodes=2"], [*GYM, "env.backend=vector"]], ids=named)
 def test_episodes_that_are_too_few_or_would_be_others_are_evaluated_by_all_ranks(words):
     cfg = composed(*SMALL, "evaluation.episodes=13", *words)
@@ -158,12 +161,13 @@ def test_episodes_that_are_too_few_or_would_be_others_are_evaluated_by_all_ranks
     assert together(3, evaluated) == [evaluated(ALONE)] * 3
 
 
+@pytest.mark.slow
 def test_ranks_share_environments_with_wrappers():
     stack = "{_target_: gymnasium.wrappers.FrameStackObservation, stack_size: 2}"
     check_that_ranks_are_one_process([*GYM, "env.hidden=[]", f"env.wrappers=[{stack}]", *FIXED], updates=1)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("rollout", [WHOLE, FIXED], ids=named)
 @pytest.mark.parametrize("env", [BUILT_IN, GYM], ids=named)
 def test_a_resumed_run_goes_on_to_the_last_bit_with_as_many_ranks(rollout, env):

@@ -429,6 +429,7 @@ def test_a_folder_without_a_name_is_not_the_working_folder(words, tmp_path, monk
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_full_disk_gets_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
     put(tmp_path / "a", 1.0)
 
@@ -447,6 +448,7 @@ def test_a_full_disk_gets_one_line_that_names_the_file(tmp_path, monkeypatch, ca
     assert not list((tmp_path / "report").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("limit", [1, 70_000], ids=["no file", "all but the page"])
 def test_a_report_for_which_there_was_no_room_leaves_nothing_and_is_written_once_there_is(
@@ -507,6 +509,7 @@ def test_tasks_of_the_same_name_keep_their_own_runs(tmp_path):
     assert sorted(len(runs) for runs in tasks.values()) == [1, 2]
 
 
+@pytest.mark.slow
 def test_what_environments_told_at_the_end_of_episodes_has_a_column(tmp_path, monkeypatch):
     for number in range(4):
         folder = tmp_path / f"{number}"
@@ -634,6 +637,7 @@ def test_a_wrong_word_gets_one_line(tmp_path, words, said):
     assert (done.returncode, done.stderr) == (2, line)
 
 
+@pytest.mark.slow
 def test_a_folder_whose_name_is_not_utf_8_does_not_end_the_report_of_all(tmp_path, monkeypatch, capsys):
     put(tmp_path / "a", 1.0)
     odd = tmp_path / os.fsdecode(b"b\xff")

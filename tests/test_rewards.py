@@ -67,6 +67,7 @@ def test_equal_returns_leave_rewards_unchanged(reward):
         assert torch.equal(scale.divided(rollout).reward, rollout.reward)
 
 
+@pytest.mark.slow
 def test_a_deviation_far_smaller_than_the_mean_is_not_lost():
     scale, plain = RewardScale(0.0), Plain(2, 0.0)
     for rollout in played(Script([[9], [4, 7]]), 20, 40):
@@ -102,7 +103,7 @@ def updated(factor, **changes):
     return after, float((after - before).norm())
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("normalize_value", [False, True])
 @pytest.mark.parametrize("build", [ppo, reinforce])
 def test_the_unit_of_the_reward_changes_no_update(build, normalize_value):

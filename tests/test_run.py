@@ -124,6 +124,7 @@ def test_a_limit_that_is_not_given_ends_nothing(limits, progress, ended_by):
     assert (budget.progress, budget.ended_by) == (progress, ended_by)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lstm", "lstm+attention"])
 def test_tensor_programs_cost_no_python_per_environment(kind):
     def calls(environments):

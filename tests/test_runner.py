@@ -303,6 +303,7 @@ def as_on_an_accelerator(monkeypatch):
     monkeypatch.setattr("seqrl.runner.waits", lambda answer: True)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("task", [CartPole, TMaze])
 def test_a_fixed_length_rollout_on_an_accelerator_waits_once_at_its_end(monkeypatch, task):
     arguments = {"max_episode_steps": 20} if task is CartPole else {"corridor_length": 5}

@@ -140,6 +140,7 @@ WAYS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @example("''", [shlex.quote] * 3)
 @example("\\\n", [yaml.safe_dump, quote])
@@ -376,6 +377,7 @@ def test_a_key_of_seqrls_own_stays_whatever_a_variable_holds_and_an_environments
     }
 
 
+@pytest.mark.slow
 def test_a_long_value_without_spaces_is_taken_apart_at_once(monkeypatch):
     """Looked through anew from each of its characters, it would take an hour."""
     value = "x" * 200_000 + "=token=hush"

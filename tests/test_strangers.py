@@ -157,6 +157,7 @@ def test_a_report_replaces_nothing_that_is_not_seqrls(tmp_path, monkeypatch, cap
     assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["precious"]
 
 
+@pytest.mark.slow
 def test_a_report_replaces_each_of_its_files_and_a_foreign_one_not_even_beside_them(tmp_path, monkeypatch, capsys):
     for seed in (0, 1):
         put(tmp_path / "runs" / str(seed), 1.0, seed=seed)
@@ -175,7 +176,7 @@ def test_a_report_replaces_each_of_its_files_and_a_foreign_one_not_even_beside_t
         path.write_bytes(data)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("what", [Path.mkdir, os.mkfifo])
 @pytest.mark.parametrize("name", ["report.html", "learning_curves.png"])
 def test_a_report_replaces_no_folder_and_no_pipe_and_leaves_all_as_it_was(tmp_path, monkeypatch, capsys, name, what):

@@ -80,6 +80,7 @@ def test_a_key_or_a_choice_that_is_nearly_right_is_answered_with_the_right_one(t
     assert ended.stderr.startswith(f"seqrl: error: {line}")
 
 
+@pytest.mark.slow
 def test_python_blames_the_word_that_is_wrong_and_no_other():
     with pytest.raises(seqrl.ConfigError) as refused:
         seqrl.compose("env.id=CartPole-v1", "lr=1e-3")

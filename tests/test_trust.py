@@ -80,6 +80,7 @@ def test_parts_of_torch_that_only_compute_need_no_trust():
     assert not [line for line in faults(composed(*part)) if "trust" in line]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("module", ["my_module", "os"])
 def test_an_environment_of_a_module_that_nobody_named_is_refused(module):
     cfg = composed("env=gymnasium", f"env.id={module}:Thing-v0")
@@ -444,6 +445,7 @@ def test_a_file_sets_nothing_of_hydras_own_unless_that_is_trusted(evil, monkeypa
     assert completed([*spelling, "profile=bad", "trust=[hydra]"], leave_nothing=False)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("text", "key"),
@@ -475,6 +477,7 @@ def test_a_file_sends_no_curves_elsewhere_unless_the_command_line_says_so(evil, 
             completed([*given, f"{section}={{name: other}}"], leave_nothing=False)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("text", ["validate: true", "resume: a/run", "trust: [os]"])
 def test_a_file_does_not_say_what_only_a_command_says(evil, monkeypatch, text):
@@ -499,7 +502,7 @@ def test_a_file_computes_no_logger(evil, monkeypatch):
 CALLBACK = "hydra: {callbacks: {evil: {_target_: torch.load, f: payload.pt, weights_only: false}}}"
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(12)
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -637,6 +637,7 @@ def test_a_range_is_whole_or_real_as_its_key_is(tmp_path, text, low, high, step)
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(("default", "kind"), [("0.5", float), ("1", int)])
 def test_a_key_without_a_schema_is_real_if_its_value_is(tmp_path, default, kind):
@@ -647,6 +648,7 @@ def test_a_key_without_a_schema_is_real_if_its_value_is(tmp_path, default, kind)
     assert {type(found.low), type(found.high)} == {kind}
 
 
+@pytest.mark.slow
 def test_numbers_between_0_and_1_are_proposed_for_a_real_key(tmp_path):
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -40,6 +40,7 @@ def played(network: Network) -> Tensor:
     return torch.stack(values)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(7)
 @pytest.mark.parametrize("choice", choices("network"))
 def test_keys_of_a_network_are_named_where_they_change_nothing(choice):
@@ -56,6 +57,7 @@ def test_keys_of_a_network_are_named_where_they_change_nothing(choice):
     assert [line.split()[0] for line in said] == [f"network.{it.partition('=')[0]}" for it in changes_nothing]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(8)
 @pytest.mark.parametrize(
     "words",

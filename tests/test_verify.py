@@ -65,6 +65,7 @@ def test_a_sound_network_passes_everything(bptt_length):
     assert failed_by_network("sound", bptt_length) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.thin(9)
 @pytest.mark.parametrize("ends", ["terminated", "truncated", "both", "mixed"])
 @pytest.mark.parametrize("ghosts", [False, True])
@@ -117,6 +118,7 @@ def test_a_planted_defect_of_a_network_is_reported(block):
     assert REPORTED[block.partition(" ")[0]] <= failed_by_network(block, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bptt_length", [pytest.param(0, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize("cell", [pytest.param(it, marks=[] if it == "Stack" else pytest.mark.slow) for it in OTHERS])
 def test_a_network_with_another_cell_passes_everything(cell, bptt_length):
@@ -131,6 +133,7 @@ def test_a_cell_that_is_chaotic_is_compared_for_as_long_as_rounding_stays_small(
     assert 5 < steps < subject.longest
 
 
+@pytest.mark.slow
 @pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("block", "bptt_length", "rollout_length", "reported"),
@@ -168,6 +171,7 @@ def test_a_network_with_frozen_parameters_passes():
     assert [check(subject).status for check in checks] == [PASS] * 3
 
 
+@pytest.mark.slow
 def test_a_network_whose_gradients_do_not_pass_through_its_memory_gets_a_warning():
     findings = {finding.name: finding for finding in network_checks(subject_of("Detaches"))}
     finding = findings.pop(network.slope.name)
@@ -250,7 +254,7 @@ PLANTED = [
 ]
 
 
-@pytest.mark.thin(15)
+@pytest.mark.thin(30)
 @pytest.mark.parametrize(("name", "check", "said"), PLANTED)
 def test_a_planted_defect_of_an_environment_is_reported(name, check, said):
     finding = check(stage_of(name))
@@ -299,6 +303,7 @@ def test_a_vector_form_that_does_not_say_when_it_resets_and_cannot_be_taken_for_
     assert "'autoreset_mode': AutoresetMode.SAME_STEP" in finding.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "check", "said"),
     [
@@ -331,6 +336,7 @@ def test_rows_of_an_own_batch_that_disturb_each_other_are_reported(name, status,
     assert re.search(said, finding.figure), finding
 
 
+@pytest.mark.slow
 def test_an_environment_that_shows_one_choice_is_played():
     make = partial(GymnasiumEnv, "FrozenLake-v1", seed=1, backend="sync")
     stage = Stage(lambda batch_size, _: make(batch_size=batch_size), SHORT)
@@ -338,6 +344,7 @@ def test_an_environment_that_shows_one_choice_is_played():
     assert environment.plays(stage).status is PASS
 
 
+@pytest.mark.slow
 def test_an_own_batch_that_heeds_no_seed_gets_a_warning():
     finding = environment.repeats(Stage(partial(broken.rows, "OneSeed"), SHORT))
     assert (finding.status, finding.remedy[:33]) == (WARN, "Seed your random generator with `")
@@ -359,6 +366,7 @@ def test_what_depends_on_the_process_is_reported(name):
     assert "differs in another process" in finding.figure
 
 
+@pytest.mark.slow
 def test_what_cannot_be_played_again_is_reported(monkeypatch):
     monkeypatch.setattr(broken.FailsWithCompany, "made", 0)
     stage = stage_of("FailsWithCompany")
@@ -369,6 +377,7 @@ def test_what_cannot_be_played_again_is_reported(monkeypatch):
     assert environment.processes(stage).status is UNCHECKED
 
 
+@pytest.mark.slow
 def test_a_copy_that_cannot_be_played_is_reported(monkeypatch):
     stage = stage_of("Walk")
     stage.require_repetition()
@@ -391,6 +400,7 @@ def test_what_cannot_be_played_in_another_process_is_reported():
     assert "no licence for another process" in finding.figure
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("name", "check"),
@@ -410,6 +420,7 @@ def test_where_no_episode_ends_what_needs_an_end_is_not_checked(name, check):
     assert finding.remedy
 
 
+@pytest.mark.slow
 def test_a_play_goes_on_until_an_episode_ends():
     stage = Stage(partial(broken.make, "Lasts", steps=700), SHORT)
     assert stage.play.ends == 0
@@ -435,6 +446,7 @@ class Ends(gymnasium.Wrapper):
         return observation, reward, terminated or is_over * self.how == 1, truncated or is_over * self.how == 2, info
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("steps", "how", "is_said"), [(5, 1, True), (5, 2, False), (20, 1, False)])
 def test_episodes_that_are_terminated_as_by_a_time_limit_are_pointed_out(steps, how, is_said):
     def make(batch_size, name):
@@ -447,6 +459,7 @@ def test_episodes_that_are_terminated_as_by_a_time_limit_are_pointed_out(steps, 
     assert finding.figure.endswith(told) is is_said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Endless", "NeverEndsTogether"])
 def test_where_random_play_ends_no_episode_some_are_cut_to_see_what_memory_is_then(name, monkeypatch):
     monkeypatch.setattr(subjects, "SECONDS", 0)
@@ -586,6 +599,7 @@ def test_bytes_that_are_hardly_seen_are_a_warning():
     assert environment.bytes_used(stage_of("Walk")) is None
 
 
+@pytest.mark.slow
 def test_what_repeats_nowhere_is_not_blamed_for_its_copies_and_processes():
     stage = stage_of("Unseeded")
     for check in (environment.repeats_later, environment.copies, environment.processes):
@@ -615,6 +629,7 @@ def test_a_run_of_fixed_length_needs_no_ends():
     assert environment.ends(Stage(partial(broken.make, "Endless"), SHORT, whole_episodes=False)) is None
 
 
+@pytest.mark.slow
 def test_a_final_observation_that_is_common_is_no_fault():
     finding = environment.final(stage_of("Blind"))
     assert finding.status is WARN

@@ -314,7 +314,7 @@ def test_the_first_frame_of_a_film_is_a_picture_of_its_own():
     assert np.asarray(frame.convert("L"))[50, 50] == pytest.approx(0, abs=4)
 
 
-@pytest.mark.parametrize("steps", [1, 250])
+@pytest.mark.parametrize("steps", [1, pytest.param(250, marks=pytest.mark.slow)])
 def test_an_episode_of_any_length_can_be_drawn(steps):
     env = Script([[steps]], continuous=True)
     image = Image.open(io.BytesIO(gif(film(env, small_network(env), None, Limits(1)))))

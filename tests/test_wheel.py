@@ -38,6 +38,7 @@ def installed(tmp_path_factory):
     return target
 
 
+@pytest.mark.slow
 def test_the_wheel_ships_the_configuration_inside_the_package(installed):
     shipped = {path.relative_to(installed / "seqrl") for path in (installed / "seqrl" / "conf").rglob("*.yaml")}
     assert shipped == {path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml")}

@@ -115,6 +115,7 @@ def test_noisy_observations_stay_within_their_bounds():
     assert (observation.abs().max(0).values == high).all()
 
 
+@pytest.mark.slow
 def test_reaching_the_time_limit_earns_the_best_return():
     env = CartPole(2, seed=0, max_episode_steps=50, best_return=3.0)
     observation, total = env.reset(), torch.zeros(2)
@@ -163,6 +164,7 @@ def popgym_cartpole(noise, batch_size=1000):
     return CartPole(batch_size, seed=0, hidden=[1, 3], max_episode_steps=200, noise=noise, best_return=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(("noise", "reached"), [(0.0, 1.0), (0.1, 0.99), (0.2, 0.61), (0.3, 0.37)])
 def test_a_kalman_filter_reaches_the_documented_return(noise, reached):
@@ -170,7 +172,7 @@ def test_a_kalman_filter_reaches_the_documented_return(noise, reached):
     assert mean_return(popgym_cartpole(noise), filter) == pytest.approx(reached, abs=0.02)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(("noise", "reached"), [(0.0, 0.22), (0.1, 0.25), (0.2, 0.20), (0.3, 0.17)])
 def test_a_memoryless_push_towards_the_lean_reaches_the_documented_return(noise, reached):
     shares = [

@@ -123,6 +123,7 @@ def test_the_mean_of_numbers_whose_sum_is_infinite_is_a_number():
     assert means([{"cost": largest}, {"cost": largest}]) == {"cost": largest}
 
 
+@pytest.mark.slow
 def test_a_run_and_an_evaluation_say_the_mean(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("env.id=test/Tells-v0", "env.backend=sync", "parallel=2", "episodes=4", "evaluation.episodes=4")

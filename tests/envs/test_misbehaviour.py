@@ -723,7 +723,7 @@ def ends(backend, odd, file):
         lines.write(f"played to the end, {codes}\n")
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("place", ["reset", "step", "close"])
 @pytest.mark.parametrize(("deed", "code"), [("go on", 1), ("fail", 1), ("exit", 7)])
 def test_a_process_that_an_environment_forked_does_not_go_on_as_the_run(deed, code, place, tmp_path, capfd):
@@ -852,6 +852,7 @@ def test_an_environment_that_meets_a_limit_of_its_own_is_named(backend, deed, er
     assert limits() == before
 
 
+@pytest.mark.slow
 @LINUX
 def test_where_no_more_processes_can_be_started_no_environment_is_blamed():
     """Each takes two files. A number of them stays: others are opened on the way."""
@@ -1129,6 +1130,7 @@ def busy(seconds):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [None, 20])
 @BOTH
 def test_a_timer_of_processor_time_that_an_environment_leaves_ends_with_its_call(backend, seconds):
@@ -1189,6 +1191,7 @@ def hurried():
         env.step(torch.zeros(2, 2))
 
 
+@pytest.mark.slow
 def test_an_environment_whose_sleeps_take_no_time_is_not_ended_early(monkeypatch):
     def compute(env):
         until = time.monotonic() + 0.3
@@ -1434,6 +1437,7 @@ def global_chance():
     torch.set_rng_state(of_torch)
 
 
+@pytest.mark.slow
 def test_environments_with_processes_draw_other_global_random_numbers_each(global_chance):
     def drawn(seed, of_module):
         np.random.seed(of_module)

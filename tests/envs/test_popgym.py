@@ -139,6 +139,7 @@ CARTPOLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.thin(5)
 @pytest.mark.parametrize("name", CARTPOLES)
 def test_a_cart_pole_plays_as_popgym_does(name):

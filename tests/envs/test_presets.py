@@ -39,6 +39,7 @@ def test_a_preset_trains(preset):
     train(f"env={preset}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "shown"), [("masked_pendulum", 2), ("masked_acrobot", 4), ("masked_mountain_car", 1)]
 )
@@ -46,6 +47,7 @@ def test_a_classic_task_without_velocities_trains(preset, shown):
     assert train(f"env={preset}").observation_space.shape == (shown,)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(6)
 @pytest.mark.parametrize("first", range(6))
 def test_every_popgym_task_trains(first):
@@ -60,6 +62,7 @@ def test_every_popgym_task_trains(first):
         assert ppo(network, bptt_length=4).update(rollout, 0)["train/skipped"] == 0, id
 
 
+@pytest.mark.slow
 def test_minigrid_cells_are_read_as_choices():
     pytest.importorskip("minigrid")
     space = train("env=minigrid").observation_space.parts["image"]
@@ -70,6 +73,7 @@ def test_minigrid_cells_are_read_as_choices():
 DELAYED = "env.wrappers=[{_target_: gymnasium.wrappers.DelayObservation, delay: 2}]"
 
 
+@pytest.mark.slow
 def test_wrappers_apply_to_each_environment():
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", ["env=gymnasium", "env.id=Acrobot-v1", DELAYED])

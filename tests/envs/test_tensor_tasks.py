@@ -245,6 +245,7 @@ def test_a_policy_that_remembers_earns_the_full_return(task, remembering, withou
     torch.testing.assert_close(rewards.sum(0), torch.ones(100))
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @figures
 def test_the_best_memoryless_policy_earns_the_documented_return(task, remembering, without):

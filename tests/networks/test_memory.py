@@ -201,6 +201,7 @@ def test_a_scan_in_chunks_gives_what_it_gives_step_by_step(length, back):
     assert torch.allclose(last, h, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_half_of_an_lstm_begins_with_a_forget_bias_of_one_and_the_rest_keeps_memories_for_1_to_128_steps():
     torch.manual_seed(0)
     write, keep, candidate, output = LSTM(WIDTH, 1000).bias.detach().view(4, 1000)
