@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.begun import can_go_on
-from seqrl.config.hydra_errors import is_hydra
+from seqrl.config.hydra_errors import is_hydra, points_of_sweep
 from seqrl.config.program import FAILURES, fail, report
 from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
@@ -595,16 +595,22 @@ class Sweep(Callback):
                 say(f"  {name}: its manifest.json {fault(error)}. It is left out.")
         ended = Counter(facts["status"] for facts in points.values())
         say(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
+        asked = [sorted(point) for point in points_of_sweep(sys.argv[1:])]
+        can_go_on = False
         for name, facts in points.items():
             if facts["status"] == "running":
                 say(f"  {name}: still running in another process")
             elif facts["status"] != "finished":
                 # Of a point that ran in this terminal, the error stands above.
                 said = name in FAILED and "submitit" not in config.hydra.launcher._target_
-                reason = facts["status"] if said else facts.get("error", "was killed")
-                say(f"  {name}: {reason}".splitlines()[0])
-                FAILURES.add(facts.get("exit_code", 1))
-        if FAILURES.worst and {facts["status"] for facts in points.values()} - {"finished", "running", REFUSED}:
+                reason = str(facts["status"] if said else facts.get("error", "was killed")).splitlines()[0]
+                # An earlier command of this sweep may have begun others.
+                mine = name in FAILED or "overrides" not in facts or sorted(facts["overrides"]) in asked
+                say(f"  {name}: {reason}" if mine else f"  {name}, of another command: {reason}")
+                if mine:
+                    FAILURES.add(facts.get("exit_code", 1))
+                    can_go_on = can_go_on or facts["status"] != REFUSED
+        if FAILURES.worst and can_go_on:
             say(f"Run the same command with sweep={shlex.quote(str(folder))} to finish the rest.")
 
 

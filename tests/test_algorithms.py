@@ -194,7 +194,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_the_third_ends_the_ru
 def test_rewards_in_too_large_a_unit_are_named_as_what_they_are():
     network, rollout = collected("uneven episodes", "lstm", 0, 0, torch.float32)
     rollout.reward[0, 0] = 1e30
-    with pytest.raises(NotFiniteError, match=r"Returns reach 1e\+30: use algorithm\.normalize_reward=true, or"):
+    with pytest.raises(NotFiniteError, match=r"Rewards reach 1e\+30: use algorithm\.normalize_reward=true, or"):
         ppo(network, minibatches=1, epochs=3).update(rollout, 0.0)
 
 

@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import yaml
 
+from seqrl.metrics.display import QuietConsole
 from seqrl.report.__main__ import _folders, main
+from seqrl.report.figures import _curve
 from seqrl.report.findings import findings, median
 from seqrl.report.runs import Study, by_task, find
+from seqrl.report.tables import show
 from tests.parts import room
 from tests.programs import run_program
 
@@ -190,6 +193,37 @@ def test_a_seed_counts_once_however_many_configurations_it_ran_in(tmp_path):
     (comparison,) = (c for c in findings(Study(find([tmp_path]))).comparisons if c.key == BPTT)
     assert comparison.seeds == (3, 3)
     assert comparison.p == pytest.approx(0.1)
+
+
+def test_a_seed_counts_once_however_often_its_configuration_ran(tmp_path):
+    for sweep in "ab":
+        for seed in range(4):
+            put(tmp_path / sweep / str(seed), 0.1 * seed + (sweep == "b") * 0.01, seed, first=0.0)
+    once, twice = (findings(Study(find(folders))) for folders in ([tmp_path / "a"], [tmp_path / "a", tmp_path / "b"]))
+    assert once.chosen.returns.high - once.chosen.returns.low == pytest.approx(
+        twice.chosen.returns.high - twice.chosen.returns.low
+    )
+    assert float(twice.chosen.returns.value) == pytest.approx(float(once.chosen.returns.value) + 0.005)
+    assert "over 4 runs" in once.recommendation
+    assert "over 4 seeds, 8 runs" in twice.recommendation
+    assert twice.chosen.progress == once.chosen.progress
+    curves = [_curve([conclusions.chosen.runs])[1] for conclusions in (once, twice)]
+    assert np.allclose(curves[0].high - curves[0].low, curves[1].high - curves[1].low, atol=1e-6)
+    for sweep in "ab":
+        shutil.rmtree(tmp_path / sweep / "1")
+    alone = findings(Study([run for run in find([tmp_path]) if run.seed == 2])).chosen
+    assert np.isnan(alone.returns.low)
+
+
+def test_a_diverged_run_is_listed_last_with_what_it_reached_in_training(tmp_path, capsys):
+    for rate, final, status in (1.0, 0.9, "failed"), (0.1, 0.5, "finished"), (0.2, 0.6, "finished"):
+        put(tmp_path / str(rate), final, 0, status, algorithm__learning_rate=rate)
+    conclusions = findings(Study(find([tmp_path])))
+    assert conclusions.recommendation.startswith("The highest return has learning_rate = 0.2: final return 0.60")
+    show(conclusions, QuietConsole())
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[:4].strip() in ("0.1", "0.2", "1.0")]
+    assert [row[0] for row in rows] == ["0.2", "0.1", "1.0"]
+    assert rows[-1][1:5] == ["0/1", "in", "training", "0.90"]
 
 
 def test_the_threshold_is_timed_where_it_is_reached(tmp_path):

@@ -289,6 +289,18 @@ def test_points_side_by_side_save_themselves_when_their_command_is_stopped(tmp_p
         assert "Run the same command with sweep=s to finish the rest." in printed
 
 
+def test_a_point_of_another_command_of_the_sweep_is_named_and_does_not_fail_this_one(tmp_path):
+    assert sweep(tmp_path, *SMALL, "seed=1,2").returncode == 0
+    manifest = tmp_path / "s" / "0_seed-1" / "manifest.json"
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_text()) | {"status": "failed", "error": "X.", "exit_code": 4})
+    )
+    done = sweep(tmp_path, *SMALL, "seed=2,3")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[-2:] == ["sweep: 1 failed, 2 finished, in s", "  0_seed-1, of another command: X."]
+
+
 def test_the_folder_of_a_point_is_found_again_whatever_its_number(tmp_path):
     assert point_folder(str(tmp_path), 3, "seed-1", ["seed=1"]) == "3_seed-1"
     for name, overrides in {"3_seed-1": ["seed=1"], "12": ["seed=1", "x=2"], "4_seed-11": ["seed=11"]}.items():

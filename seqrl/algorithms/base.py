@@ -35,6 +35,8 @@ ROUNDING = 1e-8
 SUM_ROUNDING = 16
 # Fields of a minibatch that are kept as evidence if its gradient is not finite.
 STEPS = ("observation", "action", "log_prob", "advantage", "target", "length")
+# Rewards whose sums have squares that float32 cannot hold.
+IMMENSE = 1e16
 # Consecutive minibatches with a gradient that is not finite that end the run.
 PATIENCE = 3
 
@@ -118,6 +120,8 @@ class SequenceAlgorithm(ABC):
             rates=[rates.get(name, 1.0) for name in self.parameters],
         )
         self._skipped_in_a_row = 0
+        # Of the rollout that is learned from, in either direction.
+        self._largest_reward = torch.zeros(())
         self._rounding = 0.0
 
     @property
@@ -171,6 +175,7 @@ class SequenceAlgorithm(ABC):
             return {}
         if self.reward_scale is not None:
             rollout = self.reward_scale.divided(rollout)
+        self._largest_reward = rollout.reward.abs().max()
         advantage = gae(rollout, self.settings.gamma, self.settings.gae_lambda)
         target = advantage + rollout.value
         weight = self.advantage(rollout, advantage)
@@ -296,9 +301,8 @@ class SequenceAlgorithm(ABC):
                 "sequences": {name: torch.as_tensor(getattr(minibatch, name)) for name in STEPS},
             }
             remedy = f"Reduce {' or '.join(self._too_large())}"
-            # A tenth of what it can hold the square of.
-            if (largest := float(minibatch.target.abs().max())) > torch.finfo(minibatch.target.dtype).max ** 0.5 / 10:
-                remedy = f"Returns reach {largest:.0e}: use algorithm.normalize_reward=true, or another unit of rewards"
+            if (largest := float(self._largest_reward)) > IMMENSE:
+                remedy = f"Rewards reach {largest:.0e}: use algorithm.normalize_reward=true, or another unit"
             raise NotFiniteError(
                 f"loss: the gradient was NaN or infinite {PATIENCE} times in a row, all skipped. {remedy}.", evidence
             )

@@ -129,10 +129,19 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     hydra = [*filter(is_hydra, arguments)]
     # Only where files of the user's own could set more of it, or it sets a secret.
     hydra = hydra if config_dirs(arguments) or any(map(SECRET_SOMEWHERE.search, hydra)) else []
-    for number, point in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
+    for number, point in enumerate(_points(overrides)):
         for line in faults_of_run([*searchpath(arguments), *hydra, *point]):
             wrong.setdefault(line, []).append(number)
     return [f"point{'s' * (len(it) > 1)} {_few(it)} of the sweep: {line}" for line, it in wrong.items()]
+
+
+def points_of_sweep(arguments: Sequence[str]) -> list[list[str]]:
+    """The overrides of each point of a sweep, as Hydra gives them to it."""
+    return _points(parsed(_overrides(arguments)))
+
+
+def _points(overrides: list[Override]) -> list[list[str]]:
+    return [list(point) for point in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]]
 
 
 def _faults_of_sizes(overrides: Sequence[Override]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from seqrl.report.findings import Findings, Group, between, median, number, pooled, probability, scores, shown
-from seqrl.report.runs import Array, RunRecord, short
+from seqrl.report.runs import Array, RunRecord, by_seed, short
 from seqrl.statistics import Estimate, estimate
 
 STYLE: dict[Any, Any] = {
@@ -419,8 +419,11 @@ def _curve(strata: list[list[RunRecord]]) -> tuple[Array, Estimate] | None:
     if end <= begin:
         return None
     steps = np.linspace(begin, end, POINTS)
-    curves = [np.stack([np.interp(steps, run.env_steps, run.returns) for run in group]) for group in runs]
-    return steps, estimate(curves)
+
+    def curve(same: list[RunRecord]) -> Array:
+        return np.asarray(np.mean([np.interp(steps, run.env_steps, run.returns) for run in same], axis=0))
+
+    return steps, estimate([np.stack([curve(same) for same in by_seed(group)]) for group in runs])
 
 
 def _plane(findings: Findings) -> tuple[str, str] | None:

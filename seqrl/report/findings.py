@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqrl.report.learned import Progress, none_learned, progress
-from seqrl.report.runs import WIDEST, Array, RunRecord, Study, short
+from seqrl.report.runs import WIDEST, Array, RunRecord, Study, by_seed, short
 from seqrl.statistics import Estimate, difference, estimate, holm, least_p, units_to_decide
 from seqrl.text import cut, figure
 
@@ -115,10 +115,11 @@ class Findings:
         """What to use, and why, in one sentence; or that nothing was learned."""
         if self.chosen is None or self.chosen.returns is None:
             return "No run has a return yet."
-        count = len(scores(self.chosen.runs))
+        seeds, runs = len(scores(self.chosen.runs)), len(counted(self.chosen.runs))
         if not any(run.status == "finished" for run in self.chosen.runs):
             return f"No run is finished; best training return so far: {interval(self.chosen.returns)}."
-        figures = f"final return {interval(self.chosen.returns)} over {_count(count, 'run')}"
+        count = _count(runs, "run") if runs == seeds else f"{_count(seeds, 'seed')}, {_count(runs, 'run')}"
+        figures = f"final return {interval(self.chosen.returns)} over {count}"
         use = " and ".join(
             f"{short(k)} = {shown(k, v)}" for k, v in zip(self.study.keys, self.chosen.point, strict=True)
         )
@@ -143,7 +144,7 @@ class Findings:
             return f"All {ties} configurations return the same"
         if ties > 1:
             return f"{ties} of {_count(len(self.groups), 'configuration')} return the highest"
-        is_over = all(run.status == "finished" for group in self.groups for run in group.runs)
+        is_over = all(run.status in ("finished", "failed", "pruned") for group in self.groups for run in group.runs)
         return f"The highest return {'' if is_over else 'so far '}has {use}"
 
     @property
@@ -214,8 +215,8 @@ def counted(runs: list[RunRecord]) -> list[RunRecord]:
 
 
 def scores(runs: list[RunRecord]) -> Array:
-    """Final returns [runs] of the runs that count."""
-    return np.array([run.score for run in counted(runs)], dtype=np.float64)
+    """Final returns [seeds] of the runs that count."""
+    return np.array([np.mean([run.score for run in same]) for same in by_seed(counted(runs))], dtype=np.float64)
 
 
 def shown(key: str, value: Any) -> str:
@@ -306,11 +307,7 @@ def _pairs(study: Study, key: str, value: Any, against: Any) -> list[tuple[list[
 
 
 def _by_seed(pairs: list[tuple[list[RunRecord], list[RunRecord]]], side: int) -> Array:
-    """Final return [seeds] on one side, averaged over pairs.
-
-    Runs with the same seed begin with the same weights and play the same episodes; often they are the same run, for
-    instance if no gradient is ever clipped. They count once.
-    """
+    """Final return [seeds] on one side, averaged over pairs; with a clip that never clips, runs of all are the same."""
     returns: dict[int, list[float]] = defaultdict(list)
     for pair in pairs:
         # Subtract the effect of the other keys, which is the same on both sides.

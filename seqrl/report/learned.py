@@ -7,7 +7,7 @@ from math import erfc, sqrt
 import numpy as np
 
 from seqrl.loggers.base import RECENT
-from seqrl.report.runs import RunRecord
+from seqrl.report.runs import RunRecord, by_seed
 from seqrl.statistics import holm
 
 # With fewer episodes, a point of a curve does not say where a run stands.
@@ -35,8 +35,8 @@ class Progress:
 
 
 def progress(runs: Sequence[RunRecord]) -> Progress | None:
-    """Progress of those runs whose curves show it; None if none's does."""
-    known = [(run, rows) for run in runs if (rows := _ends(run))]
+    """Progress of those runs whose curves show it, one of each seed; None if none's does."""
+    known = [(run, rows) for run, *_ in by_seed(runs) if (rows := _ends(run))]
     if not known:
         return None
     first, last = (float(np.mean([run.returns[rows[side]] for run, rows in known])) for side in (0, -1))

@@ -222,6 +222,17 @@ def read(folder: Path, say: Callable[[str], object] = lambda line: None) -> RunR
     )
 
 
+def by_seed(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
+    """Runs of one configuration, those with the same seed together.
+
+    They begin with the same weights and play the same episodes, and are often the same run: they count once.
+    """
+    seeds: dict[int, list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        seeds[run.seed].append(run)
+    return list(seeds.values())
+
+
 def by_task(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
     """Runs grouped by the name of their task, as returns of different tasks are not comparable."""
     tasks: dict[tuple[tuple[str, Any], ...], list[RunRecord]] = defaultdict(list)

@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 
 def configurations(findings: Findings) -> Rows:
-    """A row for each configuration, the best first."""
+    """A row for each configuration, the best first; those without a finished run last."""
     told = sorted({name for group in findings.groups for run in group.runs for name in run.told})[:MOST_KEYS]
     rows = []
     for group in sorted(findings.groups, key=lambda group: _rating(group, findings), reverse=True):
@@ -119,6 +119,8 @@ def show(findings: Findings, console: Console) -> None:
         spread = between(row["return_low"], row["return_high"])
         reached = f"{row['reached_threshold']}/{row['runs']}"
         figures = [cell(row[name]) for name in ("return_iqm", "steps_per_second", "peak_memory_mb")]
+        if not row["finished"] and row["return_iqm"] is not None:
+            figures[0] = f"in training {figures[0]}"
         table.add_row(
             *map(escape, values), f"{row['finished']}/{row['runs']}", figures[0], spread, reached, *figures[1:]
         )
@@ -137,8 +139,9 @@ def show(findings: Findings, console: Console) -> None:
 
 def _rating(group: Group, findings: Findings) -> tuple[float, ...]:
     if group.returns is None:
-        return (-np.inf,)
-    return float(group.returns.value), group is findings.chosen, float(np.nan_to_num(group.returns.low))
+        return (False,)
+    returns = float(group.returns.value), group is findings.chosen, float(np.nan_to_num(group.returns.low))
+    return (True, group.finished > 0, *returns)
 
 
 def _mean_of(name: str, group: Group) -> float | None:
