@@ -150,4 +150,6 @@ def test_the_melody_is_learned_with_memory_and_not_without(tmp_path, choice, low
     words = ["--config-dir", "my_conf", "experiment=echo", choice, "trust=[echo,indrnn]", "hydra.run.dir=run"]
     ran = in_the_example(tmp_path / "own", sys.executable, "-m", "seqrl.train", *words)
     assert ran.returncode == 0, ran.stderr
-    assert low <= json.loads((tmp_path / "own" / "run" / "manifest.json").read_text())["result"] <= high
+    returned = json.loads((tmp_path / "own" / "run" / "manifest.json").read_text())["result"]
+    # Its rewards are rounded to float32 before they are added up.
+    assert low <= returned <= high + 1e-6
