@@ -308,7 +308,6 @@ def test_what_is_not_trusted_is_not_loaded(cartpole, tmp_path):
         seqrl.load(cartpole)
 
 
-@pytest.mark.slow
 def test_whoever_watches_a_run_may_end_it_and_sees_its_policy():
     watched = []
 
@@ -339,7 +338,6 @@ def test_what_is_no_answer_ends_no_training(answer):
     assert sum("train/policy_loss" in row for row in result.metrics) == 2
 
 
-@pytest.mark.slow
 def test_watching_changes_no_bit():
     words = (*SMALL, "env.id=CartPole-v1", "network.normalize_observations=true")
 
@@ -497,7 +495,6 @@ def test_hydra_is_left_as_it_was():
         assert compose_with_hydra("config", ["seed=4"]).seed == 4
 
 
-@pytest.mark.slow
 def test_runs_are_listed_with_the_newest_first_and_what_cannot_be_read_is_left_out(tmp_path):
     first = seqrl.learn(*SMALL_TASK, "env=tmaze", "seed=1", quiet=True).folder
     second = seqrl.learn(*SMALL_TASK, "env=tmaze", "seed=2", "name=mine", quiet=True).folder

@@ -400,7 +400,6 @@ def state_of(run):
 LIVE = ["parallel=8", "rollout_length=24", "algorithm.minibatches=2"]
 
 
-@pytest.mark.slow
 @pytest.mark.thin(6)
 @pytest.mark.parametrize(
     "more",

@@ -251,7 +251,6 @@ def begun(folder, count):
     raise AssertionError(process.communicate()[1])
 
 
-@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("count", "whom", "number", "exit_code", "status", "words"),
