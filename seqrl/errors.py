@@ -106,12 +106,12 @@ class OutOfMemoryError(SeqrlError):
 class LostRankError(SeqrlError):
     """Another process of the run has ended, or does not answer; with its own line and exit code if it said any.
 
-    is_heard   whether another process has found it, and this one has heard of it
+    author   the one that told the others of it; None: they could not be told
     """
 
-    def __init__(self, message: str, exit_code: int = 1, is_heard: bool = False) -> None:
+    def __init__(self, message: str, exit_code: int = 1, author: int | None = None) -> None:
         super().__init__(message)
-        self.exit_code, self.is_heard = exit_code, is_heard
+        self.exit_code, self.author = exit_code, author
 
 
 class StoppedError(SeqrlError):

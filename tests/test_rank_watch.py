@@ -56,18 +56,19 @@ def sleeper():
 
 
 @pytest.mark.parametrize(
-    ("speaks", "is_heard", "first_says", "is_said"),
-    [(True, False, False, True), (True, False, True, False), (True, True, False, False), (False, False, False, False)],
+    ("speaks", "author", "first_says", "is_said"),
+    [(True, 2, False, True), (True, 2, True, False), (True, 1, False, False), (False, 2, False, False)],
 )
 def test_another_rank_says_what_it_finds_if_the_first_one_does_not(
-    store, monkeypatch, capsys, speaks, is_heard, first_says, is_said
+    store, monkeypatch, capsys, speaks, author, first_says, is_said
 ):
     monkeypatch.setattr(watch, "LAST_WORDS", 0.2)
-    it = Watch("127.0.0.1", store.port, "run", 1, 2, lambda fault: None, speaks=speaks)
+    it = Watch("127.0.0.1", store.port, "run", 2, 3, lambda fault: None, speaks=speaks)
     if first_says:
-        first = Watch("127.0.0.1", store.port, "run", 0, 2, lambda fault: None)
+        first = Watch("127.0.0.1", store.port, "run", 0, 3, lambda fault: None)
         first.close(LostRankError("processes: gone."))
-    it.close(LostRankError("processes: gone.", is_heard=is_heard))
+    it.close(LostRankError("processes: gone.", author=author))
+    it.close(LostRankError("processes: gone.", author=author))
     assert capsys.readouterr().err == ("seqrl: error: processes: gone.\n" if is_said else "")
 
 

@@ -14,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from seqrl import sweeps
+from seqrl.config.hydra_errors import points_of_sweep
 from seqrl.config.resolvers import folder_name, point_folder
 from seqrl.errors import ConfigError, SeqrlError
 from seqrl.machine import cores
@@ -287,6 +288,14 @@ def test_points_side_by_side_save_themselves_when_their_command_is_stopped(tmp_p
         assert process.returncode == 128 + number
         assert "sweep: 2 interrupted, in s" in printed
         assert "Run the same command with sweep=s to finish the rest." in printed
+
+
+def test_the_points_of_a_sweep_are_those_that_hydra_makes():
+    words = ["-m", "~logger", "seed=1,2", "hydra/launcher=joblib", "+env.kwargs={a: 'b,c'}"]
+    found = points_of_sweep(words)
+    assert [sorted(point) for point in found] == [
+        ["+env.kwargs={a:'b,c'}", f"seed={seed}", "~logger=null"] for seed in (1, 2)
+    ]
 
 
 def test_a_point_of_another_command_of_the_sweep_is_named_and_does_not_fail_this_one(tmp_path):

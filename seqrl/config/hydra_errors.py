@@ -137,7 +137,8 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
 
 def points_of_sweep(arguments: Sequence[str]) -> list[list[str]]:
     """The overrides of each point of a sweep, as Hydra gives them to it."""
-    return _points(parsed(_overrides(arguments)))
+    without = [a for a in arguments if a.startswith("~") and "=" not in a and not is_hydra(a)]
+    return _points(parsed([*_overrides(arguments), *without]))
 
 
 def _points(overrides: list[Override]) -> list[list[str]]:

@@ -68,8 +68,8 @@ def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], die
     from seqrl.ranks.watch import Watch, client
 
     heard = {} if died is None else {"died": died}
-    # Of those that torchrun or Slurm has started, one on each machine; others end with the first one.
-    speaks = place.leader == 0 and (place.rank == 1 or os.environ.get("LOCAL_RANK") == "0")
+    # Those that this program has started end with the first one.
+    speaks = place.leader == 0
     watch = Watch(place.host, place.port, place.name, place.rank, place.size, lost, **heard, speaks=speaks)
     try:
         store = client(place.host, place.port)
@@ -307,16 +307,17 @@ def _listening(place: Place) -> socket.socket:
 
 def _call_oneself(place: Place, listening: socket.socket) -> None:
     """Raise OSError or UnicodeError unless this process is met where others look for it."""
-    word = os.urandom(16)
+    word, until = os.urandom(16), monotonic() + REACH
     listening.settimeout(REACH)
     with socket.create_connection((place.host, place.port), REACH) as calling:
         calling.sendall(word)
-        heard = b""
-        while heard != word:
-            # Others may call meanwhile. They try again.
-            with listening.accept()[0] as called:
-                called.settimeout(REACH)
-                heard = called.recv(len(word))
+        while monotonic() < until:
+            # Others may call meanwhile, and try again; or say nothing, or hang up.
+            with listening.accept()[0] as called, suppress(OSError):
+                called.settimeout(REACH / 10)
+                if called.recv(len(word)) == word:
+                    return
+    raise TimeoutError("timed out")
 
 
 def _awaited(make: Callable[[], Any]) -> Any:

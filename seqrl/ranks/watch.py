@@ -53,9 +53,10 @@ class Watch:
         self.rank, self.size, self.name = rank, size, name
         self._store = client(host, port)
         self._lost, self._died, self._speaks = lost, died, speaks
+        self._is_spokesman = rank == 1 or os.environ.get("LOCAL_RANK") == "0"
         self._next = (rank + 1) % size
         self._over = threading.Event()
-        self._lock = threading.Lock()
+        self._lock, self._speaking = threading.Lock(), threading.Lock()
         self._set(f"where/{rank}", json.dumps([platform.node(), this_machine(), os.getpid()]))
         self._set(f"beat/{rank}", "0")
         # What the one thread has heard, and the other one judges: a store that is stopped may never answer.
@@ -155,23 +156,33 @@ class Watch:
                 return
 
     def _speak(self, fault: LostRankError) -> None:
-        """Say what ends this rank: the first one does it later, and any other one if the first one does not."""
+        """Say what ends this rank: the first one does it later, and whoever has found it if the first one does not."""
         if self.rank == 0:
             with suppress(RuntimeError):
                 self._set(SAID, "")
-        elif self._speaks and not fault.is_heard:
-            until = monotonic() + LAST_WORDS
-            # A store that is stopped may keep another thread waiting.
-            while monotonic() < until and self._lock.acquire(timeout=LAST_WORDS):
-                try:
-                    if self._store.check([f"{self.name}/{SAID}"]):
-                        return
-                except RuntimeError:
-                    break
-                finally:
-                    self._lock.release()
-                sleep(0.1)
-            print(printable(f"seqrl: error: {fault}"), file=sys.stderr, flush=True)
+            return
+        # If the store is gone, all have found that: then one on each machine says it.
+        is_mine = self.rank == fault.author if fault.author is not None else self._is_spokesman
+        # Whoever comes later waits until it is said, and ends this process.
+        with self._speaking:
+            if self._speaks and is_mine and not self._is_said():
+                print(printable(f"seqrl: error: {fault}"), file=sys.stderr, flush=True)
+            self._speaks = False
+
+    def _is_said(self) -> bool:
+        """Whether the first rank says it, within a few seconds."""
+        until = monotonic() + LAST_WORDS
+        # A store that is stopped may keep another thread waiting.
+        while monotonic() < until and self._lock.acquire(timeout=LAST_WORDS):
+            try:
+                if self._store.check([f"{self.name}/{SAID}"]):
+                    return True
+            except RuntimeError:
+                break
+            finally:
+                self._lock.release()
+            sleep(0.1)
+        return False
 
     def _is_at_work(self, rank: int) -> bool:
         """Whether a rank is seen to be so, on this machine: what it plays may hold Python's lock, and so its beat."""
@@ -211,15 +222,15 @@ class Watch:
         """What a rank has said before it ended."""
         with suppress(RuntimeError):
             if self._call("check", [f"{self.name}/{FAULT}"]):
-                return _heard(self._get(FAULT))
+                return LostRankError(*json.loads(self._get(FAULT)))
         return None
 
     def _told(self, fault: LostRankError) -> LostRankError:
         """Leave word for all, unless somebody did so before; what counts."""
         with suppress(RuntimeError):
-            word = json.dumps([masked(str(fault)), fault.exit_code])
+            word = json.dumps([masked(str(fault)), fault.exit_code, self.rank])
             first = self._call("compare_set", f"{self.name}/{FAULT}", "", word)
-            return fault if first.decode() == word else _heard(first)
+            return LostRankError(*json.loads(first))
         return fault
 
     def _set(self, key: str, value: str) -> None:
@@ -232,11 +243,6 @@ class Watch:
     def _call(self, method: str, *arguments: Any) -> Any:
         with self._lock:
             return getattr(self._store, method)(*arguments)
-
-
-def _heard(word: bytes) -> LostRankError:
-    message, exit_code = json.loads(word)
-    return LostRankError(message, exit_code, is_heard=True)
 
 
 def client(host: str, port: int) -> Any:

@@ -312,9 +312,8 @@ def _by_seed(pairs: list[tuple[list[RunRecord], list[RunRecord]]], side: int) ->
     for pair in pairs:
         # Subtract the effect of the other keys, which is the same on both sides.
         level = (scores(pair[0]).mean() + scores(pair[1]).mean()) / 2
-        for run in pair[side]:
-            if np.isfinite(run.score):
-                returns[run.seed].append(run.score - level)
+        for same in by_seed(run for run in pair[side] if np.isfinite(run.score)):
+            returns[same[0].seed].append(float(np.mean([run.score for run in same])) - level)
     return np.array([np.mean(values) for values in returns.values()])
 
 

@@ -36,7 +36,8 @@ class Progress:
 
 def progress(runs: Sequence[RunRecord]) -> Progress | None:
     """Progress of those runs whose curves show it, one of each seed; None if none's does."""
-    known = [(run, rows) for run, *_ in by_seed(runs) if (rows := _ends(run))]
+    showing = [[(run, rows) for run in same if (rows := _ends(run))] for same in by_seed(runs)]
+    known = [first for first, *_ in filter(None, showing)]
     if not known:
         return None
     first, last = (float(np.mean([run.returns[rows[side]] for run, rows in known])) for side in (0, -1))

@@ -28,7 +28,7 @@ BATCH = 2
 class Budget:
     """How long to play: at least `least` steps, then on for `seconds`, but at most `most` steps.
 
-    slow     seconds after which the play is over, even if they were fewer steps
+    slow     seconds after which the play is over, even if they were far fewer steps
     resets   episodes to begin
     endless  steps after which an episode counts as endless
     wait     seconds to wait for the end of an episode

@@ -23,6 +23,8 @@ from seqrl.verify.findings import UncheckedError
 from seqrl.verify.layers import episodes
 from seqrl.verify.play import BATCH, Budget, MakeEnv, Play
 
+# Steps of each that even the slowest environment is played for.
+FEWEST = 16
 # Seconds to wait for another process.
 PATIENCE = 180
 
@@ -34,7 +36,8 @@ def reference(make_env: MakeEnv, budget: Budget) -> Play:
         while len(play.answers) < 2 * budget.most and play.steps < BATCH * budget.most:
             took = perf_counter() - began
             enough = play.steps >= BATCH * budget.least and took >= budget.seconds
-            if enough or took >= budget.slow or not play.step():
+            slow = play.steps >= BATCH * FEWEST and took >= budget.slow
+            if enough or slow or not play.step():
                 break
     return play
 

@@ -69,7 +69,7 @@ class Stage:
             while not (alone.ends or alone.fault) and alone.steps < self.budget.endless:
                 if perf_counter() - began > self.budget.wait:
                     break
-                alone.steps_until(50, lambda it: bool(it.ends))
+                alone.step()
             # Where the next step is spent on the reset, it shows the next first observation.
             alone.step()
         return alone

@@ -133,7 +133,7 @@ CARTPOLES = {
     "PositionOnlyCartPoleEasy": ["env=noisy_cartpole", "env.noise=0"],
     "PositionOnlyCartPoleMedium": ["env=noisy_cartpole", "env.noise=0", "env.max_episode_steps=400"],
     "PositionOnlyCartPoleHard": ["env=noisy_cartpole", "env.noise=0", "env.max_episode_steps=600"],
-    "NoisyPositionOnlyCartPoleEasy": ["experiment=noisy_cartpole"],
+    "NoisyPositionOnlyCartPoleEasy": ["env=noisy_cartpole"],
     "NoisyPositionOnlyCartPoleMedium": ["env=noisy_cartpole", "env.noise=0.2"],
     "NoisyPositionOnlyCartPoleHard": ["env=noisy_cartpole", "env.noise=0.3"],
 }
