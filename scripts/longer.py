@@ -93,9 +93,9 @@ def main() -> None:
                 key = task, network, facts["seed"], times
                 if facts["status"] == "finished" and key not in answers:
                     answers[key] = asked(run, task, network, times)
-    if given.record:
-        lines = [json.dumps(asdict(answers[key])) for key in sorted(answers)]
-        write(given.record, "".join(f"{line}\n" for line in lines).encode())
+                    if given.record:
+                        lines = [json.dumps(asdict(answers[it])) for it in sorted(answers)]
+                        write(given.record, "".join(f"{line}\n" for line in lines).encode())
     print(table(answers))
 
 

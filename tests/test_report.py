@@ -17,8 +17,9 @@ import yaml
 
 from seqrl.metrics.display import QuietConsole
 from seqrl.report.__main__ import _folders, main
-from seqrl.report.figures import _curve
+from seqrl.report.figures import _curve, draw
 from seqrl.report.findings import findings, median
+from seqrl.report.page import Section, page
 from seqrl.report.runs import Study, by_task, find
 from seqrl.report.tables import show
 from tests.parts import room
@@ -224,6 +225,7 @@ def test_a_diverged_run_is_listed_last_with_what_it_reached_in_training(tmp_path
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[:4].strip() in ("0.1", "0.2", "1.0")]
     assert [row[0] for row in rows] == ["0.2", "0.1", "1.0"]
     assert rows[-1][1:5] == ["0/1", "in", "training", "0.90"]
+    assert "in training 0.90</td>" in page([Section("", conclusions, draw(conclusions))], [], [], None)
 
 
 def test_the_threshold_is_timed_where_it_is_reached(tmp_path):

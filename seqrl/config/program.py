@@ -118,7 +118,8 @@ def forgiving_output() -> None:
         logging.lastResort.setFormatter(OneLine())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):
+            # An environment may have closed it.
+            with suppress(OSError, ValueError):
                 stream.reconfigure(errors="replace")
 
 

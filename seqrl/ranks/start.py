@@ -67,10 +67,10 @@ def join(place: Place, is_cuda: bool, lost: Callable[[LostRankError], None], die
     from seqrl.ranks.group import Group
     from seqrl.ranks.watch import Watch, client
 
-    heard = {} if died is None else {"died": died}
-    # Those that this program has started end with the first one.
+    known = {} if died is None else {"died": died}
+    # Those that the first rank has started end with it, and have nothing to say.
     speaks = place.leader == 0
-    watch = Watch(place.host, place.port, place.name, place.rank, place.size, lost, **heard, speaks=speaks)
+    watch = Watch(place.host, place.port, place.name, place.rank, place.size, lost, **known, speaks=speaks)
     try:
         store = client(place.host, place.port)
         store.set_timeout(SOON)
@@ -298,9 +298,10 @@ def _listening(place: Place) -> socket.socket:
         # Who knows the host may not answer for a while, which torch waits for.
         if getattr(error, "errno", None) != socket.EAI_AGAIN:
             listening.close()
-            where = f"{place.host}, port {place.port}"
+            is_unknown = isinstance(error, socket.gaierror | UnicodeError)
+            what = "is not known" if is_unknown else f"is not this process, at port {place.port}"
             told = (error.strerror if isinstance(error, OSError) else None) or error
-            raise ConfigError([f"MASTER_ADDR: {where}, is not this process ({told}). {LET_TORCHRUN}"]) from error
+            raise ConfigError([f"MASTER_ADDR: {place.host} {what} ({told}). {LET_TORCHRUN}"]) from error
     listening.settimeout(None)
     return listening
 

@@ -158,8 +158,10 @@ class Watch:
     def _speak(self, fault: LostRankError) -> None:
         """Say what ends this rank: the first one does it later, and whoever has found it if the first one does not."""
         if self.rank == 0:
-            with suppress(RuntimeError):
-                self._set(SAID, "")
+            if self._lock.acquire(timeout=1):
+                with suppress(RuntimeError):
+                    self._store.set(f"{self.name}/{SAID}", "")
+                self._lock.release()
             return
         # If the store is gone, all have found that: then one on each machine says it.
         is_mine = self.rank == fault.author if fault.author is not None else self._is_spokesman

@@ -216,7 +216,7 @@ def final_return(findings: Findings) -> tuple[Figure, str] | None:
     groups = [group for group in findings.groups if group.returns is not None]
     if not groups:
         return None
-    best_first = sorted(groups, key=lambda group: (*_value(group), group is findings.chosen))[-40:]
+    best_first = sorted(groups, key=lambda it: (it.finished > 0, *_value(it), it is findings.chosen))[-40:]
     figure, ax = plt.subplots(figsize=(7.2, 0.7 + 0.21 * len(best_first)))
     for row, group in enumerate(best_first):
         assert group.returns is not None

@@ -230,7 +230,7 @@ def number(value: float) -> str:
     """A number, rounded to its meaningful digits."""
     if not np.isfinite(value):
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else figure(value)
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e9 else figure(value)
 
 
 def interval(of: Estimate) -> str:

@@ -97,7 +97,8 @@ def repeats_later(stage: Stage) -> Measured | None:
         stage.require_no_fault()
         raise UncheckedError("no moment came to give it the same seed again")
     if others:
-        after.append(f"after {others} episodes{' that were cut' if how != THE_END else ''}")
+        was_cut = f" that {'were' if others > 1 else 'was'} cut" if how != THE_END else ""
+        after.append(f"after {others} episode{'s' if others > 1 else ''}{was_cut}")
     return holds(True, f"none of {len(live.answers):,} answers differs {', '.join(after)}")
 
 
