@@ -247,10 +247,13 @@ def final_return(findings: Findings) -> tuple[Figure, str] | None:
             ", ".join(map(short, findings.study.keys)), (0, 1), xytext=(-6, 5), xycoords="axes fraction",
             textcoords="offset points", ha="right", color="#444444", fontsize=7.5, fontstyle="italic",
         )  # fmt: skip
+    unfinished = ""
+    if any(not group.finished for group in best_first):
+        unfinished = " Configurations without a finished run stand last, with what they reached in training."
     left_out = f" The best {len(best_first)} of {len(groups)} configurations." if len(groups) > len(best_first) else ""
     return figure, (
         "Return of the final policy, best configuration on top: a dot for each run, a bar at the interquartile mean, "
-        f"and its 95 % interval.{left_out}"
+        f"and its 95 % interval.{left_out}{unfinished}"
     )
 
 
