@@ -595,7 +595,7 @@ class Sweep(Callback):
                 say(f"  {name}: its manifest.json {fault(error)}. It is left out.")
         ended = Counter(facts["status"] for facts in points.values())
         say(f"sweep: {', '.join(f'{n} {status}' for status, n in ended.items()) or 'nothing begun'}, in {folder}")
-        asked = [sorted(point) for point in points_of_sweep(sys.argv[1:])]
+        asked = {tuple(sorted(point)) for point in points_of_sweep(sys.argv[1:])}
         can_go_on = False
         for name, facts in points.items():
             if facts["status"] == "running":
@@ -605,7 +605,7 @@ class Sweep(Callback):
                 said = name in FAILED and "submitit" not in config.hydra.launcher._target_
                 reason = str(facts["status"] if said else facts.get("error", "was killed")).splitlines()[0]
                 # An earlier command of this sweep may have begun others.
-                mine = name in FAILED or "overrides" not in facts or sorted(facts["overrides"]) in asked
+                mine = name in FAILED or "overrides" not in facts or tuple(sorted(facts["overrides"])) in asked
                 say(f"  {name}: {reason}" if mine else f"  {name}, of another command: {reason}")
                 if mine:
                     FAILURES.add(facts.get("exit_code", 1))

@@ -365,8 +365,8 @@ def over_for_all() -> Iterator[None]:
     place = Place.of_environment()
     if place is not None:
         # Others look for it already; what is wrong with it is said once a run needs it.
-        with suppress(RuntimeError, ConfigError):
-            _own_store(place)
+        with suppress(ConfigError):
+            begin_to_serve(place)
     try:
         yield
     except SystemExit as end:
