@@ -86,12 +86,15 @@ class Packed(Box):
 class Joint(Box):
     """Several actions at once, as one vector of numbers: choices count from 0, continuous numbers stay unchanged.
 
+    Numbers are whole if there are only choices.
+
     parts   space of each, by name: Discrete, MultiDiscrete, MultiBinary or Box, of at most one dimension
     """
 
     def __init__(self, parts: Parts) -> None:
         self.parts = dict(parts)
-        super().__init__(-np.inf, np.inf, (sum(numbers(space) for space in parts.values()),), np.float32)
+        number = np.int64 if all(map(alternatives, parts.values())) else np.float32
+        super().__init__(-np.inf, np.inf, (sum(map(numbers, parts.values())),), number)
 
     def split(self, action: Any) -> dict[str, Any]:
         """Values [..., *part] of all parts of actions [..., numbers], tensors or arrays, without a copy."""
@@ -109,7 +112,7 @@ class Joint(Box):
     def sample(self, mask: None = None, probability: None = None) -> Array:
         for space in self.parts.values():
             space.seed(int(self.np_random.integers(2**31)))
-        return np.concatenate([np.ravel(space.sample()) for space in self.parts.values()]).astype(np.float32)
+        return np.concatenate([np.ravel(space.sample()) for space in self.parts.values()]).astype(self.dtype)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Joint) and self.parts == other.parts

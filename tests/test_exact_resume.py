@@ -49,6 +49,28 @@ class Wander(gymnasium.Env):
         return self.place.astype(np.float32)
 
 
+TWO, THREE, BOX = spaces.MultiBinary(2), spaces.Discrete(3, start=-1), spaces.Box(-2, 3, (2,), np.float64)
+ACTIONS = {
+    "choices": spaces.Dict({"a": spaces.Tuple([THREE, TWO]), "b": spaces.MultiDiscrete([[2, 3], [3, 2]])}),
+    "numbers": spaces.Tuple([BOX, spaces.Box(0, 1, (2, 2))]),
+    "both": spaces.Tuple([THREE, BOX]),
+    "a box": BOX,
+    "switches": TWO,
+    "a choice": THREE,
+}
+
+
+class Acts(Wander):
+    """The same walk with any action space."""
+
+    def __init__(self, kind):
+        self.action_space = ACTIONS[kind]
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return super().step(spaces.flatten(self.action_space, action).sum() % 3)
+
+
 class Told(Wander):
     """The same, says of itself where it is, and was never told what to do."""
 
@@ -187,7 +209,7 @@ def stacked(cls):
     return lambda: gymnasium.wrappers.FlattenObservation(gymnasium.wrappers.FrameStackObservation(cls(), 3))
 
 
-for cls in (Wander, Told, Moody, Unspeakable, Harder, Broken, Learned, Lists, Drained, Halved):
+for cls in (Wander, Acts, Told, Moody, Unspeakable, Harder, Broken, Learned, Lists, Drained, Halved):
     gymnasium.register(f"test/{cls.__name__}-v0", cls, max_episode_steps=12, disable_env_checker=True)
 for name, entry_point in {
     "Stacked": stacked(Told),
@@ -290,6 +312,13 @@ def test_one_process_and_a_process_each_make_the_same_run(rollouts):
 @pytest.mark.parametrize("env", ["masked_cartpole", "noisy_cartpole", "tmaze", "memory_chain", "repeat_previous"])
 def test_built_in_environments_go_on(tmp_path, env, rollouts):
     assert_same(tmp_path, f"env={env}", rollouts)
+
+
+@pytest.mark.thin(6)
+@pytest.mark.parametrize("kind", ACTIONS)
+@pytest.mark.parametrize("rollouts", [FIXED, "rollout_length=0"])
+def test_every_kind_of_action_goes_on(tmp_path, kind, rollouts):
+    assert_same(tmp_path, "env=gymnasium", "env.id=test/Acts-v0", f"+env.kwargs.kind={kind}", rollouts)
 
 
 @pytest.mark.slow
