@@ -13,14 +13,14 @@ from seqrl.runner import Runner
 from tests.parts import ppo, small_network
 
 
-def begun(task, precision, kind):
+def begun(task, precision, kind, **changes):
     env = TMaze(3, 0, corridor_length=5) if task == "tmaze" else GymnasiumEnv(task, 3, 0, backend="sync")
     env = WithInputs(env, ["previous_action", "previous_reward", "first"])
     device = Device("cpu", 1, precision)
     network = small_network(env, kind, device.dtype, normalize_observations=True)
     network.autocast_dtype = device.autocast_dtype
     return Runner(env, network, 3, 2, torch.Generator().manual_seed(0)), ppo(
-        network, bptt_length=2, normalize_reward=True
+        network, **{"bptt_length": 2, "normalize_reward": True, **changes}
     )
 
 
@@ -34,6 +34,18 @@ def test_what_is_learned_in_bf16_acts_and_learns_on_though_a_program_is_in_an_au
                 algorithm.update(runner.collect(), 0.0)
         learned.append(torch.cat([it.detach().flatten() for it in algorithm.parameters.values()]))
     assert torch.equal(*learned)
+
+
+@pytest.mark.parametrize("kind", ["lstm+attention", pytest.param("two layers", marks=pytest.mark.slow)])
+def test_in_bf16_threads_that_share_a_gradient_change_no_bit(kind):
+    learned = []
+    # Several times: it was chance which thread came first.
+    for threads in (1, 3, 3, 3):
+        runner, algorithm = begun("tmaze", "bf16", kind, gradient_parts=3, gradient_threads=threads, epochs=4)
+        for _ in range(2):
+            algorithm.update(runner.collect(), 0.0)
+        learned.append(torch.cat([it.detach().flatten() for it in algorithm.parameters.values()]))
+    assert all(torch.equal(it, learned[0]) for it in learned[1:])
 
 
 @pytest.mark.thin(4)

@@ -1,7 +1,7 @@
 """The actor-critic: encoder -> memory blocks -> heads."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -117,20 +117,14 @@ class Network(nn.Module):
             trunk.encoder.adapt(observation)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        return nullcontext() if self.autocast_dtype is None else autocast(device, self.autocast_dtype)
+        """torch's, without its cache of rounded weights.
 
-
-@contextmanager
-def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """torch's, which forgets rounded weights at its end, wherever it is.
-
-    torch keeps them until the outermost autocast is left, and a program or environment may have entered one for good.
-    """
-    try:
-        with torch.autocast(device.type, dtype):
-            yield
-    finally:
-        torch.clear_autocast_cache()
+        That is one for the whole process: each gradient thread would empty it while the others add up gradients in it,
+        and in an autocast of a program's or environment's own, weights that were learned since would stay rounded.
+        """
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(device.type, self.autocast_dtype, cache_enabled=False)
 
 
 def insist_on_rows(said: str, numbers: Tensor, rows: int) -> None:
