@@ -259,6 +259,16 @@ def test_a_configuration_in_a_checkpoint_that_is_not_seqrls_floods_nothing(tmp_p
 
 
 @pytest.mark.slow
+def test_that_a_variable_of_the_environment_may_have_changed_is_said(tmp_path, monkeypatch):
+    """No file has its value, and none is to be compared."""
+    monkeypatch.setenv("MODE", "rgb_array")
+    words = ["env.id=CartPole-v1", "+env.kwargs.render_mode=${oc.env:MODE}", *SMALL]
+    said = "note: env.kwargs.render_mode comes from a variable of the environment, whose values no file keeps: "
+    assert said not in train(tmp_path, *words, f"total_steps={STEPS}", "hydra.run.dir=a")
+    assert said in train(tmp_path, "resume=a", f"total_steps={2 * STEPS}")
+
+
+@pytest.mark.slow
 def test_returns_of_another_task_do_not_count_once_a_run_goes_on_with_this_one(tmp_path):
     words = [*SMALL, "env=masked_cartpole", "env.max_episode_steps=9", "evaluation.episodes=2", "evaluation.interval=1"]
     folder = tmp_path / "run"

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from seqrl.config.begun import BEFORE_THE_KEY, as_saved, dotted_values, goes_by_configuration, saved
+from seqrl.config.begun import BEFORE_THE_KEY, VARIABLE, as_saved, dotted_values, goes_by_configuration, saved
 from seqrl.config.begun import command as command_of
 from seqrl.config.naming import key_of
 from seqrl.config.secrets import numbers_from_environment, public, secrets
@@ -208,6 +208,15 @@ def changes(before: DictConfig | dict[str, Any], now: DictConfig) -> list[str]:
     old = {key: value for key, value in BEFORE_THE_KEY.items() if key in new} | old
     keys = [key for key in {**old, **new} if not NO_MATTER.match(key) and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}" for key in keys]
+
+
+def unknown_changes(words: DictConfig) -> str:
+    """A note on what may have changed without a word, as variables of the system's environment give it; often empty."""
+    keys = [key for key, it in dotted_values(words).items() if VARIABLE.search(str(it)) and not NO_MATTER.match(key)]
+    if not keys:
+        return ""
+    come = "come from variables" if keys[1:] else "comes from a variable"
+    return f"{', '.join(keys)} {come} of the environment, whose values no file keeps: a change would not be listed"
 
 
 def that_matters(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

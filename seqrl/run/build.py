@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqrl import seeds
 from seqrl.config.schema import NetworkConfig
-from seqrl.config.settle import Settled, changes
+from seqrl.config.settle import Settled, changes, unknown_changes
 from seqrl.config.trust import builds_of_own, nodes
 from seqrl.devices.device import Device, choose
 from seqrl.devices.probe import probe
@@ -147,6 +147,8 @@ def open_run(
         say(f"note: {unrestored.rstrip('.')}. From here on the run plays other episodes than it would have.")
     for change in few(changed):
         say(f"changed: {change}")
+    if unknown := unknown_changes(settled.words):
+        say(f"note: {unknown}")
     if any(change.startswith("processes:") for change in changed) and not lost:
         say("changed: from here on episodes begin with other random numbers")
     if any(change.startswith("seed:") for change in changed):
