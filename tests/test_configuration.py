@@ -191,6 +191,7 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ),
         ("network=big", r"network: there is no network=big. Choices: .*mlp\. Your own need --config-dir\.$"),
         ("network=null", r"network: needs a choice \(got null\). Choices: attention, .*lstm, .*mlp"),
+        ("network=3", r"network: needs a choice \(got 3\). Choices: attention, "),
         ("env=null", r"env: needs a choice \(got null\). Choices: atari, count_recall"),
         ("+logger.x=3", r"logger.x: must name a class \(got 3\)"),
         ("~network", r"network: "),
@@ -247,6 +248,9 @@ def test_the_command_line_wins_over_a_profile_and_an_experiment():
         ("seed = 3", r"seed: its value cannot be read \(got 3\). Write 'seed=3'\.$"),
         ("seed:3", r"seed:3: is not key=value. Write seed=3\.$"),
         ("~seed:3", r"seed:3: is not key=value. Write seed=3\.$"),
+        ("~foo", r"~foo: takes nothing out, as there is no such key\.$"),
+        ("~network.layer", r"~network.layer: takes nothing out, .* Did you mean network.layers\?"),
+        ("~seed=3", r"~seed: takes nothing out, as its value is 0 and not 3. Write ~seed\."),
         ("device.threads=100000", r"device.threads: must be 1 to \d+, the processors of this machine \(got 100000\)"),
         ("parallel=100000000000", r"parallel and rollout_length: need at least [\d,]+ GB .* this machine has \d+"),
         ("parallel=1e20", r"parallel: must be a whole number \(got 1e\+20\)"),
@@ -585,13 +589,33 @@ def test_a_broken_file_of_the_user_is_named_with_its_line(tmp_path, name):
     assert re.search(said, line)
 
 
-def test_an_unknown_section_of_a_file_is_named_with_the_file(tmp_path):
-    (tmp_path / "profile").mkdir()
-    (tmp_path / "profile" / "own.yaml").write_text("# @package _global_\nnetwrk: {a: 1}\n")
+def said_of_a_profile(folder, text):
+    (folder / "profile").mkdir()
+    (folder / "profile" / "own.yaml").write_text(f"# @package _global_\n{text}\n")
     with pytest.raises(ConfigCompositionException) as caught:
-        composed(f"hydra.searchpath=[file://{tmp_path}]", "profile=own")
-    (line,), _ = message_for(caught.value, ["--config-dir", str(tmp_path), "profile=own"])
+        composed(f"hydra.searchpath=[file://{folder}]", "profile=own")
+    (line,), _ = message_for(caught.value, ["--config-dir", str(folder), "profile=own"])
+    return line
+
+
+def test_an_unknown_section_of_a_file_is_named_with_the_file(tmp_path):
+    line = said_of_a_profile(tmp_path, "netwrk: {a: 1}")
     assert line.startswith("profile/own.yaml: netwrk: there is no such key. Did you mean network?")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sequence_learning: 3", r"sequence_learning: is a section of keys \(got 3\)\."),
+        ("algorithm: []", r"algorithm: is a section of keys \(got \[\]\)\."),
+        ("network:\n  memory: gru", r"network.memory: is a section of keys\."),
+        ("seed: {a: 3}", r"seed: must be a whole number \(got {'a': 3}\)\."),
+        ("sequence_learning:\n  enabled: [3]", r"sequence_learning.enabled: must be true or false \(got \[3\]\)\."),
+        ("sequence_learning:", r"sequence_learning: needs a value \(got null\)\."),
+    ],
+)
+def test_a_wrong_value_in_a_file_is_named_with_the_file(tmp_path, text, said):
+    assert re.fullmatch(f"profile/own.yaml: {said}", said_of_a_profile(tmp_path, text))
 
 
 def own(folder, text):

@@ -17,7 +17,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.naming import elsewhere
@@ -137,8 +137,7 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
 
 def points_of_sweep(arguments: Sequence[str]) -> list[list[str]]:
     """The overrides of each point of a sweep, as Hydra gives them to it."""
-    without = [a for a in arguments if a.startswith("~") and "=" not in a and not is_hydra(a)]
-    return _points(parsed([*_overrides(arguments), *without]))
+    return _points(parsed(_overrides(arguments)))
 
 
 def _points(overrides: list[Override]) -> list[list[str]]:
@@ -189,11 +188,16 @@ def _few(numbers: list[int]) -> str:
 
 def is_hydra(override: str) -> bool:
     """Whether an override is of Hydra's own section, or of a group of it."""
-    return "=" in override and override.lstrip("+~").startswith(("hydra.", "hydra/"))
+    return _is_override(override) and override.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def _is_override(argument: str) -> bool:
+    """Whether a word changes the configuration: `key=value`, or `~key`, which takes it out."""
+    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
-    return [a for a in arguments if "=" in a and not a.startswith("-") and not is_hydra(a)]
+    return [a for a in arguments if _is_override(a) and not is_hydra(a)]
 
 
 def _is_composition(error: Exception) -> bool:
@@ -263,7 +267,7 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
     if "Config group override" in text:
         group = override.partition("=")[0] or "a group"
         known = ", ".join(choices(group)) if group in GROUPS else "network=lstm, for instance"
-        return f"{group}: needs a choice (got null). Choices: {known}."
+        return f"{group}: needs a choice (got {override.partition('=')[2] or 'null'}). Choices: {known}."
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'$", text, re.MULTILINE):
         key, values = found.groups()
         # As numbers are printed: 100,000.
@@ -274,6 +278,13 @@ def _composition(error: Exception, override: str = "", others: Sequence[str] = (
     if found := re.search(r"Sweep parameters '([^=']+)=(.*)' requires", text):
         key, values = found.groups()
         return f"{key}: has several values (got {values}). For a sweep add -m."
+    if found := re.search(r"Could not delete from config\. (The value of )?'([^']+)' (.*)\.$", text, re.MULTILINE):
+        key, why = found[2], found[3]
+        if found[1]:
+            return f"~{key}: takes nothing out, as its value {why}. Write ~{key}."
+        return (
+            f"~{key}: takes nothing out, as there is no such key.{nearest(key, [*keys(composed_by_hydra([*others]))])}"
+        )
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown(found.group(1), others)
     if found := re.search(r"^In '([^']+)': .*?^Key '[^']+' not in .*?full_key: (\S+)", text, re.MULTILINE | re.DOTALL):
@@ -305,8 +316,16 @@ def _as_list(error: Exception) -> str:
 def _value(error: Exception) -> str:
     said = (f"{it}" for it in causes(error)[:2])
     key = next(filter(None, (re.search(r"full_key: (\S+)", it) for it in said)), None)
-    cause = causes(error)[-1]
-    message = masked(str(cause)).splitlines()[0].rstrip(".:")
+    lines = [it.rstrip(".:") for it in masked(str(causes(error)[-1])).splitlines()]
+    file = ""
+    if found := re.match(r"In '([^']+)': \w+ raised while composing config$", lines[0]):
+        file = f"{found[1]}.yaml: "
+        del lines[0]
+    message = lines[0]
+    if found := re.match(r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", message):
+        types = {str(section): OmegaConf.get_type(it) for section, it in composed_by_hydra([]).items()}
+        section = next((name for name, it in types.items() if it and it.__name__ == found[1]), "configuration")
+        return f"{file}{section}: is a section of keys (got {found[2]})."
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", message):
         kind = {"Integer": "a whole number", "Float": "a number"}.get(found.group(2), found.group(2))
         is_none = found.group(1).lower() in NOTHING and key is not None and _may_be_null(key.group(1))
@@ -325,7 +344,7 @@ def _value(error: Exception) -> str:
         message = f"must be a list{got}"
     elif "is not Optional" in message:
         message = "needs a value (got null)"
-    return f"{key.group(1) if key else 'configuration'}: {message}."
+    return f"{file}{key.group(1) if key else 'configuration'}: {message}."
 
 
 def _may_be_null(key: str) -> bool:
