@@ -32,6 +32,30 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(numbe
     assert process.returncode == 128 + number
 
 
+ASKED = """
+import signal, time
+from seqrl.run.stop import Stop
+with Stop() as stop:
+    stop.ask(signal.SIGTERM)
+    print(stop.wanted.name, flush=True)
+    while time.sleep(0.05) is None:
+        if stop._heard_at:
+            print("heard", flush=True)
+"""
+
+
+def test_a_first_signal_after_another_ranks_ends_nothing_and_the_second_does():
+    with Program(Path.cwd(), "-c", ASKED) as process:
+        assert process.stdout.readline() == "SIGTERM\n"
+        time.sleep(1.2 * ONE_REQUEST_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "heard\n"
+        time.sleep(1.2 * ONE_REQUEST_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    assert process.returncode == 143
+
+
 def test_signals_mean_what_they_did_before_when_the_run_is_over():
     before = signal.getsignal(signal.SIGTERM)
     with Stop() as stop:

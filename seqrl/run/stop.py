@@ -20,6 +20,7 @@ STOPPING = b"\nseqrl: stopping as soon as the run is saved; Ctrl-C again ends it
 class Stop:
     """While it is a context, the first SIGINT or SIGTERM is noted and the second ends the process at once.
 
+    What another rank has heard is noted, too, and is no first one here: each may get its own, one after another.
     In a process forked from this one they do what they do by default. Python hands signals to its main thread alone: in
     another one, only `others` can ask.
 
@@ -28,19 +29,20 @@ class Stop:
 
     def __init__(self, others: Callable[[], signal.Signals | None] = lambda: None) -> None:
         self._others = others
-        self._heard: signal.Signals | None = None
-        self._heard_at = 0.0
+        self._wanted: signal.Signals | None = None
+        # When this process heard the first one.
+        self._heard_at: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     @property
     def wanted(self) -> signal.Signals | None:
         """The signal that asks for it, or None."""
-        return self._heard or self._others()
+        return self._wanted or self._others()
 
     def ask(self, number: int) -> bool:
         """Heed the signal that some rank has heard, if it is not 0; whether there is one."""
-        if number and self._heard is None:
-            self._heard, self._heard_at = signal.Signals(number), monotonic()
+        if number and self._wanted is None:
+            self._wanted = signal.Signals(number)
         return number != 0
 
     def __enter__(self) -> Self:
@@ -60,8 +62,8 @@ class Stop:
         return StoppedError(f"stopped by {self.wanted.name}. {advice}".rstrip(), 128 + self.wanted)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._heard is None:
-            self._heard, self._heard_at = signal.Signals(number), monotonic()
+        if self._heard_at is None:
+            self._wanted, self._heard_at = self._wanted or signal.Signals(number), monotonic()
             # Who waits at a terminal would press it again. Past the streams, which this may interrupt.
             if number == signal.SIGINT and os.isatty(2):
                 with suppress(OSError):
