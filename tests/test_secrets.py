@@ -73,6 +73,45 @@ def test_what_is_typed_out_beside_a_variable_is_a_secret_as_it_would_be_alone(mo
     assert bool([*secrets(OmegaConf.create({"env": {key: written}}))]) == is_refused
 
 
+@pytest.mark.parametrize("name", [
+    "dbpassword", "userPassword", "authtoken", "githubtoken", "SASToken", "myapikey", "password1", "password_2",
+    "db_pass",
+    "pass", "passcode", "api_key_prod", "secret_value", "private_key_pem", "credentials_json", "passwordHash",
+])  # fmt: skip
+def test_a_secret_is_known_by_its_name_however_the_words_are_joined(monkeypatch, name):
+    assert [*secrets(OmegaConf.create({"env": {"kwargs": {name: "hunter22"}}}))]
+    monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {})
+    read(monkeypatch, json.dumps({"place": {name: "hunt2"}}))
+    assert "hunt2" not in masked("no place for hunt2")
+
+
+@pytest.mark.parametrize(
+    "name", ["compass", "n_passes", "monkey", "pad_token", "padtoken", "tokenizer", "password_length"]
+)
+def test_what_only_sounds_like_a_secret_is_none(name):
+    assert not [*secrets(OmegaConf.create({"env": {"kwargs": {name: "hunter22"}}}))]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_refused"),
+    [
+        ("postgresql://host/db?password=hunter22", True),
+        ("https://h/x?token=abcdef123456", True),
+        ("Server=x;Pwd=hunter22;", True),
+        ("user:hunter22@host:5432/db", True),
+        ("https://h/x?token=${oc.env:MY_KEY}", False),
+        ("module:Env-v0", False),
+        ("image:tag@sha256:abcdef12", False),
+        ("git@github.com:a/b", False),
+        ("The password: swordfish", False),
+        ("a=1;b=2", False),
+    ],
+)
+def test_a_secret_within_a_text_that_is_typed_out_is_refused(monkeypatch, text, is_refused):
+    monkeypatch.setenv("MY_KEY", "Zx9-quuxle")
+    assert bool([*secrets(OmegaConf.create({"env": {"kwargs": {"place": text}}}))]) == is_refused
+
+
 def test_a_log_is_masked_whatever_its_formatter(monkeypatch, tmp_path):
     monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"Zx9-quuxle": "LICENCE"})
     log = LogFile(tmp_path / "train.log")

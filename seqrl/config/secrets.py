@@ -3,15 +3,18 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seqrl.text import environment_read, names_secret, plain_name
+from seqrl.text import environment_read, named_secrets, names_secret, plain_name
 
-# http://me:hush@host, and what git takes, https://hush@host.
-USERINFO = re.compile(r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE)
+# http://me:hush@host, what git takes, https://hush@host, and what needs no scheme, me:hush@host.
+USERINFO = re.compile(
+    r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@|^[^/\s@:]+:[^/\s@:]+@(?=[\w.-]+(:\d+)?(/|$))", re.IGNORECASE
+)
 # A command line without any of these sets no secret, and need not be composed to look for one.
 SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
 # What a variable gives, in a text whose rest is typed out; and what beside it may be a secret, unlike `Bearer`.
@@ -48,10 +51,10 @@ def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]
         for inner in child if isinstance(child, DictConfig) else range(len(child)):
             place = f"{where}.{inner!s}" if isinstance(child, DictConfig) else f"{where}[{inner!s}]"
             yield from _secrets(child, inner, place, root)
-    elif any(isinstance(it, str) and _is_address_of(it) for it in typed):
+    elif any(isinstance(it, str) and _holds_secret(it) for it in typed):
         yield (
-            f"{where}: holds a password or a key in an address, and would be saved with the run. Export the address as "
-            f"a variable, and write '{where}=${{oc.env:ADDRESS}}'."
+            f"{where}: holds a password or a key, and would be saved with the run. Export all of it as a variable, and "
+            f"write '{where}=${{oc.env:ADDRESS}}'."
         )
 
 
@@ -63,11 +66,13 @@ def _tells(typed: Any) -> bool:
     return not isinstance(typed, str) or FROM_VARIABLE not in typed or bool(TELLING.search(typed))
 
 
-def _is_address_of(typed: str) -> bool:
-    """Whether a text has an address with a password or a key that is typed out."""
-    found = (it[0].partition("://")[2].rstrip("@") for it in USERINFO.finditer(typed))
+def _holds_secret(typed: str) -> bool:
+    """Whether a text has an address with a password or a key, or one that it calls so, `Pwd=…`, that is typed out."""
+    found = (it[0].rpartition("://")[2].rstrip("@") for it in USERINFO.finditer(typed))
     # A variable elsewhere in the address makes a password no less typed.
-    return any(_tells((it.partition(":")[2] or it) + FROM_VARIABLE * (FROM_VARIABLE in it)) for it in found)
+    inside = ((it.partition(":")[2] or it) + FROM_VARIABLE * (FROM_VARIABLE in it) for it in found)
+    # A colon stands in sentences, too.
+    return any(map(_tells, chain(inside, named_secrets(typed.replace(":", ";")))))
 
 
 def _typed(node: Any, root: DictConfig) -> Iterator[Any]:

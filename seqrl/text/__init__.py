@@ -10,6 +10,7 @@ from seqrl.text.masks import (
     is_anything_masked,
     masked,
     masked_data,
+    named_secrets,
     names_secret,
     plain_name,
     read_decoded,
@@ -37,6 +38,6 @@ from seqrl.text.words import (
 __all__ = [
     "UNSAID", "VARIABLE", "Hidden", "MaskedFormatter", "cut", "declassify", "dotted", "duration", "encoded",
     "environment_read", "few", "figure", "free", "hidden", "hide", "is_anything_masked", "masked", "masked_data",
-    "names_secret", "nearest", "one_line", "percentages", "plain_name", "printable", "read_decoded",
+    "named_secrets", "names_secret", "nearest", "one_line", "percentages", "plain_name", "printable", "read_decoded",
     "read_environment", "say", "show_path", "unmasked",
 ]  # fmt: skip

@@ -12,12 +12,14 @@ from typing import Any
 from unicodedata import normalize
 from urllib.parse import unquote
 
-# Ends of names whose values are secrets. Tokens are also what a network reads: a number of them is no secret.
+# Ends of names whose values are secrets, however their words are joined; and what may follow, `secret_value`, `token2`.
+# Tokens are also what a network reads: a number of them is no secret.
 SECRET = re.compile(
-    r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|authorization|cookie|"
-    r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key)s?$"
+    r"(password|passwd|pwd|passphrase|passcode|secret|token|credential|authorization|cookie|(^|_|db|user|root|admin)pass|"
+    r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key|passkey)s?"
+    r"(_?(\d+|prod|production|dev|test|live|value|text|string|str|pem|json|hash|base64|b64))*$"
 )
-NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_tokens?$")
+NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_?tokens?$")
 
 
 def plain_name(key: object) -> str:
@@ -251,8 +253,7 @@ def _parts(value: str) -> Iterator[str]:
         for is_secret, it in _leaves(json.loads(value)):
             if is_secret or (isinstance(it, str) and len(it) >= LONG_PART):
                 yield str(it)
-    named = (it.end() for it in NAMED.finditer(value) if names_secret(it[1]))
-    yield from (it[0] for end in named if (it := WORD.match(value, end)))
+    yield from named_secrets(value)
     if found := PASSWORD.search(value):
         password = found[1] or found[2]
         if found[1] or len(password) >= LONG_PART or (NO_WORD.search(password) and not password.isdecimal()):
@@ -260,6 +261,12 @@ def _parts(value: str) -> Iterator[str]:
     for part in APART.split(value):
         if len(part) >= LONG_PART and NO_WORD.search(part) and not os.path.lexists(part):
             yield part
+
+
+def named_secrets(text: str) -> Iterator[str]:
+    """What a text calls by the name of a secret."""
+    named = (it.end() for it in NAMED.finditer(text) if names_secret(it[1]))
+    yield from (it[0] for end in named if (it := WORD.match(text, end)))
 
 
 def _folded(plain: str) -> Iterator[str]:
