@@ -1,6 +1,7 @@
 """What the meters of memory say where the answer is known."""
 
 import copy
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -159,6 +160,14 @@ def test_the_cut_is_the_lost_share_of_the_gradient(world):
         expected = (gradient(probe, length) - whole).norm() / whole.norm()
         assert found.cuts[length] == pytest.approx(float(expected), rel=1e-9)
     assert bool(found.chance) == (world.batch_size > 1)
+
+
+@pytest.mark.parametrize("bptt_length", [5, 50])
+def test_nothing_is_cut_off_where_no_episode_is_longer(bptt_length):
+    found = gradient_cut(probe_of(Script([[5, 9, 3]])), also=[bptt_length])
+    assert found.of(bptt_length) == found.of(0) == 0
+    assert found.cuts[found.longest] == 0
+    assert found.horizon <= found.longest == 5
 
 
 @pytest.mark.parametrize("cell", [DelayLine, LongDelay])
@@ -374,6 +383,14 @@ def test_a_card_that_is_no_longer_shown_must_be_remembered(k, needed, source):
         assert found.share > 0.1
 
 
+def test_episodes_of_which_no_step_counts_change_nothing_of_the_need(monkeypatch):
+    probe = probe_of_beginner(CartPole(16, 0, hidden=[1, 3]), "memoryless")
+    of_need = sys.modules[need.__module__]
+    found, groups = need(probe), of_need._groups
+    monkeypatch.setattr(of_need, "_groups", lambda probe: FOLDS * groups(probe))
+    assert need(probe) == found
+
+
 def test_what_a_few_steps_show_by_chance_is_no_need():
     rollout = probe_of_beginner(RepeatPrevious(8, 0, k=1), "memoryless").rollout
     probe = Probe.of(ppo(small_network(RepeatPrevious(8, 0), "memoryless")), rollout, steps=408)
@@ -515,6 +532,7 @@ def broken(*_, **__):
 CUT = GradientCut({10: 0.38, 16: 0.2, 32: 0.04, 64: 0.01, 100: 0.0}, {}, 100)
 ALL_NEEDED = GradientCut({1: 0.6, 64: 0.3, 128: 0.0}, {}, 128)
 SHORT = GradientCut({100: 0.0, 64: 0.01, 32: 0.02, 16: 0.03, 8: 0.3}, {}, 100)
+SHORT_WITH_10 = replace(SHORT, cuts=SHORT.cuts | {10: 0.09})
 FRESH, OLD = Staleness(0.0, 0.01, 0.0, 0.01), Staleness(0.5, 0.1, 0.2, 0.6)
 NEEDED, NOT_NEEDED = Need(0.45, 0.05, "1 step back"), Need(0.001, 0.002, "the first")
 USUAL = Settings(bptt_length=50, single_steps=False, rollout_length=0, stale_state="keep", has_memory=True, updates=30)
@@ -546,15 +564,15 @@ def said(cut=None, stale=None, needs=(), cuts=(), **settings):
         ),
         (
             {
-                "cuts": [CUT, replace(CUT, cuts=CUT.cuts | {10: 0.6}), SHORT, CUT],
-                "cut": SHORT,
+                "cuts": [CUT, replace(CUT, cuts=CUT.cuts | {10: 0.6}), SHORT_WITH_10, CUT],
+                "cut": SHORT_WITH_10,
                 "bptt_length": 10,
                 "updates": 29,
             },
             "=10 cut 38% to 60% of the gradient in 3 of 5 measurements, though not in the last; "
             "sequence_learning.bptt_length=32 would have reached far enough.",
         ),
-        ({"cuts": [CUT, CUT], "cut": SHORT, "bptt_length": 10}, ""),
+        ({"cuts": [CUT, CUT], "cut": SHORT_WITH_10, "bptt_length": 10}, ""),
         ({"cut": SHORT, "bptt_length": 0}, "more than 16 steps back, of 100: sequence=truncated"),
         ({"cut": SHORT, "bptt_length": 32}, ""),
         ({"cut": SHORT, "bptt_length": 0, "updates": 29}, ""),

@@ -147,7 +147,8 @@ class Act(nn.Module):
                 self.register_buffer(name, torch.from_numpy(np.asarray(array, centre.dtype)))
 
     def forward(self, action: Tensor) -> Tensor:
-        action = action.reshape(-1, *self.shape)
+        # Not -1: an action of no numbers may be of any number of rows.
+        action = action.reshape(action.shape[0], *self.shape)
         if self.is_scaled:
             scaled = self.centre + self.spread * action
             action = torch.minimum(torch.maximum(scaled, self.low), self.high)

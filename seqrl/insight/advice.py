@@ -49,23 +49,18 @@ def advice(meters: Meters, settings: Settings) -> list[str]:
 def _gradient(cuts: list[GradientCut], settings: Settings) -> Iterator[str]:
     found = cuts[-1]
     length, horizon = settings.bptt_length or found.longest, found.horizon
-
-    def cut_of(it: GradientCut) -> float:
-        return it.cuts.get(min(length, it.longest), 0.0)
-
-    short = [it for it in cuts if cut_of(it) >= NEGLIGIBLE and it.horizon > length]
+    short = [it for it in cuts if it.of(settings.bptt_length) >= NEGLIGIBLE and it.horizon > length]
     now = "sequence=off" if settings.single_steps else f"{LENGTH}={length}"
     sequences = "sequence=truncated " if settings.single_steps else ""
     if found in short:
-        cut = cut_of(found)
         better = f"{sequences}{LENGTH}={horizon} would cut {found.cuts.get(horizon, 0.0):.0%}"
         if horizon == found.longest:
             whole = "the rollout" if horizon == settings.rollout_length else "the longest episode"
             better = f"{better}, as many steps as {whole} has"
-        yield f"{now} cuts {cut:.0%} of the gradient; {better}."
+        yield f"{now} cuts {found.of(settings.bptt_length):.0%} of the gradient; {better}."
     elif settings.bptt_length and len(short) >= max(OFTEN, len(cuts) / 4):
         # A run that has settled for doing without memory has nothing left to cut.
-        shares = [f"{it:.0%}" for it in sorted(map(cut_of, short))]
+        shares = [f"{it:.0%}" for it in sorted(it.of(settings.bptt_length) for it in short)]
         share = " to ".join(dict.fromkeys([shares[0], shares[-1]]))
         enough = f"{sequences}{LENGTH}={max(it.horizon for it in short)} would have reached far enough"
         yield (

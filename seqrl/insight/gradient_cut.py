@@ -43,6 +43,10 @@ class GradientCut:
             horizon = length
         return horizon
 
+    def of(self, bptt_length: int) -> float:
+        """The share that is lost with this `bptt_length`, which was measured: none if it spans the longest gradient."""
+        return self.cuts[bptt_length] if 0 < bptt_length < self.longest else 0.0
+
     def is_enough(self, length: int) -> bool:
         return self.cuts[length] < max(NEGLIGIBLE, self.chance.get(length, 0.0))
 
@@ -66,8 +70,8 @@ def gradient_cut(probe: Probe, lengths: Iterable[int] | None = None, also: Itera
     found = GradientCut({}, {}, longest)
 
     def measure(length: int) -> None:
-        reach = length or longest
-        if reach >= longest:
+        reach = min(length or longest, longest)
+        if reach == longest:
             found.cuts[reach] = 0.0
         elif reach not in found.cuts:
             lost = whole - _by_halves(probe, length, episodes)

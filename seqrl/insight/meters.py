@@ -90,8 +90,7 @@ class Meters(Observer):
     def _cut(self, probe: Probe, length: int) -> Row:
         found = gradient_cut(probe, also=[length])
         self.cuts.append(found)
-        cut = found.cuts[min(length or found.longest, found.longest)]
-        return {"memory/gradient_cut": cut, "memory/gradient_horizon": found.horizon}
+        return {"memory/gradient_cut": found.of(length), "memory/gradient_horizon": found.horizon}
 
     def _need(self, probe: Probe) -> Row:
         found = need(probe)

@@ -67,14 +67,15 @@ def need(probe: Probe) -> Need:
     rollout = probe.rollout
     now, action, group = components(seen(probe)), _actions(probe), _groups(probe)
     surprise, counts = _surprise(probe, _squares(now))
-    groups = int(group[counts].max()) + 1 if counts.any() else 0
-    if groups < FEWEST:
-        raise NotApplicableError(f"there are too few episodes to tell ({groups} of {FEWEST})")
+    # Of some episodes, no step counts: those that do are numbered without a gap.
+    episodes, group = group[counts].unique(return_inverse=True)
+    if len(episodes) < FEWEST:
+        raise NotApplicableError(f"there are too few episodes to tell ({len(episodes)} of {FEWEST})")
     pasts = dict(_pasts(now, rollout.valid, rollout.age))
     # Single precision is enough for what a penalty bounds, and twice as fast.
     present = _present(now, action)[counts].float()
     rows = {name: _with_past(now, action, past)[counts].float() for name, past in pasts.items()}
-    return _explained(_forms(surprise[counts]).float(), present, rows, group[counts])
+    return _explained(_forms(surprise[counts]).float(), present, rows, group)
 
 
 def seen(probe: Probe) -> Tensor:

@@ -55,7 +55,7 @@ def _gradient(found: GradientCut, bptt_length: int) -> dict[str, Any]:
     cuts = {**found.cuts, found.longest: 0.0}
     return {
         "gradient_horizon": found.horizon,
-        "gradient_cut": cuts[min(bptt_length or found.longest, found.longest)],
+        "gradient_cut": found.of(bptt_length),
         "gradient_cuts": {str(k): cuts[k] for k in sorted(cuts)},
         "gradient_chance": {str(k): found.chance[k] for k in sorted(found.chance)},
     }

@@ -1,5 +1,6 @@
 """Layers of the encoder and the heads."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -58,7 +59,10 @@ class Linear(nn.Linear):
 
 def linear(inputs: int, outputs: int, gain: float) -> Linear:
     """Linear layer with orthogonal weights of the given gain and zero bias."""
-    layer = Linear(inputs, outputs)
+    with warnings.catch_warnings():
+        # A part of an observation or an action may have no numbers.
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        layer = Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
