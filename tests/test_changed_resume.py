@@ -303,7 +303,7 @@ def test_a_change_of_the_environment_makes_another_task_unless_it_says_who_plays
 @pytest.mark.parametrize(
     ("load", "said"),
     [
-        (None, "the environment has no state_dict"),
+        (None, "the environment has no state_dict, or one that could not be saved"),
         (lambda env, state: None, "env: tests.worlds.Cue.load_state_dict returned its answer as NoneType, not as a te"),
         (lambda env, state: [True] * 3, "env: tests.worlds.Cue.load_state_dict returned its answer as list, not as a"),
         (lambda env, state: state["level"], "env: tests.worlds.Cue raised KeyError: 'level' (test_changed_resume.py:"),

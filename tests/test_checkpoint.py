@@ -1,4 +1,5 @@
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -429,7 +430,9 @@ def test_nothing_but_plain_data_is_loaded(tmp_path):
             return (open, (str(tmp_path / "created"), "w"))
 
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save({"iterations": Evil()}, 1)
+    checkpoints.save({"iterations": 1}, 1)
+    (path,) = tmp_path.glob("**/*.pt")
+    path.write_bytes(checkpoint.packed({"iterations": Evil()}, {"run": None}))
     with pytest.raises(CheckpointError, match="more than plain data"):
         checkpoints.newest()
     assert not (tmp_path / "created").exists()
@@ -489,14 +492,19 @@ DEEP = b")" + b"\x85" * 20_000
         (D + b"X\x01\x00\x00\x00a(X\x07\x00\x00\x00storageK\x01" + DEEP + b"K\x02K\x03tQs.", "keys"),
         # A tuple that holds the one before twice, 60 times.
         (D + b")q\x00" + b"h\x00\x86q\x00h\x00" * 60 + b"K\x01s.", "keys"),
-        (D + b"(" + b"".join(number(n * (2**61 - 1)) + b"N" for n in range(1, 300)) + b"u.", "keys"),
+        (D + b"(" + b"".join(number(n * (2**61 - 1)) + b"N" for n in range(1, 5000)) + b"u.", "keys"),
         (D + b"(" + b"".join(b"G" + struct.pack(">d", 2.0 ** (61 * n)) + b"N" for n in range(-17, 17)) * 9 + b"u.", ""),
         (D + b"]K\x01s.", "keys"),
         (D + b"s.", "damaged"),
         (D + b"h\x09K\x01s.", "damaged"),
+        (A + b"c_codecs\nencode\n" + TEXT.replace(b"latin1", b"utf_16") + b"s.", "damaged"),
+        (A + b"c_codecs\nencode\nq\x01h\x01" + TEXT + b"h\x03\x86Rs.", "damaged"),
         (D + b"X\x01\x00\x00\x00ac__builtin__\ncomplex\nX\x01\x00\x00\x00x\x85Rs.", "damaged"),
     ],
-    ids=["deep", "storage", "doubled", "alike", "few alike", "list", "nothing", "memo", "call"],
+    ids=[
+        "deep", "storage", "doubled", "alike", "few alike", "list", "nothing", "memo", "encoding", "bytes of bytes",
+        "call",
+    ],
 )  # fmt: skip
 def test_keys_that_take_for_ever_and_pickles_that_make_no_sense_are_refused(program, said):
     if said:
@@ -509,6 +517,44 @@ def test_keys_that_take_for_ever_and_pickles_that_make_no_sense_are_refused(prog
 def test_a_run_whose_state_could_not_be_loaded_again_ends_before_it_learns(tmp_path):
     with pytest.raises(ConfigError, match=r"could not be loaded again: it holds more than plain data\. .*of your own"):
         Checkpoints(tmp_path).begin({"iterations": 0, "seen": {1, 2}}, 0)
+
+
+@pytest.mark.parametrize("own", [{"environment": None}, {"ranks": [{"environment": None}] * 2}], ids=["alone", "ranks"])
+def test_an_environments_state_that_has_become_what_cannot_be_loaded_is_left_out(tmp_path, own, caplog):
+    checkpoint._say_what_is_left_out.cache_clear()
+    checkpoints, weights = Checkpoints(tmp_path), {"network": {"weight": torch.ones(2)}}
+    holds = {"place": {1: 2}}
+    for iteration in range(4):
+        mine = {"environment": holds}
+        runner = {"rounds": 1, **(mine if "ranks" not in own else {"ranks": [mine, mine]})}
+        checkpoints.save({"iterations": iteration, "algorithm": weights, "runner": runner}, iteration)
+        kept = checkpoints.load(iteration)
+        assert kept["algorithm"]["network"]["weight"].tolist() == [1, 1]
+        assert kept["runner"] == (runner if iteration < 2 else {"rounds": 1, "environment": None, **own})
+        if iteration == 1:
+            holds = {"place": {n * (2**61 - 1): n for n in range(1, 5000)}}
+    (said,) = caplog.messages
+    assert said.startswith("checkpoint: saved without the environment's own state, which holds keys that no run saves.")
+
+
+def test_an_algorithms_state_that_has_become_what_cannot_be_loaded_leaves_older_checkpoints(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save({"iterations": 1, "algorithm": {}}, 1)
+    deep = functools.reduce(lambda inner, _: [inner], range(200), 1)
+    with pytest.raises(OSError, match="it could not be loaded again: it would grow when it is read"):
+        checkpoints.save({"iterations": 2, "algorithm": {"mine": deep, "more": ["x"] * 50}}, 2)
+    assert checkpoints.newest() == ({"iterations": 1, "algorithm": {}}, [])
+
+
+def test_maps_with_places_of_both_signs_and_many_bytes_can_be_loaded(tmp_path):
+    """Python hashes -1 as -2, and bytes are made of texts."""
+    sides = range(-40, 40)
+    holds = {
+        "visits": [{(x, y): 1 for x in sides for y in sides}] * 2,
+        "seen": [b"x" * 10**5, *map(b"%d".__mod__, range(20_000))],
+    }
+    Checkpoints(tmp_path).save({"iterations": 1, "runner": {"environment": holds}}, 1)
+    assert Checkpoints(tmp_path).load(1)["runner"]["environment"] == holds
 
 
 def test_a_checkpoint_has_variables_names_and_gives_their_values_back(tmp_path, monkeypatch, caplog):

@@ -121,7 +121,7 @@ def open_run(
             state["episodes"] |= {"recent": [], "info": {}}
     is_new = any(change.startswith(("env.", "parallel:", "seed:", "processes:")) for change in changed)
     is_lost = state["runner"]["environment"] is None and not is_new
-    unrestored = "the environment has no state_dict" if is_lost else ""
+    unrestored = "the environment has no state_dict, or one that could not be saved" if is_lost else ""
     if any(change.startswith(("env.", "parallel:", "seed:")) for change in changed):
         state["runner"]["environment"] = None
     # An environment that cannot go on must not play its first episodes again.

@@ -32,7 +32,7 @@ from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import all_memory, free_memory
-from seqrl.run.plain_data import loaded
+from seqrl.run.plain_data import loaded, program
 from seqrl.text import free, is_anything_masked, masked, unmasked
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ KINDS: dict[str, type] = {
 HEADER_BYTES = 65536
 # Of a checkpoint that is only looked through, at once.
 BLOCK_BYTES = 2**22
+# A state is loaded before it is saved once it has grown so much, and each time if so much of it is not in tensors.
+GROWTH, LARGE_BYTES = 1.05, 2**20
 
 
 class Checkpoints:
@@ -71,6 +73,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, run: str | None = None, seed: int | None = None) -> None:
         self.folder, self.keep = folder / "checkpoints", keep
         self.run, self.seed = run, seed
+        # Bytes of the largest state, but for tensors' numbers, that could be loaded again.
+        self._looked_through = 0
         # Of files whose digest is that of their bytes: when they were looked at, and what they say.
         self._sound: dict[int, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
@@ -86,6 +90,8 @@ class Checkpoints:
         Older checkpoints survive a failure. Those of later iterations, which the run has left behind by resuming from
         an older one, are removed; what is not of this run is left alone.
 
+        An environment whose own state has become what could not be loaded again is saved without, and begins anew.
+
         Returns what kept older ones from being removed, if something did: it costs space, and nothing that was learned.
         Raises OSError if the state is not saved.
         """
@@ -97,7 +103,7 @@ class Checkpoints:
             returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
             known = {name: mean for name, mean in returns.items() if math.isfinite(mean)}
             facts = {"iteration": iteration, "run": self.run, "seed": self.seed, YARDSTICK: self.yardstick, **known}
-            write(path, packed(_of_users(state, _by_name), facts))
+            write(path, _sealed(self._loadable(_of_users(state, _by_name), path), facts))
             # It was never read, and need not be.
             self._sound[iteration] = _identity(path), facts
         for later in [it for it in self.iterations if it > iteration and self._is_own(it)]:
@@ -114,15 +120,13 @@ class Checkpoints:
         Raises OSError if it cannot be written; ConfigError, before it is, if there is no room for those to come.
         """
         data = _as_bytes(state)
-        try:
-            _of_run(unpacked(data))
-        except ValueError as error:
+        if why := self._refusal(data):
             raise ConfigError(
                 [
-                    f"checkpoint: what this run saves could not be loaded again: it {error}. A state_dict of your own "
+                    f"checkpoint: what this run saves could not be loaded again: it {why}. A state_dict of your own "
                     "may hold numbers, text, lists, dicts and tensors alone."
                 ]
-            ) from error
+            )
         # The newest and the best, and one more while it is written; logs grow beside them.
         more = self.keep + (1 if self._path(iteration).exists() else 2)
         need, free = more * len(data), shutil.disk_usage(self.folder.parent).free
@@ -137,6 +141,31 @@ class Checkpoints:
         # Of a run that goes on, this one is there already, and nothing was written.
         if not os.access(self.folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
+
+    def _loadable(self, state: dict[str, Any], path: Path) -> bytes:
+        """A state as bytes that can be loaded again. Raises OSError if it is the algorithm's that cannot."""
+        data = _as_bytes(state)
+        if not (why := self._refusal(data)):
+            return data
+        data = _as_bytes(_without_environment(state))
+        if why_not := self._refusal(data):
+            raise OSError(errno.EINVAL, f"it could not be loaded again: it {why_not}", str(path))
+        _say_what_is_left_out(why)
+        return data
+
+    def _refusal(self, data: bytes) -> str | None:
+        """Why a state could not be loaded again, in words that follow its name; None if it could."""
+        size = len(program(data))
+        if size <= min(GROWTH * self._looked_through, LARGE_BYTES):
+            return None
+        # Where memory is short, it is tried the next time.
+        with suppress(MemoryError):
+            try:
+                _of_run(unpacked(data))
+            except ValueError as error:
+                return str(error)
+            self._looked_through = max(self._looked_through, size)
+        return None
 
     def newest(self) -> tuple[dict[str, Any], list[str]]:
         """The newest sound state, and what is wrong with the newer ones.
@@ -426,9 +455,30 @@ def _try_to_read(path: Path) -> None:
         file.read(1)
 
 
+def _without_environment(state: dict[str, Any]) -> dict[str, Any]:
+    """A run's state without that of its environments, on any rank."""
+    runner = state.get("runner", {})
+    ranks = {"ranks": [it | {"environment": None} for it in runner["ranks"]]} if "ranks" in runner else {}
+    return state | {"runner": runner | {"environment": None} | ranks}
+
+
+@cache
+def _say_what_is_left_out(why: str) -> None:
+    log.warning(
+        "checkpoint: saved without the environment's own state, which %s. Where the run is resumed from here, its "
+        "environments begin anew.",
+        why,
+    )
+
+
 def packed(state: dict[str, Any], facts: dict[str, Any]) -> bytes:
     """A checkpoint as bytes."""
-    rest = json.dumps(facts).encode() + b"\n" + _as_bytes(state)
+    return _sealed(_as_bytes(state), facts)
+
+
+def _sealed(state: bytes, facts: dict[str, Any]) -> bytes:
+    """The same of a state as torch.save writes it."""
+    rest = json.dumps(facts).encode() + b"\n" + state
     version = str(VERSION).encode()
     digest = _digest(version)
     digest.update(rest)

@@ -1,40 +1,66 @@
-"""Keys of the dicts in a pickle, followed without loading it: some take for ever, or end the process.
+"""A pickle, followed without loading it: keys that take for ever or end the process, and bytes that fill the memory.
 
 Python hashes a tuple by recursion in C, through all that is in it, each time that it is a key. Keys that hash alike are
-compared each with each.
+compared each with each. Bytes are made of a text, which may be used many times.
 """
 
+from collections import Counter
 from pickletools import OpcodeInfo, markobject
 from typing import Any
 
 # Values in one key, which may be a tuple, and in all together.
 LONGEST, MOST = 10_000, 10**8
-# Keys that hash like another one. No two whole numbers below 2⁶¹ do, but for -1 and -2.
-MOST_ALIKE = 100
+# Comparisons of a key with another that hashes alike. No two whole numbers below 2⁶¹ do, but for -1 and -2; so every
+# place of a map whose coordinates are negative is alike to up to three others.
+MOST_ALIKE = 10**7
+# Values in the name of a storage, as torch.save writes it.
+STORAGE_VALUES = 100
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT")
-# Texts and bytes. Nobody can tell how they hash in another process, so that they need not be told apart.
-TEXT = ""
+# The only one that torch.save writes. Others may make more of a text than it is, or bytes of bytes.
+ENCODING = "latin1"
 # What makes bytes, and all else: neither can be hashed.
 ENCODE: Any = ["_codecs encode", "__builtin__ bytes"]
 OTHER: Any = []
 
 
+class Text(str):
+    """A text or bytes, equal to any other: nobody can tell how they hash in another process.
+
+    length        of a text, which bytes may be made of; None for bytes
+    is_encoding   whether it names the encoding of these
+    """
+
+    length: int | None
+    is_encoding: bool
+
+    def __new__(cls, text: str | None = None) -> "Text":
+        made = super().__new__(cls)
+        made.length, made.is_encoding = None if text is None else len(text), text == ENCODING
+        return made
+
+
 class PickledKeys:
-    """The stack of a pickle: numbers, texts and tuples, each with the number of values in it."""
+    """The stack of a pickle: numbers, texts and tuples, each with the number of values in it.
+
+    encoded   bytes that it makes of texts
+    """
 
     def __init__(self) -> None:
+        self.encoded = 0
         self._stack: list[tuple[int, Any]] = []
         self._marks: list[int] = []
         self._memo: dict[int, tuple[int, Any]] = {}
         self._values = 0
         self._known: set[Any] = set()
-        self._hashes: set[int] = set()
+        self._same_hash: Counter[int] = Counter()
+        self._compared = 0
 
     def accept(self, operation: OpcodeInfo, argument: Any) -> bool:
         """Follow an operation; False if it uses a key that no run saves.
 
-        Raises IndexError or KeyError if it takes what is not there.
+        Raises IndexError or KeyError if it takes what is not there, ValueError if it makes bytes otherwise than of a
+        text.
         """
         name = operation.name
         if name == "MARK":
@@ -45,12 +71,14 @@ class PickledKeys:
             self._stack.append(self._memo[argument])
         else:
             taken = self._taken(operation)
+            if name == "REDUCE" and taken[0][1] is ENCODE:
+                self.encoded += _encoded(taken[1][1])
             if operation.stack_after:
                 self._stack.append(_made(name, argument, taken))
             if "SETITEM" in name:
                 return all(self._is_fit(*key) for key in taken[1::2])
             # Torch looks for a storage by its name.
-            return name != "BINPERSID" or taken[0][0] <= MOST_ALIKE
+            return name != "BINPERSID" or taken[0][0] <= STORAGE_VALUES
         return True
 
     def _taken(self, operation: OpcodeInfo) -> list[tuple[int, Any]]:
@@ -66,16 +94,19 @@ class PickledKeys:
         return taken
 
     def _is_fit(self, size: int, key: Any) -> bool:
-        """Whether a key is short, and can be told from the others."""
+        """Whether a key is short, and is soon told from the others."""
         self._values += size
         if size > LONGEST or self._values > MOST:
             return False
         try:
-            self._hashes.add(hash(key))
+            hashed = hash(key)
         except TypeError:
             return False
-        self._known.add(key)
-        return len(self._known) - len(self._hashes) <= MOST_ALIKE
+        if key not in self._known:
+            self._known.add(key)
+            self._same_hash[hashed] += 1
+        self._compared += size * (self._same_hash[hashed] - 1)
+        return self._compared <= MOST_ALIKE
 
 
 def _made(name: str, argument: Any, taken: list[tuple[int, Any]]) -> tuple[int, Any]:
@@ -85,8 +116,20 @@ def _made(name: str, argument: Any, taken: list[tuple[int, Any]]) -> tuple[int, 
         return min(1 + sum(size for size, _ in taken), LONGEST + 1), tuple(value for _, value in taken)
     if name in NUMBERS:
         return 1 + argument.bit_length() // 64 if isinstance(argument, int) else 1, argument
-    if name == "BINUNICODE" or (name == "REDUCE" and taken[0][1] is ENCODE):
-        return 1, TEXT
+    if name == "BINUNICODE":
+        return 1, Text(argument)
+    if name == "REDUCE" and taken[0][1] is ENCODE:
+        return 1, Text()
     if name == "GLOBAL" and argument in ENCODE:
         return 1, ENCODE
     return 1, CONSTANTS.get(name, OTHER)
+
+
+def _encoded(arguments: Any) -> int:
+    """How many bytes are made of a text and the name of an encoding, or of nothing."""
+    match arguments:
+        case ():
+            return 0
+        case (Text(length=int(length)), Text(is_encoding=True)):
+            return length
+    raise ValueError("holds bytes that torch.save does not write")

@@ -41,6 +41,7 @@ SLACK_BYTES = 2**28
 END, LOCATOR, END_64 = struct.Struct("<4s8x2IH"), struct.Struct("<8xQ4x"), struct.Struct("<40x2Q")
 # Of data in data.
 DEEPEST = 100
+GROWS = "would grow when it is read"
 
 
 class FaultError(ValueError):
@@ -65,7 +66,13 @@ def loaded(data: bytes) -> Any:
         # A pickle that takes what is not there, or calls something with other arguments than torch.save writes.
         raise ValueError("is damaged") from error
     if _size(found, {}) > len(data) + SLACK_BYTES:
-        raise ValueError("would grow when it is read")
+        raise ValueError(GROWS)
+    return found
+
+
+def program(data: bytes) -> bytes:
+    """The pickle in what torch.save wrote, which has all but the numbers of tensors."""
+    found: bytes = torch._C.PyTorchFileReader(io.BytesIO(data)).get_record("data.pkl")
     return found
 
 
@@ -79,7 +86,7 @@ def _fault_of_file(data: bytes) -> str | None:
     if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
         return "is packed, and would grow when it is read"
     # As torch finds it among the entries.
-    return _fault(torch._C.PyTorchFileReader(io.BytesIO(data)).get_record("data.pkl"), len(data))
+    return _fault(program(data), len(data))
 
 
 def _ends_with_its_directory(data: bytes) -> bool:
@@ -95,10 +102,10 @@ def _ends_with_its_directory(data: bytes) -> bool:
     return bool(signature == b"PK\x05\x06" and not comment and offset + size == end)
 
 
-def _fault(program: bytes, size: int) -> str | None:
+def _fault(pickled: bytes, size: int) -> str | None:
     """What is wrong with a pickle; None if it makes plain data and tensors alone, and no copies of large ones."""
-    longest, encoded, keys = 0, 0, PickledKeys()
-    for count, (operation, argument, held) in enumerate(_operations(program)):
+    keys = PickledKeys()
+    for count, (operation, argument) in enumerate(_operations(pickled)):
         name = operation.name
         if count > MOST_OPERATIONS:
             return "holds too much data that is not in tensors"
@@ -112,20 +119,20 @@ def _fault(program: bytes, size: int) -> str | None:
             return "holds more than plain data"
         if not keys.accept(operation, argument):
             return "holds keys that no run saves"
-        longest = max(longest, len(argument) if name == "BINUNICODE" else 0)
-        encoded += held == BYTES
-    return None if longest * encoded <= size + SLACK_BYTES else "would grow when it is read"
+        if keys.encoded > size + SLACK_BYTES:
+            return GROWS
+    return None
 
 
-def _operations(program: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, str]]:
-    """The operations of a pickle, with argument, and the global that it puts on the stack, if it does.
+def _operations(pickled: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """The operations of a pickle, with their arguments.
 
     Raises ValueError if it cannot be read, fills what must be EMPTY, or might call a STORAGE.
     """
     memo: dict[int, str] = {}
     on_top, expected = "", ""
     argument: Any
-    for operation, argument, _ in pickletools.genops(program):
+    for operation, argument, _ in pickletools.genops(pickled):
         name = operation.name
         if name in PUTS:
             memo[argument] = on_top
@@ -135,7 +142,7 @@ def _operations(program: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, s
             if expected and on_top != expected:
                 raise ValueError(f"holds {name} where torch.save writes {expected}")
             expected = _expected_after(on_top, expected)
-        yield operation, argument, "" if name in PUTS else on_top
+        yield operation, argument
 
 
 def _expected_after(on_top: str, expected: str) -> str:
