@@ -41,7 +41,7 @@ from seqrl.packages import insist_on_temporary_files
 from seqrl.run.hold import is_held
 from seqrl.run.manifest import ending, facts_of, standing, words_of
 from seqrl.run.refusal import note_folder, remove_if_empty, was_there
-from seqrl.run.stop import HEARD
+from seqrl.run.stop import HEARD, say_stopping
 from seqrl.text import duration, figure, masked, say, show_path
 
 
@@ -572,6 +572,7 @@ class Sweep(Callback):
             # A second signal ends everything at once.
             for heard in HEARD:
                 hear(heard, lambda number, _: os._exit(128 + number))
+            say_stopping(number)
             Pool.stopped.set()
             workers.stop(number)
             Pool.end()

@@ -85,3 +85,14 @@ def test_who_presses_ctrl_c_at_a_terminal_hears_that_the_run_is_saved_first(monk
         assert stop.wanted is number
         monkeypatch.undo()
     assert written == ([(2, said)] if said else [])
+
+
+def test_one_of_several_runs_leaves_that_to_the_command(monkeypatch):
+    monkeypatch.setattr("os.isatty", lambda descriptor: True)
+    written = []
+    monkeypatch.setattr("os.write", lambda descriptor, data: written.append(data))
+    with Stop(lambda: None) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.wanted is signal.SIGINT
+        monkeypatch.undo()
+    assert not written

@@ -14,7 +14,14 @@ from seqrl.machine import hear, monotonic
 HEARD = (signal.SIGINT, signal.SIGTERM)
 # `timeout` sends a signal to the process and at once again to its group: that is one request.
 ONE_REQUEST_SECONDS = 0.5
-STOPPING = b"\nseqrl: stopping as soon as the run is saved; Ctrl-C again ends it at once\n"
+STOPPING = b"\nseqrl: stopping as soon as all is saved; Ctrl-C again ends it at once\n"
+
+
+def say_stopping(number: int) -> None:
+    """Tell who waits at a terminal, and would press Ctrl-C again. Past the streams, which this may interrupt."""
+    if number == signal.SIGINT and os.isatty(2):
+        with suppress(OSError):
+            os.write(2, STOPPING)
 
 
 class Stop:
@@ -24,10 +31,10 @@ class Stop:
     In a process forked from this one they do what they do by default. Python hands signals to its main thread alone: in
     another one, only `others` can ask.
 
-    others   what else may ask for it: returns a signal, or None
+    others   what else may ask for it: returns a signal, or None; None: nothing
     """
 
-    def __init__(self, others: Callable[[], signal.Signals | None] = lambda: None) -> None:
+    def __init__(self, others: Callable[[], signal.Signals | None] | None = None) -> None:
         self._others = others
         self._wanted: signal.Signals | None = None
         # When this process heard the first one.
@@ -37,7 +44,7 @@ class Stop:
     @property
     def wanted(self) -> signal.Signals | None:
         """The signal that asks for it, or None."""
-        return self._wanted or self._others()
+        return self._wanted or (self._others() if self._others else None)
 
     def ask(self, number: int) -> bool:
         """Heed the signal that some rank has heard, if it is not 0; whether there is one."""
@@ -64,9 +71,8 @@ class Stop:
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._heard_at is None:
             self._wanted, self._heard_at = self._wanted or signal.Signals(number), monotonic()
-            # Who waits at a terminal would press it again. Past the streams, which this may interrupt.
-            if number == signal.SIGINT and os.isatty(2):
-                with suppress(OSError):
-                    os.write(2, STOPPING)
+            # Of several runs at once, the command says it.
+            if self._others is None:
+                say_stopping(number)
         elif monotonic() - self._heard_at > ONE_REQUEST_SECONDS:
             os._exit(128 + number)

@@ -77,7 +77,7 @@ def train(
         stack.enter_context(display)
         outputs.ranks = ranks = stack.enter_context(assembled(cfg.processes, device.is_cuda, follow))
         hand(settled, ranks)
-        stop = Stop(workers.stop_signal) if workers else Stop()
+        stop = Stop(workers.stop_signal if workers else None)
 
         def finish(run: Run, result: Row, score: float) -> None:
             best = outputs.checkpoints.best if cfg.evaluation.interval else None
