@@ -1,6 +1,9 @@
 PYTHON ?= python3
 ARGS   ?=
 
+# The tests start many processes, each of which would compile the package anew.
+export PYTHONDONTWRITEBYTECODE =
+
 VENV      := .venv
 IN_VENV   := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed

@@ -41,3 +41,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     # What was imported stays: no need to look through it for garbage again and again.
     gc.freeze()
+    gc.enable()
