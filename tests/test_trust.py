@@ -20,7 +20,7 @@ from seqrl.config.hydra_errors import message_for
 from seqrl.config.own_files import faults_of_choices
 from seqrl.config.paths import CONF
 from seqrl.config.program import completed
-from seqrl.config.secrets import public, secrets
+from seqrl.config.secrets import numbers_from_environment, public, secrets
 from seqrl.config.trust import BUILDABLE, _target
 from seqrl.config.validate import faults
 from seqrl.config.words import value_of
@@ -653,7 +653,26 @@ def test_no_program_imports_from_the_working_folder(tmp_path, program):
         ("{d: '${oc.env:MY_KEY,fallback}'}", {"d": "${oc.env:MY_KEY,fallback}"}),
         ("{x: '${oc.create:{y: \"${oc.env:MY_KEY}\"}}'}", {"x": '${oc.create:{y: "${oc.env:MY_KEY}"}}'}),
         ("{a: '${oc.env:MY_KEY}', b: '${env.kwargs.a}'}", {"a": "${oc.env:MY_KEY}", "b": "${oc.env:MY_KEY}"}),
-        ("{seed: '${seed}'}", {"seed": 0}),
+        ("{seed: '${seed}'}", {"seed": 7}),
+        ("{seed: 'level-${seed}-${oc.env:MY_KEY}'}", {"seed": "level-7-${oc.env:MY_KEY}"}),
+        (
+            "{login: {key: '${oc.env:MY_KEY}', user: me}, sim: {login: '${env.kwargs.login}', port: 5}}",
+            {
+                "login": {"key": "${oc.env:MY_KEY}", "user": "me"},
+                "sim": {"login": {"key": "${oc.env:MY_KEY}", "user": "me"}, "port": 5},
+            },
+        ),
+        (
+            "{keys: ['${oc.env:MY_KEY}', 2], all: '${.keys}', one: '${env.kwargs.keys[0]}', "
+            "text: '${.keys[0]}/${.n}', n: 3}",
+            {
+                "keys": ["${oc.env:MY_KEY}", 2],
+                "all": ["${oc.env:MY_KEY}", 2],
+                "one": "${oc.env:MY_KEY}",
+                "text": "${oc.env:MY_KEY}/3",
+                "n": 3,
+            },
+        ),
         (
             "{x: '${oc.env:MY_KEY}/*.png', y: 'costs 5$, ${oc.env:MY_KEY}'}",
             {"x": "${oc.env:MY_KEY}/*.png", "y": "costs 5$, ${oc.env:MY_KEY}"},
@@ -663,13 +682,22 @@ def test_no_program_imports_from_the_working_folder(tmp_path, program):
 def test_what_is_saved_keeps_the_words_of_a_variable_and_plays_the_same(monkeypatch, tmp_path, kwargs, saved):
     monkeypatch.setenv("MY_KEY", "hush-hush")
     monkeypatch.setenv("MY_NUMBER", "31337")
-    cfg = composed("env=gymnasium", f"+env.kwargs={kwargs}")
+    monkeypatch.setenv("MY_SEED", "7")
+    cfg = composed("env=gymnasium", "seed=${oc.env:MY_SEED}", f"+env.kwargs={kwargs}")
     written = OmegaConf.to_container(public(cfg).env.kwargs)
     assert written == saved
     again = OmegaConf.create(OmegaConf.to_yaml(public(cfg)))
     played, before = (OmegaConf.to_container(it.env.kwargs, resolve=True) for it in (again, cfg))
     assert played == before
     assert saved_in(tmp_path, OmegaConf.to_yaml(public(cfg))) == again
+
+
+def test_a_number_of_seqrls_own_that_another_key_repeats_is_no_secret(monkeypatch):
+    monkeypatch.setenv("MY_SEED", "7351")
+    cfg = composed("env=gymnasium", "seed=${oc.env:MY_SEED}", "+env.kwargs={level: '${seed}', next: '${.level}'}")
+    assert numbers_from_environment(cfg) == {"MY_SEED"}
+    cfg = composed("env=gymnasium", "seed=${oc.env:MY_SEED}", "+env.kwargs={level: 'no. ${seed}'}")
+    assert numbers_from_environment(cfg) == set()
 
 
 def saved_in(folder, text):

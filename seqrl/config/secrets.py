@@ -20,6 +20,9 @@ SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorizati
 # What a variable gives, in a text whose rest is typed out; and what beside it may be a secret, unlike `Bearer`.
 FROM_VARIABLE = "\0"
 TELLING = re.compile(r"(?=[a-z]*\d)[a-z\d]{7,}|[a-z]{20,}", re.IGNORECASE)
+# One key in another's value: `${env.id}`, `${.id}` of the same section, `${env.kwargs.sizes[0]}`.
+REFERENCE = re.compile(r"\$\{\s*(\.*[A-Za-z_][\w.\[\]]*)\s*\}")
+Container = DictConfig | ListConfig
 # Nodes of seqrl's own keys; those that are added take any value.
 NUMBERS = (IntegerNode, FloatNode, BooleanNode)
 
@@ -31,17 +34,17 @@ def secrets(cfg: DictConfig) -> Iterator[str]:
     """
     for key in map(str, cfg):
         if key != "hydra":
-            yield from _secrets(cfg, key, key, cfg)
+            yield from _secrets(cfg, key, key)
     # Variables that Hydra sets: the rest of its section holds none.
     if (job := OmegaConf.select(cfg, "hydra.job")) is not None and "env_set" in job:
-        yield from _secrets(job, "env_set", "hydra.job.env_set", cfg)
+        yield from _secrets(job, "env_set", "hydra.job.env_set")
 
 
-def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]:
+def _secrets(node: Any, key: Any, where: str) -> Iterator[str]:
     child = node._get_node(key)
     name = plain_name(key)
     is_secret = isinstance(key, str) and names_secret(key)
-    typed = [*_typed(child, root)]
+    typed = [*_typed(child)]
     if is_secret and any(_tells(it) and not (name.endswith("tokens") and isinstance(it, int | float)) for it in typed):
         yield (
             f"{where}: looks like a secret, and would be saved with the run. Export it as a variable, and write "
@@ -50,7 +53,7 @@ def _secrets(node: Any, key: Any, where: str, root: DictConfig) -> Iterator[str]
     elif isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_interpolation():
         for inner in child if isinstance(child, DictConfig) else range(len(child)):
             place = f"{where}.{inner!s}" if isinstance(child, DictConfig) else f"{where}[{inner!s}]"
-            yield from _secrets(child, inner, place, root)
+            yield from _secrets(child, inner, place)
     elif any(isinstance(it, str) and _holds_secret(it) for it in typed):
         yield (
             f"{where}: holds a password or a key, and would be saved with the run. Export all of it as a variable, and "
@@ -75,7 +78,7 @@ def _holds_secret(typed: str) -> bool:
     return any(map(_tells, chain(inside, named_secrets(typed.replace(":", ";")))))
 
 
-def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
+def _typed(node: Any) -> Iterator[Any]:
     """What is typed out in a value, and not taken from a variable: numbers, and texts that are not empty.
 
     FROM_VARIABLE stands in a text for what a variable gives.
@@ -85,12 +88,12 @@ def _typed(node: Any, root: DictConfig) -> Iterator[Any]:
     if not node._is_interpolation() and isinstance(node, DictConfig | ListConfig):
         children: Any = node
         for key in children if isinstance(node, DictConfig) else range(len(node)):
-            yield from _typed(children._get_node(key), root)
+            yield from _typed(children._get_node(key))
         return
     value = node._value()
     if node._is_interpolation():
         try:
-            if "oc.env" in (written := _as_written(str(value), root)):
+            if "oc.env" in (written := _as_written(node, node._get_parent())):
                 value = _typed_beside(written)
         except (OmegaConfBaseException, RecursionError):
             # Whoever resolves it says what is wrong with it.
@@ -132,6 +135,9 @@ def numbers_from_environment(cfg: DictConfig) -> set[str]:
                 continue
             with environment_read() as names, contextlib.suppress(OmegaConfBaseException):
                 _resolved(section, key)
+                place = section
+                while not isinstance(child, NUMBERS) and (found := _referred(child, place)):
+                    child, place, _ = found
             (numbers if isinstance(child, NUMBERS) else others).update(names)
     return numbers - others
 
@@ -141,45 +147,68 @@ def public(cfg: DictConfig) -> DictConfig:
 
     It plays the same: what decodes a variable, or gives it a default, stays as it was written.
     """
-    named = OmegaConf.create(_public(cfg, cfg))
+    named = OmegaConf.create(_public(cfg))
     assert isinstance(named, DictConfig)
     return named
 
 
-def _public(node: Any, root: DictConfig) -> Any:
+def _public(node: Any) -> Any:
     if isinstance(node, DictConfig):
-        return {key: _public_child(node, key, root) for key in node}
+        return {key: _public_child(node, key) for key in node}
     if isinstance(node, ListConfig):
-        return [_public_child(node, index, root) for index in range(len(node))]
+        return [_public_child(node, index) for index in range(len(node))]
     return node
 
 
-def _public_child(node: DictConfig | ListConfig, key: Any, root: DictConfig) -> Any:
+def _public_child(node: Container, key: Any) -> Any:
     child = node._get_node(key)
     if child is None or not child._is_interpolation():  # type: ignore[union-attr]
-        return _public(node[key], root)
+        return _public(node[key])
     with environment_read() as names:
         value = _resolved(node, key)
     # A number of seqrl's own, such as the seed, tells nothing and is needed to read the run.
     if not names or isinstance(child, NUMBERS):
         return value
-    return _as_written(str(child._value()), root)  # type: ignore[union-attr]
+    # What is nothing but another key has its kind, too.
+    found = _referred(child, node)
+    return _public_child(*found[1:]) if found else _as_written(child, node)
 
 
-def _resolved(node: DictConfig | ListConfig, key: Any) -> Any:
+def _resolved(node: Container, key: Any) -> Any:
     """What an interpolation stands for, in plain data."""
     value = node[key]
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _as_written(text: str, root: DictConfig) -> str:
-    """An interpolation with the words of those that it refers to in their place: alone it still means the same."""
+def _referred(node: Any, section: Any) -> tuple[Any, Any, Any] | None:
+    """The node that one in a section refers to, if it is nothing else, with its own section and its key there."""
+    reference = REFERENCE.fullmatch(str(node._value()))
+    return _found(reference[1], section) if reference else None
+
+
+def _found(path: str, section: Any) -> tuple[Any, Any, Any] | None:
+    """The node that `path` leads to from a section, with its own section and its key there; None if there is none."""
+    root, path = section._resolve_key_and_root(path) if path.startswith(".") else (section._get_root(), path)
+    place, key, _ = root._select_impl(path, throw_on_missing=False, throw_on_resolution_failure=False)
+    if place is None:
+        return None
+    key = int(key) if isinstance(place, ListConfig) else key
+    node = place._get_node(key)
+    return None if node is None else (node, place, key)
+
+
+def _as_written(node: Any, section: Any) -> str:
+    """An interpolation with the words of those that it refers to in their place: alone it still means the same.
+
+    section   where it stands
+    """
 
     def written(reference: re.Match[str]) -> str:
-        node = OmegaConf.select(root, reference[1].rpartition(".")[0]) if "." in reference[1] else root
-        child = node._get_node(reference[1].rpartition(".")[2]) if isinstance(node, DictConfig) else None
-        if child is not None and child._is_interpolation():
-            return _as_written(str(child._value()), root)
-        return str(OmegaConf.select(root, reference[1]))
+        if (found := _found(reference[1], section)) is None:
+            return reference[0]
+        child, place, key = found
+        if child._is_interpolation() and not isinstance(child, NUMBERS):
+            return _as_written(child, place)
+        return str(place[key])
 
-    return re.sub(r"\$\{([A-Za-z_][\w.]*)\}", written, text)
+    return REFERENCE.sub(written, str(node._value()))
