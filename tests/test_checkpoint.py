@@ -14,6 +14,7 @@ import zipfile
 from collections import OrderedDict
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -544,6 +545,16 @@ def test_an_algorithms_state_that_has_become_what_cannot_be_loaded_leaves_older_
     with pytest.raises(OSError, match="it could not be loaded again: it would grow when it is read"):
         checkpoints.save({"iterations": 2, "algorithm": {"mine": deep, "more": ["x"] * 50}}, 2)
     assert checkpoints.newest() == ({"iterations": 1, "algorithm": {}}, [])
+
+
+def test_a_number_of_numpys_that_an_algorithm_has_come_to_hold_is_loaded_as_pythons(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    weights = {f"weight {n}": torch.ones(2) for n in range(100)}
+    for iteration, weight in enumerate([1.0, np.float64(0.99), np.float64(0.98)]):
+        checkpoints.save({"iterations": iteration, "algorithm": {"network": weights, "weight": weight}}, iteration)
+    for iteration, weight in ((1, 0.99), (2, 0.98)):
+        found = checkpoints.load(iteration)["algorithm"]["weight"]
+        assert (type(found), found) == (float, weight)
 
 
 def test_maps_with_places_of_both_signs_and_many_bytes_can_be_loaded(tmp_path):

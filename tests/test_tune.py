@@ -659,6 +659,9 @@ def test_numbers_between_0_and_1_are_proposed_for_a_real_key(tmp_path):
     assert all(0 < value < 1 for value in values)
 
 
+FINITE = "algorithm.gamma: low, high and step must be finite, and 1e+100 at most"
+
+
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -672,8 +675,13 @@ def test_numbers_between_0_and_1_are_proposed_for_a_real_key(tmp_path):
             "sequence_learning.max_tokens_per_batch: low and high must be whole numbers (got 0.5 and 3.5).",
         ),
         ("algorithm.epochs: {low: 1, high: 3, step: 0.5}", "algorithm.epochs: step must be a whole number (got 0.5)."),
-        ("algorithm.gamma: {low: 0, high: .inf}", "algorithm.gamma: low, high and step must be finite (got [0, inf])."),
-        ("algorithm.gamma: {low: .nan, high: 1}", "algorithm.gamma: low, high and step must be finite (got [nan, 1])."),
+        ("algorithm.gamma: {low: 0, high: .inf}", FINITE + " (got [0, inf])."),
+        ("algorithm.gamma: {low: .nan, high: 1}", FINITE + " (got [nan, 1])."),
+        ("algorithm.gamma: {low: 0, high: 1.0e+130}", FINITE + " (got [0, 1e+130])."),
+        (
+            "algorithm.gamma: {choices: [0.5, .nan]}",
+            "algorithm.gamma: a choice must be finite, and 1e+100 at most (got [0.5, nan]).",
+        ),
         ("algorithm.gamma: {low: 0.5, high: 1, log: 3}", "algorithm.gamma: log must be true or false (got 3)."),
     ],
 )

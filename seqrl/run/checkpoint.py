@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -26,6 +27,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 from seqrl.config.begun import DIGITS, saved_iterations
@@ -52,6 +54,8 @@ HEADER_BYTES = 65536
 BLOCK_BYTES = 2**22
 # A state is loaded before it is saved once it has grown so much, and each time if so much of it is not in tensors.
 GROWTH, LARGE_BYTES = 1.05, 2**20
+# So it is if it names something new, as a pickle does; few have so many names.
+NAMED, MOST_NAMES = re.compile(rb"c(\w[\w.]*\n\w+)\n"), 1000
 
 
 class Checkpoints:
@@ -74,7 +78,7 @@ class Checkpoints:
         self.folder, self.keep = folder / "checkpoints", keep
         self.run, self.seed = run, seed
         # Bytes of the largest state, but for tensors' numbers, that could be loaded again.
-        self._looked_through = 0
+        self._looked_through, self._names = 0, frozenset[bytes]()
         # Of files whose digest is that of their bytes: when they were looked at, and what they say.
         self._sound: dict[int, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
@@ -145,6 +149,10 @@ class Checkpoints:
     def _loadable(self, state: dict[str, Any], path: Path) -> bytes:
         """A state as bytes that can be loaded again. Raises OSError if it is the algorithm's that cannot."""
         data = _as_bytes(state)
+        if not self._refusal(data):
+            return data
+        state = _with_each(state, _as_number)
+        data = _as_bytes(state)
         if not (why := self._refusal(data)):
             return data
         data = _as_bytes(_without_environment(state))
@@ -155,8 +163,9 @@ class Checkpoints:
 
     def _refusal(self, data: bytes) -> str | None:
         """Why a state could not be loaded again, in words that follow its name; None if it could."""
-        size = len(program(data))
-        if size <= min(GROWTH * self._looked_through, LARGE_BYTES):
+        pickled = program(data)
+        size, names = len(pickled), frozenset(NAMED.findall(pickled))
+        if size <= min(GROWTH * self._looked_through, LARGE_BYTES) and names <= self._names:
             return None
         # Where memory is short, it is tried the next time.
         with suppress(MemoryError):
@@ -165,6 +174,7 @@ class Checkpoints:
             except ValueError as error:
                 return str(error)
             self._looked_through = max(self._looked_through, size)
+            self._names = names | (self._names if len(self._names) < MOST_NAMES else frozenset())
         return None
 
     def newest(self) -> tuple[dict[str, Any], list[str]]:
@@ -416,24 +426,34 @@ def _of_users(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, 
     """A run's state in which each text is as `change` has it, where classes of the user's own may have put it."""
     if not is_anything_masked():
         return state
-    return state | {name: _with_texts(state[name], change) for name in ("algorithm", "runner") if name in state}
+    in_text = partial(_with_text, change=change)
+    return state | {name: _with_each(state[name], in_text) for name in ("algorithm", "runner") if name in state}
 
 
-def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Plain data with each text as `change` has it; what holds none that it changes is left as it is."""
+def _with_each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Plain data with each value in it as `change` has it; what holds none that it changes is left as it is."""
+    if isinstance(value, Mapping):
+        inner = {key: _with_each(it, change) for key, it in value.items()}
+        return inner if any(inner[key] is not it for key, it in value.items()) else value
+    if isinstance(value, list | tuple):
+        items = [_with_each(it, change) for it in value]
+        made = items if isinstance(value, list) else tuple(items)
+        return made if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    return change(value)
+
+
+def _with_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, bytes):
         text = value.decode(errors="surrogateescape")
         return value if (changed := change(text)) == text else changed.encode(errors="surrogateescape")
-    if isinstance(value, Mapping):
-        inner = {key: _with_texts(it, change) for key, it in value.items()}
-        return inner if any(inner[key] is not it for key, it in value.items()) else value
-    if isinstance(value, list | tuple):
-        items = [_with_texts(it, change) for it in value]
-        made = items if isinstance(value, list) else tuple(items)
-        return made if any(a is not b for a, b in zip(items, value, strict=True)) else value
     return value
+
+
+def _as_number(value: Any) -> Any:
+    """A number of NumPy's as one of Python's, which can be loaded again."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _by_name(text: str) -> str:

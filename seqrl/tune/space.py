@@ -11,13 +11,12 @@ from omegaconf import OmegaConf
 from seqrl.config.overrides import quoted
 from seqrl.config.paths import CONF
 from seqrl.errors import ConfigError
+from seqrl.run.manifest import LARGEST, is_number
 from seqrl.text import nearest
 
 if TYPE_CHECKING:
     import optuna
 
-# Of a bound: what Optuna can compute with.
-LARGEST = 1e300
 # A key of a run, or an argument of its environment; words and lists of words, which need no quotes.
 KEY = re.compile(r"(\+env\.kwargs\.)?[A-Za-z]\w*(\.[A-Za-z]\w*)*")
 # What decides nothing of what is learned, or must not come from a file, such as where curves go.
@@ -92,6 +91,8 @@ class Dimension:
             yield "needs choices, or low and high"
         elif any(not isinstance(value, bool | int | float | str | None) for value in self.choices):
             yield f"a choice must be a single value (got {list(self.choices)})"
+        elif not all(is_number(it) for it in self.choices if type(it) in (int, float)):
+            yield f"a choice must be finite, and {LARGEST:g} at most (got {list(self.choices)})"
         elif not self.choices:
             yield from self._faults_of_range()
 
@@ -100,8 +101,9 @@ class Dimension:
         if any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
             yield f"low, high and step must be numbers (got {numbers}). Write 1.0e-4, with a decimal point"
             return
-        if any(not -LARGEST <= x <= LARGEST for x in numbers):
-            yield f"low, high and step must be finite (got {numbers})"
+        # Beyond, Optuna could not compute with it, nor would its journal be read again.
+        if not all(map(is_number, numbers)):
+            yield f"low, high and step must be finite, and {LARGEST:g} at most (got {numbers})"
             return
         assert self.low is not None
         assert self.high is not None

@@ -17,6 +17,8 @@ OWN_DTYPE, SHAPE, BYTES = "dtype", "shape", "bytes"
 # Arrays that torch holds as they are. It saves uint16, uint32 and uint64 in a way of its own.
 TORCH_DTYPES = {np.dtype(kind) for kind in "?bBhilqefdFD"}
 PLAIN = (type(None), bool, int, float, str, bytes)
+# Bits of a whole number: torch loads none of more than 255 bytes.
+LONGEST_NUMBER = 2_000
 # Of data in data.
 DEEPEST = 50
 
@@ -103,6 +105,8 @@ def _plain(state: Any) -> Any:
     # A subclass, such as IntEnum, would be loaded as something else, if at all.
     if type(state) not in PLAIN:
         raise TypeError(f"{type(state).__name__} is not plain data")
+    if isinstance(state, int) and state.bit_length() > LONGEST_NUMBER:
+        raise TypeError(f"a whole number of more than {LONGEST_NUMBER:,} bits is not plain data")
     if isinstance(state, str | bytes) and masked(text := str(state)) != text:
         raise TypeError(f"what the configuration took from the system's environment, {masked(text)[:60]}, is not saved")
     return state
