@@ -506,7 +506,7 @@ gymnasium.register("test/Keeps-v0", Keeps, max_episode_steps=12, disable_env_che
 def test_a_state_that_holds_a_value_of_the_systems_environment_is_replayed_and_not_saved(
     tmp_path, backend, caplog, monkeypatch
 ):
-    for name in ("_FROM_ENVIRONMENT", "_OPEN", "_PATHS"):
+    for name in ("_FROM_ENVIRONMENT", "_OPEN", "_SECRET", "_PATHS"):
         monkeypatch.setattr(masks, name, type(getattr(masks, name))())
     monkeypatch.setenv("MY_KEY", "hush-hush-hush")
     keeps = ["env=gymnasium", "env.id=test/Keeps-v0", "+env.kwargs.key='${oc.env:MY_KEY}'", f"env.backend={backend}"]

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from seqrl.config.hydra_errors import message_for
 from seqrl.config.resolvers import register
-from seqrl.config.secrets import numbers_from_environment, secrets
+from seqrl.config.secrets import secrets, variables
 from seqrl.errors import ConfigError, EnvError, described
 from seqrl.files import LogFile
 from seqrl.run.manifest import Manifest
@@ -34,7 +34,7 @@ from tests.test_train import TINY, train
 @pytest.fixture(autouse=True)
 def _forgets(monkeypatch):
     register()
-    for name in ("_FROM_ENVIRONMENT", "_OPEN", "_PATHS"):
+    for name in ("_FROM_ENVIRONMENT", "_OPEN", "_SECRET", "_PATHS"):
         monkeypatch.setattr(masks, name, type(getattr(masks, name))())
 
 
@@ -347,12 +347,22 @@ def test_a_number_of_seqrls_own_is_no_secret_unless_it_is_used_for_more(monkeypa
     )
     OmegaConf.set_struct(cfg, False)
     cfg.other = {"pin": ["${oc.env:MY_PIN}"]}
-    assert numbers_from_environment(cfg) == {"MY_SEED"}
-    declassify({"MY_SEED"})
+    assert variables(cfg) == ({"MY_SEED"}, {"MY_PIN"})
+    declassify(*variables(cfg))
     with environment_read() as names:
         assert (cfg.seed, cfg.episodes) == (4711, 4712)
     assert names == {"MY_SEED", "MY_PIN"}
     assert masked("4711 4712") == "4711 ${oc.env:MY_PIN}"
+
+
+def test_what_is_a_secret_for_one_configuration_is_shown_for_none(monkeypatch):
+    monkeypatch.setenv("MY_PIN", "48151623")
+    read(monkeypatch, "x")
+    for number in range(2):
+        declassify({"MY_PIN"}, set())
+        assert masked("48151623") == ("48151623" if number == 0 else "${oc.env:MY_PIN}")
+        declassify(set(), {"MY_PIN"})
+        assert masked("48151623") == "${oc.env:MY_PIN}"
 
 
 def test_a_manifest_is_json_whatever_a_variable_holds(monkeypatch, tmp_path):

@@ -20,7 +20,7 @@ from seqrl.config.hydra_errors import message_for
 from seqrl.config.own_files import faults_of_choices
 from seqrl.config.paths import CONF
 from seqrl.config.program import completed
-from seqrl.config.secrets import numbers_from_environment, public, secrets
+from seqrl.config.secrets import public, secrets, variables
 from seqrl.config.trust import BUILDABLE, _target
 from seqrl.config.validate import faults
 from seqrl.config.words import value_of
@@ -695,9 +695,9 @@ def test_what_is_saved_keeps_the_words_of_a_variable_and_plays_the_same(monkeypa
 def test_a_number_of_seqrls_own_that_another_key_repeats_is_no_secret(monkeypatch):
     monkeypatch.setenv("MY_SEED", "7351")
     cfg = composed("env=gymnasium", "seed=${oc.env:MY_SEED}", "+env.kwargs={level: '${seed}', next: '${.level}'}")
-    assert numbers_from_environment(cfg) == {"MY_SEED"}
+    assert variables(cfg) == ({"MY_SEED"}, set())
     cfg = composed("env=gymnasium", "seed=${oc.env:MY_SEED}", "+env.kwargs={level: 'no. ${seed}'}")
-    assert numbers_from_environment(cfg) == set()
+    assert variables(cfg) == (set(), {"MY_SEED"})
 
 
 def saved_in(folder, text):

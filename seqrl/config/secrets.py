@@ -121,8 +121,11 @@ def _typed_beside(text: str) -> str:
     return typed
 
 
-def numbers_from_environment(cfg: DictConfig) -> set[str]:
-    """Variables that give numbers to seqrl's own keys, such as the seed, and nothing to any other: no secrets."""
+def variables(cfg: DictConfig) -> tuple[set[str], set[str]]:
+    """Variables that give numbers to seqrl's own keys, such as the seed, and nothing to any other; and all the others.
+
+    The first hold no secrets.
+    """
     numbers: set[str] = set()
     others: set[str] = set()
     todo: list[Any] = [cfg]
@@ -139,7 +142,7 @@ def numbers_from_environment(cfg: DictConfig) -> set[str]:
                 while not isinstance(child, NUMBERS) and (found := _referred(child, place)):
                     child, place, _ = found
             (numbers if isinstance(child, NUMBERS) else others).update(names)
-    return numbers - others
+    return numbers - others, others
 
 
 def public(cfg: DictConfig) -> DictConfig:

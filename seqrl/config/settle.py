@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from seqrl.config.begun import BEFORE_THE_KEY, VARIABLE, as_saved, dotted_values, goes_by_configuration, saved
 from seqrl.config.begun import command as command_of
 from seqrl.config.naming import key_of
-from seqrl.config.secrets import numbers_from_environment, public, secrets
+from seqrl.config.secrets import public, secrets, variables
 from seqrl.config.trust import set_by_files
 from seqrl.config.validate import faults
 from seqrl.errors import CheckpointError, ConfigError
@@ -97,7 +97,7 @@ def settle(
     for old, new in RENAMED.items():
         _rename(cfg, old, new)
     check(cfg, by_command)
-    declassify(numbers_from_environment(cfg))
+    declassify(*variables(cfg))
     if resume:
         cfg.resume = str(begun_in)
     folder = begun_in or (Path(cfg.resume) if cfg.resume else None)

@@ -35,8 +35,9 @@ def names_secret(key: object) -> bool:
 # How values that were read from the system's environment may be written, and the variable's name of each.
 _FROM_ENVIRONMENT: dict[str, str] = {}
 _READ: list[set[str]] = []
-# Variables that hold no secret, as they only give seqrl's own keys their numbers.
+# Variables that hold no secret, as they only give seqrl's own keys their numbers; and all others that were read.
 _OPEN: set[str] = set()
+_SECRET: set[str] = set()
 # Paths that a shell must be able to read.
 _PATHS: set[str] = set()
 # Shorter values stand in too many words that have nothing to do with them.
@@ -60,11 +61,20 @@ def read_decoded(text: str, value: Any) -> None:
             _remember(name, str(leaf))
 
 
-def declassify(names: Iterable[str]) -> None:
-    """Show the values of variables that hold no secret."""
+def declassify(names: Iterable[str], others: Iterable[str]) -> None:
+    """Show the values of variables that hold no secret, in no configuration of this process.
+
+    others   that hold one in this configuration
+    """
+    _SECRET.update(others)
     _OPEN.update(names)
+    _OPEN.difference_update(_SECRET)
     for form in [form for form, name in _FROM_ENVIRONMENT.items() if name in _OPEN]:
         del _FROM_ENVIRONMENT[form]
+    # An earlier configuration may have had them shown.
+    for name in _SECRET:
+        if (value := os.environ.get(name)) is not None and value not in _FROM_ENVIRONMENT:
+            _remember(name, value)
 
 
 def show_path(path: Path) -> None:
