@@ -258,6 +258,15 @@ def test_a_configuration_in_a_checkpoint_that_is_not_seqrls_floods_nothing(tmp_p
     assert changed[-1].startswith("changed: and ")
 
 
+def test_a_run_of_whole_episodes_goes_on_with_more_or_fewer_side_by_side(tmp_path):
+    words = ["env=tmaze", "env.corridor_length=5", *SMALL, "rollout_length=0", "rollout_steps=1"]
+    train(tmp_path, *words, "total_steps=20", "hydra.run.dir=a")
+    for parallel in (2, 5):
+        printed = train(tmp_path, "resume=a", f"parallel={parallel}", f"total_steps={parallel * 20}")
+        assert f"-> {parallel}" in printed
+        assert "could not continue" not in printed
+
+
 @pytest.mark.slow
 def test_that_a_variable_of_the_environment_may_have_changed_is_said(tmp_path, monkeypatch):
     """No file has its value, and none is to be compared."""

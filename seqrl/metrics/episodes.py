@@ -93,8 +93,11 @@ class EpisodeStatistics:
         for name, numbers in state.get("info", {}).items():
             self.note({name: number} for number in numbers)
         self.ended = _count(state["ended"])
-        if state["open"] is not None and not lost.all():
-            returns, lengths = state["open"]
+        if state["open"] is None or lost.all():
+            return
+        returns, lengths = state["open"]
+        # Of whole episodes, none is in progress, and there may have been others side by side.
+        if lengths.any():
             if not returns.shape == lengths.shape == lost.shape:
                 raise ValueError(f"its episodes in progress are {len(returns)}, and not {len(lost)}")
             self._open = returns.masked_fill(lost.cpu(), 0), lengths.masked_fill(lost.cpu(), 0)
