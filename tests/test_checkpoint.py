@@ -500,11 +500,12 @@ DEEP = b")" + b"\x85" * 20_000
         (D + b"h\x09K\x01s.", "damaged"),
         (A + b"c_codecs\nencode\n" + TEXT.replace(b"latin1", b"utf_16") + b"s.", "damaged"),
         (A + b"c_codecs\nencode\nq\x01h\x01" + TEXT + b"h\x03\x86Rs.", "damaged"),
+        (A + b"c_codecs\nencode\n](X\x01\x00\x00\x00xX\x06\x00\x00\x00utf_16eRs.", "damaged"),
         (D + b"X\x01\x00\x00\x00ac__builtin__\ncomplex\nX\x01\x00\x00\x00x\x85Rs.", "damaged"),
     ],
     ids=[
         "deep", "storage", "doubled", "alike", "few alike", "list", "nothing", "memo", "encoding", "bytes of bytes",
-        "call",
+        "list of arguments", "call",
     ],
 )  # fmt: skip
 def test_keys_that_take_for_ever_and_pickles_that_make_no_sense_are_refused(program, said):

@@ -24,7 +24,7 @@ from seqrl.config.secrets import secrets, variables
 from seqrl.errors import ConfigError, EnvError, described
 from seqrl.files import LogFile
 from seqrl.run.manifest import Manifest
-from seqrl.text import masks, printable
+from seqrl.text import masks, names_secret, printable
 from seqrl.text.masks import declassify, environment_read, masked, masked_data, show_path
 from tests.programs import run_program
 from tests.test_sweeps import MOODY, MOODY_ARGUMENTS, SIDE_BY_SIDE, sweep
@@ -110,6 +110,12 @@ def test_what_only_sounds_like_a_secret_is_none(name):
 def test_a_secret_within_a_text_that_is_typed_out_is_refused(monkeypatch, text, is_refused):
     monkeypatch.setenv("MY_KEY", "Zx9-quuxle")
     assert bool([*secrets(OmegaConf.create({"env": {"kwargs": {"place": text}}}))]) == is_refused
+
+
+def test_a_long_name_is_soon_told_from_a_secrets():
+    """A pattern that tries all ways to divide the digits would take for ever."""
+    assert not names_secret("token" + "1" * 10_000 + "x")
+    assert names_secret("token" + "1" * 10_000)
 
 
 def test_a_log_is_masked_whatever_its_formatter(monkeypatch, tmp_path):

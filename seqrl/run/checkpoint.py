@@ -55,7 +55,7 @@ BLOCK_BYTES = 2**22
 # A state is loaded before it is saved once it has grown so much, and each time if so much of it is not in tensors.
 GROWTH, LARGE_BYTES = 1.05, 2**20
 # So it is if it names something new, as a pickle does; few have so many names.
-NAMED, MOST_NAMES = re.compile(rb"c(\w[\w.]*\n\w+)\n"), 1000
+NAMED, MOST_NAMES = re.compile(rb"c(\w[\w.]{0,60}\n\w{1,60})\n"), 1000
 
 
 class Checkpoints:

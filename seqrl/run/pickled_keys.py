@@ -127,9 +127,11 @@ def _made(name: str, argument: Any, taken: list[tuple[int, Any]]) -> tuple[int, 
 
 def _encoded(arguments: Any) -> int:
     """How many bytes are made of a text and the name of an encoding, or of nothing."""
-    match arguments:
-        case ():
-            return 0
-        case (Text(length=int(length)), Text(is_encoding=True)):
-            return length
+    # A pattern of a tuple fits a list, too.
+    if isinstance(arguments, tuple):
+        match arguments:
+            case ():
+                return 0
+            case (Text(length=int(length)), Text(is_encoding=True)):
+                return length
     raise ValueError("holds bytes that torch.save does not write")

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 SECRET = re.compile(
     r"(password|passwd|pwd|passphrase|passcode|secret|token|credential|authorization|cookie|(^|_|db|user|root|admin)pass|"
     r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key|passkey)s?"
-    r"(_?(\d+|prod|production|dev|test|live|value|text|string|str|pem|json|hash|base64|b64))*$"
+    r"(_?(\d+(?!\d)|prod|production|dev|test|live|value|text|string|str|pem|json|hash|base64|b64))*$"
 )
 NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_?tokens?$")
 
