@@ -539,13 +539,23 @@ def test_an_environments_state_that_has_become_what_cannot_be_loaded_is_left_out
     assert said.startswith("checkpoint: saved without the environment's own state, which holds keys that no run saves.")
 
 
-def test_an_algorithms_state_that_has_become_what_cannot_be_loaded_leaves_older_checkpoints(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save({"iterations": 1, "algorithm": {}}, 1)
-    deep = functools.reduce(lambda inner, _: [inner], range(200), 1)
-    with pytest.raises(OSError, match="it could not be loaded again: it would grow when it is read"):
-        checkpoints.save({"iterations": 2, "algorithm": {"mine": deep, "more": ["x"] * 50}}, 2)
-    assert checkpoints.newest() == ({"iterations": 1, "algorithm": {}}, [])
+def itself():
+    own = []
+    own.append(own)
+    return own
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [functools.reduce(lambda inner, _: [inner], range(200), 1), itself(), 2**3000],
+    ids=["deep", "itself", "number"],
+)
+def test_an_algorithms_state_that_has_become_what_cannot_be_loaded_leaves_older_checkpoints(tmp_path, mine):
+    checkpoints, weights = Checkpoints(tmp_path, keep=1), {f"weight {n}": torch.ones(2) for n in range(300)}
+    checkpoints.save({"iterations": 1, "algorithm": {"network": weights}}, 1)
+    with pytest.raises(OSError, match="it could not be loaded again: it is too large or too deep, or holds itself"):
+        checkpoints.save({"iterations": 2, "algorithm": {"network": weights, "mine": mine}}, 2)
+    assert checkpoints.newest()[0]["iterations"] == 1
 
 
 def test_a_number_of_numpys_that_an_algorithm_has_come_to_hold_is_loaded_as_pythons(tmp_path):

@@ -76,7 +76,7 @@ def test_what_is_typed_out_beside_a_variable_is_a_secret_as_it_would_be_alone(mo
 @pytest.mark.parametrize("name", [
     "dbpassword", "userPassword", "authtoken", "githubtoken", "SASToken", "myapikey", "password1", "password_2",
     "db_pass",
-    "pass", "passcode", "api_key_prod", "secret_value", "private_key_pem", "credentials_json", "passwordHash",
+    "passcode", "api_key_prod", "secret_value", "private_key_pem", "credentials_json", "passwordHash",
 ])  # fmt: skip
 def test_a_secret_is_known_by_its_name_however_the_words_are_joined(monkeypatch, name):
     assert [*secrets(OmegaConf.create({"env": {"kwargs": {name: "hunter22"}}}))]
@@ -86,7 +86,19 @@ def test_a_secret_is_known_by_its_name_however_the_words_are_joined(monkeypatch,
 
 
 @pytest.mark.parametrize(
-    "name", ["compass", "n_passes", "monkey", "pad_token", "padtoken", "tokenizer", "password_length"]
+    "name",
+    [
+        "compass",
+        "n_passes",
+        "monkey",
+        "pad_token",
+        "padtoken",
+        "pad_token_value",
+        "special_token_2",
+        "low_pass",
+        "tokenizer",
+        "pass",
+    ],
 )
 def test_what_only_sounds_like_a_secret_is_none(name):
     assert not [*secrets(OmegaConf.create({"env": {"kwargs": {name: "hunter22"}}}))]
@@ -99,6 +111,11 @@ def test_what_only_sounds_like_a_secret_is_none(name):
         ("https://h/x?token=abcdef123456", True),
         ("Server=x;Pwd=hunter22;", True),
         ("user:hunter22@host:5432/db", True),
+        ("user:hunter22@db.host.org", True),
+        ("minimax:3@0.5", False),
+        ("module:Env@v0", False),
+        ("max_tokens=128000", False),
+        ("token=<pad>", False),
         ("https://h/x?token=${oc.env:MY_KEY}", False),
         ("module:Env-v0", False),
         ("image:tag@sha256:abcdef12", False),

@@ -11,10 +11,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.text import environment_read, named_secrets, names_secret, plain_name
 
-# http://me:hush@host, what git takes, https://hush@host, and what needs no scheme, me:hush@host.
+# http://me:hush@host, what git takes, https://hush@host, and what needs no scheme, me:hush@host.org or me:hush@host:80.
 USERINFO = re.compile(
-    r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@|^[^/\s@:]+:[^/\s@:]+@(?=[\w.-]+(:\d+)?(/|$))", re.IGNORECASE
+    r"://[^/\s@:]*:[^/\s@]+@|\bhttps?://[^/\s@]+@|"
+    r"^[^/\s@:]+:[^/\s@:]+@(?=([\w-]+\.)+[a-z]{2,}(:\d+)?(/|$)|[\w.-]+:\d+(/|$))",
+    re.IGNORECASE,
 )
+# Of what a text calls by the name of a secret; shorter ones, and numbers, are often none.
+SHORTEST = 6
 # A command line without any of these sets no secret, and need not be composed to look for one.
 SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
 # What a variable gives, in a text whose rest is typed out; and what beside it may be a secret, unlike `Bearer`.
@@ -75,7 +79,8 @@ def _holds_secret(typed: str) -> bool:
     # A variable elsewhere in the address makes a password no less typed.
     inside = ((it.partition(":")[2] or it) + FROM_VARIABLE * (FROM_VARIABLE in it) for it in found)
     # A colon stands in sentences, too.
-    return any(map(_tells, chain(inside, named_secrets(typed.replace(":", ";")))))
+    named = (it for it in named_secrets(typed.replace(":", ";")) if len(it) >= SHORTEST and not it.isdecimal())
+    return any(map(_tells, chain(inside, named)))
 
 
 def _typed(node: Any) -> Iterator[Any]:
@@ -195,7 +200,10 @@ def _found(path: str, section: Any) -> tuple[Any, Any, Any] | None:
     place, key, _ = root._select_impl(path, throw_on_missing=False, throw_on_resolution_failure=False)
     if place is None:
         return None
-    key = int(key) if isinstance(place, ListConfig) else key
+    if isinstance(place, ListConfig):
+        if not key.isdecimal():
+            return None
+        key = int(key)
     node = place._get_node(key)
     return None if node is None else (node, place, key)
 

@@ -34,7 +34,7 @@ from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import all_memory, free_memory
-from seqrl.run.plain_data import loaded, program
+from seqrl.run.plain_data import loaded, outgrows, program
 from seqrl.text import free, is_anything_masked, masked, unmasked
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ KINDS: dict[str, type] = {
 HEADER_BYTES = 65536
 # Of a checkpoint that is only looked through, at once.
 BLOCK_BYTES = 2**22
-# A state is loaded before it is saved once it has grown so much, and each time if so much of it is not in tensors.
-GROWTH, LARGE_BYTES = 1.05, 2**20
+# A state is loaded before it is saved once what is not in tensors has grown so much.
+GROWTH = 1.05
 # So it is if it names something new, as a pickle does; few have so many names.
 NAMED, MOST_NAMES = re.compile(rb"c(\w[\w.]{0,60}\n\w{1,60})\n"), 1000
 
@@ -124,7 +124,7 @@ class Checkpoints:
         Raises OSError if it cannot be written; ConfigError, before it is, if there is no room for those to come.
         """
         data = _as_bytes(state)
-        if why := self._refusal(data):
+        if why := self._refusal(state, data):
             raise ConfigError(
                 [
                     f"checkpoint: what this run saves could not be loaded again: it {why}. A state_dict of your own "
@@ -149,23 +149,28 @@ class Checkpoints:
     def _loadable(self, state: dict[str, Any], path: Path) -> bytes:
         """A state as bytes that can be loaded again. Raises OSError if it is the algorithm's that cannot."""
         data = _as_bytes(state)
-        if not self._refusal(data):
+        if not self._refusal(state, data):
             return data
-        state = _with_each(state, _as_number)
+        # What holds itself has no end.
+        with suppress(RecursionError):
+            state = _with_each(state, _as_number)
         data = _as_bytes(state)
-        if not (why := self._refusal(data)):
+        if not (why := self._refusal(state, data)):
             return data
-        data = _as_bytes(_without_environment(state))
-        if why_not := self._refusal(data):
+        state = _without_environment(state)
+        data = _as_bytes(state)
+        if why_not := self._refusal(state, data):
             raise OSError(errno.EINVAL, f"it could not be loaded again: it {why_not}", str(path))
         _say_what_is_left_out(why)
         return data
 
-    def _refusal(self, data: bytes) -> str | None:
+    def _refusal(self, state: dict[str, Any], data: bytes) -> str | None:
         """Why a state could not be loaded again, in words that follow its name; None if it could."""
+        if outgrows(state, len(data)):
+            return "is too large or too deep, or holds itself"
         pickled = program(data)
         size, names = len(pickled), frozenset(NAMED.findall(pickled))
-        if size <= min(GROWTH * self._looked_through, LARGE_BYTES) and names <= self._names:
+        if size <= GROWTH * self._looked_through and names <= self._names:
             return None
         # Where memory is short, it is tried the next time.
         with suppress(MemoryError):

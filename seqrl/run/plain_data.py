@@ -41,6 +41,8 @@ SLACK_BYTES = 2**28
 END, LOCATOR, END_64 = struct.Struct("<4s8x2IH"), struct.Struct("<8xQ4x"), struct.Struct("<40x2Q")
 # Of data in data.
 DEEPEST = 100
+# Of a whole number.
+MOST_BITS = 8 * 255 - 1
 GROWS = "would grow when it is read"
 
 
@@ -65,9 +67,14 @@ def loaded(data: bytes) -> Any:
             raise MemoryError from error
         # A pickle that takes what is not there, or calls something with other arguments than torch.save writes.
         raise ValueError("is damaged") from error
-    if _size(found, {}) > len(data) + SLACK_BYTES:
+    if outgrows(found, len(data)):
         raise ValueError(GROWS)
     return found
+
+
+def outgrows(state: Any, size: int) -> bool:
+    """Whether data takes much more memory than its file of `size` bytes, or is deeper than may be read."""
+    return _size(state, {}) > size + SLACK_BYTES
 
 
 def program(data: bytes) -> bytes:
@@ -155,9 +162,14 @@ def _expected_after(on_top: str, expected: str) -> str:
 
 
 def _size(value: Any, known: dict[int, float], depth: int = 0) -> float:
-    """Bytes that data would take if each place had a copy of its own; infinite if it holds itself, or is too deep."""
+    """Bytes that data would take if each place had a copy of its own; infinite if it holds itself, or is too deep.
+
+    So are whole numbers that torch would not read.
+    """
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
+    if isinstance(value, int):
+        return 0 if value.bit_length() <= MOST_BITS else float("inf")
     if not isinstance(value, dict | list | tuple):
         return 0
     if id(value) not in known:

@@ -14,12 +14,14 @@ from urllib.parse import unquote
 
 # Ends of names whose values are secrets, however their words are joined; and what may follow, `secret_value`, `token2`.
 # Tokens are also what a network reads: a number of them is no secret.
+FOLLOWS = r"(_?(\d+(?!\d)|prod|production|dev|test|live|value|text|string|str|pem|json|hash|base64|b64))*$"
 SECRET = re.compile(
-    r"(password|passwd|pwd|passphrase|passcode|secret|token|credential|authorization|cookie|(^|_|db|user|root|admin)pass|"
-    r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key|passkey)s?"
-    r"(_?(\d+(?!\d)|prod|production|dev|test|live|value|text|string|str|pem|json|hash|base64|b64))*$"
+    r"(password|passwd|pwd|passphrase|passcode|secret|token|credential|authorization|cookie|(db|user|root|admin)_?pass|"
+    r"(api|access|private|secret|auth|signing|encryption|ssh|account|license)_?key|passkey)s?" + FOLLOWS
 )
-NO_SECRET = re.compile(r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_?tokens?$")
+NO_SECRET = re.compile(
+    r"(^|_)(pad|eos|bos|unk|mask|sep|cls|start|stop|end|special|input|output|vocab)_?tokens?" + FOLLOWS
+)
 
 
 def plain_name(key: object) -> str:
