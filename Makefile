@@ -1,7 +1,7 @@
 PYTHON ?= python3
 ARGS   ?=
 
-# The tests start many processes, each of which would compile the package anew.
+# Whatever the shell says, bytecode is written: tests start many processes, and each would compile the package anew.
 export PYTHONDONTWRITEBYTECODE =
 
 VENV      := .venv

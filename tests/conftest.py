@@ -38,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             seen[test] += 1
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    # Thousands of tests are made, and stay.
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     # What was imported stays: no need to look through it for garbage again and again.
     gc.freeze()

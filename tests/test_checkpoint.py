@@ -523,7 +523,6 @@ def test_a_run_whose_state_could_not_be_loaded_again_ends_before_it_learns(tmp_p
 
 @pytest.mark.parametrize("own", [{"environment": None}, {"ranks": [{"environment": None}] * 2}], ids=["alone", "ranks"])
 def test_an_environments_state_that_has_become_what_cannot_be_loaded_is_left_out(tmp_path, own, caplog):
-    checkpoint._say_what_is_left_out.cache_clear()
     checkpoints, weights = Checkpoints(tmp_path), {"network": {"weight": torch.ones(2)}}
     holds = {"place": {1: 2}}
     for iteration in range(4):
@@ -536,7 +535,9 @@ def test_an_environments_state_that_has_become_what_cannot_be_loaded_is_left_out
         if iteration == 1:
             holds = {"place": {n * (2**61 - 1): n for n in range(1, 5000)}}
     (said,) = caplog.messages
-    assert said.startswith("checkpoint: saved without the environment's own state, which holds keys that no run saves.")
+    assert said.startswith(
+        "checkpoint: from here on, the environment's own state is left out: it holds keys that no run"
+    )
 
 
 def itself():
@@ -561,11 +562,13 @@ def test_an_algorithms_state_that_has_become_what_cannot_be_loaded_leaves_older_
 def test_a_number_of_numpys_that_an_algorithm_has_come_to_hold_is_loaded_as_pythons(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     weights = {f"weight {n}": torch.ones(2) for n in range(100)}
-    for iteration, weight in enumerate([1.0, np.float64(0.99), np.float64(0.98)]):
-        checkpoints.save({"iterations": iteration, "algorithm": {"network": weights, "weight": weight}}, iteration)
-    for iteration, weight in ((1, 0.99), (2, 0.98)):
-        found = checkpoints.load(iteration)["algorithm"]["weight"]
-        assert (type(found), found) == (float, weight)
+    for iteration, weight in enumerate([np.float32(0.5), 1.0, np.float64(0.99), np.float64(0.98)]):
+        save = checkpoints.save if iteration else checkpoints.begin
+        mine = {"network": weights, "weight": weight, "seen": {np.int64(iteration): [True]}}
+        save({"iterations": iteration, "algorithm": mine}, iteration)
+        found = checkpoints.load(iteration)["algorithm"]
+        assert (type(found["weight"]), found["weight"]) == (float, weight)
+        assert found["seen"] == {iteration: [True]}
 
 
 def test_maps_with_places_of_both_signs_and_many_bytes_can_be_loaded(tmp_path):

@@ -20,7 +20,7 @@ USERINFO = re.compile(
 # Of what a text calls by the name of a secret; shorter ones, and numbers, are often none.
 SHORTEST = 6
 # A command line without any of these sets no secret, and need not be composed to look for one.
-SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|://[^/\s]*@", re.IGNORECASE)
+SECRET_SOMEWHERE = re.compile(r"pass|pwd|secret|token|key|credential|authorization|cookie|:[^\s]*@", re.IGNORECASE)
 # What a variable gives, in a text whose rest is typed out; and what beside it may be a secret, unlike `Bearer`.
 FROM_VARIABLE = "\0"
 TELLING = re.compile(r"(?=[a-z]*\d)[a-z\d]{7,}|[a-z]{20,}", re.IGNORECASE)

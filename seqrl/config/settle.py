@@ -20,7 +20,7 @@ from seqrl.config.validate import faults
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.machine import processes_started
 from seqrl.packages import release_hydra
-from seqrl.text import declassify
+from seqrl.text import declassify, few
 
 GRADIENT_THREADS, LEARNERS = "algorithm.gradient_threads", "algorithm.learners"
 GRADIENT_PARTS = "algorithm.gradient_parts"
@@ -216,7 +216,7 @@ def unknown_changes(words: DictConfig) -> str:
     if not keys:
         return ""
     come = "come from variables" if keys[1:] else "comes from a variable"
-    return f"{', '.join(keys)} {come} of the environment, whose values no file keeps: a change would not be listed"
+    return f"{', '.join(few(keys))} {come} of the environment, whose values no file keeps: a change would not be listed"
 
 
 def that_matters(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -79,6 +79,7 @@ class Checkpoints:
         self.run, self.seed = run, seed
         # Bytes of the largest state, but for tensors' numbers, that could be loaded again.
         self._looked_through, self._names = 0, frozenset[bytes]()
+        self._leaves_out_environment = False
         # Of files whose digest is that of their bytes: when they were looked at, and what they say.
         self._sound: dict[int, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
@@ -123,6 +124,7 @@ class Checkpoints:
 
         Raises OSError if it cannot be written; ConfigError, before it is, if there is no room for those to come.
         """
+        state = _with_numbers(state)
         data = _as_bytes(state)
         if why := self._refusal(state, data):
             raise ConfigError(
@@ -148,12 +150,12 @@ class Checkpoints:
 
     def _loadable(self, state: dict[str, Any], path: Path) -> bytes:
         """A state as bytes that can be loaded again. Raises OSError if it is the algorithm's that cannot."""
+        if self._leaves_out_environment:
+            state = _without_environment(state)
         data = _as_bytes(state)
         if not self._refusal(state, data):
             return data
-        # What holds itself has no end.
-        with suppress(RecursionError):
-            state = _with_each(state, _as_number)
+        state = _with_numbers(state)
         data = _as_bytes(state)
         if not (why := self._refusal(state, data)):
             return data
@@ -161,7 +163,12 @@ class Checkpoints:
         data = _as_bytes(state)
         if why_not := self._refusal(state, data):
             raise OSError(errno.EINVAL, f"it could not be loaded again: it {why_not}", str(path))
-        _say_what_is_left_out(why)
+        self._leaves_out_environment = True
+        log.warning(
+            "checkpoint: from here on, the environment's own state is left out: it %s. Where the run is resumed, its "
+            "environments begin anew.",
+            why,
+        )
         return data
 
     def _refusal(self, state: dict[str, Any], data: bytes) -> str | None:
@@ -438,8 +445,11 @@ def _of_users(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, 
 def _with_each(value: Any, change: Callable[[Any], Any]) -> Any:
     """Plain data with each value in it as `change` has it; what holds none that it changes is left as it is."""
     if isinstance(value, Mapping):
-        inner = {key: _with_each(it, change) for key, it in value.items()}
-        return inner if any(inner[key] is not it for key, it in value.items()) else value
+        inner = {
+            (change(key) if isinstance(key, np.generic) else key): _with_each(it, change) for key, it in value.items()
+        }
+        same = all(a is b and inner[a] is it for (b, it), a in zip(value.items(), inner, strict=True))
+        return value if same else inner
     if isinstance(value, list | tuple):
         items = [_with_each(it, change) for it in value]
         made = items if isinstance(value, list) else tuple(items)
@@ -456,9 +466,12 @@ def _with_text(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _as_number(value: Any) -> Any:
-    """A number of NumPy's as one of Python's, which can be loaded again."""
-    return value.item() if isinstance(value, np.generic) else value
+def _with_numbers(state: dict[str, Any]) -> dict[str, Any]:
+    """A state with Python's numbers in the place of NumPy's; one that holds itself has no end, and is left as it is."""
+    with suppress(RecursionError):
+        changed: dict[str, Any] = _with_each(state, lambda it: it.item() if isinstance(it, np.generic) else it)
+        return changed
+    return state
 
 
 def _by_name(text: str) -> str:
@@ -485,15 +498,6 @@ def _without_environment(state: dict[str, Any]) -> dict[str, Any]:
     runner = state.get("runner", {})
     ranks = {"ranks": [it | {"environment": None} for it in runner["ranks"]]} if "ranks" in runner else {}
     return state | {"runner": runner | {"environment": None} | ranks}
-
-
-@cache
-def _say_what_is_left_out(why: str) -> None:
-    log.warning(
-        "checkpoint: saved without the environment's own state, which %s. Where the run is resumed from here, its "
-        "environments begin anew.",
-        why,
-    )
 
 
 def packed(state: dict[str, Any], facts: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ STOPPING = b"\nseqrl: stopping as soon as all is saved; Ctrl-C again ends it at 
 
 
 def say_stopping(number: int) -> None:
-    """Tell who waits at a terminal, and would press Ctrl-C again. Past the streams, which this may interrupt."""
+    """Tell who pressed Ctrl-C at a terminal, and would press it again. Past the streams, which this may interrupt."""
     if number == signal.SIGINT and os.isatty(2):
         with suppress(OSError):
             os.write(2, STOPPING)

@@ -194,7 +194,7 @@ def follow(place: Place) -> None:
         with joined(place) as ranks, _foreseen():
             settled = handed(ranks)
             device, outputs = make_device(settled.cfg), NoOutputs(ranks)
-            _carried_out(settled, device, outputs, Display(quiet=True), Stop(), ranks, outputs.finish)
+            _carried_out(settled, device, outputs, Display(quiet=True), Stop(lambda: None), ranks, outputs.finish)
     except SeqrlError as error:
         sys.exit(error.exit_code)
 
