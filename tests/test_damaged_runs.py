@@ -117,7 +117,7 @@ def test_a_sealed_checkpoint_that_lacks_what_a_run_goes_on_from_gets_one_line(fi
         (["episodes", "recent"], [(1.0, 10**400)]),
         (["episodes", "ended"], "many"),
         (["episodes", "ended"], -1),
-        (["episodes", "open"], (torch.zeros(0), torch.zeros(0))),
+        (["episodes", "open"], (torch.ones(1), torch.ones(1))),
         (["runner", "rounds"], "many"),
         (["config"], {"seed": torch.ones(2)}),
     ],

@@ -20,7 +20,7 @@ from seqrl.evaluate.request import Words, requested
 from seqrl.export import request as export_request
 from seqrl.film import making
 from seqrl.inspect import request as inspect_request
-from seqrl.run.checkpoint import Checkpoints
+from seqrl.run.checkpoint import Checkpoints, packed
 from seqrl.run.results import memory, table, verdict
 from tests.programs import Program, run_program
 from tests.test_train import TINY, train
@@ -439,7 +439,7 @@ def test_a_network_that_would_fill_the_memory_is_not_built_for_a_small_checkpoin
     ],
 )
 def test_a_sealed_checkpoint_that_no_run_saved_gets_one_line(run, refused, state, said):
-    Checkpoints(run).save(state, 9)
+    (run / "checkpoints" / "00000009.pt").write_bytes(packed(state, {"run": None}))
     line, code = refused(*GIVEN, "checkpoint=9")
     assert code == 3
     assert said in line
