@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache, partial
 from operator import itemgetter
 from typing import Any, Protocol, Self
@@ -257,7 +257,7 @@ class Runner:
         step = episodes.step(self.env, action.clone())
         self.environment_seconds += perf_counter() - began
         self._note_ended(episodes.rows, step, len(recorder.places))
-        self._check_later(step.observation, step.reward, partial(self._check_step, replace(episodes), step))
+        self._check_later(step.observation, step.reward, partial(self._check_step, episodes.rows, episodes.age, step))
         log_prob = policy.log_prob(action)
         insist_on_rows("log_prob", log_prob, len(episodes.rows))
         final_value = self._final_value(step, value, state)
@@ -339,12 +339,12 @@ class Runner:
                 check()
         self._unchecked.clear()
 
-    def _check_step(self, episodes: "Episodes", step: Step) -> None:
-        rows = self._first + episodes.rows
-        check_finite(rows, {"reward": step.reward}, step.valid, episodes.age + 1)
+    def _check_step(self, rows: Tensor, age: Tensor, step: Step) -> None:
+        rows = self._first + rows
+        check_finite(rows, {"reward": step.reward}, step.valid, age + 1)
         # A step that an environment spends on its reset shows the first observation of the next episode.
         observations = self._named(step.observation)
-        steps = (episodes.age + 1) * step.valid
+        steps = (age + 1) * step.valid
         check_finite(rows, observations, torch.ones_like(step.valid), steps)
         self._check_choices(rows, step.observation, torch.ones_like(step.valid), steps)
 
@@ -407,11 +407,11 @@ def moment(step: int) -> str:
 class Evidence:
     """A few numbers that show whether an answer of all environments is wrong.
 
-    total    sum of all numbers, which is finite only if they are; it may be too large though all are finite
+    sums     of numbers, which are finite only if all of them are; they may be too large though all are finite
     ranges   least and greatest of choices, and how many there are
     """
 
-    total: Tensor | int
+    sums: list[Tensor]
     ranges: list[tuple[Tensor, Tensor, int]]
 
     @classmethod
@@ -424,7 +424,7 @@ class Evidence:
             else:
                 beyond = numbers.reshape(len(numbers), -1) - _on(numbers.device, tuple(limits))
                 ranges.append((numbers.amin(), beyond.amax(), 0))
-        return cls(sum(numbers.sum() for numbers in floats), ranges)
+        return cls([numbers.sum() for numbers in floats], ranges)
 
 
 @cache
@@ -435,12 +435,14 @@ def _on(device: torch.device, limits: tuple[int, ...]) -> Tensor:
 
 def is_suspicious(evidence: list[Evidence]) -> bool:
     """Whether there may be something wrong; waits for an accelerator once."""
-    total = sum(one.total for one in evidence)
+    sums = [each for one in evidence for each in one.sums]
     ranges = [each for one in evidence for each in one.ranges]
+    if any(map(waits, sums)):
+        sums = [sum(sums, start=torch.zeros_like(sums[0]))]
     if ranges and waits(ranges[0][0]):
         outside = torch.stack([(low < 0) | (high >= size) for low, high, size in ranges]).any()
-        return not math.isfinite(torch.where(outside, torch.inf, total))
-    return any(low < 0 or high >= size for low, high, size in ranges) or not math.isfinite(total)
+        sums, ranges = [torch.where(outside, torch.inf, sum(sums))], []
+    return any(low < 0 or high >= size for low, high, size in ranges) or not all(map(math.isfinite, sums))
 
 
 @dataclass(slots=True)

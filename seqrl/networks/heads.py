@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from seqrl.errors import ConfigError
-from seqrl.networks.layers import deviation, hidden_layer, insist_on_memory, linear
+from seqrl.networks.layers import deviation, hidden_layer, insist_on_memory, output_layer
 from seqrl.seeds import drawn
 from seqrl.spaces import Joint, alternatives, masked_alternatives
 
@@ -225,12 +225,10 @@ class CategoricalHead(Head):
         what = f"the action, or a part of it, is chosen among {sum(self.sizes):,} alternatives"
         remedy = "Wrap the environment to take fewer, for example a choice by its digits in a MultiDiscrete."
         insist_on_memory(hidden_size, sum(self.sizes), what, remedy)
-        self.logits = nn.Sequential(
-            hidden_layer(input_size, hidden_size), linear(hidden_size, sum(self.sizes), gain=0.01)
-        )
+        self.logits = nn.Sequential(hidden_layer(input_size, hidden_size), output_layer(hidden_size, sum(self.sizes)))
 
     def forward(self, features: Tensor, allowed: Tensor | None = None) -> Categorical | Categoricals:
-        logits = as_parameters(self.logits(features), self)
+        logits = self.logits(features)
         if allowed is not None:
             logits = logits.masked_fill(~allowed, least(logits))
         return Categorical(logits) if self.is_one else Categoricals(logits, self.sizes)
@@ -244,14 +242,14 @@ class GaussianHead(Head):
     def __init__(self, input_size: int, hidden_size: int, action_space: spaces.Box) -> None:
         super().__init__()
         (dimensions,) = action_space.shape
-        self.mean = nn.Sequential(hidden_layer(input_size, hidden_size), linear(hidden_size, dimensions, gain=0.01))
+        self.mean = nn.Sequential(hidden_layer(input_size, hidden_size), output_layer(hidden_size, dimensions))
         self.log_std = nn.Parameter(torch.zeros(dimensions))
         bounded = torch.from_numpy(action_space.bounded_below & action_space.bounded_above)
         self.register_buffer("bounded", bounded, persistent=False)
         self.is_bounded = bool(bounded.any())
 
     def forward(self, features: Tensor, allowed: Tensor | None = None) -> Gaussian | BoundedGaussian:
-        mean = as_parameters(self.mean(features), self)
+        mean = self.mean(features)
         if not self.is_bounded:
             return Gaussian(mean, self.log_std)
         return BoundedGaussian(mean.tanh().where(self.bounded, mean), self.log_std, self.bounded)
@@ -274,11 +272,6 @@ class JointHead(Head):
             for head, mask, masked in zip(self.heads, masks, self.masked, strict=True)
         ]
         return JointDistribution(self.space, dict(zip(self.space.parts, policies, strict=True)))
-
-
-def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
-    """Cast x to the dtype of a module's parameters, which autocast may have changed."""
-    return x.to(next(module.parameters()).dtype)
 
 
 def least(x: Tensor) -> float:
@@ -326,7 +319,7 @@ class ValueHead(nn.Module):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.hidden = hidden_layer(input_size, hidden_size)
-        self.layer = linear(hidden_size, 1, gain=0.01)
+        self.layer = output_layer(hidden_size, 1)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("variance", torch.ones(()))
         self.register_buffer("weight", torch.zeros(()))
@@ -336,7 +329,7 @@ class ValueHead(nn.Module):
         return deviation(self.mean, self.variance)
 
     def forward(self, features: Tensor) -> Tensor:
-        normalized = as_parameters(self.layer(self.hidden(features)), self).squeeze(-1)
+        normalized: Tensor = self.layer(self.hidden(features)).squeeze(-1)
         return normalized * self.std + self.mean
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from seqrl.errors import ConfigError
 from seqrl.machine import all_memory
 from seqrl.networks.product import product
 
+MINUS_ONE = torch.tensor(-1.0)
 # A deviation smaller than this share of the mean is a rounding error.
 ROUNDING = 1e-6
 
@@ -30,7 +31,7 @@ class _Tanh(torch.autograd.Function):
 
 
 def _tanh_(x: Tensor) -> Tensor:
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+    return torch.add(MINUS_ONE, x.mul_(2).sigmoid_(), alpha=2, out=x)
 
 
 def tanh_(x: Tensor) -> Tensor:
@@ -57,15 +58,27 @@ class Linear(nn.Linear):
         return product(x, self.weight, self.bias)
 
 
-def linear(inputs: int, outputs: int, gain: float) -> Linear:
+class Output(Linear):
+    """Linear layer whose outputs are as precise as its weights, whatever autocast does to its product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(self.weight.dtype)
+
+
+def linear(inputs: int, outputs: int, gain: float, kind: type[Linear] = Linear) -> Linear:
     """Linear layer with orthogonal weights of the given gain and zero bias."""
     with warnings.catch_warnings():
         # A part of an observation or an action may have no numbers.
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-        layer = Linear(inputs, outputs)
+        layer = kind(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def output_layer(inputs: int, outputs: int) -> Linear:
+    """The last layer of a head, whose outputs are small at first."""
+    return linear(inputs, outputs, gain=0.01, kind=Output)
 
 
 def insist_on_memory(inputs: int, outputs: int, what: str, remedy: str) -> None:
