@@ -559,7 +559,7 @@ def test_an_algorithms_state_that_has_become_what_cannot_be_loaded_leaves_older_
     assert checkpoints.newest()[0]["iterations"] == 1
 
 
-def test_a_number_of_numpys_that_an_algorithm_has_come_to_hold_is_loaded_as_pythons(tmp_path):
+def test_a_number_of_numpys_that_an_algorithm_has_come_to_hold_is_loaded_as_it_was(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     weights = {f"weight {n}": torch.ones(2) for n in range(100)}
     for iteration, weight in enumerate([np.float32(0.5), 1.0, np.float64(0.99), np.float64(0.98)]):
@@ -567,8 +567,9 @@ def test_a_number_of_numpys_that_an_algorithm_has_come_to_hold_is_loaded_as_pyth
         mine = {"network": weights, "weight": weight, "seen": {np.int64(iteration): [True]}}
         save({"iterations": iteration, "algorithm": mine}, iteration)
         found = checkpoints.load(iteration)["algorithm"]
-        assert (type(found["weight"]), found["weight"]) == (float, weight)
+        assert (type(found["weight"]), found["weight"]) == (type(weight), weight)
         assert found["seen"] == {iteration: [True]}
+        assert [type(key) for key in found["seen"]] == [np.int64]
 
 
 def test_maps_with_places_of_both_signs_and_many_bytes_can_be_loaded(tmp_path):

@@ -12,7 +12,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "seqrl").rglob("*.py")
 }
-GROUND = ["types", "spaces", "seeds", "text", "files", "statistics", "errors", "machine", "packages"]
+GROUND = ["types", "spaces", "seeds", "text", "files", "statistics", "errors", "machine", "packages", "plain"]
 # What each room may import beside the ground floor; a room that is not here, such as a program, may import all of them.
 ROOMS = {
     **{room: [] for room in GROUND},

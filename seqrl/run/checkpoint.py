@@ -21,19 +21,19 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 
 from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import all_memory, free_memory
+from seqrl.plain import with_each, with_marks, with_numbers
 from seqrl.run.plain_data import loaded, outgrows, program
 from seqrl.text import free, is_anything_masked, masked, unmasked
 
@@ -109,7 +109,7 @@ class Checkpoints:
             known = {name: mean for name, mean in returns.items() if math.isfinite(mean)}
             facts = {"iteration": iteration, "run": self.run, "seed": self.seed, YARDSTICK: self.yardstick, **known}
             write(path, _sealed(self._loadable(_of_users(state, _by_name), path), facts))
-            # It was never read, and need not be.
+            # These are the bytes that were written, and need not be read.
             self._sound[iteration] = _identity(path), facts
         for later in [it for it in self.iterations if it > iteration and self._is_own(it)]:
             self._remove(later)
@@ -124,7 +124,7 @@ class Checkpoints:
 
         Raises OSError if it cannot be written; ConfigError, before it is, if there is no room for those to come.
         """
-        state = _with_numbers(state)
+        state = with_marks(state)
         data = _as_bytes(state)
         if why := self._refusal(state, data):
             raise ConfigError(
@@ -155,7 +155,7 @@ class Checkpoints:
         data = _as_bytes(state)
         if not self._refusal(state, data):
             return data
-        state = _with_numbers(state)
+        state = with_marks(state)
         data = _as_bytes(state)
         if not (why := self._refusal(state, data)):
             return data
@@ -293,7 +293,8 @@ class Checkpoints:
         path = self._path(iteration)
         try:
             state_bytes, _ = self._checked(iteration, keep=True)
-            return _of_users(_of_run(unpacked(state_bytes)), unmasked)
+            state: dict[str, Any] = with_numbers(_of_users(_of_run(unpacked(state_bytes)), unmasked))
+            return state
         except MemoryError as error:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from error
 
@@ -439,22 +440,7 @@ def _of_users(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, 
     if not is_anything_masked():
         return state
     in_text = partial(_with_text, change=change)
-    return state | {name: _with_each(state[name], in_text) for name in ("algorithm", "runner") if name in state}
-
-
-def _with_each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Plain data with each value in it as `change` has it; what holds none that it changes is left as it is."""
-    if isinstance(value, Mapping):
-        inner = {
-            (change(key) if isinstance(key, np.generic) else key): _with_each(it, change) for key, it in value.items()
-        }
-        same = all(a is b and inner[a] is it for (b, it), a in zip(value.items(), inner, strict=True))
-        return value if same else inner
-    if isinstance(value, list | tuple):
-        items = [_with_each(it, change) for it in value]
-        made = items if isinstance(value, list) else tuple(items)
-        return made if any(a is not b for a, b in zip(items, value, strict=True)) else value
-    return change(value)
+    return state | {name: with_each(state[name], in_text) for name in ("algorithm", "runner") if name in state}
 
 
 def _with_text(value: Any, change: Callable[[str], str]) -> Any:
@@ -464,14 +450,6 @@ def _with_text(value: Any, change: Callable[[str], str]) -> Any:
         text = value.decode(errors="surrogateescape")
         return value if (changed := change(text)) == text else changed.encode(errors="surrogateescape")
     return value
-
-
-def _with_numbers(state: dict[str, Any]) -> dict[str, Any]:
-    """A state with Python's numbers in the place of NumPy's; one that holds itself has no end, and is left as it is."""
-    with suppress(RecursionError):
-        changed: dict[str, Any] = _with_each(state, lambda it: it.item() if isinstance(it, np.generic) else it)
-        return changed
-    return state
 
 
 def _by_name(text: str) -> str:

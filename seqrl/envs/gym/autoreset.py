@@ -15,10 +15,11 @@ from seqrl import seeds
 from seqrl.envs.elements import MOST, SCALE_IT, too_large
 from seqrl.envs.gym.calls import Guard, LostError
 from seqrl.envs.gym.guard import when
-from seqrl.envs.gym.history import History, as_arrays, as_tensors
+from seqrl.envs.gym.history import History
 from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset, in_info, read_ends
 from seqrl.errors import FaultyEnvError
+from seqrl.plain import as_arrays, as_tensors
 from seqrl.spaces import ACTION_MASK, Array
 
 # What one call replays must fit into the time limit, and no call should send long episodes to all processes.

@@ -18,12 +18,12 @@ from gymnasium.wrappers import TimeLimit
 from seqrl.envs.elements import MOST, SCALE_IT, OutsideError, element, named, plain, too_large
 from seqrl.envs.gym.calls import Guard, OverdueError, StrayError, is_own_fault, let_go
 from seqrl.envs.gym.flatten import FlattenedEnv
-from seqrl.envs.gym.history import as_arrays, as_tensors
 from seqrl.envs.gym.lasting import lasting, layers
 from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.translate import as_sampled
 from seqrl.errors import FaultyEnvError, OutsideEnvError, RaisedError, line_of, names_environment, raised
 from seqrl.machine import monotonic
+from seqrl.plain import as_arrays, as_tensors
 from seqrl.spaces import ACTION_MASK, Array, Packed
 
 log = logging.getLogger(__name__)

@@ -3,13 +3,16 @@
 import enum
 import io
 import random
+from collections import Counter, OrderedDict, defaultdict, namedtuple
 
 import numpy as np
 import pytest
 import torch
 
-from seqrl.envs.gym.history import as_arrays, as_tensors
+from seqrl.plain import as_arrays, as_tensors, with_numbers
 from seqrl.run.plain_data import loaded
+
+Pair = namedtuple("Pair", "a b")
 
 
 class Mood(enum.IntEnum):
@@ -29,16 +32,22 @@ def equal(a, b):
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        return list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+        return type(a) is type(b) and equal(list(a), list(b)) and all(equal(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
-    return a == b
+    if isinstance(a, np.generic):
+        return isinstance(b, np.generic) and a.dtype == b.dtype and (a == b or a != a != b)
+    return type(a) is type(b) and a == b
 
 
 @pytest.mark.parametrize(
     "state",
     [
         *(np.arange(6).reshape(2, 3).astype(kind) for kind in "?bBhHiIlLqQefdFD"),
+        [np.dtype(kind).type(1) for kind in "?bBhHiIlLqQefd"],
+        [np.float32(0.1), np.float16("nan"), np.float64("-inf"), np.uint64(2**64 - 1), np.int8(-128)],
+        {np.int64(1): 2, (np.uint8(3), 4): 5, ("is a number of NumPy's", "<f4"): np.float32(6)},
+        OrderedDict(b=OrderedDict(c=np.bool_(False)), a=1),
         np.arange(3, dtype=">f4"),
         np.arange(3, dtype=">i2"),
         np.arange(3, dtype=np.longdouble),
@@ -61,14 +70,12 @@ def test_plain_data_comes_back_from_a_checkpoint_as_it_was(state):
     assert equal(state, as_arrays(loaded(file.getvalue())["state"]))
 
 
-def test_keys_that_are_numbers_of_numpy_become_those_of_python():
-    assert as_tensors({np.int64(1): 2, (np.int64(3), 4): 5}) == {1: 2, (3, 4): 5}
-
-
 @pytest.mark.parametrize(
     "state",
     [
         Mood.CALM, {Mood.CALM: 1}, {frozenset([1]): 2}, {1, 2}, np.array([None]), np.array(["a"]), np.longdouble(1),
+        defaultdict(int, a=1), Counter("a"), Pair(1, 2), np.ma.array([1, 2], mask=[0, 1]), np.recarray(2, "f4,f4"),
+        torch.nn.Parameter(torch.ones(1)), {"is a tensor": 1}, ("is a number of NumPy's", "<f4", 1),
         torch.ones(1).expand(10**9), torch.eye(2).to_sparse(), torch.zeros(2, device="meta"), nested(60),
         {nested(60, tuple): 1}, object(),
     ],
@@ -77,3 +84,9 @@ def test_keys_that_are_numbers_of_numpy_become_those_of_python():
 def test_what_a_checkpoint_could_not_give_back_is_refused_when_it_is_saved(state):
     with pytest.raises(TypeError, match="plain data"):
         as_tensors(state)
+
+
+@pytest.mark.parametrize("number", [300, -1, "1", [1] * 9, None])
+def test_a_marked_number_that_its_dtype_cannot_have_is_refused(number):
+    with pytest.raises(ValueError, match="holds an odd number of"):
+        with_numbers({"a": [("is a number of NumPy's", "|u1", number)]})
