@@ -694,6 +694,17 @@ def test_a_policy_is_loaded_as_it_was_saved_whatever_a_program_has_set_in_torch(
     assert {(it.device.type, it.dtype) for it in policy.network.parameters()} == {("cpu", torch.float32)}
 
 
+def test_a_policy_is_loaded_and_plays_the_same_where_a_program_infers_or_casts(cartpole):
+    def value(policy):
+        return policy.value(np.ones(4, np.float32), policy.initial_state())
+
+    usual = value(seqrl.load(cartpole))
+    with torch.inference_mode():
+        assert value(seqrl.load(cartpole)) == usual
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert value(seqrl.load(cartpole)) == usual
+
+
 def test_a_state_of_no_rows_has_none_and_is_equal_to_itself_alone(tmaze):
     policy = seqrl.load(tmaze)
     state = policy.initial_state(3)

@@ -182,7 +182,7 @@ class Policy:
         if not isinstance(state, PolicyState):
             given = type(state).__name__
             raise TypeError(f"state: begin an episode with policy.initial_state() (got {given})")
-        with self._frozen(), torch.inference_mode():
+        with self._frozen(), torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
             seen = self._seen(observation, state, mask)
             if self._inputs is not None:
                 seen = self._inputs.joined(seen, self._previous(state, reward))
@@ -261,11 +261,11 @@ def load(
         raise ConfigError([f"run: must be {FOLDER} (got {reprlib.repr(run)})."])
     folder = named_run(Path(run))
     named = [trust] if isinstance(trust, str) else list(trust)
-    cfg, _ = saved.chosen(folder, trust=[*named, *trusted_by_shell()], device=device)
-    state, passed_over = saved.checkpoint(folder, checkpoint if isinstance(checkpoint, str) else int(checkpoint))
-    for fault in passed_over:
-        warnings.warn(f"checkpoint {fault}; using an older one.", stacklevel=2)
     with settings_of_a_command():
+        cfg, _ = saved.chosen(folder, trust=[*named, *trusted_by_shell()], device=device)
+        state, passed_over = saved.checkpoint(folder, checkpoint if isinstance(checkpoint, str) else int(checkpoint))
+        for fault in passed_over:
+            warnings.warn(f"checkpoint {fault}; using an older one.", stacklevel=2)
         network = saved.network(cfg, make_device(cfg), state)
         network.eval()
         return Policy.of(cfg, network, folder)
