@@ -589,6 +589,32 @@ def test_a_broken_file_of_the_user_is_named_with_its_line(tmp_path, name):
     assert re.search(said, line)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"- a\n", r"must hold keys and their values \(got a list\)\.$"),
+        (b"just text\n", r"must hold keys and their values \(got just text\)\.$"),
+        (b"a: \xff\n", r"is not UTF-8 text \(got byte 0xff\)\. Save it as UTF-8\.$"),
+        (b"defaults: 3\n", r"defaults: must be a list of names, and of groups with a name each \(got 3\)\.$"),
+        (b"defaults: [{network: [1]}]\n", r"defaults: must be a list .* \(got \[1\]\)\.$"),
+    ],
+    ids=repr,
+)
+def test_a_file_that_hydra_cannot_use_is_named_with_its_path_alone_and_in_a_sweep(tmp_path, content, said):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "broken.yaml").write_bytes(content)
+    (folder / "whole.yaml").write_text("# @package _global_\nseed: 1\n")
+    (folder / "unused.yaml").write_text("- a\n")
+    words = [f"--config-dir={tmp_path}", "experiment=broken"]
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Hydra raises anything
+        composed(f"hydra.searchpath=[file://{tmp_path}]", words[1])
+    (line,), _ = message_for(caught.value, words)
+    assert re.fullmatch(f"{re.escape(str(folder))}/broken.yaml: {said}", line)
+    (of_point,) = faults_of_sweep([words[0], "experiment=whole,broken"])
+    assert of_point == f"point 1 of the sweep: {line}"
+
+
 def said_of_a_profile(folder, text):
     (folder / "profile").mkdir()
     (folder / "profile" / "own.yaml").write_text(f"# @package _global_\n{text}\n")

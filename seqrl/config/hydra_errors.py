@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.naming import elsewhere
 from seqrl.config.overrides import as_meant, faults_of_form, parsed
-from seqrl.config.own_files import config_dirs, faults_of_folders, searchpath
+from seqrl.config.own_files import config_dirs, faults_of_folders, searchpath, unusable_files
 from seqrl.config.paths import CONF, choices
 from seqrl.config.secrets import SECRET_SOMEWHERE, secrets
 from seqrl.config.synonyms import meant
@@ -64,7 +64,9 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
         return error.faults, error.exit_code
     if isinstance(error, SeqrlError):
         return [str(error)], error.exit_code
-    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError):
+        return unusable_files(config_dirs(arguments), arguments, error) or [_file(error)], ConfigError.exit_code
+    if isinstance(error, yaml.YAMLError):
         return [_file(error)], ConfigError.exit_code
     if isinstance(error, OSError) and error.errno in FULL and not error.filename:
         # Hydra prints, too.
@@ -72,6 +74,8 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
     if isinstance(error, MemoryError):
         return ["memory: there is too little. Free some, or raise its limit (ulimit -v)."], ConfigError.exit_code
     if _is_composition(error):
+        if unusable := unusable_files(config_dirs(arguments), arguments, error):
+            return unusable, ConfigError.exit_code
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code
     if isinstance(error, OSError) and error.filename:
         return [f"{error.filename}: {error.strerror}. {remedy(error)}"], ConfigError.exit_code
@@ -130,7 +134,8 @@ def faults_of_sweep(arguments: Sequence[str]) -> list[str]:
     # Only where files of the user's own could set more of it, or it sets a secret.
     hydra = hydra if config_dirs(arguments) or any(map(SECRET_SOMEWHERE.search, hydra)) else []
     for number, point in enumerate(_points(overrides)):
-        for line in faults_of_run([*searchpath(arguments), *hydra, *point]):
+        lines = faults_of_run([*searchpath(arguments), *hydra, *point])
+        for line in (lines and unusable_files(config_dirs(arguments), point)) or lines:
             wrong.setdefault(line, []).append(number)
     return [f"point{'s' * (len(it) > 1)} {_few(it)} of the sweep: {line}" for line, it in wrong.items()]
 

@@ -97,6 +97,48 @@ def faults_of_folders(arguments: Sequence[str]) -> list[str]:
     return [line for folder in config_dirs(arguments) for line in _faults_of_folder(folder)]
 
 
+def unusable_files(folders: Sequence[Path], overrides: Sequence[str], error: Exception | None = None) -> list[str]:
+    """What is wrong with files that Hydra could not use.
+
+    overrides   that chose files
+    error       what it raised, which may name others; a UnicodeDecodeError is of any file
+    """
+    chosen = {f"{match[1]}/{match[3]}" for word in overrides if (match := GROUP.fullmatch(word))}
+    found = []
+    for folder in folders:
+        for file in sorted(folder.rglob("*.yaml")):
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            is_meant = name in chosen or f"'{name}'" in str(error) or isinstance(error, UnicodeDecodeError)
+            why, is_text = _unusable(file) if is_meant else ("", True)
+            if why and not (is_text and isinstance(error, UnicodeDecodeError)):
+                found.append(f"{file}: {why}")
+    return found
+
+
+def _unusable(file: Path) -> tuple[str, bool]:
+    """What is wrong with the form of a file that can be read, "" if nothing is, and whether it is text."""
+    try:
+        content = yaml.load(read(file, MOST_BYTES).decode(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8 text (got byte {error.object[error.start]:#x}). Save it as UTF-8.", False
+    except (OSError, ValueError, yaml.YAMLError):
+        return "", True
+    if not isinstance(content, dict | None):
+        got = "a list" if isinstance(content, list) else str(content)[:60]
+        return f"must hold keys and their values (got {got}).", True
+    defaults = (content or {}).get("defaults", [])
+    odd = [it for it in defaults if not isinstance(it, str | dict)] if isinstance(defaults, list) else [defaults]
+    entries = defaults if isinstance(defaults, list) else []
+    odd += [it for entry in entries if isinstance(entry, dict) for it in entry.values() if not _is_choice(it)]
+    what = "defaults: must be a list of names, and of groups with a name each"
+    return f"{what} (got {str(odd[0])[:60]})." if odd else "", True
+
+
+def _is_choice(value: Any) -> bool:
+    each = value if isinstance(value, list) else [value]
+    return all(it is None or isinstance(it, str) for it in each)
+
+
 def _faults_of_folder(folder: Path) -> Iterator[str]:
     """What Hydra would wait for, or fill the memory with, and numbers that mean something else than they seem to."""
     files: list[Path] = []
