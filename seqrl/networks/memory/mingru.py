@@ -89,7 +89,7 @@ class Highway(torch.autograd.Function):
         keep_, h = torch.empty_like(in_turn[0][2]), hidden
         for both, written, x, after, y, is_real in in_turn:
             z, g = both.sigmoid_().chunk(2, -1)
-            keep = torch.addcmul(is_real, is_real, z, value=-1, out=keep_[: len(x)])
+            keep = torch.sub(is_real, z, out=keep_[: len(x)]).mul_(is_real)
             torch.mul(z, written, out=after).mul_(is_real)
             h = scan_(keep, after, h)
             torch.lerp(x, after, g, out=y)
@@ -111,7 +111,7 @@ class Highway(torch.autograd.Function):
             torch.mul(torch.sub(after, x, out=flow).mul_(g), of_x, out=of_g)
             # What reaches the memory after each step from its own output, and then from all later ones as well.
             torch.sub(of_y, of_x, out=flow)
-            torch.addcmul(is_real, is_real, z, value=-1, out=keep)
+            torch.sub(is_real, z, out=keep).mul_(is_real)
             torch.mul(keep, flow, out=of_earlier)
             flow[-1] += of_hidden
             of_hidden = scan_(keep, of_earlier, of_hidden, back=True)
