@@ -443,6 +443,20 @@ def test_a_network_that_ends_the_program_fails_its_run(monkeypatch, training):
     assert [run.status for run in seqrl.runs()] == ["failed"]
 
 
+def test_a_run_within_a_run_writes_into_a_log_of_its_own():
+    inner = []
+
+    def once(row, policy):
+        if not inner:
+            inner.append(seqrl.learn(*SMALL_TASK, "env=tmaze", "seed=77", "episodes=1", quiet=True).folder)
+        return len(inner) < 2
+
+    outer = seqrl.learn(*SMALL_TASK, "env=tmaze", "episodes=3", on_iteration=once, quiet=True).folder
+    logs = [(folder / "train.log").read_text() for folder in (outer, *inner)]
+    assert [log.count("parameters on cpu") for log in logs] == [1, 1]
+    assert "ended by on_iteration" not in logs[1]
+
+
 @pytest.mark.slow
 def test_a_run_in_a_thread_hears_no_signals():
     results = []

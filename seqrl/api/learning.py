@@ -128,8 +128,8 @@ def _is_false(answer: object) -> bool:
     return answer is False
 
 
-# Threads in which runs are at work; what the logger of seqrl was before the first of them.
-_at_work: list[int] = []
+# Runs at work, by their threads and logs; what the logger of seqrl was before the first of them.
+_at_work: list[tuple[int, LogFile]] = []
 _before: tuple[int, bool] = (logging.NOTSET, True)
 _lock = threading.Lock()
 
@@ -141,12 +141,17 @@ def _logged(path: Path) -> Iterator[None]:
     own, root, here = logging.getLogger("seqrl"), logging.getLogger(), threading.get_ident()
     handler = LogFile(str(path), delay=True)
     handler.setFormatter(MaskedFormatter("[%(asctime)s][%(levelname)s] %(message)s"))
-    # What another run says goes to its own log.
-    handler.addFilter(lambda record: record.thread == here or record.thread not in _at_work)
+
+    def is_own(record: logging.LogRecord) -> bool:
+        # What another run says goes to its own log; one within this one, in the same thread, began later.
+        there = [log for thread, log in _at_work if thread == record.thread]
+        return not there or there[-1] is handler
+
+    handler.addFilter(is_own)
     with _lock:
         if not _at_work:
             _before = own.level, own.propagate
-        _at_work.append(here)
+        _at_work.append((here, handler))
         own.setLevel(logging.INFO)
         own.propagate = False
         LogFile.of_runs.append(handler)
@@ -156,7 +161,7 @@ def _logged(path: Path) -> Iterator[None]:
         yield
     finally:
         with _lock:
-            _at_work.remove(here)
+            _at_work.remove((here, handler))
             LogFile.of_runs.remove(handler)
             if not _at_work:
                 own.setLevel(_before[0])
