@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqrl.plain import as_arrays, as_tensors, with_numbers
-from seqrl.run.plain_data import loaded
+from seqrl.run.safe_load import loaded
 
 Pair = namedtuple("Pair", "a b")
 

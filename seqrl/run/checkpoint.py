@@ -34,7 +34,7 @@ from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import all_memory, free_memory
 from seqrl.plain import with_each, with_marks, with_numbers
-from seqrl.run.plain_data import loaded, outgrows, program
+from seqrl.run.safe_load import loaded, outgrows, program
 from seqrl.text import free, is_anything_masked, masked, unmasked
 
 log = logging.getLogger(__name__)
