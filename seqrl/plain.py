@@ -28,25 +28,36 @@ LONGEST_NUMBER = 2_000
 DEEPEST = 50
 
 
-def as_tensors(state: Any, depth: int = 0) -> Any:
+def as_tensors(state: Any) -> Any:
     """Convert to plain data that a checkpoint may hold: arrays become tensors; tensors and NumPy's numbers are marked.
 
     Raises TypeError for anything but None, numbers, text, bytes, lists, tuples, dicts, arrays and dense tensors: what
-    is saved can be loaded again, as what it was. So it does for instances of subclasses, but OrderedDict.
+    is saved can be loaded again, as what it was. So it does for instances of subclasses, but OrderedDict, and for what
+    can be changed in one place and seen in another, which would be loaded as two.
     """
+    return _as_tensors(state, 0, set())
+
+
+def _as_tensors(state: Any, depth: int, seen: set[int]) -> Any:
+    """The same; `seen` has the identities of all that can be changed."""
     _insist_on_depth(depth)
     kind = type(state)
+    if kind in (dict, OrderedDict, list, np.ndarray):
+        _insist_on_one_place(_owner(state), seen)
     if kind in (dict, OrderedDict) and list(state) not in MARKED_DICTS:
-        return kind((_key(key, depth + 1), as_tensors(value, depth + 1)) for key, value in state.items())
+        return kind((_key(key, depth + 1), _as_tensors(value, depth + 1, seen)) for key, value in state.items())
     if kind in (list, tuple) and not _is_marked(state):
-        return kind(as_tensors(value, depth + 1) for value in state)
+        return kind(_as_tensors(value, depth + 1, seen) for value in state)
     if kind is np.ndarray and state.dtype in TORCH_DTYPES and state.dtype.isnative:
         return torch.from_numpy(np.array(state))
     if kind is np.ndarray and state.dtype.kind in "iufc":
         pieces = torch.from_numpy(np.frombuffer(state.tobytes(), np.uint8).copy())
         return {OWN_DTYPE: state.dtype.str, SHAPE: list(state.shape), BYTES: pieces}
     if kind is torch.Tensor:
-        return {OWN_TENSOR: _dense(state)}
+        numbers = _dense(state)
+        if numbers.numel():
+            _insist_on_one_place(state.untyped_storage(), seen)
+        return {OWN_TENSOR: numbers}
     return _plain(state)
 
 
@@ -66,7 +77,7 @@ def as_arrays(state: Any) -> Any:
         case tuple():
             return tuple(as_arrays(value) for value in state)
         case torch.Tensor():
-            return state.numpy().copy()
+            return state.numpy().copy(order="K")
     return state
 
 
@@ -143,6 +154,21 @@ def _insist_on_depth(depth: int) -> None:
         raise TypeError(f"data in data, more than {DEEPEST} deep, is not plain data")
 
 
+def _insist_on_one_place(state: Any, seen: set[int]) -> None:
+    """Raise TypeError if what can be changed was seen before."""
+    place = state.data_ptr() if isinstance(state, torch.UntypedStorage) else id(state)
+    if place in seen:
+        raise TypeError("what stands in two places, of which each shows what changes in the other, is not plain data")
+    seen.add(place)
+
+
+def _owner(state: Any) -> Any:
+    """What holds the numbers of an array; anything else itself."""
+    while isinstance(state, np.ndarray) and state.base is not None:
+        state = state.base
+    return state
+
+
 def _key(key: Any, depth: int) -> Any:
     _insist_on_depth(depth)
     if type(key) is tuple and not _is_marked(key):
@@ -153,6 +179,8 @@ def _key(key: Any, depth: int) -> Any:
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.layout is not torch.strided or tensor.is_meta:
         raise TypeError("a tensor that is not dense is not plain data")
+    if tensor.requires_grad:
+        raise TypeError("a tensor that wants a gradient is not plain data")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise TypeError("a tensor that is expanded is not plain data")
     return tensor.detach().cpu().clone()

@@ -15,6 +15,9 @@ from seqrl.run.safe_load import loaded
 Pair = namedtuple("Pair", "a b")
 
 
+LIST, ARRAY, TENSOR = [1], np.zeros((2, 3)), torch.zeros(2, 3)
+
+
 class Mood(enum.IntEnum):
     CALM = 1
 
@@ -60,6 +63,7 @@ def equal(a, b):
         random.Random(0).getstate(),
         {"a": 1, None: 2, True: 3, 1.5: 4, ("b", 1): 5},
         [torch.zeros(2, dtype=torch.uint32), torch.ones(2, dtype=torch.bfloat16), b"", b"\x00\xff", -(2**70)],
+        [np.zeros(0), np.zeros(0), torch.zeros(0), torch.zeros(0), [], [], ARRAY, TENSOR, LIST],
         nested(49),
     ],
     ids=lambda state: type(state).__name__,
@@ -77,13 +81,20 @@ def test_plain_data_comes_back_from_a_checkpoint_as_it_was(state):
         defaultdict(int, a=1), Counter("a"), Pair(1, 2), np.ma.array([1, 2], mask=[0, 1]), np.recarray(2, "f4,f4"),
         torch.nn.Parameter(torch.ones(1)), {"is a tensor": 1}, ("is a number of NumPy's", "<f4", 1),
         torch.ones(1).expand(10**9), torch.eye(2).to_sparse(), torch.zeros(2, device="meta"), nested(60),
-        {nested(60, tuple): 1}, object(),
+        {nested(60, tuple): 1}, object(), [LIST, (LIST,)], {"a": LIST, "b": {"c": LIST}}, [ARRAY, ARRAY],
+        [ARRAY, ARRAY[0]], [ARRAY[0], ARRAY.T], [TENSOR, TENSOR[1:]], torch.ones(2, requires_grad=True),
     ],
     ids=lambda state: type(state).__name__,
 )  # fmt: skip
 def test_what_a_checkpoint_could_not_give_back_is_refused_when_it_is_saved(state):
     with pytest.raises(TypeError, match="plain data"):
         as_tensors(state)
+
+
+def test_an_array_keeps_the_order_of_its_numbers_in_memory():
+    """In which they are added up."""
+    state = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert as_arrays(as_tensors(state)).strides == state.strides == (4, 8)
 
 
 @pytest.mark.parametrize("number", [300, -1, "1", [1] * 9, None])
