@@ -596,7 +596,7 @@ def test_a_broken_file_of_the_user_is_named_with_its_line(tmp_path, name):
         (b"just text\n", r"must hold keys and their values \(got just text\)\.$"),
         (b"a: \xff\n", r"is not UTF-8 text \(got byte 0xff\)\. Save it as UTF-8\.$"),
         (b"defaults: 3\n", r"defaults: must be a list of names, and of groups with a name each \(got 3\)\.$"),
-        (b"defaults: [{network: [1]}]\n", r"defaults: must be a list .* \(got \[1\]\)\.$"),
+        (b"defaults: [{network: [1]}]\n", r"defaults: must be a list .* \(got {'network': \[1\]}\)\.$"),
     ],
     ids=repr,
 )

@@ -118,7 +118,8 @@ def unusable_files(folders: Sequence[Path], overrides: Sequence[str], error: Exc
 def _unusable(file: Path) -> tuple[str, bool]:
     """What is wrong with the form of a file that can be read, "" if nothing is, and whether it is text."""
     try:
-        content = yaml.load(read(file, MOST_BYTES).decode(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        text = read(Path(os.path.realpath(file)), MOST_BYTES).decode()
+        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except UnicodeDecodeError as error:
         return f"is not UTF-8 text (got byte {error.object[error.start]:#x}). Save it as UTF-8.", False
     except (OSError, ValueError, yaml.YAMLError):
@@ -127,16 +128,17 @@ def _unusable(file: Path) -> tuple[str, bool]:
         got = "a list" if isinstance(content, list) else str(content)[:60]
         return f"must hold keys and their values (got {got}).", True
     defaults = (content or {}).get("defaults", [])
-    odd = [it for it in defaults if not isinstance(it, str | dict)] if isinstance(defaults, list) else [defaults]
-    entries = defaults if isinstance(defaults, list) else []
-    odd += [it for entry in entries if isinstance(entry, dict) for it in entry.values() if not _is_choice(it)]
+    odd = [it for it in defaults if not _is_default(it)] if isinstance(defaults, list) else [defaults]
     what = "defaults: must be a list of names, and of groups with a name each"
     return f"{what} (got {str(odd[0])[:60]})." if odd else "", True
 
 
-def _is_choice(value: Any) -> bool:
-    each = value if isinstance(value, list) else [value]
-    return all(it is None or isinstance(it, str) for it in each)
+def _is_default(entry: Any) -> bool:
+    """Whether it is a name, or names a group and its choice, several or none."""
+    if not isinstance(entry, dict):
+        return isinstance(entry, str)
+    choices = [it for value in entry.values() for it in (value if isinstance(value, list) else [value])]
+    return all(it is None or isinstance(it, str) for it in choices)
 
 
 def _faults_of_folder(folder: Path) -> Iterator[str]:

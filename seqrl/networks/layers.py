@@ -10,7 +10,8 @@ from seqrl.errors import ConfigError
 from seqrl.machine import all_memory
 from seqrl.networks.product import product
 
-MINUS_ONE = torch.tensor(-1.0)
+# On the CPU, wherever a program makes its tensors: other devices take it as a number.
+MINUS_ONE = torch.tensor(-1.0, device="cpu")
 # A deviation smaller than this share of the mean is a rounding error.
 ROUNDING = 1e-6
 
