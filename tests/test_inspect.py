@@ -10,6 +10,7 @@ import re
 import sys
 from html import escape
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from seqrl.insight import NotApplicableError
 from seqrl.inspect import __main__ as program
 from seqrl.inspect import contamination as contaminating
 from seqrl.inspect import influence as influencing
+from seqrl.inspect import measure as measuring
 from seqrl.inspect import probes as probing
 from seqrl.inspect import reel
 from seqrl.inspect.__main__ import main
@@ -38,7 +40,7 @@ from seqrl.inspect.earlier import SAME, with_earlier
 from seqrl.inspect.episodes import Episodes, record
 from seqrl.inspect.figures import _gradient as gradient_figure
 from seqrl.inspect.influence import influence
-from seqrl.inspect.measure import KEYS
+from seqrl.inspect.measure import KEYS, Measured
 from seqrl.inspect.players import Halted, Swapped, Windowed
 from seqrl.inspect.probes import probes
 from seqrl.inspect.request import Words
@@ -459,6 +461,18 @@ class TestInfo:
         assert episodes.observation.shape == (5, 4, 4)
         assert episodes.observation[:2, 0, 2].tolist() == [0, 1]
         assert episodes.real.sum().item() == 14
+
+    def test_what_cannot_be_probed_is_named_without_a_value_of_the_systems_environment(self, monkeypatch):
+        monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"Zx9-quuxle": "LICENCE"})
+        told = {"Zx9-quuxle": torch.zeros(3, 4)}
+        episodes = Episodes(torch.randn(3, 4, 1), torch.full((4,), 3), told, None)
+        found = Measured()
+        subject = SimpleNamespace(network=small_network(Script([[1]]), "lstm"))
+        monkeypatch.setattr(measuring, "influence", lambda *_: {})
+        monkeypatch.setattr(measuring, "contamination", lambda *_: SimpleNamespace(kl=torch.zeros(1), half_life=1))
+        monkeypatch.setattr(probing, "probes", lambda *_: {"Zx9-quuxle": "it does not vary"})
+        measuring._look_into(subject, episodes, found, lambda *_: None)
+        assert found.not_measured == {"probes.${oc.env:LICENCE}": "not applicable: it does not vary"}
 
     def test_inputs_hide_nothing_that_the_environment_tells(self):
         env = WithInputs(TMaze(2, 0), ["previous_reward"])

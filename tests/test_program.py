@@ -283,6 +283,18 @@ def test_a_program_whose_output_a_full_disk_does_not_take_says_so(tmp_path, word
         assert (done.returncode, done.stderr) == (2, said)
 
 
+@pytest.mark.slow
+@pytest.mark.thin(1)
+@pytest.mark.parametrize("program", ["verify", "envs", "evaluate", "export", "inspect", "report", "runs", "tune"])
+def test_help_is_whole_where_python_takes_docstrings_away(tmp_path, program):
+    plain = run_program(tmp_path, "-m", f"seqrl.{program}", "--help").stdout
+    stripped = subprocess.run(
+        [sys.executable, "-OO", "-P", "-m", f"seqrl.{program}", "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (stripped.stdout, stripped.stderr) == (plain, "")
+    assert f"python -m seqrl.{program}" in plain
+
+
 def test_a_terminal_of_no_width_is_written_to(tmp_path):
     (tmp_path / "manifest.json").write_text('{"status": "finished"}')
     done = run_program(tmp_path, "-m", "seqrl.runs", ".", env={**os.environ, "COLUMNS": "0"})

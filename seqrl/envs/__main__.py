@@ -18,7 +18,7 @@ from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.envs.suites import KNOWN_RETURNS, SUITES, Suite
 from seqrl.errors import ConfigError, described
 from seqrl.machine import is_from_signal
-from seqrl.text import nearest
+from seqrl.text import docstring, nearest
 
 WIDTH = 100
 
@@ -120,7 +120,9 @@ def brief(space: Space[Any]) -> str:
 def main() -> None:
     """What `python -m seqrl.envs` does; `program` ends the process, too."""
     parser = argparse.ArgumentParser(
-        prog="python -m seqrl.envs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m seqrl.envs",
+        description=docstring(__name__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", metavar="word", help="such as tmaze, popgym, CartPole")
     arguments, unknown = parser.parse_known_args()

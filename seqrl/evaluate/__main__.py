@@ -38,7 +38,7 @@ from seqrl.run import policy
 from seqrl.run.build import make_device, make_evaluator, prepare_device
 from seqrl.run.evaluator import means
 from seqrl.run.results import counted, results, table, verdict
-from seqrl.text import masked_data, printable
+from seqrl.text import docstring, masked_data, printable
 
 # What is written to the run's folder, by which seqrl knows its own.
 RESULTS, FILM = "evaluation.json", "policy.gif"
@@ -145,7 +145,7 @@ def say_undrawn(why: str) -> None:
 
 def main() -> None:
     """What `python -m seqrl.evaluate` does; `program` ends the process, too."""
-    run_on_words(lambda: (__doc__ or "").format(usage=usage(Words)), lambda words: evaluate(requested(words)))
+    run_on_words(lambda: docstring(__name__).format(usage=usage(Words)), lambda words: evaluate(requested(words)))
 
 
 program = partial(to_the_end, main)

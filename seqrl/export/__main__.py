@@ -40,7 +40,7 @@ from seqrl.packages import how_to_install, insist_on_temporary_files, is_install
 from seqrl.run import policy
 from seqrl.run.build import make_device, make_env, network_builder
 from seqrl.run.evaluator import frozen
-from seqrl.text import encoded, say
+from seqrl.text import docstring, encoded, say
 
 NEEDED = ["onnx", "onnxscript", "onnxruntime", "safetensors"]
 # By which seqrl knows its own, in the order in which they are written.
@@ -151,7 +151,7 @@ def unequal(proof: Proof) -> str:
 
 def main() -> None:
     """What `python -m seqrl.export` does; `program` ends the process, too."""
-    run_on_words(lambda: (__doc__ or "").format(usage=usage(Request)), lambda words: export(requested(words)))
+    run_on_words(lambda: docstring(__name__).format(usage=usage(Request)), lambda words: export(requested(words)))
 
 
 program = partial(to_the_end, main)

@@ -41,7 +41,7 @@ from seqrl.inspect.subject import Subject, subject
 from seqrl.machine import perf_counter
 from seqrl.metrics.display import Bar, QuietConsole
 from seqrl.run import policy
-from seqrl.text import duration, encoded, masked, masked_data, printable
+from seqrl.text import docstring, duration, encoded, masked, masked_data, printable
 
 SEVERAL = "inspect_runs.html"
 PAGE = "inspect.html"
@@ -149,7 +149,7 @@ def _short(reports: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """What `python -m seqrl.inspect` does; `program` ends the process, too."""
-    run_on_words(lambda: (__doc__ or "").format(usage=usage(Words)), lambda words: inspect(requested(words)))
+    run_on_words(lambda: docstring(__name__).format(usage=usage(Words)), lambda words: inspect(requested(words)))
 
 
 program = partial(to_the_end, main)

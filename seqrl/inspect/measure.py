@@ -21,6 +21,7 @@ from seqrl.run import results
 from seqrl.run.build import make_evaluator
 from seqrl.run.evaluator import frozen
 from seqrl.statistics import Array
+from seqrl.text import masked
 
 # Keys of inspect.json that say what was measured; None where it was not, and `not_measured` says why.
 KEYS = [
@@ -154,7 +155,10 @@ def _look_into(subject: Subject, episodes: Episodes, found: Measured, advance: A
         read = probes.probes(subject.network, episodes)
         found.found["probes"] = probes.table(read)
         found.not_measured |= {
-            f"probes.{name}": f"not applicable: {it}" for name, it in read.items() if isinstance(it, str)
+            # Unlike all other keys here, the environment has chosen the name.
+            f"probes.{masked(name)}": f"not applicable: {it}"
+            for name, it in read.items()
+            if isinstance(it, str)
         }
         if episodes.fault or not episodes.info:
             why = episodes.fault or "the environment tells nothing in info"

@@ -20,7 +20,7 @@ from seqrl.files import fault, insist_on_own, make_folder, write_together
 from seqrl.machine import sleep
 from seqrl.metrics.display import QuietConsole
 from seqrl.packages import insist_on_temporary_files
-from seqrl.text import encoded, free, one_line, printable, say
+from seqrl.text import docstring, encoded, free, one_line, printable, say
 
 EXTRA = "report: needs matplotlib and Jinja2, which are not installed. Install them: pip install 'seqrl[report]'."
 
@@ -139,7 +139,9 @@ def _refuse(message: str) -> NoReturn:
 def main() -> None:
     """What `python -m seqrl.report` does; `program` ends the process, too."""
     parser = argparse.ArgumentParser(
-        prog="python -m seqrl.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m seqrl.report",
+        description=docstring(__name__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "folders",

@@ -17,7 +17,7 @@ from seqrl.config.begun import OUTPUTS
 from seqrl.config.program import errors_in_one_line, to_the_end
 from seqrl.machine import wall_time
 from seqrl.metrics.display import QuietConsole
-from seqrl.text import cut, duration, figure, one_line, say
+from seqrl.text import cut, docstring, duration, figure, one_line, say
 
 COLUMNS = ("task", "status", "return", "steps", "age", "run")
 RIGHT = ("return", "steps", "age")
@@ -51,7 +51,7 @@ def main() -> None:
     """What `python -m seqrl.runs` does; `program` ends the process, too."""
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
-        print(__doc__)
+        print(docstring(__name__))
         return
     with errors_in_one_line():
         folders = [Path(word) for word in words] or [OUTPUTS]

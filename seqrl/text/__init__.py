@@ -22,6 +22,7 @@ from seqrl.text.words import (
     UNSAID,
     MaskedFormatter,
     cut,
+    docstring,
     dotted,
     duration,
     encoded,
@@ -36,8 +37,8 @@ from seqrl.text.words import (
 )
 
 __all__ = [
-    "UNSAID", "VARIABLE", "Hidden", "MaskedFormatter", "cut", "declassify", "dotted", "duration", "encoded",
-    "environment_read", "few", "figure", "free", "hidden", "hide", "is_anything_masked", "masked", "masked_data",
-    "named_secrets", "names_secret", "nearest", "one_line", "percentages", "plain_name", "printable", "read_decoded",
-    "read_environment", "say", "show_path", "unmasked",
+    "UNSAID", "VARIABLE", "Hidden", "MaskedFormatter", "cut", "declassify", "docstring", "dotted", "duration",
+    "encoded", "environment_read", "few", "figure", "free", "hidden", "hide", "is_anything_masked", "masked",
+    "masked_data", "named_secrets", "names_secret", "nearest", "one_line", "percentages", "plain_name", "printable",
+    "read_decoded", "read_environment", "say", "show_path", "unmasked",
 ]  # fmt: skip

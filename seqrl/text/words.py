@@ -1,9 +1,13 @@
 """Words and numbers, written for people; what is shown is masked."""
 
+import ast
 import difflib
+import inspect
 import logging
 import math
 import re
+import sys
+import textwrap
 from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +21,15 @@ def nearest(word: str, words: list[str]) -> str:
     """` Did you mean …?` if a word is close to one of `words`, otherwise nothing."""
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def docstring(of: Any) -> str:
+    """The docstring of a function, or of a module by its name, which `python -OO` has taken away."""
+    module = sys.modules[of] if isinstance(of, str) else None
+    if said := (module or of).__doc__:
+        return str(said)
+    tree: Any = ast.parse(textwrap.dedent(inspect.getsource(module or of)))
+    return ast.get_docstring(tree if module else tree.body[0], clean=False) or ""
 
 
 def duration(seconds: float) -> str:

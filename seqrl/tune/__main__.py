@@ -27,7 +27,7 @@ from seqrl.config.words import usage
 from seqrl.errors import ConfigError
 from seqrl.machine import hear
 from seqrl.packages import how_to_install, is_installed
-from seqrl.text import nearest, say
+from seqrl.text import docstring, nearest, say
 from seqrl.tune.search import Plan, Search, Words
 from seqrl.tune.space import Dimension, override, read
 
@@ -85,7 +85,7 @@ def _of_search(line: str) -> str:
 def main() -> None:
     """What `python -m seqrl.tune` does; `program` ends the process, too."""
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print((__doc__ or "").format(usage=usage(Words)))
+        print(docstring(__name__).format(usage=usage(Words)))
         return
     trust_what_the_shell_does()
     restrict_imports(trusted=names_modules(sys.argv[1:]))

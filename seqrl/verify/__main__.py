@@ -26,7 +26,7 @@ from seqrl.config.paths import CONF
 from seqrl.config.program import FAILURES, fail, started, to_the_end
 from seqrl.config.settle import settle
 from seqrl.metrics.display import Bar, QuietConsole
-from seqrl.text import printable
+from seqrl.text import docstring, printable
 from seqrl.verify import environment, network
 from seqrl.verify.findings import Check, Finding, Status
 from seqrl.verify.run import verify
@@ -58,11 +58,11 @@ def usage() -> str:
     """What this program does, and a line for each check."""
 
     def listed(checks: Sequence[Check]) -> str:
-        # Python takes docstrings away with -OO.
-        first_lines = [(it.name, *(it.measure.__doc__ or "").splitlines()[:1]) for it in checks]
-        return "\n".join(f"  {name:42}  {''.join(line)}" for name, *line in first_lines)
+        said = [(it.name, docstring(it.measure).splitlines()[0]) for it in checks]
+        return "\n".join(f"  {name:42}  {line}" for name, line in said)
 
-    return f"{__doc__}\nThe environment:\n\n{listed(environment.CHECKS)}\n\nThe network:\n\n{listed(network.CHECKS)}"
+    of_environment, of_network = listed(environment.CHECKS), listed(network.CHECKS)
+    return f"{docstring(__name__)}\nThe environment:\n\n{of_environment}\n\nThe network:\n\n{of_network}"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
