@@ -1,9 +1,8 @@
 """States of anybody's own as data that a checkpoint may hold, and back as they were."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,54 +30,66 @@ DEEPEST = 50
 def as_tensors(state: Any) -> Any:
     """Convert to plain data that a checkpoint may hold: arrays become tensors; tensors and NumPy's numbers are marked.
 
+    What stands in several places is one thing in all of them, here and when it is loaded.
+
     Raises TypeError for anything but None, numbers, text, bytes, lists, tuples, dicts, arrays and dense tensors: what
-    is saved can be loaded again, as what it was. So it does for instances of subclasses, but OrderedDict, and for what
-    can be changed in one place and seen in another, which would be loaded as two.
+    is saved can be loaded again, as what it was. So it does for instances of subclasses, but OrderedDict.
     """
-    return _as_tensors(state, 0, set())
+    return _as_tensors(state, 0, {})
 
 
-def _as_tensors(state: Any, depth: int, seen: set[int]) -> Any:
-    """The same; `seen` has the identities of all that can be changed."""
+def _as_tensors(state: Any, depth: int, known: dict[int, Any]) -> Any:
+    """The same; `known` has what became of data, by its identity."""
     _insist_on_depth(depth)
-    kind = type(state)
-    if kind in (dict, OrderedDict, list, np.ndarray):
-        _insist_on_one_place(_owner(state), seen)
-    if kind in (dict, OrderedDict) and list(state) not in MARKED_DICTS:
-        return kind((_key(key, depth + 1), _as_tensors(value, depth + 1, seen)) for key, value in state.items())
-    if kind in (list, tuple) and not _is_marked(state):
-        return kind(_as_tensors(value, depth + 1, seen) for value in state)
-    if kind is np.ndarray and state.dtype in TORCH_DTYPES and state.dtype.isnative:
-        return torch.from_numpy(np.array(state))
-    if kind is np.ndarray and state.dtype.kind in "iufc":
-        pieces = torch.from_numpy(np.frombuffer(state.tobytes(), np.uint8).copy())
-        return {OWN_DTYPE: state.dtype.str, SHAPE: list(state.shape), BYTES: pieces}
-    if kind is torch.Tensor:
-        numbers = _dense(state)
-        if numbers.numel():
-            _insist_on_one_place(state.untyped_storage(), seen)
-        return {OWN_TENSOR: numbers}
-    return _plain(state)
+    made: Any
+    if id(state) not in known:
+        kind = type(state)
+        if kind in (dict, OrderedDict) and list(state) not in MARKED_DICTS:
+            items = [(_key(key, depth + 1), _as_tensors(it, depth + 1, known)) for key, it in state.items()]
+            made = kind(items)
+        elif kind in (list, tuple) and not _is_marked(state):
+            made = kind([_as_tensors(it, depth + 1, known) for it in state])
+        elif kind is np.ndarray and state.dtype in TORCH_DTYPES and state.dtype.isnative:
+            made = torch.from_numpy(np.array(state))
+        elif kind is np.ndarray and state.dtype.kind in "iufc":
+            pieces = torch.from_numpy(np.frombuffer(state.tobytes(), np.uint8).copy())
+            made = {OWN_DTYPE: state.dtype.str, SHAPE: list(state.shape), BYTES: pieces}
+        elif kind is torch.Tensor:
+            made = {OWN_TENSOR: _dense(state)}
+        else:
+            return _plain(state)
+        known[id(state)] = made
+    return known[id(state)]
 
 
 def as_arrays(state: Any) -> Any:
     """Convert back: tensors become arrays, which are copies. Version 0.1.0 saved tuples as lists."""
-    match state:
-        case dict() if list(state) == [OWN_TENSOR]:
-            return state[OWN_TENSOR].clone()
-        case dict() if list(state) == [OWN_DTYPE, SHAPE, BYTES]:
-            return np.frombuffer(state[BYTES].numpy().tobytes(), state[OWN_DTYPE]).reshape(state[SHAPE]).copy()
-        case dict():
-            return type(state)((with_numbers(key), as_arrays(value)) for key, value in state.items())
-        case list():
-            return [as_arrays(value) for value in state]
-        case tuple() if _is_marked(state):
-            return with_numbers(state)
-        case tuple():
-            return tuple(as_arrays(value) for value in state)
-        case torch.Tensor():
-            return state.numpy().copy(order="K")
-    return state
+    return _as_arrays(state, {})
+
+
+def _as_arrays(state: Any, known: dict[int, Any]) -> Any:
+    made: Any
+    if id(state) not in known:
+        match state:
+            case dict() if list(state) == [OWN_TENSOR]:
+                made = state[OWN_TENSOR].clone()
+            case dict() if list(state) == [OWN_DTYPE, SHAPE, BYTES]:
+                numbers = np.frombuffer(state[BYTES].numpy().tobytes(), state[OWN_DTYPE])
+                made = numbers.reshape(state[SHAPE]).copy()
+            case dict():
+                made = type(state)([(with_numbers(key), _as_arrays(it, known)) for key, it in state.items()])
+            case list():
+                made = [_as_arrays(it, known) for it in state]
+            case tuple() if not _is_marked(state):
+                made = tuple([_as_arrays(it, known) for it in state])
+            case tuple():
+                made = with_numbers(state)
+            case torch.Tensor():
+                made = state.numpy().copy(order="K")
+            case _:
+                return state
+        known[id(state)] = made
+    return known[id(state)]
 
 
 def with_marks(state: Any) -> Any:
@@ -93,24 +104,36 @@ def with_numbers(state: Any) -> Any:
     return with_each(state, lambda it: _number(it) if _is_marked(it) else it, keys=True)
 
 
-def with_each(value: Any, change: Callable[[Any], Any], *, keys: bool = False) -> Any:
+def with_each(state: Any, change: Callable[[Any], Any], *, keys: bool = False) -> Any:
     """Plain data with each value in it as `change` has it; what holds none that it changes is left as it is.
+
+    So are instances of subclasses, but OrderedDict. What stands in several places is changed once.
 
     keys   change those of dicts, too
     """
-    changed = change(value)
-    if changed is not value:
-        return changed
-    within = partial(with_each, change=change, keys=keys)
-    if isinstance(value, Mapping):
-        items = [(within(key) if keys else key, within(it)) for key, it in value.items()]
-        same = all(a is key and b is it for (a, b), (key, it) in zip(items, value.items(), strict=True))
-        return value if same else OrderedDict(items) if isinstance(value, OrderedDict) else dict(items)
-    if isinstance(value, list | tuple):
-        each = [within(it) for it in value]
-        made = each if isinstance(value, list) else tuple(each)
-        return made if any(a is not b for a, b in zip(each, value, strict=True)) else value
-    return value
+    known: dict[int, Any] = {}
+
+    def within(value: Any) -> Any:
+        if not isinstance(value, dict | list | tuple):
+            return change(value)
+        if id(value) not in known:
+            known[id(value)] = changed(value)
+        return known[id(value)]
+
+    def changed(value: Any) -> Any:
+        if (new := change(value)) is not value:
+            return new
+        kind = type(value)
+        if kind in (dict, OrderedDict):
+            items = [(within(key) if keys else key, within(it)) for key, it in value.items()]
+            same = all(a is key and b is it for (a, b), (key, it) in zip(items, value.items(), strict=True))
+            return value if same else kind(items)
+        if kind in (list, tuple):
+            each = [within(it) for it in value]
+            return kind(each) if any(a is not b for a, b in zip(each, value, strict=True)) else value
+        return value
+
+    return within(state)
 
 
 def _is_marked(state: Any) -> bool:
@@ -122,23 +145,25 @@ def _is_marked(state: Any) -> bool:
 def _number(marked: tuple[str, str, Any]) -> Any:
     _, dtype, number = marked
     if type(number) in (bool, int, float):
-        with suppress(OverflowError):
-            return NUMBERS[dtype](number)
+        with suppress(OverflowError), np.errstate(over="ignore"):
+            made = NUMBERS[dtype](number)
+            # Earlier versions of NumPy go round at the end of their range.
+            if made == number or number != number:
+                return made
     raise ValueError(f"holds an odd number of {dtype}")
 
 
 def _marked(number: np.generic) -> Any:
-    """A number of NumPy's as plain data; text and bytes of NumPy's as Python's."""
+    """A number of NumPy's as plain data; anything else of NumPy's as Python's."""
     item = number.item()
-    return item if isinstance(number, str | bytes) else (OWN_NUMBER, number.dtype.str, item)
+    return (OWN_NUMBER, number.dtype.str, item) if number.dtype.str in NUMBERS else item
 
 
 def _plain(state: Any) -> Any:
     if isinstance(state, np.generic):
-        marked = _marked(state)
-        if _is_marked(marked):
-            return marked
-        state = state.item()
+        state = _marked(state)
+        if _is_marked(state):
+            return state
     # A subclass, such as IntEnum, would be loaded as something else, if at all.
     if type(state) not in PLAIN:
         raise TypeError(f"{type(state).__name__} is not plain data")
@@ -152,21 +177,6 @@ def _plain(state: Any) -> Any:
 def _insist_on_depth(depth: int) -> None:
     if depth > DEEPEST:
         raise TypeError(f"data in data, more than {DEEPEST} deep, is not plain data")
-
-
-def _insist_on_one_place(state: Any, seen: set[int]) -> None:
-    """Raise TypeError if what can be changed was seen before."""
-    place = state.data_ptr() if isinstance(state, torch.UntypedStorage) else id(state)
-    if place in seen:
-        raise TypeError("what stands in two places, of which each shows what changes in the other, is not plain data")
-    seen.add(place)
-
-
-def _owner(state: Any) -> Any:
-    """What holds the numbers of an array; anything else itself."""
-    while isinstance(state, np.ndarray) and state.base is not None:
-        state = state.base
-    return state
 
 
 def _key(key: Any, depth: int) -> Any:

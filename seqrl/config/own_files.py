@@ -101,18 +101,21 @@ def unusable_files(folders: Sequence[Path], overrides: Sequence[str], error: Exc
     """What is wrong with files that Hydra could not use.
 
     overrides   that chose files
-    error       what it raised, which may name others; a UnicodeDecodeError is of any file
+    error       what it raised, which may name others; a UnicodeDecodeError is of any file, if of none that was chosen
     """
     chosen = {f"{match[1]}/{match[3]}" for word in overrides if (match := GROUP.fullmatch(word))}
-    found = []
+    of_chosen: list[str] = []
+    of_others: list[str] = []
     for folder in folders:
         for file in sorted(folder.rglob("*.yaml")):
             name = file.relative_to(folder).with_suffix("").as_posix()
-            is_meant = name in chosen or f"'{name}'" in str(error) or isinstance(error, UnicodeDecodeError)
-            why, is_text = _unusable(file) if is_meant else ("", True)
+            is_meant = name in chosen or bool(re.search(f"[Ii]n '{re.escape(name)}'", str(error)))
+            if not is_meant and not isinstance(error, UnicodeDecodeError):
+                continue
+            why, is_text = _unusable(file)
             if why and not (is_text and isinstance(error, UnicodeDecodeError)):
-                found.append(f"{file}: {why}")
-    return found
+                (of_chosen if is_meant else of_others).append(f"{file}: {why}")
+    return of_chosen or of_others
 
 
 def _unusable(file: Path) -> tuple[str, bool]:
@@ -136,7 +139,8 @@ def _unusable(file: Path) -> tuple[str, bool]:
 def _is_default(entry: Any) -> bool:
     """Whether it is a name, or names a group and its choice, several or none."""
     if not isinstance(entry, dict):
-        return isinstance(entry, str)
+        # A name such as 2024-05-01 is a date to YAML alone.
+        return not isinstance(entry, int | float | list)
     choices = [it for value in entry.values() for it in (value if isinstance(value, list) else [value])]
     return all(it is None or isinstance(it, str) for it in choices)
 

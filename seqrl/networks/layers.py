@@ -10,8 +10,6 @@ from seqrl.errors import ConfigError
 from seqrl.machine import all_memory
 from seqrl.networks.product import product
 
-# On the CPU, wherever a program makes its tensors: other devices take it as a number.
-MINUS_ONE = torch.tensor(-1.0, device="cpu")
 # A deviation smaller than this share of the mean is a rounding error.
 ROUNDING = 1e-6
 
@@ -32,7 +30,7 @@ class _Tanh(torch.autograd.Function):
 
 
 def _tanh_(x: Tensor) -> Tensor:
-    return torch.add(MINUS_ONE, x.mul_(2).sigmoid_(), alpha=2, out=x)
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 def tanh_(x: Tensor) -> Tensor:
