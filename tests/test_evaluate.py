@@ -281,6 +281,7 @@ def test_null_leaves_a_key_to_the_run(key):
         ([*GIVEN, "~env.noise"], 2, "~env.noise: is not key=value. Run python -m seqrl.evaluate --help for the keys."),
         ([*GIVEN, "seed:3"], 2, "seed:3: is not key=value. Write seed=3."),
         (["run=nowhere"], 3, "run: nowhere does not exist. python -m seqrl.runs lists the runs."),
+        (["run=latset"], 3, "run: latset does not exist. Did you mean latest? python -m seqrl.runs lists the runs."),
         (["run=."], 3, "run: . is not a run folder."),
         (["run=mine.py"], 3, "run: mine.py is not a run folder."),
         ([*GIVEN, "episodes=0"], 2, "episodes: must be a whole number of at least 1 (got 0)."),

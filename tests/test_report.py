@@ -228,6 +228,13 @@ def test_a_diverged_run_is_listed_last_with_what_it_reached_in_training(tmp_path
     assert "in training 0.90</td>" in page([Section("", conclusions, draw(conclusions))], [], [], None)
 
 
+def test_nothing_is_recommended_where_no_two_configurations_can_be_compared(tmp_path):
+    put(tmp_path / "a", 1.0, 0, total_steps=22_000, algorithm__epochs=4)
+    put(tmp_path / "b", 0.2, 0, total_steps=20_480, algorithm__epochs=2)
+    said = findings(Study(find([tmp_path]))).recommendation
+    assert re.match("The highest return has .*: final return 1.00 over 1 run; the best of 2 configurations.$", said)
+
+
 def test_the_threshold_is_timed_where_it_is_reached(tmp_path):
     for seed in range(3):
         put(tmp_path / f"a{seed}", 1.0, seed, sequence_learning__bptt_length=0)

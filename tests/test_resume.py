@@ -210,7 +210,7 @@ def test_a_configuration_alone_sends_no_curves_elsewhere(tmp_path, capsys):
     [
         (12, 100, "episodes: None -> 12", "warning: .*: total_steps=100 was spent before. .* raise it, too.$"),
         (3, 400, "total_steps: None -> 400", "warning: .*: episodes=3 was spent before. .* raise it, too.$"),
-        (2, None, "episodes: 3 -> 2", "warning: .*: episodes=2 was spent before. .* raise it, too.$"),
+        (2, None, "episodes: 3 -> 2", "warning: .*: episodes=2 was spent before. .* raise it.$"),
         (
             3,
             100,
@@ -220,6 +220,7 @@ def test_a_configuration_alone_sends_no_curves_elsewhere(tmp_path, capsys):
         (12, 400, "total_steps: 100 -> 400", None),
         # Nobody asks for more.
         (3, None, "algorithm.gamma: 0.9 -> 0.8", "note: nothing was left to train: episodes=3 was .* raise it.$"),
+        (None, 100, "total_steps: 300 -> 100", "warning: nothing was left to train: total_steps=100 was .* raise it.$"),
         (None, 100, "env.total_steps: 1 -> 2", "note: nothing was left to train: total_steps=100 was .* raise it.$"),
     ],
 )

@@ -21,7 +21,7 @@ from seqrl.config.naming import key_of
 from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import fault, json_of, loadable_yaml, may_be_intact, read, read_text, read_yaml, regular
-from seqrl.text import dotted
+from seqrl.text import dotted, nearest
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def no_run(key: str, folder: Path) -> CheckpointError:
     if os.path.lexists(folder):
         where = "is not a run folder. Name the one that has config.yaml and manifest.json in it"
     else:
-        where = "does not exist. python -m seqrl.runs lists the runs"
+        where = f"does not exist.{nearest(str(folder), [LATEST])} python -m seqrl.runs lists the runs"
     return CheckpointError(f"{key}: {folder} {where}.")
 
 

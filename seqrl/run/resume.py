@@ -29,8 +29,9 @@ def nothing_left(cfg: DictConfig, changes: Collection[str], budget: Budget) -> s
         return None
     limits = " and ".join(f"{key}={cfg[key]}" for key in spent)
     was, it = ("were", "them") if len(spent) > 1 else ("was", "it")
-    if any(change.startswith(("episodes:", "total_steps:")) for change in changes):
-        return f"warning: nothing was left to train: {limits} {was} spent before. To train further, raise {it}, too."
+    if changed := {key for change in changes if (key := change.partition(":")[0]) in ("episodes", "total_steps")}:
+        too = "" if changed >= {*spent} else ", too"
+        return f"warning: nothing was left to train: {limits} {was} spent before. To train further, raise {it}{too}."
     return f"note: nothing was left to train: {limits} {was} spent before. To train further, raise {it}."
 
 
