@@ -295,11 +295,12 @@ def costs(findings: Findings) -> tuple[Figure, str] | None:
             constant.append(f"{title}: {number(known[0])}")
     if not drawn:
         return None
-    columns = min(3, len(drawn))
+    columns = 2 if len(drawn) == 4 else min(3, len(drawn))
     lines = -(-len(drawn) // columns)
     levels = [findings.study.levels(key) for key in keys]
     if len(keys) == 2:
-        size = (min(7.2, columns * (0.8 + 0.62 * len(levels[1]))), lines * (0.75 + 0.27 * len(levels[0])))
+        # Each map at least as wide as the longest title, and labels of rows before the first.
+        size = (min(7.2, 1.0 + columns * max(2.1, 0.8 + 0.62 * len(levels[1]))), lines * (0.75 + 0.27 * len(levels[0])))
     else:
         size = (7.2, lines * (0.7 + 0.24 * len(levels[0])))
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
@@ -470,13 +471,15 @@ def _heat(
     low, high = np.nanmin(cells), np.nanmax(cells)
     # A few percent do not deserve a colour, and the ends of the scale, white and near black, show little.
     reach = max(high - low, 0.2 * max(abs(low), abs(high))) or 1.0
-    ax.imshow(np.ma.masked_invalid(cells), cmap=scale, vmin=low - 0.25 * reach, vmax=high + 0.25 * reach, aspect="auto")
+    shades = ax.imshow(
+        np.ma.masked_invalid(cells), cmap=scale, vmin=low - 0.25 * reach, vmax=high + 0.25 * reach, aspect="auto"
+    )
     for row, column in product(range(len(rows)), range(len(columns))):
         text = texts.get((rows[row], columns[column]), "")
         first, _, rest = text.partition("\n")
-        share = (cells[row, column] - low) / reach
-        dark = (share < 0.45) if less_is_better else (share > 0.55)
-        colour = "white" if np.isfinite(share) and dark else "#222222"
+        red, green, blue, _ = shades.cmap(shades.norm(cells[row, column]))
+        # As bright as eyes find it.
+        colour = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "#222222"
         ax.text(column, row - (0.1 if rest else 0), first, ha="center", va="center", color=colour, fontsize=8)
         ax.text(column, row + 0.26, rest, ha="center", va="center", color=colour, fontsize=5.5)
     ax.set_xticks(range(len(columns)), [shown(keys[1], level) for level in columns])
