@@ -20,6 +20,7 @@ from seqrl.text import nearest
 MOST_FILES, MOST_FOLDERS = 10_000, 100_000
 # Of a file: its bytes, and values that aliases stand for.
 MOST_BYTES, MOST_ALIASED = 4 * YAML_BYTES, 10_000
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # A group on the command line, and where it goes.
 GROUP = re.compile(r"[~+]*([\w/-]+)(@[^=]*)?=(.*)", re.DOTALL)
 # Keys of a run beside its groups, whose values may be paths.
@@ -121,8 +122,7 @@ def unusable_files(folders: Sequence[Path], overrides: Sequence[str], error: Exc
 def _unusable(file: Path) -> tuple[str, bool]:
     """What is wrong with the form of a file that can be read, "" if nothing is, and whether it is text."""
     try:
-        text = read(Path(os.path.realpath(file)), MOST_BYTES).decode()
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml.load(_text(file), LOADER)
     except UnicodeDecodeError as error:
         return f"is not UTF-8 text (got byte {error.object[error.start]:#x}). Save it as UTF-8.", False
     except (OSError, ValueError, yaml.YAMLError):
@@ -161,9 +161,7 @@ def _faults_of_folder(folder: Path) -> Iterator[str]:
 
 def _faults_of_file(file: Path) -> Iterator[str]:
     try:
-        # A link is the user's own, and leads to a file if all is well.
-        text = read(Path(os.path.realpath(file)), MOST_BYTES).decode()
-        insist_on_modest_yaml(text, MOST_ALIASED)
+        text = _text(file)
     except (FileNotFoundError, PermissionError, UnicodeDecodeError, yaml.YAMLError):
         # Hydra says what is wrong, if it is chosen at all.
         return
@@ -174,9 +172,17 @@ def _faults_of_file(file: Path) -> Iterator[str]:
     yield from _defaults_that_lead_out(file, text)
 
 
+def _text(file: Path) -> str:
+    """Of a YAML file. Raises OSError, ValueError or YAMLError if it has none, or too much."""
+    # A link is the user's own, and leads to a file if all is well.
+    text = read(Path(os.path.realpath(file)), MOST_BYTES).decode()
+    insist_on_modest_yaml(text, MOST_ALIASED)
+    return text
+
+
 def _defaults_that_lead_out(file: Path, text: str) -> Iterator[str]:
     """Entries of a list of defaults that name a file by a path, or compute its name."""
-    content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    content = yaml.load(text, LOADER)
     defaults = content.get("defaults") if isinstance(content, dict) else None
     for name in _texts(defaults):
         # The root of a list of defaults is that of the folders.
@@ -195,7 +201,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 def _octal(file: Path, text: str) -> Iterator[str]:
     """Numbers that YAML 1.1 reads otherwise than people do: 010 is 8."""
-    for token in yaml.scan(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for token in yaml.scan(text, Loader=LOADER):
         if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("[-+]?0[0-7_]+", token.value):
             digits = token.value.replace("_", "")
             number, meant = int(digits, 8), digits.lstrip("+-0") or "0"

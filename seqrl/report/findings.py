@@ -135,7 +135,7 @@ class Findings:
         clauses = [self._of(key) for key in compared] or [f"the best of {_count(len(self.groups), 'configuration')}"]
         undecided = [c for c in self.comparisons if c.same < 1]
         few = undecided and all(c.too_few for c in undecided)
-        # They differ in several keys each, or have a run each: nothing says that another seed would not choose another.
+        # No two of them differ in one key alone: another seed might choose another.
         few = few or (len(self.groups) > 1 and not self.comparisons)
         return f"{self._beginning(use) if few else f'Use {use}'}: {figures}; {'; '.join(clauses)}."
 
