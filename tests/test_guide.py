@@ -334,7 +334,7 @@ def test_the_script_trains_in_any_folder_and_prints_the_command_first(tmp_path):
     arguments = ["--episodes", "1", "--parallel", "1", "--device", "cpu", "--algorithm", "ppo", *small]
     done = script(tmp_path, "--config", str(EXAMPLE / TESTING), *arguments)
     assert done.returncode == 0, done.stderr
-    command, introduction, *_ = done.stdout.splitlines()
+    command, _, introduction, *_ = done.stdout.splitlines()
     assert shlex.split(command)[:3] == ["python", "-m", "seqrl.train"]
     assert "episodes=1" in command
     assert introduction.startswith("SequencePPOAlgorithm")

@@ -111,7 +111,9 @@ def show(findings: Findings, console: Console) -> None:
     table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
     for key in findings.study.keys:
         table.add_column(short(key), no_wrap=True)
-    for title in ("runs", "return", "95 % interval", "reached", "steps/s", "MB"):
+    # In how many runs the training return was as high as this at some time.
+    threshold = f"reached {number(findings.threshold)}" if np.isfinite(findings.threshold) else "reached"
+    for title in ("runs", "return", "95 % interval", threshold, "steps/s", "MB"):
         table.add_column(title, justify="right", no_wrap=True)
     rows = configurations(findings)
     for row in rows[:20]:

@@ -76,6 +76,9 @@ class Outputs:
         goes_on: bool = False,
     ) -> None:
         self.folder, self.say, self.sweep = folder, say, sweep
+        # As whoever reads what is printed names it. Now, as an environment may change the working folder, or remove it.
+        here = Path.cwd()
+        self.place = folder.relative_to(here) if folder != here and folder.is_relative_to(here) else folder
         self.manifest = Manifest(folder, goes_on=goes_on)
         self.checkpoints = Checkpoints(folder, checkpoint_keep)
         self.loggers: Mapping[str, Logger] = {}
@@ -284,7 +287,7 @@ class NoOutputs:
     """What the other ranks have in place of a folder: they take part in what the first one saves, and write nothing."""
 
     def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.saved = ranks, False
+        self.ranks, self.saved, self.place = ranks, False, None
 
     def newest(self) -> tuple[dict[str, Any], list[str]]:
         """The first rank reads it."""

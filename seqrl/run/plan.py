@@ -196,19 +196,22 @@ def table(cfg: DictConfig, found: list[Way], played: Played, budget: Budget) -> 
     """The plan: a row for each bptt_length."""
     fits, best = _longest(it for it in found if it.fits), recommended(found)
     own = cfg.algorithm.bptt_length
-    if own not in {it.bptt_length for it in found}:
-        # No sequence is longer: what was measured as whole ones is what it does.
-        own = 0
+    # No sequence is longer: what was measured as whole ones is what it does.
+    is_whole = own not in {it.bptt_length for it in found}
     lines = ["  bptt_length   peak memory   steps/s   time of this run"]
     for way in sorted(found, key=lambda it: it.bptt_length or math.inf):
         name = f"{way.bptt_length}" if way.bptt_length else "0: whole"
         memory = "does not fit" if not way.fits else "?" if way.megabytes is None else f"{way.megabytes:,.0f} MB"
         speed = f"{way.steps_per_second:,.0f}" if way.steps_per_second else "?"
         time = duration(_steps(cfg, played, budget) / way.steps_per_second) if way.steps_per_second else "?"
-        notes = ["as you have it"] if way.bptt_length == own else []
+        notes = ["as you have it"] if way.bptt_length == (0 if is_whole else own) else []
         notes += ["the longest that fits"] if way is fits else []
         notes += ["recommended"] if way is best else []
         lines.append(f"  {name:<13} {memory:>11}   {speed:>7}   {time:>12}   {', '.join(notes)}".rstrip())
+    if is_whole:
+        lines.append(
+            f"  No sequence here is longer than {own} steps: bptt_length={own} does what 0 does, as long as that holds."
+        )
     for way in found:
         if way.grown and way.steps_per_second and (1 + WORTH_SAYING) * way.grown < way.steps_per_second:
             # Of so many episodes, nobody knows how many steps they would be then.

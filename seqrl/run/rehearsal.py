@@ -45,7 +45,7 @@ def rehearse(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         run.algorithm.update(rollout, 0.0)
     finally:
         run.runner.env.close()
-    display.say(introduction(cfg, run, device, overrides))
+    display.say(introduction(cfg, run, device, overrides, place=None))
     for note in notes(run.runner.env):
         display.say(note)
     display.console.print(sizes(cfg, run, steps, again, need, free), soft_wrap=True)

@@ -7,6 +7,7 @@ from shlex import quote
 
 from omegaconf import DictConfig, OmegaConf
 
+from seqrl.config.naming import task_of
 from seqrl.config.schema import CELLS
 from seqrl.config.unused import unused
 from seqrl.devices.device import Device
@@ -21,11 +22,17 @@ from seqrl.run.run import Run
 from seqrl.text import duration, figure, percentages
 
 
-def introduction(cfg: DictConfig, run: Run, device: Device, overrides: Iterable[str]) -> str:
-    """What learns, why it was selected, and where; who plays, if that was measured; which overrides have no effect."""
+def introduction(cfg: DictConfig, run: Run, device: Device, overrides: Iterable[str], place: Path | None) -> str:
+    """What is learned; what learns, why it was selected, and where; who plays, if that was measured; unused overrides.
+
+    place   of the run's files; None: it writes none
+    """
     size = f"{parameters(run.algorithm.network):,} parameters"
     where = f"{device.torch_device}{f' in {run.ranks.size} processes' if run.ranks.size > 1 else ''}"
-    lines = [f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {where}"]
+    lines = [
+        f"{task_of(cfg)}, seed {cfg.seed}{f', in {place}' if place else ''}",
+        f"{type(run.algorithm).__name__}, {reason(cfg)}; {size} on {where}",
+    ]
     env = run.runner.env
     if env.backend_reason:
         lines.append(f"environments: {env.backend}, {env.backend_reason}")
@@ -56,15 +63,12 @@ def reason(cfg: DictConfig) -> str:
     return f"as {why}: gradients reach back {f'{length} steps' if length else f'to the start {start}'}"
 
 
-def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None, folder: Path, here: Path) -> str:
+def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None, place: Path) -> str:
     """The short table at the end of a run.
 
-    here   the working folder
-    best   iterations of the best policy that was evaluated, and its return; None where there is only the final one
+    best    iterations of the best policy that was evaluated, and its return; None where there is only the final one
+    place   of the run's files
     """
-    # Hydra may have gone there; whoever reads this has not.
-    if folder != here and folder.is_relative_to(here):
-        folder = folder.relative_to(here)
     if result:
         over = (
             f"over {result['evaluation/episodes']:.0f} fresh episodes, worst {figure(result['evaluation/return_min'])}"
@@ -81,8 +85,8 @@ def summary(run: Run, result: Row, score: float, best: tuple[int, float] | None,
 {clock.per_second(steps):,.0f} steps/s; {run.budget.ended_by} ended it
   time went to  {spent}{waited(clock.idle)}
   faster with   {faster(clock.shares, run.algorithm.parts, cores(), run.ranks.size, run.config.get("env"))}
-  run folder    {folder}{kept}
-  curves        {curves(folder)}
+  run folder    {place}{kept}
+  curves        {curves(place)}
 """
 
 

@@ -66,8 +66,6 @@ def train(
     """
     cfg = settled.cfg
     device = make_device(cfg)
-    # An environment may change the working folder, or remove it.
-    here = Path.cwd()
     workers = point.workers if point else None
     display = Display(folder.name if workers else "", quiet=quiet)
     with ExitStack() as stack:
@@ -84,7 +82,7 @@ def train(
             try:
                 outputs.finish(run, result, score)
             finally:
-                display.end(summary(run, result, score, best, folder, here), score, run.clock.elapsed)
+                display.end(summary(run, result, score, best, outputs.place), score, run.clock.elapsed)
 
         try:
             score = _carried_out(settled, device, outputs, display, stop, ranks, finish, watch)
@@ -146,7 +144,7 @@ def _carried_out(
         evaluator = make_evaluator(cfg, device, run.runner.env.backend, advice_for_evaluation(cfg), ranks)
         stack.callback(evaluator.close)
         outputs.begin(settled, run, device)
-        display.say(introduction(cfg, run, device, settled.asked))
+        display.say(introduction(cfg, run, device, settled.asked, outputs.place))
         if ranks.size > 1 and not plays_alike(cfg, run.runner.env.backend):
             display.say(
                 "note: processes play other episodes here than one process does, as what plays does not seed each "
