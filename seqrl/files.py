@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import IO, Any, ClassVar
 import yaml
 from omegaconf._utils import get_yaml_loader
 
-from seqrl.text import masked
+from seqrl.text import grows_by_its_keys, masked
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ DEEPEST = 50
 TAGS = (None, "tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")
 # What OmegaConf and PyYAML may take for a number or a date, what they call it, and who reads it.
 NUMBER, NUMBER_TAGS = re.compile(r"[-+]?[.\d]"), [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")]
+# As fast as there is one.
+LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NUMBER_LOADERS = [yaml.SafeLoader(""), get_yaml_loader()("")]
 # Of a whole number; larger ones are no floats.
 MOST_BITS = 1000
@@ -317,6 +319,33 @@ def json_of(text: str) -> Any:
         raise ValueError(f"is not JSON ({error})") from None
 
 
+def walk(
+    top: Path, onerror: Callable[[OSError], object] | None = None, *, followlinks: bool = False
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """What `os.walk` yields from the top down, in any depth: before Python 3.12 it ends after a thousand folders."""
+    left = [top]
+    while left:
+        place = left.pop()
+        folders: list[str] = []
+        files: list[str] = []
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    (folders if _is_folder(entry) else files).append(entry.name)
+        except OSError as error:
+            if onerror is not None:
+                onerror(error)
+            continue
+        yield place, folders, files
+        left += [place / name for name in reversed(folders) if followlinks or not (place / name).is_symlink()]
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    with suppress(OSError):
+        return entry.is_dir()
+    return False
+
+
 def read_yaml(path: Path) -> str:
     """A text of YAML that may be loaded: not large, not deep, and without aliases, which grow when they are read.
 
@@ -335,6 +364,8 @@ def loadable_yaml(text: str) -> str:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise ValueError(f"is not YAML ({where}{problem or 'it holds control characters'})") from None
+    if grows_by_its_keys(yaml.load(text, LOADER)):
+        raise ValueError("is far longer with its keys written out")
     return text
 
 
@@ -347,7 +378,7 @@ def insist_on_modest_yaml(text: str, most: int = 0) -> None:
     # Values in the text, and in each collection that is open; names of these; values by name.
     sizes, names, known = [0], [], dict[str, int]()
     grown = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, Loader=LOADER):
         name = getattr(event, "anchor", None)
         if (tag := getattr(event, "tag", None)) not in TAGS:
             raise ValueError(

@@ -1,5 +1,8 @@
 """States of anybody's own as data that a checkpoint may hold, and back as they were."""
 
+import io
+import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,12 +17,16 @@ from seqrl.text import masked
 OWN_TENSOR = "is a tensor"
 # An array of a dtype that torch has not, or not in this byte order: its dtype, its shape and its bytes.
 OWN_DTYPE, SHAPE, BYTES = "dtype", "shape", "bytes"
-MARKED_DICTS = ([OWN_TENSOR], [OWN_DTYPE, SHAPE, BYTES])
+# What was an array, where tensors are tensors: this, and what became of it.
+OWN_ARRAY = "is an array"
+MARKED_DICTS = ([OWN_TENSOR], [OWN_DTYPE, SHAPE, BYTES], [OWN_ARRAY])
 # What was a number of NumPy's: this, its dtype, and the number as Python has it.
 OWN_NUMBER = "is a number of NumPy's"
-NUMBERS = {np.dtype(kind).str: np.dtype(kind).type for kind in "?bBhHiIqQlLefd"}
+NUMBERS = {np.dtype(kind).str: np.dtype(kind).type for kind in "?bBhHiIqQlLefdFD"}
 # Arrays that torch holds as they are. It saves uint16, uint32 and uint64 in a way of its own.
 TORCH_DTYPES = {np.dtype(kind) for kind in "?bBhilqefdFD"}
+# Dtypes of tensors that are loaded again: none that is quantized, and none of eight bits with an exponent.
+DENSE = re.compile(r"torch\.(b?float\d+|u?int\d+|complex\d+|bool)")
 PLAIN = (type(None), bool, int, float, str, bytes)
 # Bits of a whole number: torch loads none of more than 255 bytes.
 LONGEST_NUMBER = 2_000
@@ -77,13 +84,13 @@ def _as_arrays(state: Any, known: dict[int, Any]) -> Any:
                 numbers = np.frombuffer(state[BYTES].numpy().tobytes(), state[OWN_DTYPE])
                 made = numbers.reshape(state[SHAPE]).copy()
             case dict():
-                made = type(state)([(with_numbers(key), _as_arrays(it, known)) for key, it in state.items()])
+                made = type(state)([(without_marks(key), _as_arrays(it, known)) for key, it in state.items()])
             case list():
                 made = [_as_arrays(it, known) for it in state]
             case tuple() if not _is_marked(state):
                 made = tuple([_as_arrays(it, known) for it in state])
             case tuple():
-                made = with_numbers(state)
+                made = without_marks(state)
             case torch.Tensor():
                 made = state.numpy().copy(order="K")
             case _:
@@ -92,16 +99,40 @@ def _as_arrays(state: Any, known: dict[int, Any]) -> Any:
     return known[id(state)]
 
 
+def pickled(state: Any) -> bytes:
+    """What as_tensors makes, for another process of this run: torch would pass each tensor as a file left open."""
+    data = io.BytesIO()
+    _ByValue(data).dump(state)
+    return data.getvalue()
+
+
+class _ByValue(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is not torch.Tensor:
+            return NotImplemented
+        flat = value.as_strided((value.numel(),), (1,))
+        numbers = flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
+        return _tensor, (numbers, value.dtype, tuple(value.shape), value.stride())
+
+
+def _tensor(numbers: bytes, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
+    made = torch.empty_strided(shape, stride, dtype=dtype, device="cpu")
+    if numbers:
+        flat = made.as_strided((made.numel(),), (1,))
+        flat.copy_(torch.frombuffer(bytearray(numbers), dtype=dtype))
+    return made
+
+
 def with_marks(state: Any) -> Any:
-    """Data with each of NumPy's numbers marked, keys too; what holds itself has no end, and is left as it is."""
+    """Data with each of NumPy's numbers and arrays marked, keys too; what holds itself is left as it is."""
     with suppress(RecursionError):
-        return with_each(state, lambda it: _marked(it) if isinstance(it, np.generic) else it, keys=True)
+        return with_each(state, _marked, keys=True)
     return state
 
 
-def with_numbers(state: Any) -> Any:
-    """Data with NumPy's numbers where they were marked. Raises ValueError if one is none of its dtype."""
-    return with_each(state, lambda it: _number(it) if _is_marked(it) else it, keys=True)
+def without_marks(state: Any) -> Any:
+    """Data with NumPy's numbers and arrays where they were marked. Raises ValueError if one is none of its dtype."""
+    return with_each(state, _unmarked, keys=True)
 
 
 def with_each(state: Any, change: Callable[[Any], Any], *, keys: bool = False) -> Any:
@@ -114,7 +145,7 @@ def with_each(state: Any, change: Callable[[Any], Any], *, keys: bool = False) -
     known: dict[int, Any] = {}
 
     def within(value: Any) -> Any:
-        if not isinstance(value, dict | list | tuple):
+        if not isinstance(value, dict | list | tuple | np.ndarray):
             return change(value)
         if id(value) not in known:
             known[id(value)] = changed(value)
@@ -142,21 +173,41 @@ def _is_marked(state: Any) -> bool:
     return len(state) == 3 and state[0] == OWN_NUMBER and state[1] in NUMBERS
 
 
+def _marked(value: Any) -> Any:
+    """A number or an array of NumPy's as plain data, if that could be loaded again; anything else as it is."""
+    if isinstance(value, np.generic):
+        if value.dtype.str in NUMBERS:
+            return OWN_NUMBER, value.dtype.str, value.item()
+        return value.item() if isinstance(value, str | bytes) else value
+    if type(value) is np.ndarray:
+        with suppress(TypeError):
+            return {OWN_ARRAY: as_tensors(value)}
+    return value
+
+
+def _unmarked(value: Any) -> Any:
+    if type(value) is dict and list(value) == [OWN_ARRAY]:
+        return _array(value[OWN_ARRAY])
+    return _number(value) if _is_marked(value) else value
+
+
+def _array(tensors: Any) -> np.ndarray:
+    # Whoever wrote it.
+    with suppress(ValueError, TypeError, AttributeError, OverflowError, RuntimeError):
+        if type(made := as_arrays(tensors)) is np.ndarray:
+            return made
+    raise ValueError("holds an odd array")
+
+
 def _number(marked: tuple[str, str, Any]) -> Any:
     _, dtype, number = marked
-    if type(number) in (bool, int, float):
+    if type(number) in (bool, int, float, complex):
         with suppress(OverflowError), np.errstate(over="ignore"):
             made = NUMBERS[dtype](number)
             # Earlier versions of NumPy go round at the end of their range.
             if made == number or number != number:
                 return made
     raise ValueError(f"holds an odd number of {dtype}")
-
-
-def _marked(number: np.generic) -> Any:
-    """A number of NumPy's as plain data; anything else of NumPy's as Python's."""
-    item = number.item()
-    return (OWN_NUMBER, number.dtype.str, item) if number.dtype.str in NUMBERS else item
 
 
 def _plain(state: Any) -> Any:
@@ -189,6 +240,8 @@ def _key(key: Any, depth: int) -> Any:
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.layout is not torch.strided or tensor.is_meta:
         raise TypeError("a tensor that is not dense is not plain data")
+    if not DENSE.fullmatch(str(tensor.dtype)):
+        raise TypeError(f"a tensor of {tensor.dtype} is not plain data")
     if tensor.requires_grad:
         raise TypeError("a tensor that wants a gradient is not plain data")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

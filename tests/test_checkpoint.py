@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import pickletools
 import random
 import struct
 import time
@@ -21,7 +22,7 @@ import torch
 from seqrl.config.begun import can_go_on
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import STRAY
-from seqrl.run import checkpoint, policy
+from seqrl.run import checkpoint, policy, safe_load
 from seqrl.run.checkpoint import Checkpoints, unpacked
 from seqrl.text import masks
 from tests.parts import refuse
@@ -540,6 +541,102 @@ def test_an_environments_state_that_has_become_what_cannot_be_loaded_is_left_out
     )
 
 
+@pytest.mark.parametrize("grows", ["in keys", "in size"])
+def test_what_cannot_be_loaded_is_left_out_however_little_a_state_has_grown(tmp_path, grows, monkeypatch, caplog):
+    if grows == "in size":
+        monkeypatch.setattr(safe_load, "MOST_OPERATIONS", 30_000)
+        monkeypatch.setattr(safe_load, "MOST_WRITTEN", 27_000)
+    checkpoints = Checkpoints(tmp_path)
+    for iteration in range(5):
+        holds = {"trail": [0.5] * (25_000 + 900 * iteration * (grows == "in size")), "seen": {}}
+        if grows == "in keys" and iteration > 2:
+            holds["seen"] = {(None,) * 10_000: 1}
+        state = {"iterations": iteration, "algorithm": {"network": {}}, "runner": {"environment": holds}}
+        checkpoints.save(state, iteration)
+        assert checkpoints.load(iteration)["runner"]["environment"] == (holds if iteration < 3 else None)
+    (said,) = caplog.messages
+    assert {"in keys": "holds keys that no run", "in size": "holds too much data that is not in tensors"}[grows] in said
+
+
+def some_data(chance, depth=0):
+    """Plain data at random, and deep."""
+    kind = chance.choice(["list", "tuple", "dict", "ordered", "number", "text", "bytes", "tensor"])
+    if depth > 4 or kind in ("number", "text", "bytes", "tensor"):
+        leaves = [None, True, -1, 2**40, 2**80, 0.5, complex(1, 2), "", f"t{chance.random()}", b"", b"\xff1"]
+        return torch.ones(2, 3, dtype=torch.uint16) if kind == "tensor" else chance.choice(leaves)
+    inner = [some_data(chance, depth + 1) for _ in range(chance.choice([0, 1, 2, 4]))]
+    if kind == "list":
+        return inner * chance.choice([1, 1, 300])
+    if kind == "tuple":
+        return tuple(inner)
+    keys = [chance.choice([n, -n, f"{n}", (n, f"{n}"), b"1", (n, (n, None, 0.5))]) for n, _ in enumerate(inner)]
+    return (dict if kind == "dict" else OrderedDict)(zip(keys, inner, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_state_is_known_to_have_no_fewer_operations_than_its_pickle(seed):
+    chance = random.Random(seed)
+    data = {str(n): some_data(chance) for n in range(20)}
+    file = io.BytesIO()
+    torch.save(data, file)
+    operations = sum(1 for _ in pickletools.genops(safe_load.program(file.getvalue())))
+    # What is written a single time, and found again later.
+    assert operations <= safe_load.Weight(data).operations + 20
+    assert operations >= 0.2 * safe_load.Weight(data).operations
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"k" * 10**6: dict.fromkeys(range(100), 0)},
+        dict.fromkeys(range(100), "v" * 10**6),
+        {"list": [["v" * 10**6] * 10] * 10},
+        functools.reduce(lambda inner, _: dict.fromkeys(range(10), inner), range(8), {}),
+    ],
+    ids=["key", "text", "list", "deep"],
+)
+def test_a_configuration_that_grows_as_it_is_compared_is_refused_first(tmp_path, section):
+    """What has changed is said by dotted keys, each with its value."""
+    state = {"iterations": 1, "config": {"env": {"kwargs": section}}}
+    with pytest.raises(ValueError, match="holds a configuration that is far longer with its keys written out"):
+        checkpoint._of_run(state)
+
+
+def held(keys):
+    return {"state": [{key: None} for key in keys]}
+
+
+def nested_key(depth):
+    key = ()
+    for _ in range(depth):
+        key = (key, key)
+    return key
+
+
+@pytest.mark.parametrize(
+    ("keys", "fit"),
+    [
+        ([(0,) * 9_999, "text", b"bytes", None, 0.5, True, -1, ((1, 2), 3)], True),
+        ([(0,) * 10_000], False),
+        ([(2**6400,) * 99], True),
+        ([(2**6400,) * 100], False),
+        ([nested_key(12)], True),
+        ([nested_key(13)], False),
+        ([n * (2**61 - 1) for n in range(2500)], True),
+        ([n * (2**61 - 1) for n in range(5000)], False),
+        ([(f"{n}", n * (2**61 - 1)) for n in range(2500)], False),
+        ([(f"{n}", 1) for n in range(5000)], True),
+    ],
+)
+def test_keys_are_known_not_to_be_loaded_before_they_are_written(keys, fit, monkeypatch):
+    monkeypatch.setattr(safe_load, "MOST_BITS", 10_000)
+    file = io.BytesIO()
+    torch.save(held(keys), file)
+    pickled = safe_load.program(file.getvalue())
+    assert safe_load.Weight(held(keys)).keys_fit == fit
+    assert (safe_load._fault(pickled, len(pickled)) is None) == fit
+
+
 def itself():
     own = []
     own.append(own)
@@ -557,6 +654,18 @@ def test_an_algorithms_state_that_has_become_what_cannot_be_loaded_leaves_older_
     with pytest.raises(OSError, match="it could not be loaded again: it is too large or too deep, or holds itself"):
         checkpoints.save({"iterations": 2, "algorithm": {"network": weights, "mine": mine}}, 2)
     assert checkpoints.newest()[0]["iterations"] == 1
+
+
+@pytest.mark.parametrize("is_anything_masked", [False, True])
+@pytest.mark.parametrize("holds", [functools.reduce(lambda older, _: (older, 1), range(20_000), ()), itself()], ids=len)
+def test_an_environments_state_that_has_no_end_is_left_out(tmp_path, holds, is_anything_masked, monkeypatch, caplog):
+    if is_anything_masked:
+        monkeypatch.setattr(masks, "_FROM_ENVIRONMENT", {"Zx9-quuxle": "LICENCE"})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.begin({"iterations": 0, "runner": {"environment": ()}}, 0)
+    checkpoints.save({"iterations": 1, "runner": {"environment": holds}}, 1)
+    assert checkpoints.load(1)["runner"] == {"environment": None}
+    assert "left out: it is too large or too deep, or holds itself." in caplog.text
 
 
 def test_a_number_of_numpys_that_an_algorithm_has_come_to_hold_is_loaded_as_it_was(tmp_path):

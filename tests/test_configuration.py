@@ -661,6 +661,10 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
         (lambda file: file.symlink_to("/dev/zero"), "is not a regular file"),
         (lambda file: file.write_text(LAUGHS), "uses aliases of more than 10,000 values"),
         (lambda file: file.write_text("a: &a [*a]"), "uses aliases of more than 10,000 values"),
+        (
+            lambda file: file.write_text(f"? {'k' * 10**5}\n: {dict.fromkeys(range(300), 0)}"),
+            "is far longer with its keys written out",
+        ),
         (lambda file: file.write_text("a: " + "[" * 60 + "]" * 60), "is nested too deeply"),
         (
             lambda file: file.write_text("a: 1\nb: !!bool x"),
@@ -676,7 +680,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
         ),
         (lambda file: os.truncate(file, 10**10) if file.touch() is None else None, "is larger than 4 MB"),
     ],
-    ids=["pipe", "zeros", "laughs", "itself", "deep", "tag", "number", "digits", "large"],
+    ids=["pipe", "zeros", "laughs", "itself", "keys", "deep", "tag", "number", "digits", "large"],
 )
 def test_a_file_that_hydra_would_wait_for_or_that_grows_gets_one_line(tmp_path, spoil, said, many):
     file = own(tmp_path, "")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -87,6 +88,10 @@ CONFIGURATIONS = [
     (b"a: [", "is not YAML"),
     (b"\x00", "is not YAML"),
     (b"a: " + b"[" * 500 + b"]" * 500, "is nested too deeply"),
+    (
+        b"? " + b"k" * 10**5 + b"\n:\n" + b"".join(b"  %d: 0\n" % n for n in range(300)),
+        "is far longer with its keys written out",
+    ),
     (fifo, "is not a regular file"),
     (sparse, "is larger than"),
 ]
@@ -287,6 +292,26 @@ def test_the_end_of_a_sweep_names_odd_folders_and_shows_no_control_character(tmp
     assert "sweep: 1 finished, 1 failed, in" in said
     assert r"  1: robot\x1b]0;owned\x07\x1b[2J\u202e\x9b" in said
     assert "\x1b" not in said
+
+
+def test_a_folder_of_any_depth_hides_no_run_beside_it(tmp_path, monkeypatch):
+    """Before Python 3.12, os.walk calls itself for each."""
+    runs = [tmp_path / "a" / "run", tmp_path / "z"]
+    for run in runs:
+        run.mkdir(parents=True)
+        (run / "manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("deep")
+    os.chdir("deep")
+    # Its path is still short enough for the system.
+    for _ in range(1500):
+        os.mkdir("d")
+        os.chdir("d")
+    os.chdir(tmp_path)
+    try:
+        assert list(begun.run_folders(tmp_path, lambda *unread: pytest.fail(f"{unread}"))) == runs
+    finally:
+        subprocess.run(["rm", "-r", "deep"], check=True)
 
 
 def test_aliases_are_refused_before_anything_grows(tmp_path):

@@ -1,9 +1,12 @@
 """Links and pipes in a folder that may be anybody's lead nowhere, and stop nothing."""
 
+import errno
+import io
 import logging
 import os
 import re
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -327,6 +330,20 @@ def test_a_trial_of_a_search_goes_into_no_linked_folder(tmp_path, victim):
         ConfigError, match=r"0_seed-7 is a link, and could lead anywhere\. Remove it, or choose another"
     ):
         Search(Plan(study=study), space).run()
+
+
+@pytest.mark.parametrize(("failure", "why"), [(errno.ENOSPC, [errno.ENOSPC]), (errno.EPIPE, [errno.EPIPE]), (None, [])])
+def test_a_line_that_cannot_be_written_ends_nothing(failure, why, monkeypatch):
+    """As on a full disk, where the reader is gone, or where an environment has closed the stream."""
+
+    class Stream(io.StringIO):
+        def flush(self):
+            raise OSError(failure, os.strerror(failure)) if failure else ValueError("I/O operation on closed file")
+
+    unsaid = deque()
+    monkeypatch.setattr("seqrl.text.words.UNSAID", unsaid)
+    say("1 of 6 points", Stream())
+    assert [error.errno for error in unsaid] == why
 
 
 def test_what_a_sweep_says_of_a_point_holds_no_control_character(capsys):

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seqrl.config.naming import key_of
 from seqrl.config.schema import typed
 from seqrl.errors import CheckpointError, ConfigError
-from seqrl.files import fault, json_of, loadable_yaml, may_be_intact, read, read_text, read_yaml, regular
+from seqrl.files import fault, json_of, loadable_yaml, may_be_intact, read, read_text, read_yaml, regular, walk
 from seqrl.text import dotted, nearest
 
 log = logging.getLogger(__name__)
@@ -77,11 +77,11 @@ def run_folders(folder: Path, unread: Callable[[Path, str], object]) -> Iterator
         if may_be_intact(error):
             unread(Path(error.filename), f"cannot be read ({fault(error)})")
 
-    for place, folders, files in os.walk(folder, onerror=note):
+    for place, folders, files in walk(folder, note):
         is_run = "manifest.json" in (*folders, *files)
         folders[:] = sorted({*folders} - {".git", "__pycache__", *(["checkpoints"] if is_run else [])})
         if is_run:
-            yield Path(place)
+            yield place
 
 
 def leaving_out(say: Callable[[str], object]) -> Callable[[Path, str], object]:

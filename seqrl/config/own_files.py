@@ -13,14 +13,13 @@ from seqrl.config.overrides import quoted
 from seqrl.config.paths import CONF
 from seqrl.config.schema import RunConfig
 from seqrl.errors import ConfigError
-from seqrl.files import YAML_BYTES, fault, insist_on_modest_yaml, read
-from seqrl.text import nearest
+from seqrl.files import LOADER, YAML_BYTES, fault, insist_on_modest_yaml, read, walk
+from seqrl.text import grows_by_its_keys, nearest
 
 # Of a folder: YAML files in it, and folders beneath it.
 MOST_FILES, MOST_FOLDERS = 10_000, 100_000
 # Of a file: its bytes, and values that aliases stand for.
 MOST_BYTES, MOST_ALIASED = 4 * YAML_BYTES, 10_000
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # A group on the command line, and where it goes.
 GROUP = re.compile(r"[~+]*([\w/-]+)(@[^=]*)?=(.*)", re.DOTALL)
 # Keys of a run beside its groups, whose values may be paths.
@@ -108,7 +107,7 @@ def unusable_files(folders: Sequence[Path], overrides: Sequence[str], error: Exc
     of_chosen: list[str] = []
     of_others: list[str] = []
     for folder in folders:
-        for file in sorted(folder.rglob("*.yaml")):
+        for file in sorted(place / it for place, _, names in walk(folder) for it in names if it.endswith(".yaml")):
             name = file.relative_to(folder).with_suffix("").as_posix()
             is_meant = name in chosen or bool(re.search(f"[Ii]n '{re.escape(name)}'", str(error)))
             if not is_meant and not isinstance(error, UnicodeDecodeError):
@@ -148,9 +147,9 @@ def _is_default(entry: Any) -> bool:
 def _faults_of_folder(folder: Path) -> Iterator[str]:
     """What Hydra would wait for, or fill the memory with, and numbers that mean something else than they seem to."""
     files: list[Path] = []
-    for number, (place, folders, names) in enumerate(os.walk(folder, followlinks=True), 1):
+    for number, (place, folders, names) in enumerate(walk(folder, followlinks=True), 1):
         folders.sort()
-        files += sorted(Path(place, name) for name in names if name.endswith(".yaml"))
+        files += sorted(place / name for name in names if name.endswith(".yaml"))
         if len(files) > MOST_FILES or number > MOST_FOLDERS:
             limits = f"{MOST_FILES:,} YAML files or {MOST_FOLDERS:,} folders"
             yield f"--config-dir: {folder} holds more than {limits}. Keep configuration files in a folder of their own."
@@ -162,6 +161,9 @@ def _faults_of_folder(folder: Path) -> Iterator[str]:
 def _faults_of_file(file: Path) -> Iterator[str]:
     try:
         text = _text(file)
+        content = yaml.load(text, LOADER)
+        if isinstance(content, dict) and grows_by_its_keys(content):
+            raise ValueError("is far longer with its keys written out")
     except (FileNotFoundError, PermissionError, UnicodeDecodeError, yaml.YAMLError):
         # Hydra says what is wrong, if it is chosen at all.
         return
@@ -169,7 +171,7 @@ def _faults_of_file(file: Path) -> Iterator[str]:
         yield f"{file}: {fault(error)}. Fix it, or take it out of the folder that --config-dir names."
         return
     yield from _octal(file, text)
-    yield from _defaults_that_lead_out(file, text)
+    yield from _defaults_that_lead_out(file, content)
 
 
 def _text(file: Path) -> str:
@@ -180,9 +182,8 @@ def _text(file: Path) -> str:
     return text
 
 
-def _defaults_that_lead_out(file: Path, text: str) -> Iterator[str]:
+def _defaults_that_lead_out(file: Path, content: Any) -> Iterator[str]:
     """Entries of a list of defaults that name a file by a path, or compute its name."""
-    content = yaml.load(text, LOADER)
     defaults = content.get("defaults") if isinstance(content, dict) else None
     for name in _texts(defaults):
         # The root of a list of defaults is that of the folders.

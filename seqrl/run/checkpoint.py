@@ -33,9 +33,9 @@ from seqrl.config.begun import DIGITS, saved_iterations
 from seqrl.errors import CheckpointError, ConfigError
 from seqrl.files import cure, json_of, make_folder, may_be_intact, read, refuse_link, regular, remove_strays, write
 from seqrl.machine import all_memory, free_memory
-from seqrl.plain import with_each, with_marks, with_numbers
-from seqrl.run.safe_load import loaded, outgrows, program
-from seqrl.text import free, is_anything_masked, masked, unmasked
+from seqrl.plain import with_each, with_marks, without_marks
+from seqrl.run.safe_load import FaultError, Weight, loaded, program
+from seqrl.text import free, grows_by_its_keys, is_anything_masked, masked, unmasked
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ KINDS: dict[str, type] = {
 HEADER_BYTES = 65536
 # Of a checkpoint that is only looked through, at once.
 BLOCK_BYTES = 2**22
-# A state is loaded before it is saved once what is not in tensors has grown so much.
+# A state is loaded before it is saved once what is not in tensors has grown so much; that it is not too large, and that
+# its keys are such as may be loaded, is known before every save.
 GROWTH = 1.05
 # So it is if it names something new, as a pickle does; few have so many names.
 NAMED, MOST_NAMES = re.compile(rb"c(\w[\w.]{0,60}\n\w{1,60})\n"), 1000
@@ -108,7 +109,7 @@ class Checkpoints:
             returns = {TRAINING: return_mean, EVALUATION: evaluation_return_mean}
             known = {name: mean for name, mean in returns.items() if math.isfinite(mean)}
             facts = {"iteration": iteration, "run": self.run, "seed": self.seed, YARDSTICK: self.yardstick, **known}
-            write(path, _sealed(self._loadable(_of_users(state, _by_name), path), facts))
+            write(path, _sealed(self._loadable(state, path), facts))
             # These are the bytes that were written, and need not be read.
             self._sound[iteration] = _identity(path), facts
         for later in [it for it in self.iterations if it > iteration and self._is_own(it)]:
@@ -125,14 +126,15 @@ class Checkpoints:
         Raises OSError if it cannot be written; ConfigError, before it is, if there is no room for those to come.
         """
         state = with_marks(state)
-        data = _as_bytes(state)
-        if why := self._refusal(state, data):
+        try:
+            data = self._bytes_of(state)
+        except FaultError as fault:
             raise ConfigError(
                 [
-                    f"checkpoint: what this run saves could not be loaded again: it {why}. A state_dict of your own "
-                    "may hold numbers, text, lists, dicts and tensors alone."
+                    f"checkpoint: what this run saves could not be loaded again: it {fault}. A state_dict of your own "
+                    "may hold numbers, text, lists, dicts, arrays and tensors alone."
                 ]
-            )
+            ) from fault
         # The newest and the best, and one more while it is written; logs grow beside them.
         more = self.keep + (1 if self._path(iteration).exists() else 2)
         need, free = more * len(data), shutil.disk_usage(self.folder.parent).free
@@ -152,17 +154,17 @@ class Checkpoints:
         """A state as bytes that can be loaded again. Raises OSError if it is the algorithm's that cannot."""
         if self._leaves_out_environment:
             state = _without_environment(state)
-        data = _as_bytes(state)
-        if not self._refusal(state, data):
-            return data
+        with suppress(FaultError):
+            return self._bytes_of(state)
         state = with_marks(state)
-        data = _as_bytes(state)
-        if not (why := self._refusal(state, data)):
-            return data
-        state = _without_environment(state)
-        data = _as_bytes(state)
-        if why_not := self._refusal(state, data):
-            raise OSError(errno.EINVAL, f"it could not be loaded again: it {why_not}", str(path))
+        try:
+            return self._bytes_of(state)
+        except FaultError as fault:
+            why = fault
+        try:
+            data = self._bytes_of(_without_environment(state))
+        except FaultError as fault:
+            raise OSError(errno.EINVAL, f"it could not be loaded again: it {fault}", str(path)) from fault
         self._leaves_out_environment = True
         log.warning(
             "checkpoint: from here on, the environment's own state is left out: it %s. Where the run is resumed, its "
@@ -171,23 +173,27 @@ class Checkpoints:
         )
         return data
 
-    def _refusal(self, state: dict[str, Any], data: bytes) -> str | None:
-        """Why a state could not be loaded again, in words that follow its name; None if it could."""
-        if outgrows(state, len(data)):
-            return "is too large or too deep, or holds itself"
+    def _bytes_of(self, state: dict[str, Any]) -> bytes:
+        """A state as it is written, with variables' names for values. Raises FaultError if it would be refused."""
+        weight = Weight(state)
+        # What has no end cannot be gone through.
+        if why := weight.fault():
+            raise FaultError(why)
+        data = _as_bytes(_of_users(state, _by_name))
+        if why := weight.fault(len(data)):
+            raise FaultError(why)
         pickled = program(data)
         size, names = len(pickled), frozenset(NAMED.findall(pickled))
-        if size <= GROWTH * self._looked_through and names <= self._names:
-            return None
-        # Where memory is short, it is tried the next time.
-        with suppress(MemoryError):
-            try:
-                _of_run(unpacked(data))
-            except ValueError as error:
-                return str(error)
-            self._looked_through = max(self._looked_through, size)
-            self._names = names | (self._names if len(self._names) < MOST_NAMES else frozenset())
-        return None
+        if size > GROWTH * self._looked_through or not names <= self._names:
+            # Where memory is short, it is tried the next time.
+            with suppress(MemoryError):
+                try:
+                    _of_run(unpacked(data))
+                except ValueError as error:
+                    raise FaultError(*error.args) from error
+                self._looked_through = max(self._looked_through, size)
+                self._names = names | (self._names if len(self._names) < MOST_NAMES else frozenset())
+        return data
 
     def newest(self) -> tuple[dict[str, Any], list[str]]:
         """The newest sound state, and what is wrong with the newer ones.
@@ -293,7 +299,7 @@ class Checkpoints:
         path = self._path(iteration)
         try:
             state_bytes, _ = self._checked(iteration, keep=True)
-            state: dict[str, Any] = with_numbers(_of_users(_of_run(unpacked(state_bytes)), unmasked))
+            state: dict[str, Any] = without_marks(_of_users(_of_run(unpacked(state_bytes)), unmasked))
             return state
         except MemoryError as error:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from error
@@ -526,6 +532,8 @@ def _of_run(state: dict[str, Any]) -> dict[str, Any]:
         value = state.get(name, kind())
         if not isinstance(value, kind) or (isinstance(value, int) and not 0 <= value < 2**63):
             raise ValueError(f"holds no state of a run: {name} is odd")
+    if grows_by_its_keys(state.get("config", {})):
+        raise ValueError("holds a configuration that is far longer with its keys written out")
     network = state.get("algorithm", {}).get("network", {})
     if not isinstance(network, dict) or not all(isinstance(name, str) for name in network):
         raise ValueError("holds no state of a run: its network has no named parameters")

@@ -40,6 +40,48 @@ class Text(str):
         return made
 
 
+class Keys:
+    """Keys of all dicts in a state: whether they are short, and soon told from each other."""
+
+    def __init__(self) -> None:
+        self._values = 0
+        self._known: set[Any] = set()
+        self._same_hash: Counter[int] = Counter()
+        self._compared = 0
+
+    def accept(self, size: int, key: Any) -> bool:
+        """Whether one more is such as a run saves.
+
+        size   values in it
+        key    it, with Text for texts and bytes, and OTHER for what is no key
+        """
+        self._values += size
+        if size > LONGEST or self._values > MOST:
+            return False
+        try:
+            hashed = hash(key)
+        except TypeError:
+            return False
+        if key not in self._known:
+            self._known.add(key)
+            self._same_hash[hashed] += 1
+        self._compared += size * (self._same_hash[hashed] - 1)
+        return self._compared <= MOST_ALIKE
+
+
+def as_pickled(key: Any, known: dict[int, tuple[int, Any]]) -> tuple[int, Any]:
+    """A key as PickledKeys finds it: its values, and what is compared; `known` has those of tuples, by identity."""
+    if isinstance(key, tuple):
+        if id(key) not in known:
+            known[id(key)] = _of_tuple([as_pickled(it, known) for it in key])
+        return known[id(key)]
+    if isinstance(key, str | bytes):
+        return 1, Text()
+    if isinstance(key, int | float):
+        return _of_number(key)
+    return 1, None if key is None else OTHER
+
+
 class PickledKeys:
     """The stack of a pickle: numbers, texts and tuples, each with the number of values in it.
 
@@ -51,10 +93,7 @@ class PickledKeys:
         self._stack: list[tuple[int, Any]] = []
         self._marks: list[int] = []
         self._memo: dict[int, tuple[int, Any]] = {}
-        self._values = 0
-        self._known: set[Any] = set()
-        self._same_hash: Counter[int] = Counter()
-        self._compared = 0
+        self._keys = Keys()
 
     def accept(self, operation: OpcodeInfo, argument: Any) -> bool:
         """Follow an operation; False if it uses a key that no run saves.
@@ -76,7 +115,7 @@ class PickledKeys:
             if operation.stack_after:
                 self._stack.append(_made(name, argument, taken))
             if "SETITEM" in name:
-                return all(self._is_fit(*key) for key in taken[1::2])
+                return all(self._keys.accept(*key) for key in taken[1::2])
             # Torch looks for a storage by its name.
             return name != "BINPERSID" or taken[0][0] <= STORAGE_VALUES
         return True
@@ -93,29 +132,13 @@ class PickledKeys:
         del self._stack[len(self._stack) - count :]
         return taken
 
-    def _is_fit(self, size: int, key: Any) -> bool:
-        """Whether a key is short, and is soon told from the others."""
-        self._values += size
-        if size > LONGEST or self._values > MOST:
-            return False
-        try:
-            hashed = hash(key)
-        except TypeError:
-            return False
-        if key not in self._known:
-            self._known.add(key)
-            self._same_hash[hashed] += 1
-        self._compared += size * (self._same_hash[hashed] - 1)
-        return self._compared <= MOST_ALIKE
-
 
 def _made(name: str, argument: Any, taken: list[tuple[int, Any]]) -> tuple[int, Any]:
     """What an operation puts on the stack."""
     if "TUPLE" in name:
-        # One may be in another many times.
-        return min(1 + sum(size for size, _ in taken), LONGEST + 1), tuple(value for _, value in taken)
+        return _of_tuple(taken)
     if name in NUMBERS:
-        return 1 + argument.bit_length() // 64 if isinstance(argument, int) else 1, argument
+        return _of_number(argument)
     if name == "BINUNICODE":
         return 1, Text(argument)
     if name == "REDUCE" and taken[0][1] is ENCODE:
@@ -123,6 +146,15 @@ def _made(name: str, argument: Any, taken: list[tuple[int, Any]]) -> tuple[int, 
     if name == "GLOBAL" and argument in ENCODE:
         return 1, ENCODE
     return 1, CONSTANTS.get(name, OTHER)
+
+
+def _of_tuple(inner: list[tuple[int, Any]]) -> tuple[int, Any]:
+    # One may be in another many times.
+    return min(1 + sum(size for size, _ in inner), LONGEST + 1), tuple(value for _, value in inner)
+
+
+def _of_number(number: float) -> tuple[int, Any]:
+    return 1 + number.bit_length() // 64 if isinstance(number, int) else 1, number
 
 
 def _encoded(arguments: Any) -> int:

@@ -4,6 +4,7 @@
 """
 
 import io
+import math
 import pickle
 import pickletools
 import re
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from seqrl.run.memory_need import is_out_of_memory
-from seqrl.run.pickled_keys import PickledKeys
+from seqrl.run.pickled_keys import Keys, PickledKeys, as_pickled
 
 # What plain data and tensors are made of. Others that torch would load take a length, `bytearray(6_000_000_000)`.
 HARMLESS = re.compile(r"torch\._utils _rebuild_(tensor_v[23]|parameter)|torch [a-z]+\d+|torch bool|__builtin__ complex")
@@ -34,6 +35,11 @@ OPERATIONS = {
 }  # fmt: skip
 # Each makes an object of 200 bytes at most, beside what stands in the file.
 MOST_OPERATIONS = 5_000_000
+# As many as are written. There are more than a Weight knows of: a network's state has some data beside its keys.
+MOST_WRITTEN = MOST_OPERATIONS - 100_000
+# Of a pickle, for a value beside those in it; for all others, such as bytes, and for tensors.
+OPERATIONS_OF = {type(None): 1, bool: 1, int: 1, float: 1, str: 2, list: 4, tuple: 3, dict: 4}
+OPERATIONS_OF_OTHERS, OPERATIONS_OF_TENSOR = 10, 80
 # What a state may take beyond the size of its file: it may show one tensor, or one text, in several places.
 SLACK_BYTES = 2**28
 # The end of a zip file, which says how large its directory is and where; before it, in a large one and in torch's, the
@@ -44,6 +50,7 @@ DEEPEST = 100
 # Of a whole number.
 MOST_BITS = 8 * 255 - 1
 GROWS = "would grow when it is read"
+TOO_MUCH, ODD_KEYS = "holds too much data that is not in tensors", "holds keys that no run saves"
 
 
 class FaultError(ValueError):
@@ -67,14 +74,9 @@ def loaded(data: bytes) -> Any:
             raise MemoryError from error
         # A pickle that takes what is not there, or calls something with other arguments than torch.save writes.
         raise ValueError("is damaged") from error
-    if outgrows(found, len(data)):
+    if Weight(found).bytes > len(data) + SLACK_BYTES:
         raise ValueError(GROWS)
     return found
-
-
-def outgrows(state: Any, size: int) -> bool:
-    """Whether data takes much more memory than its file of `size` bytes, or is deeper than may be read."""
-    return _size(state, {}) > size + SLACK_BYTES
 
 
 def program(data: bytes) -> bytes:
@@ -115,7 +117,7 @@ def _fault(pickled: bytes, size: int) -> str | None:
     for count, (operation, argument) in enumerate(_operations(pickled)):
         name = operation.name
         if count > MOST_OPERATIONS:
-            return "holds too much data that is not in tensors"
+            return TOO_MUCH
         named = (
             name != "GLOBAL"
             or argument in (*EMPTY, BYTES)
@@ -125,7 +127,7 @@ def _fault(pickled: bytes, size: int) -> str | None:
         if name not in OPERATIONS or not named:
             return "holds more than plain data"
         if not keys.accept(operation, argument):
-            return "holds keys that no run saves"
+            return ODD_KEYS
         if keys.encoded > size + SLACK_BYTES:
             return GROWS
     return None
@@ -161,20 +163,60 @@ def _expected_after(on_top: str, expected: str) -> str:
     return "REDUCE" if expected == "EMPTY_TUPLE" else ""
 
 
-def _size(value: Any, known: dict[int, float], depth: int = 0) -> float:
-    """Bytes that data would take if each place had a copy of its own; infinite if it holds itself, or is too deep.
+class Weight:
+    """What plain data takes, of which each place may show the same as others.
 
-    So are whole numbers that torch would not read.
+    bytes        if each place had a copy of its own; infinite if it holds itself, is too deep, or has a whole number
+                 that torch would not read
+    operations   of its pickle, or somewhat more
+    keys_fit     whether its keys are such as a run saves
     """
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, int):
-        return 0 if value.bit_length() <= MOST_BITS else float("inf")
-    if not isinstance(value, dict | list | tuple):
-        return 0
-    if id(value) not in known:
-        known[id(value)] = float("inf")
-        if depth < DEEPEST:
-            inner = [*value, *value.values()] if isinstance(value, dict) else value
-            known[id(value)] = 64 + 8 * len(inner) + sum(_size(it, known, depth + 1) for it in inner)
-    return known[id(value)]
+
+    def __init__(self, data: Any) -> None:
+        self.operations, self.keys_fit = 0, True
+        self._keys = Keys()
+        self._known: dict[int, float] = {}
+        self._known_keys: dict[int, tuple[int, Any]] = {}
+        self.bytes = self._weighed(data, 0)
+
+    def fault(self, size: float = math.inf) -> str | None:
+        """Why it would not be loaded from a file of `size` bytes, in words that follow its name.
+
+        None if it would be, as far as that depends on how much it is and on its keys.
+        """
+        if self.bytes == math.inf or self.bytes > size + SLACK_BYTES:
+            return "is too large or too deep, or holds itself"
+        if self.operations > MOST_WRITTEN:
+            return TOO_MUCH
+        return None if self.keys_fit else ODD_KEYS
+
+    def _weighed(self, value: Any, depth: int) -> float:
+        if id(value) in self._known:
+            self.operations += 1
+            return self._known[id(value)]
+        self.operations += OPERATIONS_OF.get(type(value), OPERATIONS_OF_OTHERS)
+        if isinstance(value, int):
+            return 0 if value.bit_length() <= MOST_BITS else math.inf
+        if value is None or isinstance(value, float):
+            return 0
+        # Until it is known to end.
+        self._known[id(value)] = math.inf
+        self._known[id(value)] = self._weighed_anew(value, depth)
+        return self._known[id(value)]
+
+    def _weighed_anew(self, value: Any, depth: int) -> float:
+        if isinstance(value, torch.Tensor):
+            self.operations += OPERATIONS_OF_TENSOR
+            return value.numel() * value.element_size()
+        if not isinstance(value, dict | list | tuple):
+            return 0
+        if depth >= DEEPEST:
+            return math.inf
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        # There is a mark, and an end to it, for each thousand.
+        self.operations += len(inner) // 500
+        within = sum(self._weighed(it, depth + 1) for it in inner)
+        # What holds itself, or is deeper, cannot be hashed soon.
+        if isinstance(value, dict) and within < math.inf:
+            self.keys_fit &= all(self._keys.accept(*as_pickled(it, self._known_keys)) for it in value)
+        return 64 + 8 * len(inner) + within

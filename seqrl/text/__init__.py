@@ -29,6 +29,7 @@ from seqrl.text.words import (
     few,
     figure,
     free,
+    grows_by_its_keys,
     nearest,
     one_line,
     percentages,
@@ -38,7 +39,7 @@ from seqrl.text.words import (
 
 __all__ = [
     "UNSAID", "VARIABLE", "Hidden", "MaskedFormatter", "cut", "declassify", "docstring", "dotted", "duration",
-    "encoded", "environment_read", "few", "figure", "free", "hidden", "hide", "is_anything_masked", "masked",
-    "masked_data", "named_secrets", "names_secret", "nearest", "one_line", "percentages", "plain_name", "printable",
-    "read_decoded", "read_environment", "say", "show_path", "unmasked",
+    "encoded", "environment_read", "few", "figure", "free", "grows_by_its_keys", "hidden", "hide",
+    "is_anything_masked", "masked", "masked_data", "named_secrets", "names_secret", "nearest", "one_line",
+    "percentages", "plain_name", "printable", "read_decoded", "read_environment", "say", "show_path", "unmasked",
 ]  # fmt: skip

@@ -10,7 +10,6 @@ import sys
 import textwrap
 from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import chain, count
 from typing import Any, TextIO
 
@@ -76,6 +75,10 @@ def percentages(shares: Mapping[str, float]) -> dict[str, int]:
     return {name: number for name, number in sorted(rounded.items(), key=lambda it: -it[1]) if number}
 
 
+# Characters of a configuration whose keys are written out. One of a megabyte, in sections, has some four times as many.
+MOST_DOTTED = 20_000_000
+
+
 def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All values in nested mappings, by dotted key; a list counts as one value."""
     for key, value in config.items():
@@ -83,6 +86,30 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def grows_by_its_keys(config: Any) -> bool:
+    """Whether nested mappings, which may be anybody's, are too long once each value stands behind its dotted key.
+
+    A key of a megabyte may be that of thousands of values, and one mapping may stand in many places.
+    """
+    total = 0
+    for length in _lengths(config, 0):
+        total += length
+        if total > MOST_DOTTED:
+            return True
+    return False
+
+
+def _lengths(value: Any, of_key: int) -> Iterator[int]:
+    """Characters of all values, each with its key, and of mappings and lists themselves."""
+    yield of_key + (len(value) if isinstance(value, str | bytes) else 1)
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _lengths(inner, of_key + len(str(key)) + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _lengths(inner, 0)
 
 
 # What a terminal obeys, or what turns the order of letters round; and halves of characters, which nothing can write.
@@ -124,17 +151,23 @@ def free(name: str, taken: Container[str], numbered: str) -> str:
     return next(it for it in chain([name], (numbered.format(name, n) for n in count(2))) if it not in taken)
 
 
-# Why a console could not print something, the latest reasons.
+# Why something could not be printed, the latest reasons.
 UNSAID: deque[OSError] = deque(maxlen=10)
 
 
 def say(text: str, to: TextIO | None = None) -> None:
-    """Print a text as it may be shown; nothing where the stream is closed, which an environment may have done.
+    """Print a text as it may be shown, now; nothing where the stream is closed, which an environment may have done.
+
+    Where it cannot be written, as its reader is gone or its disk is full, UNSAID has the reason.
 
     to   a stream; None: the standard output
     """
-    with suppress(ValueError):
-        print(printable(text), file=to)
+    try:
+        print(printable(text), file=to, flush=True)
+    except OSError as error:
+        UNSAID.append(error)
+    except ValueError:
+        pass
 
 
 class MaskedFormatter(logging.Formatter):

@@ -401,7 +401,19 @@ class Mute(Plain):
         pass
 
 
-for cls in (Plain, Unfinite, Composed, Mute):
+class Hoarder(Plain):
+    """Keeps many small arrays."""
+
+    kept = ()
+
+    def state_dict(self):
+        return {"clock": self.clock, "kept": [np.zeros(3) for _ in range(300)], "tensor": torch.ones(2)}
+
+    def load_state_dict(self, state):
+        self.clock, self.kept = state["clock"], state["kept"]
+
+
+for cls in (Plain, Unfinite, Composed, Mute, Hoarder):
     gymnasium.register(f"test/{cls.__name__}-v0", cls, disable_env_checker=True, order_enforce=False)
 
 
@@ -1386,6 +1398,20 @@ def test_an_own_vector_form_leaves_the_run_as_it_was(odd):
 def test_a_first_observation_that_is_not_finite_is_named(backend, id, name):
     said = fault(made(backend, id=f"test/{id}-v0"))
     assert re.search(WHERE + rf"reset: its {name} is nan\. Fix", said)
+
+
+@BOTH
+def test_a_state_of_many_arrays_opens_no_files(backend):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with closing(made(backend, id="test/Hoarder-v0")) as env:
+        env.reset()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, limits[1]))
+        try:
+            state = env.state_dict()
+            assert env.load_state_dict(state).all()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert [len(said["env"]["kept"]) for said in state["said"]] == [300, 300]
 
 
 @BOTH

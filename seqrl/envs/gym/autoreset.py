@@ -4,6 +4,7 @@ Gymnasium has three modes: reset on request (DISABLED), within the step that end
 step after it (NEXT_STEP). Here all three behave alike: `reset` begins episodes, `step` returns the final observation.
 """
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from seqrl.envs.gym.history import History
 from seqrl.envs.gym.lasting import lasting
 from seqrl.envs.gym.resets import REMEDY, fault_of_end, fault_of_reset, in_info, read_ends
 from seqrl.errors import FaultyEnvError
-from seqrl.plain import as_arrays, as_tensors
+from seqrl.plain import as_arrays, as_tensors, pickled
 from seqrl.spaces import ACTION_MASK, Array
 
 # What one call replays must fit into the time limit, and no call should send long episodes to all processes.
@@ -144,7 +145,7 @@ class SeededEpisodes:
         playing = self._history.playing
         own_states = digests = None
         if self._restore_themselves:
-            own_states = list(self._call("own_state"))
+            own_states = [None if it is None else pickle.loads(it) for it in self._call("own_state")]
             self.unsaved |= None in own_states
         elif playing.any():
             digests = self._call("digest")
@@ -187,7 +188,8 @@ class SeededEpisodes:
         everywhere = np.ones_like(playing)
         observation = np.array(self._begin(everywhere))
         if state["said"] is not None and self._restore_themselves:
-            restored = np.array(self._call("restore", number, state["said"]))
+            own_states = [None if it is None else pickled(it) for it in state["said"]]
+            restored = np.array(self._call("restore", number, own_states))
             self._history.end(~restored)
             self.begins_anew = not restored.all()
         else:

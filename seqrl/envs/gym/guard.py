@@ -2,6 +2,7 @@
 
 import logging
 import math
+import pickle
 import reprlib
 import struct
 import zlib
@@ -23,7 +24,7 @@ from seqrl.envs.gym.registry import MISSING_PACKAGE
 from seqrl.envs.translate import as_sampled
 from seqrl.errors import FaultyEnvError, OutsideEnvError, RaisedError, line_of, names_environment, raised
 from seqrl.machine import monotonic
-from seqrl.plain import as_arrays, as_tensors
+from seqrl.plain import as_arrays, as_tensors, pickled
 from seqrl.spaces import ACTION_MASK, Array, Packed
 
 log = logging.getLogger(__name__)
@@ -194,8 +195,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Names of wrappers that keep statistics from episode to episode."""
         return lasting(self.env)
 
-    def own_state(self) -> dict[str, Any] | None:
-        """The environment's `state_dict` and the steps played in its episode; tensors and plain data.
+    def own_state(self) -> bytes | None:
+        """The environment's `state_dict` and the steps played in its episode: tensors and plain data, pickled.
 
         None if it cannot be saved now, as one may become what no checkpoint holds; the log says why, once.
         """
@@ -203,19 +204,20 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             with self._named("its state_dict"):
                 state = as_tensors(self.unwrapped.state_dict())  # type: ignore[attr-defined]
             elapsed = [int(limit._elapsed_steps or 0) for limit in self._time_limits()]
-            return {"env": state, "clock": self._clock, "elapsed": elapsed}
+            return pickled({"env": state, "clock": self._clock, "elapsed": elapsed})
         self._unsaved_said = True
         return None
 
-    def restore(self, number: Array, state: list[dict[str, Any] | None]) -> bool:
+    def restore(self, number: Array, state: list[bytes | None]) -> bool:
         """After a reset, restore the `own_state` saved in episode `number`; return whether that went well.
 
         number, state   of every environment, by index
         """
-        self._episode, own = int(number[self.index]), state[self.index]
-        if own is None:
+        self._episode, own_state = int(number[self.index]), state[self.index]
+        if own_state is None:
             log.warning("environment %d: its state_dict had failed. It begins anew.", self.number)
             return False
+        own = pickle.loads(own_state)
         self._clock = own["clock"]
         with self._failure_logged("It begins anew."):
             self._load(own["env"])
