@@ -2,7 +2,10 @@
 
 import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -60,6 +63,39 @@ def test_a_point_whose_job_is_killed_is_named_and_the_same_command_finishes_it(t
     done = sweep(tmp_path, *points)
     assert (done.returncode, done.stderr) == (0, "")
     assert "sweep: 2 finished, in s\n" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "slurm_local"])
+def test_a_sweep_that_python_is_to_keep_out_of_its_folder_runs_nothing_there(tmp_path, launcher):
+    if launcher != "joblib":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    for name in ("joblib", "submitit", "argparse", "pickle"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(77)\n")
+    points = ["env=tmaze", "total_steps=64", "parallel=2", "seed=0,1", "logger=[]", "evaluation.episodes=0", "sweep=s"]
+    words = [sys.executable, "-P", "-m", "seqrl.train", "-m", f"hydra/launcher={launcher}", *points]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "sweep: 2 finished, in s" in done.stdout
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["<&- >&- 2>&-", "> /dev/full", "| head -n 1 > first"])
+def test_a_sweep_side_by_side_comes_to_its_end_whatever_becomes_of_its_output(tmp_path, output):
+    points = [
+        "env=tmaze",
+        "total_steps=64",
+        "parallel=2",
+        "seed=0,1,2",
+        "logger=[]",
+        "evaluation.episodes=0",
+        "sweep=s",
+    ]
+    command = [sys.executable, "-m", "seqrl.train", "-m", "hydra/launcher=joblib", *points]
+    program = f"set -o pipefail; {shlex.join(command)} {output}"
+    assert subprocess.run(["bash", "-c", program], cwd=tmp_path).returncode == 0
+    assert [facts["status"] for facts in manifests(tmp_path).values()] == ["finished"] * 3
 
 
 def dies(number: int, overrides: list[str], context: None, config: DictConfig) -> JobReturn:

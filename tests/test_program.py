@@ -283,6 +283,21 @@ def test_a_program_whose_output_a_full_disk_does_not_take_says_so(tmp_path, word
         assert (done.returncode, done.stderr) == (2, said)
 
 
+@pytest.mark.parametrize("option", ["-P", ""])
+def test_what_a_program_starts_imports_from_the_folder_only_if_it_does_itself(tmp_path, option):
+    main = (
+        "import os; from seqrl.config.program import to_the_end as end; end(lambda: print(os.getenv('PYTHONSAFEPATH')))"
+    )
+    done = subprocess.run(
+        [sys.executable, *filter(None, [option]), "-c", main],
+        cwd=tmp_path,
+        env={name: it for name, it in os.environ.items() if name != "PYTHONSAFEPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == ("1\n" if option else "None\n"), done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.thin(1)
 @pytest.mark.parametrize("program", ["verify", "envs", "evaluate", "export", "inspect", "report", "runs", "tune"])

@@ -104,6 +104,10 @@ def hold_standard_descriptors() -> None:
                 os.close(opened)
             # Programs that are started here need it, too.
             os.set_inheritable(descriptor, True)
+    for descriptor, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
+        # Python has none then, and who starts processes may flush it.
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 def forgiving_output() -> None:
@@ -214,6 +218,9 @@ def to_the_end(main: Callable[[], None]) -> None:
     global _done
     exit_code = 1
     vars(os)["_exit"] = _exit_as_done
+    if sys.flags.safe_path:
+        # joblib and submitit start Python without this one's options, and so do programs of an environment.
+        os.environ["PYTHONSAFEPATH"] = "1"
     try:
         all_is_imported()
         if sys.argv[1:2] == ["--version"]:

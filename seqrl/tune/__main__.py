@@ -99,7 +99,7 @@ def main() -> None:
             hear(ending, lambda number, _: os._exit(128 + number))
         search.stop()
         study = shlex.quote(str(plan.study))
-        print(f"seqrl: stopped; run the same command with study={study} to continue the search", file=sys.stderr)
+        say(f"seqrl: stopped; run the same command with study={study} to continue the search", sys.stderr)
         sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,5 +1,6 @@
 """journal.log of a search: every trial, in lines that only grow, shared by the processes of the search."""
 
+import errno
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -13,11 +14,14 @@ from seqrl.errors import ConfigError, SeqrlError
 from seqrl.files import LINE_BYTES, cure, detach, fault, json_of, read
 from seqrl.machine import monotonic, sleep
 from seqrl.run.manifest import is_number
+from seqrl.text import say
 
 # Far more than any search writes.
 MOST_BYTES = 2**30
 # How Optuna begins each.
 BEGINNING = b'{"op_code":'
+# What a file system says that has no symbolic links, as exFAT.
+NO_LINKS = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
 # Limit for a lock that is not this journal's to go: on another machine the same journal may have another path.
 LOCK_SECONDS = 5.0
 NUMBERS = ("param_value_internal", "intermediate_value", "step", "trial_id", "study_id", "state")
@@ -41,7 +45,15 @@ class Lock(JournalFileSymlinkLock):
                     [f"study: {self._link} is not the lock of this journal. Remove it, or choose another study=…"]
                 )
             sleep(0.05)
-        return bool(super().acquire())
+        try:
+            return bool(super().acquire())
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            where = (
+                f"{self._path.parent} is on a disk that has no links ({fault(error)}), with which a search locks its"
+            )
+            raise ConfigError([f"study: {where} journal. Choose another disk, with study=…"]) from error
 
     def _is_own(self) -> bool:
         with suppress(OSError):
@@ -64,7 +76,7 @@ class Journal(JournalFileBackend):
         if os.path.lexists(path):
             self._check()
             if cut := self._cut():
-                print(f"{path}: cut off half a line at its end, {cut} bytes of a process that was killed as it wrote")
+                say(f"{path}: cut off half a line at its end, {cut} bytes of a process that was killed as it wrote")
         super().__init__(str(path), self._mutex)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

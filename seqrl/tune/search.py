@@ -19,7 +19,7 @@ from seqrl.files import cure, fault, foreign, refuse_link, write
 from seqrl.machine import cores, sleep
 from seqrl.run.manifest import facts_of
 from seqrl.sweeps import Command
-from seqrl.text import printable
+from seqrl.text import say
 from seqrl.tune.space import Dimension, Value, override
 from seqrl.tune.trials import TICKS, Claim, Trial, words
 
@@ -104,7 +104,7 @@ class Search:
         command = Command(self.plan.study)
         command.note()
         if before := self._count("COMPLETE", "PRUNED"):
-            print(f"resuming after {before} trials in {self.plan.study}")
+            say(f"resuming after {before} trials in {self.plan.study}")
         while True:
             while len(self.running) < self.plan.workers and self._begin_next():
                 pass
@@ -262,7 +262,7 @@ class Search:
         outcome = outcome or (f"return {value:.4g}" if value is not None else "stopped early, lagging behind")
         best = f" (best {found.value:.4g}, trial {found.number})" if (found := self._best_trial) else ""
         values = " ".join(_shown(key, value) for key, value in ended.params.items())
-        print(printable(f"trial {number}: {outcome}{best}; {values}"), flush=True)
+        say(f"trial {number}: {outcome}{best}; {values}")
 
     def _count(self, *states: str) -> int:
         return sum(trial.state.name in states for trial in self._trials())
