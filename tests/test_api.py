@@ -338,6 +338,12 @@ def test_what_is_no_answer_ends_no_training(answer):
     assert sum("train/policy_loss" in row for row in result.metrics) == 2
 
 
+def test_a_program_without_arguments_of_its_own_composes(monkeypatch):
+    """As one that embeds Python."""
+    monkeypatch.setattr(sys, "argv", [])
+    assert seqrl.compose("env=tmaze").env.corridor_length
+
+
 def test_watching_changes_no_bit():
     words = (*SMALL, "env.id=CartPole-v1", "network.normalize_observations=true")
 
@@ -358,13 +364,20 @@ def test_what_a_program_has_set_in_torch_changes_no_bit_and_is_there_afterwards(
     threads = torch.get_num_threads()
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(2)
+    torch.backends.mkldnn.enabled = False
+    own_hook = torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: output + 1)
     try:
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
             odd = seqrl.learn(*words, quiet=True).folder
             assert torch.is_inference_mode_enabled()
             assert torch.is_autocast_enabled("cpu")
+            assert torch.get_default_device().type == "meta"
         assert (torch.get_default_dtype(), torch.get_num_threads()) == (torch.float64, 2)
+        assert not torch.backends.mkldnn.enabled
+        assert own_hook.id in own_hook.hooks_dict_ref()
     finally:
+        own_hook.remove()
+        torch.backends.mkldnn.enabled = True
         torch.set_default_dtype(torch.float32)
         torch.set_num_threads(threads)
     one, other = (saved.checkpoint(folder, "last")[0]["algorithm"]["network"] for folder in (usual, odd))
@@ -715,6 +728,8 @@ def test_a_policy_is_loaded_and_plays_the_same_where_a_program_infers_or_casts(c
     usual = value(seqrl.load(cartpole))
     with torch.inference_mode():
         assert value(seqrl.load(cartpole)) == usual
+    with torch.device("meta"):
+        assert {it.device.type for it in seqrl.load(cartpole).network.parameters()} == {"cpu"}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert value(seqrl.load(cartpole)) == usual
 

@@ -192,6 +192,9 @@ OPTIONS = (
 
 def insist_on_options(words: Sequence[str]) -> None:
     """Raise ConfigError for options that Hydra's own parser answers with its usage, and for what is no override."""
+    if not sys.argv:
+        # Of a program that embeds Python; argparse wants a name.
+        sys.argv.append("")
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:

@@ -178,6 +178,10 @@ def _set_autocasts(those: list[Any] | None) -> None:
             torch.set_autocast_dtype(kind, those[place][1])
 
 
+def _use_onednn(whether: bool) -> None:
+    torch.backends.mkldnn.enabled = whether  # type: ignore[assignment]  # a property of the module
+
+
 # Whose level, handlers and way upwards decide what of the run is logged, and where.
 LOGGERS = (logging.root, logging.getLogger("seqrl"))
 
@@ -223,8 +227,9 @@ SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = (
     ("sys.stderr", lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
     (HANDLERS, _handlers, _set_handlers),
     ("how the processor rounds", _rounds, _round_so),
-    ("hooks for all modules of torch", _hooks, _set_hooks),
+    ("torch's hooks for all modules", _hooks, _set_hooks),
     ("torch's autocast", _autocasts, _set_autocasts),
+    ("torch's use of oneDNN", lambda: torch.backends.mkldnn.enabled, _use_onednn),
     ("the loggers of the run", _logs, _set_logs),
 )
 
@@ -235,6 +240,8 @@ NEW: tuple[tuple[Callable[[Any], object], Any], ...] = (
     (torch.set_default_dtype, torch.float32),
     (torch.set_default_device, None),
     (torch.set_flush_denormal, False),
+    (_set_hooks, None),
+    (_use_onednn, True),
 )
 
 
