@@ -101,6 +101,9 @@ def difference(a: Array, b: Array) -> tuple[Estimate, float]:
     a, b    [units] and [units], independent of each other
     """
     random = np.random.default_rng(0)
+    # What all have in common would take digits from what tells them apart.
+    common = np.concatenate([a, b]).min()
+    a, b = a - common, b - common
     value = a.mean() - b.mean()
     means = [side[random.integers(len(side), size=(RESAMPLES, len(side)))].mean(1) for side in (a, b)]
     both = np.concatenate([a, b])

@@ -618,13 +618,16 @@ def test_wandb_sends_only_new_rows(tmp_path):
         starting_step, sent = 21, []
 
         def log(self, row, step):
-            self.sent.append((row["x"], step))
+            self.sent.append((row, step))
 
     logger = Wandb(tmp_path)
     logger._run = Run()
-    for x, step in enumerate((10, 20, 30)):
-        logger.write({"x": x}, step)
-    assert Run.sent == [(1, 21), (2, 30)]
+    evaluation = {"evaluation/return_mean": 1.0}
+    for step in (10, 20, 30):
+        logger.write({"x": step}, step)
+        logger.write(evaluation, step)
+    # The last evaluation may not be there, of which nobody tells.
+    assert Run.sent == [(evaluation, 21), ({"x": 30}, 30), (evaluation, 30)]
 
 
 def test_mlflow_keeps_a_run_and_resumes_it(tmp_path, monkeypatch):
@@ -636,6 +639,7 @@ def test_mlflow_keeps_a_run_and_resumes_it(tmp_path, monkeypatch):
         logger.begin(ABOUT)
         for step in range(start, start + 4):
             logger.write({"time/elapsed_seconds": float(step), "x": math.nan}, step)
+            logger.write({"evaluation/return_mean": float(step)}, step)
         logger.end(status)
         logger.close()
         client = mlflow.MlflowClient(uri)
@@ -649,8 +653,9 @@ def test_mlflow_keeps_a_run_and_resumes_it(tmp_path, monkeypatch):
         "env.key": "${oc.env:MY_KEY}",
     }
     assert run.data.tags["sweep"] == "how_far_back"
-    history = client.get_metric_history(run.info.run_id, "time/elapsed_seconds")
-    assert [metric.value for metric in history if metric.step != 3] == [0, 1, 2, 4]
+    for name in ("time/elapsed_seconds", "evaluation/return_mean"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [(metric.step, metric.value) for metric in history] == [(step, step) for step in range(5)]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Ranks as processes: they come to what one comes to, and none of them ends, or goes on, alone."""
 
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import seqrl
 from seqrl.config.composition import composed
 from seqrl.config.settle import settle
 from seqrl.devices.device import Device
+from seqrl.errors import ConfigError
 from seqrl.ranks import Ranks
 from seqrl.ranks.start import Place, _listening
 from seqrl.run.checkpoint import Checkpoints
@@ -469,6 +471,19 @@ def test_a_first_process_is_met_though_others_call_before_it_does(first_of_two, 
     monkeypatch.setattr("socket.create_connection", call)
     with _listening(Place.of_environment()) as listening, early[0]:
         assert listening.getsockname()[1] == first_of_two
+
+
+def test_processes_that_cannot_meet_are_not_started(tmp_path, monkeypatch):
+    """As where the loopback interface is down, in a namespace of its own for example."""
+
+    def unreachable(*where):
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    said = r"processes: they meet at 127\.0\.0\.1, which cannot be reached here \(Network is unreachable\)\. Have its"
+    with pytest.raises(ConfigError, match=said):
+        seqrl.learn(*TINY, *MAZE, "processes=2", "total_steps=200", f"hydra.run.dir={tmp_path / 'run'}", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -46,6 +46,16 @@ def test_the_permutation_test_counts_every_split():
     assert p < 0.01
 
 
+@pytest.mark.parametrize("common", [1e6, -1e9, 1e12])
+def test_what_all_values_have_in_common_changes_no_p_value(common):
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        a, b = random.integers(0, 1000, size=(2, 3)) / 4
+        (by, p), (by_too, p_too) = difference(a, b), difference(a + common, b + common)
+        assert p == p_too >= least_p(3, 3)
+        assert (by.value, by.low, by.high) == pytest.approx((by_too.value, by_too.low, by_too.high))
+
+
 def test_the_permutation_test_has_its_nominal_error_rate():
     random = np.random.default_rng(1)
     p_values = [difference(random.normal(size=5), random.normal(size=5))[1] for _ in range(400)]

@@ -18,6 +18,8 @@ from seqrl.text import dotted
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 # Parameters that MLflow accepts per call.
 BATCH = 100
+# Scalars that every row of training has, and every evaluation.
+KINDS = ("time/elapsed_seconds", "evaluation/return_mean")
 # Prefix of the URI of a database in a file.
 FILE = "sqlite:///"
 
@@ -54,8 +56,8 @@ class Mlflow(Logger):
         self._folder, self._uri, self._experiment, self._name = folder, tracking_uri, experiment, name
         self._client: Any = None
         self._run_id = ""
-        # Rows up to this step are already there.
-        self._sent = 0
+        # Up to which step rows of each kind are already there, by a scalar that tells the kind.
+        self._sent = dict.fromkeys(KINDS, -1)
 
     def begin(self, about: About) -> None:
         # A server that is down must not delay every update by minutes.
@@ -75,7 +77,7 @@ class Mlflow(Logger):
         from mlflow.entities import Metric
 
         # Nothing sent can be replaced. An evaluation has the same steps as the last row.
-        if env_steps >= self._sent:
+        if env_steps > max((self._sent[kind] for kind in KINDS if kind in row), default=-1):
             now = int(1000 * wall_time())
             self._client.log_batch(self._run_id, [Metric(name, value, now, env_steps) for name, value in row.items()])
 
@@ -99,8 +101,9 @@ class Mlflow(Logger):
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return False
-        history = self._client.get_metric_history(self._run_id, "time/elapsed_seconds")
-        self._sent = max((metric.step for metric in history), default=0)
+        for kind in KINDS:
+            history = self._client.get_metric_history(self._run_id, kind)
+            self._sent[kind] = max((metric.step for metric in history), default=-1)
         return True
 
     def _create(self, about: About) -> None:

@@ -63,8 +63,9 @@ class Wandb(Logger):
 
     def write(self, row: Row, env_steps: int) -> None:
         # Nothing sent can be taken back: when a run resumes, rows that are already there stay. An evaluation has the
-        # same steps as the last row.
-        if env_steps + 1 >= self._run.starting_step:
+        # same steps as the last row, and may not be there yet.
+        first = self._run.starting_step - ("evaluation/return_mean" in row)
+        if env_steps >= first:
             self._run.log(row, step=max(env_steps, self._run.starting_step))
 
     def end(self, status: str) -> None:

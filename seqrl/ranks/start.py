@@ -144,6 +144,17 @@ def _with_followers(size: int, is_cuda: bool, follow: Callable[[Place], None]) -
         raise ConfigError([f"processes: others cannot read this script, {script}. Put it into a file."])
     listening = socket.create_server((LOOPBACK, 0))
     port = listening.getsockname()[1]
+    try:
+        _call_oneself(LOOPBACK, port, listening)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            [
+                f"processes: they meet at {LOOPBACK}, which cannot be reached here ({error.strerror or error}). Have "
+                "its interface up, as `ip link set lo up` does, or use processes=1."
+            ]
+        ) from error
+    listening.settimeout(None)
     store = TCPStore(LOOPBACK, port, None, True, FOR_EVER, wait_for_workers=False, master_listen_fd=listening.detach())
     spawn = multiprocessing.get_context("spawn")
     followers: list[BaseProcess] = []
@@ -293,7 +304,7 @@ def _listening(place: Place) -> socket.socket:
         why = os.strerror(error.errno or 0)
         raise ConfigError([f"MASTER_PORT: {place.port} cannot be listened at here ({why}). {LET_TORCHRUN}"]) from error
     try:
-        _call_oneself(place, listening)
+        _call_oneself(place.host, place.port, listening)
     except (OSError, UnicodeError) as error:
         # Who knows the host may not answer for a while, which torch waits for.
         if getattr(error, "errno", None) != socket.EAI_AGAIN:
@@ -306,11 +317,11 @@ def _listening(place: Place) -> socket.socket:
     return listening
 
 
-def _call_oneself(place: Place, listening: socket.socket) -> None:
+def _call_oneself(host: str, port: int, listening: socket.socket) -> None:
     """Raise OSError or UnicodeError unless this process is met where others look for it."""
     word, until = os.urandom(16), monotonic() + REACH
     listening.settimeout(REACH)
-    with socket.create_connection((place.host, place.port), REACH) as calling:
+    with socket.create_connection((host, port), REACH) as calling:
         calling.sendall(word)
         while monotonic() < until:
             # Others may call meanwhile, and try again; or say nothing, or hang up.
