@@ -187,6 +187,20 @@ def test_a_full_disk_gets_one_line_and_leaves_no_half_of_one(finished, monkeypat
     assert path.read_bytes().endswith(b"\n")
 
 
+def test_on_a_disk_without_links_a_search_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    """As exFAT is, through FUSE."""
+
+    def unlinked(*_, **__):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("os.symlink", unlinked)
+    said = (
+        r"study: .* is on a disk that has no links \(Function not implemented\), .*\. Choose another disk, with study="
+    )
+    with pytest.raises(ConfigError, match=said):
+        Search(Plan(study=tmp_path / "study"), [Dimension("seed", choices=(7,))]).run()
+
+
 def test_a_search_that_was_recorded_otherwise_is_refused_in_one_line(finished):
     logs = logged(finished)
     rewrite(finished, [*logs, logs[1] | {"user_attr": {"search": 3}}])
