@@ -65,6 +65,25 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+READ_ONLY = """
+import builtins, errno, os
+
+def of_a_disk_mounted_for_reading(path, mode="r", *more, own=open, **named):
+    if str(path).endswith("multirun.yaml") and mode == "w":
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    return own(path, mode, *more, **named)
+
+builtins.open = of_a_disk_mounted_for_reading
+"""
+
+
+def test_a_sweep_in_a_folder_that_cannot_be_written_gets_one_line(tmp_path):
+    done = sweep(tmp_path, *SMALL, "env=tmaze", "seed=1,2", program=READ_ONLY)
+    file = tmp_path / "s" / "multirun.yaml"
+    what = "Read-only file system. Have its disk mounted for writing, or choose another folder."
+    assert (done.returncode, done.stderr) == (2, f"seqrl: error: {file}: {what}\n")
+
+
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_the_same_command_again_finishes_what_failed_or_was_not_begun_and_nothing_else(tmp_path, launcher):
     (tmp_path / "moody.py").write_text(MOODY)

@@ -42,6 +42,8 @@ COMPOSERS = [Path(inspect.getfile(package)).parent for package in (hydra, omegac
 NOTHING = ("none", "nothing", "off", "no", "false", "disabled")
 # What OmegaConf says of a value where a list belongs.
 NO_LIST = "is not a ListConfig"
+# What Hydra writes into the folder of a sweep.
+MULTIRUN = "multirun.yaml"
 # Of a sweep. Each is composed before the first begins.
 MOST_POINTS = 10_000
 GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "search"})
@@ -73,6 +75,9 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
         return [f"{error.strerror}. {remedy(error)}"], ConfigError.exit_code
     if isinstance(error, MemoryError):
         return ["memory: there is too little. Free some, or raise its limit (ulimit -v)."], ConfigError.exit_code
+    if isinstance(error, OSError) and Path(str(error.filename)).name == MULTIRUN:
+        # Hydra writes it as it begins a sweep.
+        return [f"{error.filename}: {error.strerror}. {remedy(error)}"], ConfigError.exit_code
     if _is_composition(error):
         if unusable := unusable_files(config_dirs(arguments), arguments, error):
             return unusable, ConfigError.exit_code
