@@ -66,14 +66,14 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 READ_ONLY = """
-import builtins, errno, os
+import builtins, errno, io, os
 
 def of_a_disk_mounted_for_reading(path, mode="r", *more, own=open, **named):
     if str(path).endswith("multirun.yaml") and mode == "w":
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
     return own(path, mode, *more, **named)
 
-builtins.open = of_a_disk_mounted_for_reading
+builtins.open = io.open = of_a_disk_mounted_for_reading
 """
 
 
