@@ -344,6 +344,17 @@ def test_a_program_without_arguments_of_its_own_composes(monkeypatch):
     assert seqrl.compose("env=tmaze").env.corridor_length
 
 
+def test_a_working_folder_that_hydra_would_compute_is_refused(tmp_path, monkeypatch):
+    """Its name may come from anybody's archive, and the value of a variable would be printed."""
+    folder = tmp_path / "k${oc.env:HOME}"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(
+        seqrl.ConfigError, match=r"^working folder: Hydra would compute .* \(got .*/k\$\{oc\.env:HOME\}\)"
+    ):
+        seqrl.compose("env=tmaze")
+
+
 def test_watching_changes_no_bit():
     words = (*SMALL, "env.id=CartPole-v1", "network.normalize_observations=true")
 

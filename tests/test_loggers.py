@@ -27,7 +27,7 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 from seqrl.config.paths import CONF
 from seqrl.config.settle import changes
 from seqrl.config.validate import faults
-from seqrl.errors import StoppedError
+from seqrl.errors import ConfigError, StoppedError
 from seqrl.loggers import About, Csv, Jsonl, Logger, Mlflow, TensorBoard, Wandb
 from seqrl.loggers.tensorboard import hyperparameters, show
 from seqrl.run.outputs import Outputs, open_loggers
@@ -611,6 +611,43 @@ def test_wandb_continues_offline_without_login_or_network_and_says_so(tmp_path, 
     (path,) = tmp_path.glob("wandb/offline-run-*")
     assert line.startswith(f"wandb: {why}")
     assert line.endswith(f"/wandb/{path.name}")
+
+
+@pytest.mark.parametrize("folder", ["wandb", ".wandb"])
+@pytest.mark.parametrize(
+    ("settings", "others"),
+    [
+        ("base_url = http://elsewhere\napi_key = x\nproject = y", "api_key, base_url"),
+        ("entity = somebody", "entity"),
+        ("project = y\nmode = offline", None),
+    ],
+)
+def test_wandb_is_told_nothing_by_a_file_of_the_working_folder(tmp_path, monkeypatch, folder, settings, others):
+    """The address could be anybody's, with a key in what is sent there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    Path(folder).mkdir()
+    Path(folder, "settings").write_text(f"[default]\n{settings}\n")
+    if others:
+        with pytest.raises(ConfigError, match=rf"^{folder}/settings: says {others} to W&B, and may be anybody's"):
+            Wandb(tmp_path).begin(ABOUT)
+    else:
+        Wandb(tmp_path)._insist_on_own_settings()
+    monkeypatch.setenv("WANDB_BASE_URL", "http://mine")
+    if others != "api_key, base_url":
+        Wandb(tmp_path, entity="me")._insist_on_own_settings()
+
+
+@pytest.mark.parametrize("content", [b"base_url", b"\xff\xfe", None])
+def test_what_wandb_could_read_there_and_seqrl_cannot_is_refused(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    Path("wandb").mkdir()
+    if content is None:
+        os.mkfifo("wandb/settings")
+    else:
+        Path("wandb/settings").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"wandb/settings: .*, and W&B would read it\. Remove it\."):
+        Wandb(tmp_path)._insist_on_own_settings()
 
 
 def test_wandb_sends_only_new_rows(tmp_path):

@@ -79,8 +79,9 @@ def test_plain_data_comes_back_from_a_checkpoint_as_it_was(state):
     "tensor",
     [
         torch.tensor(1.5), torch.zeros(0, 3), torch.tensor([True, False]), torch.arange(6).reshape(2, 3).T,
-        torch.arange(12.0).reshape(3, 4).to(torch.bfloat16), torch.ones(2, dtype=torch.uint16), torch.ones(2, dtype=torch.complex64),
-        torch.from_numpy(np.asfortranarray(np.arange(6.0).reshape(2, 3))), torch.ones(2, 0, dtype=torch.int8),
+        torch.arange(12.0).reshape(3, 4).to(torch.bfloat16), torch.ones(2, dtype=torch.uint16),
+        torch.ones(2, dtype=torch.complex64), torch.ones(2, 0, dtype=torch.int8),
+        torch.from_numpy(np.asfortranarray(np.arange(6.0).reshape(2, 3))),
     ],
     ids=repr,
 )  # fmt: skip

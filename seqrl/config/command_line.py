@@ -192,6 +192,9 @@ OPTIONS = (
 
 def insist_on_options(words: Sequence[str]) -> None:
     """Raise ConfigError for options that Hydra's own parser answers with its usage, and for what is no override."""
+    if "${" in (here := str(Path.cwd())):
+        # Hydra takes it into its configuration.
+        raise ConfigError([f"working folder: Hydra would compute the ${{ in its name (got {here}). Use another one."])
     if not sys.argv:
         # Of a program that embeds Python; argparse wants a name.
         sys.argv.append("")

@@ -1,12 +1,18 @@
 """Weights & Biases, without prompts and without waiting for an unreachable network."""
 
+import configparser
+import os
 import secrets
 from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from seqrl.files import read_text, write
+from seqrl.errors import ConfigError
+from seqrl.files import fault, read_text, write
 from seqrl.loggers.base import About, Logger, Row
+
+# What W&B may be told by a file of the working folder: seqrl says the first itself.
+OF_WORKING_FOLDER = ("project", "mode", "disabled")
 
 
 class Wandb(Logger):
@@ -36,6 +42,7 @@ class Wandb(Logger):
         self._run: Any = None
 
     def begin(self, about: About) -> str | None:
+        self._insist_on_own_settings()
         import wandb
 
         session = wandb.setup(settings=wandb.Settings(silent=True))
@@ -73,6 +80,29 @@ class Wandb(Logger):
 
     def close(self) -> None:
         self._run.finish()
+
+    def _insist_on_own_settings(self) -> None:
+        """Raise ConfigError if a file of the working folder, which may be anybody's, says where keys and curves go.
+
+        W&B obeys it, unless a variable or an argument says otherwise.
+        """
+        said = {"base_url": os.environ.get("WANDB_BASE_URL"), "entity": self._named["entity"]}
+        known = {*OF_WORKING_FOLDER, *(name for name, it in said.items() if it)}
+        for path in (Path(folder, "settings") for folder in ("wandb", ".wandb")):
+            file = configparser.RawConfigParser(strict=False)
+            try:
+                file.read_string(read_text(path))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, configparser.Error) as error:
+                raise ConfigError([f"{path}: {fault(error)}, and W&B would read it. Remove it."]) from error
+            if others := sorted({name for section in file.sections() for name, _ in file.items(section)} - known):
+                raise ConfigError(
+                    [
+                        f"{path}: says {', '.join(others)} to W&B, and may be anybody's. Remove that from it; an "
+                        "address goes into WANDB_BASE_URL, and a user or team into logger.wandb.entity."
+                    ]
+                )
 
     def _start(self, about: About, mode: str) -> Any:
         import wandb
