@@ -360,11 +360,12 @@ def loadable_yaml(text: str) -> str:
         raise ValueError(f"is larger than {YAML_BYTES // 2**20} MB")
     try:
         insist_on_modest_yaml(text)
+        content = yaml.load(text, LOADER)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise ValueError(f"is not YAML ({where}{problem or 'it holds control characters'})") from None
-    if grows_by_its_keys(yaml.load(text, LOADER)):
+    if grows_by_its_keys(content):
         raise ValueError("is far longer with its keys written out")
     return text
 

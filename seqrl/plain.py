@@ -17,6 +17,7 @@ from seqrl.text import masked
 OWN_TENSOR = "is a tensor"
 # An array of a dtype that torch has not, or not in this byte order: its dtype, its shape and its bytes.
 OWN_DTYPE, SHAPE, BYTES = "dtype", "shape", "bytes"
+NUMERIC = re.compile(r"[<>=|][iufc]\d{1,2}")
 # What was an array, where tensors are tensors: this, and what became of it.
 OWN_ARRAY = "is an array"
 MARKED_DICTS = ([OWN_TENSOR], [OWN_DTYPE, SHAPE, BYTES], [OWN_ARRAY])
@@ -81,7 +82,7 @@ def _as_arrays(state: Any, known: dict[int, Any]) -> Any:
             case dict() if list(state) == [OWN_TENSOR]:
                 made = state[OWN_TENSOR].clone()
             case dict() if list(state) == [OWN_DTYPE, SHAPE, BYTES]:
-                numbers = np.frombuffer(state[BYTES].numpy().tobytes(), state[OWN_DTYPE])
+                numbers = np.frombuffer(state[BYTES].numpy().tobytes(), _dtype(state[OWN_DTYPE]))
                 made = numbers.reshape(state[SHAPE]).copy()
             case dict():
                 made = type(state)([(without_marks(key), _as_arrays(it, known)) for key, it in state.items()])
@@ -99,10 +100,17 @@ def _as_arrays(state: Any, known: dict[int, Any]) -> Any:
     return known[id(state)]
 
 
+def _dtype(text: str) -> np.dtype[Any]:
+    # NumPy reads whole lists of them.
+    if not NUMERIC.fullmatch(text):
+        raise ValueError(f"holds an odd dtype, {text[:20]}")
+    return np.dtype(text)
+
+
 def pickled(state: Any) -> bytes:
     """What as_tensors makes, for another process of this run: torch would pass each tensor as a file left open."""
     data = io.BytesIO()
-    _ByValue(data).dump(state)
+    _ByValue(data, protocol=5).dump(state)
     return data.getvalue()
 
 
@@ -110,17 +118,12 @@ class _ByValue(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if type(value) is not torch.Tensor:
             return NotImplemented
-        flat = value.as_strided((value.numel(),), (1,))
-        numbers = flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
-        return _tensor, (numbers, value.dtype, tuple(value.shape), value.stride())
+        numbers = value.as_strided((value.numel(),), (1,)).view(torch.uint8).numpy()
+        return _tensor, (numbers, value.dtype, value.shape, value.stride())
 
 
-def _tensor(numbers: bytes, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
-    made = torch.empty_strided(shape, stride, dtype=dtype, device="cpu")
-    if numbers:
-        flat = made.as_strided((made.numel(),), (1,))
-        flat.copy_(torch.frombuffer(bytearray(numbers), dtype=dtype))
-    return made
+def _tensor(numbers: np.ndarray, dtype: torch.dtype, shape: torch.Size, stride: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(numbers).view(dtype).as_strided(shape, stride)
 
 
 def with_marks(state: Any) -> Any:
@@ -192,8 +195,8 @@ def _unmarked(value: Any) -> Any:
 
 
 def _array(tensors: Any) -> np.ndarray:
-    # Whoever wrote it.
-    with suppress(ValueError, TypeError, AttributeError, OverflowError, RuntimeError):
+    # Whoever wrote it: anything may be wrong.
+    with suppress(Exception):
         if type(made := as_arrays(tensors)) is np.ndarray:
             return made
     raise ValueError("holds an odd array")
@@ -202,7 +205,7 @@ def _array(tensors: Any) -> np.ndarray:
 def _number(marked: tuple[str, str, Any]) -> Any:
     _, dtype, number = marked
     if type(number) in (bool, int, float, complex):
-        with suppress(OverflowError), np.errstate(over="ignore"):
+        with suppress(OverflowError, TypeError), np.errstate(over="ignore"):
             made = NUMBERS[dtype](number)
             # Earlier versions of NumPy go round at the end of their range.
             if made == number or number != number:

@@ -86,6 +86,9 @@ CONFIGURATIONS = [
     (BOMB.encode(), "uses YAML aliases, which no run writes"),
     (b"[1, 2]", "is not a mapping"),
     (b"a: [", "is not YAML"),
+    (b"? [a]\n: 1", "is not YAML (line 1: found unhashable key)"),
+    (b"<<: 1", "is not YAML"),
+    (b"a: =", "is not YAML"),
     (b"\x00", "is not YAML"),
     (b"a: " + b"[" * 500 + b"]" * 500, "is nested too deeply"),
     (

@@ -158,7 +158,16 @@ def test_an_array_among_tensors_comes_back_as_one(kind):
 
 @pytest.mark.parametrize(
     "odd",
-    [1, [1], {"dtype": "O", "shape": [1], "bytes": torch.ones(1)}, {"dtype": "<f4", "shape": [9], "bytes": TENSOR}],
+    [
+        1,
+        [1],
+        {"dtype": "O", "shape": [1], "bytes": torch.ones(1)},
+        {"dtype": "<f4", "shape": [9], "bytes": TENSOR},
+        {"dtype": ",", "shape": [-1], "bytes": torch.ones(8, dtype=torch.uint8)},
+        {"dtype": "u1," * 10**5, "shape": [], "bytes": torch.ones(10**5, dtype=torch.uint8)},
+        {"dtype": 1, "shape": [1], "bytes": torch.ones(1, dtype=torch.uint8)},
+    ],
+    ids=range(7),
 )
 def test_a_marked_array_that_is_none_is_refused(odd):
     with pytest.raises(ValueError, match="holds an odd array"):
@@ -176,7 +185,7 @@ def test_an_array_keeps_the_order_of_its_numbers_in_memory():
     assert as_arrays(as_tensors(state)).strides == state.strides == (4, 8)
 
 
-@pytest.mark.parametrize("number", [300, -1, 1.5, "1", [1] * 9, None])
+@pytest.mark.parametrize("number", [300, -1, 1.5, 1 + 2j, "1", [1] * 9, None])
 def test_a_marked_number_that_its_dtype_cannot_have_is_refused(number):
     with pytest.raises(ValueError, match="holds an odd number of"):
         without_marks({"a": [("is a number of NumPy's", "|u1", number)]})

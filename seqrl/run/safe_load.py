@@ -37,9 +37,9 @@ OPERATIONS = {
 MOST_OPERATIONS = 5_000_000
 # As many as are written. There are more than a Weight knows of: a network's state has some data beside its keys.
 MOST_WRITTEN = MOST_OPERATIONS - 100_000
-# Of a pickle, for a value beside those in it; for all others, such as bytes, and for tensors.
+# Of a pickle, for a value beside those in it; for all others, such as bytes; and for tensors, beside these.
 OPERATIONS_OF = {type(None): 1, bool: 1, int: 1, float: 1, str: 2, list: 4, tuple: 3, dict: 4}
-OPERATIONS_OF_OTHERS, OPERATIONS_OF_TENSOR = 10, 80
+OPERATIONS_OF_OTHERS, OPERATIONS_OF_TENSOR, OPERATIONS_OF_PARAMETER, OPERATIONS_OF_AXIS = 10, 20, 30, 2
 # What a state may take beyond the size of its file: it may show one tensor, or one text, in several places.
 SLACK_BYTES = 2**28
 # The end of a zip file, which says how large its directory is and where; before it, in a large one and in torch's, the
@@ -206,7 +206,8 @@ class Weight:
 
     def _weighed_anew(self, value: Any, depth: int) -> float:
         if isinstance(value, torch.Tensor):
-            self.operations += OPERATIONS_OF_TENSOR
+            kind = OPERATIONS_OF_TENSOR if type(value) is torch.Tensor else OPERATIONS_OF_PARAMETER
+            self.operations += kind + OPERATIONS_OF_AXIS * value.dim()
             return value.numel() * value.element_size()
         if not isinstance(value, dict | list | tuple):
             return 0

@@ -188,8 +188,10 @@ class SeededEpisodes:
         everywhere = np.ones_like(playing)
         observation = np.array(self._begin(everywhere))
         if state["said"] is not None and self._restore_themselves:
-            own_states = [None if it is None else pickled(it) for it in state["said"]]
-            restored = np.array(self._call("restore", number, own_states))
+            with self._lost_named(), self.guard:
+                # To each its own; a call has the same arguments for all.
+                self.envs.set_attr("saved", [None if it is None else pickled(it) for it in state["said"]])
+            restored = np.array(self._call("restore", number))
             self._history.end(~restored)
             self.begins_anew = not restored.all()
         else:

@@ -71,6 +71,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     guard    what its close passes; whoever calls the other methods enters it
     tells    whether numbers in its info are logged, at the end of each episode
     digest   of all that the environment has answered in its episode
+    saved    what `own_state` returned, to be restored
 
     `reset` and `step` raise FaultyEnvError, with episode, seed and step, if the environment raises anything, does not
     follow Gymnasium's API, or returns an observation of the wrong shape or outside its space, a reward that is not
@@ -84,6 +85,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.index, self.guard, self.tells = index, guard, tells
         self.number = first + index
         self.digest = 0
+        self.saved: bytes | None = None
         self._shape = env.observation_space.shape
         self._element, self._takes = element(env.observation_space), env.action_space
         self._final: Any = None
@@ -208,16 +210,16 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._unsaved_said = True
         return None
 
-    def restore(self, number: Array, state: list[bytes | None]) -> bool:
-        """After a reset, restore the `own_state` saved in episode `number`; return whether that went well.
+    def restore(self, number: Array) -> bool:
+        """After a reset, restore the `saved` state, of episode `number`; return whether that went well.
 
-        number, state   of every environment, by index
+        number   of every environment, by index
         """
-        self._episode, own_state = int(number[self.index]), state[self.index]
-        if own_state is None:
+        self._episode, saved, self.saved = int(number[self.index]), self.saved, None
+        if saved is None:
             log.warning("environment %d: its state_dict had failed. It begins anew.", self.number)
             return False
-        own = pickle.loads(own_state)
+        own = pickle.loads(saved)
         self._clock = own["clock"]
         with self._failure_logged("It begins anew."):
             self._load(own["env"])

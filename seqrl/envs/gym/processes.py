@@ -98,6 +98,10 @@ class ProcessEach(AsyncVectorEnv):
             self.call_async(name, *args, **kwargs)
             return self.call_wait(timeout=self.timeout_seconds)
 
+    def set_attr(self, name: str, values: Any) -> None:
+        with self._lost_process_named():
+            super().set_attr(name, values)
+
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Ask every process to close its environment, and kill it after `timeout` seconds.
 
