@@ -118,12 +118,15 @@ class _ByValue(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if type(value) is not torch.Tensor:
             return NotImplemented
-        numbers = value.as_strided((value.numel(),), (1,)).view(torch.uint8).numpy()
-        return _tensor, (numbers, value.dtype, value.shape, value.stride())
+        # As it lies in memory, if it lies there densely.
+        order = sorted(range(value.dim()), key=value.stride, reverse=True)
+        dense = value.detach().permute(order).contiguous()
+        return _tensor, (dense.reshape(-1).view(torch.uint8).numpy(), value.dtype, dense.shape, order)
 
 
-def _tensor(numbers: np.ndarray, dtype: torch.dtype, shape: torch.Size, stride: tuple[int, ...]) -> torch.Tensor:
-    return torch.from_numpy(numbers).view(dtype).as_strided(shape, stride)
+def _tensor(numbers: np.ndarray, dtype: torch.dtype, shape: torch.Size, order: list[int]) -> torch.Tensor:
+    dense = torch.from_numpy(numbers).view(dtype).reshape(shape)
+    return dense.permute([order.index(axis) for axis in range(len(order))])
 
 
 def with_marks(state: Any) -> Any:
@@ -237,6 +240,8 @@ def _key(key: Any, depth: int) -> Any:
     _insist_on_depth(depth)
     if type(key) is tuple and not _is_marked(key):
         return tuple(_key(it, depth + 1) for it in key)
+    if isinstance(key, np.complexfloating):
+        raise TypeError("a complex number as a key is not plain data")
     return _plain(key)
 
 

@@ -145,7 +145,7 @@ class SeededEpisodes:
         playing = self._history.playing
         own_states = digests = None
         if self._restore_themselves:
-            own_states = [None if it is None else pickle.loads(it) for it in self._call("own_state")]
+            own_states = self._own_states()
             self.unsaved |= None in own_states
         elif playing.any():
             digests = self._call("digest")
@@ -190,7 +190,7 @@ class SeededEpisodes:
         if state["said"] is not None and self._restore_themselves:
             with self._lost_named(), self.guard:
                 # To each its own; a call has the same arguments for all.
-                self.envs.set_attr("saved", [None if it is None else pickled(it) for it in state["said"]])
+                self.envs.set_attr("saved", [self._given(it) for it in state["said"]])
             restored = np.array(self._call("restore", number))
             self._history.end(~restored)
             self.begins_anew = not restored.all()
@@ -217,6 +217,16 @@ class SeededEpisodes:
     def told(self) -> list[dict[str, list[float]]]:
         """The numbers in each environment's latest info, by name."""
         return list(self._call("told"))
+
+    def _own_states(self) -> list[dict[str, Any] | None]:
+        if not isinstance(self.envs, AsyncVectorEnv):
+            return list(self._call("own_state"))
+        return [None if it is None else pickle.loads(it) for it in self._call("pickled_state")]
+
+    def _given(self, own_state: dict[str, Any] | None) -> dict[str, Any] | bytes | None:
+        """What `own_state` returned, as an environment is given it."""
+        in_another_process = isinstance(self.envs, AsyncVectorEnv) and own_state is not None
+        return pickled(own_state) if in_another_process else own_state
 
     def _replay(self, number: Array, observation: Array) -> Array:
         """Play the episodes in progress again, write their last observations; return the steps of each [B]."""

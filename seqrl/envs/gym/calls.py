@@ -179,7 +179,9 @@ def _set_autocasts(those: list[Any] | None) -> None:
 
 
 def _use_onednn(whether: bool) -> None:
-    torch.backends.mkldnn.enabled = whether  # type: ignore[assignment]  # a property of the module
+    # A program may have frozen such settings.
+    if bool(torch.backends.mkldnn.enabled) is not whether:
+        torch.backends.mkldnn.enabled = whether  # type: ignore[assignment]  # a property of the module
 
 
 # Whose level, handlers and way upwards decide what of the run is logged, and where.

@@ -71,7 +71,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     guard    what its close passes; whoever calls the other methods enters it
     tells    whether numbers in its info are logged, at the end of each episode
     digest   of all that the environment has answered in its episode
-    saved    what `own_state` returned, to be restored
+    saved    what `own_state` or `pickled_state` returned, to be restored
 
     `reset` and `step` raise FaultyEnvError, with episode, seed and step, if the environment raises anything, does not
     follow Gymnasium's API, or returns an observation of the wrong shape or outside its space, a reward that is not
@@ -85,7 +85,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.index, self.guard, self.tells = index, guard, tells
         self.number = first + index
         self.digest = 0
-        self.saved: bytes | None = None
+        self.saved: dict[str, Any] | bytes | None = None
         self._shape = env.observation_space.shape
         self._element, self._takes = element(env.observation_space), env.action_space
         self._final: Any = None
@@ -197,8 +197,8 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Names of wrappers that keep statistics from episode to episode."""
         return lasting(self.env)
 
-    def own_state(self) -> bytes | None:
-        """The environment's `state_dict` and the steps played in its episode: tensors and plain data, pickled.
+    def own_state(self) -> dict[str, Any] | None:
+        """The environment's `state_dict` and the steps played in its episode; tensors and plain data.
 
         None if it cannot be saved now, as one may become what no checkpoint holds; the log says why, once.
         """
@@ -206,9 +206,13 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             with self._named("its state_dict"):
                 state = as_tensors(self.unwrapped.state_dict())  # type: ignore[attr-defined]
             elapsed = [int(limit._elapsed_steps or 0) for limit in self._time_limits()]
-            return pickled({"env": state, "clock": self._clock, "elapsed": elapsed})
+            return {"env": state, "clock": self._clock, "elapsed": elapsed}
         self._unsaved_said = True
         return None
+
+    def pickled_state(self) -> bytes | None:
+        """The same, for another process."""
+        return None if (state := self.own_state()) is None else pickled(state)
 
     def restore(self, number: Array) -> bool:
         """After a reset, restore the `saved` state, of episode `number`; return whether that went well.
@@ -219,7 +223,7 @@ class GuardedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if saved is None:
             log.warning("environment %d: its state_dict had failed. It begins anew.", self.number)
             return False
-        own = pickle.loads(saved)
+        own = pickle.loads(saved) if isinstance(saved, bytes) else saved
         self._clock = own["clock"]
         with self._failure_logged("It begins anew."):
             self._load(own["env"])
