@@ -26,8 +26,8 @@ OWN_NUMBER = "is a number of NumPy's"
 NUMBERS = {np.dtype(kind).str: np.dtype(kind).type for kind in "?bBhHiIqQlLefdFD"}
 # Arrays that torch holds as they are. It saves uint16, uint32 and uint64 in a way of its own.
 TORCH_DTYPES = {np.dtype(kind) for kind in "?bBhilqefdFD"}
-# Dtypes of tensors that are loaded again: none that is quantized, and none of eight bits with an exponent.
-DENSE = re.compile(r"torch\.(b?float\d+|u?int\d+|complex\d+|bool)")
+# Dtypes of tensors that are loaded again: none that is quantized, and none of fewer bits.
+DENSE = re.compile(r"torch\.(b?float(16|32|64)|u?int(8|16|32|64)|complex(64|128)|bool)")
 PLAIN = (type(None), bool, int, float, str, bytes)
 # Bits of a whole number: torch loads none of more than 255 bytes.
 LONGEST_NUMBER = 2_000
@@ -193,7 +193,10 @@ def _marked(value: Any) -> Any:
 
 def _unmarked(value: Any) -> Any:
     if type(value) is dict and list(value) == [OWN_ARRAY]:
-        return _array(value[OWN_ARRAY])
+        inner = value[OWN_ARRAY]
+        # Anything else is no array that was marked.
+        if isinstance(inner, torch.Tensor) or (isinstance(inner, dict) and list(inner) == [OWN_DTYPE, SHAPE, BYTES]):
+            return _array(inner)
     return _number(value) if _is_marked(value) else value
 
 

@@ -524,6 +524,14 @@ def test_a_run_whose_state_could_not_be_loaded_again_ends_before_it_learns(tmp_p
         Checkpoints(tmp_path).begin({"iterations": 0, "seen": {1, 2}}, 0)
 
 
+@pytest.mark.parametrize(
+    "mark", [("is a number of NumPy's", "<f4", "x"), {"is an array": {"dtype": 1, "shape": 2, "bytes": 3}}]
+)
+def test_a_state_that_looks_like_an_odd_mark_ends_its_run_before_it_learns(tmp_path, mark):
+    with pytest.raises(ConfigError, match=r"could not be loaded again: it holds an odd (number|array)"):
+        Checkpoints(tmp_path).begin({"iterations": 0, "algorithm": {"mine": mark}}, 0)
+
+
 @pytest.mark.parametrize("own", [{"environment": None}, {"ranks": [{"environment": None}] * 2}], ids=["alone", "ranks"])
 def test_an_environments_state_that_has_become_what_cannot_be_loaded_is_left_out(tmp_path, own, caplog):
     checkpoints, weights = Checkpoints(tmp_path), {"network": {"weight": torch.ones(2)}}
@@ -595,9 +603,10 @@ def test_a_state_is_known_to_have_no_fewer_operations_than_its_pickle(seed):
         {"k" * 10**6: dict.fromkeys(range(100), 0)},
         dict.fromkeys(range(100), "v" * 10**6),
         {"list": [["v" * 10**6] * 10] * 10},
+        {"empty": [[[""] * 1000] * 1000] * 1000},
         functools.reduce(lambda inner, _: dict.fromkeys(range(10), inner), range(8), {}),
     ],
-    ids=["key", "text", "list", "deep"],
+    ids=["key", "text", "list", "empty", "deep"],
 )
 def test_a_configuration_that_grows_as_it_is_compared_is_refused_first(tmp_path, section):
     """What has changed is said by dotted keys, each with its value."""

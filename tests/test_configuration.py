@@ -662,7 +662,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
         (lambda file: file.write_text(LAUGHS), "uses aliases of more than 10,000 values"),
         (lambda file: file.write_text("a: &a [*a]"), "uses aliases of more than 10,000 values"),
         (
-            lambda file: file.write_text(f"? {'k' * 10**5}\n: {dict.fromkeys(range(300), 0)}"),
+            lambda file: file.write_text(f"? {'k' * 10**5}\n: {dict.fromkeys(range(600), 0)}"),
             "is far longer with its keys written out",
         ),
         (lambda file: file.write_text("a: " + "[" * 60 + "]" * 60), "is nested too deeply"),

@@ -92,7 +92,7 @@ CONFIGURATIONS = [
     (b"\x00", "is not YAML"),
     (b"a: " + b"[" * 500 + b"]" * 500, "is nested too deeply"),
     (
-        b"? " + b"k" * 10**5 + b"\n:\n" + b"".join(b"  %d: 0\n" % n for n in range(300)),
+        b"? " + b"k" * 10**5 + b"\n:\n" + b"".join(b"  %d: 0\n" % n for n in range(600)),
         "is far longer with its keys written out",
     ),
     (fifo, "is not a regular file"),
@@ -230,7 +230,7 @@ def test_rows_beyond_reason_are_not_read(tmp_path, monkeypatch):
 def test_of_many_keys_that_differ_the_first_are_compared_and_the_rest_named(tmp_path, monkeypatch, capsys):
     for name, sign in (("a", ""), ("b", "-")):
         put(tmp_path / name, 1.0)
-        (tmp_path / name / "manifest.json").write_bytes(facts(overrides=[f"k{n}={sign}{n + 1}" for n in range(300)]))
+        (tmp_path / name / "manifest.json").write_bytes(facts(overrides=[f"k{n}={sign}{n + 1}" for n in range(600)]))
     (tmp_path / "b" / "config.yaml").unlink()
     monkeypatch.setattr("seqrl.report.runs.MOST_KEYS", 3)
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])

@@ -188,7 +188,7 @@ class Checkpoints:
             # Where memory is short, it is tried the next time.
             with suppress(MemoryError):
                 try:
-                    _of_run(unpacked(data))
+                    without_marks(_of_run(unpacked(data)))
                 except ValueError as error:
                     raise FaultError(*error.args) from error
                 self._looked_through = max(self._looked_through, size)

@@ -75,8 +75,9 @@ def percentages(shares: Mapping[str, float]) -> dict[str, int]:
     return {name: number for name, number in sorted(rounded.items(), key=lambda it: -it[1]) if number}
 
 
-# Characters of a configuration whose keys are written out. One of a megabyte, in sections, has some four times as many.
-MOST_DOTTED = 20_000_000
+# Characters of a configuration whose keys are written out, and what each value counts beside its own, as it takes time,
+# too. A large one that is no more than its text has a tenth.
+MOST_DOTTED, OF_A_VALUE = 50_000_000, 20
 
 
 def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -103,7 +104,7 @@ def grows_by_its_keys(config: Any) -> bool:
 
 def _lengths(value: Any, of_key: int) -> Iterator[int]:
     """Characters of all values, each with its key, and of mappings and lists themselves."""
-    yield of_key + (len(value) if isinstance(value, str | bytes) else 1)
+    yield OF_A_VALUE + of_key + (len(value) if isinstance(value, str | bytes) else 0)
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _lengths(inner, of_key + len(str(key)) + 1)
