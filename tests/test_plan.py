@@ -47,6 +47,17 @@ def test_every_length_up_to_the_longest_episode_has_a_row_with_its_cost(capsys, 
     assert sum("recommended" in row[3] for row in rows.values()) == 1
 
 
+@pytest.mark.parametrize("playing", [0.0, 100.0])
+def test_the_plan_is_that_of_all_environments_whoever_of_them_was_measured(monkeypatch, playing):
+    budgets = []
+    monkeypatch.setattr(plan, "TRYING", 0.05)
+    monkeypatch.setattr(rehearsal, "PLAYING", playing)
+    monkeypatch.setattr(rehearsal, "table", lambda cfg, found, played, budget: budgets.append(budget) or "")
+    words = [word for word in SMALL if not word.startswith("total_steps")]
+    rehearse(composed("env=masked_cartpole", *words, "episodes=30", "parallel=20"))
+    assert [budget.episodes_to_end for budget in budgets] == [600]
+
+
 def test_a_length_that_no_sequence_has_is_that_of_whole_ones(capsys, monkeypatch):
     monkeypatch.setattr(plan, "TRYING", 0.05)
     rehearse(composed("env=masked_cartpole", *SMALL, "rollout_length=10", "sequence_learning.bptt_length=499"))

@@ -53,6 +53,11 @@ def says_all(error: BaseException) -> bool:
     return isinstance(error, ConfigError | OutOfMemoryError) or names_environment(error)
 
 
+def budget_of(cfg: DictConfig) -> Budget:
+    """How much a run of this configuration is to do."""
+    return Budget(cfg.episodes and cfg.episodes * cfg.parallel, cfg.total_steps)
+
+
 def build(
     cfg: DictConfig,
     device: Device,
@@ -84,7 +89,7 @@ def build(
         ranks=ranks,
         batch_size=cfg.parallel,
     )
-    budget = Budget(cfg.episodes and cfg.episodes * cfg.parallel, cfg.total_steps)
+    budget = budget_of(cfg)
     # The others would measure the same.
     meters = Meters(cfg.insight.interval if ranks.is_first else 0)
     return Run(runner, algorithm, budget, EpisodeStatistics(cfg.parallel), meters=meters, anew_after=anew_after)

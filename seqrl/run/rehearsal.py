@@ -10,7 +10,7 @@ from seqrl.config.settle import with_values
 from seqrl.devices.device import Device
 from seqrl.machine import core_seconds, perf_counter
 from seqrl.metrics.display import Display
-from seqrl.run.build import build, make_device, prepare_device
+from seqrl.run.build import budget_of, build, make_device, prepare_device
 from seqrl.run.memory_need import footprint, free_bytes
 from seqrl.run.plan import PLAYING, SECONDS, Played, applies, said_of_waiting, table, ways
 from seqrl.run.run import Run
@@ -85,7 +85,8 @@ def plan(cfg: DictConfig, device: Device, small: Played, began: float) -> str:
         played = _played(run) if quick else small
         found = list(ways(run, played, cfg.parallel, perf_counter() + SECONDS - PLAYING))
         computed, waited = (now - then for now, then in zip(core_seconds(), before, strict=True))
-    return table(cfg, found, played, run.budget) + said_of_waiting(computed, waited, run.runner.env.backend)
+    # That of few environments would play fewer episodes.
+    return table(cfg, found, played, budget_of(cfg)) + said_of_waiting(computed, waited, run.runner.env.backend)
 
 
 def _played_together(cfg: DictConfig, device: Device, small: Played) -> Played:
