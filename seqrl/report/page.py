@@ -18,6 +18,7 @@ from seqrl.report.figures import Drawn
 from seqrl.report.findings import Findings, between, probability, shown
 from seqrl.report.runs import RunRecord, clean, lines_of, short
 from seqrl.run.manifest import is_number
+from seqrl.text import duration
 
 TITLES = {
     "learning_curves": "Learning curves",
@@ -142,8 +143,9 @@ def circumstances(runs: list[RunRecord]) -> list[tuple[str, str]]:
         for package, version in run.facts.get("versions", {}).items():
             if package in ("seqrl", "python", "torch"):
                 add(package, version)
-        add("device", f"{run.facts.get('device', '?')}, {run.facts.get('threads', '?')} thread(s)")
+        threads = run.facts.get("threads", "?")
+        add("device", f"{run.facts.get('device', '?')}, {threads} thread{'s' * (threads != 1)}")
     spent = sum(float(run.seconds[-1]) for run in runs if len(run.seconds) and np.isfinite(run.seconds[-1]))
     return [(name, ", ".join(values)) for name, values in facts.items()] + [
-        ("computing", f"{spent / 60:,.0f} minutes in total")
+        ("computing", f"{duration(spent)} in total")
     ]
