@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrl.config.begun import can_go_on
-from seqrl.config.hydra_errors import is_hydra, points_of_sweep
+from seqrl.config.hydra_errors import MULTIRUN, is_hydra, points_of_sweep
 from seqrl.config.program import FAILURES, fail, report
 from seqrl.config.resolvers import point_folder
 from seqrl.config.settle import Settled, settle
@@ -399,7 +399,7 @@ def _leave_as_found(folder: Path, jobs: Path) -> None:
     shutil.rmtree(jobs.parent, ignore_errors=True)
     with suppress(OSError):
         (folder / ".submitit").rmdir()
-    mine = [folder / name for name in ("multirun.yaml", "commands.jsonl")]
+    mine = [folder / name for name in (MULTIRUN, "commands.jsonl")]
     # An equal command may have begun meanwhile.
     with suppress(OSError):
         if not was_there(folder) and {*folder.iterdir()} <= {*mine}:
@@ -623,8 +623,8 @@ def insist_on_own_files(folder: Path) -> None:
     try:
         for link in links(folder):
             refuse_link(link)
-        insist_on_own(folder, {"multirun.yaml": "_target_: seqrl."})
-        detach(folder / "multirun.yaml")
+        insist_on_own(folder, {MULTIRUN: "_target_: seqrl."})
+        detach(folder / MULTIRUN)
     except OSError as error:
         raise ConfigError(
             [f"sweep: {error.filename} {fault(error)}. Remove it, or choose another folder with sweep=…"]

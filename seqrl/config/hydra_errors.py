@@ -75,10 +75,9 @@ def _message_for(error: Exception, arguments: Sequence[str]) -> tuple[list[str],
         return [f"{error.strerror}. {remedy(error)}"], ConfigError.exit_code
     if isinstance(error, MemoryError):
         return ["memory: there is too little. Free some, or raise its limit (ulimit -v)."], ConfigError.exit_code
-    if isinstance(error, OSError) and Path(str(error.filename)).name == MULTIRUN:
-        # Hydra writes it as it begins a sweep.
-        return [f"{error.filename}: {error.strerror}. {remedy(error)}"], ConfigError.exit_code
-    if _is_composition(error):
+    # Hydra begins a sweep by writing it; what it raises then says nothing of the configuration.
+    is_of_multirun = isinstance(error, OSError) and Path(str(error.filename)).name == MULTIRUN
+    if _is_composition(error) and not is_of_multirun:
         if unusable := unusable_files(config_dirs(arguments), arguments, error):
             return unusable, ConfigError.exit_code
         return list(dict.fromkeys(_of_each(arguments))) or [_composition(error)], ConfigError.exit_code

@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
-from itertools import chain, count
+from itertools import accumulate, chain, count
 from typing import Any, TextIO
 
 from seqrl.text.masks import masked
@@ -94,12 +94,7 @@ def grows_by_its_keys(config: Any) -> bool:
 
     A key of a megabyte may be that of thousands of values, and one mapping may stand in many places.
     """
-    total = 0
-    for length in _lengths(config, 0):
-        total += length
-        if total > MOST_DOTTED:
-            return True
-    return False
+    return any(total > MOST_DOTTED for total in accumulate(_lengths(config, 0)))
 
 
 def _lengths(value: Any, of_key: int) -> Iterator[int]:
